@@ -1,0 +1,177 @@
+"""The architectures of the published nets that the examples, tests and benchmarks load.
+
+Each factory returns an untrained module in evaluation mode whose parameter names are those of the
+published state dict, so that `module.load_state_dict(torch.load(path, weights_only=True))` fits:
+
+    advkit evaluate --model examples/nets.py:mnist_lenet --weights mnist_lenet.pt --data ...
+
+Inputs lie in [0, 1]; where a net was trained on normalized images the factory normalizes inside.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MnistLeNet(nn.Module):
+    """The LeNet of PyTorch's tutorial on FGSM: `(n, 1, 28, 28)` to log-probabilities `(n, 10)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 10, 5)
+        self.conv2 = nn.Conv2d(10, 20, 5)
+        self.drop = nn.Dropout2d()
+        self.fc1 = nn.Linear(320, 50)
+        self.fc2 = nn.Linear(50, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))
+        x = F.relu(F.max_pool2d(self.drop(self.conv2(x)), 2))
+        x = F.relu(self.fc1(x.flatten(1)))
+        x = F.dropout(x, training=self.training)
+        return F.log_softmax(self.fc2(x), dim=1)
+
+
+class MnistLeNet5(nn.Module):
+    """The LeNet-5 that advertorch trained, plainly and with PGD: `(n, 1, 28, 28)` to `(n, 10)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.linear1 = nn.Linear(3136, 200)
+        self.linear2 = nn.Linear(200, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.linear2(F.relu(self.linear1(x.flatten(1))))
+
+
+class PlainBlock(nn.Module):
+    """Residual block of the CIFAR nets of He et al. (2016), shortcut without parameters."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.stride = stride
+        self.padding = (width - width_in) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride != 1 or self.padding:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0) + (self.padding,) * 2)
+        return F.relu(out + x)
+
+
+class CifarResNet(nn.Module):
+    """ResNet for CIFAR-10 (He et al., 2016) of depth `6 n + 2`, normalization inside."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).view(shape), False)
+        self.register_buffer("std", torch.tensor((0.229, 0.224, 0.225)).view(shape), False)
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._layer(16, 16, 1, blocks)
+        self.layer2 = self._layer(16, 32, 2, blocks)
+        self.layer3 = self._layer(32, 64, 2, blocks)
+        self.linear = nn.Linear(64, 10)
+
+    @staticmethod
+    def _layer(width_in: int, width: int, stride: int, blocks: int) -> nn.Sequential:
+        first = PlainBlock(width_in, width, stride)
+        return nn.Sequential(first, *(PlainBlock(width, width, 1) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1((x - self.mean) / self.std)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+def mnist_lenet() -> nn.Module:
+    """`mnist_lenet.pt`."""
+    return MnistLeNet().eval()
+
+
+def mnist_lenet5() -> nn.Module:
+    """`mnist_lenet5_plain.pt` and `mnist_lenet5_robust.pt`."""
+    return MnistLeNet5().eval()
+
+
+def cifar10_resnet20() -> nn.Module:
+    """`cifar10_resnet20.pt`."""
+    return CifarResNet(3).eval()
+
+
+def cifar10_resnet44() -> nn.Module:
+    """`cifar10_resnet44.pt`."""
+    return CifarResNet(7).eval()
+
+
+class BiasedBlock(nn.Module):
+    """Residual block without batch norm, its shortcut a 1x1 convolution where the shape changes."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1)
+        changes = stride != 1 or width_in != width
+        self.shortcut = nn.Sequential(
+            *([nn.Conv2d(width_in, width, 1, stride)] if changes else []),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
+
+
+class CifarResNet4b(nn.Module):
+    """The small residual net of alpha-beta-CROWN, trained against 2/255, normalization inside."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", torch.tensor((0.4914, 0.4822, 0.4465)).view(shape), False)
+        self.register_buffer("std", torch.tensor((0.2470, 0.2435, 0.2616)).view(shape), False)
+        self.conv1 = nn.Conv2d(3, 16, 3, 2, 1)
+        self.layer1 = nn.Sequential(BiasedBlock(16, 32, 2), BiasedBlock(32, 32, 1))
+        self.layer2 = nn.Sequential(BiasedBlock(32, 32, 2), BiasedBlock(32, 32, 1))
+        self.linear1 = nn.Linear(512, 100)
+        self.linear2 = nn.Linear(100, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1((x - self.mean) / self.std))
+        x = self.layer2(self.layer1(x)).flatten(1)
+        return self.linear2(F.relu(self.linear1(x)))
+
+
+def cifar10_resnet4b() -> nn.Module:
+    """`cifar10_resnet4b_robust.pt`."""
+    return CifarResNet4b().eval()
+
+
+def mnist_cnn_certified() -> nn.Module:
+    """`mnist_cnn_certified.pt` (Wong and Kolter, 2018)."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 4, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1568, 100),
+        nn.ReLU(),
+        nn.Linear(100, 10),
+    ).eval()

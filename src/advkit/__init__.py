@@ -1,0 +1,28 @@
+"""advkit: adversarial attacks, defenses and detectors in vectorised PyTorch."""
+
+from advkit import attacks, data, eval, models
+from advkit.models import (
+    Bounds,
+    Classifier,
+    DifferentiableClassifier,
+    Normalize,
+    ScoreClassifier,
+    TorchClassifier,
+    as_classifier,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bounds",
+    "Classifier",
+    "DifferentiableClassifier",
+    "Normalize",
+    "ScoreClassifier",
+    "TorchClassifier",
+    "as_classifier",
+    "attacks",
+    "data",
+    "eval",
+    "models",
+]

@@ -1,0 +1,8 @@
+"""Layer 2: attacks, each a frozen object of hyper-parameters that is called with a model."""
+
+from advkit.attacks.bim import BIM
+from advkit.attacks.fgm import FGM
+from advkit.attacks.fgsm import FGSM
+from advkit.attacks.pgd import PGD
+
+__all__ = ["BIM", "FGM", "FGSM", "PGD"]

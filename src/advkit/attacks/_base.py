@@ -1,0 +1,148 @@
+"""The base of the gradient attacks: the door before the search and the judgement after it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advkit.attacks._engine import Best, Goal, Ledger, Problem, nothing_yet
+from advkit.core import checks
+from advkit.core.describe import call, settings
+from advkit.core.losses import Loss, margin
+from advkit.core.norms import Norm, lp_norm
+from advkit.core.results import AttackResult, Queries
+from advkit.models import DifferentiableClassifier, as_differentiable, hold
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class GradientAttack(ABC):
+    """Base of the attacks on a `DifferentiableClassifier`: the door and the last judgement.
+
+    A subclass is a frozen dataclass of hyper-parameters with a `norm` and a `_search`.
+    """
+
+    norm: Norm
+
+    def __repr__(self) -> str:
+        """The call that makes this attack, without what is at its default."""
+        return call(type(self).__name__, settings(self))
+
+    def __call__(
+        self,
+        model: object,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        target: Tensor | None = None,
+    ) -> Tensor:
+        """Adversarial inputs `(n, *features)`: `run(...).x_adv`."""
+        return self.run(model, x, y, target=target).x_adv
+
+    def run(
+        self,
+        model: object,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        target: Tensor | None = None,
+    ) -> AttackResult:
+        """Attack a batch.
+
+        Works within `no_grad` and `inference_mode` too, and leaves the model, the random state and
+        `x` as they were, also when it raises.
+
+        Args:
+            model: a `DifferentiableClassifier`, or an `nn.Module` with inputs in [0, 1].
+            x: clean inputs `(n, *features)`, of a floating dtype, within the model's bounds.
+            y: true labels `(n,)`, of any integer dtype, integral floats or one-hot; `None` takes
+                the model's own predictions, at the cost of a forward pass.
+            target: labels to reach, as `y`; makes the attack targeted.
+
+        Returns:
+            What was found, sample by sample.
+
+        Raises:
+            ValueError: `x` or the labels have the wrong shape or range, or the model returns NaN or
+                infinite logits for an input.
+            TypeError: `x` is not of a floating dtype, or the model has no gradients.
+        """
+        differentiable = as_differentiable(model, type(self).__name__)
+        with torch.inference_mode(False), torch.no_grad(), hold(differentiable):
+            problem = self._problem(differentiable, x, y, target)
+            best = self._search(problem) if len(problem.x) else nothing_yet(problem)
+            return conclude(problem, best, self.norm)
+
+    def _problem(
+        self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
+    ) -> Problem:
+        x = checks.inputs(x, model.bounds)
+        ledger = Ledger(len(x), x.device)
+        if y is not None:
+            y = checks.labels("y", y, x)
+        if target is not None:
+            labels = checks.labels("target", target, x)
+        elif y is not None:
+            labels = y
+        else:
+            labels = model.predict(x) if len(x) else torch.zeros(0, dtype=torch.int64)
+            ledger.forward += 1
+        goal = Goal(labels, int(labels.max()) if len(x) else 0, target is not None)
+        rows = torch.arange(len(x), device=x.device)
+        return Problem(model, x, goal, self._objective(), rows, ledger)
+
+    def _objective(self) -> Loss:
+        """The loss that the attack climbs."""
+        return margin
+
+    @abstractmethod
+    def _search(self, problem: Problem) -> Best:
+        """The best iterates of a batch that is not empty."""
+
+
+def conclude(problem: Problem, best: Best, norm: Norm) -> AttackResult:
+    """Judge exactly what is returned, and say what a reader of the result must know."""
+    success = torch.zeros_like(problem.rows, dtype=torch.bool)
+    if len(problem.x):
+        logits = problem.logits(best.x_adv)
+        shortfall = problem.goal.shortfall(logits)
+        success = shortfall <= 0
+        _warn_of_probabilities(logits)
+        _warn_of_chance(best.shortfall, shortfall, problem.x.dtype)
+    no_gradient = problem.ledger.blind & ~success
+    if no_gradient.any():
+        checks.warn(
+            f"{int(no_gradient.sum())} of {len(success)} samples met a gradient of zero or NaN and "
+            f"were not fooled (sample {checks.indices(no_gradient)}): that says nothing about their "
+            "robustness; try loss='margin' or an attack without gradients"
+        )
+    return AttackResult(
+        x_adv=best.x_adv,
+        success=success,
+        distance=lp_norm(best.x_adv - problem.x, norm),
+        norm=norm,
+        queries=Queries(problem.ledger.forward, problem.ledger.backward),
+        no_gradient=no_gradient,
+    )
+
+
+def _warn_of_probabilities(logits: Tensor) -> None:
+    if checks.look_like_probabilities(logits):
+        checks.warn(
+            "the model seems to return probabilities, whose gradients vanish where it "
+            "is confident; return logits, or wrap it in TorchClassifier(..., output='probabilities')"
+        )
+
+
+def _warn_of_chance(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
+    """A model that answers the same input twice in different ways draws random numbers."""
+    tolerance = 1e-2 if dtype in (torch.float32, torch.float64) else 1e-1
+    changed = (before - after).abs() > tolerance * (1 + before.abs())
+    changed &= before.isfinite()
+    if changed.any():
+        checks.warn(
+            f"the model answered {int(changed.sum())} of {len(after)} inputs differently when "
+            "asked again: it is random. Success is its last answer; attack its expectation instead"
+        )

@@ -1,0 +1,35 @@
+"""What FGSM, FGM, BIM and PGD have in common: a budget and a loss to climb within it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advkit.attacks._base import GradientAttack
+from advkit.attacks._engine import Stop
+from advkit.core import checks
+from advkit.core.losses import Loss, LossName, check_loss, get_loss
+
+BALLS = ("linf", "l2", "l1")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BudgetAttack(GradientAttack):
+    """A gradient attack within a ball of radius `eps`."""
+
+    eps: float | Tensor
+    loss: LossName | Loss = "ce"
+    stop: Stop | None = None
+
+    def __post_init__(self) -> None:
+        checks.eps(self.eps)
+        check_loss(self.loss)
+        checks.one_of("stop", self.stop, ("first", "never", None))
+
+    @property
+    def _stop(self) -> Stop:
+        return self.stop or "first"
+
+    def _objective(self) -> Loss:
+        return get_loss(self.loss)

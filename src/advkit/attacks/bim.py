@@ -1,0 +1,58 @@
+"""Basic iterative method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from advkit.attacks._ascent import Ascent, constant
+from advkit.attacks._engine import Best, Problem
+from advkit.attacks._family import BudgetAttack
+from advkit.core import checks
+from advkit.core.norms import Norm
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BIM(BudgetAttack):
+    """Basic iterative method (Kurakin, Goodfellow and Bengio, 2017, arXiv:1607.02533).
+
+    `steps` sign steps of equal length from the clean input, each followed by the clip to ball and
+    bounds.
+
+    Deviations: the loss is the cross-entropy in log-odds (see `advkit.core.losses`), of the same
+    sign gradient. What comes back is the strongest iterate, not the last.
+
+    Args:
+        eps: radius of the linf ball, in input units, not negative; a float, or `(n,)` with one
+            radius for each sample.
+        steps: gradient steps; each costs one forward and one backward pass.
+        step_size: length of a step, in input units; `None` for `1.25 * eps / steps`, the paper's
+            rule: 10 steps of one grey level for an `eps` of 8.
+        loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
+        stop: `"first"` leaves a sample alone once it is misclassified, `"never"` goes on to the
+            strongest example in the ball; `None` is `"first"`, and `"never"` in a training loss.
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+    norm: Norm = field(default="linf", init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole("steps", self.steps, at_least=1)
+        if self.step_size is not None:
+            checks.positive("step_size", self.step_size)
+
+    def _search(self, problem: Problem) -> Best:
+        eps = checks.budget(self.eps, problem.x)
+        if self.step_size is None:
+            length = 1.25 * eps / self.steps
+        else:
+            length = torch.full_like(eps, self.step_size)
+        lengths = constant(length, self.steps)
+        return Ascent(norm="linf", eps=eps, lengths=lengths, stop=self._stop).search(problem)

@@ -1,0 +1,49 @@
+"""Fast gradient method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from advkit.attacks._ascent import Ascent, constant
+from advkit.attacks._engine import Best, Problem
+from advkit.attacks._family import BALLS, BudgetAttack
+from advkit.core import checks
+from advkit.core.norms import Norm
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FGM(BudgetAttack):
+    """Fast gradient method: FGSM in any norm (Miyato et al., 2017, arXiv:1605.07725, for l2).
+
+    One step of length `eps` along the direction that raises a linear loss most: the gradient itself
+    in l2, its sign in linf, and in l1 the features of largest gradient, each moved to its bound
+    until `eps` is used up. Then the clip to the bounds.
+
+    Deviations: the loss is the cross-entropy in log-odds (see `advkit.core.losses`), of the same
+    direction. In l1 other libraries divide the gradient by its l1 norm, which is not the steepest
+    direction of that ball.
+
+    Args:
+        eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
+            for each sample.
+        norm: `"l2"`, `"linf"` or `"l1"`.
+        loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
+        stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None` is
+            `"first"`, and `"never"` in a training loss.
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type.
+    """
+
+    norm: Norm = "l2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.one_of("norm", self.norm, BALLS)
+
+    def _search(self, problem: Problem) -> Best:
+        eps = checks.budget(self.eps, problem.x)
+        lengths = constant(eps, 1)
+        ascent = Ascent(norm=self.norm, eps=eps, lengths=lengths, keep="last", stop=self._stop)
+        return ascent.search(problem)

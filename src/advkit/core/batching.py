@@ -1,0 +1,53 @@
+"""Minibatches and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from advkit.core import checks
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def batches(x: Tensor | Batches, y: Tensor | None, batch_size: int) -> Batches:
+    """`x` and `y` cut into pairs of at most `batch_size` samples, or the batches that `x` is."""
+    if not isinstance(x, Tensor):
+        if y is not None:
+            raise TypeError("y must be None when x is an iterable of (x, y) batches")
+        if not isinstance(x, Iterable):
+            raise TypeError(
+                f"x must be a Tensor or an iterable of (x, y) batches, got {type(x).__name__}"
+            )
+        return x
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a torch.Tensor when x is one, got {type(y).__name__}")
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} samples, but y has {len(y)} labels")
+    checks.whole("batch_size", batch_size, at_least=1)
+    starts = range(0, len(x), batch_size)
+    return [(x[i : i + batch_size], y[i : i + batch_size]) for i in starts]
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, as a function that advances it; silent unless `show`.
+
+    Raises:
+        ImportError: `show` without tqdm, naming the extra that brings it.
+    """
+    if not show:
+        yield lambda _: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError("progress needs tqdm: pip install 'advkit[report]'") from error
+    with tqdm(total=total, desc=label) as bar:
+
+        def advance(amount: int) -> None:
+            bar.update(amount)
+
+        yield advance

@@ -1,0 +1,192 @@
+"""The door: what comes from a caller is checked here, once, before any work is done.
+
+Every sentence names the argument, what came and what is wanted. Conditions are written so that NaN
+fails them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_SHOWN = 5
+
+
+def indices(bad: Tensor, rows: Tensor | None = None) -> str:
+    """The first few indices at which `bad` `(n,)` is true, or `rows` `(n,)` there, as words."""
+    found = bad.nonzero().flatten() if rows is None else rows[bad]
+    shown = ", ".join(str(row) for row in found[:_SHOWN].tolist())
+    return shown if len(found) <= _SHOWN else f"{shown} and {len(found) - _SHOWN} more"
+
+
+def warn(sentence: str) -> None:
+    """Warn the caller of the public function, wherever in the library the reason was met."""
+    warnings.warn(sentence, UserWarning, stacklevel=_depth())
+
+
+def _depth() -> int:
+    """How many frames up the first one outside this package is."""
+    frame, depth = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("advkit."):
+        frame, depth = frame.f_back, depth + 1
+    return depth
+
+
+def positive(name: str, value: float) -> None:
+    """Raise unless `value` is a finite number above zero."""
+    number(name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def not_negative(name: str, value: float) -> None:
+    """Raise unless `value` is a finite number of at least zero."""
+    number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+
+
+def number(name: str, value: object) -> None:
+    """Raise unless `value` is an int or a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
+
+
+def flag(name: str, value: object) -> None:
+    """Raise unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}: {value!r}")
+
+
+def whole(name: str, value: int, *, at_least: int | None = None) -> None:
+    """Raise unless `value` is an int of at least `at_least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
+    if at_least is not None and value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {value}")
+
+
+def one_of(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    if value not in choices:
+        wanted = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {wanted}, got {value!r}")
+
+
+def eps(value: float | Tensor) -> None:
+    """Raise unless `value` is a number or a tensor `(n,)`, finite and not negative."""
+    if not isinstance(value, Tensor):
+        not_negative("eps", value)
+        return
+    if value.ndim != 1 or not (value.is_floating_point() or value.dtype == torch.int64):
+        raise ValueError(
+            "eps must be a number or a tensor (n,), "
+            f"got {value.dtype} of shape {tuple(value.shape)}"
+        )
+    bad = ~(value.isfinite() & (value >= 0))
+    if bad.any():
+        raise ValueError(f"eps must be at least 0 and finite, is not at index {indices(bad)}")
+
+
+def budget(value: float | Tensor, x: Tensor) -> Tensor:
+    """A checked `eps` as one radius for each sample of `x`, `(n,)`."""
+    if not isinstance(value, Tensor):
+        return x.new_full((len(x),), value)
+    if len(value) != len(x):
+        raise ValueError(f"eps has {len(value)} values, but x has {len(x)} samples")
+    return value.to(x)
+
+
+def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """`x` as a plain tensor inside `bounds`, detached from any graph and any inference mode.
+
+    Values that leave the bounds by rounding alone are clamped; anything further out is refused,
+    since it means that the bounds or the preprocessing are not those of the model.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of a floating dtype, got {x.dtype}; convert it, x.float()")
+    if x.ndim < 2:
+        raise ValueError(f"x must have shape (n, ...) of rank 2 or more, got {tuple(x.shape)}")
+    x = x.detach().clone() if x.is_inference() else x.detach()
+    if len(x) == 0:
+        return x
+    if x.numel() == 0:
+        raise ValueError(f"x must have features, got shape {tuple(x.shape)}")
+    smallest, largest = x.flatten(1).amin(1), x.flatten(1).amax(1)
+    bad = ~(smallest.isfinite() & largest.isfinite())
+    if bad.any():
+        raise ValueError(f"x must be finite, has NaN or infinity in sample {indices(bad)}")
+    lower, upper = bounds
+    slack = max(1e-5, torch.finfo(x.dtype).eps) * (upper - lower)
+    if (smallest < lower - slack).any() or (largest > upper + slack).any():
+        raise ValueError(
+            f"x must lie in the model's bounds [{lower:g}, {upper:g}], got values in "
+            f"[{smallest.min():g}, {largest.max():g}]; wrap the model with its own bounds=..., "
+            "and if the inputs are normalized, normalize in preprocess=... instead"
+        )
+    return x.clamp(lower, upper)
+
+
+def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
+    """`y` as int64 `(n,)` on the device of `x`; accepts integral floats and one-hot rows."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}")
+    if y.is_complex():
+        raise TypeError(f"{name} must be of an integer dtype, got {y.dtype}")
+    y = y.detach().to(x.device)
+    if y.is_floating_point():
+        bad = ~(y.isfinite() & (y == y.round())).flatten(1 if y.ndim > 1 else 0)
+        bad = bad.any(1) if bad.ndim > 1 else bad
+        if bad.any():
+            raise ValueError(f"{name} must be integers, is not for sample {indices(bad)}")
+    y = y.to(torch.int64)
+    if y.ndim == 2 and y.shape[1] > 1:
+        y = _from_one_hot(name, y)
+    if y.shape != (len(x),):
+        raise ValueError(
+            f"{name} must have shape ({len(x)},) or one-hot ({len(x)}, classes), "
+            f"got {tuple(y.shape)}"
+        )
+    if len(y) and y.min() < 0:
+        raise ValueError(f"{name} must not be negative, is so for sample {indices(y < 0)}")
+    return y
+
+
+def _from_one_hot(name: str, y: Tensor) -> Tensor:
+    bad = (y.min(1).values < 0) | (y.sum(1) != 1)
+    if bad.any():
+        raise ValueError(f"{name} must be one-hot if it has two axes, is not at {indices(bad)}")
+    return y.argmax(1)
+
+
+def labels_within(name: str, y: Tensor, num_classes: int, rows: Tensor) -> None:
+    """Raise unless the labels `y` `(n,)`, of the samples `rows` `(n,)`, are below `num_classes`."""
+    bad = y >= num_classes
+    if bad.any():
+        raise ValueError(
+            f"{name} must be below {num_classes}, the number of the model's classes, "
+            f"got {int(y.max())}, for sample {indices(bad, rows)}"
+        )
+
+
+def finite_logits(logits: Tensor, rows: Tensor | None = None) -> None:
+    """Raise unless all logits `(n, classes)`, of the samples `rows` `(n,)`, are finite."""
+    bad = ~logits.isfinite().all(1)
+    if bad.any():
+        raise ValueError(
+            f"the model returned NaN or infinite logits for sample {indices(bad, rows)}"
+        )
+
+
+def look_like_probabilities(logits: Tensor) -> bool:
+    """Whether every row of `(n, classes)` lies in [0, 1] and sums to one."""
+    inside = bool(((logits >= 0) & (logits <= 1)).all())
+    tolerance = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 2e-2
+    return len(logits) > 0 and inside and bool(((logits.sum(1) - 1).abs() < tolerance).all())

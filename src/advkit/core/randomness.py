@@ -1,0 +1,106 @@
+"""Random numbers that belong to a sample, not to a batch or to the process.
+
+A generator with a state gives the same sample other numbers when its batch is cut or shuffled
+differently. Here every number is a hash of (seed, what the sample looks like, position of the
+number), so a sample meets the same numbers in any batch, in any order and on any device, and no
+global generator is touched. The hash is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from advkit.core.norms import Norm, lp_norm, per_sample
+
+_WEYL = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: 2**64 over the golden ratio
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+_LEVELS = 16
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64 (torch's own keeps the sign)."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """Bijection of int64 in which every input bit reaches every output bit."""
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def _stream(keys: Tensor, size: int) -> Tensor:
+    """`size` hashed words for each of `keys` `(n,)`: int64 `(n, size)`."""
+    counter = torch.arange(1, size + 1, device=keys.device, dtype=torch.int64)
+    return _mix(keys[:, None] + counter * _WEYL)
+
+
+def sample_keys(x: Tensor, bounds: tuple[float, float], *words: int) -> Tensor:
+    """A key for each sample, from `words` (seed, restart, ...) and the sample's content.
+
+    The content is read on a coarse grid of the box: the same data in other units, say 0..255 in
+    place of 0..1, then draws the same numbers in spite of rounding. Samples that agree on the whole
+    grid share their numbers, which does no harm.
+
+    Args:
+        x: `(n, *features)` within `bounds`.
+        bounds: lower and upper end of the box.
+        words: any integers.
+
+    Returns:
+        int64 `(n,)`.
+    """
+    lower, upper = bounds
+    fine = x.flatten(1).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    cells = ((fine - lower) * (_LEVELS / (upper - lower))).round().to(torch.int64)
+    position = torch.arange(1, cells.shape[1] + 1, device=x.device, dtype=torch.int64)
+    keys = _mix(cells + position * _WEYL).sum(1)
+    for word in words:
+        keys = _mix(keys + word * _WEYL + 1)
+    return keys
+
+
+def uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Uniform numbers strictly between 0 and 1: `(n, size)` for `keys` `(n,)`.
+
+    float64 has 52 random bits; every other `dtype` gets float32 with 23, the most that keeps the
+    largest number below 1.
+    """
+    bits, wide = (52, torch.float64) if dtype == torch.float64 else (23, torch.float32)
+    return (_shift(_stream(keys, size), 64 - bits).to(wide) + 0.5) * 2.0**-bits
+
+
+def uniform_in_ball(keys: Tensor, eps: Tensor, norm: Norm, like: Tensor) -> Tensor:
+    """A point drawn uniformly from the volume of each sample's ball.
+
+    linf: independent features. l2: a Gaussian direction at radius eps * u^(1/d). l1: signed
+    exponential spacings, d of d + 1 (Barthe et al., 2005, arXiv:math/0503650, theorem 1).
+
+    Args:
+        keys: `(n,)` from `sample_keys`.
+        eps: radius `(n,)`.
+        norm: `"linf"`, `"l2"` or `"l1"`.
+        like: `(n, *features)`, gives shape and dtype.
+
+    Returns:
+        `(n, *features)`.
+    """
+    d = math.prod(like.shape[1:])
+    u = uniform(keys, d + 1, like.dtype)
+    inner, extra = u[:, :d], u[:, d:]
+    if norm == "linf":
+        point = 2 * inner - 1
+    elif norm == "l2":
+        gauss = torch.special.ndtri(inner)
+        point = gauss / lp_norm(gauss, "l2")[:, None] * extra ** (1 / d)
+    elif norm == "l1":
+        signed = 2 * inner - 1
+        exponential = -torch.log(signed.abs().clamp_min(torch.finfo(u.dtype).tiny))
+        point = signed.sign() * exponential / (exponential.sum(1, keepdim=True) - extra.log())
+    else:
+        raise ValueError(f"norm must be 'linf', 'l2' or 'l1', got {norm!r}")
+    return (point.view_as(like) * per_sample(eps, like)).to(like.dtype)

@@ -1,0 +1,63 @@
+"""What an attack returns, and what the rest of the library asks of an attack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from advkit.core.norms import Norm
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Samples sent through the model for each of `n` inputs.
+
+    Attributes:
+        forward: int64 `(n,)`; forward passes that the input was part of.
+        backward: int64 `(n,)`; backward passes that the input was part of.
+    """
+
+    forward: Tensor
+    backward: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttackResult:
+    """Outcome of an attack on a batch of `n` inputs.
+
+    Attributes:
+        x_adv: `(n, *features)`, within the model's bounds. A failed sample holds the best try of a
+            budget attack and the clean input of a minimum-norm attack.
+        success: bool `(n,)`; whether the model's answer to exactly `x_adv`, asked once more after
+            the search, reaches the goal.
+        distance: `(n,)`; the `norm` of `x_adv - x`.
+        norm: what `distance` is measured in.
+        queries: samples sent forward and backward.
+        no_gradient: bool `(n,)`; the attack failed and met a gradient that was zero or not finite:
+            such a failure says nothing about robustness.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    distance: Tensor
+    norm: Norm
+    queries: Queries
+    no_gradient: Tensor
+
+
+class Attack(Protocol):
+    """What evaluation and training ask of an attack."""
+
+    def __call__(
+        self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
+    ) -> Tensor:
+        """Adversarial inputs like `x`."""
+        ...
+
+    def run(
+        self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
+    ) -> AttackResult:
+        """Adversarial inputs and what is known of them."""
+        ...

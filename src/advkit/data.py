@@ -1,0 +1,140 @@
+"""Data sets: the digits that scikit-learn embeds, and `.npz` archives on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from advkit.core import checks
+
+Layout = Literal["auto", "channels_last", "channels_first", "as_is"]
+_CHANNELS = (1, 3, 4)
+_DIGITS_TEST = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Inputs and their labels.
+
+    Attributes:
+        x: float32 `(n, *features)`; images as `(n, channels, height, width)`.
+        y: int64 `(n,)`.
+        name: where it comes from, for reports.
+    """
+
+    x: Tensor
+    y: Tensor
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def head(self, limit: int | None) -> Dataset:
+        """The first `limit` samples, all of them for `None`."""
+        return Dataset(self.x[:limit], self.y[:limit], self.name)
+
+
+def digits(split: Literal["train", "test"]) -> Dataset:
+    """The 8x8 digits embedded in scikit-learn (Alpaydin and Kaynak, 1998), in [0, 1].
+
+    The test split is the last 500 of the 1,797 images, so that nearly all of its writers are others
+    than those of the train split.
+
+    Example:
+        >>> from advkit import data
+        >>> data.digits("test").x.shape
+        torch.Size([500, 1, 8, 8])
+    """
+    from sklearn.datasets import load_digits
+
+    checks.one_of("split", split, ("train", "test"))
+    images, labels = load_digits(return_X_y=True)
+    x = torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16
+    y = torch.from_numpy(labels).long()
+    part = slice(-_DIGITS_TEST) if split == "train" else slice(-_DIGITS_TEST, None)
+    return Dataset(x[part], y[part], f"scikit-learn digits ({split})")
+
+
+def load_npz(
+    path: str | Path, bounds: tuple[float, float] = (0.0, 1.0), layout: Layout = "auto"
+) -> Dataset:
+    """Read a `.npz` archive with the arrays `images` and `labels`.
+
+    Bytes 0..255 are spread over `bounds`; floats are taken as they are. `(n, height, width)` gets a
+    channel axis, `(n, height, width, channels)` becomes `(n, channels, height, width)`, two axes
+    are a table. That is the layout of the MNIST and CIFAR-10 archives of the documentation.
+
+    Args:
+        path: the archive; no pickled objects are read.
+        bounds: what 0 and 255 stand for.
+        layout: how to read four axes: `"auto"` looks for the axis of 1, 3 or 4 channels and refuses
+            to guess between two of them; `"as_is"` leaves every array as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such archive, or its arrays have the wrong shape or dtype.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    images, labels = _read(path)
+    if images.ndim < 2:
+        raise ValueError(f"{path}: images must have two axes or more, got shape {images.shape}")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{path}: labels must have shape ({len(images)},) like the {len(images)} images, "
+            f"got {labels.shape}"
+        )
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: labels must be integers, got {labels.dtype}")
+    x = _channels_first(torch.from_numpy(_in_bounds(images, bounds, path)), layout, path)
+    return Dataset(x.contiguous(), torch.from_numpy(labels.astype(np.int64)), path.name)
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files if name in ("images", "labels")}
+            names = ", ".join(archive.files)
+    except (ValueError, OSError, AttributeError) as error:
+        raise ValueError(f"{path} is not an .npz archive of plain arrays: {error}") from error
+    if len(arrays) < 2:
+        raise ValueError(f"{path} must hold the arrays images and labels, holds: {names}")
+    return arrays["images"], arrays["labels"]
+
+
+def _in_bounds(
+    images: npt.NDArray[np.generic], bounds: tuple[float, float], path: Path
+) -> npt.NDArray[np.float32]:
+    if images.dtype == np.uint8:
+        lower, upper = bounds
+        scaled = images.astype(np.float32) / np.float32(255)
+        scaled *= np.float32(upper - lower)
+        scaled += np.float32(lower)
+        return scaled
+    if images.dtype.kind != "f":
+        raise ValueError(f"{path}: images must be uint8 or float, got {images.dtype}")
+    return images.astype(np.float32)
+
+
+def _channels_first(x: Tensor, layout: Layout, path: Path) -> Tensor:
+    checks.one_of("layout", layout, ("auto", "channels_last", "channels_first", "as_is"))
+    if layout == "as_is" or x.ndim not in (3, 4):
+        return x
+    if x.ndim == 3:
+        return x.unsqueeze(1)
+    if layout == "auto":
+        first, last = x.shape[1] in _CHANNELS, x.shape[3] in _CHANNELS
+        if first == last:
+            raise ValueError(
+                f"{path}: images of shape {tuple(x.shape)} do not show which axis holds the "
+                "channels; say layout='channels_first' or 'channels_last'"
+            )
+        layout = "channels_last" if last else "channels_first"
+    return x.permute(0, 3, 1, 2) if layout == "channels_last" else x

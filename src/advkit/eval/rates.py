@@ -1,0 +1,80 @@
+"""Shares that state their denominator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advkit.core import checks
+from advkit.core.batching import Batches, batches
+from advkit.models import Classifier, as_classifier, hold
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`count` of `total` inputs. `float(rate)` is their share, NaN for a `total` of zero."""
+
+    count: int
+    total: int
+
+    def __float__(self) -> float:
+        return self.count / self.total if self.total else math.nan
+
+    def __str__(self) -> str:
+        return f"{100 * float(self):.2f} % ({self.count:,} of {self.total:,})"
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Plain values for JSON; the share is `None` for a `total` of zero."""
+        return {
+            "value": float(self) if self.total else None,
+            "count": self.count,
+            "total": self.total,
+        }
+
+    @staticmethod
+    def of(hits: Tensor) -> Rate:
+        """The share of true values in bool `hits` `(n,)`."""
+        return Rate(int(hits.sum()), len(hits))
+
+
+def accuracy(
+    model: object, x: Tensor | Batches, y: Tensor | None = None, *, batch_size: int = 128
+) -> Rate:
+    """Share of inputs that the model labels correctly.
+
+    Args:
+        model: a classifier, or an `nn.Module` with inputs in [0, 1].
+        x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
+        y: labels `(n,)`; `None` if `x` is an iterable of batches.
+        batch_size: samples sent at once.
+
+    Raises:
+        ValueError: inputs or labels of the wrong shape or range.
+        TypeError: inputs, labels or model of the wrong type.
+
+    Example:
+        >>> import torch
+        >>> from advkit import eval
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = net.weight.data.copy_(torch.eye(2))
+        >>> print(eval.accuracy(net, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])))
+        50.00 % (1 of 2)
+    """
+    classifier = as_classifier(model)
+    hits = [correct(classifier, xb, yb)[2] for xb, yb in batches(x, y, batch_size)]
+    return Rate.of(torch.cat(hits)) if hits else Rate(0, 0)
+
+
+def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A checked batch `x`, `y`, and whether each of its labels `(n,)` is what the model says."""
+    x = checks.inputs(x, model.bounds)
+    y = checks.labels("y", y, x)
+    if len(x) == 0:
+        return x, y, torch.zeros_like(y, dtype=torch.bool)
+    with hold(model):
+        answer = model.predict(x)
+    checks.labels_within("y", y, model.num_classes, torch.arange(len(y), device=y.device))
+    return x, y, answer == y

@@ -1,0 +1,24 @@
+"""Layer 1: one face for every model."""
+
+from advkit.models.convert import as_classifier, as_differentiable
+from advkit.models.preprocessing import Normalize
+from advkit.models.protocols import (
+    Bounds,
+    Classifier,
+    DifferentiableClassifier,
+    ScoreClassifier,
+    hold,
+)
+from advkit.models.torch import TorchClassifier
+
+__all__ = [
+    "Bounds",
+    "Classifier",
+    "DifferentiableClassifier",
+    "Normalize",
+    "ScoreClassifier",
+    "TorchClassifier",
+    "as_classifier",
+    "as_differentiable",
+    "hold",
+]

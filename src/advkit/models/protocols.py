@@ -1,0 +1,66 @@
+"""What advkit asks of a model. Nothing is inherited: a class with these members is enough."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+class Bounds(NamedTuple):
+    """Closed interval of valid feature values, in the units of the input."""
+
+    lower: float
+    upper: float
+
+
+class Classifier(Protocol):
+    """Labels inputs `(n, *features)` whose values lie within `bounds`."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """Valid feature values."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels, at least 2."""
+        ...
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Labels `(n,)`, int64."""
+        ...
+
+
+class ScoreClassifier(Classifier, Protocol):
+    """A classifier that also gives a score for each class."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Probabilities or other scores `(n, num_classes)`, detached; the largest wins."""
+        ...
+
+
+class DifferentiableClassifier(Classifier, Protocol):
+    """A classifier whose logits can be differentiated with respect to the input."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Pre-softmax scores `(n, num_classes)`; the largest is what `predict` answers."""
+        ...
+
+
+@runtime_checkable
+class Holdable(Protocol):
+    """A classifier that can be held in the state of an evaluation over many calls."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Evaluation state inside, the state before afterwards."""
+        ...
+
+
+def hold(model: object) -> AbstractContextManager[None]:
+    """The time of many calls to `model`: its state is saved and restored once, not at each call.
+
+    A model of one's own that keeps no state needs no `hold` and passes through.
+    """
+    return model.hold() if isinstance(model, Holdable) else nullcontext()

@@ -1,0 +1,193 @@
+"""`nn.Module` as a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advkit.core import checks
+from advkit.models.protocols import Bounds
+from advkit.models.state import undisturbed
+
+Output = Literal["logits", "probabilities"]
+Mode = Literal["eval", "keep"]
+
+
+class TorchClassifier:
+    """An `nn.Module` seen as a `DifferentiableClassifier` and a `ScoreClassifier`.
+
+    The module is used, never changed: the mode of every submodule, parameters, their `grad` and
+    `requires_grad`, buffers, hooks and the random state are after each call what they were before.
+    The input decides on device and dtype; the module has to be there already.
+
+    Args:
+        module: gives logits `(n, classes)`, one logit `(n,)` or `(n, 1)` whose sign decides between
+            the classes 0 and 1, or these as `.logits`, under `"logits"` in a mapping, or as the
+            first entry of a tuple.
+        bounds: lower and upper end of valid feature values, in the units of the input.
+        preprocess: differentiable function of the input that runs before the module, such as
+            `Normalize`; attacks then work in the units before it.
+        num_classes: number of classes; `None` learns it from the first forward pass.
+        output: what the module returns: `"logits"`, or `"probabilities"`, whose logarithms are then
+            the logits.
+        mode: `"eval"` runs the module in evaluation mode; `"keep"` leaves each submodule in the
+            mode that it has, say for a model that drops units when it is served.
+
+    Raises:
+        TypeError: `module` is no `nn.Module`.
+        ValueError: `bounds` are not finite and ordered, or an option is unknown.
+
+    Example:
+        >>> import torch, advkit
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> model = advkit.TorchClassifier(net, bounds=(0, 255), num_classes=10)
+        >>> model.predict(torch.full((2, 1, 8, 8), 128.0)).shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        num_classes: int | None = None,
+        *,
+        output: Output = "logits",
+        mode: Mode = "eval",
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+        checks.one_of("output", output, ("logits", "probabilities"))
+        checks.one_of("mode", mode, ("eval", "keep"))
+        if num_classes is not None:
+            checks.whole("num_classes", num_classes, at_least=2)
+        self.module = module
+        self._stateful = (
+            nn.Sequential(preprocess, module) if isinstance(preprocess, nn.Module) else module
+        )
+        self.bounds = checked_bounds(bounds)
+        self.preprocess = preprocess
+        self._num_classes = num_classes
+        self._output: Output = output
+        self._mode: Mode = mode
+
+    def __repr__(self) -> str:
+        lower, upper = self.bounds
+        return f"TorchClassifier({type(self.module).__name__}, bounds=({lower:g}, {upper:g}))"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes.
+
+        Raises:
+            ValueError: it was not given, and no forward pass has shown it yet.
+        """
+        if self._num_classes is None:
+            raise ValueError("num_classes is unknown before the first forward pass; pass it")
+        return self._num_classes
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep the module in evaluation over many calls and restore its state once, at the end."""
+        return undisturbed(self._stateful, evaluate=self._mode == "eval")
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits `(n, classes)` of `x` `(n, *features)`, differentiable with respect to `x`.
+
+        Raises:
+            ValueError: the module's output does not have the shape of logits.
+            TypeError: the module's output holds no logits, or `x` has not the module's dtype or
+                device.
+        """
+        with self.hold():
+            out = self._forward(x if self.preprocess is None else self.preprocess(x))
+        logits = self._as_logits(_find_logits(out), len(x))
+        if self._num_classes is None:
+            self._num_classes = logits.shape[1]
+        if logits.shape[1] != self._num_classes:
+            raise ValueError(
+                f"num_classes is {self._num_classes}, but the module returned "
+                f"{logits.shape[1]} logits"
+            )
+        return logits
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Probabilities `(n, classes)`, detached.
+
+        Raises:
+            ValueError: logits of some sample are not finite.
+        """
+        with torch.no_grad():
+            logits = self.logits(x)
+        checks.finite_logits(logits)
+        return logits.softmax(1)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Labels `(n,)`, int64.
+
+        Raises:
+            ValueError: logits of some sample are not finite.
+        """
+        with torch.no_grad():
+            logits = self.logits(x)
+        checks.finite_logits(logits)
+        return logits.argmax(1)
+
+    def _forward(self, x: Tensor) -> object:
+        try:
+            return self.module(x)
+        except RuntimeError as error:
+            parameter = next(self.module.parameters(), None)
+            if parameter is None or (parameter.dtype, parameter.device) == (x.dtype, x.device):
+                raise
+            raise TypeError(
+                f"the module failed on x of {x.dtype} on {x.device}, its parameters are "
+                f"{parameter.dtype} on {parameter.device}; move one of them with .to(...): {error}"
+            ) from error
+
+    def _as_logits(self, out: Tensor, n: int) -> Tensor:
+        if out.shape in ((n,), (n, 1)):
+            single = out.reshape(n, 1)
+            if self._output == "probabilities":
+                return _log(torch.cat([1 - single, single], dim=1))
+            return torch.cat([torch.zeros_like(single), single], dim=1)
+        if out.ndim != 2 or len(out) != n:
+            raise ValueError(
+                f"the module must return logits ({n}, classes) or ({n},) for {n} samples, "
+                f"got shape {tuple(out.shape)}"
+            )
+        return _log(out) if self._output == "probabilities" else out
+
+
+def checked_bounds(bounds: tuple[float, float]) -> Bounds:
+    """`bounds` as `Bounds`.
+
+    Raises:
+        ValueError: they are not two finite numbers, the lower one first.
+    """
+    if len(bounds) != 2 or not -float("inf") < bounds[0] < bounds[1] < float("inf"):
+        raise ValueError(f"bounds must be two finite numbers, lower first, got {tuple(bounds)}")
+    return Bounds(float(bounds[0]), float(bounds[1]))
+
+
+def _find_logits(out: object) -> Tensor:
+    """The logits in what a module returned."""
+    if isinstance(out, Mapping) and "logits" in out:
+        out = out["logits"]
+    elif hasattr(out, "logits"):
+        out = out.logits
+    elif isinstance(out, (tuple, list)) and out:
+        out = out[0]
+    if not isinstance(out, Tensor):
+        raise TypeError(
+            "the module must return logits as a tensor, as .logits, under 'logits' or first in a "
+            f"tuple, got {type(out).__name__}"
+        )
+    return out
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
