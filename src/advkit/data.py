@@ -93,7 +93,7 @@ def load_npz(
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: labels must be integers, got {labels.dtype}")
-    x = _channels_first(torch.from_numpy(_in_bounds(images, bounds, path)), layout, path)
+    x = _channels_first(_in_bounds(images, bounds, path), layout, path)
     return Dataset(x.contiguous(), torch.from_numpy(labels.astype(np.int64)), path.name)
 
 
@@ -109,18 +109,13 @@ def _read(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]
     return arrays["images"], arrays["labels"]
 
 
-def _in_bounds(
-    images: npt.NDArray[np.generic], bounds: tuple[float, float], path: Path
-) -> npt.NDArray[np.float32]:
+def _in_bounds(images: npt.NDArray[np.generic], bounds: tuple[float, float], path: Path) -> Tensor:
     if images.dtype == np.uint8:
         lower, upper = bounds
-        scaled = images.astype(np.float32) / np.float32(255)
-        scaled *= np.float32(upper - lower)
-        scaled += np.float32(lower)
-        return scaled
+        return torch.from_numpy(images).float() / 255 * (upper - lower) + lower
     if images.dtype.kind != "f":
         raise ValueError(f"{path}: images must be uint8 or float, got {images.dtype}")
-    return images.astype(np.float32)
+    return torch.from_numpy(images.astype(np.float32))
 
 
 def _channels_first(x: Tensor, layout: Layout, path: Path) -> Tensor:

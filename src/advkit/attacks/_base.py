@@ -114,9 +114,9 @@ def conclude(problem: Problem, best: Best, norm: Norm) -> AttackResult:
     no_gradient = problem.ledger.blind & ~success
     if no_gradient.any():
         checks.warn(
-            f"{int(no_gradient.sum())} of {len(success)} samples met a gradient of zero or NaN and "
-            f"were not fooled (sample {checks.indices(no_gradient)}): that says nothing about their "
-            "robustness; try loss='margin' or an attack without gradients"
+            f"{int(no_gradient.sum())} of {len(success)} samples met a gradient of zero or NaN "
+            f"and were not fooled (sample {checks.indices(no_gradient)}): that says nothing about "
+            "their robustness; try loss='margin' or an attack without gradients"
         )
     return AttackResult(
         x_adv=best.x_adv,
@@ -132,7 +132,7 @@ def _warn_of_probabilities(logits: Tensor) -> None:
     if checks.look_like_probabilities(logits):
         checks.warn(
             "the model seems to return probabilities, whose gradients vanish where it "
-            "is confident; return logits, or wrap it in TorchClassifier(..., output='probabilities')"
+            "is confident; return logits, or wrap it: TorchClassifier(..., output='probabilities')"
         )
 
 

@@ -1,0 +1,91 @@
+"""The net that `advkit evaluate` attacks when it is given none: trained here, once, in seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advkit.core.files import replacing
+from advkit.core.fitting import fit
+from advkit.data import digits
+
+_EPOCHS = 40
+_BATCH = 64
+
+
+def digits_net(*, progress: bool) -> nn.Module:
+    """A small convolutional net for `data.digits`, from the cache or trained into it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = DigitsNet()
+        path = cache_folder() / "digits-net-1.pt"
+        if not _load(net, path):
+            _train(net, progress=progress)
+            _store(net, path)
+    return net.eval()
+
+
+class DigitsNet(nn.Sequential):
+    """Two convolutions and two linear layers: `(n, 1, 8, 8)` to logits `(n, 10)`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(512, 64),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(64, 10),
+        )
+
+
+def cache_folder() -> Path:
+    """Where trained nets are kept: `$ADVKIT_CACHE`, or `advkit` in the user's cache folder."""
+    own = os.environ.get("ADVKIT_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(base or Path.home() / ".cache") / "advkit"
+
+
+def _train(net: nn.Module, *, progress: bool) -> None:
+    train = digits("train")
+    shuffled = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(train.x, train.y), batch_size=_BATCH, shuffle=True
+    )
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+    fit(net, shuffled, loss=_loss, optimizer=optimizer, epochs=_EPOCHS, progress=progress)
+
+
+def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(net(x), y)
+
+
+def _load(net: nn.Module, path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        net.load_state_dict(torch.load(path, weights_only=True))
+    except Exception as error:  # noqa: BLE001 - a damaged file may fail in any way
+        _say(f"the cached net {path} cannot be read and is trained anew ({type(error).__name__})")
+        return False
+    return True
+
+
+def _store(net: nn.Module, path: Path) -> None:
+    try:
+        with replacing(path) as temporary:
+            torch.save(net.state_dict(), temporary)
+    except OSError as error:
+        _say(f"the trained net could not be cached: {error}")
+
+
+def _say(sentence: str) -> None:
+    print(f"advkit: {sentence}", file=sys.stderr)  # noqa: T201 - this is the command line

@@ -1,0 +1,160 @@
+"""`advkit evaluate`: a robustness report of a net."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from advkit.cli.demo import digits_net
+from advkit.cli.errors import UsageError, reason
+from advkit.cli.loading import device_from, load_data, load_factory, load_weights
+from advkit.cli.specs import attacks_from
+from advkit.core import checks
+from advkit.data import Dataset, digits
+from advkit.eval import Report, evaluate_stream
+from advkit.models import Normalize, TorchClassifier, hold
+
+_DIGITS_EPS = (0.05, 0.1, 0.15, 0.2)
+_ATTACKS = ("FGSM", "PGD")
+_INTERRUPTED = 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate as `args` say, print the table, write the report; the exit status."""
+    _check_combination(args)
+    _check_extra()
+    out = _check_out(args.out)
+    eps = args.eps or (() if args.model else _DIGITS_EPS)
+    attacks = attacks_from(args.attack or _ATTACKS, eps, args.seed)
+    bar = not args.quiet and sys.stderr.isatty()
+    device = device_from(args.device)
+    model = _model(args, device, bar=bar)
+    data = _data(args)
+    _check_together(model, data, device)
+    return _evaluate(model, data, attacks, args, out, device, bar=bar)
+
+
+def _check_combination(args: argparse.Namespace) -> None:
+    if args.model and not args.data:
+        raise UsageError("--data is missing: --model needs the images to attack it on")
+    for name in ("data", "weights", "mean", "std"):
+        if getattr(args, name) and not args.model:
+            raise UsageError(f"--model is missing: --{name} goes with a model of your own")
+    if bool(args.mean) != bool(args.std):
+        raise UsageError("--mean and --std go together")
+    if args.bounds and not args.model:
+        raise UsageError("--model is missing: --bounds goes with a model of your own")
+
+
+def _check_extra() -> None:
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+        import tqdm  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"the report needs {error.name}: pip install 'advkit[report]'") from error
+
+
+def _check_out(name: str) -> Path:
+    """The folder to write to, made now: an hour's work must not end at a typo."""
+    out = Path(name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
+    return out
+
+
+def _model(args: argparse.Namespace, device: torch.device, *, bar: bool) -> TorchClassifier:
+    module: nn.Module = load_factory(args.model) if args.model else digits_net(progress=bar)
+    if args.weights:
+        load_weights(module, Path(args.weights))
+    try:
+        preprocess = Normalize(tuple(args.mean), tuple(args.std)) if args.mean else None
+        return TorchClassifier(module.to(device), _bounds(args), preprocess)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+
+
+def _bounds(args: argparse.Namespace) -> tuple[float, float]:
+    return tuple(args.bounds) if args.bounds else (0.0, 1.0)
+
+
+def _data(args: argparse.Namespace) -> Dataset:
+    data = load_data(Path(args.data), _bounds(args), args.layout) if args.data else digits("test")
+    if len(data) == 0:
+        raise UsageError("--data: the archive holds no images")
+    return data.head(args.limit)
+
+
+def _check_together(model: TorchClassifier, data: Dataset, device: torch.device) -> None:
+    """Whether model and data fit, before the work: all values, one forward pass, all labels."""
+    try:
+        checks.inputs(data.x, model.bounds)
+    except ValueError as error:
+        sentence = str(error).partition("; wrap")[0]
+        raise UsageError(f"--data: {sentence}; say --bounds LOWER UPPER") from error
+    one = data.x[:1].to(device)
+    try:
+        with hold(model):
+            model.predict(one)
+    except Exception as error:
+        shape = tuple(one.shape)
+        raise UsageError(
+            f"--model: the forward pass of one input of shape {shape} failed: {reason(error)}"
+        ) from error
+    try:
+        rows = torch.arange(len(data))
+        checks.labels_within("labels", data.y, model.num_classes, rows)
+        checks.labels("labels", data.y, data.x)
+    except ValueError as error:
+        raise UsageError(f"--data: {error}") from error
+
+
+def _evaluate(
+    model: TorchClassifier,
+    data: Dataset,
+    attacks: list[Any],
+    args: argparse.Namespace,
+    out: Path,
+    device: torch.device,
+    *,
+    bar: bool,
+) -> int:
+    report: Report | None = None
+    status = 0
+    stream = evaluate_stream(
+        model,
+        data.x,
+        data.y,
+        attacks=attacks,
+        batch_size=args.batch_size,
+        device=device,
+        progress=bar,
+    )
+    try:
+        for report in stream:  # noqa: B007
+            pass
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"the evaluation failed: {reason(error)}") from error
+    if report is None:
+        raise KeyboardInterrupt
+    _deliver(report, out, quiet=args.quiet)
+    return status
+
+
+def _deliver(report: Report, out: Path, *, quiet: bool) -> None:
+    try:
+        written = report.save_json(out / "report.json"), report.save_html(out / "report.html")
+    except OSError as error:
+        raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
+    if not quiet:
+        print(report)  # noqa: T201 - this is the command line
+        print("\nsaved " + " and ".join(map(str, written)))  # noqa: T201

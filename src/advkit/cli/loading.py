@@ -1,0 +1,128 @@
+"""The user's model, weights and data, with errors that name the argument."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from advkit.cli.errors import UsageError, reason
+from advkit.data import Dataset, Layout, load_npz
+
+
+def load_factory(reference: str) -> nn.Module:
+    """The module that a factory in a Python file returns, from `FILE.py:FACTORY`.
+
+    Raises:
+        UsageError: no such file or factory, or it fails or returns something else.
+    """
+    file, colon, name = reference.rpartition(":")
+    if not (file and colon and name):
+        raise UsageError(f"--model must be FILE.py:FACTORY, got {reference!r}")
+    factory = _factory(_imported(Path(file)), name, file)
+    try:
+        module = factory()
+    except Exception as error:
+        raise UsageError(f"--model: {name}() failed: {reason(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"--model: {name}() must return a torch.nn.Module, returned {type(module).__name__}"
+        )
+    return module
+
+
+def _imported(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"--model: no such file: {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--model: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"--model: importing {path} failed: {reason(error)}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _factory(module: ModuleType, name: str, file: str) -> Any:
+    factory = getattr(module, name, None)
+    if callable(factory):
+        return factory
+    own = [
+        key
+        for key, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    close = difflib.get_close_matches(name, own, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    raise UsageError(f"--model: {file} has no factory {name!r}{hint}")
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a state dict from `.safetensors`, or from what `torch.save` wrote, into `module`.
+
+    Raises:
+        UsageError: no such file, no state dict in it, or one that does not fit.
+    """
+    state = _read_state(path)
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping):
+        raise UsageError(f"--weights: {path} holds no state dict, but {type(state).__name__}")
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"--weights: {path} does not fit the model: {reason(error)}") from error
+
+
+def _read_state(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"--weights: no such file: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise UsageError("--weights: .safetensors needs pip install 'advkit[report]'") from error
+    except Exception as error:
+        raise UsageError(f"--weights: cannot read {path}: {reason(error)}") from error
+
+
+def load_data(path: Path, bounds: tuple[float, float], layout: Layout) -> Dataset:
+    """The archive at `path`.
+
+    Raises:
+        UsageError: it is missing, or not what `load_npz` reads.
+    """
+    try:
+        return load_npz(path, bounds, layout)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--data: {str(error).replace('layout=', '--layout ')}") from error
+
+
+def device_from(name: str) -> torch.device:
+    """The device called `name`.
+
+    Raises:
+        UsageError: torch does not know it or cannot use it here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device: cannot use {name!r}: {reason(error)[:200]}") from error
+    return device

@@ -1,0 +1,110 @@
+"""The parser, and what becomes of errors: one line on standard error and status 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import advkit
+from advkit.cli import evaluate
+from advkit.cli.errors import UsageError
+from advkit.cli.listing import listing
+from advkit.cli.specs import number
+
+_EXAMPLES = """\
+examples:
+  advkit evaluate
+      train a small net on scikit-learn's digits, attack it, write advkit-report/
+  advkit evaluate --model nets.py:make_net --weights net.pt --data test.npz --eps 2/255 --eps 8/255
+      attack a net of your own with the default attacks, FGSM and PGD
+  advkit evaluate --model nets.py:make_net --data test.npz --attack PGD:norm=l2,eps=0.5,steps=100
+      one attack with parameters; `advkit attacks` lists them all
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status: 0, 2 for bad input, 130 for an interrupt."""
+    args = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status: int = args.run(args)
+    except UsageError as error:
+        if args.traceback:
+            raise
+        print(f"advkit {args.command}: error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print(f"advkit {args.command}: interrupted, nothing saved", file=sys.stderr)  # noqa: T201
+        return 130
+    return status
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"advkit: warning: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _list(args: argparse.Namespace) -> int:
+    print(listing())  # noqa: T201
+    return 0
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="advkit", description=advkit.__doc__)
+    parser.add_argument("--version", action="version", version=f"advkit {advkit.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_evaluate(commands)
+    lister = commands.add_parser("attacks", help="list the attacks with their parameters")
+    lister.set_defaults(run=_list, traceback=False)
+    return parser
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="attack a net and report how robust it is",
+        description="Attack a net and report how robust it is.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--model", metavar="FILE.py:FACTORY", help="function without arguments that returns the net"
+    )
+    add("--weights", metavar="FILE", help="its state dict, .pt or .safetensors")
+    add("--data", metavar="FILE.npz", help="arrays images (bytes or floats) and labels")
+    add("--layout", default="auto", choices=("auto", "channels_last", "channels_first", "as_is"),
+        help="axes of the images (default: the axis of 1, 3 or 4 holds the channels)")  # fmt: skip
+    add("--bounds", nargs=2, type=number, metavar=("LOWER", "UPPER"),
+        help="valid input values; bytes 0..255 are spread over them (default: 0 1)")  # fmt: skip
+    add("--mean", nargs="+", type=number, help="normalization in front of the net, per channel")
+    add("--std", nargs="+", type=number, help="likewise")
+    add("--attack", action="append", metavar="NAME[:key=value,...]",
+        help="attack to run, repeatable (default: FGSM and PGD)")  # fmt: skip
+    add("--eps", action="append", type=number,
+        help="budget in input units, 8/255 say, repeatable; for attacks that set none")  # fmt: skip
+    add("--limit", type=_at_least_one, metavar="N", help="attack the first N images only")
+    add("--batch-size", type=_at_least_one, default=128, metavar="N", help="(default: 128)")
+    add("--device", default="cpu", help="(default: cpu)")
+    add("--seed", type=int, default=0, help="of every random number (default: 0)")
+    add("--out", default="advkit-report", metavar="DIR",
+        help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
+    add("--quiet", action="store_true", help="print errors only")
+    add("--traceback", action="store_true", help="show where an error comes from")
+    parser.set_defaults(run=evaluate.run)
