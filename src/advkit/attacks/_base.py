@@ -91,10 +91,14 @@ class GradientAttack(ABC):
             ledger.forward += 1
         goal = Goal(labels, int(labels.max()) if len(x) else 0, target is not None)
         rows = torch.arange(len(x), device=x.device)
-        return Problem(model, x, goal, self._objective(), rows, ledger)
+        return Problem(model, x, goal, self._objective(targeted=target is not None), rows, ledger)
 
-    def _objective(self) -> Loss:
-        """The loss that the attack climbs."""
+    def _objective(self, *, targeted: bool) -> Loss:
+        """The loss that the attack climbs.
+
+        Raises:
+            ValueError: it has no targeted form.
+        """
         return margin
 
     @abstractmethod

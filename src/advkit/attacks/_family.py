@@ -31,5 +31,7 @@ class BudgetAttack(GradientAttack):
     def _stop(self) -> Stop:
         return self.stop or "first"
 
-    def _objective(self) -> Loss:
+    def _objective(self, *, targeted: bool) -> Loss:
+        if targeted and self.loss == "dlr":
+            raise ValueError("loss must not be 'dlr' with a target; 'ce' and 'margin' have targets")
         return get_loss(self.loss)

@@ -49,8 +49,8 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     The margin over the gap between the largest and the third largest logit: free of the scale of
     the logits. With two classes there is no third: the margin itself, and a warning.
 
-    Deviation: against a target we descend this value at the target, where the paper has a form of
-    its own (eq. 7) that also names the true class.
+    For untargeted attacks only: it is constant where `y` has the third largest logit, which is no
+    way to get to a target. The paper's targeted form (eq. 7) is another function.
     """
     if logits.shape[1] < 3:
         checks.warn("loss 'dlr' needs three classes; with two it is the margin")

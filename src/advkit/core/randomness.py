@@ -21,6 +21,11 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 _LEVELS = 16
 
 
+def _wrap(value: int) -> int:
+    """`value` modulo 2**64, as the int64 of the same bits."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64 (torch's own keeps the sign)."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
@@ -60,7 +65,7 @@ def sample_keys(x: Tensor, bounds: tuple[float, float], *words: int) -> Tensor:
     position = torch.arange(1, cells.shape[1] + 1, device=x.device, dtype=torch.int64)
     keys = _mix(cells + position * _WEYL).sum(1)
     for word in words:
-        keys = _mix(keys + word * _WEYL + 1)
+        keys = _mix(keys + _wrap(word * _WEYL + 1))
     return keys
 
 

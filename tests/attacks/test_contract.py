@@ -1,0 +1,540 @@
+"""What every attack must do, whatever its algorithm."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from advkit import Normalize, TorchClassifier
+from advkit.core.norms import lp_norm
+from tests.contract import ATTACKS, scaled
+from tests.toys import Halfspace, answers, convnet, images
+
+pytestmark = pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes")
+every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+
+SLACK = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+@pytest.fixture
+def net():
+    return convnet()
+
+
+@pytest.fixture
+def x():
+    return images()
+
+
+@pytest.fixture
+def y(net, x):
+    return answers(net, x)
+
+
+def keeps_its_word(attack, model, x, y, result):
+    """The result describes itself: shape, dtype, bounds, budget, success and distance."""
+    lower, upper = model.bounds
+    slack = SLACK[x.dtype] * (upper - lower)
+    assert result.x_adv.shape == x.shape
+    assert result.x_adv.dtype == x.dtype
+    assert not result.x_adv.requires_grad
+    assert result.x_adv.isfinite().all()
+    assert (result.x_adv >= lower).all()
+    assert (result.x_adv <= upper).all()
+    assert torch.equal(result.success, model.predict(result.x_adv) != y)
+    distance = lp_norm((result.x_adv - x).double(), attack.norm)
+    torch.testing.assert_close(result.distance.double(), distance, rtol=1e-2, atol=slack)
+    size = x[0].numel() if attack.norm == "l1" else x[0].numel() ** 0.5
+    assert (distance <= attack.eps + (1 if attack.norm == "linf" else size) * slack).all()
+
+
+@every_attack
+class TestResult:
+    def test_describes_itself(self, attack, net, x, y):
+        result = attack.run(net, x, y)
+        keeps_its_word(attack, TorchClassifier(net), x, y, result)
+        assert result.norm == attack.norm
+        assert torch.equal(attack(net, x, y), result.x_adv)
+
+    def test_the_attacks_work_at_all(self, attack, net, x, y):
+        assert attack.run(net, x, y).success.float().mean() > 0.5
+
+    def test_bounds_hold_when_the_input_already_touches_them(self, attack, net, x):
+        corners = (x > 0.5).to(x.dtype)
+        x_adv = attack(net, corners)
+        assert (x_adv >= 0).all()
+        assert (x_adv <= 1).all()
+        assert (x_adv != corners).any()
+
+    def test_the_last_iterate_counts(self, attack, x):
+        """One step of a linear model reaches the boundary only at its end."""
+        if getattr(attack, "steps", 1) > 1 and hasattr(attack, "step_size"):
+            attack = dataclasses.replace(attack, steps=1, step_size=attack.eps)
+        if getattr(attack, "random_start", False):
+            attack = dataclasses.replace(attack, random_start=False, **_once(attack))
+        flat = 0 * x.double()
+        plane = Halfspace(torch.linspace(-1, 1, 36, dtype=torch.float64), b=1.0)
+        plane.b = 0.97 * attack.eps / float(plane.distance(flat, attack.norm)[0])
+        model = TorchClassifier(plane, bounds=(-10, 10))
+        assert torch.allclose(
+            plane.distance(flat, attack.norm), torch.tensor(0.97 * attack.eps).double()
+        )
+        assert attack.run(model, flat).success.all()
+
+    def test_wrong_inputs_are_left_alone_where_the_first_success_stops(self, attack, net, x, y):
+        attack = dataclasses.replace(attack, stop="first")
+        wrong = (y + 1) % 3
+        result = attack.run(net, x, wrong)
+        assert torch.equal(result.x_adv, x)
+        assert result.success.all()
+        assert (result.distance == 0).all()
+        assert (result.queries.backward <= 1).all()
+
+    def test_counts_are_what_the_module_saw(self, attack, net, x, y):
+        seen = []
+        net.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+        queries = attack.run(net, x, y).queries
+        assert int(queries.forward.sum()) == sum(seen)
+        assert queries.forward.dtype == torch.int64
+
+    def test_targets_are_reached_or_missed(self, attack, net, x, y):
+        target = (y + 1) % 3
+        if attack.loss == "dlr":
+            with pytest.raises(ValueError, match="loss must not be 'dlr' with a target"):
+                attack(net, x, y, target=target)
+            return
+        result = dataclasses.replace(attack, **_stronger(attack)).run(net, x, y, target=target)
+        predicted = answers(net, result.x_adv)
+        assert torch.equal(result.success, predicted == target)
+        assert result.success.any()
+        assert torch.equal(attack(net, x, target=target), attack(net, x, y, target=target))
+
+    def test_without_labels_it_takes_the_models_own(self, attack, net, x, y):
+        assert torch.equal(attack(net, x), attack(net, x, y))
+
+
+def _once(attack):
+    return {"restarts": 1} if hasattr(attack, "restarts") else {}
+
+
+def _stronger(attack):
+    return {"eps": 3 * attack.eps}
+
+
+@every_attack
+class TestNoTrace:
+    def test_inputs_are_untouched(self, attack, net, x, y):
+        before = x.clone(), y.clone()
+        attack(net, x, y)
+        assert torch.equal(x, before[0])
+        assert torch.equal(y, before[1])
+        assert not x.requires_grad
+
+    def test_inputs_that_require_grad_stay_leaves_without_grad(self, attack, net, x, y):
+        x.requires_grad_()
+        assert not attack(net, x, y).requires_grad
+        assert x.grad is None
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_the_module_is_what_it_was(self, attack, net, x, y, fails):
+        net.train()
+        net.norm.eval()
+        net.head.bias.requires_grad_(False)
+        net.conv.weight.grad = torch.ones_like(net.conv.weight)
+        net.register_forward_hook(lambda module, args, out: None)
+        before = _state(net)
+        if fails:
+            handle = net.head.register_forward_hook(_Bomb(after=2))
+            with pytest.raises(ArithmeticError):
+                for _ in range(3):
+                    attack(net, x, y)
+            handle.remove()
+        else:
+            attack(net, x, y)
+        after = _state(net)
+        assert before.keys() == after.keys()
+        for name in before:
+            assert _same(before[name], after[name]), name
+
+    def test_the_global_random_state_is_untouched(self, attack, net, x, y):
+        before = torch.get_rng_state()
+        attack(net, x, y)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+    def test_works_where_gradients_are_off(self, attack, net, x, y, context):
+        expected = attack(net, x, y)
+        with context():
+            found = attack(net, x, y)
+            fresh = attack(net, x.clone(), y.clone())
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(fresh, expected)
+        assert not found.is_inference()
+
+    def test_a_graph_that_is_still_wanted_survives(self, attack, net, x, y):
+        loss = net(x).sum()
+        attack(net, x, y)
+        loss.backward()
+        assert net.conv.weight.grad is not None
+
+
+class _Bomb:
+    """A hook that raises once it was called often enough."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self, *_):
+        self.left -= 1
+        if self.left < 0:
+            raise ArithmeticError("on purpose")
+
+
+def _state(net):
+    state = {f"mode {name}": m.training for name, m in net.named_modules()}
+    state |= {f"buffer {name}": b.clone() for name, b in net.named_buffers()}
+    state |= {f"buffer id {name}": id(b) for name, b in net.named_buffers()}
+    for name, p in net.named_parameters():
+        state[f"parameter {name}"] = p.detach().clone()
+        state[f"grad {name}"] = None if p.grad is None else p.grad.clone()
+        state[f"requires_grad {name}"] = p.requires_grad
+    for name, m in net.named_modules():
+        state[f"hooks {name}"] = len(m._forward_hooks) + len(m._forward_pre_hooks)
+    return state
+
+
+def _same(a, b):
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@every_attack
+class TestBatches:
+    def test_a_sample_does_not_depend_on_its_batch(self, attack):
+        net, x = convnet(dtype=torch.float64), images(6, torch.float64)
+        y = answers(net, x)
+        y[0] = (y[0] + 1) % 3
+        whole = attack(net, x, y)
+        alone = torch.cat([attack(net, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+        torch.testing.assert_close(whole, alone)
+        order = torch.tensor([4, 2, 0, 5, 1, 3])
+        torch.testing.assert_close(attack(net, x[order], y[order]), whole[order])
+
+    def test_the_same_call_gives_the_same_result(self, attack, net, x, y):
+        assert torch.equal(attack(net, x, y), attack(net, x, y))
+
+    def test_another_seed_gives_another_start(self, attack, net, x, y):
+        if not getattr(attack, "random_start", False):
+            pytest.skip("draws no random numbers")
+        again = dataclasses.replace(attack, seed=1, stop="never")
+        assert not torch.equal(
+            dataclasses.replace(attack, stop="never")(net, x, y), again(net, x, y)
+        )
+
+    def test_an_empty_batch_gives_an_empty_result(self, attack, net, x, y):
+        result = attack.run(net, x[:0], y[:0])
+        assert result.x_adv.shape == (0, 1, 6, 6)
+        assert result.success.shape == result.distance.shape == (0,)
+        assert attack.run(net, x[:0]).queries.forward.shape == (0,)
+
+    def test_eps_may_differ_from_sample_to_sample(self, attack, net, x, y):
+        eps = torch.linspace(0.0, 1.0, len(x)) * attack.eps
+        whole = dataclasses.replace(attack, eps=eps).run(net, x, y)
+        assert (whole.distance <= eps + 1e-5).all()
+        for i in (0, 3, 7):
+            one = dataclasses.replace(attack, eps=float(eps[i])).run(
+                net, x[i : i + 1], y[i : i + 1]
+            )
+            torch.testing.assert_close(whole.x_adv[i : i + 1], one.x_adv)
+
+
+@every_attack
+class TestInputs:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+    def test_any_float_dtype(self, attack, dtype):
+        net, x = convnet(dtype=dtype), images(dtype=dtype)
+        y = answers(net, x)
+        result = attack.run(net, x, y)
+        keeps_its_word(attack, TorchClassifier(net), x, y, result)
+        assert result.success.any()
+
+    @pytest.mark.parametrize("shape", [(7,), (3, 4), (2, 3, 4), (2, 3, 2, 2)])
+    def test_any_rank(self, attack, shape):
+        w = torch.linspace(-1, 2, torch.Size(shape).numel(), dtype=torch.float64)
+        x = torch.full((3, *shape), 0.5, dtype=torch.float64)
+        plane = Halfspace(w, b=-0.5 * float(w.sum()) + 0.05)
+        result = attack.run(plane, x)
+        assert result.x_adv.shape == x.shape
+        assert result.success.all()
+
+    def test_channels_last_and_strided(self, attack, net, x, y):
+        expected = attack(net, x, y)
+        last = x.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(attack(net, last, y), expected)
+        wide = torch.zeros(8, 1, 6, 12)
+        wide[..., ::2] = x
+        assert not wide[..., ::2].is_contiguous()
+        torch.testing.assert_close(attack(net, wide[..., ::2], y), expected)
+
+    @pytest.mark.parametrize("bounds", [(0, 255), (-1, 1), (-3.0, 5.0)])
+    def test_other_bounds_give_the_same_attack_up_to_scale(self, attack, bounds):
+        net, x = convnet(dtype=torch.float64), images(dtype=torch.float64)
+        lower, upper = bounds
+        width = upper - lower
+        y = answers(net, x)
+        wide = TorchClassifier(net, bounds, preprocess=lambda v: (v - lower) / width)
+        expected = attack.run(net, x, y)
+        found = scaled(attack, width).run(wide, x * width + lower, y)
+        torch.testing.assert_close((found.x_adv - lower) / width, expected.x_adv)
+        assert torch.equal(found.success, expected.success)
+
+    def test_bounds_for_each_channel_come_from_preprocessing(self, attack, net, x, y):
+        model = TorchClassifier(net, preprocess=Normalize((0.3,), (0.2,)))
+        y = model.predict(x)
+        keeps_its_word(attack, model, x, y, attack.run(model, x, y))
+
+    def test_rounding_outside_the_bounds_is_forgiven(self, attack, net, x, y):
+        x_adv = attack(net, (x > 0.5).float() * (1 + 1e-6) - 1e-7, y)
+        assert (x_adv >= 0).all()
+        assert (x_adv <= 1).all()
+
+    def test_inputs_outside_the_bounds_are_refused(self, attack, net, x, y):
+        with pytest.raises(ValueError, match=r"\[0, 1\].*got values in .*bounds.*preprocess"):
+            attack(net, 4 * x - 2, y)
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    def test_inputs_that_are_not_finite_are_refused(self, attack, net, x, y, value):
+        x[3, 0, 2, 2] = value
+        with pytest.raises(ValueError, match="finite.*sample 3"):
+            attack(net, x, y)
+
+    def test_integer_images_are_refused(self, attack, net, x, y):
+        with pytest.raises(TypeError, match="floating dtype"):
+            attack(net, (255 * x).to(torch.uint8), y)
+
+    def test_a_vector_is_refused(self, attack, net):
+        with pytest.raises(ValueError, match="rank 2"):
+            attack(net, torch.zeros(5))
+
+
+@every_attack
+class TestLabels:
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
+    def test_any_integer_dtype(self, attack, net, x, y, dtype):
+        assert torch.equal(attack(net, x, y.to(dtype)), attack(net, x, y))
+
+    def test_one_hot(self, attack, net, x, y):
+        rows = nn.functional.one_hot(y, 3)
+        assert torch.equal(attack(net, x, rows), attack(net, x, y))
+
+    def test_out_of_range(self, attack, net, x, y):
+        y[5] = 3
+        with pytest.raises(ValueError, match="y must be below 3.*got 3.*sample 5"):
+            attack(net, x, y)
+        with pytest.raises(ValueError, match="target must be below 3"):
+            dataclasses.replace(attack, loss="ce")(net, x, target=y)
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            (torch.tensor([0, 1]), r"shape \(8,\).*got \(2,\)"),
+            (torch.full((8,), -1), "negative.*sample 0"),
+            (torch.full((8,), 0.5), "integers.*sample 0"),
+            (torch.ones(8, 3), "one-hot"),
+        ],
+    )
+    def test_wrong_labels(self, attack, net, x, wrong, said):
+        with pytest.raises(ValueError, match=said):
+            attack(net, x, wrong)
+
+    def test_a_list_is_refused(self, attack, net, x):
+        with pytest.raises(TypeError, match=r"y must be a torch.Tensor, got list"):
+            attack(net, x, [0] * 8)
+
+
+class Wrapped(nn.Module):
+    """Another way to return the logits of a net."""
+
+    def __init__(self, net, form):
+        super().__init__()
+        self.net, self.form = net, form
+
+    def forward(self, x):
+        z = self.net(x)
+        if self.form == "tuple":
+            return z, x
+        if self.form == "mapping":
+            return {"logits": z, "hidden": x}
+        out = type("Output", (), {})()
+        out.logits = z
+        return out
+
+
+class Single(nn.Module):
+    """One logit, of the second class."""
+
+    def __init__(self, net, flat):
+        super().__init__()
+        self.net, self.flat = net, flat
+
+    def forward(self, x):
+        z = self.net(x)
+        z = z[:, 1:] - z[:, :1]
+        return z[:, 0] if self.flat else z
+
+
+@every_attack
+class TestModels:
+    @pytest.mark.parametrize("form", ["tuple", "mapping", "attribute"])
+    def test_outputs_that_hold_logits(self, attack, net, x, y, form):
+        assert torch.equal(attack(Wrapped(net, form).eval(), x, y), attack(net, x, y))
+
+    @pytest.mark.parametrize("flat", [False, True])
+    def test_a_single_logit(self, attack, x, flat):
+        net = convnet(classes=2)
+        y = answers(net, x)
+        torch.testing.assert_close(attack(Single(net, flat).eval(), x, y), attack(net, x, y))
+
+    def test_more_than_ten_classes(self, attack, x):
+        net = convnet(classes=12)
+        assert attack.run(net, x).success.any()
+
+    def test_a_model_without_parameters(self, attack, x):
+        class Bare(nn.Module):
+            def forward(self, x):
+                x = x.flatten(1)
+                return torch.stack([x[:, :12].sum(1), x[:, 12:24].sum(1), x[:, 24:].sum(1)], 1)
+
+        assert attack.run(Bare(), x).success.any()
+
+    def test_a_classifier_of_five_lines(self, attack, net, x, y):
+        class Mine:
+            bounds, num_classes = (0.0, 1.0), 3
+
+            def logits(self, x):
+                return net(x)
+
+            def predict(self, x):
+                return net(x).argmax(1)
+
+        torch.testing.assert_close(attack(Mine(), x, y), attack(net, x, y))
+
+    def test_data_parallel(self, attack, net, x, y):
+        torch.testing.assert_close(attack(nn.DataParallel(net), x, y), attack(net, x, y))
+
+    def test_frozen_parameters(self, attack, net, x, y):
+        expected = attack(net, x, y)
+        assert torch.equal(attack(net.requires_grad_(False), x, y), expected)
+
+    def test_logits_of_large_scale_saturate_nothing(self, attack, net, x, y):
+        class Scaled(nn.Module):
+            def forward(self, x):
+                return 200 * net(x)
+
+        plain, saturated = attack.run(net, x, y), attack.run(Scaled(), x, y)
+        assert not saturated.no_gradient.any()
+        assert saturated.success.sum() >= plain.success.sum() - 1
+
+    def test_probabilities_are_noticed(self, attack, net, x, y):
+        with pytest.warns(UserWarning, match="probabilities"):
+            attack(nn.Sequential(net, nn.Softmax(1)).eval(), x, y)
+
+    def test_probabilities_as_such_give_the_attack_on_logits(self, attack, net, x, y):
+        model = TorchClassifier(nn.Sequential(net, nn.Softmax(1)).double(), output="probabilities")
+        net = net.double()
+        torch.testing.assert_close(attack(model, x.double(), y), attack(net, x.double(), y))
+
+    def test_a_model_without_gradients_is_refused(self, attack, net, x, y):
+        class Detached(nn.Module):
+            def forward(self, x):
+                return net(x.detach())
+
+        class Labels:
+            bounds, num_classes = (0.0, 1.0), 3
+
+            def predict(self, x):
+                return y
+
+        with pytest.raises(TypeError, match="cannot be differentiated"):
+            attack(Detached(), x, y)
+        with pytest.raises(
+            TypeError, match=f"{type(attack).__name__} needs.*Labels is a Classifier"
+        ):
+            attack(Labels(), x, y)
+        with pytest.raises(TypeError, match=r"model must be a torch.nn.Module"):
+            attack("net", x, y)
+
+    def test_another_dtype_than_the_modules_is_refused(self, attack, net, x, y):
+        with pytest.raises(TypeError, match=r"x of torch.float64 on cpu.*torch.float32 on cpu"):
+            attack(net, x.double(), y)
+
+    @pytest.mark.filterwarnings("ignore:.*met a gradient")
+    def test_a_random_model_is_noticed(self, attack, net, x, y):
+        class Noisy(nn.Module):
+            def forward(self, x):
+                return net(x) + 20 * torch.randn(len(x), 3)
+
+        if getattr(attack, "steps", 1) == 1 and attack.stop == "never":
+            pytest.skip("asks about what it returns only once")
+        with pytest.warns(UserWarning, match="it is random"):
+            attack(Noisy(), x, y)
+
+
+class Broken(nn.Module):
+    """NaN logits for every input but the clean ones."""
+
+    def __init__(self, net, x):
+        super().__init__()
+        self.net, self.clean = net, x
+
+    def forward(self, x):
+        here = torch.stack([(row == self.clean).flatten(1).all(1).any() for row in x])
+        return self.net(x).where(here[:, None], torch.nan)
+
+
+@every_attack
+class TestNaN:
+    @pytest.mark.filterwarnings("ignore:.*met a gradient")
+    def test_nan_logits_are_never_a_success(self, attack, net, x, y):
+        if getattr(attack, "random_start", False) and attack.stop == "never":
+            pytest.skip("never looks at the clean input")
+        try:
+            result = attack.run(Broken(net, x), x, y)
+        except ValueError as error:
+            assert "NaN" in str(error)  # the random start is a first look too
+        else:
+            assert not result.success.any()
+            assert result.x_adv.isfinite().all()
+
+    def test_nan_logits_at_the_first_look_are_an_error(self, attack, x, y):
+        class Never(nn.Module):
+            def forward(self, x):
+                z = x.flatten(1)[:, :3].clone()
+                return z.index_fill(0, torch.tensor([2]), torch.nan) if len(z) > 2 else z
+
+        with pytest.raises(ValueError, match="NaN or infinite logits for sample 2"):
+            attack(Never(), x, torch.full_like(y, 2))
+
+    def test_nan_gradients_move_nothing_and_are_reported(self, attack, net, x, y):
+        class Cusp(nn.Module):
+            def forward(self, x):
+                z = net(x)
+                cusp = z[:1] + (0 * x[:1].flatten(1)[:, :1]).sqrt()  # 0 * inf backwards
+                return torch.cat([cusp, z[1:]])
+
+        frozen = dataclasses.replace(attack, stop="never")
+        with pytest.warns(UserWarning, match=r"gradient of zero or NaN .*\(sample 0\)"):
+            result = frozen.run(Cusp(), x, torch.cat([y[:1], (y[1:] + 1) % 3]))
+        assert result.x_adv.isfinite().all()
+        assert result.no_gradient.tolist() == [True] + [False] * 7
+
+    def test_zero_gradients_are_reported(self, attack, net, x, y):
+        class Dead(nn.Module):
+            def forward(self, x):
+                return net(torch.full_like(x, 0.5) + 0 * x)
+
+        y = answers(Dead(), x)
+        with pytest.warns(UserWarning, match="8 of 8 samples met a gradient of zero"):
+            result = attack.run(Dead(), x, y)
+        assert result.no_gradient.all()
+        assert not result.success.any()

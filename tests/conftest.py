@@ -1,0 +1,46 @@
+"""Real nets and images, when they are there."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import examples.nets
+from advkit.data import load_npz
+
+DATA = Path(os.environ.get("ADVKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real():
+    """A function that gives the path of a published file, or skips the test without it."""
+
+    def path(name):
+        if not (DATA / name).is_file():
+            pytest.skip(f"needs {name}; set ADVKIT_DATA to the folder of published nets and images")
+        return DATA / name
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_net(real):
+    """A function that loads a published net into a factory of examples/nets.py."""
+
+    def load(factory, name):
+        net = getattr(examples.nets, factory)()
+        net.load_state_dict(torch.load(real(name), weights_only=True))
+        return net
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def mnist_test(real):
+    return load_npz(real("mnist_test.npz"))
+
+
+@pytest.fixture(scope="session")
+def cifar10_test(real):
+    return load_npz(real("cifar10_test_0000_0499.npz"))

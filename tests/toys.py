@@ -1,0 +1,78 @@
+"""Small models for tests: some with a known answer, some with everything that can go wrong."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Halfspace(nn.Module):
+    """Two logits `(0, w.x + b)` over inputs of any shape: the boundary is a hyperplane."""
+
+    def __init__(self, w: Tensor, b: float = 0.0):
+        super().__init__()
+        self.w = nn.Parameter(w)
+        self.b = b
+
+    def value(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.w + self.b
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.value(x)
+        return torch.stack([torch.zeros_like(z), z], dim=1)
+
+    def distance(self, x: Tensor, norm: str) -> Tensor:
+        """Distance to the boundary: |w.x + b| over the dual norm of w."""
+        dual = {"linf": 1, "l2": 2, "l1": torch.inf}[norm]
+        return (self.value(x).abs() / torch.linalg.vector_norm(self.w, ord=dual)).detach()
+
+
+class Linear3(nn.Module):
+    """Three fixed logits of three features, float64."""
+
+    W = ((2.0, -1.0, 0.5), (-0.5, 1.5, 1.0), (0.3, 0.2, -1.7))
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(self.W, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight.T
+
+
+class ConvNet(nn.Module):
+    """Convolution, batch norm, dropout, a buffer that counts calls: `(n, 1, 6, 6)` to 3 logits."""
+
+    def __init__(self, classes: int = 3):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(64, classes)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        x = nn.functional.leaky_relu(self.norm(self.conv(2 * x - 1)), 0.2)
+        return 8 * self.head(self.drop(x).flatten(1))
+
+
+def convnet(classes: int = 3, dtype: torch.dtype = torch.float32) -> ConvNet:
+    """The same random `ConvNet` at every call, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(classes)
+        return ConvNet(classes).to(dtype).eval()
+
+
+def images(n: int = 8, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Random images `(n, 1, 6, 6)` of 8-bit values in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randint(0, 256, (n, 1, 6, 6), generator=generator) / 255).to(dtype)
+
+
+def answers(module: nn.Module, x: Tensor) -> Tensor:
+    """What the module says, in evaluation mode."""
+    modes = [(m, m.training) for m in module.modules()]
+    with torch.no_grad():
+        y = module.eval()(x).argmax(1)
+    for m, training in modes:
+        m.training = training
+    return y
