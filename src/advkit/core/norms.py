@@ -51,12 +51,17 @@ def project(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
         radius = per_sample(eps, delta)
         return torch.maximum(torch.minimum(delta, radius), -radius)
     if norm == "l2":
-        length = lp_norm(delta, "l2")
-        scale = torch.where(length > eps, eps / length.clamp_min(torch.finfo(delta.dtype).tiny), 1)
-        return delta * per_sample(scale, delta)
+        return _rescale(delta, eps, "l2")
     if norm == "l1":
         return _project_l1(delta, eps)
     raise ValueError(f"norm must be 'linf', 'l2' or 'l1', got {norm!r}")
+
+
+def _rescale(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
+    """Samples longer than `eps` scaled down to it, the others as they are."""
+    length = lp_norm(delta, norm)
+    scale = torch.where(length > eps, eps / length.clamp_min(torch.finfo(delta.dtype).tiny), 1)
+    return delta * per_sample(scale, delta)
 
 
 def _project_l1(delta: Tensor, eps: Tensor) -> Tensor:
@@ -72,7 +77,8 @@ def _project_l1(delta: Tensor, eps: Tensor) -> Tensor:
     last = ((ordered > levels).sum(1, keepdim=True) - 1).clamp_min(0)
     level = per_sample(levels.gather(1, last).squeeze(1).clamp_min(0), delta)
     shrunk = delta.sign() * (delta.abs() - level).clamp_min(0)
-    return torch.where(per_sample(magnitude.sum(1) <= eps, delta), delta, shrunk)
+    inside = per_sample(magnitude.sum(1) <= eps, delta)
+    return torch.where(inside, delta, _rescale(shrunk, eps, "l1"))  # what the sums have rounded off
 
 
 def steepest(

@@ -1,0 +1,103 @@
+"""Linear models, where the nearest adversarial example and the best one in a ball are known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+
+from advkit import TorchClassifier, attacks
+from tests.toys import Halfspace
+
+NORMS = ("linf", "l2", "l1")
+RATIOS = ((0.97, False), (1.03, True))
+D = 12
+
+
+def planes(seed):
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(D, generator=generator, dtype=torch.float64)
+    return Halfspace(w, b=0.1), torch.rand(8, D, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("ratio", "succeeds"), RATIOS)
+@pytest.mark.parametrize("stop", ["first", "never"])
+@pytest.mark.parametrize("step_size", [None, "constant"])
+@pytest.mark.parametrize("seed", range(3))
+def test_pgd_succeeds_exactly_when_the_boundary_is_within_eps(
+    norm, ratio, succeeds, stop, step_size, seed
+):
+    plane, x = planes(seed)
+    eps = ratio * plane.distance(x, norm)
+    model = TorchClassifier(plane, bounds=(-100, 100))
+    for i in range(len(x)):
+        step = None if step_size is None else 2.5 * float(eps[i]) / 40
+        attack = attacks.PGD(eps=float(eps[i]), norm=norm, stop=stop, step_size=step)
+        result = attack.run(model, x[i : i + 1])
+        assert result.success.item() is succeeds
+        assert result.distance.item() <= eps[i] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("ratio", "succeeds"), RATIOS)
+def test_one_step_is_enough_and_no_more_than_enough(norm, ratio, succeeds):
+    plane, x = planes(0)
+    model = TorchClassifier(plane, bounds=(-100, 100))
+    attack = attacks.FGM(eps=ratio * plane.distance(x, norm), norm=norm)
+    assert (attack.run(model, x).success == succeeds).all()
+    if norm == "linf":
+        attack = attacks.FGSM(eps=ratio * plane.distance(x, norm))
+        assert (attack.run(model, x).success == succeeds).all()
+        attack = attacks.BIM(eps=ratio * plane.distance(x, norm))
+        assert (attack.run(model, x).success == succeeds).all()
+
+
+def best_gain(w, room, eps, norm):
+    """max of w.d over |d| <= eps and |d_i| <= room_i in w's direction, for one sample in NumPy."""
+    w = np.abs(w)
+    if norm == "linf":
+        return float(w @ np.minimum(eps, room))
+    if norm == "l1":
+        gain, left = 0.0, eps
+        for i in np.argsort(-w):
+            take = min(room[i], left)
+            gain, left = gain + w[i] * take, left - take
+        return gain
+    if np.linalg.norm(room) <= eps:
+        return float(w @ room)
+    scale = brentq(lambda s: np.linalg.norm(np.minimum(s * w, room)) - eps, 0, 1e6)
+    return float(w @ np.minimum(scale * w, room))
+
+
+def smallest_budget(w, room, value, norm):
+    return brentq(lambda eps: best_gain(w, room, eps, norm) - value, 0, 100, xtol=1e-12)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("ratio", "succeeds"), RATIOS)
+@pytest.mark.parametrize("seed", range(4))
+def test_pgd_knows_the_walls_of_the_box(norm, ratio, succeeds, seed):
+    """Boundaries that can be reached only with several features at their bounds."""
+    plane, x = planes(seed)
+    w = plane.w.detach()
+    room = torch.where(w > 0, 1 - x, x)
+    value = 0.75 * (room * w.abs()).sum(1)
+    walls = 0
+    for i in range(len(x)):
+        plane.b = -float(value[i] + x[i] @ w)
+        eps = smallest_budget(w.numpy(), room[i].numpy(), float(value[i]), norm)
+        walls += best_gain(w.numpy(), np.full(D, 100.0), eps, norm) > 1.05 * float(value[i])
+        attack = attacks.PGD(eps=ratio * eps, norm=norm, steps=100)
+        assert attack.run(plane, x[i : i + 1]).success.item() is succeeds
+    assert walls >= 3
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_targets_on_a_linear_model(norm):
+    """Against a target of two classes the attack is the untargeted one of the other label."""
+    plane, x = planes(1)
+    model = TorchClassifier(plane, bounds=(-100, 100))
+    y = model.predict(x)
+    attack = attacks.PGD(eps=1.05 * plane.distance(x, norm), norm=norm, steps=20)
+    assert attack.run(model, x, target=1 - y).success.all()
+    torch.testing.assert_close(attack(model, x, target=1 - y), attack(model, x, y))

@@ -1,0 +1,106 @@
+"""The door: what gets through, and what the sentences say."""
+
+import warnings
+
+import pytest
+import torch
+
+from advkit.core import checks
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_positive_refuses(value):
+    with pytest.raises(ValueError, match="size must be positive and finite, got"):
+        checks.positive("size", value)
+
+
+@pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf")])
+def test_not_negative_refuses(value):
+    with pytest.raises(ValueError, match="size must be at least 0 and finite, got"):
+        checks.not_negative("size", value)
+
+
+def test_not_negative_takes_zero():
+    checks.not_negative("size", 0)
+
+
+@pytest.mark.parametrize("value", ["1", None, True])
+def test_numbers_are_int_or_float(value):
+    with pytest.raises(TypeError, match="size must be a number, got"):
+        checks.positive("size", value)
+
+
+def test_whole_numbers():
+    checks.whole("steps", 1, at_least=1)
+    checks.whole("seed", -5)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        checks.whole("steps", 0, at_least=1)
+    for value in (1.0, True, "1"):
+        with pytest.raises(TypeError, match="steps must be an int, got"):
+            checks.whole("steps", value, at_least=1)
+
+
+def test_flags_and_choices():
+    checks.flag("shown", False)
+    with pytest.raises(TypeError, match="shown must be True or False, got int: 1"):
+        checks.flag("shown", 1)
+    with pytest.raises(ValueError, match="norm must be one of 'l2', 'linf', got 'L2'"):
+        checks.one_of("norm", "L2", ("l2", "linf"))
+
+
+@pytest.mark.parametrize(
+    ("eps", "said"),
+    [
+        (torch.tensor([0.1, -0.1]), "is not at index 1"),
+        (torch.tensor([torch.nan]), "is not at index 0"),
+        (torch.tensor(0.1), r"shape \(\)"),
+        (torch.ones(2, 2), r"shape \(2, 2\)"),
+        (torch.tensor([True]), "torch.bool"),
+    ],
+)
+def test_eps_refuses(eps, said):
+    with pytest.raises(ValueError, match=said):
+        checks.eps(eps)
+
+
+def test_a_budget_needs_one_radius_for_each_sample():
+    x = torch.zeros(3, 2, dtype=torch.float64)
+    assert checks.budget(0.5, x).tolist() == [0.5] * 3
+    assert checks.budget(torch.tensor([1, 2, 3]), x).dtype == torch.float64
+    with pytest.raises(ValueError, match="eps has 2 values, but x has 3 samples"):
+        checks.budget(torch.ones(2), x)
+
+
+def test_inputs_are_clamped_only_within_rounding():
+    x = torch.tensor([[0.0, 1.000005], [-0.000005, 0.5]])
+    assert checks.inputs(x, (0, 1)).tolist() == [[0.0, 1.0], [0.0, 0.5]]
+    with pytest.raises(ValueError, match="bounds"):
+        checks.inputs(torch.tensor([[0.0, 1.0001]]), (0, 1))
+    with pytest.raises(ValueError, match="bounds"):
+        checks.inputs(torch.tensor([[-0.0001, 1.0]]), (0, 1))
+
+
+def test_inputs_need_features():
+    with pytest.raises(ValueError, match=r"must have features, got shape \(3, 0\)"):
+        checks.inputs(torch.zeros(3, 0), (0, 1))
+
+
+def test_many_bad_samples_are_cut_short():
+    with pytest.raises(ValueError, match="sample 0, 1, 2, 3, 4 and 5 more"):
+        checks.inputs(torch.full((10, 2), torch.nan), (0, 1))
+
+
+def test_probabilities_are_told_from_logits():
+    p = torch.tensor([[0.2, 0.8], [1.0, 0.0]])
+    assert checks.look_like_probabilities(p)
+    assert not checks.look_like_probabilities(p.log())
+    assert not checks.look_like_probabilities(torch.tensor([[0.2, 0.7]]))
+    assert not checks.look_like_probabilities(torch.tensor([[-0.1, 1.1]]))
+    assert not checks.look_like_probabilities(p[:0])
+
+
+def test_warnings_point_at_the_callers_line():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checks.warn("look here")
+    assert caught[0].filename == __file__

@@ -1,0 +1,76 @@
+"""Losses against formulas written out in NumPy and against torch's own."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from advkit.core.losses import LOSSES, cross_entropy, dlr, get_loss, margin
+
+
+@pytest.fixture
+def logits():
+    return 3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.fixture
+def y():
+    return torch.arange(40) % 5
+
+
+def test_softplus_of_the_log_odds_is_the_cross_entropy(logits, y):
+    expected = F.cross_entropy(logits, y, reduction="none")
+    torch.testing.assert_close(F.softplus(cross_entropy(logits, y)), expected)
+
+
+def test_log_odds_have_the_direction_of_the_cross_entropy(logits, y):
+    logits.requires_grad_()
+    (ours,) = torch.autograd.grad(cross_entropy(logits, y).sum(), logits)
+    (theirs,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), logits)
+    p = logits.softmax(1).gather(1, y[:, None])
+    torch.testing.assert_close(ours * (1 - p), theirs)
+
+
+def test_log_odds_keep_a_gradient_where_the_cross_entropy_has_none(y):
+    confident = 200 * F.one_hot(y, 5).float()
+    confident.requires_grad_()
+    (theirs,) = torch.autograd.grad(F.cross_entropy(confident, y, reduction="sum"), confident)
+    (ours,) = torch.autograd.grad(cross_entropy(confident, y).sum(), confident)
+    assert (theirs == 0).all()
+    torch.testing.assert_close(ours.gather(1, y[:, None]), -torch.ones(40, 1))
+    torch.testing.assert_close(ours.sum(1), torch.zeros(40), atol=1e-6, rtol=0)
+
+
+def test_margin_and_dlr_match_numpy(logits, y):
+    z, labels = logits.numpy(), y.numpy()
+    for row, label, m, ratio in zip(z, labels, margin(logits, y), dlr(logits, y), strict=True):
+        other = max(v for k, v in enumerate(row) if k != label)
+        ordered = np.sort(row)[::-1]
+        assert float(m) == pytest.approx(other - row[label])
+        assert float(ratio) == pytest.approx((other - row[label]) / (ordered[0] - ordered[2]))
+
+
+def test_margin_is_positive_exactly_when_misclassified(logits, y):
+    assert torch.equal(margin(logits, y) > 0, logits.argmax(1) != y)
+
+
+def test_dlr_does_not_depend_on_scale_or_shift(logits, y):
+    torch.testing.assert_close(dlr(1000 * logits - 7, y), dlr(logits, y))
+
+
+def test_dlr_of_two_classes_is_the_margin_and_says_so(logits):
+    two, y = logits[:, :2], torch.zeros(40, dtype=torch.int64)
+    with pytest.warns(UserWarning, match="three classes"):
+        assert torch.equal(dlr(two, y), margin(two, y))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_negative_logits_and_ties_are_no_special_case(name):
+    z = torch.tensor([[-5.0, -7.0, -9.0], [-3.0, -3.0, -3.0]])
+    value = get_loss(name)(z, torch.tensor([0, 1]))
+    assert value.isfinite().all()
+    assert value[0] < 0
+
+
+def test_a_callable_is_its_own_loss():
+    assert get_loss(margin) is margin

@@ -1,0 +1,103 @@
+"""Draws that belong to a sample: reproducible, independent, and of the right distribution."""
+
+import pytest
+import torch
+from scipy import stats
+
+from advkit.core.norms import lp_norm
+from advkit.core.randomness import sample_keys, uniform, uniform_in_ball
+
+UNIT = (0.0, 1.0)
+
+
+def samples(n=2000, d=6, dtype=torch.float64):
+    return torch.rand(n, d, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+def test_keys_follow_the_sample_not_its_place():
+    x = samples(50)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
+    keys = sample_keys(x, UNIT, 0, 0)
+    assert torch.equal(sample_keys(x[order], UNIT, 0, 0), keys[order])
+    assert torch.equal(sample_keys(x[7:8], UNIT, 0, 0), keys[7:8])
+    assert len(keys.unique()) == 50
+
+
+def test_keys_do_not_depend_on_units_dtype_or_memory_format():
+    x = (torch.arange(3 * 2 * 4 * 5) * 37 % 256 / 255).view(3, 2, 4, 5)
+    keys = sample_keys(x, UNIT, 3)
+    assert torch.equal(sample_keys(x * 255, (0, 255), 3), keys)
+    assert torch.equal(sample_keys(2 * x - 1, (-1, 1), 3), keys)
+    assert torch.equal(sample_keys(x.double(), UNIT, 3), keys)
+    assert torch.equal(sample_keys(x.to(memory_format=torch.channels_last), UNIT, 3), keys)
+
+
+@pytest.mark.parametrize("words", [(1, 0), (0, 1), (2, 2), (-1, 0), (2**63, 0), (10**30, 0)])
+def test_every_word_changes_the_keys(words):
+    x = samples(20)
+    assert (sample_keys(x, UNIT, *words) != sample_keys(x, UNIT, 0, 0)).all()
+    assert (sample_keys(x, UNIT, *words) != sample_keys(x, UNIT, *words[::-1], 0)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_numbers_are_uniform_open_and_uncorrelated(dtype):
+    u = uniform(sample_keys(samples(), UNIT, 0), 50, dtype)
+    assert u.dtype == dtype
+    assert u.min() > 0
+    assert u.max() < 1
+    assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
+    across, along = torch.corrcoef(u.T), torch.corrcoef(u[:50])
+    for matrix in (across, along):
+        off = matrix - torch.diag(matrix.diag())
+        assert off.abs().max() < 5 / len(u[0]) ** 0.5
+
+
+def test_the_largest_draws_stay_below_one():
+    """All 64 bits set in the hash is the worst case; 23 and 52 bits leave room for the half."""
+    for bits, dtype in ((23, torch.float32), (52, torch.float64)):
+        top = (torch.tensor(2**bits - 1).to(dtype) + 0.5) * 2.0**-bits
+        assert top < 1
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_points_fill_the_ball_evenly(norm):
+    """In d dimensions (|z| / eps)^d of a uniform point is uniform; its signs are fair coins."""
+    x = samples()
+    n, d = x.shape
+    eps = torch.full((n,), 0.7, dtype=x.dtype)
+    z = uniform_in_ball(sample_keys(x, UNIT, 0), eps, norm, x)
+    share = (lp_norm(z, norm) / eps) ** d
+    assert stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
+    assert ((z > 0).double().mean(0) - 0.5).abs().max() < 0.05
+    biggest = (z / lp_norm(z, norm)[:, None]).abs().argmax(1)
+    assert stats.chisquare(torch.bincount(biggest, minlength=d).numpy()).pvalue > 1e-3
+
+
+def test_directions_in_l2_are_even():
+    """A coordinate of a uniform direction in three dimensions is uniform on [-1, 1]."""
+    x = samples(d=3)
+    z = uniform_in_ball(sample_keys(x, UNIT, 0), torch.ones(len(x)).double(), "l2", x)
+    along = z[:, 0] / lp_norm(z, "l2")
+    assert stats.kstest(along.numpy(), "uniform", args=(-1, 2)).pvalue > 1e-3
+
+
+def test_points_on_the_l1_simplex_are_even():
+    """The first share of a flat Dirichlet in three dimensions is Beta(1, 2)."""
+    x = samples(d=3)
+    z = uniform_in_ball(sample_keys(x, UNIT, 0), torch.ones(len(x)).double(), "l1", x)
+    share = z[:, 0].abs() / lp_norm(z, "l1")
+    assert stats.kstest(share.numpy(), "beta", args=(1, 2)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_points_have_the_dtype_of_the_sample(dtype):
+    x = samples(5).to(dtype)
+    for norm in ("linf", "l2", "l1"):
+        z = uniform_in_ball(sample_keys(x, UNIT, 0), torch.ones(5).to(dtype), norm, x)
+        assert z.dtype == dtype
+        assert z.isfinite().all()
+
+
+def test_there_is_no_l0_ball():
+    with pytest.raises(ValueError, match="norm must be"):
+        uniform_in_ball(torch.zeros(1, dtype=torch.int64), torch.ones(1), "l0", torch.zeros(1, 2))
