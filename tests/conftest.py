@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
+import examples.nets
 import pytest
 import torch
 
-import examples.nets
 from advkit.data import load_npz
 
 DATA = Path(os.environ.get("ADVKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -122,7 +122,7 @@ def device_from(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device: cannot use {name!r}: {reason(error)[:200]}") from error
     return device

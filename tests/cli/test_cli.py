@@ -1,0 +1,280 @@
+"""The command line, as a user meets it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from advkit.cli import main
+from advkit.cli.specs import attacks_from, number
+
+NETS = """
+import torch
+from torch import nn
+
+def make():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.linspace(-1, 1, 640).view(10, 64).roll(3, 1))
+    return net
+
+def wide():
+    return nn.Sequential(nn.Flatten(), nn.Linear(63, 10))
+
+def fails():
+    raise OSError("no weights\\nhere")
+
+def number():
+    return 3
+
+class Interrupted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = make()
+
+    def forward(self, x):
+        if (x[:, 0, 0, 0] == 1).any():
+            raise KeyboardInterrupt
+        return self.net(x)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a model file, weights and data, and the command run in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynets.py").write_text(NETS)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez("data.npz", images=images, labels=rng.integers(0, 10, 40))
+    for name, marked in (("soon", 5), ("late", 30)):
+        marks = images.copy()
+        marks[:, 0, 0] = np.where(np.arange(40) == marked, 255, 0)
+        np.savez(f"{name}.npz", images=marks, labels=np.arange(40) % 10)
+    np.savez("float.npz", images=images / 100.0, labels=np.zeros(40, int))
+    np.savez("labels.npz", images=images, labels=np.full(40, 10))
+    np.savez("odd.npz", pictures=images)
+    np.savez("empty.npz", images=images[:0], labels=np.zeros(0, int))
+    weights = {"1.weight": 2 * torch.eye(64)[:10], "1.bias": torch.zeros(10)}
+    torch.save(weights, "net.pt")
+    torch.save({"state_dict": weights, "epoch": 3}, "checkpoint.pt")
+    torch.save({"1.weight": torch.eye(64)[:10]}, "half.pt")
+    torch.save([1, 2], "list.pt")
+    (tmp_path / "noise.pt").write_bytes(b"hello")
+    (tmp_path / "taken").write_text("a file")
+    return tmp_path
+
+
+MINE = ["evaluate", "--model", "mynets.py:make", "--data", "data.npz"]
+
+
+def test_a_net_of_ones_own(folder, capsys):
+    assert main([*MINE, "--eps", "8/255", "--eps", "0.1", "--out", "here"]) == 0
+    shown = capsys.readouterr()
+    assert "PGD(eps=0.03137)" in shown.out
+    assert "saved here/report.json and here/report.html" in shown.out
+    assert shown.err == ""
+    report = json.loads((folder / "here" / "report.json").read_text())
+    assert report["inputs"] == 40
+    assert [a["attack"] for a in report["attacks"]] == [
+        "FGSM(eps=0.03137)", "FGSM(eps=0.1)", "PGD(eps=0.03137)", "PGD(eps=0.1)",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (folder / "here").iterdir()) == ["report.html", "report.json"]
+
+
+def test_every_option_arrives(folder):
+    options = [
+        "--weights", "net.pt", "--bounds", "-1", "1", "--mean", "0.1", "--std", "2",
+        "--attack", "pgd:norm=l2,steps=3,random_start=false,step_size=none", "--eps", "1/2",
+        "--limit", "10", "--batch-size", "4", "--seed", "5", "--device", "cpu", "--quiet",
+        "--layout", "auto",
+    ]  # fmt: skip
+    assert main([*MINE, *options]) == 0
+    report = json.loads((folder / "advkit-report" / "report.json").read_text())
+    assert report["inputs"] == 10
+    assert report["bounds"] == [-1, 1]
+    assert report["attacks"][0]["settings"] == {
+        "norm": "l2", "eps": 0.5, "steps": 3, "random_start": False, "seed": 5,
+    }  # fmt: skip
+
+
+def test_quiet_is_quiet(folder, capsys):
+    assert main([*MINE, "--eps", "0.1", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("weights", ["net.pt", "checkpoint.pt", "net.safetensors"])
+def test_weights_are_loaded(folder, weights):
+    from safetensors.torch import save_file
+
+    save_file(torch.load("net.pt"), "net.safetensors")
+    images = np.zeros((10, 8, 8), np.uint8)
+    images.reshape(10, 64)[range(10), range(10)] = 255
+    np.savez("eye.npz", images=images, labels=np.arange(10))
+    arguments = ["evaluate", "--model", "mynets.py:make", "--data", "eye.npz", "--eps", "0"]
+    assert main([*arguments, "--weights", weights, "--quiet"]) == 0
+    report = json.loads((folder / "advkit-report" / "report.json").read_text())
+    assert report["clean_accuracy"]["value"] == 1.0
+
+
+WRONG = [
+    (["--data", "none.npz"], "--data: no such file: none.npz"),
+    (["--data", "odd.npz"], "--data: odd.npz must hold the arrays images and labels"),
+    (["--data", "labels.npz"], "--data: labels must be below 10"),
+    (["--data", "float.npz"], r"--data: x must lie in .*\[0, 1\].*; say --bounds LOWER UPPER"),
+    (["--data", "empty.npz"], "--data: the archive holds no images"),
+    (["--data", "mynets.py"], "--data: mynets.py is not an .npz archive"),
+    (["--model", "mynets.py"], "--model must be FILE.py:FACTORY, got 'mynets.py'"),
+    (["--model", "none.py:make"], "--model: no such file: none.py"),
+    (["--model", "mynets.py:mak"], "--model: mynets.py has no factory 'mak', did you mean 'make'"),
+    (["--model", "mynets.py:fails"], r"--model: fails\(\) failed: OSError: no weights here"),
+    (["--model", "mynets.py:number"], r"--model: number\(\) must return a torch.nn.Module.* int"),
+    (["--model", "mynets.py:wide"], r"--model: the forward pass of one input of shape \(1, 1, 8"),
+    (["--model", "data.npz:make"], "--model: data.npz is not a Python file"),
+    (["--weights", "none.pt"], "--weights: no such file: none.pt"),
+    (["--weights", "half.pt"], "--weights: half.pt does not fit the model.*1.bias"),
+    (["--weights", "list.pt"], "--weights: list.pt holds no state dict, but list"),
+    (["--weights", "noise.pt"], "--weights: cannot read noise.pt"),
+    (["--attack", "PDG"], "--attack: there is no attack 'PDG', did you mean 'PGD'"),
+    (["--attack", "PGD:step=3"], "PGD has no parameter 'step', did you mean 'steps'"),
+    (["--attack", "PGD:steps"], "--attack PGD:steps: 'steps' is not of the form key=value"),
+    (["--attack", "PGD:steps=0"], "--attack PGD:steps=0: steps must be at least 1, got 0"),
+    (["--attack", "PGD:norm=l3"], "norm must be one of 'linf', 'l2', 'l1', got 'l3'"),
+    (["--attack", "PGD:steps=2.5"], "steps must be an int, got float"),
+    (["--eps", "8/0"], "argument --eps: '8/0' is not a number or a fraction"),
+    (["--eps", "-1"], "eps must be at least 0"),
+    (["--limit", "0"], "argument --limit: '0' is not a whole number"),
+    (["--batch-size", "two"], "argument --batch-size"),
+    (["--bounds", "1", "0"], "--bounds must be two finite numbers, lower first"),
+    (["--mean", "0.5"], "--mean and --std go together"),
+    (["--mean", "0.5", "--std", "0"], "--std must be positive"),
+    (["--mean", "1", "1", "--std", "1", "1"], "mean has 2 values, but x has 1 channels"),
+    (["--device", "gpu"], "--device: cannot use 'gpu'"),
+    (["--device", "meta"], "--device: cannot use 'meta'"),
+    (["--out", "taken"], "--out: cannot write to taken"),
+    (["--colour", "red"], "unrecognized arguments: --colour red"),
+    (["--layout", "hwc"], "argument --layout: invalid choice"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=lambda v: " ".join(v)[:40])
+def test_bad_input_gets_one_line_and_status_2(folder, capsys, arguments, said):
+    given = MINE if "--eps" in arguments else [*MINE, "--eps", "0.1"]
+    try:
+        status = main([*given, *arguments])
+    except SystemExit as exit_:
+        status = exit_.code
+    shown = capsys.readouterr()
+    assert status == 2
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert re.match("advkit( evaluate)?: error: ", shown.err)
+    assert re.search(said, shown.err), shown.err
+    assert not list(folder.glob("**/report.*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "mynets.py:make"], "--data is missing"),
+        (["--data", "data.npz"], "--model is missing"),
+        (["--weights", "net.pt"], "--model is missing"),
+        (["--bounds", "0", "1"], "--model is missing"),
+        (["--model", "mynets.py:make", "--data", "data.npz"], "--eps is missing.*--eps 8/255"),
+    ],
+)
+def test_what_is_missing_is_named(folder, capsys, arguments, said):
+    assert main(["evaluate", *arguments]) == 2
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_an_interrupt_saves_what_is_done(folder, capsys):
+    arguments = ["evaluate", "--model", "mynets.py:Interrupted", "--data", "late.npz"]
+    assert main([*arguments, "--attack", "FGSM", "--eps", "0.1", "--batch-size", "10"]) == 130
+    shown = capsys.readouterr()
+    assert "INTERRUPTED: 30 of 40" in shown.out
+    report = json.loads((folder / "advkit-report" / "report.json").read_text())
+    assert report["inputs"] == 30
+    assert report["inputs_wanted"] == 40
+
+
+def test_an_interrupt_before_the_first_batch_says_so(folder, capsys):
+    arguments = ["evaluate", "--model", "mynets.py:Interrupted", "--data", "soon.npz"]
+    assert main([*arguments, "--eps", "0.1"]) == 130
+    assert capsys.readouterr().err == "advkit evaluate: interrupted, nothing saved\n"
+    assert not list(folder.glob("**/report.*"))
+
+
+def test_the_traceback_is_there_on_demand(folder):
+    with pytest.raises(Exception, match="no such file"):
+        main([*MINE, "--eps", "0", "--data", "none.npz", "--traceback"])
+
+
+def test_warnings_are_one_line(folder, capsys):
+    (folder / "dead.py").write_text(
+        "import torch\ndef make():\n"
+        "    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+        "    torch.nn.init.zeros_(net[1].weight)\n    return net\n"
+    )
+    np.savez("zeros.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.zeros(4, int))
+    arguments = ["evaluate", "--model", "dead.py:make", "--data", "zeros.npz"]
+    torch.manual_seed(0)
+    main([*arguments, "--eps", "0.1", "--attack", "FGSM"])
+    assert all(
+        line.startswith("advkit: warning: ") for line in capsys.readouterr().err.splitlines()
+    )
+
+
+def test_the_list_of_attacks(capsys):
+    assert main(["attacks"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("PGD: ", "arXiv:1706.06083", "restarts", "required", "momentum"):
+        assert word in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_numbers():
+    assert number("8/255") == 8 / 255
+    assert number("0.5") == 0.5
+    assert number("-1e-3") == -0.001
+    for text in ("", "x", "1/0", "nan", "inf", "1/2/3"):
+        with pytest.raises(Exception, match="is not a number"):
+            number(text)
+
+
+def test_eps_goes_to_the_attacks_that_set_none():
+    made = attacks_from(["FGSM", "PGD:eps=0.5,seed=3"], [0.1, 0.2], seed=7)
+    assert [a.eps for a in made] == [0.1, 0.2, 0.5]
+    assert [a.seed for a in made] == [7, 7, 3]
+
+
+def test_the_default_job(tmp_path, monkeypatch, capsys):
+    """Trains the digits net once, then finds it in the cache; a damaged cache is trained anew."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ADVKIT_CACHE", str(tmp_path / "cache"))
+    before = torch.get_rng_state()
+    assert main(["evaluate", "--limit", "40"]) == 0
+    assert torch.equal(torch.get_rng_state(), before)
+    first = (tmp_path / "advkit-report" / "report.json").read_text()
+    cached = next((tmp_path / "cache").iterdir())
+    stamp = cached.stat().st_mtime_ns
+    assert main(["evaluate", "--limit", "40", "--out", "again"]) == 0
+    assert cached.stat().st_mtime_ns == stamp
+    second = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert second["worst_case"] == json.loads(first)["worst_case"]
+    assert second["clean_accuracy"]["value"] > 0.9
+    capsys.readouterr()
+    cached.write_bytes(b"damaged")
+    assert main(["evaluate", "--limit", "40"]) == 0
+    assert "cannot be read and is trained anew" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command():
+    found = subprocess.run(
+        [sys.executable, "-m", "advkit", "--version"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.startswith("advkit 0.")

@@ -1,0 +1,258 @@
+"""Evaluation: denominators, worst cases, and who is attacked at all."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from advkit import TorchClassifier, attacks
+from advkit import eval as rob
+from advkit.core.results import AttackResult, Queries
+from tests.toys import answers, convnet, images
+
+
+@pytest.fixture
+def net():
+    return convnet()
+
+
+@pytest.fixture
+def x():
+    return images(40)
+
+
+@pytest.fixture
+def y(net, x):
+    """Labels of which the net gets the first ten wrong."""
+    y = answers(net, x)
+    return torch.cat([(y[:10] + 1) % 3, y[10:]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Fools:
+    """An attack that has its way with inputs whose first pixel lies in an interval."""
+
+    low: float
+    high: float
+    norm: str = "l2"
+
+    def run(self, model, x, y=None, *, target=None):
+        first = x.flatten(1)[:, 0]
+        n = len(x)
+        ones = torch.ones(n, dtype=torch.int64)
+        return AttackResult(
+            x_adv=x, success=(self.low <= first) & (first < self.high), distance=first, norm="l2",
+            queries=Queries(3 * ones, 2 * ones), no_gradient=torch.zeros(n, dtype=torch.bool),
+        )  # fmt: skip
+
+    def __call__(self, model, x, y=None, *, target=None):
+        return x
+
+
+def test_accuracy_states_its_denominator(net, x, y):
+    rate = rob.accuracy(net, x, y, batch_size=7)
+    assert rate == rob.Rate(30, 40)
+    assert float(rate) == 0.75
+    assert str(rate) == "75.00 % (30 of 40)"
+    assert rate.to_dict() == {"value": 0.75, "count": 30, "total": 40}
+    assert rob.Rate(0, 0).to_dict()["value"] is None
+    assert rob.accuracy(net, [], None) == rob.Rate(0, 0)
+
+
+def test_worst_case_is_taken_input_by_input(net, x, y):
+    """Two attacks that each turn some inputs: the union counts, not the better of the means."""
+    low, high = Fools(0.0, 0.4), Fools(0.6, 1.1)
+    report = rob.evaluate(net, x, y, attacks=[low, high])
+    first = x.flatten(1)[10:, 0]
+    each = [int((first >= 0.4).sum()), int((first < 0.6).sum())]
+    assert [o.robust_accuracy.count for o in report.outcomes] == each
+    both = int(((first >= 0.4) & (first < 0.6)).sum())
+    assert report.worst_case == rob.Rate(both, 40)
+    assert both < min(each)
+    assert rob.robust_accuracy(net, x, y, attacks=[low, high]) == report.worst_case
+
+
+def test_misclassified_inputs_are_not_robust_and_not_attacked(net, x, y):
+    report = rob.evaluate(net, x, y, attacks=[Fools(2, 3), attacks.PGD(eps=0.0, steps=1)])
+    for outcome in report.outcomes:
+        assert outcome.robust_accuracy == rob.Rate(30, 40)
+        assert (outcome.forward[:10] == 0).all()
+        assert (outcome.forward[10:] > 0).all()
+    assert report.outcomes[0].sent(report.outcomes[0].forward) == 3
+    assert report.outcomes[0].median_distance is None
+
+
+def test_distances_are_of_the_successes(net, x, y):
+    outcome = rob.evaluate(net, x, y, attacks=[Fools(0.5, 1.1)]).outcomes[0]
+    first = x.flatten(1)[10:, 0]
+    assert outcome.median_distance == pytest.approx(float(first[first >= 0.5].median()))
+
+
+def test_it_is_what_the_attack_says(net, x, y):
+    attack = attacks.PGD(eps=0.03, steps=5)
+    result = attack.run(net, x, y)
+    report = rob.evaluate(net, x, y, attacks=[attack], batch_size=16)
+    assert report.outcomes[0].robust_accuracy.count == int((~result.success).sum())
+    assert 0 < report.outcomes[0].robust_accuracy.count < 30
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 100])
+def test_batches_change_nothing(net, x, y, batch_size):
+    attack = attacks.PGD(eps=0.03, steps=5)
+    expected = rob.evaluate(net, x, y, attacks=[attack], batch_size=13).to_dict()
+    found = rob.evaluate(net, x, y, attacks=[attack], batch_size=batch_size).to_dict()
+    for report in (expected, found):
+        for key in ("seconds", "forward_per_attacked_input", "backward_per_attacked_input"):
+            report["attacks"][0].pop(key)  # which samples share a backward pass does depend on it
+    assert found == expected
+
+
+def test_loaders_and_generators_of_batches(net, x, y):
+    attack = attacks.FGSM(eps=0.05)
+    expected = rob.robust_accuracy(net, x, y, attacks=[attack])
+    loader = DataLoader(TensorDataset(x, y), batch_size=9)
+    assert rob.robust_accuracy(net, loader, attacks=[attack]) == expected
+    assert rob.robust_accuracy(net, ((a, b) for a, b in loader), attacks=[attack]) == expected
+    assert rob.accuracy(net, loader) == rob.Rate(30, 40)
+
+
+def test_eps_of_each_sample_follows_it_through_the_batches(net, x, y):
+    eps = torch.linspace(0, 0.1, 40)
+    attack = attacks.PGD(eps=eps, steps=5)
+    expected = attack.run(net, x, y)
+    outcome = rob.evaluate(net, x, y, attacks=[attack], batch_size=7).outcomes[0]
+    assert torch.equal(outcome.robust, ~expected.success)
+    assert outcome.eps is None
+
+
+def test_the_stream_reports_after_each_batch_on_the_same_inputs(net, x, y):
+    stream = rob.evaluate_stream(net, x, y, attacks=[Fools(0, 0.5), Fools(0.5, 1)], batch_size=16)
+    reports = list(stream)
+    assert [len(r.clean) for r in reports] == [16, 32, 40]
+    for report in reports:
+        assert {len(o.robust) for o in report.outcomes} == {len(report.clean)}
+    assert "INTERRUPTED: 16 of 40" in str(reports[0])
+    assert "INTERRUPTED" not in str(reports[-1])
+
+
+def test_the_module_is_untouched(net, x, y):
+    net.train()
+    calls = int(net.calls)
+    rob.evaluate(net, x, y, attacks=[attacks.FGSM(eps=0.1)])
+    assert net.training
+    assert net.norm.training
+    assert net.calls == calls
+
+
+def test_inputs_without_gradient_are_named(net, x):
+    class Dead(nn.Module):
+        def forward(self, x):
+            return net(torch.full_like(x, 0.5) + 0 * x)
+
+    y = answers(Dead(), x)
+    with pytest.warns(UserWarning, match="gradient of zero"):
+        report = rob.evaluate(Dead(), x, y, attacks=[attacks.FGSM(eps=0.1)])
+    assert "no usable gradient on 40 inputs" in str(report)
+    assert report.to_dict()["attacks"][0]["inputs_without_gradient"] == 40
+
+
+def test_bad_arguments(net, x, y):
+    attack = attacks.FGSM(eps=0.1)
+    with pytest.raises(ValueError, match="at least one attack"):
+        rob.evaluate(net, x, y, attacks=[])
+    with pytest.raises(TypeError, match="attacks must be a list of attacks"):
+        rob.evaluate(net, x, y, attacks=attack)
+    with pytest.raises(TypeError, match="attacks must be a list of attacks"):
+        rob.evaluate(net, x, y, attacks=["FGSM"])
+    with pytest.raises(ValueError, match="at least one sample"):
+        rob.evaluate(net, x[:0], y[:0], attacks=[attack])
+    with pytest.raises(ValueError, match="y must be below 3"):
+        rob.evaluate(net, x, torch.full_like(y, 3), attacks=[attack])
+    with pytest.raises(ValueError, match="x has 40 samples, but y has 39"):
+        rob.accuracy(net, x, y[1:])
+    with pytest.raises(ValueError, match="bounds"):
+        rob.accuracy(net, 5 * x, y)
+
+
+def report_of(net, x, y):
+    made = [a(eps=e) for a in (attacks.FGSM, attacks.PGD) for e in (0.02, 0.1)]
+    return rob.evaluate(net, x, y, attacks=[*made, attacks.FGM(eps=0.5)])
+
+
+def test_the_table_is_complete(net, x, y):
+    report = report_of(net, x, y)
+    text = str(report)
+    for outcome in report.outcomes:
+        assert outcome.label in text
+        assert str(outcome.robust_accuracy) in text
+    assert "clean accuracy 75.00 % (30 of 40)" in text
+    assert "worst case, linf 0.1" in text
+    assert "worst case, l2" not in text  # a single attack has no worst case of its own
+    assert "worst case over all" in text
+    assert "all 40 inputs; the 10 misclassified" in text
+
+
+def test_the_dict_is_plain_and_round_trips(net, x, y, tmp_path):
+    report = report_of(net, x, y)
+    path = report.save_json(tmp_path / "deep" / "report.json")
+    assert json.loads(path.read_text()) == report.to_dict()
+    found = json.loads(path.read_text())
+    assert found["worst_case"]["count"] == report.worst_case.count
+    assert found["attacks"][0]["settings"] == {
+        "eps": 0.02,
+    }
+    assert found["attacks"][0]["eps"] == 0.02
+
+
+def test_curves_begin_at_clean_accuracy_and_have_one_line_for_each_attack(net, x, y):
+    figure = report_of(net, x, y).plot()
+    titles = [axes.get_xlabel() for axes in figure.axes]
+    assert titles == ["eps (l2, input units)", "eps (linf, input units)"]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[1].lines}
+    assert set(lines) == {"FGSM", "PGD"}
+    assert lines["PGD"][0] == [0.0, 75.0]
+    assert [point[0] for point in lines["PGD"]] == [0.0, 0.02, 0.1]
+    assert rob.evaluate(net, x, y, attacks=[Fools(0, 1)]).plot() is None
+
+
+def test_the_page_holds_table_curves_and_pictures(net, x, y, tmp_path):
+    report = report_of(net, x, y)
+    html = report.save_html(tmp_path / "report.html").read_text()
+    assert html.count("<tr") == 1 + len(report.rows()) - 1
+    assert html.count("data:image/png;base64,") == 2
+    assert "http" not in html
+    for outcome in report.outcomes:
+        assert outcome.label.replace("'", "&#39;") in html
+
+
+def test_examples_are_what_they_say(net, x, y):
+    report = report_of(net, x, y)
+    for outcome in report.outcomes:
+        shown = outcome.examples
+        assert 0 < len(shown.y) <= 6
+        model = TorchClassifier(net)
+        assert torch.equal(model.predict(shown.x), shown.y)
+        assert torch.equal(model.predict(shown.x_adv), shown.answer)
+        assert (shown.answer != shown.y).all()
+
+
+def test_tables_have_no_pictures(x):
+    rows = nn.Sequential(nn.Linear(4, 2))
+    data = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
+    report = rob.evaluate(rows, data, answers(rows, data), attacks=[attacks.FGSM(eps=0.9)])
+    assert report.to_html().count("data:image/png;base64,") == 1
+
+
+def test_missing_extras_are_named(net, x, y, monkeypatch):
+    import sys
+
+    report = report_of(net, x, y)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match=r"advkit\[report\]"):
+        report.to_html()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"advkit\[report\]"):
+        report.plot()

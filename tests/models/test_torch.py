@@ -1,0 +1,214 @@
+"""TorchClassifier: one face for every module, and no trace on it."""
+
+import pytest
+import torch
+from torch import nn
+
+import advkit
+from advkit import Normalize, TorchClassifier, as_classifier
+from advkit.models import hold
+from tests.toys import answers, convnet, images
+
+
+@pytest.fixture
+def net():
+    return convnet()
+
+
+@pytest.fixture
+def x():
+    return images()
+
+
+def test_it_answers_like_the_module(net, x):
+    model = TorchClassifier(net)
+    z = net(x)
+    torch.testing.assert_close(model.logits(x), z)
+    assert torch.equal(model.predict(x), z.argmax(1))
+    torch.testing.assert_close(model.scores(x), z.softmax(1))
+    assert not model.scores(x).requires_grad
+    assert model.logits(x).requires_grad
+    assert model.bounds == (0, 1)
+    assert model.bounds.upper == 1
+
+
+def test_the_number_of_classes_is_given_or_learnt(net, x):
+    model = TorchClassifier(net)
+    with pytest.raises(ValueError, match="num_classes is unknown"):
+        model.num_classes  # noqa: B018
+    model.predict(x)
+    assert model.num_classes == 3
+    assert TorchClassifier(net, num_classes=3).num_classes == 3
+    with pytest.raises(ValueError, match="num_classes is 5, but the module returned 3 logits"):
+        TorchClassifier(net, num_classes=5).predict(x)
+
+
+def test_a_single_logit_decides_by_its_sign():
+    model = TorchClassifier(nn.Identity(), bounds=(-1, 1))
+    z = torch.tensor([[-0.5], [0.25]])
+    assert model.predict(z).tolist() == [0, 1]
+    torch.testing.assert_close(model.scores(z)[:, 1], z[:, 0].sigmoid())
+    assert model.num_classes == 2
+
+
+def test_probabilities_become_their_logarithms(net, x):
+    p = net(x).softmax(1)
+    model = TorchClassifier(nn.Sequential(net, nn.Softmax(1)).eval(), output="probabilities")
+    torch.testing.assert_close(model.scores(x), p)
+    single = TorchClassifier(nn.Sigmoid(), bounds=(-9, 9), output="probabilities")
+    torch.testing.assert_close(
+        single.scores(torch.tensor([[0.0], [2.0]]))[:, 1], torch.tensor([0.5, 0.8808]), atol=1e-4,
+        rtol=0,
+    )  # fmt: skip
+
+
+def test_it_runs_in_evaluation_mode_and_puts_every_mode_back(net, x):
+    expected = net(x)
+    net.train()
+    net.norm.eval()
+    modes = [m.training for m in net.modules()]
+    model = TorchClassifier(net)
+    torch.testing.assert_close(model.logits(x), expected)
+    assert [m.training for m in net.modules()] == modes
+    assert net.calls == 1
+
+
+def test_keep_runs_in_the_mode_that_the_module_has(net, x):
+    kept = TorchClassifier(net.train(), mode="keep")
+    with hold(kept):
+        assert not torch.equal(kept.logits(x), kept.logits(x))  # dropout draws anew
+    assert torch.equal(kept.logits(x), kept.logits(x))  # each call alone starts from one state
+
+
+def test_preprocessing_runs_first_and_is_held_too(x):
+    class Jitter(nn.Module):
+        def forward(self, x):
+            return x + 1 if self.training else x
+
+    jitter = Jitter().train()
+    model = TorchClassifier(convnet(), preprocess=jitter)
+    torch.testing.assert_close(model.logits(x), convnet()(x))
+    assert jitter.training
+
+
+def test_a_buffer_that_is_replaced_comes_back():
+    class Replaces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("last", torch.zeros(1))
+
+        def forward(self, x):
+            self.last = x.sum(0)
+            return x
+
+    module = Replaces()
+    before = module.last
+    TorchClassifier(module).predict(torch.rand(2, 3))
+    assert module.last is before
+    assert module.last.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (lambda x: x.flatten(1)[:-1], "got shape"),
+        (lambda x: x, r"logits \(8, classes\) or \(8,\) for 8 samples, got shape"),
+        (lambda x: x.sum(), r"got shape \(\)"),
+    ],
+)
+def test_outputs_that_are_no_logits(x, out, said):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return out(x)
+
+    with pytest.raises(ValueError, match=said):
+        TorchClassifier(Odd()).predict(x)
+
+
+@pytest.mark.parametrize("out", [None, {"scores": 1}, [], "logits"])
+def test_outputs_that_hold_none(x, out):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return out
+
+    with pytest.raises(TypeError, match="the module must return logits"):
+        TorchClassifier(Odd()).predict(x)
+
+
+def test_nan_logits_have_no_label(x):
+    class Broken(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1)[:, :3].clone()
+            z[4, 1] = torch.nan
+            return z
+
+    for ask in (TorchClassifier(Broken()).predict, TorchClassifier(Broken()).scores):
+        with pytest.raises(ValueError, match="NaN or infinite logits for sample 4"):
+            ask(x)
+
+
+def test_errors_of_the_module_pass_through(net):
+    with pytest.raises(RuntimeError, match="size|shape|channels"):
+        TorchClassifier(net).predict(torch.rand(2, 3, 6, 6))
+
+
+@pytest.mark.parametrize(
+    "bounds", [(1, 0), (0, 0), (0, float("inf")), (float("nan"), 1), (0, 1, 2)]
+)
+def test_bounds_are_two_ordered_numbers(net, bounds):
+    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+        TorchClassifier(net, bounds)
+
+
+def test_bad_arguments(net):
+    with pytest.raises(TypeError, match=r"module must be a torch.nn.Module, got str"):
+        TorchClassifier("resnet")
+    with pytest.raises(ValueError, match="num_classes must be at least 2"):
+        TorchClassifier(net, num_classes=1)
+    with pytest.raises(ValueError, match="mode must be one of"):
+        TorchClassifier(net, mode="train")
+    with pytest.raises(ValueError, match="output must be one of"):
+        TorchClassifier(net, output="labels")
+
+
+def test_normalize_is_per_channel():
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    found = Normalize((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))(x)
+    for c, (mean, std) in enumerate(((0.1, 1.0), (0.2, 2.0), (0.3, 4.0))):
+        torch.testing.assert_close(found[:, c], (x[:, c] - mean) / std)
+    torch.testing.assert_close(
+        Normalize((0.5,), (2.0,))(x[:, :2, 0, 0]), (x[:, :2, 0, 0] - 0.5) / 2
+    )
+    with pytest.raises(ValueError, match="mean has 2 values, but x has 3 channels"):
+        Normalize((0, 0), (1, 1))(x)
+    with pytest.raises(ValueError, match="std must be positive"):
+        Normalize((0,), (0,))
+    with pytest.raises(ValueError, match="mean has 1 values, but std has 2"):
+        Normalize((0,), (1, 1))
+
+
+def test_as_classifier_wraps_modules_and_passes_classifiers(net):
+    wrapped = as_classifier(net)
+    assert isinstance(wrapped, TorchClassifier)
+    assert as_classifier(wrapped) is wrapped
+    assert repr(wrapped) == "TorchClassifier(ConvNet, bounds=(0, 1))"
+    with pytest.raises(TypeError, match="got int"):
+        as_classifier(3)
+
+
+def test_public_names_exist():
+    for name in advkit.__all__:
+        assert hasattr(advkit, name)
+
+
+def test_modules_in_two_wrappers_are_held_once(net, x):
+    net.train()
+    first, second = TorchClassifier(net), TorchClassifier(net)
+    with hold(first):
+        assert not net.training
+        second.predict(x)
+        assert not net.training
+        assert net.calls > 0
+    assert net.training
+    assert net.calls == 0
+    assert torch.equal(answers(net, x), first.predict(x))
