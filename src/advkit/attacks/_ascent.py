@@ -58,7 +58,7 @@ class Ascent:
     def search(self, problem: Problem, advance: Callable[[int], None] = lambda _: None) -> Best:
         """The best iterates over all restarts; each restart takes up what is still unsolved."""
         best = nothing_yet(problem)
-        if self.stop == "first" and self.random_start:
+        if self._looks_before:
             best = self._leave_out_misclassified(problem, best)
         for restart in range(self.restarts):
             unsolved = ~best.success if self.stop == "first" else torch.ones_like(best.success)
@@ -70,8 +70,13 @@ class Ascent:
             best.put(part.rows[better], found.take(better))
         return best
 
+    @property
+    def _looks_before(self) -> bool:
+        """A random start would move inputs that need no attack: those are looked for before."""
+        return self.stop == "first" and self.random_start
+
     def _leave_out_misclassified(self, problem: Problem, best: Best) -> Best:
-        """A random start would move inputs that need no attack: ask for them once before."""
+        """Misclassified inputs as they are, for `best`."""
         at = problem.judge(problem.x, differentiate=False, first=True)
         best.put(problem.rows[at.success], Best(at.x_adv, at.shortfall).take(at.success))
         return best
@@ -92,6 +97,7 @@ class Ascent:
             steps=self.lengths.shape[1],
             keep=self.keep,
             stop=self.stop,
+            first_look=restart == 0 and not self._looks_before,
             advance=advance,
         )
 

@@ -223,6 +223,7 @@ def iterate(
     steps: int,
     keep: Keep,
     stop: Stop,
+    first_look: bool,
     advance: Callable[[int], None],
 ) -> Best:
     """Repeat `step` from `x_adv` and keep an iterate of each sample.
@@ -241,6 +242,7 @@ def iterate(
         keep: `"strongest"` for the strongest iterate; `"last"` for attacks that are one formula and
             return what it gives: that is not judged here, since `conclude` does it anyway.
         stop: whether successful samples are finished.
+        first_look: whether these samples have not been judged before, see `Problem.judge`.
         advance: told of each step taken.
 
     Returns:
@@ -249,7 +251,7 @@ def iterate(
     found = best = nothing_yet(problem)
     open_rows = torch.arange(len(problem.x), device=problem.x.device)
     for i in range(steps):
-        at = problem.judge(x_adv, differentiate=True, first=i == 0)
+        at = problem.judge(x_adv, differentiate=True, first=first_look and i == 0)
         best = best.improved(at)
         if stop == "first" and at.success.all():
             break
