@@ -66,7 +66,7 @@ class Ascent:
                 break
             part = problem.take(unsolved)
             found = self._climb(part, restart, advance)
-            better = ~(found.shortfall >= best.shortfall[unsolved]) | (self.keep == "last")
+            better = (found.shortfall < best.shortfall[unsolved]) | (self.keep == "last")
             best.put(part.rows[better], found.take(better))
         return best
 
