@@ -423,6 +423,21 @@ class TestModels:
 
         torch.testing.assert_close(attack(Mine(), x, y), attack(net, x, y))
 
+    def test_a_model_that_computes_in_another_precision(self, attack, net, x, y):
+        class Upcast(nn.Module):
+            def forward(self, x):
+                return twin(x.double())
+
+        class Downcast(nn.Module):
+            def forward(self, x):
+                return net(x.float())
+
+        twin = convnet(dtype=torch.float64)
+        keeps_its_word(attack, TorchClassifier(Upcast()), x, y, attack.run(Upcast(), x, y))
+        double = x.double()
+        result = attack.run(Downcast(), double, y)
+        keeps_its_word(attack, TorchClassifier(Downcast()), double, y, result)
+
     def test_data_parallel(self, attack, net, x, y):
         torch.testing.assert_close(attack(nn.DataParallel(net), x, y), attack(net, x, y))
 

@@ -20,6 +20,9 @@ from advkit.core.losses import Loss, margin
 from advkit.core.norms import lp_norm, per_sample
 from advkit.models import DifferentiableClassifier
 
+# The least shortfall of a sample that is not a success: above zero in float32 and float64 alike.
+_TIE = torch.finfo(torch.float32).tiny
+
 Stop = Literal["first", "never"]
 Keep = Literal["strongest", "last"]
 State = TypeVar("State", bound=tuple[Tensor, ...])
@@ -57,7 +60,7 @@ class Goal:
         reached = answer == self.labels if self.targeted else answer != self.labels
         value = margin(logits, self.labels)
         value = value if self.targeted else -value
-        return torch.where(reached, value, value.clamp_min(torch.finfo(value.dtype).tiny))
+        return torch.where(reached, value, value.clamp_min(_TIE))
 
 
 class Ledger:
@@ -209,7 +212,7 @@ class Best(NamedTuple):
     def put(self, rows: Tensor, found: Best) -> None:
         """Write `found` into the samples `rows`, in place."""
         for mine, other in zip(self, found, strict=True):
-            mine[rows] = other
+            mine[rows] = other.to(mine.dtype)
 
 
 def nothing_yet(problem: Problem) -> Best:
