@@ -97,6 +97,9 @@ def test_every_option_arrives(folder):
     report = json.loads((folder / "advkit-report" / "report.json").read_text())
     assert report["inputs"] == 10
     assert report["bounds"] == [-1, 1]
+    assert report["about"] == {
+        "data": "data.npz", "net": "mynets.py:make with net.pt", "seed": "5",
+    }  # fmt: skip
     assert report["attacks"][0]["settings"] == {
         "norm": "l2", "eps": 0.5, "steps": 3, "random_start": False, "seed": 5,
     }  # fmt: skip

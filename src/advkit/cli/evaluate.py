@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,15 @@ def _evaluate(
         raise UsageError(f"the evaluation failed: {reason(error)}") from error
     if report is None:
         raise KeyboardInterrupt
-    _deliver(report, out, quiet=args.quiet)
+    _deliver(replace(report, about=_about(args, data)), out, quiet=args.quiet)
     return status
+
+
+def _about(args: argparse.Namespace, data: Dataset) -> dict[str, str]:
+    about = {"data": data.name}
+    if args.model:
+        about["net"] = args.model + (f" with {args.weights}" if args.weights else "")
+    return {**about, "seed": str(args.seed)}
 
 
 def _deliver(report: Report, out: Path, *, quiet: bool) -> None:

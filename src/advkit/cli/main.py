@@ -93,8 +93,13 @@ def _add_evaluate(commands: Any) -> None:
         help="axes of the images (default: the axis of 1, 3 or 4 holds the channels)")  # fmt: skip
     add("--bounds", nargs=2, type=number, metavar=("LOWER", "UPPER"),
         help="valid input values; bytes 0..255 are spread over them (default: 0 1)")  # fmt: skip
-    add("--mean", nargs="+", type=number, help="normalization in front of the net, per channel")
-    add("--std", nargs="+", type=number, help="likewise")
+    add(
+        "--mean",
+        nargs="+",
+        type=number,
+        help="mean that a normalization in front of the net takes off, per channel",
+    )
+    add("--std", nargs="+", type=number, help="likewise, the standard deviation")
     add("--attack", action="append", metavar="NAME[:key=value,...]",
         help="attack to run, repeatable (default: FGSM and PGD)")  # fmt: skip
     add("--eps", action="append", type=number,

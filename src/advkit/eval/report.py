@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,13 +135,15 @@ class Report:
         outcomes: one for each attack, in the order given.
         total: inputs that there were to evaluate, `None` if unknown; more than `n` when the
             evaluation was interrupted.
+        about: what else a reader should know, such as data and seed, by name.
     """
 
     model: str
     bounds: tuple[float, float]
     clean: Tensor
     outcomes: tuple[AttackOutcome, ...]
-    total: int | None = field(default=None)
+    total: int | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join([*self._heading(), "", *_table(self.rows()), "", *self.notes()])
@@ -170,9 +172,9 @@ class Report:
             "attack",
             "norm",
             "robust accuracy",
-            "distance",
-            "forward",
-            "backward",
+            "median distance",
+            "forward/input",
+            "backward/input",
             "seconds",
         )
         body = [
@@ -197,8 +199,8 @@ class Report:
         notes = [
             f"Robust accuracy is a share of all {n:,} inputs; the {wrong:,} misclassified from the "
             "start are not robust.",
-            "Distance: median over the successes. Forward, backward: samples sent through the "
-            "model for each attacked input.",
+            "The median distance is that of the successes; forward and backward count the samples "
+            "sent through the model for each attacked input.",
         ]
         if self.total is not None and n < self.total:
             notes.append(f"INTERRUPTED: {n:,} of {self.total:,} inputs were evaluated.")
@@ -216,6 +218,7 @@ class Report:
         return {
             "model": self.model,
             "bounds": list(self.bounds),
+            "about": dict(self.about),
             "inputs": len(self.clean),
             "inputs_wanted": self.total,
             "clean_accuracy": self.clean_accuracy.to_dict(),
@@ -257,6 +260,7 @@ class Report:
     def _heading(self) -> list[str]:
         return [
             f"{self.model} on {len(self.clean):,} inputs",
+            *(f"{name}: {value}" for name, value in self.about.items()),
             f"clean accuracy {self.clean_accuracy}",
         ]
 
