@@ -102,7 +102,7 @@ def _read(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if name in ("images", "labels")}
             names = ", ".join(archive.files)
-    except (ValueError, OSError, TypeError) as error:
+    except (ValueError, OSError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not an .npz archive of plain arrays: {error}") from error
     if len(arrays) < 2:
         raise ValueError(f"{path} must hold the arrays images and labels, holds: {names}")

@@ -114,7 +114,7 @@ def test_quiet_is_quiet(folder, capsys):
 def test_weights_are_loaded(folder, weights):
     from safetensors.torch import save_file
 
-    save_file(torch.load("net.pt"), "net.safetensors")
+    save_file(torch.load("net.pt", weights_only=True), "net.safetensors")
     images = np.zeros((10, 8, 8), np.uint8)
     images.reshape(10, 64)[range(10), range(10)] = 255
     np.savez("eye.npz", images=images, labels=np.arange(10))
