@@ -35,12 +35,15 @@ def test_digits():
         ((4, 5, 6, 3), (4, 3, 5, 6)),
         ((4, 3, 5, 6), (4, 3, 5, 6)),
         ((4, 7), (4, 7)),
+        ((4, 5, 6, 1), (4, 1, 5, 6)),
+        ((4, 5, 6, 4), (4, 4, 5, 6)),
     ],
 )
 def test_layouts(tmp_path, labels, shape, expected):
     images = np.random.default_rng(0).random(shape).astype(np.float32)
     found = data.load_npz(write(tmp_path / "d.npz", images=images, labels=labels))
     assert found.x.shape == expected
+    assert found.x.is_contiguous()
     assert found.y.tolist() == [0, 1, 2, 3]
     assert found.name == "d.npz"
     pixel = found.x[1, 2, 3, 4] if shape == (4, 5, 6, 3) else None

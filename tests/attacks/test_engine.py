@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from advkit import TorchClassifier, attacks
-from tests.toys import answers, convnet, images
+from tests.toys import Halfspace, answers, convnet, images
 
 
 class Counted(nn.Module):
@@ -221,3 +221,63 @@ def test_progress_is_shown_on_demand(net, x, y, capsys):
     assert capsys.readouterr().err == ""
     attacks.PGD(eps=0.0, steps=5, random_start=False, progress=True).run(net, x, y)
     assert "5/5" in capsys.readouterr().err
+
+
+def test_predicted_labels_cost_a_forward_pass(net, x, y):
+    given = attacks.FGSM(eps=0.1).run(net, x, y).queries.forward
+    assert torch.equal(attacks.FGSM(eps=0.1).run(net, x).queries.forward, given + 1)
+
+
+def test_all_misclassified_from_the_start_means_no_step(net, x, y):
+    net.seen.clear()
+    result = attacks.PGD(eps=0.1, steps=20, random_start=False).run(net, x, (y + 1) % 3)
+    assert net.seen == [16, 16]
+    assert (result.queries.backward == 0).all()
+
+
+def test_only_misclassified_inputs_are_judged_by_the_look_before(x):
+    """Where nothing works, the best try is one of the attack's own, not the clean input."""
+    plane = Halfspace(torch.ones(36), b=-99.0)
+    result = attacks.PGD(eps=0.1, steps=1).run(plane, x, torch.zeros(16, dtype=torch.int64))
+    assert not result.success.any()
+    assert (result.distance > 0.09).all()
+    low = attacks.PGD(eps=0.1, steps=3, step_size=1e-6).run(
+        Halfspace(-torch.ones(36), b=-99.0), x, torch.zeros(16, dtype=torch.int64)
+    )
+    assert (low.distance > 0.01).all()
+
+
+def test_never_restarts_go_on_with_solved_samples(net, x, y):
+    attack = attacks.PGD(eps=0.3, steps=2, restarts=3, stop="never")
+    assert (attack.run(net, x, y).queries.forward == 3 * 3 + 1).all()
+
+
+def test_the_first_of_equal_iterates_is_kept():
+    """A model that never changes its mind returns the clean input, not the last wander."""
+
+    class Steps(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1)[:, :1]
+            return torch.cat([0 * z + 5, z - z.detach()], 1)
+
+    x = torch.full((1, 2), 0.5)
+    attack = attacks.PGD(eps=0.1, steps=3, random_start=False)
+    assert torch.equal(attack(Steps(), x, torch.tensor([0])), x)
+
+
+def test_a_callable_loss_must_have_one_value_for_each_of_the_samples(net, x, y):
+    with pytest.raises(ValueError, match=r"shape \(16,\), got \(3,\)"):
+        attacks.PGD(eps=0.1, loss=lambda z, k: z.mean(0)).run(net, x, y)
+
+
+def test_small_differences_are_rounding_not_chance(net, x, y):
+    class Rounded(nn.Module):
+        """Answers that differ by a little from call to call, on logits of a large scale."""
+
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return 1000 * net(x) + 0.3 * (-1) ** self.calls * torch.tensor([1.0, 0.0, 0.0])
+
+    attacks.PGD(eps=0.0, steps=1, stop="never").run(Rounded(), x, y)

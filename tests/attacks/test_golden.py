@@ -4,11 +4,14 @@ They share no line with the library, so that the two are wrong together only if 
 misread. The model is softmax regression of three classes.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from advkit import attacks
+from advkit import TorchClassifier, attacks
+from advkit.attacks._ascent import shrinking
 from tests.toys import Linear3
 
 W = np.array(Linear3.W)
@@ -142,3 +145,38 @@ def test_fast_fgsm_steps_five_quarters_of_eps_from_its_start(data):
         for x0, s, k in zip(data[0], start, data[1], strict=True)
     ]
     check(attacks.FGSM(**steps, random_start=True), expected, data)
+
+
+class Trail(torch.nn.Module):
+    """A steep linear model that remembers where it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.at = []
+
+    def forward(self, x):
+        self.at.append(x.detach().clone())
+        return torch.stack([x.sum(1), 0 * x[:, 0] - 99], 1)
+
+
+def lengths_of(attack):
+    """Lengths of an attack's steps on a model whose gradient is everywhere the same."""
+    trail = Trail()
+    model = TorchClassifier(trail, bounds=(-100, 100))
+    attack.run(model, torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0]))
+    moves = [float((b - a).abs().max()) for a, b in itertools.pairwise(trail.at[:-1])]
+    return [round(move, 9) for move in moves]
+
+
+def test_steps_have_the_lengths_that_the_docstrings_say():
+    assert lengths_of(attacks.BIM(eps=8.0)) == [1.0] * 8 + [0.0] * 2
+    assert lengths_of(attacks.BIM(eps=8.0, steps=5)) == [2.0] * 4 + [0.0]
+    assert lengths_of(attacks.BIM(eps=8.0, steps=3, step_size=0.5)) == [0.5] * 3
+    plain = {"random_start": False, "steps": 3}
+    assert lengths_of(attacks.PGD(eps=9.0, step_size=2.0, **plain)) == [2.0] * 3
+    assert lengths_of(attacks.PGD(eps=9.0, **plain)) == [9.0, 0.0, 0.0]
+
+
+def test_shrinking_steps_fall_linearly_from_eps():
+    found = shrinking(torch.tensor([1.0, 8.0]), 4)
+    torch.testing.assert_close(found, torch.tensor([[1, 0.75, 0.5, 0.25], [8, 6, 4, 2]]))

@@ -104,3 +104,33 @@ def test_warnings_point_at_the_callers_line():
         warnings.simplefilter("always")
         checks.warn("look here")
     assert caught[0].filename == __file__
+
+
+def test_exactly_five_indices_are_all_shown():
+    bad = torch.tensor([True] * 5 + [False])
+    assert checks.indices(bad) == "0, 1, 2, 3, 4"
+    assert checks.indices(bad[:4], torch.tensor([7, 8, 9, 10])) == "7, 8, 9, 10"
+
+
+def test_infinite_eps_is_refused_in_a_tensor_too():
+    with pytest.raises(ValueError, match="is not at index 1"):
+        checks.eps(torch.tensor([1.0, torch.inf]))
+
+
+def test_a_budget_of_too_many_radii_is_refused():
+    with pytest.raises(ValueError, match="eps has 4 values, but x has 3 samples"):
+        checks.budget(torch.ones(4), torch.zeros(3, 2))
+
+
+def test_slack_follows_the_precision():
+    assert checks.inputs(torch.tensor([[1.003]], dtype=torch.bfloat16), (0, 1)).item() == 1
+    wide = torch.tensor([[1.0078125]], dtype=torch.bfloat16)  # one rounding above 1
+    assert checks.inputs(wide, (0, 1)).item() == 1
+
+
+def test_inference_tensors_become_plain_ones():
+    with torch.inference_mode():
+        x = torch.rand(2, 2)
+    found = checks.inputs(x, (0, 1))
+    assert not found.is_inference()
+    assert torch.equal(found, x)

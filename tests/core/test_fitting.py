@@ -33,6 +33,7 @@ def test_it_finds_a_line(net, line):
 
 def test_each_epoch_takes_one_step_for_each_batch(net, line):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net.eval()
     before = net.weight.item()
     steps = []
 
@@ -44,6 +45,13 @@ def test_each_epoch_takes_one_step_for_each_batch(net, line):
     fit(net, line, loss=counted, optimizer=optimizer, epochs=3)
     assert steps == [16] * 6
     assert net.weight.item() != before
+
+
+def test_it_shows_its_epochs(net, line, capsys):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net.eval()
+    fit(net, line, loss=loss, optimizer=optimizer, epochs=4, progress=True)
+    assert "4/4" in capsys.readouterr().err
 
 
 def test_bad_arguments(net, line):

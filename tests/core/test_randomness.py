@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
+from advkit.core import randomness
 from advkit.core.norms import lp_norm
 from advkit.core.randomness import sample_keys, uniform, uniform_in_ball
 
@@ -101,3 +102,15 @@ def test_points_have_the_dtype_of_the_sample(dtype):
 def test_there_is_no_l0_ball():
     with pytest.raises(ValueError, match="norm must be"):
         uniform_in_ball(torch.zeros(1, dtype=torch.int64), torch.ones(1), "l0", torch.zeros(1, 2))
+
+
+def test_keys_depend_on_where_a_value_stands():
+    x = torch.tensor([[0.1, 0.9, 0.5], [0.9, 0.1, 0.5], [0.5, 0.9, 0.1]])
+    assert len(sample_keys(x, UNIT, 0).unique()) == 3
+
+
+def test_numbers_stand_in_the_middle_of_their_cells(monkeypatch):
+    """A hash of zero bits gives half a cell, not zero, which has no logarithm and no quantile."""
+    monkeypatch.setattr(randomness, "_stream", lambda keys, size: torch.zeros(1, 1).long())
+    assert uniform(torch.zeros(1), 1, torch.float32).item() == 2.0**-24
+    assert uniform(torch.zeros(1), 1, torch.float64).item() == 2.0**-53

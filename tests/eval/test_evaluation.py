@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from advkit import TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
+from advkit.eval import Examples
+from advkit.eval.figures import example_grid, showcase
 from tests.toys import answers, convnet, images
 
 
@@ -256,3 +258,103 @@ def test_missing_extras_are_named(net, x, y, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"advkit\[report\]"):
         report.plot()
+
+
+def test_the_numbers_of_the_dict_are_those_of_the_outcomes(net, x, y):
+    report = report_of(net, x, y)
+    for outcome, plain in zip(report.outcomes, report.to_dict()["attacks"], strict=True):
+        assert plain["forward_per_attacked_input"] == outcome.forward[10:].double().mean()
+        assert plain["backward_per_attacked_input"] == outcome.backward[10:].double().mean()
+        assert plain["median_distance_of_successes"] == outcome.median_distance > 0
+        assert plain["robust_accuracy"]["count"] == outcome.robust_accuracy.count
+    counts = report.outcomes[-1]
+    assert counts.sent(counts.backward) == 1
+    assert counts.sent(counts.forward) == 2
+
+
+def test_budgets_without_eps_have_no_worst_case_of_their_own(net, x, y):
+    report = rob.evaluate(net, x, y, attacks=[Fools(0, 0.2), Fools(0.2, 0.4)])
+    assert report.worst_cases == {}
+
+
+def test_batches_are_moved_to_the_device(net, x, y):
+    moved = []
+
+    class Batch(torch.Tensor):
+        def to(self, device):
+            moved.append(device)
+            return self.as_subclass(torch.Tensor)
+
+    pair = (x.as_subclass(Batch), y.as_subclass(Batch))
+    rob.evaluate(net, [pair], attacks=[Fools(0, 1)], device="cpu")
+    assert moved == ["cpu", "cpu"]
+
+
+def test_batch_size_and_progress_are_passed_on(net, x, y, capsys):
+    sizes = []
+    net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    rob.robust_accuracy(net, x, y, attacks=[Fools(2, 3)], batch_size=8)
+    assert sizes == [8] * 5
+    rob.evaluate(net, x, y, attacks=[Fools(2, 3)], progress=True)
+    assert "40/40" in capsys.readouterr().err
+
+
+def test_a_share_of_nothing_is_not_a_number():
+    assert str(float(rob.Rate(0, 0))) == "nan"
+
+
+def test_an_empty_batch_among_others_is_passed_over(net, x, y):
+    assert rob.accuracy(net, [(x[:0], y[:0]), (x, y)]) == rob.Rate(30, 40)
+
+
+def test_json_has_no_nan(net, x, y, tmp_path):
+    report = dataclasses.replace(
+        rob.evaluate(net, x, y, attacks=[Fools(2, 3)]), bounds=(0, float("nan"))
+    )
+    with pytest.raises(ValueError, match="JSON"):
+        report.save_json(tmp_path / "report.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_more_than_six_examples_over_all_batches(net, x, y):
+    report = rob.evaluate(net, x, y, attacks=[attacks.FGM(eps=2.0)], batch_size=5)
+    assert len(report.outcomes[0].examples.y) == 6
+
+
+def test_the_page_shows_the_smallest_budget_with_the_most_examples(net, x, y):
+    made = [attacks.FGSM(eps=e) for e in (0.2, 0.1, 0.0005)]
+    outcome, examples = showcase(rob.evaluate(net, x, y, attacks=made))
+    assert outcome.eps == 0.1
+    assert len(examples.y) == 6
+
+
+def test_curves_are_in_percent(net, x, y):
+    report = report_of(net, x, y)
+    lines = {line.get_label(): line.get_xydata().tolist() for line in report.plot().axes[1].lines}
+    shares = {o.eps: 100 * float(o.robust_accuracy) for o in report.outcomes if o.name == "PGD"}
+    assert dict(map(tuple, lines["PGD"])) == {0.0: 75.0, **shares}
+
+
+def test_pictures_are_drawn_from_black_to_white(x):
+    shown = Examples(x[:2] * 255, (1 - x[:2]) * 255, torch.tensor([1, 2]), torch.tensor([0, 0]))
+    figure = example_grid(shown, (0, 255))
+    drawn = [axes.images[0].get_array() for axes in figure.axes]
+    torch.testing.assert_close(torch.tensor(drawn[0]).view(6, 6), x[0, 0])
+    torch.testing.assert_close(torch.tensor(drawn[2]).view(6, 6), 1 - x[0, 0])
+    assert abs(drawn[4] - 0.5).max() == pytest.approx(0.5)
+    assert figure.axes[2].get_title() == "true 1\nmodel says 0"
+    still = Examples(x[:1], x[:1], torch.tensor([1]), torch.tensor([0]))
+    assert abs(example_grid(still, (0, 1)).axes[2].images[0].get_array() - 0.5).max() < 1e-6
+
+
+def test_colour_images_are_images():
+    rows = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    data = torch.rand(9, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    report = rob.evaluate(rows, data, answers(rows, data), attacks=[attacks.FGSM(eps=0.9)])
+    assert report.to_html().count("data:image/png;base64,") == 2
+
+
+def test_words_of_the_user_are_escaped_in_the_page(net, x, y):
+    report = rob.evaluate(net, x, y, attacks=[Fools(0, 1)])
+    report = dataclasses.replace(report, about={"data": "<script>alert(1)</script>"})
+    assert "<script>" not in report.to_html()

@@ -147,6 +147,34 @@ def test_nan_logits_have_no_label(x):
             ask(x)
 
 
+def test_a_list_of_outputs_and_a_module_that_fails_without_parameters(net, x):
+    class Lists(nn.Module):
+        def forward(self, x):
+            return [net(x), x]
+
+    class Fails(nn.Module):
+        def forward(self, x):
+            return x @ x
+
+    assert torch.equal(TorchClassifier(Lists()).predict(x), net(x).argmax(1))
+    with pytest.raises(RuntimeError, match="size|shape"):
+        TorchClassifier(Fails()).predict(torch.rand(2, 3))
+
+
+def test_a_score_classifier_is_called_one(x):
+    class Scores:
+        bounds, num_classes = (0.0, 1.0), 2
+
+        def predict(self, x):
+            return torch.zeros(len(x)).long()
+
+        def scores(self, x):
+            return torch.zeros(len(x), 2)
+
+    with pytest.raises(TypeError, match="Scores is a ScoreClassifier"):
+        advkit.attacks.FGSM(eps=0.1)(Scores(), x)
+
+
 def test_errors_of_the_module_pass_through(net):
     with pytest.raises(RuntimeError, match="size|shape|channels"):
         TorchClassifier(net).predict(torch.rand(2, 3, 6, 6))
