@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from advkit import TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
-from advkit.eval import Examples
+from advkit.eval import Examples, html
 from advkit.eval.figures import example_grid, showcase
 from tests.toys import answers, convnet, images
 
@@ -304,6 +304,10 @@ def test_a_share_of_nothing_is_not_a_number():
 
 
 def test_an_empty_batch_among_others_is_passed_over(net, x, y):
+    def refuse(module, args):
+        assert len(args[0])
+
+    net.register_forward_pre_hook(refuse)
     assert rob.accuracy(net, [(x[:0], y[:0]), (x, y)]) == rob.Rate(30, 40)
 
 
@@ -323,9 +327,14 @@ def test_no_more_than_six_examples_over_all_batches(net, x, y):
 
 def test_the_page_shows_the_smallest_budget_with_the_most_examples(net, x, y):
     made = [attacks.FGSM(eps=e) for e in (0.2, 0.1, 0.0005)]
-    outcome, examples = showcase(rob.evaluate(net, x, y, attacks=made))
+    report = rob.evaluate(net, x, y, attacks=made)
+    outcome, examples = showcase(report)
     assert outcome.eps == 0.1
     assert len(examples.y) == 6
+    few = Examples(*(v[:3] for v in (examples.x, examples.x_adv, examples.y, examples.answer)))
+    cut = dataclasses.replace(outcome, examples=few)
+    outcome, _ = showcase(dataclasses.replace(report, outcomes=(report.outcomes[0], cut)))
+    assert outcome.eps == 0.2
 
 
 def test_curves_are_in_percent(net, x, y):
@@ -345,6 +354,15 @@ def test_pictures_are_drawn_from_black_to_white(x):
     assert figure.axes[2].get_title() == "true 1\nmodel says 0"
     still = Examples(x[:1], x[:1], torch.tensor([1]), torch.tensor([0]))
     assert abs(example_grid(still, (0, 1)).axes[2].images[0].get_array() - 0.5).max() < 1e-6
+
+
+def test_the_page_draws_in_the_bounds_of_the_model(net, x, y, monkeypatch):
+    drawn = []
+    real = html.example_grid
+    monkeypatch.setattr(html, "example_grid", lambda e, b: drawn.append(b) or real(e, b))
+    wide = TorchClassifier(net, (0, 255), preprocess=lambda v: v / 255)
+    rob.evaluate(wide, 255 * x, y, attacks=[attacks.FGM(eps=500.0)]).to_html()
+    assert drawn == [(0, 255)]
 
 
 def test_colour_images_are_images():

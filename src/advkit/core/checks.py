@@ -114,7 +114,7 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
         raise TypeError(f"x must be of a floating dtype, got {x.dtype}; convert it, x.float()")
     if x.ndim < 2:
         raise ValueError(f"x must have shape (n, ...) of rank 2 or more, got {tuple(x.shape)}")
-    x = x.detach().clone() if x.is_inference() else x.detach()
+    x = x.detach()
     if len(x) == 0:
         return x
     if x.numel() == 0:

@@ -68,7 +68,8 @@ def _project_l1(delta: Tensor, eps: Tensor) -> Tensor:
     """Soft threshold at the level that leaves norm `eps` (Duchi et al., 2008, algorithm of fig. 1).
 
     With the magnitudes sorted downwards, the level of the k largest is (their sum - eps) / k, and
-    the right k is the last one whose magnitude still exceeds its level.
+    the right k is the last one whose magnitude still exceeds its level. Inside the ball that level
+    is not positive and nothing is taken off.
     """
     magnitude = delta.flatten(1).abs()
     ordered = magnitude.sort(dim=1, descending=True).values
@@ -77,8 +78,7 @@ def _project_l1(delta: Tensor, eps: Tensor) -> Tensor:
     last = ((ordered > levels).sum(1, keepdim=True) - 1).clamp_min(0)
     level = per_sample(levels.gather(1, last).squeeze(1).clamp_min(0), delta)
     shrunk = delta.sign() * (delta.abs() - level).clamp_min(0)
-    inside = per_sample(magnitude.sum(1) <= eps, delta)
-    return torch.where(inside, delta, _rescale(shrunk, eps, "l1"))  # what the sums have rounded off
+    return _rescale(shrunk, eps, "l1")  # takes off what the sums have rounded
 
 
 def steepest(

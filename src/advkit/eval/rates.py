@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.batching import Batches, batches
-from advkit.models import Classifier, as_classifier, hold
+from advkit.models import Classifier, as_classifier
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,6 @@ def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Te
     y = checks.labels("y", y, x)
     if len(x) == 0:
         return x, y, torch.zeros_like(y, dtype=torch.bool)
-    with hold(model):
-        answer = model.predict(x)
+    answer = model.predict(x)
     checks.labels_within("y", y, model.num_classes, torch.arange(len(y), device=y.device))
     return x, y, answer == y

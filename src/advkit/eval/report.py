@@ -264,8 +264,9 @@ class Report:
             f"clean accuracy {self.clean_accuracy}",
         ]
 
-    def _worst(self, outcomes: Sequence[AttackOutcome]) -> Rate:
-        return Rate.of(torch.stack([self.clean, *(o.robust for o in outcomes)]).all(0))
+    @staticmethod
+    def _worst(outcomes: Sequence[AttackOutcome]) -> Rate:
+        return Rate.of(torch.stack([o.robust for o in outcomes]).all(0))
 
 
 def _number(value: float | None, form: str) -> str:
