@@ -92,6 +92,12 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(ValueError, match="not an .npz archive"):
         data.load_npz(tmp_path / "text.npz")
+    whole = write(tmp_path / "whole.npz", images=np.zeros((99, 9)), labels=np.zeros(99, int))
+    (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:1000])
+    (tmp_path / "nothing.npz").write_bytes(b"")
+    for name in ("cut.npz", "nothing.npz"):
+        with pytest.raises(ValueError, match="not an .npz archive"):
+            data.load_npz(tmp_path / name)
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(ValueError, match="not an .npz archive"):
         data.load_npz(tmp_path / "one.npy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from torch import Tensor
 from advkit.core import checks
 
 Layout = Literal["auto", "channels_last", "channels_first", "as_is"]
+_UNREADABLE = (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile)
 _CHANNELS = (1, 3, 4)
 _DIGITS_TEST = 500
 
@@ -99,10 +101,10 @@ def load_npz(
 
 def _read(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if name in ("images", "labels")}
             names = ", ".join(archive.files)
-    except (ValueError, OSError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} is not an .npz archive of plain arrays: {error}") from error
     if len(arrays) < 2:
         raise ValueError(f"{path} must hold the arrays images and labels, holds: {names}")

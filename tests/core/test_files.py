@@ -6,7 +6,7 @@ from advkit.core.files import replacing
 
 
 def test_a_file_appears_whole(tmp_path):
-    target = tmp_path / "new" / "report.json"
+    target = tmp_path / "new" / "deep" / "report.json"
     with replacing(target) as temporary:
         temporary.write_text("done")
         assert not target.exists()

@@ -62,3 +62,5 @@ def test_bad_arguments(net, line):
         fit(net, iter(line), loss=loss, optimizer=optimizer, epochs=2)
     with pytest.raises(ValueError, match="loss became nan in epoch 0"):
         fit(net, line, loss=lambda *_: torch.tensor(torch.nan), optimizer=optimizer, epochs=1)
+    with pytest.raises(ValueError, match="loss became inf"):
+        fit(net, line, loss=lambda *_: torch.tensor(torch.inf), optimizer=optimizer, epochs=1)

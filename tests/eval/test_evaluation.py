@@ -376,3 +376,43 @@ def test_words_of_the_user_are_escaped_in_the_page(net, x, y):
     report = rob.evaluate(net, x, y, attacks=[Fools(0, 1)])
     report = dataclasses.replace(report, about={"data": "<script>alert(1)</script>"})
     assert "<script>" not in report.to_html()
+
+
+def test_eps_of_the_wrong_length_is_refused(net, x, y):
+    for n in (39, 41):
+        attack = attacks.FGSM(eps=torch.ones(n))
+        with pytest.raises(ValueError, match=f"eps has {n} values, but x has 40 samples"):
+            rob.evaluate(net, x, y, attacks=[attack])
+    with pytest.raises(ValueError, match="eps has 12 values, but x has 40 samples or more"):
+        rob.evaluate(net, [(x, y)], attacks=[attacks.FGSM(eps=torch.ones(12))])
+
+
+def test_nothing_to_evaluate_is_an_error(net, x, y):
+    with pytest.raises(ValueError, match="at least one sample"):
+        rob.evaluate(net, [(x[:0], y[:0])], attacks=[Fools(0, 1)])
+
+
+def test_a_stream_complains_at_once(net, x, y):
+    with pytest.raises(ValueError, match="at least one attack"):
+        rob.evaluate_stream(net, x, y, attacks=[])
+
+
+def test_budgets_that_differ_by_little_are_kept_apart(net, x, y):
+    made = [a(eps=e) for a in (attacks.FGSM, attacks.FGM) for e in (0.031372, 0.031368)]
+    made = [dataclasses.replace(a, norm="linf") if a.norm == "l2" else a for a in made]
+    report = rob.evaluate(net, x, y, attacks=made)
+    assert list(report.worst_cases) == ["linf 0.031372", "linf 0.031368"]
+
+
+def test_families_leave_out_budget_and_norm(net, x, y):
+    attack = attacks.PGD(eps=0.1, norm="l2", steps=3)
+    outcome = rob.evaluate(net, x, y, attacks=[attack]).outcomes[0]
+    assert outcome.family == "PGD(steps=3)"
+    assert outcome.label == "PGD(norm='l2', eps=0.1, steps=3)"
+
+
+def test_the_page_marks_worst_cases_and_names_the_attack_it_shows(net, x, y):
+    report = report_of(net, x, y)
+    page = report.to_html()
+    assert page.count('class="worst"') == len(report.worst_cases) + 1
+    assert f"Found by {showcase(report)[0].label}." in page.replace("&#39;", "'")

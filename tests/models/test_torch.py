@@ -240,3 +240,59 @@ def test_modules_in_two_wrappers_are_held_once(net, x):
     assert net.training
     assert net.calls == 0
     assert torch.equal(answers(net, x), first.predict(x))
+
+
+def test_buffers_that_appear_grow_or_hold_nan_come_back():
+    class Wild(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("empty", None)
+            self.register_buffer("grows", torch.zeros(2))
+            self.register_buffer("nan", torch.full((2,), torch.nan))
+
+        def forward(self, x):
+            self.empty = x.sum(0)
+            self.register_buffer("fresh", x)
+            self.grows.resize_(3)
+            return x
+
+    module = Wild()
+    version = module.nan._version
+    for _ in range(2):
+        TorchClassifier(module).predict(torch.rand(2, 3))
+        assert module.empty is None
+        assert list(dict(module.named_buffers())) == ["grows", "nan"]
+        assert module.grows.tolist() == [0.0, 0.0]
+        assert module.nan._version == version
+
+
+def test_an_evaluation_wrapper_evaluates_inside_a_keeping_one(x):
+    module = convnet().train()
+    with hold(TorchClassifier(module, mode="keep")):
+        torch.testing.assert_close(TorchClassifier(module).logits(x), convnet()(x))
+        assert module.training
+
+
+def test_a_module_that_is_a_classifier_is_taken_as_one(net):
+    class Own(nn.Module):
+        bounds, num_classes = (0.0, 255.0), 3
+
+        def predict(self, x):
+            return net(x).argmax(1)
+
+    own = Own()
+    assert as_classifier(own) is own
+
+    class NoBounds:
+        def predict(self, x):
+            return x
+
+    with pytest.raises(TypeError, match="got NoBounds"):
+        as_classifier(NoBounds())
+
+
+def test_normalize_takes_tensors_and_lists():
+    x = torch.rand(2, 2, 3)
+    expected = Normalize((0.1, 0.2), (1.0, 2.0))(x)
+    assert torch.equal(Normalize([0.1, 0.2], [1.0, 2.0])(x), expected)
+    assert torch.equal(Normalize(torch.tensor([0.1, 0.2]), torch.tensor([1.0, 2.0]))(x), expected)

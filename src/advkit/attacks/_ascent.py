@@ -108,7 +108,7 @@ class Ascent:
             velocity = self.momentum * pace.velocity + normalize(grad, "l1")
             pace, grad = pace._replace(velocity=velocity), velocity
         move = steepest(grad, pace.lengths[:, i], self.norm, x_adv, problem.model.bounds)
-        delta = project(x_adv - problem.x + move, pace.eps, self.norm)
+        delta = project(move.add_(x_adv).sub_(problem.x), pace.eps, self.norm)
         return problem.clip(problem.x + delta), pace
 
 

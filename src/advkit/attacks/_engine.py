@@ -161,10 +161,11 @@ class Problem:
         if grad is None:
             raise TypeError(_NO_GRAPH)
         self.ledger.count(self.ledger.backward, self.rows)
+        length = lp_norm(grad, "l2")  # the fastest look; squares may vanish or overflow
+        if ((length > 0) & (length < math.inf)).all():
+            return grad
         largest = lp_norm(grad, "linf")
         lost = ~((largest > 0) & (largest < math.inf))
-        if not lost.any():
-            return grad
         self.ledger.blind[self.rows] |= lost
         return torch.where(per_sample(lost, grad), 0, grad)
 

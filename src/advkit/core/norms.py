@@ -102,7 +102,7 @@ def steepest(
         `(n, *features)`; zero where the gradient is zero.
     """
     if norm == "linf":
-        return grad.sign() * per_sample(radius, grad)
+        return grad.sign().mul_(per_sample(radius, grad))
     if norm == "l2":
         return normalize(grad, "l2") * per_sample(radius, grad)
     room = torch.where(grad > 0, bounds[1] - x, x - bounds[0])

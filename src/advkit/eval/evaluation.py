@@ -82,7 +82,7 @@ def evaluate(
     report = None
     for report in stream:  # noqa: B007
         pass
-    if report is None:
+    if report is None or len(report.clean) == 0:
         raise ValueError("x must hold at least one sample, got none")
     return report
 
@@ -103,12 +103,32 @@ def evaluate_stream(
     inputs. Arguments and errors are those of `evaluate`.
     """
     classifier = as_classifier(model)
+    _check_attacks(attacks, len(x) if isinstance(x, Tensor) else None)
+    pairs = batches(x, y, batch_size)
+    total = len(x) if isinstance(x, Tensor) else None
+    return _stream(classifier, pairs, attacks, total, device, progress=progress)
+
+
+def _check_attacks(attacks: Sequence[Attack], total: int | None) -> None:
     if not isinstance(attacks, Sequence) or not all(hasattr(a, "run") for a in attacks):
         raise TypeError(f"attacks must be a list of attacks, got {attacks!r}")
     if not attacks:
         raise ValueError("attacks must hold at least one attack, got none")
-    pairs = batches(x, y, batch_size)
-    total = len(x) if isinstance(x, Tensor) else None
+    for attack in attacks:
+        eps = getattr(attack, "eps", None)
+        if isinstance(eps, Tensor) and total not in (None, len(eps)):
+            raise ValueError(f"eps has {len(eps)} values, but x has {total} samples")
+
+
+def _stream(
+    classifier: Classifier,
+    pairs: Batches,
+    attacks: Sequence[Attack],
+    total: int | None,
+    device: str | torch.device | None,
+    *,
+    progress: bool,
+) -> Iterator[Report]:
     tallies = [_Tally(attack) for attack in attacks]
     clean: list[Tensor] = []
     seen = 0
@@ -123,7 +143,7 @@ def evaluate_stream(
             seen += len(xb)
             advance(len(xb))
             yield Report(
-                model=repr(model) if not isinstance(model, torch.nn.Module) else repr(classifier),
+                model=repr(classifier),
                 bounds=classifier.bounds,
                 clean=torch.cat(clean),
                 outcomes=tuple(tally.outcome() for tally in tallies),
@@ -196,4 +216,10 @@ class _Tally:
 def _part(attack: Any, rows: Tensor) -> Any:
     """`attack` for the samples `rows` of the data, its `eps` cut if it has one for each sample."""
     eps = getattr(attack, "eps", None)
-    return dataclasses.replace(attack, eps=eps[rows]) if isinstance(eps, Tensor) else attack
+    if not isinstance(eps, Tensor):
+        return attack
+    if rows[-1] >= len(eps):
+        raise ValueError(
+            f"eps has {len(eps)} values, but x has {int(rows[-1]) + 1} samples or more"
+        )
+    return dataclasses.replace(attack, eps=eps[rows])

@@ -89,7 +89,7 @@ class AttackOutcome:
     @property
     def budget(self) -> str:
         """Norm and `eps` in words, empty without an `eps`."""
-        return "" if self.eps is None else f"{self.norm} {self.eps:.4g}"
+        return "" if self.eps is None else f"{self.norm} {self.eps:.6g}"
 
     @property
     def robust_accuracy(self) -> Rate:
@@ -161,10 +161,11 @@ class Report:
     @property
     def worst_cases(self) -> dict[str, Rate]:
         """The same for each budget that more than one attack shares, by its words."""
-        groups: dict[str, list[AttackOutcome]] = {}
+        groups: dict[tuple[str, float], list[AttackOutcome]] = {}
         for outcome in self.outcomes:
-            groups.setdefault(outcome.budget, []).append(outcome)
-        return {b: self._worst(group) for b, group in groups.items() if b and len(group) > 1}
+            if outcome.eps is not None:
+                groups.setdefault((outcome.norm, outcome.eps), []).append(outcome)
+        return {g[0].budget: self._worst(g) for g in groups.values() if len(g) > 1}
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table: a heading, a row for each attack, and the worst cases."""

@@ -22,10 +22,10 @@ def as_classifier(obj: object) -> Classifier:
         >>> advkit.as_classifier(torch.nn.Linear(4, 3))
         TorchClassifier(Linear, bounds=(0, 1))
     """
-    if isinstance(obj, nn.Module):
-        return TorchClassifier(obj)
     if callable(getattr(obj, "predict", None)) and hasattr(obj, "bounds"):
         return obj  # type: ignore[return-value]  # num_classes may be known only after a first pass
+    if isinstance(obj, nn.Module):
+        return TorchClassifier(obj)
     raise TypeError(
         "model must be a torch.nn.Module or a classifier (predict, num_classes, bounds), "
         f"got {type(obj).__name__}"

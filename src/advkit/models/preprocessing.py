@@ -40,5 +40,7 @@ class Normalize:
         if len(self.mean) not in (1, x.shape[1]):
             raise ValueError(f"mean has {len(self.mean)} values, but x has {x.shape[1]} channels")
         shape = (1, -1, *[1] * (x.ndim - 2))
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in (self.mean, self.std))
+        mean, std = (
+            torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in (self.mean, self.std)
+        )
         return (x - mean.view(shape)) / std.view(shape)

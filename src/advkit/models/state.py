@@ -9,7 +9,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-_held: ContextVar[frozenset[int]] = ContextVar("held", default=frozenset())
+# What is held now: modules by id, and whether in evaluation mode.
+_held: ContextVar[frozenset[tuple[int, bool]]] = ContextVar("held", default=frozenset())
 
 
 @contextmanager
@@ -18,52 +19,53 @@ def undisturbed(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
 
     Restored, also when the body raises: the mode of every submodule (a single `train()` at the end
     would wake the batch norms that a user has frozen), every buffer and the random state of the CPU
-    and of the module's devices. Inside another `undisturbed` of the same module nothing is done, so
-    that a random model draws new numbers from call to call there.
+    and of the module's devices. Inside another `undisturbed` of the same module and mode nothing is
+    done, so that a random model draws new numbers from call to call there.
 
     Args:
         module: the module.
         evaluate: whether to run in evaluation mode; `False` leaves every mode as it is.
     """
     held = _held.get()
-    if id(module) in held:
+    if (id(module), evaluate) in held:
         yield
         return
-    token = _held.set(held | {id(module)})
+    token = _held.set(held | {(id(module), evaluate)})
     modes = [(child, child.training) for child in module.modules()]
-    buffers = _buffers(module)
+    buffers = [(child, dict(child._buffers), _copies(child)) for child in module.modules()]
     try:
         with torch.random.fork_rng(devices=_cuda_devices(module)):
             if evaluate:
                 module.eval()
             yield
     finally:
+        _held.reset(token)
         for child, training in modes:
             child.training = training
-        for owner, name, buffer, value in buffers:
-            _restore(owner, name, buffer, value)
-        _held.reset(token)
+        for child, own, copies in buffers:
+            child._buffers.clear()
+            child._buffers.update(own)
+            for buffer, copy in copies:
+                _restore(buffer, copy)
 
 
-def _buffers(module: nn.Module) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
-    return [
-        (owner, name, buffer, buffer.clone())
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None
-    ]
+def _copies(child: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    return [(buffer, buffer.clone()) for buffer in child._buffers.values() if buffer is not None]
 
 
-def _restore(owner: nn.Module, name: str, buffer: Tensor, value: Tensor) -> None:
-    """Put back the buffer itself, and its content only if that has changed.
+def _restore(buffer: Tensor, copy: Tensor) -> None:
+    """Put back the content, and only if it has changed.
 
     Writing to an unchanged buffer would invalidate a graph that the caller still wants to
     differentiate.
     """
-    owner._buffers[name] = buffer
-    if not torch.equal(buffer, value):
-        with torch.no_grad():
-            buffer.copy_(value)
+    if (
+        buffer.shape == copy.shape
+        and ((buffer == copy) | (buffer != buffer) & (copy != copy)).all()
+    ):
+        return
+    with torch.no_grad():
+        buffer.resize_(copy.shape).copy_(copy)
 
 
 def _cuda_devices(module: nn.Module) -> list[torch.device]:
