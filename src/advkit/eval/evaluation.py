@@ -13,7 +13,7 @@ from torch import Tensor
 from advkit.core.batching import Batches, batches, progress_bar
 from advkit.core.describe import settings
 from advkit.core.results import Attack
-from advkit.eval.rates import Rate, correct
+from advkit.eval.rates import Rate, correct, counted_from
 from advkit.eval.report import AttackOutcome, Examples, Report
 from advkit.models import Classifier, as_classifier
 
@@ -136,9 +136,10 @@ def _stream(
         for xb, yb in pairs:
             if device is not None:
                 xb, yb = xb.to(device), yb.to(device)
-            xb, yb, right = correct(classifier, xb, yb)
-            for tally in tallies:
-                tally.add(classifier, xb, yb, right, seen)
+            with counted_from(seen):
+                xb, yb, right = correct(classifier, xb, yb)
+                for tally in tallies:
+                    tally.add(classifier, xb, yb, right, seen)
             clean.append(right.cpu())
             seen += len(xb)
             advance(len(xb))

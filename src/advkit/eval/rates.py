@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -64,8 +66,24 @@ def accuracy(
         50.00 % (1 of 2)
     """
     classifier = as_classifier(model)
-    hits = [correct(classifier, xb, yb)[2] for xb, yb in batches(x, y, batch_size)]
+    hits: list[Tensor] = []
+    seen = 0
+    for xb, yb in batches(x, y, batch_size):
+        with counted_from(seen):
+            hits.append(correct(classifier, xb, yb)[2])
+        seen += len(xb)
     return Rate.of(torch.cat(hits)) if hits else Rate(0, 0)
+
+
+@contextmanager
+def counted_from(first: int) -> Iterator[None]:
+    """Errors inside count samples from the beginning of a batch; say where that is in the data."""
+    try:
+        yield
+    except ValueError as error:
+        if first == 0:
+            raise
+        raise ValueError(f"in the batch that begins at input {first}: {error}") from error
 
 
 def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
