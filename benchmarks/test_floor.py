@@ -48,6 +48,9 @@ def test_pgd_40(benchmark, case, stop, limit):
     result = benchmark.pedantic(
         attacked, setup=timed_floor, rounds=9 if stop == "never" else 25, warmup_rounds=1
     )
+    assert result.success.all()
+    if benchmark.disabled:
+        return
     timed_floor()
     around = [(a + b) / 2 for a, b in pairwise(floors[1:])]
     ratio = statistics.median(t / f for t, f in zip(times[1:], around, strict=True))
@@ -60,6 +63,4 @@ def test_pgd_40(benchmark, case, stop, limit):
         "backward_per_input": float(result.queries.backward.float().mean()),
     }
     print(f"\n{case.factory} {stop}: {ratio:.2f} floors of {benchmark.extra_info['floor_ms']} ms")
-    assert result.success.all()
-    if not benchmark.disabled:
-        assert ratio < limit
+    assert ratio < limit
