@@ -178,6 +178,7 @@ def test_bad_input_gets_one_line_and_status_2(folder, capsys, arguments, said):
     assert re.match("advkit( evaluate)?: error: ", shown.err)
     assert re.search(said, shown.err), shown.err
     assert not list(folder.glob("**/report.*"))
+    assert not (folder / "advkit-report").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 from advkit.attacks._engine import Best, Goal, Ledger, Problem, nothing_yet
 from advkit.core import checks
 from advkit.core.describe import call, settings
-from advkit.core.losses import Loss, margin
+from advkit.core.losses import Loss
 from advkit.core.norms import Norm, lp_norm
 from advkit.core.results import AttackResult, Queries
 from advkit.models import DifferentiableClassifier, as_differentiable, hold
@@ -93,13 +93,13 @@ class GradientAttack(ABC):
         rows = torch.arange(len(x), device=x.device)
         return Problem(model, x, goal, self._objective(targeted=target is not None), rows, ledger)
 
+    @abstractmethod
     def _objective(self, *, targeted: bool) -> Loss:
         """The loss that the attack climbs.
 
         Raises:
             ValueError: it has no targeted form.
         """
-        return margin
 
     @abstractmethod
     def _search(self, problem: Problem) -> Best:

@@ -29,7 +29,6 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate as `args` say, print the table, write the report; the exit status."""
     _check_combination(args)
     _check_extra()
-    out = _check_out(args.out)
     eps = args.eps or (() if args.model else _DIGITS_EPS)
     attacks = attacks_from(args.attack or _ATTACKS, eps, args.seed)
     bar = not args.quiet and sys.stderr.isatty()
@@ -37,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     model = _model(args, device, bar=bar)
     data = _data(args)
     _check_together(model, data, device)
+    out = _check_out(args.out)
     return _evaluate(model, data, attacks, args, out, device, bar=bar)
 
 

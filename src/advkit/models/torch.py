@@ -120,10 +120,7 @@ class TorchClassifier:
         Raises:
             ValueError: logits of some sample are not finite.
         """
-        with torch.no_grad():
-            logits = self.logits(x)
-        checks.finite_logits(logits)
-        return logits.softmax(1)
+        return self._finite_logits(x).softmax(1)
 
     def predict(self, x: Tensor) -> Tensor:
         """Labels `(n,)`, int64.
@@ -131,10 +128,13 @@ class TorchClassifier:
         Raises:
             ValueError: logits of some sample are not finite.
         """
+        return self._finite_logits(x).argmax(1)
+
+    def _finite_logits(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             logits = self.logits(x)
         checks.finite_logits(logits)
-        return logits.argmax(1)
+        return logits
 
     def _forward(self, x: Tensor) -> object:
         try:
