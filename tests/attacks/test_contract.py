@@ -337,6 +337,8 @@ class TestLabels:
             attack(net, x, y)
         with pytest.raises(ValueError, match="target must be below 3"):
             dataclasses.replace(attack, loss="ce")(net, x, target=y)
+        with pytest.raises(ValueError, match="y must be below 3.*got 3"):
+            dataclasses.replace(attack, loss="ce")(net, x, y, target=torch.zeros_like(y))
 
     @pytest.mark.parametrize(
         ("wrong", "said"),

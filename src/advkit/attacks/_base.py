@@ -89,7 +89,9 @@ class GradientAttack(ABC):
         else:
             labels = model.predict(x) if len(x) else torch.zeros(0, dtype=torch.int64)
             ledger.forward += 1
-        goal = Goal(labels, int(labels.max()) if len(x) else 0, target is not None)
+        given = [v for v in (labels, y) if v is not None and len(v)]
+        highest = max((int(v.max()) for v in given), default=0)
+        goal = Goal(labels, highest, target is not None)
         rows = torch.arange(len(x), device=x.device)
         return Problem(model, x, goal, self._objective(targeted=target is not None), rows, ledger)
 

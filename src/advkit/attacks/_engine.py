@@ -33,7 +33,7 @@ class Goal:
     """What counts as success: leaving `labels` `(n,)`, or reaching them when `targeted`."""
 
     labels: Tensor
-    highest: int  # of all labels of the batch, so that no pass has to look for it
+    highest: int  # of all labels given for the batch, so that no pass has to look for it
     targeted: bool
 
     def take(self, rows: Tensor) -> Goal:
@@ -141,9 +141,11 @@ class Problem:
         """
         self.ledger.count(self.ledger.forward, self.rows)
         logits = self.model.logits(x_adv)
-        if self.goal.highest >= logits.shape[1]:
+        classes, highest = logits.shape[1], self.goal.highest
+        if highest >= classes:
             name = "target" if self.goal.targeted else "y"
-            checks.labels_within(name, self.goal.labels, logits.shape[1], self.rows)
+            checks.labels_within(name, self.goal.labels, classes, self.rows)
+            raise ValueError(f"y must be below {classes}, the number of classes, got {highest}")
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     def gradient(self, at: Judged) -> Tensor:

@@ -40,7 +40,8 @@ def _curves(axes: Axes, report: Report, norm: str) -> None:
             points = families.setdefault(outcome.family, [(0.0, clean)])
             points.append((outcome.eps, 100 * float(outcome.robust_accuracy)))
     for (family, points), marker in zip(sorted(families.items()), "osD^v*XP" * 9, strict=False):
-        axes.plot(*zip(*sorted(points), strict=True), marker=marker, label=family)
+        line = "-" if len(points) > 2 else ":"  # one budget makes no curve
+        axes.plot(*zip(*sorted(points), strict=True), line, marker=marker, label=family)
     axes.set(xlabel=f"eps ({norm}, input units)", ylabel="accuracy in %", ylim=(-3, 103))
     axes.grid(alpha=0.3)
     axes.legend()
