@@ -95,7 +95,11 @@ def test_other_files_are_refused(tmp_path):
     whole = write(tmp_path / "whole.npz", images=np.zeros((99, 9)), labels=np.zeros(99, int))
     (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:1000])
     (tmp_path / "nothing.npz").write_bytes(b"")
-    for name in ("cut.npz", "nothing.npz"):
+    np.savez_compressed(tmp_path / "packed.npz", images=np.arange(900.0).reshape(9, 100))
+    packed = bytearray((tmp_path / "packed.npz").read_bytes())
+    packed[60:68] = b"\xff" * 8
+    (tmp_path / "packed.npz").write_bytes(packed)
+    for name in ("cut.npz", "nothing.npz", "packed.npz"):
         with pytest.raises(ValueError, match="not an .npz archive"):
             data.load_npz(tmp_path / name)
     np.save(tmp_path / "one.npy", np.zeros(3))

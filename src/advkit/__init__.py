@@ -1,4 +1,4 @@
-"""advkit: adversarial attacks, defenses and detectors in vectorised PyTorch."""
+"""advkit: adversarial attacks in vectorised PyTorch, and evaluations to believe."""
 
 from advkit import attacks, data, eval, models
 from advkit.models import (

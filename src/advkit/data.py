@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,18 @@ from torch import Tensor
 from advkit.core import checks
 
 Layout = Literal["auto", "channels_last", "channels_first", "as_is"]
-_UNREADABLE = (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile)
+# All that NumPy and the zip format raise at a damaged or foreign file.
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _CHANNELS = (1, 3, 4)
 _DIGITS_TEST = 500
 

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -281,3 +282,26 @@ def test_small_differences_are_rounding_not_chance(net, x, y):
             return 1000 * net(x) + 0.3 * (-1) ** self.calls * torch.tensor([1.0, 0.0, 0.0])
 
     attacks.PGD(eps=0.0, steps=1, stop="never").run(Rounded(), x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 255])
+def test_sixteen_bits_round_nothing_out_of_an_linf_ball(dtype, width):
+    net, x = convnet(dtype=dtype), (width * images(dtype=torch.float64)).to(dtype)
+    model = TorchClassifier(net, (0, width), preprocess=lambda v: v / width)
+    eps = width * 8 / 255
+    for attack in (
+        attacks.PGD(eps=eps, steps=5, stop="never"),
+        attacks.FGSM(eps=eps, stop="never"),
+        attacks.PGD(eps=torch.full((8,), eps, dtype=torch.float64), steps=1, step_size=1e-3),
+    ):
+        moved = (attack(model, x, answers(net, x / width)).double() - x.double()).abs()
+        assert moved.max() <= eps
+        assert moved.max() > 0.9 * eps
+
+
+def test_numbers_of_numpy_are_numbers(net, x, y):
+    attack = attacks.PGD(eps=np.float32(0.1), steps=np.int64(3))
+    assert torch.equal(
+        attack(net, x, y), attacks.PGD(eps=float(np.float32(0.1)), steps=3)(net, x, y)
+    )

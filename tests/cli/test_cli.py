@@ -282,3 +282,34 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "advkit", "--version"], capture_output=True, text=True, check=True
     )
     assert found.stdout.startswith("advkit 0.")
+
+
+def test_a_failure_in_a_late_batch_saves_what_is_done(folder, capsys):
+    (folder / "late.py").write_text(NETS.replace("raise KeyboardInterrupt", "raise KeyError('x')"))
+    arguments = ["evaluate", "--model", "late.py:Interrupted", "--data", "late.npz"]
+    assert main([*arguments, "--attack", "FGSM", "--eps", "0.1", "--batch-size", "10"]) == 2
+    shown = capsys.readouterr()
+    assert "INTERRUPTED: 30 of 40" in shown.out
+    assert "the evaluation failed: KeyError: 'x'" in shown.err
+    assert json.loads((folder / "advkit-report" / "report.json").read_text())["inputs"] == 30
+
+
+def test_a_report_that_is_a_folder_is_found_before_the_work(folder, capsys):
+    (folder / "out" / "report.html").mkdir(parents=True)
+    assert main([*MINE, "--eps", "0.1", "--out", "out"]) == 2
+    assert "--out: out/report.html is a folder" in capsys.readouterr().err
+    assert not (folder / "out" / "report.json").exists()
+
+
+def test_factories_may_import_late_and_may_not_exit(folder, capsys, monkeypatch):
+    (folder / "nets").mkdir()
+    (folder / "nets" / "helper_of_make.py").write_text(NETS)
+    (folder / "nets" / "lazy.py").write_text(
+        "def make():\n    from helper_of_make import make\n    return make()\n"
+    )
+    (folder / "nets" / "leaves.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    arguments = ["evaluate", "--data", "data.npz", "--eps", "0", "--quiet"]
+    assert main([*arguments, "--model", "nets/lazy.py:make"]) == 0
+    assert main([*arguments, "--model", "nets/leaves.py:make"]) == 2
+    assert "SystemExit" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -425,3 +426,39 @@ def test_errors_say_which_batch_they_count_in(net, x, y):
             ask(net, x, y, batch_size=10)
         with pytest.raises(ValueError, match="^x must be finite.*sample 23"):
             ask(net, x, y)
+
+
+def test_batches_of_different_sizes(y):
+    class Pooled(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.mean((1, 2, 3)), 1 - x.mean((1, 2, 3))], 1) * 9
+
+    small, large = images(3), torch.rand(8, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    pairs = [(v, answers(Pooled(), v)) for v in (small, large)]
+    report = rob.evaluate(Pooled(), pairs, attacks=[attacks.FGSM(eps=0.5)])
+    assert report.outcomes[0].examples.x.shape == (3, 1, 6, 6)
+
+
+def test_arrays_and_classes_are_refused_with_the_way_out(net, x, y):
+    with pytest.raises(TypeError, match=r"torch.from_numpy"):
+        rob.accuracy(net, x.numpy(), y)
+    with pytest.raises(TypeError, match="list of attacks"):
+        rob.evaluate(net, x, y, attacks=[attacks.PGD])
+
+
+def test_settings_of_any_kind_can_be_saved(net, x, y, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Odd(Fools):
+        dtype: object = torch.float64
+        weights: object = None
+
+    odd = Odd(0, 1, dtype=torch.float32, weights=np.zeros(3))
+    report = rob.evaluate(net, x, y, attacks=[odd])
+    report.save_json(tmp_path / "report.json")
+    assert "dtype=torch.float32" in report.outcomes[0].label
+
+
+def test_the_median_of_two_is_between_them(net, x, y):
+    first = x.flatten(1)[10:12, 0]
+    outcome = rob.evaluate(net, x[10:12], y[10:12], attacks=[Fools(0, 2)]).outcomes[0]
+    assert outcome.median_distance == pytest.approx(float(first.mean()))

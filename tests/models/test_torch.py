@@ -296,3 +296,46 @@ def test_normalize_takes_tensors_and_lists():
     expected = Normalize((0.1, 0.2), (1.0, 2.0))(x)
     assert torch.equal(Normalize([0.1, 0.2], [1.0, 2.0])(x), expected)
     assert torch.equal(Normalize(torch.tensor([0.1, 0.2]), torch.tensor([1.0, 2.0]))(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_compiled_modules_are_taken_too(net, x):
+    traced = torch.jit.trace(net, x)
+    before = {name: b.clone() for name, b in traced.named_buffers()}
+    model = TorchClassifier(traced)
+    assert torch.equal(model.predict(x), net(x).argmax(1))
+    assert advkit.attacks.FGSM(eps=0.1).run(model, x).success.any()
+    assert all(torch.equal(b, before[name]) for name, b in traced.named_buffers())
+
+
+def test_a_module_that_writes_to_its_input_hurts_nobody(net, x):
+    class Inplace(nn.Module):
+        def forward(self, x):
+            return net(x.mul_(0.5))
+
+    y = answers(net, 0.5 * x)
+    before = x.clone()
+    assert torch.equal(TorchClassifier(Inplace()).predict(x), y)
+    for attack in (advkit.attacks.FGSM(eps=0.1), advkit.attacks.PGD(eps=0.1, steps=3)):
+        result = attack.run(Inplace(), x, y)
+        assert torch.equal(x, before)
+        torch.testing.assert_close(result.distance, (result.x_adv - x).flatten(1).abs().amax(1))
+        assert (result.distance <= 0.1 + 1e-6).all()
+
+
+def test_a_single_probability_is_noticed():
+    sigmoid = nn.Sequential(nn.Linear(2, 1), nn.Sigmoid())
+    x = torch.rand(32, 2)
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        TorchClassifier(sigmoid).predict(x)
+    TorchClassifier(sigmoid, output="probabilities").predict(x)
+    TorchClassifier(sigmoid).predict(x[:31])
+
+
+def test_arguments_of_the_wrong_kind(net):
+    with pytest.raises(TypeError, match="preprocess must be callable, got tuple"):
+        TorchClassifier(net, preprocess=((0.5,), (0.2,)))
+    with pytest.raises(TypeError, match="bounds must be a pair of numbers, got int"):
+        TorchClassifier(net, bounds=1)
+    with pytest.raises(TypeError, match="mean and std must be sequences"):
+        Normalize(0.5, 0.25)

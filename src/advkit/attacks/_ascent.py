@@ -17,7 +17,7 @@ from advkit.attacks._engine import (
     iterate,
     nothing_yet,
 )
-from advkit.core.norms import Norm, normalize, project, steepest
+from advkit.core.norms import Norm, normalize, per_sample, project, steepest
 from advkit.core.randomness import sample_keys, uniform_in_ball
 
 
@@ -88,7 +88,7 @@ class Ascent:
         start = x
         if self.random_start:
             keys = sample_keys(x, problem.model.bounds, self.seed, restart)
-            start = problem.clip(x + uniform_in_ball(keys, pace.eps, self.norm, x))
+            start = self._moved(problem, uniform_in_ball(keys, pace.eps, self.norm, x), pace.eps)
         return iterate(
             problem,
             start,
@@ -109,7 +109,15 @@ class Ascent:
             pace, grad = pace._replace(velocity=velocity), velocity
         move = steepest(grad, pace.lengths[:, i], self.norm, x_adv, problem.model.bounds)
         delta = project(move.add_(x_adv).sub_(problem.x), pace.eps, self.norm)
-        return problem.clip(problem.x + delta), pace
+        return self._moved(problem, delta, pace.eps), pace
+
+    def _moved(self, problem: Problem, delta: Tensor, eps: Tensor) -> Tensor:
+        """`x + delta` within the bounds; what 16 bits round out of an linf ball is taken back."""
+        x_adv = problem.clip(problem.x + delta)
+        if self.norm != "linf" or x_adv.element_size() > 2:
+            return x_adv
+        over = (x_adv.float() - problem.x.float()).abs() > per_sample(eps, delta).float()
+        return torch.where(over, x_adv.nextafter(problem.x), x_adv)
 
 
 def constant(length: Tensor, steps: int) -> Tensor:

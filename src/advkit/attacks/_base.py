@@ -115,7 +115,7 @@ def conclude(problem: Problem, best: Best, norm: Norm) -> AttackResult:
         logits = problem.logits(best.x_adv)
         shortfall = problem.goal.shortfall(logits)
         success = shortfall <= 0
-        _warn_of_probabilities(logits)
+        checks.warn_of_probabilities(logits)
         _warn_of_chance(best.shortfall, shortfall, problem.x.dtype)
     no_gradient = problem.ledger.blind & ~success
     if no_gradient.any():
@@ -132,14 +132,6 @@ def conclude(problem: Problem, best: Best, norm: Norm) -> AttackResult:
         queries=Queries(problem.ledger.forward, problem.ledger.backward),
         no_gradient=no_gradient,
     )
-
-
-def _warn_of_probabilities(logits: Tensor) -> None:
-    if checks.look_like_probabilities(logits):
-        checks.warn(
-            "the model seems to return probabilities, whose gradients vanish where it "
-            "is confident; return logits, or wrap it: TorchClassifier(..., output='probabilities')"
-        )
 
 
 def _warn_of_chance(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:

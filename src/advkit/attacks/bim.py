@@ -31,7 +31,8 @@ class BIM(BudgetAttack):
             rule: 10 steps of one grey level for an `eps` of 8.
         loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
         stop: `"first"` leaves a sample alone once it is misclassified, `"never"` goes on to the
-            strongest example in the ball; `None` is `"first"`, and `"never"` in a training loss.
+            strongest example in the ball; `None` leaves it
+            to the caller: `"first"` by itself and in an evaluation.
 
     Raises:
         ValueError: a value is out of its range.

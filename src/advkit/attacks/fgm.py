@@ -28,8 +28,8 @@ class FGM(BudgetAttack):
             for each sample.
         norm: `"l2"`, `"linf"` or `"l1"`.
         loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
-        stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None` is
-            `"first"`, and `"never"` in a training loss.
+        stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None`
+            leaves it to the caller: `"first"` by itself and in an evaluation.
 
     Raises:
         ValueError: a value is out of its range.

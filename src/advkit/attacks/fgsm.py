@@ -30,8 +30,8 @@ class FGSM(BudgetAttack):
         random_start: begin at a uniform point of the ball and step 1.25 * eps from there, which is
             the variant for fast training (Wong, Rice and Kolter, 2020, arXiv:2001.03994).
         loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
-        stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None` is
-            `"first"`, and `"never"` in a training loss.
+        stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None`
+            leaves it to the caller: `"first"` by itself and in an evaluation.
         seed: of the random start, an int.
 
     Raises:

@@ -42,10 +42,10 @@ class PGD(BudgetAttack):
         momentum: weight of the previous direction, 0 for none; MI-FGSM has 1.
         loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
         stop: `"first"` leaves a sample alone once it is misclassified, `"never"` goes on to the
-            strongest example in the ball, the one of largest margin; `None` is `"first"`, and
-            `"never"` in a training loss.
-        seed: of the random starts, an int. What is found for a sample does not depend on the rest
-            of its batch.
+            strongest example in the ball, the one of largest margin; `None` leaves it
+            to the caller: `"first"` by itself and in an evaluation.
+        seed: of the random starts, an int. A sample's start does not depend on the rest of its
+            batch, and what is found for it only as far as the net rounds differently.
         progress: show a bar (needs the extra `report`).
 
     Raises:

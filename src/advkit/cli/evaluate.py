@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from advkit.models import Normalize, TorchClassifier, hold
 _DIGITS_EPS = (0.05, 0.1, 0.15, 0.2)
 _ATTACKS = ("FGSM", "PGD")
 _INTERRUPTED = 130
+_FILES = ("report.json", "report.html")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,13 +63,18 @@ def _check_extra() -> None:
         raise UsageError(f"the report needs {error.name}: pip install 'advkit[report]'") from error
 
 
-def _check_out(name: str) -> Path:
+def _check_out(folder: str) -> Path:
     """The folder to write to, made now: an hour's work must not end at a typo."""
-    out = Path(name)
+    out = Path(folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
+    for name in _FILES:
+        if (out / name).is_dir():
+            raise UsageError(f"--out: {out / name} is a folder")
     return out
 
 
@@ -129,6 +136,7 @@ def _evaluate(
 ) -> int:
     report: Report | None = None
     status = 0
+    failure: UsageError | None = None
     stream = evaluate_stream(
         model,
         data.x,
@@ -143,11 +151,15 @@ def _evaluate(
             pass
     except KeyboardInterrupt:
         status = _INTERRUPTED
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(f"the evaluation failed: {reason(error)}") from error
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        failure = UsageError(f"the evaluation failed: {reason(error)}")
+        failure.__cause__ = error
+    if report is not None:
+        _deliver(replace(report, about=_about(args, data)), out, quiet=args.quiet)
+    if failure is not None:
+        raise failure
     if report is None:
         raise KeyboardInterrupt
-    _deliver(replace(report, about=_about(args, data)), out, quiet=args.quiet)
     return status
 
 
@@ -159,10 +171,12 @@ def _about(args: argparse.Namespace, data: Dataset) -> dict[str, str]:
 
 
 def _deliver(report: Report, out: Path, *, quiet: bool) -> None:
+    if not quiet:
+        print(report)  # noqa: T201 - this is the command line
+    json, html = (out / name for name in _FILES)
     try:
-        written = report.save_json(out / "report.json"), report.save_html(out / "report.html")
+        written = report.save_json(json), report.save_html(html)
     except OSError as error:
         raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
     if not quiet:
-        print(report)  # noqa: T201 - this is the command line
         print("\nsaved " + " and ".join(map(str, written)))  # noqa: T201

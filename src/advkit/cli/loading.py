@@ -29,7 +29,7 @@ def load_factory(reference: str) -> nn.Module:
     factory = _factory(_imported(Path(file)), name, file)
     try:
         module = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--model: {name}() failed: {reason(error)}") from error
     if not isinstance(module, nn.Module):
         raise UsageError(
@@ -46,13 +46,11 @@ def _imported(path: Path) -> ModuleType:
         raise UsageError(f"--model: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
-    sys.path.insert(0, str(path.parent.resolve()))
+    sys.path.insert(0, str(path.parent.resolve()))  # to stay: factory and forward import too
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--model: importing {path} failed: {reason(error)}") from error
-    finally:
-        sys.path.pop(0)
     return module
 
 

@@ -110,6 +110,6 @@ def _add_evaluate(commands: Any) -> None:
     add("--seed", type=int, default=0, help="of every random number (default: 0)")
     add("--out", default="advkit-report", metavar="DIR",
         help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
-    add("--quiet", action="store_true", help="print errors only")
+    add("--quiet", action="store_true", help="print errors and warnings only")
     add("--traceback", action="store_true", help="show where an error comes from")
     parser.set_defaults(run=evaluate.run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from torch import Tensor
 
 from advkit.core import checks
@@ -14,6 +15,8 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 def batches(x: Tensor | Batches, y: Tensor | None, batch_size: int) -> Batches:
     """`x` and `y` cut into pairs of at most `batch_size` samples, or the batches that `x` is."""
+    if isinstance(x, np.ndarray):
+        raise TypeError("x must be a torch.Tensor, got a NumPy array; torch.from_numpy(x)")
     if not isinstance(x, Tensor):
         if y is not None:
             raise TypeError("y must be None when x is an iterable of (x, y) batches")

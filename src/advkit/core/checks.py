@@ -10,11 +10,13 @@ import inspect
 import math
 import warnings
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 _SHOWN = 5
+_MANY = 32
 
 
 def indices(bad: Tensor, rows: Tensor | None = None) -> str:
@@ -53,7 +55,7 @@ def not_negative(name: str, value: float) -> None:
 
 def number(name: str, value: object) -> None:
     """Raise unless `value` is an int or a float."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
 
 
@@ -65,7 +67,7 @@ def flag(name: str, value: object) -> None:
 
 def whole(name: str, value: int, *, at_least: int | None = None) -> None:
     """Raise unless `value` is an int of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
     if at_least is not None and value < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value}")
@@ -94,12 +96,14 @@ def eps(value: float | Tensor) -> None:
 
 
 def budget(value: float | Tensor, x: Tensor) -> Tensor:
-    """A checked `eps` as one radius for each sample of `x`, `(n,)`."""
+    """A checked `eps` as one radius for each sample of `x`, `(n,)`, rounded down to its dtype."""
     if not isinstance(value, Tensor):
-        return x.new_full((len(x),), value)
+        value = torch.full((len(x),), float(value), dtype=torch.float64)
     if len(value) != len(x):
         raise ValueError(f"eps has {len(value)} values, but x has {len(x)} samples")
-    return value.to(x)
+    rounded = value.to(x)
+    above = rounded.double() > value.to(rounded.device).double()
+    return torch.where(above, rounded.nextafter(torch.zeros_like(rounded)), rounded)
 
 
 def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
@@ -185,8 +189,24 @@ def finite_logits(logits: Tensor, rows: Tensor | None = None) -> None:
         )
 
 
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Warn if the logits `(n, classes)` of a model look like probabilities."""
+    if look_like_probabilities(logits):
+        warn(
+            "the model seems to return probabilities, whose gradients vanish where it is "
+            "confident; return logits, or wrap it: TorchClassifier(..., output='probabilities')"
+        )
+
+
 def look_like_probabilities(logits: Tensor) -> bool:
-    """Whether every row of `(n, classes)` lies in [0, 1] and sums to one."""
-    inside = bool(((logits >= 0) & (logits <= 1)).all())
+    """Whether every row of `(n, classes)` lies in [0, 1] and sums to one.
+
+    A single output stands in the second of two columns, the first being zero; a few of them may lie
+    in [0, 1] by chance, 32 of them hardly.
+    """
+    if len(logits) == 0 or not bool(((logits >= 0) & (logits <= 1)).all()):
+        return False
+    if logits.shape[1] == 2 and len(logits) >= _MANY and bool((logits[:, 0] == 0).all()):
+        return True
     tolerance = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 2e-2
-    return len(logits) > 0 and inside and bool(((logits.sum(1) - 1).abs() < tolerance).all())
+    return bool(((logits.sum(1) - 1).abs() < tolerance).all())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 
+import numpy as np
 from torch import Tensor
 
 
@@ -17,7 +18,8 @@ def settings(obj: object) -> dict[str, object]:
         return {}
     values = {f.name: getattr(obj, f.name) for f in fields(obj) if f.init}
     defaults = {f.name: f.default for f in fields(obj)}
-    changed = {k: v for k, v in values.items() if isinstance(v, Tensor) or v != defaults[k]}
+    arrays = (Tensor, np.ndarray)
+    changed = {k: v for k, v in values.items() if isinstance(v, arrays) or v != defaults[k]}
     return {k: _plain(v) for k, v in changed.items()}
 
 
@@ -39,4 +41,6 @@ class _Words(str):
 def _plain(value: object) -> object:
     if isinstance(value, Tensor):
         return _Words(f"<{len(value)} values>")
-    return _Words(getattr(value, "__name__", repr(value))) if callable(value) else value
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    return _Words(getattr(value, "__name__", repr(value)))

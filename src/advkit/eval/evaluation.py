@@ -110,7 +110,8 @@ def evaluate_stream(
 
 
 def _check_attacks(attacks: Sequence[Attack], total: int | None) -> None:
-    if not isinstance(attacks, Sequence) or not all(hasattr(a, "run") for a in attacks):
+    made = isinstance(attacks, Sequence) and not any(isinstance(a, type) for a in attacks)
+    if not made or not all(hasattr(a, "run") for a in attacks):
         raise TypeError(f"attacks must be a list of attacks, got {attacks!r}")
     if not attacks:
         raise ValueError("attacks must hold at least one attack, got none")
@@ -195,6 +196,8 @@ class _Tally:
         self, model: Classifier, x: Tensor, y: Tensor, x_adv: Tensor, success: Tensor
     ) -> None:
         wanted = success.nonzero().flatten()[: _EXAMPLES - sum(len(e.y) for e in self.examples)]
+        if self.examples and self.examples[0].x.shape[1:] != x.shape[1:]:
+            return  # pictures of one size only
         if len(wanted):
             answer = model.predict(x_adv[wanted])
             parts = (x[wanted], x_adv[wanted], y[wanted], answer)

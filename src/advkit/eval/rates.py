@@ -61,7 +61,7 @@ def accuracy(
         >>> import torch
         >>> from advkit import eval
         >>> net = torch.nn.Linear(2, 2, bias=False)
-        >>> _ = net.weight.data.copy_(torch.eye(2))
+        >>> _ = net.weight.data.copy_(2 * torch.eye(2))
         >>> print(eval.accuracy(net, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])))
         50.00 % (1 of 2)
     """

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,7 +101,7 @@ class AttackOutcome:
     def median_distance(self) -> float | None:
         """Median `distance` over the successes, `None` if there are none."""
         found = self.distance[~self.distance.isnan()]
-        return float(found.median()) if len(found) else None
+        return float(np.median(found.numpy())) if len(found) else None
 
     def sent(self, way: Tensor) -> float | None:
         """Mean of `forward` or `backward` over the inputs that were attacked."""

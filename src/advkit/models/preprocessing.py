@@ -30,6 +30,8 @@ class Normalize:
     std: Sequence[float]
 
     def __post_init__(self) -> None:
+        if not (hasattr(self.mean, "__len__") and hasattr(self.std, "__len__")):
+            raise TypeError("mean and std must be sequences, one value for each channel")
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} values, but std has {len(self.std)}")
         if not all(value > 0 for value in self.std):

@@ -32,7 +32,7 @@ def undisturbed(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
         return
     token = _held.set(held | {(id(module), evaluate)})
     modes = [(child, child.training) for child in module.modules()]
-    buffers = [(child, dict(child._buffers), _copies(child)) for child in module.modules()]
+    buffers = [(child, _own(child), _copies(child)) for child in module.modules()]
     try:
         with torch.random.fork_rng(devices=_cuda_devices(module)):
             if evaluate:
@@ -43,14 +43,21 @@ def undisturbed(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
         for child, training in modes:
             child.training = training
         for child, own, copies in buffers:
-            child._buffers.clear()
-            child._buffers.update(own)
+            if own is not None:
+                child._buffers.clear()
+                child._buffers.update(own)
             for buffer, copy in copies:
                 _restore(buffer, copy)
 
 
+def _own(child: nn.Module) -> dict[str, Tensor | None] | None:
+    """The buffers by name; `None` for a compiled module, which cannot get or lose any."""
+    return dict(child._buffers) if isinstance(child._buffers, dict) else None
+
+
 def _copies(child: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    return [(buffer, buffer.clone()) for buffer in child._buffers.values() if buffer is not None]
+    buffers = [buffer for _, buffer in child.named_buffers(recurse=False)]
+    return [(buffer, buffer.clone()) for buffer in buffers]
 
 
 def _restore(buffer: Tensor, copy: Tensor) -> None:

@@ -20,8 +20,10 @@ Mode = Literal["eval", "keep"]
 class TorchClassifier:
     """An `nn.Module` seen as a `DifferentiableClassifier` and a `ScoreClassifier`.
 
-    The module is used, never changed: the mode of every submodule, parameters, their `grad` and
-    `requires_grad`, buffers, hooks and the random state are after each call what they were before.
+    The module is used, never changed: the mode of every submodule, the parameters' `grad` and
+    `requires_grad`, buffers, hooks and torch's random state are after each call what they were
+    before. (A module that writes to its own parameters in `forward` has written to them; one that
+    is shared by threads is not to be attacked by two of them at once.)
     The input decides on device and dtype; the module has to be there already.
 
     Args:
@@ -35,7 +37,9 @@ class TorchClassifier:
         output: what the module returns: `"logits"`, or `"probabilities"`, whose logarithms are then
             the logits.
         mode: `"eval"` runs the module in evaluation mode; `"keep"` leaves each submodule in the
-            mode that it has, say for a model that drops units when it is served.
+            mode that it has, say for a model that drops units when it is served. Each call by
+            itself begins from the caller's random state and puts it back, so that it repeats its
+            draws; within an attack they go on.
 
     Raises:
         TypeError: `module` is no `nn.Module`.
@@ -59,6 +63,8 @@ class TorchClassifier:
         output: Output = "logits",
         mode: Mode = "eval",
     ) -> None:
+        if preprocess is not None and not callable(preprocess):
+            raise TypeError(f"preprocess must be callable, got {type(preprocess).__name__}")
         if not isinstance(module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
         checks.one_of("output", output, ("logits", "probabilities"))
@@ -103,6 +109,7 @@ class TorchClassifier:
                 device.
         """
         with self.hold():
+            x = x.clone()  # a module may write to its input, and a leaf cannot be written to
             out = self._forward(x if self.preprocess is None else self.preprocess(x))
         logits = self._as_logits(_find_logits(out), len(x))
         if self._num_classes is None:
@@ -134,6 +141,8 @@ class TorchClassifier:
         with torch.no_grad():
             logits = self.logits(x)
         checks.finite_logits(logits)
+        if self._output == "logits":
+            checks.warn_of_probabilities(logits)
         return logits
 
     def _forward(self, x: Tensor) -> object:
@@ -166,8 +175,11 @@ def checked_bounds(bounds: tuple[float, float]) -> Bounds:
     """`bounds` as `Bounds`.
 
     Raises:
+        TypeError: they are not a pair.
         ValueError: they are not two finite numbers, the lower one first.
     """
+    if not isinstance(bounds, (tuple, list)):
+        raise TypeError(f"bounds must be a pair of numbers, got {type(bounds).__name__}")
     if len(bounds) != 2 or not -float("inf") < bounds[0] < bounds[1] < float("inf"):
         raise ValueError(f"bounds must be two finite numbers, lower first, got {tuple(bounds)}")
     return Bounds(float(bounds[0]), float(bounds[1]))
