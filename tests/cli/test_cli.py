@@ -56,6 +56,9 @@ def folder(tmp_path, monkeypatch):
         marks[:, 0, 0] = np.where(np.arange(40) == marked, 255, 0)
         np.savez(f"{name}.npz", images=marks, labels=np.arange(40) % 10)
     np.savez("float.npz", images=images / 100.0, labels=np.zeros(40, int))
+    holed = images / 255.0
+    holed[2, 0, 0] = np.nan
+    np.savez("nan.npz", images=holed, labels=np.zeros(40, int))
     np.savez("labels.npz", images=images, labels=np.full(40, 10))
     np.savez("odd.npz", pictures=images)
     np.savez("empty.npz", images=images[:0], labels=np.zeros(0, int))
@@ -129,6 +132,7 @@ WRONG = [
     (["--data", "odd.npz"], "--data: odd.npz must hold the arrays images and labels"),
     (["--data", "labels.npz"], "--data: labels must be below 10"),
     (["--data", "float.npz"], r"--data: x must lie in .*\[0, 1\].*; say --bounds LOWER UPPER"),
+    (["--data", "nan.npz"], "--data: x must be finite, has NaN or infinity in sample 2$"),
     (["--data", "empty.npz"], "--data: the archive holds no images"),
     (["--data", "mynets.py"], "--data: mynets.py is not an .npz archive"),
     (["--model", "mynets.py"], "--model must be FILE.py:FACTORY, got 'mynets.py'"),

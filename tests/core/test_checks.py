@@ -134,3 +134,13 @@ def test_inference_tensors_become_plain_ones():
     found = checks.inputs(x, (0, 1))
     assert not found.is_inference()
     assert torch.equal(found, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_budget_is_rounded_down_to_the_dtype(dtype):
+    x = torch.zeros(3, 2, dtype=dtype)
+    for eps in (0.1, 8 / 255, 0.3, 0.0):
+        found = checks.budget(eps, x)
+        assert found.dtype == dtype
+        assert (found.double() <= eps).all()
+        assert (found.double() >= eps * (1 - 2 * torch.finfo(dtype).eps)).all()

@@ -462,3 +462,12 @@ def test_the_median_of_two_is_between_them(net, x, y):
     first = x.flatten(1)[10:12, 0]
     outcome = rob.evaluate(net, x[10:12], y[10:12], attacks=[Fools(0, 2)]).outcomes[0]
     assert outcome.median_distance == pytest.approx(float(first.mean()))
+
+
+def test_numbers_of_numpy_count_as_budgets(net, x, y, tmp_path):
+    made = [a(eps=np.float32(0.125)) for a in (attacks.FGSM, attacks.PGD)]
+    report = rob.evaluate(net, x, y, attacks=[*made, attacks.PGD(eps=0.125, steps=np.int64(3))])
+    assert {o.eps for o in report.outcomes} == {0.125}
+    assert list(report.worst_cases) == ["linf 0.125"]
+    assert report.outcomes[2].label == "PGD(eps=0.125, steps=3)"
+    report.save_json(tmp_path / "report.json")

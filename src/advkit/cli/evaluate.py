@@ -105,8 +105,9 @@ def _check_together(model: TorchClassifier, data: Dataset, device: torch.device)
     try:
         checks.inputs(data.x, model.bounds)
     except ValueError as error:
-        sentence = str(error).partition("; wrap")[0]
-        raise UsageError(f"--data: {sentence}; say --bounds LOWER UPPER") from error
+        sentence, outside, _ = str(error).partition("; wrap")
+        way_out = "; say --bounds LOWER UPPER" if outside else ""
+        raise UsageError(f"--data: {sentence}{way_out}") from error
     one = data.x[:1].to(device)
     try:
         with hold(model):

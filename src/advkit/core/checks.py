@@ -101,9 +101,10 @@ def budget(value: float | Tensor, x: Tensor) -> Tensor:
         value = torch.full((len(x),), float(value), dtype=torch.float64)
     if len(value) != len(x):
         raise ValueError(f"eps has {len(value)} values, but x has {len(x)} samples")
-    rounded = value.to(x)
-    above = rounded.double() > value.to(rounded.device).double()
-    return torch.where(above, rounded.nextafter(torch.zeros_like(rounded)), rounded)
+    exact = value.detach().cpu().double()  # not every device knows float64
+    rounded = exact.to(x.dtype)
+    below = rounded.nextafter(torch.zeros_like(rounded))
+    return torch.where(rounded.double() > exact, below, rounded).to(x.device)
 
 
 def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:

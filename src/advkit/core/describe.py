@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
 
 import numpy as np
 from torch import Tensor
@@ -41,6 +42,8 @@ class _Words(str):
 def _plain(value: object) -> object:
     if isinstance(value, Tensor):
         return _Words(f"<{len(value)} values>")
-    if value is None or isinstance(value, (str, bool, int, float)):
+    if value is None or isinstance(value, (str, bool)):
         return value
+    if isinstance(value, Real):  # NumPy's numbers too, which JSON does not know
+        return int(value) if isinstance(value, Integral) else float(value)
     return _Words(getattr(value, "__name__", repr(value)))

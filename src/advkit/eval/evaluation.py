@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -210,7 +211,7 @@ class _Tally:
             name=type(self.attack).__name__,
             settings=settings(self.attack),
             norm=self.norm,
-            eps=float(eps) if isinstance(eps, (int, float)) else None,
+            eps=float(eps) if isinstance(eps, Real) else None,
             seconds=self.seconds,
             examples=Examples.join(self.examples),
             **{name: torch.cat(column) for name, column in self.columns.items()},
