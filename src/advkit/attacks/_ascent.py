@@ -11,11 +11,13 @@ from torch import Tensor
 
 from advkit.attacks._engine import (
     Best,
+    Judged,
     Keep,
     Problem,
     Stop,
     iterate,
     nothing_yet,
+    unjudged,
 )
 from advkit.core.norms import Norm, normalize, per_sample, project, steepest
 from advkit.core.randomness import sample_keys, uniform_in_ball
@@ -95,15 +97,15 @@ class Ascent:
             pace,
             self._step,
             steps=self.lengths.shape[1],
-            keep=self.keep,
-            stop=self.stop,
+            best=nothing_yet(problem),
+            finished=_fooled if self.stop == "first" else None,
+            formula=unjudged if self.keep == "last" else None,
             first_look=restart == 0 and not self._looks_before,
             advance=advance,
         )
 
-    def _step(
-        self, i: int, problem: Problem, x_adv: Tensor, grad: Tensor, pace: _Pace
-    ) -> tuple[Tensor, _Pace]:
+    def _step(self, i: int, problem: Problem, at: Judged, pace: _Pace) -> tuple[Tensor, _Pace]:
+        x_adv, grad = at.x_adv, problem.gradient(at)
         if self.momentum:
             velocity = self.momentum * pace.velocity + normalize(grad, "l1")
             pace, grad = pace._replace(velocity=velocity), velocity
@@ -118,6 +120,11 @@ class Ascent:
             return x_adv
         over = (x_adv.float() - problem.x.float()).abs() > per_sample(eps, delta).float()
         return torch.where(over, x_adv.nextafter(problem.x), x_adv)
+
+
+def _fooled(at: Judged, _: _Pace) -> Tensor:
+    """`finished` of an attack that stops at the first success."""
+    return at.success
 
 
 def constant(length: Tensor, steps: int) -> Tensor:

@@ -12,7 +12,7 @@ from advkit.attacks._engine import Best, Goal, Ledger, Problem, nothing_yet
 from advkit.core import checks
 from advkit.core.describe import call, settings
 from advkit.core.losses import Loss
-from advkit.core.norms import Norm, lp_norm
+from advkit.core.norms import Norm
 from advkit.core.results import AttackResult, Queries
 from advkit.models import DifferentiableClassifier, as_differentiable, hold
 
@@ -73,7 +73,7 @@ class GradientAttack(ABC):
         with torch.inference_mode(False), torch.no_grad(), hold(differentiable):
             problem = self._problem(differentiable, x, y, target)
             best = self._search(problem) if len(problem.x) else nothing_yet(problem)
-            return conclude(problem, best, self.norm)
+            return conclude(problem, best)
 
     def _problem(
         self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
@@ -93,7 +93,8 @@ class GradientAttack(ABC):
         highest = max((int(v.max()) for v in given), default=0)
         goal = Goal(labels, highest, target is not None)
         rows = torch.arange(len(x), device=x.device)
-        return Problem(model, x, goal, self._objective(targeted=target is not None), rows, ledger)
+        loss = self._objective(targeted=target is not None)
+        return Problem(model, x, goal, loss, self.norm, rows, ledger)
 
     @abstractmethod
     def _objective(self, *, targeted: bool) -> Loss:
@@ -108,7 +109,7 @@ class GradientAttack(ABC):
         """The best iterates of a batch that is not empty."""
 
 
-def conclude(problem: Problem, best: Best, norm: Norm) -> AttackResult:
+def conclude(problem: Problem, best: Best) -> AttackResult:
     """Judge exactly what is returned, and say what a reader of the result must know."""
     success = torch.zeros_like(problem.rows, dtype=torch.bool)
     if len(problem.x):
@@ -127,8 +128,8 @@ def conclude(problem: Problem, best: Best, norm: Norm) -> AttackResult:
     return AttackResult(
         x_adv=best.x_adv,
         success=success,
-        distance=lp_norm(best.x_adv - problem.x, norm),
-        norm=norm,
+        distance=problem.distance(best.x_adv),
+        norm=problem.norm,
         queries=Queries(problem.ledger.forward, problem.ledger.backward),
         no_gradient=no_gradient,
     )

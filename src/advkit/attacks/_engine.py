@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from advkit.core import checks
 from advkit.core.losses import Loss, margin
-from advkit.core.norms import lp_norm, per_sample
+from advkit.core.norms import Norm, lp_norm, per_sample
 from advkit.models import DifferentiableClassifier
 
 # The least shortfall of a sample that is not a success: above zero in float32 and float64 alike.
@@ -30,18 +31,30 @@ State = TypeVar("State", bound=tuple[Tensor, ...])
 
 @dataclass(frozen=True)
 class Goal:
-    """What counts as success: leaving `labels` `(n,)`, or reaching them when `targeted`."""
+    """What counts as success: leaving `labels` `(n,)`, or reaching them when `targeted`.
+
+    An untargeted search may go for one `rival` class `(n,)` of each sample; success is still any
+    class but the label.
+    """
 
     labels: Tensor
     highest: int  # of all labels given for the batch, so that no pass has to look for it
     targeted: bool
+    rival: Tensor | None = None
 
     def take(self, rows: Tensor) -> Goal:
         """The goal of a part of the batch."""
-        return replace(self, labels=self.labels[rows])
+        rival = None if self.rival is None else self.rival[rows]
+        return replace(self, labels=self.labels[rows], rival=rival)
 
     def ascent(self, loss: Loss, logits: Tensor) -> Tensor:
-        """The value to climb, `(n,)`: the loss at the true labels, or minus that at the target."""
+        """The value to climb, `(n,)`: the loss at the true labels, or minus that at the target.
+
+        With a rival it is the rival's logit minus the label's, whatever the loss.
+        """
+        if self.rival is not None:
+            pair = torch.stack([self.rival, self.labels], dim=1)
+            return -logits.gather(1, pair).diff(dim=1).squeeze(1)
         value = loss(logits, self.labels)
         if value.shape != self.labels.shape:
             raise ValueError(
@@ -80,16 +93,31 @@ class Ledger:
 
 
 class Judged(NamedTuple):
-    """An iterate and what one forward pass says of it."""
+    """Iterates of `n` samples and what one forward pass says of them."""
 
-    x_adv: Tensor  # (n, *features), a leaf when the pass can be differentiated
-    value: Tensor  # (n,), the loss to climb, with its graph
+    leaf: Tensor  # (m, *features), what was sent forward: these samples, or more
+    rows: Tensor  # (m,), where those stand in the whole batch
+    kept: Tensor | None  # bool (m,), which of them these samples are; None for all
+    logits: Tensor  # (n, classes), with its graph
+    value: Tensor  # (n,), what is climbed, with its graph
     shortfall: Tensor  # (n,)
+
+    @property
+    def x_adv(self) -> Tensor:
+        """The iterates, `(n, *features)`."""
+        leaf = self.leaf.detach()
+        return leaf if self.kept is None else leaf[self.kept]
 
     @property
     def success(self) -> Tensor:
         """Whether the goal is reached, bool `(n,)`."""
         return self.shortfall <= 0
+
+    def take(self, keep: Tensor) -> Judged:
+        """The samples where bool `keep` `(n,)` is true; of a pass that was judged whole."""
+        with torch.enable_grad():
+            parts = (self.logits[keep], self.value[keep], self.shortfall[keep])
+        return Judged(self.leaf, self.rows, keep, *parts)
 
 
 @dataclass(frozen=True)
@@ -100,6 +128,7 @@ class Problem:
     x: Tensor  # (n, *features)
     goal: Goal
     loss: Loss
+    norm: Norm  # of the distances
     rows: Tensor  # (n,), where these samples stand in the whole batch
     ledger: Ledger
 
@@ -107,6 +136,14 @@ class Problem:
         """The same for the samples where bool `keep` `(n,)` is true."""
         rows, goal = self.rows[keep], self.goal.take(keep)
         return replace(self, x=self.x[keep], goal=goal, rows=rows)
+
+    def against(self, rival: Tensor | None) -> Problem:
+        """The same with `rival` `(n,)` to climb to; `None` for whichever class is best."""
+        return replace(self, goal=replace(self.goal, rival=rival))
+
+    def distance(self, x_adv: Tensor) -> Tensor:
+        """How far `x_adv` is from the clean inputs, `(n,)`."""
+        return lp_norm(x_adv - self.x, self.norm)
 
     def clip(self, x_adv: Tensor) -> Tensor:
         """`x_adv` within the bounds; no sample gets further from `x` by it."""
@@ -131,7 +168,7 @@ class Problem:
         shortfall = self.goal.shortfall(logits.detach())
         if first and not shortfall.isfinite().all():
             checks.finite_logits(logits, self.rows)
-        return Judged(x_adv, value, shortfall)
+        return Judged(x_adv, self.rows, None, logits, value, shortfall)
 
     def logits(self, x_adv: Tensor) -> Tensor:
         """Counted logits `(n, classes)`, of float32 at least.
@@ -148,21 +185,38 @@ class Problem:
             raise ValueError(f"y must be below {classes}, the number of classes, got {highest}")
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
-    def gradient(self, at: Judged) -> Tensor:
-        """One backward pass: where to move, `(n, *features)`; zero where there is no gradient.
+    def pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
+        """One counted backward pass from `value` `(n,)`: its gradient at `at`, as torch gives it.
 
         The values are summed, so that no sample's gradient depends on the size of its batch.
+
+        Args:
+            at: samples of a pass that can be differentiated.
+            value: computed from its logits.
+            again: keep the graph for another pass.
 
         Raises:
             TypeError: the logits do not depend on the input in a way that torch can follow.
         """
-        if not at.value.requires_grad:
+        if not value.requires_grad:
             raise TypeError(_NO_GRAPH)
-        ones = torch.ones_like(at.value)
-        (grad,) = torch.autograd.grad(at.value, at.x_adv, ones, allow_unused=True)
+        ones = torch.ones_like(value)
+        (grad,) = torch.autograd.grad(value, at.leaf, ones, retain_graph=again, allow_unused=True)
         if grad is None:
             raise TypeError(_NO_GRAPH)
-        self.ledger.count(self.ledger.backward, self.rows)
+        self.ledger.count(self.ledger.backward, at.rows)
+        return grad if at.kept is None else grad[at.kept]
+
+    def gradient(self, at: Judged) -> Tensor:
+        """One backward pass: where to move, `(n, *features)`; zero where there is no gradient.
+
+        Raises:
+            TypeError: as `pull`.
+        """
+        return self.usable(self.pull(at, at.value))
+
+    def usable(self, grad: Tensor) -> Tensor:
+        """`grad` with samples that are zero or not finite at zero, and noted in the ledger."""
         length = lp_norm(grad, "l2")  # the fastest look; squares may vanish or overflow
         if ((length > 0) & (length < math.inf)).all():
             return grad
@@ -171,16 +225,15 @@ class Problem:
         self.ledger.blind[self.rows] |= lost
         return torch.where(per_sample(lost, grad), 0, grad)
 
-    def gradient_of(self, at: Judged, keep: Tensor) -> Tensor:
-        """`gradient` of the samples where bool `keep` `(n,)` is true.
+    def narrow(self, at: Judged, keep: Tensor) -> Judged:
+        """`at` for the samples where bool `keep` `(n,)` is true, to be differentiated.
 
         A backward pass takes the whole graph, finished samples and all. Where they are the greater
         part, it is cheaper to send the few others forward again, by themselves.
         """
         if 2 * keep.sum() > len(keep):
-            return self.gradient(at)[keep]
-        rest = self.take(keep)
-        return rest.gradient(rest.judge(at.x_adv[keep], differentiate=True))
+            return at.take(keep)
+        return self.take(keep).judge(at.x_adv[keep], differentiate=True)
 
 
 _NO_GRAPH = (
@@ -189,8 +242,27 @@ _NO_GRAPH = (
 )
 
 
+class Record(Protocol):
+    """What is kept of each sample of a batch."""
+
+    def improved(self, problem: Problem, at: Judged) -> Self:
+        """With what `at` has that is better."""
+        ...
+
+    def take(self, keep: Tensor) -> Self:
+        """The same for the samples where bool `keep` `(n,)` is true."""
+        ...
+
+    def put(self, rows: Tensor, found: Self) -> None:
+        """Write `found` into the samples `rows`, in place."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Record)
+
+
 class Best(NamedTuple):
-    """The best iterate of each sample of a batch."""
+    """The strongest iterate of each sample of a batch."""
 
     x_adv: Tensor  # (n, *features)
     shortfall: Tensor  # (n,), inf where nothing was judged
@@ -200,30 +272,71 @@ class Best(NamedTuple):
         """Whether the goal was reached, bool `(n,)`."""
         return self.shortfall <= 0
 
-    def improved(self, at: Judged) -> Best:
+    def improved(self, problem: Problem, at: Judged) -> Best:
         """Each sample's stronger one: further past the decision boundary, or nearer to it."""
         better = at.shortfall < self.shortfall
-        return Best(
-            torch.where(per_sample(better, at.x_adv), at.x_adv.detach(), self.x_adv),
-            torch.where(better, at.shortfall, self.shortfall),
-        )
+        return Best(*_each(better, (at.x_adv, at.shortfall), self))
 
     def take(self, keep: Tensor) -> Best:
         """The same for the samples where bool `keep` `(n,)` is true."""
-        return Best(self.x_adv[keep], self.shortfall[keep])
+        return Best(*(part[keep] for part in self))
 
     def put(self, rows: Tensor, found: Best) -> None:
         """Write `found` into the samples `rows`, in place."""
-        for mine, other in zip(self, found, strict=True):
-            mine[rows] = other.to(mine.dtype)
+        _write(self, rows, found)
+
+
+class Nearest(NamedTuple):
+    """The success of each sample of a batch that is nearest to its input."""
+
+    x_adv: Tensor  # (n, *features), the clean input where there was no success
+    shortfall: Tensor  # (n,), inf where there was no success
+    distance: Tensor  # (n,), likewise
+
+    @property
+    def success(self) -> Tensor:
+        """Whether the goal was reached, bool `(n,)`."""
+        return self.shortfall <= 0
+
+    def improved(self, problem: Problem, at: Judged) -> Nearest:
+        """Each sample's nearer success."""
+        distance = problem.distance(at.x_adv)
+        better = at.success & (distance < self.distance)
+        return Nearest(*_each(better, (at.x_adv, at.shortfall, distance), self))
+
+    def take(self, keep: Tensor) -> Nearest:
+        """The same for the samples where bool `keep` `(n,)` is true."""
+        return Nearest(*(part[keep] for part in self))
+
+    def put(self, rows: Tensor, found: Nearest) -> None:
+        """Write `found` into the samples `rows`, in place."""
+        _write(self, rows, found)
+
+
+def _each(better: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> list[Tensor]:
+    """Row by row the `new` parts where bool `better` `(n,)` is true, else the `old` ones."""
+    pairs = zip(new, old, strict=True)
+    return [torch.where(per_sample(better, n), n, o) for n, o in pairs]
+
+
+def _write(mine: tuple[Tensor, ...], rows: Tensor, other: tuple[Tensor, ...]) -> None:
+    for part, new in zip(mine, other, strict=True):
+        part[rows] = new.to(part.dtype)
 
 
 def nothing_yet(problem: Problem) -> Best:
     """The clean inputs, to be replaced by whatever has been judged."""
-    return _unjudged(problem.x)
+    return unjudged(problem.x)
 
 
-def _unjudged(x_adv: Tensor) -> Best:
+def none_near(problem: Problem) -> Nearest:
+    """The clean inputs, to be replaced by the first success."""
+    best = unjudged(problem.x)
+    return Nearest(*best, torch.full_like(problem.x.flatten(1)[:, 0], math.inf))
+
+
+def unjudged(x_adv: Tensor) -> Best:
+    """Iterates that no forward pass has seen."""
     dtype = torch.float64 if x_adv.dtype == torch.float64 else torch.float32
     return Best(x_adv.clone(), torch.full((len(x_adv),), math.inf, dtype=dtype).to(x_adv.device))
 
@@ -232,57 +345,55 @@ def iterate(
     problem: Problem,
     x_adv: Tensor,
     state: State,
-    step: Callable[[int, Problem, Tensor, Tensor, State], tuple[Tensor, State]],
+    step: Callable[[int, Problem, Judged, State], tuple[Tensor, State]],
     *,
     steps: int,
-    keep: Keep,
-    stop: Stop,
-    first_look: bool,
-    advance: Callable[[int], None],
-) -> Best:
+    best: Kept,
+    finished: Callable[[Judged, State], Tensor] | None = None,
+    formula: Callable[[Tensor], Kept] | None = None,
+    first_look: bool = False,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Kept:
     """Repeat `step` from `x_adv` and keep an iterate of each sample.
 
-    Every iterate is judged, the first and the last too. With `stop="first"` a successful sample
-    leaves the batch at once: it is not moved, not judged and not differentiated again.
+    Every iterate is judged, the first and the last too. A finished sample leaves the batch at once:
+    it is not moved, not judged and not differentiated again.
 
     Args:
         problem: `n` samples.
         x_adv: where to begin, `(n, *features)`.
         state: what the step carries along, a `NamedTuple` of tensors `(n, ...)`.
-        step: from `(i, problem, x_adv, grad, state)` to the next iterate and state, each of them
-            for the samples still open.
-        steps: number of steps; one forward and one backward pass each, and one forward pass for the
-            last iterate.
-        keep: `"strongest"` for the strongest iterate; `"last"` for attacks that are one formula and
-            return what it gives: that is not judged here, since `conclude` does it anyway.
-        stop: whether successful samples are finished.
+        step: from `(i, problem, at, state)` to the next iterate and state, each of them for the
+            samples still open; it asks `problem` for the gradient at `at`.
+        steps: number of steps; one forward pass each, and one more for the last iterate.
+        best: what has been kept of these samples so far.
+        finished: which samples are, bool `(n,)`, from what was judged and carried; `None` for none.
+        formula: for attacks that are one formula and return what it gives: makes the record of the
+            last iterates, which are not judged here, since `conclude` does it anyway.
         first_look: whether these samples have not been judged before, see `Problem.judge`.
         advance: told of each step taken.
 
     Returns:
-        The iterates kept for all `n` samples.
+        What is kept of all `n` samples; `best` is used up.
     """
-    found = best = nothing_yet(problem)
+    found = best
     open_rows = torch.arange(len(problem.x), device=problem.x.device)
     for i in range(steps):
         at = problem.judge(x_adv, differentiate=True, first=first_look and i == 0)
-        best = best.improved(at)
-        if stop == "first" and at.success.all():
-            break
-        if stop == "first" and at.success.any():
-            still = ~at.success
-            found.put(open_rows[at.success], best.take(at.success))
-            grad = problem.gradient_of(at, still)
-            problem, best, open_rows = problem.take(still), best.take(still), open_rows[still]
-            x_adv, state = x_adv[still], type(state)(*(part[still] for part in state))
-        else:
-            grad = problem.gradient(at)
-        x_adv, state = step(i, problem, x_adv, grad, state)
+        best = best.improved(problem, at)
+        done = None if finished is None else finished(at, state)
+        if done is not None and done.any():
+            found.put(open_rows[done], best.take(done))
+            still = ~done
+            if not still.any():
+                return found
+            at, problem, best = problem.narrow(at, still), problem.take(still), best.take(still)
+            open_rows, state = open_rows[still], type(state)(*(part[still] for part in state))
+        x_adv, state = step(i, problem, at, state)
         advance(1)
+    if formula is not None:
+        best = formula(x_adv)
     else:
-        if keep == "last":
-            best = _unjudged(x_adv)
-        else:
-            best = best.improved(problem.judge(x_adv, differentiate=False))
+        best = best.improved(problem, problem.judge(x_adv, differentiate=False))
     found.put(open_rows, best)
     return found
