@@ -1,8 +1,11 @@
 """Layer 2: attacks, each a frozen object of hyper-parameters that is called with a model."""
 
 from advkit.attacks.bim import BIM
+from advkit.attacks.deepfool import DeepFool
+from advkit.attacks.fab import FAB
 from advkit.attacks.fgm import FGM
 from advkit.attacks.fgsm import FGSM
+from advkit.attacks.jsma import JSMA
 from advkit.attacks.pgd import PGD
 
-__all__ = ["BIM", "FGM", "FGSM", "PGD"]
+__all__ = ["BIM", "FAB", "FGM", "FGSM", "JSMA", "PGD", "DeepFool"]

@@ -72,8 +72,9 @@ class GradientAttack(ABC):
         differentiable = as_differentiable(model, type(self).__name__)
         with torch.inference_mode(False), torch.no_grad(), hold(differentiable):
             problem = self._problem(differentiable, x, y, target)
-            best = self._search(problem) if len(problem.x) else nothing_yet(problem)
-            return conclude(problem, best)
+            if not len(problem.x):
+                return conclude(problem, nothing_yet(problem), problem.x.new_zeros(0, 2))
+            return conclude(problem, *self._last_look(problem, self._search(problem)))
 
     def _problem(
         self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
@@ -108,16 +109,17 @@ class GradientAttack(ABC):
     def _search(self, problem: Problem) -> Best:
         """The best iterates of a batch that is not empty."""
 
+    def _last_look(self, problem: Problem, best: Best) -> tuple[Best, Tensor]:
+        """What is returned, and the logits `(n, classes)` of exactly that."""
+        return best, problem.logits(best.x_adv)
 
-def conclude(problem: Problem, best: Best) -> AttackResult:
-    """Judge exactly what is returned, and say what a reader of the result must know."""
-    success = torch.zeros_like(problem.rows, dtype=torch.bool)
-    if len(problem.x):
-        logits = problem.logits(best.x_adv)
-        shortfall = problem.goal.shortfall(logits)
-        success = shortfall <= 0
-        checks.warn_of_probabilities(logits)
-        _warn_of_chance(best.shortfall, shortfall, problem.x.dtype)
+
+def conclude(problem: Problem, best: Best, logits: Tensor) -> AttackResult:
+    """Judge what is returned by the last look, and say what a reader of the result must know."""
+    shortfall = problem.goal.shortfall(logits)
+    success = shortfall <= 0
+    checks.warn_of_probabilities(logits)
+    _warn_of_chance(best.shortfall, shortfall, problem.x.dtype)
     no_gradient = problem.ledger.blind & ~success
     if no_gradient.any():
         checks.warn(

@@ -146,8 +146,8 @@ class Problem:
         return lp_norm(x_adv - self.x, self.norm)
 
     def clip(self, x_adv: Tensor) -> Tensor:
-        """`x_adv` within the bounds; no sample gets further from `x` by it."""
-        return x_adv.clamp(*self.model.bounds)
+        """`x_adv` in the dtype of `x` and within the bounds; no sample gets further from it."""
+        return x_adv.to(self.x.dtype).clamp(*self.model.bounds)
 
     def judge(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Judged:
         """One forward pass.
@@ -283,7 +283,7 @@ class Best(NamedTuple):
 
     def put(self, rows: Tensor, found: Best) -> None:
         """Write `found` into the samples `rows`, in place."""
-        _write(self, rows, found)
+        write(self, rows, found)
 
 
 class Nearest(NamedTuple):
@@ -310,7 +310,7 @@ class Nearest(NamedTuple):
 
     def put(self, rows: Tensor, found: Nearest) -> None:
         """Write `found` into the samples `rows`, in place."""
-        _write(self, rows, found)
+        write(self, rows, found)
 
 
 def _each(better: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> list[Tensor]:
@@ -319,7 +319,8 @@ def _each(better: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> l
     return [torch.where(per_sample(better, n), n, o) for n, o in pairs]
 
 
-def _write(mine: tuple[Tensor, ...], rows: Tensor, other: tuple[Tensor, ...]) -> None:
+def write(mine: tuple[Tensor, ...], rows: Tensor, other: tuple[Tensor, ...]) -> None:
+    """Write each part of `other` into the samples `rows` of `mine`, in place."""
     for part, new in zip(mine, other, strict=True):
         part[rows] = new.to(part.dtype)
 

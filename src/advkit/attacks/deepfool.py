@@ -1,0 +1,212 @@
+"""DeepFool."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from advkit.attacks._base import GradientAttack
+from advkit.attacks._engine import Best, Judged, Nearest, Problem, iterate, none_near, write
+from advkit.attacks._minimum import DUAL, MinimumNormAttack, polish
+from advkit.core import checks
+from advkit.core.losses import Loss, own_and_others
+from advkit.core.norms import Norm, lp_norm, per_sample, project
+
+_MOST = 9  # classes beside the label: the ten likeliest of the paper
+_SLACK = 1.1  # how much steeper than it was before a class may have become
+_POLISH = 2
+
+
+class _Move(NamedTuple):
+    """What each sample carries from step to step."""
+
+    slopes: Tensor  # (n, classes), how steep each class was last, 0 where unknown; (n, 1) at first
+    lost: Tensor  # bool (n,), no class has a gradient
+
+
+class _Crossing(NamedTuple):
+    """The last iterate of each sample that was no success, and the first that was one."""
+
+    inner: Tensor  # (n, *features)
+    gap: Tensor  # (n,), its shortfall; 0 where there was none
+    outer: Nearest
+
+    def improved(self, problem: Problem, at: Judged) -> _Crossing:
+        """With another iterate."""
+        x_adv = at.x_adv
+        inner = torch.where(per_sample(at.success, x_adv), self.inner, x_adv)
+        gap = torch.where(at.success, self.gap, at.shortfall)
+        return _Crossing(inner, gap, self.outer.improved(problem, at))
+
+    def take(self, keep: Tensor) -> _Crossing:
+        """The same for the samples where bool `keep` `(n,)` is true."""
+        return _Crossing(self.inner[keep], self.gap[keep], self.outer.take(keep))
+
+    def put(self, rows: Tensor, found: _Crossing) -> None:
+        """Write `found` into the samples `rows`, in place."""
+        write(self[:2], rows, found[:2])
+        self.outer.put(rows, found.outer)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DeepFool(MinimumNormAttack):
+    """DeepFool (Moosavi-Dezfooli, Fawzi and Frossard, 2016, arXiv:1511.04599), untargeted.
+
+    Each step takes the logits for linear functions, finds the class whose boundary is nearest and
+    goes there, a little further by the overshoot; the first success ends it.
+
+    Deviations: the overshoot lengthens each step but the first instead of the sum of all, and a
+    success is moved back along the last step, as far as it stays one, so that the overshoot costs
+    no distance. The iterates stay within the bounds. The classes considered are the likeliest at
+    each iterate, not those at the input.
+
+    Args:
+        norm: `"l2"` or `"linf"`, of the steps and the distance.
+        steps: at most so many; each costs one forward pass and a backward pass for each class that
+            is considered.
+        overshoot: share by which a step is longer than to the boundary, not negative.
+        candidates: how many classes to consider, the likeliest beside the label; each costs a
+            backward pass, none costs memory. `None` takes the nine likeliest, but leaves out those
+            that would have to be a tenth steeper than they were, or than any class so far, to be
+            nearer than what is found.
+        eps: `None`, or the radius of a ball on which longer perturbations are projected (Kalin et
+            al., 2021), a number or one for each sample `(n,)`. Then it is a budget attack: a
+            failure gives its last iterate in the ball.
+
+    Raises:
+        ValueError: a value is out of its range, or the call has a target.
+        TypeError: a value has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = net.weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        >>> model = advkit.TorchClassifier(net, bounds=(-1, 1))
+        >>> result = attacks.DeepFool().run(model, torch.tensor([[0.3, 0.4]]))
+        >>> round(result.distance.item(), 3)
+        0.5
+    """
+
+    norm: Norm = "l2"
+    steps: int = 50
+    overshoot: float = 0.02
+    candidates: int | None = None
+    eps: float | Tensor | None = None
+
+    def __post_init__(self) -> None:
+        checks.one_of("norm", self.norm, tuple(DUAL))
+        checks.whole("steps", self.steps, at_least=1)
+        checks.not_negative("overshoot", self.overshoot)
+        if self.candidates is not None:
+            checks.whole("candidates", self.candidates, at_least=1)
+        if self.eps is not None:
+            checks.eps(self.eps)
+
+    def _objective(self, *, targeted: bool) -> Loss:
+        if targeted:
+            raise ValueError("target must be None: DeepFool has no targeted form; FAB has one")
+        return super()._objective(targeted=targeted)
+
+    def _search(self, problem: Problem) -> Best:
+        if self.eps is None:
+            return super()._search(problem)
+        crossing = self._crossing(problem)
+        success = per_sample(crossing.outer.success, problem.x)
+        delta = torch.where(success, crossing.outer.x_adv, crossing.inner) - problem.x
+        delta = project(delta, checks.budget(self.eps, problem.x), self.norm)
+        unknown = torch.full_like(crossing.gap, math.inf)
+        return Best(problem.clip(problem.x + delta), unknown)
+
+    def _last_look(self, problem: Problem, best: Best) -> tuple[Best, Tensor]:
+        if self.eps is None:
+            return super()._last_look(problem, best)
+        return GradientAttack._last_look(self, problem, best)
+
+    def _approach(self, problem: Problem) -> Nearest:
+        return self._crossing(problem).outer
+
+    def _crossing(self, problem: Problem) -> _Crossing:
+        nothing = none_near(problem)
+        crossing = iterate(
+            problem,
+            problem.x,
+            _Move(
+                torch.zeros_like(nothing.shortfall)[:, None], torch.zeros_like(problem.rows).bool()
+            ),
+            self._step,
+            steps=self.steps,
+            best=_Crossing(problem.x.clone(), torch.zeros_like(nothing.shortfall), nothing),
+            finished=lambda at, move: at.success | move.lost,
+            first_look=True,
+        )
+        polish(problem, crossing.inner, crossing.gap, crossing.outer, _POLISH)
+        return crossing
+
+    def _step(self, i: int, problem: Problem, at: Judged, move: _Move) -> tuple[Tensor, _Move]:
+        unit, distance, slopes = self._nearest_plane(problem, at, move.slopes)
+        unit, lost = problem.usable(unit), distance.isinf()
+        straight = unit.sign() if self.norm == "linf" else unit
+        lower, upper = problem.model.bounds
+        least = torch.finfo(problem.x.dtype).eps * (upper - lower)  # a tie is no step of zero
+        longer = 1 + self.overshoot if i else 1
+        length = torch.where(lost, 0, longer * distance + least)
+        return problem.clip(at.x_adv + per_sample(length, unit) * straight), _Move(slopes, lost)
+
+    def _nearest_plane(
+        self, problem: Problem, at: Judged, slopes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The nearest class boundary of the linearized logits.
+
+        Returns:
+            Its normal `(n, *features)` of dual norm 1, zero without a gradient; the distance to it
+            `(n,)`, inf without one; and the slopes with what was learnt, `(n, classes)`.
+        """
+        own, others = own_and_others(at.logits.detach(), problem.goal.labels)
+        likeliest = others.topk(min(self.candidates or _MOST, others.shape[1] - 1), dim=1)
+        slopes = slopes.expand_as(others).clone()
+        unit, distance = torch.zeros_like(problem.x), torch.full_like(own, math.inf)
+        for k, rival in enumerate(likeliest.indices.unbind(1)):
+            gap = own - likeliest.values[:, k]
+            rows = torch.arange(len(gap), device=gap.device)
+            if k and self.candidates is None:
+                rows = rows[gap < _steepest_likely(slopes, rival) * distance]
+            if not len(rows):
+                continue
+            slope, grad = _slope_to(problem, at, rival, rows, DUAL[self.norm])
+            slopes[rows, rival[rows]] = slope
+            reach = torch.where(slope > 0, gap[rows] / slope, math.inf)
+            nearer = reach < distance[rows]
+            rows, reach = rows[nearer], reach[nearer]
+            distance[rows] = reach
+            unit[rows] = (grad[nearer] / per_sample(slope[nearer], grad)).to(unit.dtype)
+        return unit, distance, slopes
+
+
+def _steepest_likely(slopes: Tensor, rival: Tensor) -> Tensor:
+    """How steep the class `rival` `(n,)` may be: as it was, or as the steepest, and some more."""
+    before = slopes.gather(1, rival[:, None]).squeeze(1)
+    return _SLACK * torch.where(before > 0, before, slopes.amax(1))
+
+
+def _slope_to(
+    problem: Problem, at: Judged, rival: Tensor, rows: Tensor, dual: Norm
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the rival's logit minus the label's, of the samples `rows` `(m,)`.
+
+    Returns:
+        Its norm `(m,)`, zero where it is not finite, and itself, `(m, *features)`.
+    """
+    if len(rows) < len(rival):
+        keep = torch.zeros_like(rival, dtype=torch.bool).index_fill_(0, rows, True)
+        at, problem, rival = problem.narrow(at, keep), problem.take(keep), rival[keep]
+    pair = torch.stack([rival, problem.goal.labels], dim=1)
+    with torch.enable_grad():
+        value = -at.logits.gather(1, pair).diff(dim=1).squeeze(1)
+    grad = problem.pull(at, value, again=True)
+    length = lp_norm(grad, dual).to(at.shortfall.dtype)
+    return length.where(length.isfinite(), 0), grad

@@ -1,0 +1,191 @@
+"""Fast adaptive boundary attack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from advkit.attacks._engine import Judged, Nearest, Problem, iterate
+from advkit.attacks._minimum import DUAL, MinimumNormAttack, first_look, polish, rivals
+from advkit.core import checks
+from advkit.core.batching import progress_bar
+from advkit.core.norms import Norm, lp_norm, per_sample
+
+# The pace of a walk, measured on the nets of the documentation; none of these is delicate.
+_EXPLORE, _REFINE, _LAST = 0.5, 0.2, 0.01  # share of the way to the nearest point of the plane
+_MEMORY = 0.8  # weight of the normals before
+_OVER, _LEAST_OVER, _MOST_OVER = 0.02, 1e-3, 0.5  # how far past the boundary to aim
+_LESS, _MORE = 0.7, 1.3  # what becomes of that after a success and after a failure
+_SHORTEST = 5  # steps that one rival gets at least
+_HOPELESS = 1.2  # times the nearest success so far: such a rival is given up
+_PATIENCE, _GAIN = 10, 1e-3  # steps in which the distance must shrink by this share
+_POLISH = 3
+
+
+class _Walk(NamedTuple):
+    """What each sample carries from step to step."""
+
+    normal: Tensor  # (n, *features), running mean of the boundary's normals, of dual norm 1 each
+    over: Tensor  # (n,), how far past the boundary to aim, as a share of the distance
+    limit: Tensor  # (n,), the distance beyond which this walk is hopeless
+    nearest: Tensor  # (n,), distance of its nearest success, inf without one
+    before: Tensor  # (n,), the same some steps ago
+    closed: Tensor  # bool (n,), not worth another step
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FAB(MinimumNormAttack):
+    """Fast adaptive boundary attack (Croce and Hein, 2020, arXiv:1907.02044), for everyday use.
+
+    The answer to "how far is the nearest adversarial example" for about 100 passes. Each step
+    takes the decision boundary for the plane that the gradient at the iterate says it is, moves
+    onto that plane, and from there part of the way to the plane's point nearest to the input, so
+    that the walk slides along the boundary towards the input. As in the targeted form of the paper
+    the likeliest classes are walked to one after another; half of the steps go to that, the other
+    half to the walk that came nearest.
+
+    Deviations: the plane's normal is a running mean over the steps, which is what carries the walk
+    over the kinks of nets with ReLU and max-pooling; the overshoot grows after a failure and
+    shrinks after a success instead of being 1.05; the share of the way back falls along a cosine
+    instead of following from two distances; the box is kept by clipping instead of inside the
+    projection; no backward step and no random restarts. A walk that has no hope of coming nearer
+    than what is found, or that has stopped coming nearer, ends before its time.
+
+    Args:
+        norm: `"l2"` or `"linf"`, of the distance.
+        steps: gradient steps in all; each costs one forward and one backward pass at most.
+        candidates: how many classes to walk to, at most; fewer where `steps` would leave less than
+            five for each. Without meaning for a targeted attack.
+        progress: show a bar (needs the extra `report`).
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> result = attacks.FAB().run(net, torch.rand(5, 1, 8, 8))
+        >>> bool(result.success.all()), result.norm
+        (True, 'l2')
+    """
+
+    norm: Norm = "l2"
+    steps: int = 100
+    candidates: int = 5
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        checks.one_of("norm", self.norm, tuple(DUAL))
+        checks.whole("steps", self.steps, at_least=1)
+        checks.whole("candidates", self.candidates, at_least=1)
+        checks.flag("progress", self.progress)
+
+    def _approach(self, problem: Problem) -> Nearest:
+        nearest, at = first_look(problem)
+        rows = (~nearest.success).nonzero().flatten()
+        if len(rows):
+            part, at = problem.take(rows), at.take(rows)
+            with progress_bar("FAB", self.steps, self.progress) as advance:
+                found = self._walks(part, at, nearest.take(rows), advance)
+            nearest.put(rows, polish(part, part.x, at.shortfall, found, _POLISH))
+        return nearest
+
+    def _walks(
+        self, problem: Problem, at: Judged, nearest: Nearest, advance: Callable[[int], None]
+    ) -> Nearest:
+        """To one rival after another from the inputs, then on from the nearest success."""
+        classes = rivals(at, problem, min(self.candidates, self.steps // (2 * _SHORTEST)))
+        each = self.steps // (2 * len(classes)) if len(classes) > 1 else 0
+        pace = _pace(_EXPLORE, each)
+        for rival in classes if each else ():
+            walk = _begin(problem, limit=_HOPELESS * nearest.distance)
+            nearest = self._walk(problem.against(rival), problem.x, walk, pace, nearest, advance)
+        rest = _pace(_REFINE if each else _EXPLORE, self.steps - each * len(classes))
+        walk = _begin(problem, limit=torch.full_like(nearest.distance, math.inf))
+        return self._walk(problem, nearest.x_adv, walk, rest, nearest, advance)
+
+    def _walk(
+        self,
+        problem: Problem,
+        start: Tensor,
+        walk: _Walk,
+        pace: list[float],
+        nearest: Nearest,
+        advance: Callable[[int], None],
+    ) -> Nearest:
+        def step(i: int, problem: Problem, at: Judged, walk: _Walk) -> tuple[Tensor, _Walk]:
+            return self._step(i, pace[i], problem, at, walk)
+
+        return iterate(
+            problem,
+            start,
+            walk,
+            step,
+            steps=len(pace),
+            best=nearest,
+            finished=lambda _, walk: walk.closed,
+            advance=advance,
+        )
+
+    def _step(
+        self, i: int, share: float, problem: Problem, at: Judged, walk: _Walk
+    ) -> tuple[Tensor, _Walk]:
+        grad = problem.gradient(at)
+        delta = at.x_adv - problem.x
+        distance = lp_norm(delta, self.norm)
+        slope = lp_norm(grad, DUAL[self.norm])
+        walk = _watched(i, at, distance, walk, lost=slope == 0)
+        ahead = -at.value.detach() / slope.where(slope > 0, 1)
+        ahead = ahead + walk.over * torch.maximum(distance, ahead)
+        unit = grad / per_sample(slope.where(slope > 0, 1), grad)  # of dual norm 1
+        on_plane = delta.add_(self._straight(unit) * per_sample(ahead, grad))
+        normal = unit.lerp_(walk.normal, _MEMORY)
+        # the nearest point to the input on the plane through `on_plane` with this normal
+        level = (normal * on_plane).flatten(1).sum(1).clamp_min(0)
+        width = lp_norm(normal, DUAL[self.norm]).clamp_min(torch.finfo(grad.dtype).tiny)
+        foot = self._straight(normal / per_sample(width, grad)) * per_sample(level / width, grad)
+        x_adv = problem.clip(on_plane.lerp_(foot, share).add_(problem.x))
+        return x_adv, walk._replace(normal=normal)
+
+    def _straight(self, unit: Tensor) -> Tensor:
+        """The direction of length 1 in which a plane with normal `unit` of dual norm 1 is met."""
+        return unit.sign() if self.norm == "linf" else unit
+
+
+def _pace(first: float, steps: int) -> list[float]:
+    """The share of the way to go in each step: half a cosine from `first` down to the last."""
+    turns = (math.pi * i / max(1, steps - 1) for i in range(steps))
+    return [_LAST + (first - _LAST) * (1 + math.cos(turn)) / 2 for turn in turns]
+
+
+def _begin(problem: Problem, limit: Tensor) -> _Walk:
+    return _Walk(
+        normal=torch.zeros_like(problem.x),
+        over=torch.full_like(limit, _OVER),
+        limit=limit,
+        nearest=torch.full_like(limit, math.inf),
+        before=torch.full_like(limit, math.inf),
+        closed=torch.zeros_like(limit, dtype=torch.bool),
+    )
+
+
+def _watched(i: int, at: Judged, distance: Tensor, walk: _Walk, *, lost: Tensor) -> _Walk:
+    """The walk with what step `i` has shown of its prospects; `lost` samples have no gradient."""
+    nearest = torch.where(at.success, torch.minimum(distance, walk.nearest), walk.nearest)
+    closed, before, known = lost, walk.before, nearest.isfinite()
+    if i >= _SHORTEST - 1:
+        closed = closed | (known & (nearest > walk.limit))
+    if i and i % _PATIENCE == 0:
+        closed = closed | (known & (nearest > (1 - _GAIN) * before))
+        before = nearest
+    over = walk.over * torch.where(at.success, _LESS, _MORE)
+    return walk._replace(
+        over=over.clamp(_LEAST_OVER, _MOST_OVER), nearest=nearest, before=before, closed=closed
+    )
