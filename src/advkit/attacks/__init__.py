@@ -1,6 +1,7 @@
 """Layer 2: attacks, each a frozen object of hyper-parameters that is called with a model."""
 
 from advkit.attacks.bim import BIM
+from advkit.attacks.carlini_wagner import CarliniWagnerL2
 from advkit.attacks.deepfool import DeepFool
 from advkit.attacks.fab import FAB
 from advkit.attacks.fgm import FGM
@@ -8,4 +9,4 @@ from advkit.attacks.fgsm import FGSM
 from advkit.attacks.jsma import JSMA
 from advkit.attacks.pgd import PGD
 
-__all__ = ["BIM", "FAB", "FGM", "FGSM", "JSMA", "PGD", "DeepFool"]
+__all__ = ["BIM", "FAB", "FGM", "FGSM", "JSMA", "PGD", "CarliniWagnerL2", "DeepFool"]

@@ -92,10 +92,15 @@ class GradientAttack(ABC):
             ledger.forward += 1
         given = [v for v in (labels, y) if v is not None and len(v)]
         highest = max((int(v.max()) for v in given), default=0)
-        goal = Goal(labels, highest, target is not None)
+        goal = Goal(labels, highest, target is not None, self._confidence)
         rows = torch.arange(len(x), device=x.device)
         loss = self._objective(targeted=target is not None)
         return Problem(model, x, goal, loss, self.norm, rows, ledger)
+
+    @property
+    def _confidence(self) -> float:
+        """The margin in logits that a success must have."""
+        return 0.0
 
     @abstractmethod
     def _objective(self, *, targeted: bool) -> Loss:

@@ -33,13 +33,14 @@ State = TypeVar("State", bound=tuple[Tensor, ...])
 class Goal:
     """What counts as success: leaving `labels` `(n,)`, or reaching them when `targeted`.
 
-    An untargeted search may go for one `rival` class `(n,)` of each sample; success is still any
-    class but the label.
+    With a `confidence` the margin in logits must reach it too. An untargeted search may go for one
+    `rival` class `(n,)` of each sample; success is still any class but the label.
     """
 
     labels: Tensor
     highest: int  # of all labels given for the batch, so that no pass has to look for it
     targeted: bool
+    confidence: float = 0.0
     rival: Tensor | None = None
 
     def take(self, rows: Tensor) -> Goal:
@@ -73,6 +74,8 @@ class Goal:
         reached = answer == self.labels if self.targeted else answer != self.labels
         value = margin(logits, self.labels)
         value = value if self.targeted else -value
+        if self.confidence:
+            return value + self.confidence
         return torch.where(reached, value, value.clamp_min(_TIE))
 
 
