@@ -7,6 +7,7 @@ from advkit.attacks.fab import FAB
 from advkit.attacks.fgm import FGM
 from advkit.attacks.fgsm import FGSM
 from advkit.attacks.jsma import JSMA
+from advkit.attacks.lbfgs import LBFGS
 from advkit.attacks.pgd import PGD
 
-__all__ = ["BIM", "FAB", "FGM", "FGSM", "JSMA", "PGD", "CarliniWagnerL2", "DeepFool"]
+__all__ = ["BIM", "FAB", "FGM", "FGSM", "JSMA", "LBFGS", "PGD", "CarliniWagnerL2", "DeepFool"]

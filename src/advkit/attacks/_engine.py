@@ -186,7 +186,7 @@ class Problem:
             name = "target" if self.goal.targeted else "y"
             checks.labels_within(name, self.goal.labels, classes, self.rows)
             raise ValueError(f"y must be below {classes}, the number of classes, got {highest}")
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return wide(logits)
 
     def pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
         """One counted backward pass from `value` `(n,)`: its gradient at `at`, as torch gives it.
@@ -336,13 +336,18 @@ def nothing_yet(problem: Problem) -> Best:
 def none_near(problem: Problem) -> Nearest:
     """The clean inputs, to be replaced by the first success."""
     best = unjudged(problem.x)
-    return Nearest(*best, torch.full_like(problem.x.flatten(1)[:, 0], math.inf))
+    return Nearest(*best, torch.full_like(best.shortfall, math.inf))
 
 
 def unjudged(x_adv: Tensor) -> Best:
     """Iterates that no forward pass has seen."""
-    dtype = torch.float64 if x_adv.dtype == torch.float64 else torch.float32
-    return Best(x_adv.clone(), torch.full((len(x_adv),), math.inf, dtype=dtype).to(x_adv.device))
+    dtype = torch.promote_types(x_adv.dtype, torch.float32)
+    return Best(x_adv.clone(), torch.full_like(x_adv.flatten(1)[:, 0], math.inf, dtype=dtype))
+
+
+def wide(v: Tensor) -> Tensor:
+    """`v` in float32 at least: 16 bits are too few to compute with."""
+    return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
 def iterate(

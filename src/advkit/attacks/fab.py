@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Judged, Nearest, Problem, iterate
+from advkit.attacks._engine import Judged, Nearest, Problem, iterate, wide
 from advkit.attacks._minimum import DUAL, MinimumNormAttack, first_look, polish, rivals
 from advkit.core import checks
 from advkit.core.batching import progress_bar
@@ -137,14 +137,16 @@ class FAB(MinimumNormAttack):
     def _step(
         self, i: int, share: float, problem: Problem, at: Judged, walk: _Walk
     ) -> tuple[Tensor, _Walk]:
-        grad = problem.gradient(at)
-        delta = at.x_adv - problem.x
-        distance = lp_norm(delta, self.norm)
-        slope = lp_norm(grad, DUAL[self.norm])
-        walk = _watched(i, at, distance, walk, lost=slope == 0)
-        ahead = -at.value.detach() / slope.where(slope > 0, 1)
+        grad = wide(problem.gradient(at))
+        delta = wide(at.x_adv - problem.x)
+        distance, slope = lp_norm(delta, self.norm), lp_norm(grad, DUAL[self.norm])
+        gap = -at.value.detach().to(slope.dtype)
+        lost = ~((slope > 0) & gap.isfinite())
+        slope, gap = slope.where(~lost, 1), gap.where(~lost, 0)
+        walk = _watched(i, at, distance, walk, lost)
+        ahead = gap / slope
         ahead = ahead + walk.over * torch.maximum(distance, ahead)
-        unit = grad / per_sample(slope.where(slope > 0, 1), grad)  # of dual norm 1
+        unit = grad / per_sample(slope, grad)  # of dual norm 1
         on_plane = delta.add_(self._straight(unit) * per_sample(ahead, grad))
         normal = unit.lerp_(walk.normal, _MEMORY)
         # the nearest point to the input on the plane through `on_plane` with this normal
@@ -167,7 +169,7 @@ def _pace(first: float, steps: int) -> list[float]:
 
 def _begin(problem: Problem, limit: Tensor) -> _Walk:
     return _Walk(
-        normal=torch.zeros_like(problem.x),
+        normal=torch.zeros_like(wide(problem.x)),
         over=torch.full_like(limit, _OVER),
         limit=limit,
         nearest=torch.full_like(limit, math.inf),
@@ -176,7 +178,7 @@ def _begin(problem: Problem, limit: Tensor) -> _Walk:
     )
 
 
-def _watched(i: int, at: Judged, distance: Tensor, walk: _Walk, *, lost: Tensor) -> _Walk:
+def _watched(i: int, at: Judged, distance: Tensor, walk: _Walk, lost: Tensor) -> _Walk:
     """The walk with what step `i` has shown of its prospects; `lost` samples have no gradient."""
     nearest = torch.where(at.success, torch.minimum(distance, walk.nearest), walk.nearest)
     closed, before, known = lost, walk.before, nearest.isfinite()

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Judged, Nearest, Problem, iterate
+from advkit.attacks._engine import Judged, Nearest, Problem, iterate, wide
 from advkit.attacks._minimum import MinimumNormAttack, first_look, rivals
 from advkit.core import checks
 from advkit.core.batching import progress_bar
@@ -164,7 +164,7 @@ class JSMA(MinimumNormAttack):
 
     def _scaled(self, grad: Tensor) -> Tensor:
         """`grad` in the direction of `theta`, flat, its largest entry one."""
-        flat = grad.flatten(1) if grad.dtype == torch.float64 else grad.flatten(1).float()
+        flat = wide(grad.flatten(1))
         largest = flat.abs().amax(1, keepdim=True)
         return flat / torch.where(largest > 0, largest, 1) * math.copysign(1, self.theta)
 
