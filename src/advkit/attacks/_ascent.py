@@ -9,16 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import (
-    Best,
-    Judged,
-    Keep,
-    Problem,
-    Stop,
-    iterate,
-    nothing_yet,
-    unjudged,
-)
+from advkit.attacks._engine import Best, Keep, Stop, iterate, nothing_yet, unjudged
+from advkit.attacks._problem import Judged, Problem
 from advkit.core.norms import Norm, normalize, per_sample, project, steepest
 from advkit.core.randomness import sample_keys, uniform_in_ball
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Best, Goal, Ledger, Problem, nothing_yet
+from advkit.attacks._engine import Best, nothing_yet
+from advkit.attacks._problem import Goal, Ledger, Problem
 from advkit.core import checks
 from advkit.core.describe import call, settings
 from advkit.core.losses import Loss

@@ -1,248 +1,24 @@
 """What every iterative attack repeats, written once.
 
-Judge the current iterate, keep the best of each sample, drop finished samples from the batch, count
-the samples sent through the model. One forward pass does three jobs: it judges the iterate, gives
-the loss and starts the backward pass.
+Judge the current iterate, keep the best of each sample, drop finished samples from the batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit.core import checks
-from advkit.core.losses import Loss, margin
-from advkit.core.norms import Norm, lp_norm, per_sample
-from advkit.models import DifferentiableClassifier
-
-# The least shortfall of a sample that is not a success: above zero in float32 and float64 alike.
-_TIE = torch.finfo(torch.float32).tiny
+from advkit.attacks._problem import Judged, Problem
+from advkit.core.norms import per_sample
 
 Stop = Literal["first", "never"]
 Keep = Literal["strongest", "last"]
 State = TypeVar("State", bound=tuple[Tensor, ...])
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What counts as success: leaving `labels` `(n,)`, or reaching them when `targeted`.
-
-    With a `confidence` the margin in logits must reach it too. An untargeted search may go for one
-    `rival` class `(n,)` of each sample; success is still any class but the label.
-    """
-
-    labels: Tensor
-    highest: int  # of all labels given for the batch, so that no pass has to look for it
-    targeted: bool
-    confidence: float = 0.0
-    rival: Tensor | None = None
-
-    def take(self, rows: Tensor) -> Goal:
-        """The goal of a part of the batch."""
-        rival = None if self.rival is None else self.rival[rows]
-        return replace(self, labels=self.labels[rows], rival=rival)
-
-    def ascent(self, loss: Loss, logits: Tensor) -> Tensor:
-        """The value to climb, `(n,)`: the loss at the true labels, or minus that at the target.
-
-        With a rival it is the rival's logit minus the label's, whatever the loss.
-        """
-        if self.rival is not None:
-            pair = torch.stack([self.rival, self.labels], dim=1)
-            return -logits.gather(1, pair).diff(dim=1).squeeze(1)
-        value = loss(logits, self.labels)
-        if value.shape != self.labels.shape:
-            raise ValueError(
-                f"loss must return one value for each sample, shape {tuple(self.labels.shape)}, "
-                f"got {tuple(value.shape)}"
-            )
-        return -value if self.targeted else value
-
-    def shortfall(self, logits: Tensor) -> Tensor:
-        """How much the goal is missed by, `(n,)`: the margin in logits, at most 0 on success.
-
-        Success is what the model answers, so a tie counts as `argmax` decides it. NaN stays NaN,
-        which no comparison takes for a success.
-        """
-        answer = logits.argmax(1)
-        reached = answer == self.labels if self.targeted else answer != self.labels
-        value = margin(logits, self.labels)
-        value = value if self.targeted else -value
-        if self.confidence:
-            return value + self.confidence
-        return torch.where(reached, value, value.clamp_min(_TIE))
-
-
-class Ledger:
-    """What one run has to say of each of its `n` inputs: passes, and gradients that failed."""
-
-    def __init__(self, n: int, device: torch.device) -> None:
-        self.forward = torch.zeros(n, dtype=torch.int64, device=device)
-        self.backward = torch.zeros(n, dtype=torch.int64, device=device)
-        self.blind = torch.zeros(n, dtype=torch.bool, device=device)
-
-    def count(self, passes: Tensor, rows: Tensor) -> None:
-        """One more of `passes`, which is `forward` or `backward`, for the samples `rows`."""
-        if len(rows) == len(passes):
-            passes += 1  # the rows are all of them: three times as fast as the index
-        else:
-            passes[rows] += 1
-
-
-class Judged(NamedTuple):
-    """Iterates of `n` samples and what one forward pass says of them."""
-
-    leaf: Tensor  # (m, *features), what was sent forward: these samples, or more
-    rows: Tensor  # (m,), where those stand in the whole batch
-    kept: Tensor | None  # bool (m,), which of them these samples are; None for all
-    logits: Tensor  # (n, classes), with its graph
-    value: Tensor  # (n,), what is climbed, with its graph
-    shortfall: Tensor  # (n,)
-
-    @property
-    def x_adv(self) -> Tensor:
-        """The iterates, `(n, *features)`."""
-        leaf = self.leaf.detach()
-        return leaf if self.kept is None else leaf[self.kept]
-
-    @property
-    def success(self) -> Tensor:
-        """Whether the goal is reached, bool `(n,)`."""
-        return self.shortfall <= 0
-
-    def take(self, keep: Tensor) -> Judged:
-        """The samples where bool `keep` `(n,)` is true; of a pass that was judged whole."""
-        with torch.enable_grad():
-            parts = (self.logits[keep], self.value[keep], self.shortfall[keep])
-        return Judged(self.leaf, self.rows, keep, *parts)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Samples to attack: a batch, or the rows of it that are still open."""
-
-    model: DifferentiableClassifier
-    x: Tensor  # (n, *features)
-    goal: Goal
-    loss: Loss
-    norm: Norm  # of the distances
-    rows: Tensor  # (n,), where these samples stand in the whole batch
-    ledger: Ledger
-
-    def take(self, keep: Tensor) -> Problem:
-        """The same for the samples where bool `keep` `(n,)` is true."""
-        rows, goal = self.rows[keep], self.goal.take(keep)
-        return replace(self, x=self.x[keep], goal=goal, rows=rows)
-
-    def against(self, rival: Tensor | None) -> Problem:
-        """The same with `rival` `(n,)` to climb to; `None` for whichever class is best."""
-        return replace(self, goal=replace(self.goal, rival=rival))
-
-    def distance(self, x_adv: Tensor) -> Tensor:
-        """How far `x_adv` is from the clean inputs, `(n,)`."""
-        return lp_norm(x_adv - self.x, self.norm)
-
-    def clip(self, x_adv: Tensor) -> Tensor:
-        """`x_adv` in the dtype of `x` and within the bounds; no sample gets further from it."""
-        return x_adv.to(self.x.dtype).clamp(*self.model.bounds)
-
-    def judge(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Judged:
-        """One forward pass.
-
-        Args:
-            x_adv: `(n, *features)`.
-            differentiate: keep the graph for `gradient`.
-            first: whether it is the first look at these samples.
-
-        Raises:
-            ValueError: a first look that meets NaN or infinite logits. Later ones are no reason to
-                lose what was found: such an iterate is no success and is never kept.
-        """
-        x_adv = x_adv.detach().requires_grad_(differentiate)
-        with torch.set_grad_enabled(differentiate):
-            logits = self.logits(x_adv)
-            value = self.goal.ascent(self.loss, logits)
-        shortfall = self.goal.shortfall(logits.detach())
-        if first and not shortfall.isfinite().all():
-            checks.finite_logits(logits, self.rows)
-        return Judged(x_adv, self.rows, None, logits, value, shortfall)
-
-    def logits(self, x_adv: Tensor) -> Tensor:
-        """Counted logits `(n, classes)`, of float32 at least.
-
-        Raises:
-            ValueError: a label that the model does not have.
-        """
-        self.ledger.count(self.ledger.forward, self.rows)
-        logits = self.model.logits(x_adv)
-        classes, highest = logits.shape[1], self.goal.highest
-        if highest >= classes:
-            name = "target" if self.goal.targeted else "y"
-            checks.labels_within(name, self.goal.labels, classes, self.rows)
-            raise ValueError(f"y must be below {classes}, the number of classes, got {highest}")
-        return wide(logits)
-
-    def pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
-        """One counted backward pass from `value` `(n,)`: its gradient at `at`, as torch gives it.
-
-        The values are summed, so that no sample's gradient depends on the size of its batch.
-
-        Args:
-            at: samples of a pass that can be differentiated.
-            value: computed from its logits.
-            again: keep the graph for another pass.
-
-        Raises:
-            TypeError: the logits do not depend on the input in a way that torch can follow.
-        """
-        if not value.requires_grad:
-            raise TypeError(_NO_GRAPH)
-        ones = torch.ones_like(value)
-        (grad,) = torch.autograd.grad(value, at.leaf, ones, retain_graph=again, allow_unused=True)
-        if grad is None:
-            raise TypeError(_NO_GRAPH)
-        self.ledger.count(self.ledger.backward, at.rows)
-        return grad if at.kept is None else grad[at.kept]
-
-    def gradient(self, at: Judged) -> Tensor:
-        """One backward pass: where to move, `(n, *features)`; zero where there is no gradient.
-
-        Raises:
-            TypeError: as `pull`.
-        """
-        return self.usable(self.pull(at, at.value))
-
-    def usable(self, grad: Tensor) -> Tensor:
-        """`grad` with samples that are zero or not finite at zero, and noted in the ledger."""
-        length = lp_norm(grad, "l2")  # the fastest look; squares may vanish or overflow
-        if ((length > 0) & (length < math.inf)).all():
-            return grad
-        largest = lp_norm(grad, "linf")
-        lost = ~((largest > 0) & (largest < math.inf))
-        self.ledger.blind[self.rows] |= lost
-        return torch.where(per_sample(lost, grad), 0, grad)
-
-    def narrow(self, at: Judged, keep: Tensor) -> Judged:
-        """`at` for the samples where bool `keep` `(n,)` is true, to be differentiated.
-
-        A backward pass takes the whole graph, finished samples and all. Where they are the greater
-        part, it is cheaper to send the few others forward again, by themselves.
-        """
-        if 2 * keep.sum() > len(keep):
-            return at.take(keep)
-        return self.take(keep).judge(at.x_adv[keep], differentiate=True)
-
-
-_NO_GRAPH = (
-    "the model's logits cannot be differentiated with respect to x (it detaches, rounds or leaves "
-    "torch); use an attack without gradients, or transfer from a differentiable substitute"
-)
 
 
 class Record(Protocol):
@@ -343,11 +119,6 @@ def unjudged(x_adv: Tensor) -> Best:
     """Iterates that no forward pass has seen."""
     dtype = torch.promote_types(x_adv.dtype, torch.float32)
     return Best(x_adv.clone(), torch.full_like(x_adv.flatten(1)[:, 0], math.inf, dtype=dtype))
-
-
-def wide(v: Tensor) -> Tensor:
-    """`v` in float32 at least: 16 bits are too few to compute with."""
-    return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
 def iterate(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from advkit.attacks._base import GradientAttack
-from advkit.attacks._engine import Best, Judged, Nearest, Problem, none_near, unjudged
+from advkit.attacks._engine import Best, Nearest, none_near, unjudged
+from advkit.attacks._problem import Judged, Problem
 from advkit.core.losses import Loss, margin, own_and_others
 from advkit.core.norms import Norm, per_sample
 

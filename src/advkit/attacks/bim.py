@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 
 from advkit.attacks._ascent import Ascent, constant
-from advkit.attacks._engine import Best, Problem
+from advkit.attacks._engine import Best
 from advkit.attacks._family import BudgetAttack
+from advkit.attacks._problem import Problem
 from advkit.core import checks
 from advkit.core.norms import Norm
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Judged, Nearest, Problem, iterate, none_near, wide
+from advkit.attacks._engine import Nearest, iterate, none_near
 from advkit.attacks._penalty import PenaltyAttack, Trial, Weight
+from advkit.attacks._problem import Judged, Problem, wide
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, per_sample
 

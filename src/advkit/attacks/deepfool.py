@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from advkit.attacks._base import GradientAttack
-from advkit.attacks._engine import Best, Judged, Nearest, Problem, iterate, none_near, write
+from advkit.attacks._engine import Best, Nearest, iterate, none_near, write
 from advkit.attacks._minimum import DUAL, MinimumNormAttack, polish
+from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
 from advkit.core.losses import Loss, own_and_others
 from advkit.core.norms import Norm, lp_norm, per_sample, project

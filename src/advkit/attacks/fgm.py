@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from advkit.attacks._ascent import Ascent, constant
-from advkit.attacks._engine import Best, Problem
+from advkit.attacks._engine import Best
 from advkit.attacks._family import BALLS, BudgetAttack
+from advkit.attacks._problem import Problem
 from advkit.core import checks
 from advkit.core.norms import Norm
 

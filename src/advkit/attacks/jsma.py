@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Judged, Nearest, Problem, iterate, wide
+from advkit.attacks._engine import Nearest, iterate
 from advkit.attacks._minimum import MinimumNormAttack, first_look, rivals
+from advkit.attacks._problem import Judged, Problem, wide
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm

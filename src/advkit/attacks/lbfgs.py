@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from advkit.attacks._engine import Judged, Nearest, Problem, iterate, wide
+from advkit.attacks._engine import Nearest, iterate
 from advkit.attacks._penalty import PenaltyAttack, Trial, Weight
+from advkit.attacks._problem import Judged, Problem, wide
 from advkit.core import checks
 from advkit.core.losses import Loss, cross_entropy
 from advkit.core.norms import Norm
