@@ -117,7 +117,9 @@ class GradientAttack(ABC):
 
     def _last_look(self, problem: Problem, best: Best) -> tuple[Best, Tensor]:
         """What is returned, and the logits `(n, classes)` of exactly that."""
-        return best, problem.logits(best.x_adv)
+        logits = problem.logits(best.x_adv)
+        _warn_of_chance(best.shortfall, problem.goal.shortfall(logits), problem.x.dtype)
+        return best, logits
 
 
 def conclude(problem: Problem, best: Best, logits: Tensor) -> AttackResult:
@@ -125,13 +127,12 @@ def conclude(problem: Problem, best: Best, logits: Tensor) -> AttackResult:
     shortfall = problem.goal.shortfall(logits)
     success = shortfall <= 0
     checks.warn_of_probabilities(logits)
-    _warn_of_chance(best.shortfall, shortfall, problem.x.dtype)
     no_gradient = problem.ledger.blind & ~success
     if no_gradient.any():
         checks.warn(
             f"{int(no_gradient.sum())} of {len(success)} samples met a gradient of zero or NaN "
             f"and were not fooled (sample {checks.indices(no_gradient)}): that says nothing about "
-            "their robustness; try loss='margin' or an attack without gradients"
+            "their robustness; try PGD with loss='margin' or an attack without gradients"
         )
     return AttackResult(
         x_adv=best.x_adv,

@@ -19,6 +19,7 @@ from advkit.core.norms import Norm, lp_norm, per_sample, project
 
 _MOST = 9  # classes beside the label: the ten likeliest of the paper
 _SLACK = 1.1  # how much steeper than it was before a class may have become
+_BLUNT = 3  # steps that run into the walls of the box
 _POLISH = 2
 
 
@@ -62,8 +63,10 @@ class DeepFool(MinimumNormAttack):
 
     Deviations: the overshoot lengthens each step but the first instead of the sum of all, and a
     success is moved back along the last step, as far as it stays one, so that the overshoot costs
-    no distance. The iterates stay within the bounds. The classes considered are the likeliest at
-    each iterate, not those at the input.
+    no distance. The iterates stay within the bounds; from the fourth step on features at a bound
+    that a step would push out of it are left out of the step, which otherwise loses what they were
+    to bring and creeps towards the boundary. The classes considered are the likeliest at each
+    iterate, not those at the input.
 
     Args:
         norm: `"l2"` or `"linf"`, of the steps and the distance.
@@ -83,7 +86,7 @@ class DeepFool(MinimumNormAttack):
         TypeError: a value has the wrong type.
 
     Example:
-        >>> import torch
+        >>> import advkit, torch
         >>> from advkit import attacks
         >>> net = torch.nn.Linear(2, 2, bias=False)
         >>> _ = net.weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -117,11 +120,10 @@ class DeepFool(MinimumNormAttack):
         if self.eps is None:
             return super()._search(problem)
         crossing = self._crossing(problem)
-        success = per_sample(crossing.outer.success, problem.x)
-        delta = torch.where(success, crossing.outer.x_adv, crossing.inner) - problem.x
-        delta = project(delta, checks.budget(self.eps, problem.x), self.norm)
-        unknown = torch.full_like(crossing.gap, math.inf)
-        return Best(problem.clip(problem.x + delta), unknown)
+        outer, eps = crossing.outer, checks.budget(self.eps, problem.x)
+        found = torch.where(per_sample(outer.success, problem.x), outer.x_adv, crossing.inner)
+        x_adv = problem.clip(problem.x + project(found - problem.x, eps, self.norm))
+        return Best(x_adv, outer.shortfall.where(outer.distance <= eps, math.inf))
 
     def _last_look(self, problem: Problem, best: Best) -> tuple[Best, Tensor]:
         if self.eps is None:
@@ -149,7 +151,7 @@ class DeepFool(MinimumNormAttack):
         return crossing
 
     def _step(self, i: int, problem: Problem, at: Judged, move: _Move) -> tuple[Tensor, _Move]:
-        unit, distance, slopes = self._nearest_plane(problem, at, move.slopes)
+        unit, distance, slopes = self._nearest_plane(i, problem, at, move.slopes)
         unit, lost = problem.usable(unit), distance.isinf()
         straight = unit.sign() if self.norm == "linf" else unit
         lower, upper = problem.model.bounds
@@ -159,7 +161,7 @@ class DeepFool(MinimumNormAttack):
         return problem.clip(at.x_adv + per_sample(length, unit) * straight), _Move(slopes, lost)
 
     def _nearest_plane(
-        self, problem: Problem, at: Judged, slopes: Tensor
+        self, i: int, problem: Problem, at: Judged, slopes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest class boundary of the linearized logits.
 
@@ -169,7 +171,7 @@ class DeepFool(MinimumNormAttack):
         """
         own, others = own_and_others(at.logits.detach(), problem.goal.labels)
         likeliest = others.topk(min(self.candidates or _MOST, others.shape[1] - 1), dim=1)
-        slopes = slopes.expand_as(others).clone()
+        slopes = slopes.to(others.dtype).expand_as(others).clone()
         unit, distance = torch.zeros_like(problem.x), torch.full_like(own, math.inf)
         for k, rival in enumerate(likeliest.indices.unbind(1)):
             gap = own - likeliest.values[:, k]
@@ -178,7 +180,11 @@ class DeepFool(MinimumNormAttack):
                 rows = rows[gap < _steepest_likely(slopes, rival) * distance]
             if not len(rows):
                 continue
-            slope, grad = _slope_to(problem, at, rival, rows, DUAL[self.norm])
+            grad = _gradient_to(problem, at, rival, rows)
+            if i >= _BLUNT:
+                grad = _along_walls(problem, at.x_adv[rows], grad)
+            slope = lp_norm(grad, DUAL[self.norm]).to(own.dtype)
+            slope = slope.where(slope.isfinite(), 0)
             slopes[rows, rival[rows]] = slope
             reach = torch.where(slope > 0, gap[rows] / slope, math.inf)
             nearer = reach < distance[rows]
@@ -194,20 +200,19 @@ def _steepest_likely(slopes: Tensor, rival: Tensor) -> Tensor:
     return _SLACK * torch.where(before > 0, before, slopes.amax(1))
 
 
-def _slope_to(
-    problem: Problem, at: Judged, rival: Tensor, rows: Tensor, dual: Norm
-) -> tuple[Tensor, Tensor]:
-    """The gradient of the rival's logit minus the label's, of the samples `rows` `(m,)`.
-
-    Returns:
-        Its norm `(m,)`, zero where it is not finite, and itself, `(m, *features)`.
-    """
+def _gradient_to(problem: Problem, at: Judged, rival: Tensor, rows: Tensor) -> Tensor:
+    """Of the rival's logit minus the label's, for the samples `rows` `(m,)`: `(m, *features)`."""
     if len(rows) < len(rival):
         keep = torch.zeros_like(rival, dtype=torch.bool).index_fill_(0, rows, True)
         at, problem, rival = problem.narrow(at, keep), problem.take(keep), rival[keep]
     pair = torch.stack([rival, problem.goal.labels], dim=1)
     with torch.enable_grad():
         value = -at.logits.gather(1, pair).diff(dim=1).squeeze(1)
-    grad = problem.pull(at, value, again=True)
-    length = lp_norm(grad, dual).to(at.shortfall.dtype)
-    return length.where(length.isfinite(), 0), grad
+    return problem.pull(at, value, again=True)
+
+
+def _along_walls(problem: Problem, x_adv: Tensor, grad: Tensor) -> Tensor:
+    """`grad` without the features at a bound that a step along it would push out of the box."""
+    lower, upper = problem.model.bounds
+    held = (x_adv <= lower) & (grad < 0) | (x_adv >= upper) & (grad > 0)
+    return grad.masked_fill(held, 0)

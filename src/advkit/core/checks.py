@@ -140,7 +140,7 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
-    """`y` as int64 `(n,)` on the device of `x`; accepts integral floats and one-hot rows."""
+    """`y` as plain int64 `(n,)` on the device of `x`; accepts integral floats and one-hot rows."""
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}")
     if y.is_complex():
@@ -161,7 +161,7 @@ def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
         )
     if len(y) and y.min() < 0:
         raise ValueError(f"{name} must not be negative, is so for sample {indices(y < 0)}")
-    return y
+    return y.clone() if y.is_inference() else y  # such tensors cannot be part of a graph
 
 
 def _from_one_hot(name: str, y: Tensor) -> Tensor:
