@@ -22,7 +22,6 @@ DUAL: dict[Norm, Norm] = {"l2": "l2", "linf": "l1"}
 # clean input.
 _FURTHER = (1 + 2**-10, 1 + 2**-7, 1 + 2**-4, 0)
 
-
 _PAST = 1.001  # a polished success stays that far past the boundary, against rounding
 
 
@@ -70,6 +69,13 @@ def rivals(at: Judged, problem: Problem, most: int) -> list[Tensor]:
     others = own_and_others(at.logits, problem.goal.labels)[1]
     most = min(most, others.shape[1] - 1)
     return list(others.topk(most, dim=1).indices.unbind(1))
+
+
+def along_walls(problem: Problem, x_adv: Tensor, grad: Tensor) -> Tensor:
+    """`grad` without the features at a bound that a step along it would push out of the box."""
+    lower, upper = problem.model.bounds
+    held = (x_adv <= lower) & (grad < 0) | (x_adv >= upper) & (grad > 0)
+    return torch.where(held, 0, grad)
 
 
 def polish(problem: Problem, inner: Tensor, gap: Tensor, nearest: Nearest, steps: int) -> Nearest:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advkit.attacks._base import GradientAttack
 from advkit.attacks._engine import Best, Nearest, iterate, none_near, write
-from advkit.attacks._minimum import DUAL, MinimumNormAttack, polish
+from advkit.attacks._minimum import DUAL, MinimumNormAttack, along_walls, polish
 from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
 from advkit.core.losses import Loss, own_and_others
@@ -182,7 +182,7 @@ class DeepFool(MinimumNormAttack):
                 continue
             grad = _gradient_to(problem, at, rival, rows)
             if i >= _BLUNT:
-                grad = _along_walls(problem, at.x_adv[rows], grad)
+                grad = along_walls(problem, at.x_adv[rows], grad)
             slope = lp_norm(grad, DUAL[self.norm]).to(own.dtype)
             slope = slope.where(slope.isfinite(), 0)
             slopes[rows, rival[rows]] = slope
@@ -209,10 +209,3 @@ def _gradient_to(problem: Problem, at: Judged, rival: Tensor, rows: Tensor) -> T
     with torch.enable_grad():
         value = -at.logits.gather(1, pair).diff(dim=1).squeeze(1)
     return problem.pull(at, value, again=True)
-
-
-def _along_walls(problem: Problem, x_adv: Tensor, grad: Tensor) -> Tensor:
-    """`grad` without the features at a bound that a step along it would push out of the box."""
-    lower, upper = problem.model.bounds
-    held = (x_adv <= lower) & (grad < 0) | (x_adv >= upper) & (grad > 0)
-    return grad.masked_fill(held, 0)

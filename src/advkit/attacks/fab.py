@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from advkit.attacks._engine import Nearest, iterate
-from advkit.attacks._minimum import DUAL, MinimumNormAttack, first_look, polish, rivals
+from advkit.attacks._minimum import (
+    DUAL,
+    MinimumNormAttack,
+    along_walls,
+    first_look,
+    polish,
+    rivals,
+)
 from advkit.attacks._problem import Judged, Problem, wide
 from advkit.core import checks
 from advkit.core.batching import progress_bar
@@ -53,9 +60,10 @@ class FAB(MinimumNormAttack):
     Deviations: the plane's normal is a running mean over the steps, which is what carries the walk
     over the kinks of nets with ReLU and max-pooling; the overshoot grows after a failure and
     shrinks after a success instead of being 1.05; the share of the way back falls along a cosine
-    instead of following from two distances; the box is kept by clipping instead of inside the
-    projection; no backward step and no random restarts. A walk that has no hope of coming nearer
-    than what is found, or that has stopped coming nearer, ends before its time.
+    instead of following from two distances; the box is kept by leaving out features at a bound that
+    a step would push out, and by clipping, instead of inside the projection; no backward step and
+    no random restarts. A walk that has no hope of coming nearer than what is found, or that has
+    stopped coming nearer, ends before its time.
 
     Args:
         norm: `"l2"` or `"linf"`, of the distance.
@@ -138,7 +146,7 @@ class FAB(MinimumNormAttack):
     def _step(
         self, i: int, share: float, problem: Problem, at: Judged, walk: _Walk
     ) -> tuple[Tensor, _Walk]:
-        grad = wide(problem.gradient(at))
+        grad = wide(along_walls(problem, at.x_adv, problem.gradient(at)))
         delta = wide(at.x_adv - problem.x)
         distance, slope = lp_norm(delta, self.norm), lp_norm(grad, DUAL[self.norm])
         gap = -at.value.detach().to(slope.dtype)
