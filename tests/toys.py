@@ -1,5 +1,6 @@
 """Small models for tests: some with a known answer, some with everything that can go wrong."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +37,29 @@ class Linear3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.weight.T
+
+
+class Quadratic(nn.Module):
+    """Logits w_k.x + x.A_k.x / 2 + b_k with symmetric A_k, whose gradient is w_k + A_k.x."""
+
+    def __init__(self, features: int = 6, classes: int = 4, seed: int = 0, bend: float = 1.0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        square = draw(classes, features, features)
+        self.a = nn.Parameter(bend * (square + square.mT) / 2)
+        self.w, self.b = nn.Parameter(draw(classes, features)), nn.Parameter(draw(classes) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return x @ self.w.T + torch.einsum("ni,kij,nj->nk", x, self.a, x) / 2 + self.b
+
+    def numpy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`a`, `w` and `b`."""
+        return tuple(v.detach().numpy() for v in (self.a, self.w, self.b))
 
 
 class ConvNet(nn.Module):

@@ -305,3 +305,14 @@ def test_numbers_of_numpy_are_numbers(net, x, y):
     assert torch.equal(
         attack(net, x, y), attacks.PGD(eps=float(np.float32(0.1)), steps=3)(net, x, y)
     )
+
+
+def test_a_part_of_a_part_has_the_gradients_of_the_whole(net, x, y):
+    problem = attacks.PGD(eps=0.1)._problem(TorchClassifier(net), x, y, None)
+    at = problem.judge(x, differentiate=True)
+    whole = problem.pull(at, at.value, again=True)
+    first, second = torch.arange(16) % 7 != 3, torch.arange(14) % 5 != 1
+    part = at.take(first).take(second)
+    grad = problem.take(first).take(second).pull(part, part.value)
+    torch.testing.assert_close(grad, whole[first][second])
+    torch.testing.assert_close(part.x_adv, x[first][second])

@@ -110,10 +110,11 @@ class Judged(NamedTuple):
         return self.shortfall <= 0
 
     def take(self, keep: Tensor) -> Judged:
-        """The samples where bool `keep` `(n,)` is true; of a pass that was judged whole."""
+        """The samples where bool `keep` `(n,)` is true."""
         with torch.enable_grad():
             parts = (self.logits[keep], self.value[keep], self.shortfall[keep])
-        return Judged(self.leaf, self.rows, keep, *parts)
+        kept = keep if self.kept is None else self.kept.masked_scatter(self.kept, keep)
+        return Judged(self.leaf, self.rows, kept, *parts)
 
 
 @dataclass(frozen=True)

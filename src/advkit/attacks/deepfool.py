@@ -18,7 +18,7 @@ from advkit.core.losses import Loss, own_and_others
 from advkit.core.norms import Norm, lp_norm, per_sample, project
 
 _MOST = 9  # classes beside the label: the ten likeliest of the paper
-_SLACK = 1.1  # how much steeper than it was before a class may have become
+_SLACK = 1.15  # how much steeper than it was before a class may have become
 _BLUNT = 3  # steps that run into the walls of the box
 _POLISH = 2
 
@@ -75,7 +75,7 @@ class DeepFool(MinimumNormAttack):
         overshoot: share by which a step is longer than to the boundary, not negative.
         candidates: how many classes to consider, the likeliest beside the label; each costs a
             backward pass, none costs memory. `None` takes the nine likeliest, but leaves out those
-            that would have to be a tenth steeper than they were, or than any class so far, to be
+            that would have to be 15 % steeper than they were, or than any class so far, to be
             nearer than what is found.
         eps: `None`, or the radius of a ball on which longer perturbations are projected (Kalin et
             al., 2021), a number or one for each sample `(n,)`. Then it is a budget attack: a
@@ -152,7 +152,7 @@ class DeepFool(MinimumNormAttack):
 
     def _step(self, i: int, problem: Problem, at: Judged, move: _Move) -> tuple[Tensor, _Move]:
         unit, distance, slopes = self._nearest_plane(i, problem, at, move.slopes)
-        unit, lost = problem.usable(unit), distance.isinf()
+        lost = distance.isinf()
         straight = unit.sign() if self.norm == "linf" else unit
         lower, upper = problem.model.bounds
         least = torch.finfo(problem.x.dtype).eps * (upper - lower)  # a tie is no step of zero
@@ -173,6 +173,7 @@ class DeepFool(MinimumNormAttack):
         likeliest = others.topk(min(self.candidates or _MOST, others.shape[1] - 1), dim=1)
         slopes = slopes.to(others.dtype).expand_as(others).clone()
         unit, distance = torch.zeros_like(problem.x), torch.full_like(own, math.inf)
+        blind = torch.ones_like(own, dtype=torch.bool)
         for k, rival in enumerate(likeliest.indices.unbind(1)):
             gap = own - likeliest.values[:, k]
             rows = torch.arange(len(gap), device=gap.device)
@@ -181,17 +182,24 @@ class DeepFool(MinimumNormAttack):
             if not len(rows):
                 continue
             grad = _gradient_to(problem, at, rival, rows)
+            slope = self._slope(grad, own.dtype)
+            blind[rows] &= slope == 0
             if i >= _BLUNT:
                 grad = along_walls(problem, at.x_adv[rows], grad)
-            slope = lp_norm(grad, DUAL[self.norm]).to(own.dtype)
-            slope = slope.where(slope.isfinite(), 0)
+                slope = self._slope(grad, own.dtype)
             slopes[rows, rival[rows]] = slope
             reach = torch.where(slope > 0, gap[rows] / slope, math.inf)
             nearer = reach < distance[rows]
             rows, reach = rows[nearer], reach[nearer]
             distance[rows] = reach
             unit[rows] = (grad[nearer] / per_sample(slope[nearer], grad)).to(unit.dtype)
+        problem.ledger.blind[problem.rows] |= blind
         return unit, distance, slopes
+
+    def _slope(self, grad: Tensor, dtype: torch.dtype) -> Tensor:
+        """How steep a logit difference with gradient `grad` is, `(n,)`, zero if not finite."""
+        slope = lp_norm(grad, DUAL[self.norm]).to(dtype)
+        return slope.where(slope.isfinite(), 0)
 
 
 def _steepest_likely(slopes: Tensor, rival: Tensor) -> Tensor:
