@@ -1,16 +1,20 @@
 """The command line, as a user meets it."""
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
-from advkit.cli import main
-from advkit.cli.specs import attacks_from, number
+from advkit.cli import listing, main
+from advkit.cli.errors import UsageError
+from advkit.cli.main import _parser
+from advkit.cli.specs import attacks_from, known_attacks, number
 
 NETS = """
 import torch
@@ -147,6 +151,10 @@ WRONG = [
     (["--weights", "list.pt"], "--weights: list.pt holds no state dict, but list"),
     (["--weights", "noise.pt"], "--weights: cannot read noise.pt"),
     (["--attack", "PDG"], "--attack: there is no attack 'PDG', did you mean 'PGD'"),
+    (["--attack", "carliniwagner"], "no attack 'carliniwagner', did you mean 'CarliniWagnerL2'"),
+    (["--attack", "deepfol"], "there is no attack 'deepfol', did you mean 'DeepFool'"),
+    (["--attack", "lbfgss"], "no attack 'lbfgss', did you mean 'LBFGS'.*, and all for all of them"),
+    (["--attack", "DeepFool"], "--eps has no use: none of the attacks needs it .DeepFool."),
     (["--attack", "PGD:step=3"], "PGD has no parameter 'step', did you mean 'steps'"),
     (["--attack", "PGD:steps"], "--attack PGD:steps: 'steps' is not of the form key=value"),
     (["--attack", "PGD:steps=0"], "--attack PGD:steps=0: steps must be at least 1, got 0"),
@@ -243,6 +251,30 @@ def test_the_list_of_attacks(capsys):
     for word in ("PGD: ", "arXiv:1706.06083", "restarts", "required", "momentum"):
         assert word in shown
     assert max(map(len, shown.splitlines())) <= 100
+    entries = re.findall(r"^(\w+): (\S.*)", shown, re.M)
+    assert [name for name, _ in entries] == list(known_attacks())
+    for name in ("initial_const", "search_steps", "output", "overshoot"):
+        told = re.findall(rf"^  {name} +(\S+) +(\S.*)", shown, re.M)
+        assert told, name
+    starts = {len(head) for head in re.findall(r"^(  \w+ +\S+ +)\S", shown, re.M)}
+    assert len(starts) == 1  # the explanations are in one column
+
+
+def test_an_attack_with_other_docstrings_is_listed_too(capsys, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Terse:
+        """Says nothing of its parameters."""
+
+        eps: float
+        a_parameter_with_a_long_name: str = "and_a_long_default"
+
+    monkeypatch.setattr(listing, "known_attacks", lambda: {"Terse": Terse})
+    assert main(["attacks"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["Terse:", "Says", "nothing", "of", "its", "parameters."],
+        ["eps", "required"],
+        ["a_parameter_with_a_long_name", "and_a_long_default"],
+    ]
 
 
 def test_numbers():
@@ -260,6 +292,55 @@ def test_eps_goes_to_the_attacks_that_set_none():
     assert [a.seed for a in made] == [7, 7, 3]
 
 
+def test_an_attack_without_a_budget_runs_once():
+    made = attacks_from(["DeepFool", "JSMA", "DeepFool:eps=0.5", "DeepFool:eps=none"], [], seed=0)
+    assert [a.eps for a in made if hasattr(a, "eps")] == [None, 0.5, None]
+    made = attacks_from(["DeepFool", "FGSM"], [0.1, 0.2], seed=0)
+    assert [a.eps for a in made] == [None, 0.1, 0.2]
+    assert [a.eps for a in attacks_from(["DeepFool"], [], 0, default_eps=[0.1])] == [None]
+    assert [a.eps for a in attacks_from(["FGSM"], [], 0, default_eps=[0.1])] == [0.1]
+    assert [a.eps for a in attacks_from(["FGSM"], [0.3], 0, default_eps=[0.1])] == [0.3]
+
+
+@pytest.mark.parametrize("word", ["all", "ALL"])
+def test_all_names_every_attack(word):
+    made = attacks_from([word, "FGSM:eps=0.5"], [0.1, 0.2], seed=0)
+    counts = Counter(type(a).__name__ for a in made)
+    assert counts.keys() == known_attacks().keys()
+    needs = {"BIM", "FGM", "FGSM", "PGD"}
+    assert {name for name, count in counts.items() if count > 1} == needs
+    assert counts["PGD"] == 2
+    assert counts["FGSM"] == 3
+
+
+def test_eps_that_no_attack_takes_is_an_error():
+    for specs in (["DeepFool", "FAB"], ["PGD:eps=0.1"], ["DeepFool:eps=0.1"]):
+        with pytest.raises(UsageError, match=f"none of the attacks needs it .{', '.join(specs)}"):
+            attacks_from(specs, [0.2], seed=0)
+    assert len(attacks_from(["PGD:eps=0.1", "FGSM"], [0.2], seed=0)) == 2
+
+
+def test_minimum_norm_attacks_need_no_eps(folder, capsys):
+    assert main([*MINE, "--attack", "DeepFool", "--attack", "FAB:norm=linf,steps=5"]) == 0
+    shown = capsys.readouterr().out
+    assert "Minimum-norm attacks" in shown
+    assert "Budget attacks" not in shown
+    report = json.loads((folder / "advkit-report" / "report.json").read_text())
+    assert [a["minimum_norm"] for a in report["attacks"]] == [True, True]
+
+
+def test_the_examples_of_the_help_can_be_run(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    shown = capsys.readouterr().out
+    examples = re.findall(r"^  advkit (evaluate.*)$", shown, re.M)
+    assert len(examples) == 5
+    for example in examples:
+        args = _parser().parse_args(example.split())
+        attacks_from(args.attack or ["FGSM"], args.eps or [], seed=0, default_eps=[0.1])
+    assert max(map(len, shown.splitlines())) <= 110
+
+
 def test_the_default_job(tmp_path, monkeypatch, capsys):
     """Trains the digits net once, then finds it in the cache; a damaged cache is trained anew."""
     monkeypatch.chdir(tmp_path)
@@ -267,17 +348,25 @@ def test_the_default_job(tmp_path, monkeypatch, capsys):
     before = torch.get_rng_state()
     assert main(["evaluate", "--limit", "40"]) == 0
     assert torch.equal(torch.get_rng_state(), before)
-    first = (tmp_path / "advkit-report" / "report.json").read_text()
+    first = json.loads((tmp_path / "advkit-report" / "report.json").read_text())
+    assert {a["name"] for a in first["attacks"]} == known_attacks().keys()
+    budgets = {name: [a["eps"] for a in first["attacks"] if a["name"] == name and a["eps"]]
+               for name in ("FGSM", "PGD")}  # fmt: skip
+    assert budgets == {"FGSM": [0.05, 0.1, 0.15, 0.2], "PGD": [0.05, 0.1, 0.15, 0.2, 0.5, 2]}
+    assert set(first["nearest_by_norm"]) == {"l0", "l2", "linf"}
+    assert first["clean_accuracy"]["value"] > 0.9
     cached = next((tmp_path / "cache").iterdir())
     stamp = cached.stat().st_mtime_ns
-    assert main(["evaluate", "--limit", "40", "--out", "again"]) == 0
+    again = ["evaluate", "--limit", "40", "--attack", "FGSM", "--out", "again"]
+    assert main(again) == 0
     assert cached.stat().st_mtime_ns == stamp
     second = json.loads((tmp_path / "again" / "report.json").read_text())
-    assert second["worst_case"] == json.loads(first)["worst_case"]
-    assert second["clean_accuracy"]["value"] > 0.9
+    assert [a["eps"] for a in second["attacks"]] == [0.05, 0.1, 0.15, 0.2]
+    for one, other in zip(first["attacks"], second["attacks"], strict=False):
+        assert one["robust_accuracy"] == other["robust_accuracy"]
     capsys.readouterr()
     cached.write_bytes(b"damaged")
-    assert main(["evaluate", "--limit", "40"]) == 0
+    assert main(again) == 0
     assert "cannot be read and is trained anew" in capsys.readouterr().err
 
 

@@ -22,6 +22,20 @@ from advkit.eval import Report, evaluate_stream
 from advkit.models import Normalize, TorchClassifier, hold
 
 _DIGITS_EPS = (0.05, 0.1, 0.15, 0.2)
+_DIGITS_ATTACKS = (
+    "FGSM",
+    "PGD",
+    "BIM:eps=0.1",
+    "FGM:eps=0.5",
+    "PGD:norm=l2,eps=0.5",
+    "PGD:norm=l1,eps=2",
+    "DeepFool",
+    "CarliniWagnerL2",
+    "LBFGS",
+    "FAB",
+    "FAB:norm=linf",
+    "JSMA",
+)
 _ATTACKS = ("FGSM", "PGD")
 _INTERRUPTED = 130
 _FILES = ("report.json", "report.html")
@@ -31,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate as `args` say, print the table, write the report; the exit status."""
     _check_combination(args)
     _check_extra()
-    eps = args.eps or (() if args.model else _DIGITS_EPS)
-    attacks = attacks_from(args.attack or _ATTACKS, eps, args.seed)
+    default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, _DIGITS_EPS)
+    attacks = attacks_from(args.attack or default, args.eps or (), args.seed, default_eps)
     bar = not args.quiet and sys.stderr.isatty()
     device = device_from(args.device)
     model = _model(args, device, bar=bar)

@@ -24,15 +24,15 @@ def _entry(name: str, kind: type[Any]) -> str:
     lines = [f"{name}: {doc.splitlines()[0]}"]
     for field in dataclasses.fields(kind):
         if field.init:
-            lines += _parameter(field, told[field.name])
+            lines += _parameter(field, told.get(field.name, ""))
     return "\n".join(lines)
 
 
 def _parameter(field: dataclasses.Field[Any], told: str) -> list[str]:
     required = field.default is dataclasses.MISSING
-    head = f"  {field.name:<13}{'required' if required else field.default!s:<10}"
+    head = f"  {field.name:<13} {'required' if required else field.default!s:<13} "
     hang = " " * len(head)
-    return textwrap.wrap(told, _WIDTH, initial_indent=head, subsequent_indent=hang)
+    return textwrap.wrap(told, _WIDTH, initial_indent=head, subsequent_indent=hang) or [head]
 
 
 def _arguments(doc: str) -> dict[str, str]:

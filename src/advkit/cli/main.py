@@ -17,11 +17,15 @@ from advkit.cli.specs import number
 _EXAMPLES = """\
 examples:
   advkit evaluate
-      train a small net on scikit-learn's digits, attack it, write advkit-report/
+      train a small net on scikit-learn's digits, run every attack on it, write advkit-report/
   advkit evaluate --model nets.py:make_net --weights net.pt --data test.npz --eps 2/255 --eps 8/255
       attack a net of your own with the default attacks, FGSM and PGD
   advkit evaluate --model nets.py:make_net --data test.npz --attack PGD:norm=l2,eps=0.5,steps=100
       one attack with parameters; `advkit attacks` lists them all
+  advkit evaluate --model nets.py:make_net --data test.npz --attack DeepFool --attack FAB:norm=linf
+      how near adversarial examples are; attacks that look for the nearest one take no --eps
+  advkit evaluate --model nets.py:make_net --data test.npz --attack all --eps 8/255 --limit 100
+      every attack on the first 100 images
 """
 
 
@@ -101,9 +105,11 @@ def _add_evaluate(commands: Any) -> None:
     )
     add("--std", nargs="+", type=number, help="likewise, the standard deviation")
     add("--attack", action="append", metavar="NAME[:key=value,...]",
-        help="attack to run, repeatable (default: FGSM and PGD)")  # fmt: skip
+        help="attack to run, repeatable; all stands for every one (default: FGSM and PGD; without "
+        "--model every one)")  # fmt: skip
     add("--eps", action="append", type=number,
-        help="budget in input units, 8/255 say, repeatable; for attacks that set none")  # fmt: skip
+        help="budget in input units, 8/255 say, repeatable; for the attacks that need one and set "
+        "none (default without --model: 0.05, 0.1, 0.15, 0.2)")  # fmt: skip
     add("--limit", type=_at_least_one, metavar="N", help="attack the first N images only")
     add("--batch-size", type=_at_least_one, default=128, metavar="N", help="(default: 128)")
     add("--device", default="cpu", help="(default: cpu)")

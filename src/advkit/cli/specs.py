@@ -7,10 +7,12 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from advkit import attacks
 from advkit.cli.errors import UsageError
+
+_ALL = "all"
 
 
 def number(text: str) -> float:
@@ -34,40 +36,80 @@ def known_attacks() -> dict[str, type[Any]]:
     return {name: getattr(attacks, name) for name in attacks.__all__}
 
 
-def attacks_from(specs: Sequence[str], eps: Sequence[float], seed: int) -> list[Any]:
-    """The attacks that `specs` name, each at every `eps` unless it sets one of its own.
+class _Spec(NamedTuple):
+    """One attack as it is written: its class, and the parameters that are given to it."""
+
+    text: str
+    kind: type[Any]
+    given: dict[str, Any]
+
+    @property
+    def takes_eps(self) -> bool:
+        """Whether it needs a budget and sets none; an optional one is left as it is."""
+        needed = {f.name for f in _parameters(self.kind) if f.default is dataclasses.MISSING}
+        return "eps" in needed - self.given.keys()
+
+    def at(self, **more: Any) -> Any:
+        """The attack, with `more` parameters."""
+        try:
+            return self.kind(**self.given, **more)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--attack {self.text}: {error}") from error
+
+
+def attacks_from(
+    specs: Sequence[str], eps: Sequence[float], seed: int, default_eps: Sequence[float] = ()
+) -> list[Any]:
+    """The attacks that `specs` name.
+
+    One that needs a budget and sets none is made for every `eps`, the others are made once.
 
     Args:
-        specs: `NAME` or `NAME:key=value,...`.
-        eps: budgets.
+        specs: `NAME`, `NAME:key=value,...`, or `all` for every attack as it is.
+        eps: budgets; some attack must take them.
         seed: for the attacks that draw random numbers and are given none.
+        default_eps: budgets where `eps` is empty, for the attacks that take one, if any.
 
     Raises:
-        UsageError: an unknown name, parameter or value, or a budget that is missing.
+        UsageError: an unknown name, parameter or value, or a budget that is missing or not taken.
     """
-    return [attack for spec in specs for attack in _attacks(spec, eps, seed)]
+    found = [_parsed(text, seed) for spec in specs for text in _expanded(spec)]
+    if eps and not any(spec.takes_eps for spec in found):
+        texts = ", ".join(spec.text for spec in found)
+        raise UsageError(f"--eps has no use: none of the attacks needs it ({texts})")
+    return [attack for spec in found for attack in _attacks(spec, eps or default_eps)]
 
 
-def _attacks(spec: str, eps: Sequence[float], seed: int) -> Iterable[Any]:
-    name, _, rest = spec.partition(":")
+def _expanded(spec: str) -> list[str]:
+    return list(known_attacks()) if spec.lower() == _ALL else [spec]
+
+
+def _parsed(text: str, seed: int) -> _Spec:
+    name, _, rest = text.partition(":")
     kind = _find(name)
-    given = dict(_setting(spec, part) for part in rest.split(",") if part)
-    names = [f.name for f in dataclasses.fields(kind) if f.init]
+    given = dict(_setting(text, part) for part in rest.split(",") if part)
+    names = [parameter.name for parameter in _parameters(kind)]
     for key in given:
         if key not in names:
             raise UsageError(
-                f"--attack {spec}: {kind.__name__} has no parameter {key!r}{_meant(key, names)}; "
+                f"--attack {text}: {kind.__name__} has no parameter {key!r}{_meant(key, names)}; "
                 f"it has {', '.join(names)}"
             )
     if "seed" in names:
         given.setdefault("seed", seed)
-    if "eps" not in names or "eps" in given:
-        yield _build(spec, kind, given)
-        return
+    return _Spec(text, kind, given)
+
+
+def _parameters(kind: type[Any]) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(kind) if field.init]
+
+
+def _attacks(spec: _Spec, eps: Sequence[float]) -> list[Any]:
+    if not spec.takes_eps:
+        return [spec.at()]
     if not eps:
-        raise UsageError(f"--eps is missing: give a budget to {spec}, like --eps 8/255")
-    for value in eps:
-        yield _build(spec, kind, {**given, "eps": value})
+        raise UsageError(f"--eps is missing: give a budget to {spec.text}, like --eps 8/255")
+    return [spec.at(eps=value) for value in eps]
 
 
 def _find(name: str) -> type[Any]:
@@ -76,14 +118,16 @@ def _find(name: str) -> type[Any]:
         if candidate.lower() == name.lower():
             return kind
     raise UsageError(
-        f"--attack: there is no attack {name!r}{_meant(name.upper(), known)}; "
-        f"known are {', '.join(known)}"
+        f"--attack: there is no attack {name!r}{_meant(name, known)}; "
+        f"known are {', '.join(known)}, and {_ALL} for all of them"
     )
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    """The known name that is most like `word`, in whatever case, as a question."""
+    lowered = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1)
+    return f", did you mean {lowered[close[0]]!r}?" if close else ""
 
 
 def _setting(spec: str, part: str) -> tuple[str, Any]:
@@ -105,10 +149,3 @@ def _value(text: str) -> Any:
         return number(text)
     except argparse.ArgumentTypeError:
         return text
-
-
-def _build(spec: str, kind: type[Any], given: dict[str, Any]) -> Any:
-    try:
-        return kind(**given)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--attack {spec}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Sequence
 from numbers import Real
@@ -14,8 +15,9 @@ from torch import Tensor
 from advkit.core.batching import Batches, batches, progress_bar
 from advkit.core.describe import settings
 from advkit.core.results import Attack
+from advkit.eval.outcome import AttackOutcome, Examples
 from advkit.eval.rates import Rate, correct, counted_from
-from advkit.eval.report import AttackOutcome, Examples, Report
+from advkit.eval.report import Report
 from advkit.models import Classifier, as_classifier
 
 _EXAMPLES = 6
@@ -31,7 +33,9 @@ def robust_accuracy(
 ) -> Rate:
     """Share of all inputs that are labelled correctly and withstand every attack.
 
-    Arguments and errors are those of `evaluate`.
+    What a minimum-norm attack finds counts within the largest budget that a budget attack of the
+    same norm has; with minimum-norm attacks alone it counts at any distance, and the share says
+    little: ask `evaluate` for distances. Arguments and errors are those of `evaluate`.
     """
     return evaluate(model, x, y, attacks=attacks, batch_size=batch_size).worst_case
 
@@ -50,6 +54,9 @@ def evaluate(
 
     Each attack meets every input that the model labels correctly; the others count as not robust
     and cost nothing more. What an attack's `stop` leaves open is `"first"` here.
+
+    An attack with an `eps` is a budget attack and gives a robust accuracy. One without, or with
+    `None`, is a minimum-norm attack: it gives the distance to the nearest adversarial example.
 
     Args:
         model: a classifier, or an `nn.Module` with inputs in [0, 1].
@@ -161,7 +168,8 @@ class _Tally:
         self.attack: Any = attack
         self.norm: str = getattr(attack, "norm", "")
         self.columns: dict[str, list[Tensor]] = {
-            name: [] for name in ("robust", "distance", "forward", "backward", "no_gradient")
+            name: []
+            for name in ("radius", "robust", "distance", "forward", "backward", "no_gradient")
         }
         self.seconds = 0.0
         self.examples: list[Examples] = []
@@ -170,6 +178,7 @@ class _Tally:
         """Attack the samples of a batch where `right`; it is the data's part from `seen` on."""
         n = len(x)
         found = {
+            "radius": torch.zeros(n, dtype=torch.float64),
             "robust": right.clone(),
             "distance": torch.full((n,), torch.nan),
             "forward": torch.zeros(n, dtype=torch.int64),
@@ -178,12 +187,14 @@ class _Tally:
         }
         if right.any():
             rows = right.nonzero().flatten()
+            attack = _part(self.attack, rows.cpu() + seen)
             start = time.perf_counter()
-            result = _part(self.attack, rows.cpu() + seen).run(model, x[rows], y[rows])
+            result = attack.run(model, x[rows], y[rows])
             success = result.success.cpu()  # waits for the device, so that the clock is right
             self.seconds += time.perf_counter() - start
             self.norm = result.norm
             at = rows.cpu()
+            found["radius"][at] = _radius(attack)
             found["robust"] = found["robust"].cpu().index_put((at,), ~success)
             found["distance"][at[success]] = result.distance.cpu()[success].float()
             found["forward"][at] = result.queries.forward.cpu()
@@ -196,12 +207,18 @@ class _Tally:
     def _keep_examples(
         self, model: Classifier, x: Tensor, y: Tensor, x_adv: Tensor, success: Tensor
     ) -> None:
-        wanted = success.nonzero().flatten()[: _EXAMPLES - sum(len(e.y) for e in self.examples)]
+        room = _EXAMPLES - sum(len(e.y) for e in self.examples)
+        wanted = success.nonzero().flatten()[: 2 * room]
         if self.examples and self.examples[0].x.shape[1:] != x.shape[1:]:
             return  # pictures of one size only
-        if len(wanted):
-            answer = model.predict(x_adv[wanted])
-            parts = (x[wanted], x_adv[wanted], y[wanted], answer)
+        if not len(wanted):
+            return
+        answer = model.predict(x_adv[wanted])
+        # On the boundary a batch of another size may round to the other side.
+        turned = (answer != y[wanted]).nonzero().flatten()[:room]
+        if len(turned):
+            rows = wanted[turned]
+            parts = (x[rows], x_adv[rows], y[rows], answer[turned])
             self.examples.append(Examples(*(part.cpu() for part in parts)))
 
     def outcome(self) -> AttackOutcome:
@@ -211,11 +228,20 @@ class _Tally:
             name=type(self.attack).__name__,
             settings=settings(self.attack),
             norm=self.norm,
+            minimum_norm=eps is None,
             eps=float(eps) if isinstance(eps, Real) else None,
             seconds=self.seconds,
             examples=Examples.join(self.examples),
             **{name: torch.cat(column) for name, column in self.columns.items()},
         )
+
+
+def _radius(attack: Any) -> Tensor:
+    """The budget of `attack`, one for all samples or `(n,)`; inf without one."""
+    eps = getattr(attack, "eps", None)
+    if isinstance(eps, Tensor):
+        return eps.detach().cpu().double()
+    return torch.tensor(math.inf if eps is None else float(eps), dtype=torch.float64)
 
 
 def _part(attack: Any, rows: Tensor) -> Any:

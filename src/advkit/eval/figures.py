@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from advkit.eval.report import AttackOutcome, Examples, Report
+from advkit.core.norms import lp_norm
+from advkit.eval.outcome import AttackOutcome, Examples
+from advkit.eval.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_ACROSS = 3  # panels in a row
+_LEGEND = 34  # of a line in a legend, in characters
+_NEARLY_ALL = 0.99  # share of what a minimum-norm attack found that a panel is wide enough for
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -23,34 +31,79 @@ def _figure(width: float, height: float) -> Figure:
 
 def accuracy_curves(report: Report) -> Figure | None:
     """Accuracy against eps: one panel for each norm, one curve for each attack."""
-    norms = sorted({o.norm for o in report.outcomes if o.eps is not None})
+    drawn = [o for o in report.outcomes if o.minimum_norm or o.eps is not None]
+    norms = sorted({outcome.norm for outcome in drawn})
     if not norms:
         return None
-    figure = _figure(5.2 * len(norms), 3.6)
-    for axes, norm in zip(figure.subplots(1, len(norms), squeeze=False)[0], norms, strict=True):
-        _curves(axes, report, norm)
+    down = math.ceil(len(norms) / _ACROSS)
+    across = math.ceil(len(norms) / down)
+    figure = _figure(5.2 * across, 3.6 * down)
+    for i, norm in enumerate(norms):
+        axes = figure.add_subplot(down, across, i + 1)
+        _curves(axes, report, [outcome for outcome in drawn if outcome.norm == norm])
     return figure
 
 
-def _curves(axes: Axes, report: Report, norm: str) -> None:
+def _curves(axes: Axes, report: Report, outcomes: list[AttackOutcome]) -> None:
+    """Draw `outcomes` of the same norm: points for budget attacks, steps for minimum-norm ones."""
     families: dict[str, list[tuple[float, float]]] = {}
     clean = 100 * float(report.clean_accuracy)
-    for outcome in report.outcomes:
-        if outcome.eps is not None and outcome.norm == norm:
+    for outcome in outcomes:
+        if outcome.eps is not None:
             points = families.setdefault(outcome.family, [(0.0, clean)])
             points.append((outcome.eps, 100 * float(outcome.robust_accuracy)))
     for (family, points), marker in zip(sorted(families.items()), "osD^v*XP" * 9, strict=False):
         line = "-" if len(points) > 2 else ":"  # one budget makes no curve
-        axes.plot(*zip(*sorted(points), strict=True), line, marker=marker, label=family)
-    axes.set(xlabel=f"eps ({norm}, input units)", ylabel="accuracy in %", ylim=(-3, 103))
+        axes.plot(*zip(*sorted(points), strict=True), line, marker=marker, label=_wrapped(family))
+    limit = _limit(outcomes)
+    for outcome in outcomes:
+        if outcome.minimum_norm:
+            eps, left = _steps(outcome, report.clean, limit)
+            axes.step(eps, left, where="post", label=_wrapped(outcome.family))
+    units = "features changed" if outcomes[0].norm == "l0" else "input units"
+    axes.set(xlabel=f"eps ({outcomes[0].norm}, {units})", ylabel="accuracy in %")
+    axes.set(xlim=(-0.03 * limit, 1.03 * limit), ylim=(-3, 103))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize="small")
+
+
+def _wrapped(label: str) -> str:
+    """A long name in several lines: a legend must leave room for the curves."""
+    return "\n  ".join(
+        textwrap.wrap(label, _LEGEND, break_on_hyphens=False, break_long_words=False)
+    )
+
+
+def _limit(outcomes: list[AttackOutcome]) -> float:
+    """The largest eps to draw: that of the budgets, or one within which nearly all is found."""
+    found = [float(outcome.eps) for outcome in outcomes if outcome.eps is not None]
+    for outcome in outcomes:
+        if outcome.minimum_norm and outcome.success.any():
+            found.append(float(outcome.distance[outcome.success].double().quantile(_NEARLY_ALL)))
+    return max(found, default=0.0) or 1.0
+
+
+def _steps(outcome: AttackOutcome, clean: Tensor, limit: float) -> tuple[list[float], list[float]]:
+    """Where the accuracy under a minimum-norm attack falls, and to how many percent.
+
+    An input counts at `eps` while its nearest success is farther away.
+    """
+    eps = outcome.distance[outcome.success].sort().values.tolist()
+    total, right = len(clean), int(clean.sum())
+    left = [100 * (right - fallen) / total for fallen in range(len(eps) + 1)]
+    at = [0.0, *eps]
+    return [*at, max(at[-1], 1.03 * limit)], [*left, left[-1]]
 
 
 def showcase(report: Report) -> tuple[AttackOutcome, Examples] | None:
-    """The attack to show: of those with most examples the one of the smallest budget."""
+    """The attack to show: of those with most examples the one that changes them least, in l2."""
     shown = [(o, o.examples) for o in report.outcomes if o.examples and _are_images(o.examples.x)]
-    return min(shown, key=lambda s: (-len(s[1].y), s[0].norm, s[0].eps or 0), default=None)
+    return min(shown, key=lambda s: (-len(s[1].y), _change(s[1])), default=None)
+
+
+def _change(examples: Examples) -> float:
+    """How much the examples differ from their inputs, in l2 on average."""
+    return float(lp_norm(examples.x_adv.double() - examples.x.double(), "l2").mean())
 
 
 def _are_images(x: Tensor) -> bool:

@@ -4,125 +4,22 @@ from __future__ import annotations
 
 import json
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from advkit.core.describe import call
 from advkit.core.files import replacing
+from advkit.eval import tables
+from advkit.eval.outcome import AttackOutcome, Nearest
 from advkit.eval.rates import Rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """A few inputs that an attack has turned, for pictures.
-
-    Attributes:
-        x: clean `(k, *features)`, labelled correctly by the model.
-        x_adv: adversarial `(k, *features)`.
-        y: true labels `(k,)`, which are the model's answers to `x`.
-        answer: the model's answers to `x_adv`, `(k,)`.
-    """
-
-    x: Tensor
-    x_adv: Tensor
-    y: Tensor
-    answer: Tensor
-
-    @staticmethod
-    def join(parts: Sequence[Examples]) -> Examples | None:
-        """All of `parts`, `None` for none."""
-        if not parts:
-            return None
-        rows = ((part.x, part.x_adv, part.y, part.answer) for part in parts)
-        return Examples(*(torch.cat(column) for column in zip(*rows, strict=True)))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AttackOutcome:
-    """What one attack did to `n` inputs.
-
-    Attributes:
-        name: of the attack.
-        settings: its hyper-parameters that are not at their defaults.
-        norm: what `distance` is measured in.
-        eps: its budget in input units, `None` without one or with one for each sample.
-        robust: bool `(n,)`; labelled correctly before and after.
-        distance: `(n,)`; of the successes, NaN elsewhere.
-        forward: int64 `(n,)`; samples sent forward, zero for inputs that were never attacked.
-        backward: int64 `(n,)`; likewise backward.
-        no_gradient: bool `(n,)`; not fooled, but without a usable gradient.
-        seconds: the attack alone.
-        examples: a few successes, `None` if there are none.
-    """
-
-    name: str
-    settings: dict[str, object]
-    norm: str
-    eps: float | None
-    robust: Tensor
-    distance: Tensor
-    forward: Tensor
-    backward: Tensor
-    no_gradient: Tensor
-    seconds: float
-    examples: Examples | None
-
-    @property
-    def label(self) -> str:
-        """The call that makes the attack."""
-        return call(self.name, self.settings)
-
-    @property
-    def family(self) -> str:
-        """The same without its budget: what one curve shows."""
-        rest = {k: v for k, v in self.settings.items() if k not in ("eps", "norm")}
-        return call(self.name, rest) if rest else self.name
-
-    @property
-    def budget(self) -> str:
-        """Norm and `eps` in words, empty without an `eps`."""
-        return "" if self.eps is None else f"{self.norm} {self.eps:.6g}"
-
-    @property
-    def robust_accuracy(self) -> Rate:
-        """Share of all inputs that are labelled correctly and withstood this attack."""
-        return Rate.of(self.robust)
-
-    @property
-    def median_distance(self) -> float | None:
-        """Median `distance` over the successes, `None` if there are none."""
-        found = self.distance[~self.distance.isnan()]
-        return float(np.median(found.numpy())) if len(found) else None
-
-    def sent(self, way: Tensor) -> float | None:
-        """Mean of `forward` or `backward` over the inputs that were attacked."""
-        attacked = self.forward > 0
-        return float(way[attacked].double().mean()) if attacked.any() else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "attack": self.label,
-            "name": self.name,
-            "settings": self.settings,
-            "norm": self.norm,
-            "eps": self.eps,
-            "robust_accuracy": self.robust_accuracy.to_dict(),
-            "median_distance_of_successes": self.median_distance,
-            "forward_per_attacked_input": self.sent(self.forward),
-            "backward_per_attacked_input": self.sent(self.backward),
-            "inputs_without_gradient": int(self.no_gradient.sum()),
-            "seconds": self.seconds,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,7 +44,9 @@ class Report:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join([*self._heading(), "", *_table(self.rows()), "", *self.notes()])
+        table = tables.lines(self.tables())
+        notes = [textwrap.fill(note, tables.WIDTH) for note in self.notes()]
+        return "\n".join([*self._heading(), "", *table, "", *notes])
 
     @property
     def clean_accuracy(self) -> Rate:
@@ -155,55 +54,61 @@ class Report:
         return Rate.of(self.clean)
 
     @property
+    def budgeted(self) -> tuple[AttackOutcome, ...]:
+        """Those of `outcomes` whose attacks have a budget."""
+        return tuple(o for o in self.outcomes if not o.minimum_norm)
+
+    @property
+    def minimum_norm(self) -> tuple[AttackOutcome, ...]:
+        """The others: those of minimum-norm attacks."""
+        return tuple(o for o in self.outcomes if o.minimum_norm)
+
+    @property
     def worst_case(self) -> Rate:
-        """Share of all inputs that withstood every attack, input by input."""
-        return self._worst(self.outcomes)
+        """Share of all inputs that withstood every attack, input by input.
+
+        A success of a minimum-norm attack counts within the largest budget that a budget attack of
+        the same norm had, and at any distance if there are minimum-norm attacks only.
+        """
+        return self._worst(self.budgeted or self.outcomes)
 
     @property
     def worst_cases(self) -> dict[str, Rate]:
-        """The same for each budget that more than one attack shares, by its words."""
+        """The same for each budget in which more than one attack has a say, by its words.
+
+        A minimum-norm attack has a say in all budgets of its norm.
+        """
         groups: dict[tuple[str, float], list[AttackOutcome]] = {}
         for outcome in self.outcomes:
             if outcome.eps is not None:
                 groups.setdefault((outcome.norm, outcome.eps), []).append(outcome)
-        return {g[0].budget: self._worst(g) for g in groups.values() if len(g) > 1}
+        return {
+            group[0].budget: self._worst(group)
+            for (norm, _), group in groups.items()
+            if len(group) > 1 or norm in self.nearest
+        }
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table: a heading, a row for each attack, and the worst cases."""
-        heading = (
-            "attack",
-            "norm",
-            "robust accuracy",
-            "median distance",
-            "forward/input",
-            "backward/input",
-            "seconds",
-        )
-        body = [
-            (
-                outcome.label,
-                outcome.norm,
-                str(outcome.robust_accuracy),
-                _number(outcome.median_distance, ".4g"),
-                _number(outcome.sent(outcome.forward), ".1f"),
-                _number(outcome.sent(outcome.backward), ".1f"),
-                f"{outcome.seconds:.2f}",
-            )
-            for outcome in self.outcomes
-        ]
-        worst = [(f"worst case, {b}", rate) for b, rate in self.worst_cases.items()]
-        worst.append(("worst case over all", self.worst_case))
-        return [heading, *body, *((name, "", str(rate), "", "", "", "") for name, rate in worst)]
+    @property
+    def nearest(self) -> dict[str, Nearest]:
+        """What the minimum-norm attacks found together, by norm."""
+        groups: dict[str, list[AttackOutcome]] = {}
+        for outcome in self.minimum_norm:
+            groups.setdefault(outcome.norm, []).append(outcome)
+        return {norm: Nearest.of(group) for norm, group in groups.items()}
+
+    def tables(self) -> list[tables.Table]:
+        """The budget attacks with the worst cases, and the minimum-norm attacks; what there is."""
+        found = []
+        if self.budgeted:
+            found.append(tables.budget_table(self.budgeted, self.worst_cases, self.worst_case))
+        if self.minimum_norm:
+            found.append(tables.minimum_table(self.minimum_norm, self.nearest))
+        return found
 
     def notes(self) -> list[str]:
         """What the numbers mean, and what a reader must not overlook."""
-        n, wrong = len(self.clean), int((~self.clean).sum())
-        notes = [
-            f"Robust accuracy is a share of all {n:,} inputs; the {wrong:,} misclassified from the "
-            "start are not robust.",
-            "The median distance is that of the successes; forward and backward count the samples "
-            "sent through the model for each attacked input.",
-        ]
+        n = len(self.clean)
+        notes = [*self._notes_on_budgets(), *self._notes_on_distances()]
         if self.total is not None and n < self.total:
             notes.append(f"INTERRUPTED: {n:,} of {self.total:,} inputs were evaluated.")
         for outcome in self.outcomes:
@@ -215,8 +120,41 @@ class Report:
                 )
         return notes
 
+    def _notes_on_budgets(self) -> list[str]:
+        if not self.budgeted:
+            return [
+                "No attack has a budget: the worst case counts adversarial examples at any "
+                "distance and is no robust accuracy."
+            ]
+        n, wrong = len(self.clean), int((~self.clean).sum())
+        notes = [
+            f"Robust accuracy is a share of all {n:,} inputs; the {wrong:,} misclassified from the "
+            "start are not robust."
+        ]
+        if {o.norm for o in self.budgeted} & self.nearest.keys():
+            notes.append(
+                "The worst cases count what a minimum-norm attack found within the budget, too."
+            )
+        return notes
+
+    def _notes_on_distances(self) -> list[str]:
+        notes = []
+        if self.minimum_norm:
+            notes.append(
+                "A minimum-norm attack looks for the nearest adversarial example at any distance; "
+                f"success is a share of the {self.clean_accuracy.count:,} inputs that are attacked."
+            )
+        notes.append(
+            "The median distance is that of the attacked inputs, those labelled correctly, with a "
+            "failure as infinity (inf); forward and backward count the samples sent through the "
+            "model for each of them."
+        )
+        if any(outcome.norm == "l0" for outcome in self.outcomes):
+            notes.append("A distance in l0 is the number of features that differ.")
+        return notes
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, which has no infinity: see `AttackOutcome.to_dict`."""
         return {
             "model": self.model,
             "bounds": list(self.bounds),
@@ -227,12 +165,17 @@ class Report:
             "attacks": [outcome.to_dict() for outcome in self.outcomes],
             "worst_case": self.worst_case.to_dict(),
             "worst_case_by_budget": {b: rate.to_dict() for b, rate in self.worst_cases.items()},
+            "nearest_by_norm": {norm: found.to_dict() for norm, found in self.nearest.items()},
             "notes": self.notes(),
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
 
     def plot(self) -> Figure | None:
-        """Accuracy against eps, a curve for each attack; `None` if no attack has an `eps`.
+        """Accuracy against eps, a panel for each norm and a curve for each attack.
+
+        A budget attack is measured at each `eps` that it is run with. A minimum-norm attack is a
+        whole curve: the share of all inputs that are right and have no success within `eps`. `None`
+        if there is nothing to draw, because each attack has an `eps` for each sample.
 
         Raises:
             ImportError: matplotlib is missing, naming the extra that brings it.
@@ -266,26 +209,17 @@ class Report:
             f"clean accuracy {self.clean_accuracy}",
         ]
 
-    @staticmethod
-    def _worst(outcomes: Sequence[AttackOutcome]) -> Rate:
-        return Rate.of(torch.stack([o.robust for o in outcomes]).all(0))
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows of text with columns of even width, the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+    def _worst(self, group: Sequence[AttackOutcome]) -> Rate:
+        """Share of inputs that withstood `group`, and minimum-norm attacks within its budgets."""
+        robust = torch.stack([outcome.robust for outcome in group]).all(0)
+        radii: dict[str, Tensor] = {}
+        for outcome in group:
+            radius = radii.get(outcome.norm, outcome.radius)
+            radii[outcome.norm] = torch.maximum(radius, outcome.radius)
+        for outcome in self.minimum_norm:
+            if outcome.norm in radii:
+                robust &= ~outcome.within(radii[outcome.norm])
+        return Rate.of(robust)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -1,0 +1,134 @@
+"""The tables of a report, as cells and as lines of text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from advkit.eval.outcome import AttackOutcome, Nearest
+from advkit.eval.rates import Rate
+
+WIDTH = 100  # of the text, in characters
+_LEAST = 32  # of a first column that holds long names, whatever the others take
+_COSTS = ("median\ndistance", "forward\nper input", "backward\nper input", "seconds")
+
+
+class Table(NamedTuple):
+    """Attacks of one kind; a line break in a cell stays one.
+
+    Attributes:
+        title: the kind, and what its figures say.
+        heading: a name for each column.
+        rows: one for each attack.
+        summary: rows over several attacks.
+    """
+
+    title: str
+    heading: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    summary: list[tuple[str, ...]]
+
+
+def budget_table(
+    outcomes: Sequence[AttackOutcome], worst: Mapping[str, Rate], over_all: Rate
+) -> Table:
+    """Attacks with a budget.
+
+    Args:
+        outcomes: of these attacks.
+        worst: robust accuracy against all that share a budget, by its words.
+        over_all: the same against everything.
+    """
+    summary = {f"worst case, {budget}": rate for budget, rate in worst.items()}
+    summary["worst case over all"] = over_all
+    return Table(
+        "Budget attacks: how many inputs withstand them",
+        ("attack", "norm", "robust\naccuracy", *_COSTS),
+        [_row(outcome, outcome.robust_accuracy) for outcome in outcomes],
+        [(words, "", share(rate), "", "", "", "") for words, rate in summary.items()],
+    )
+
+
+def minimum_table(outcomes: Sequence[AttackOutcome], nearest: Mapping[str, Nearest]) -> Table:
+    """Minimum-norm attacks.
+
+    Args:
+        outcomes: of these attacks.
+        nearest: what all of a norm found, by the norm; shown where that is more than one.
+    """
+    return Table(
+        "Minimum-norm attacks: how near adversarial examples are",
+        ("attack", "norm", "success", *_COSTS),
+        [_row(outcome, outcome.success_rate) for outcome in outcomes],
+        [
+            (f"nearest of all, {norm}", norm, share(n.success_rate), length(n.median_distance),
+             "", "", "")
+            for norm, n in nearest.items() if n.attacks > 1
+        ],
+    )  # fmt: skip
+
+
+def _row(outcome: AttackOutcome, rate: Rate) -> tuple[str, ...]:
+    return (
+        outcome.label,
+        outcome.norm,
+        share(rate),
+        length(outcome.median_distance),
+        _mean(outcome.sent(outcome.forward)),
+        _mean(outcome.sent(outcome.backward)),
+        f"{outcome.seconds:.2f}",
+    )
+
+
+def share(rate: Rate) -> str:
+    """A rate in words, `-` for a share of nothing."""
+    return str(rate) if rate.total else "-"
+
+
+def length(distance: float | None) -> str:
+    """A distance in words, `-` for none."""
+    return "-" if distance is None else f"{distance:.4g}"
+
+
+def _mean(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def lines(tables: Sequence[Table]) -> list[str]:
+    """The tables one below the other, their columns of the same widths.
+
+    The first column is to the left, the others are to the right. Names that would make the text
+    wider than `WIDTH` are broken.
+    """
+    cells = [row for table in tables for row in (table.heading, *table.rows, *table.summary)]
+    widths = [max(_broad(row[i]) for row in cells) for i in range(len(cells[0]))]
+    room = WIDTH - sum(2 + width for width in widths[1:])
+    widths[0] = min(widths[0], max(room, _LEAST))
+    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
+    found = []
+    for table in tables:
+        found += ["", table.title, *_set(table.heading, widths, last=True), rule]
+        found += [line for row in table.rows for line in _set(row, widths)]
+        found += [rule] * bool(table.summary)
+        found += [line for row in table.summary for line in _set(row, widths)]
+    return found[1:]
+
+
+def _broad(cell: str) -> int:
+    return max(map(len, cell.split("\n")))
+
+
+def _set(row: tuple[str, ...], widths: list[int], *, last: bool = False) -> list[str]:
+    """The lines of a row: cells of fewer lines than others are at the first, or the `last`."""
+    label = textwrap.wrap(row[0], widths[0], subsequent_indent="    ", break_on_hyphens=False)
+    columns = [label, *(cell.split("\n") for cell in row[1:])]
+    high = max(map(len, columns))
+    filled = [[""] * (high - len(c)) + c if last else c + [""] * (high - len(c)) for c in columns]
+    return [
+        "  ".join(
+            part.rjust(width) if i else part.ljust(width)
+            for i, (part, width) in enumerate(zip(parts, widths, strict=True))
+        ).rstrip()
+        for parts in zip(*filled, strict=True)
+    ]
