@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from advkit.core.norms import Norm, lp_norm, per_sample, project
 
 _MOST = 9  # classes beside the label: the ten likeliest of the paper
 _SLACK = 1.15  # how much steeper than it was before a class may have become
+_FIRST = 1.001  # length of the first step in ways to the boundary, against rounding
 _BLUNT = 3  # steps that run into the walls of the box
 _POLISH = 2
 
@@ -76,7 +77,7 @@ class DeepFool(MinimumNormAttack):
         candidates: how many classes to consider, the likeliest beside the label; each costs a
             backward pass, none costs memory. `None` takes the nine likeliest, but leaves out those
             that would have to be 15 % steeper than they were, or than any class so far, to be
-            nearer than what is found.
+            nearer than what is found, until one step has proved to be enough.
         eps: `None`, or the radius of a ball on which longer perturbations are projected (Kalin et
             al., 2021), a number or one for each sample `(n,)`. Then it is a budget attack: a
             failure gives its last iterate in the ball.
@@ -134,21 +135,37 @@ class DeepFool(MinimumNormAttack):
         return self._crossing(problem).outer
 
     def _crossing(self, problem: Problem) -> _Crossing:
+        crossing = self._walk(problem)
+        if self.candidates is None:
+            self._look_again(problem, crossing)
+        polish(problem, crossing.inner, crossing.gap, crossing.outer, _POLISH)
+        return crossing
+
+    def _look_again(self, problem: Problem, crossing: _Crossing) -> None:
+        """Consider all candidates where one step was enough, in place.
+
+        There the logits are as good as linear, and the nearest class is worth its price.
+        """
+        one = (crossing.inner == problem.x).flatten(1).all(1) & (crossing.gap > 0)
+        rows = (one & crossing.outer.success).nonzero().flatten()
+        if len(rows):
+            other = replace(self, candidates=_MOST)._walk(problem.take(rows))
+            nearer = other.outer.distance < crossing.outer.distance[rows]
+            crossing.put(rows[nearer], other.take(nearer))
+
+    def _walk(self, problem: Problem) -> _Crossing:
         nothing = none_near(problem)
-        crossing = iterate(
+        slopes, lost = torch.zeros_like(nothing.shortfall)[:, None], nothing.success
+        return iterate(
             problem,
             problem.x,
-            _Move(
-                torch.zeros_like(nothing.shortfall)[:, None], torch.zeros_like(problem.rows).bool()
-            ),
+            _Move(slopes, lost),
             self._step,
             steps=self.steps,
             best=_Crossing(problem.x.clone(), torch.zeros_like(nothing.shortfall), nothing),
             finished=lambda at, move: at.success | move.lost,
             first_look=True,
         )
-        polish(problem, crossing.inner, crossing.gap, crossing.outer, _POLISH)
-        return crossing
 
     def _step(self, i: int, problem: Problem, at: Judged, move: _Move) -> tuple[Tensor, _Move]:
         unit, distance, slopes = self._nearest_plane(i, problem, at, move.slopes)
@@ -156,7 +173,7 @@ class DeepFool(MinimumNormAttack):
         straight = unit.sign() if self.norm == "linf" else unit
         lower, upper = problem.model.bounds
         least = torch.finfo(problem.x.dtype).eps * (upper - lower)  # a tie is no step of zero
-        longer = 1 + self.overshoot if i else 1
+        longer = 1 + self.overshoot if i else _FIRST
         length = torch.where(lost, 0, longer * distance + least)
         return problem.clip(at.x_adv + per_sample(length, unit) * straight), _Move(slopes, lost)
 
