@@ -1,9 +1,12 @@
 """Linear models, where the nearest adversarial example and the best one in a ball are known."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, linprog, minimize
+from torch import nn
 
 from advkit import TorchClassifier, attacks
 from tests.toys import Halfspace
@@ -101,3 +104,101 @@ def test_targets_on_a_linear_model(norm):
     attack = attacks.PGD(eps=1.05 * plane.distance(x, norm), norm=norm, steps=20)
     assert attack.run(model, x, target=1 - y).success.all()
     torch.testing.assert_close(attack(model, x, target=1 - y), attack(model, x, y))
+
+
+class Softmax(nn.Module):
+    """Logits w_k.x + b_k: the nearest boundary of an input is that of one of the classes."""
+
+    def __init__(self, w, b):
+        super().__init__()
+        self.w, self.b = nn.Parameter(w), nn.Parameter(b)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.w.T + self.b
+
+    def distance(self, x, norm):
+        z, rows = self(x), torch.arange(len(x))
+        y = z.argmax(1)
+        gaps, normals = z[rows, y][:, None] - z, self.w[y][:, None] - self.w
+        lengths = torch.linalg.vector_norm(normals, ord=2 if norm == "l2" else 1, dim=2)
+        return (gaps / lengths).index_put((rows, y), z.new_tensor(torch.inf)).amin(1).detach()
+
+
+def regression(shape, n, bounds, dtype):
+    """Five classes, inputs in the middle fifth of the box: no wall is near."""
+    generator = torch.Generator().manual_seed(len(shape))
+    lower, upper = bounds
+    w = torch.randn(5, math.prod(shape), generator=generator, dtype=torch.float64)
+    x = 0.4 + 0.2 * torch.rand(n, *shape, generator=generator, dtype=torch.float64)
+    x = (lower + (upper - lower) * x).to(dtype)
+    net = Softmax(w.to(dtype), (-w.sum(1) * (lower + upper) / 2).to(dtype))
+    return net, TorchClassifier(net, bounds=bounds), x
+
+
+NEAREST = [
+    attacks.DeepFool(),
+    attacks.DeepFool(norm="linf"),
+    attacks.CarliniWagnerL2(),
+    attacks.LBFGS(),
+    attacks.FAB(),
+    attacks.FAB(norm="linf"),
+]
+
+
+@pytest.mark.parametrize("attack", NEAREST, ids=repr)
+@pytest.mark.parametrize("shape", [(8,), (4, 6), (3, 5, 7)], ids=str)
+@pytest.mark.parametrize("bounds", [(0, 1), (0, 255), (-1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n", [1, 3, 32])
+def test_the_nearest_boundary_is_found(attack, shape, bounds, dtype, n):
+    net, model, x = regression(shape, n, bounds, dtype)
+    result = attack.run(model, x)
+    exact = net.distance(x, attack.norm)
+    slack = 1e-5 if dtype == torch.float32 else 1e-9
+    assert result.success.all()
+    assert (result.distance <= 1.02 * exact + slack * (bounds[1] - bounds[0])).all()
+    assert (result.distance >= exact * (1 - slack) - slack * (bounds[1] - bounds[0])).all()
+
+
+@pytest.mark.parametrize("attack", [a for a in NEAREST if a != attacks.DeepFool()], ids=repr)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_nearest_boundary_behind_walls_is_found(attack, seed):
+    """Boundaries that can be reached only with several features at their bounds."""
+    plane, x = planes(seed)
+    w = plane.w.detach()
+    room = torch.where(w > 0, 1 - x, x)
+    value = 0.75 * (room * w.abs()).sum(1)
+    for i in range(len(x)):
+        plane.b = -float(value[i] + x[i] @ w)
+        exact = smallest_budget(w.numpy(), room[i].numpy(), float(value[i]), attack.norm)
+        result = attack.run(plane, x[i : i + 1])
+        assert result.success.all()
+        assert exact * (1 - 1e-6) <= result.distance.item() <= 1.02 * exact
+
+
+@pytest.mark.parametrize("attack", [a for a in NEAREST if not isinstance(a, attacks.DeepFool)],
+                         ids=repr)  # fmt: skip
+def test_the_nearest_point_of_a_target_is_found(attack):
+    net, model, x = regression((6,), 16, (-50, 50), torch.float64)
+    y = model.predict(x)
+    target = (y + 1) % 5
+    result = attack.run(model, x, target=target)
+    assert result.success.all()
+    for i in range(len(x)):
+        w, b = net.w.detach().numpy(), net.b.detach().numpy()
+        normals, offsets = w[target[i]] - w, b[target[i]] - b
+        gaps = normals @ x[i].numpy() + offsets
+        if attack.norm == "l2":
+            found = minimize(
+                lambda d: d @ d, np.zeros(6), jac=lambda d: 2 * d,
+                constraints={"type": "ineq", "fun": lambda d, n=normals, g=gaps: n @ d + g},
+                options={"ftol": 1e-12},
+            )  # fmt: skip
+            exact = found.fun**0.5
+        else:
+            lines = np.block([[-normals, np.zeros((5, 1))]])
+            box = np.block([[np.eye(6), -np.ones((6, 1))], [-np.eye(6), -np.ones((6, 1))]])
+            exact = linprog(
+                [0] * 6 + [1], np.vstack([lines, box]), [*gaps, *[0] * 12], bounds=(None, None)
+            ).fun
+        assert exact * (1 - 1e-6) <= result.distance[i].item() <= 1.05 * exact

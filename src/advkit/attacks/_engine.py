@@ -79,9 +79,12 @@ class Nearest(NamedTuple):
 
     def improved(self, problem: Problem, at: Judged) -> Nearest:
         """Each sample's nearer success."""
-        distance = problem.distance(at.x_adv)
-        better = at.success & (distance < self.distance)
-        return Nearest(*_each(better, (at.x_adv, at.shortfall, distance), self))
+        distance = torch.where(at.success, problem.distance(at.x_adv), math.inf)
+        return self.nearer(Nearest(at.x_adv, at.shortfall, distance))
+
+    def nearer(self, other: Nearest) -> Nearest:
+        """Each sample's nearer one of the two."""
+        return Nearest(*_each(other.distance < self.distance, other, self))
 
     def take(self, keep: Tensor) -> Nearest:
         """The same for the samples where bool `keep` `(n,)` is true."""

@@ -25,26 +25,6 @@ _GROWTH = 10  # of the constant without a success
 _POLISH = 3
 
 
-class Trial(NamedTuple):
-    """The nearest success of each sample, and whether the constant has led to any."""
-
-    nearest: Nearest
-    reached: Tensor  # bool (n,)
-
-    def improved(self, problem: Problem, at: Judged) -> Trial:
-        """With another iterate."""
-        return Trial(self.nearest.improved(problem, at), self.reached | at.success)
-
-    def take(self, keep: Tensor) -> Trial:
-        """The same for the samples where bool `keep` `(n,)` is true."""
-        return Trial(self.nearest.take(keep), self.reached[keep])
-
-    def put(self, rows: Tensor, found: Trial) -> None:
-        """Write `found` into the samples `rows`, in place."""
-        self.nearest.put(rows, found.nearest)
-        self.reached[rows] = found.reached
-
-
 class Weight(NamedTuple):
     """What the objective of each sample is measured in."""
 
@@ -90,10 +70,9 @@ class PenaltyAttack(MinimumNormAttack):
         problem: Problem,
         start: Tensor,
         weight: Weight,
-        nearest: Nearest,
         advance: Callable[[int], None],
-    ) -> Trial:
-        """`steps` steps down the objective from `start` `(n, *features)`."""
+    ) -> Nearest:
+        """The nearest successes in `steps` steps down the objective from `start`."""
 
     def _approach(self, problem: Problem) -> Nearest:
         nearest, at = first_look(problem)
@@ -112,11 +91,12 @@ class PenaltyAttack(MinimumNormAttack):
         towards_each = [problem.against(rival) for rival in classes] or [problem]
         weights: list[Weight] = []
         for towards in towards_each:
-            weight, before = self._linear(towards), nearest.distance.clone()
-            nearest = self._descend(towards, problem.x, weight, nearest, advance).nearest
-            nearest = polish(problem, problem.x, at.shortfall, nearest, _POLISH)
-            nearer = nearest.distance < before
-            weights.append(weight.where(nearer, weights[-1]) if weights else weight)
+            weight = self._linear(towards)
+            found = self._descend(towards, problem.x, weight, advance)
+            found = polish(problem, problem.x, at.shortfall, found, _POLISH)
+            better = found.distance < nearest.distance
+            weights.append(weight.where(better, weights[-1]) if weights else weight)
+            nearest = nearest.nearer(found)
         rounds = self.search_steps - len(weights)
         return self._search_const(
             problem, nearest, weights[-1], rounds, advance, onward=at.shortfall
@@ -171,22 +151,15 @@ class PenaltyAttack(MinimumNormAttack):
             part, before = problem.take(rows), nearest.take(rows)
             # from just inside the boundary, so that a success is the doing of this constant
             start = part.x if onward is None else part.x.lerp(before.x_adv, _INSIDE)
-            trial = self._descend(
-                part,
-                start,
-                Weight(const, weight.reach).take(rows),
-                nearest.take(rows),
-                advance,
-            )
-            found = trial.nearest
+            found = self._descend(part, start, Weight(const, weight.reach).take(rows), advance)
             if onward is not None:
                 found = polish(part, part.x, onward[rows], found, _POLISH)
-            nearest.put(rows, found)
-            high[rows] = torch.where(trial.reached, const[rows], high[rows])
-            low[rows] = torch.where(trial.reached, low[rows], const[rows])
+            nearest.put(rows, before.nearer(found))
+            high[rows] = torch.where(found.success, const[rows], high[rows])
+            low[rows] = torch.where(found.success, low[rows], const[rows])
             if onward is not None:
                 gained = found.distance < (1 - _GAIN) * before.distance
-                rows = rows[gained | ~trial.reached & (low[rows] < _CLOSE * high[rows])]
+                rows = rows[gained | ~found.success & (low[rows] < _CLOSE * high[rows])]
                 if not len(rows):
                     break
         return nearest

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advkit.attacks._engine import Nearest, iterate, none_near
-from advkit.attacks._penalty import PenaltyAttack, Trial, Weight
+from advkit.attacks._penalty import PenaltyAttack, Weight
 from advkit.attacks._problem import Judged, Problem, wide
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, per_sample
@@ -113,22 +113,27 @@ class CarliniWagnerL2(PenaltyAttack):
         problem: Problem,
         start: Tensor,
         weight: Weight,
-        nearest: Nearest,
         advance: Callable[[int], None],
-    ) -> Trial:
+    ) -> Nearest:
         lower, upper = problem.model.bounds
         w = (((wide(start) - lower) / (upper - lower) * 2 - 1) / self._range).atanh()
         none, never = torch.zeros_like(w), torch.full_like(weight.const, math.inf)
-        open_rows = torch.zeros_like(nearest.success)
         return iterate(
             problem,
             start,
             _Adam(
-                w, none, none, weight.const, self._rate(problem, weight), never, never, open_rows
+                w=w,
+                mean=none,
+                square=none,
+                const=weight.const,
+                rate=self._rate(problem, weight),
+                least=never,
+                before=never,
+                closed=torch.zeros_like(never, dtype=torch.bool),
             ),
             self._step,
             steps=self.steps,
-            best=Trial(nearest, torch.zeros_like(nearest.success)),
+            best=none_near(problem),
             finished=lambda _, adam: adam.closed,
             advance=advance,
         )

@@ -140,9 +140,8 @@ class JSMA(MinimumNormAttack):
         full = changed.sum(1) + 2 > domain.limit
         choice = (x_adv != bound) & (changed | ~full[:, None])
         pair, found = best_pair(raised, lowered, choice)
-        x_adv.scatter_add_(
-            1, pair, torch.where(found[:, None], self.theta, 0.0).to(x_adv).expand_as(pair)
-        )
+        move = self.theta * found.to(x_adv.dtype)
+        x_adv.scatter_add_(1, pair, move[:, None].expand_as(pair))
         return problem.clip(x_adv.view_as(problem.x)), domain._replace(closed=~found)
 
     def _derivatives(self, problem: Problem, at: Judged, goal: Tensor) -> tuple[Tensor, Tensor]:

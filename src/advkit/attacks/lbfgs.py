@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from advkit.attacks._engine import Nearest, iterate
-from advkit.attacks._penalty import PenaltyAttack, Trial, Weight
+from advkit.attacks._engine import Nearest, iterate, none_near
+from advkit.attacks._penalty import PenaltyAttack, Weight
 from advkit.attacks._problem import Judged, Problem, wide
 from advkit.core import checks
 from advkit.core.losses import Loss, cross_entropy
@@ -101,16 +101,15 @@ class LBFGS(PenaltyAttack):
         problem: Problem,
         start: Tensor,
         weight: Weight,
-        nearest: Nearest,
         advance: Callable[[int], None],
-    ) -> Trial:
+    ) -> Nearest:
         return iterate(
             problem,
             start,
             self._begin(problem, weight.const),
             self._step,
             steps=self.steps,
-            best=Trial(nearest, torch.zeros_like(nearest.success)),
+            best=none_near(problem),
             finished=lambda _, curve: curve.closed,
             advance=advance,
         )

@@ -1,0 +1,121 @@
+"""FAB against NumPy, and how it spends its steps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from advkit import attacks
+from advkit.attacks import fab
+from tests.toys import Halfspace, Quadratic, answers, convnet, images
+
+
+def walk_numpy(net, x0, target, norm, steps):
+    """One sample to one class: onto the plane, then towards its point nearest to the input."""
+    a, w, b = net.numpy()
+
+    def answer(x):
+        return int((w @ x + x @ a @ x / 2 + b).argmax())
+
+    def size(v):
+        return np.linalg.norm(v, 2 if norm == "l2" else np.inf)
+
+    def dual(v):
+        return np.linalg.norm(v, 2 if norm == "l2" else 1)
+
+    def straight(v):
+        return v if norm == "l2" else np.sign(v)
+
+    x, mean, over, nearest, best = x0.copy(), np.zeros_like(x0), 0.02, np.inf, x0
+    for i in range(steps):
+        success = answer(x) == target
+        if success and size(x - x0) < nearest:
+            nearest, best = size(x - x0), x
+        z = w @ x + x @ a @ x / 2 + b
+        rival = max((k for k in range(len(b)) if k != target), key=lambda k: z[k])
+        normal = (w + a @ x)[target] - (w + a @ x)[rival]
+        normal[(x <= 0) & (normal < 0) | (x >= 1) & (normal > 0)] = 0
+        over = np.clip(over * (0.7 if success else 1.3), 1e-3, 0.5)
+        ahead = (z[rival] - z[target]) / dual(normal)
+        ahead += over * max(size(x - x0), ahead)
+        unit = normal / dual(normal)
+        on_plane = x - x0 + ahead * straight(unit)
+        mean = 0.2 * unit + 0.8 * mean
+        level = max(mean @ on_plane, 0) / dual(mean)
+        foot = straight(mean / dual(mean)) * level
+        share = 0.01 + 0.49 * (1 + math.cos(math.pi * i / (steps - 1))) / 2
+        x = np.clip(x0 + (1 - share) * on_plane + share * foot, 0, 1)
+    if answer(x) == target and size(x - x0) < nearest:
+        best = x
+    return best
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("seed", range(4))
+def test_numpy(norm, seed, monkeypatch):
+    monkeypatch.setattr(fab, "_POLISH", 0)
+    net = Quadratic(seed=seed)
+    x = torch.rand(12, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x[0] = (x[0] > 0.5).double()
+    target = net(x).topk(2, dim=1).indices[:, 1]
+    result = attacks.FAB(norm=norm, steps=9).run(net, x, target=target)
+    found = result.success
+    assert found.sum() >= 8
+    expected = [walk_numpy(net, x[i].numpy(), int(target[i]), norm, 9) for i in range(12)]
+    np.testing.assert_allclose(
+        result.x_adv[found].numpy(), np.stack(expected)[found.numpy()], atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 50, 100])
+def test_no_more_passes_than_steps(steps):
+    net, x = convnet(classes=10), images(16)
+    queries = attacks.FAB(steps=steps).run(net, x).queries
+    assert (queries.backward <= steps).all()
+    assert (queries.forward <= steps + 5 + 25).all()
+
+
+def test_more_classes_come_nearer():
+    net, x = convnet(classes=10, dtype=torch.float64), images(32, torch.float64)
+    one, five = (attacks.FAB(candidates=c).run(net, x).distance for c in (1, 5))
+    assert five.mean() < 0.99 * one.mean()
+
+
+def test_more_steps_come_nearer():
+    net, x = convnet(classes=10, dtype=torch.float64), images(32, torch.float64)
+    few, many = (attacks.FAB(steps=s).run(net, x).distance for s in (10, 100))
+    assert (many <= few * (1 + 1e-9)).float().mean() > 0.9
+    assert many.mean() < 0.99 * few.mean()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_budget_attack_finds_nothing_much_nearer(norm):
+    """PGD with many steps at nine tenths of the distance."""
+    net, x = convnet(dtype=torch.float64), images(16, torch.float64)
+    y = answers(net, x)
+    found = attacks.FAB(norm=norm).run(net, x, y)
+    assert found.success.all()
+    eps = 0.95 * found.distance
+    pgd = attacks.PGD(eps=eps, norm=norm, steps=100, restarts=3, loss="margin").run(net, x, y)
+    assert pgd.success.sum() <= 1
+
+
+def test_a_walk_that_stands_still_ends():
+    plane = Halfspace(torch.linspace(-1, 1, 8, dtype=torch.float64), b=0.3)
+    result = attacks.FAB(steps=1000).run(plane, torch.full((4, 8), 0.5, dtype=torch.float64))
+    assert (result.queries.backward < 60).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"norm": "l1"}, ValueError, "norm must be .*'l2'.*'linf'.*got 'l1'"),
+        ({"steps": 0}, ValueError, "steps must be .*at least 1.*got 0"),
+        ({"candidates": 0}, ValueError, "candidates must be .*at least 1.*got 0"),
+        ({"progress": 1}, TypeError, "progress must be"),
+    ],
+)
+def test_wrong_settings(settings, error, said):
+    with pytest.raises(error, match=said):
+        attacks.FAB(**settings)

@@ -1,0 +1,161 @@
+"""L-BFGS beside SciPy's L-BFGS-B, image by image."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from advkit import TorchClassifier, attacks
+from advkit.attacks._engine import iterate, write
+from tests.toys import Quadratic, answers, convnet, images
+
+
+def objective_numpy(net, x0, label, rival, const):
+    """|x - x0|^2 + const * log(1 + exp(z_label - z_rival)) and its gradient."""
+    a, w, b = net.numpy()
+
+    def value_and_gradient(x):
+        z, rows = w @ x + x @ a @ x / 2 + b, w + a @ x
+        gap = z[label] - z[rival]
+        slope = const / (1 + np.exp(-gap)) * (rows[label] - rows[rival])
+        delta = x - x0
+        return delta @ delta + const * np.logaddexp(0, gap), 2 * delta + slope
+
+    return value_and_gradient
+
+
+class Lowest(NamedTuple):
+    """The iterates with the least objective, for one constant."""
+
+    x_adv: torch.Tensor
+    value: torch.Tensor
+    const: torch.Tensor
+
+    def improved(self, problem, at):
+        loss = nn.functional.softplus(-at.value.detach())
+        value = problem.distance(at.x_adv).square() + self.const * loss
+        lower = value < self.value
+        x_adv = torch.where(lower[:, None], at.x_adv, self.x_adv)
+        return Lowest(x_adv, torch.minimum(value, self.value), self.const)
+
+    def take(self, keep):
+        return Lowest(*(part[keep] for part in self))
+
+    def put(self, rows, found):
+        write(self[:2], rows, found[:2])
+
+
+def lowest_point(attack, net, x, y, rival, const):
+    """Where one constant leads to from the inputs."""
+    problem = attack._problem(TorchClassifier(net), x, y, None).against(rival)
+    const = torch.full((len(x),), const, dtype=x.dtype)
+    return iterate(
+        problem,
+        x,
+        attack._begin(problem, const),
+        attack._step,
+        steps=attack.steps,
+        best=Lowest(x.clone(), torch.full_like(const, torch.inf), const),
+        finished=lambda _, curve: curve.closed,
+    ).x_adv
+
+
+@pytest.mark.parametrize("const", [0.3, 3.0, 30.0])
+@pytest.mark.parametrize("memory", [1, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_minimizer_is_scipys(const, memory, seed):
+    """With walls in the way; few bends, so that there is one minimum to find."""
+    net = Quadratic(features=8, classes=3, seed=seed, bend=0.05)
+    x = torch.rand(10, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    y = answers(net, x)
+    rival = (y + 1) % 3
+    attack = attacks.LBFGS(steps=200, memory=memory)
+    ours = lowest_point(attack, net, x, y, rival, const).numpy()
+    held = 0
+    for i in range(len(x)):
+        function = objective_numpy(net, x[i].numpy(), int(y[i]), int(rival[i]), const)
+        theirs = minimize(
+            function, x[i].numpy(), jac=True, method="L-BFGS-B", bounds=[(0, 1)] * 8,
+            options={"ftol": 1e-14, "gtol": 1e-10},
+        )  # fmt: skip
+        assert function(ours[i])[0] <= theirs.fun * (1 + 1e-4)
+        held += ((theirs.x == 0) | (theirs.x == 1)).any()
+    assert const < 1 or held > 0
+
+
+def scipy_search(net, x0, label):
+    """Nearest success over all rivals and 12 constants, one image at a time."""
+    nearest, features = np.inf, x0.numel()
+    start = x0.flatten().double().numpy()
+
+    def logits(v):
+        return net(torch.from_numpy(v).view(1, *x0.shape))[0]
+
+    for rival in (k for k in range(3) if k != label):
+        for const in 10.0 ** np.linspace(-2, 2, 12):
+
+            def function(v, rival=rival, const=const):
+                leaf = torch.from_numpy(v).requires_grad_()
+                z = net(leaf.view(1, *x0.shape))[0]
+                loss = nn.functional.softplus(z[label] - z[rival])
+                value = ((leaf - torch.from_numpy(start)) ** 2).sum() + const * loss
+                value.backward()
+                return value.item(), leaf.grad.numpy()
+
+            found = minimize(
+                function, start, jac=True, method="L-BFGS-B", bounds=[(0, 1)] * features,
+                options={"maxiter": 60},
+            ).x  # fmt: skip
+            if logits(found).argmax() != label:
+                nearest = min(nearest, np.linalg.norm(found - start))
+    return nearest
+
+
+def test_the_search_is_nearer_than_scipys():
+    net, x = convnet(dtype=torch.float64), images(4, torch.float64)
+    y = answers(net, x)
+    result = attacks.LBFGS().run(net, x, y)
+    theirs = torch.tensor([scipy_search(net, x[i], int(y[i])) for i in range(len(x))])
+    assert result.success.all()
+    assert (result.distance <= 1.01 * theirs).all()
+
+
+def test_samples_that_have_converged_leave():
+    net = Quadratic(features=8, classes=3, bend=0.05)
+    x = torch.rand(10, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    result = attacks.LBFGS(search_steps=1, candidates=1, steps=500).run(net, x)
+    assert (result.queries.backward < 100).all()
+
+
+def test_memory_is_used():
+    """On a long valley more pairs need fewer evaluations."""
+    generator = torch.Generator().manual_seed(0)
+    net = Quadratic(features=30, classes=2, bend=0.3)
+    x = torch.rand(16, 30, generator=generator, dtype=torch.float64)
+    y = answers(net, x)
+    values = []
+    for memory in (1, 8):
+        attack = attacks.LBFGS(steps=12, memory=memory)
+        x_adv = lowest_point(attack, net, x, y, 1 - y, 20.0)
+        functions = [
+            objective_numpy(net, x[i].numpy(), int(y[i]), 1 - int(y[i]), 20.0) for i in range(16)
+        ]
+        values.append(sum(f(v)[0] for f, v in zip(functions, x_adv.numpy(), strict=True)))
+    assert values[1] < values[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"memory": 0}, ValueError, "memory must be .*at least 1"),
+        ({"search_steps": 0}, ValueError, "search_steps must be .*at least 1"),
+        ({"steps": 2.5}, TypeError, "steps must be"),
+        ({"initial_const": 0.0}, ValueError, "initial_const must be"),
+    ],
+)
+def test_wrong_settings(settings, error, said):
+    with pytest.raises(error, match=said):
+        attacks.LBFGS(**settings)
