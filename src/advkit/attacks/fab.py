@@ -32,7 +32,7 @@ _LESS, _MORE = 0.7, 1.3  # what becomes of that after a success and after a fail
 _SHORTEST = 5  # steps that one rival gets at least
 _HOPELESS = 1.2  # times the nearest success so far: such a rival is given up
 _PATIENCE, _GAIN = 10, 1e-3  # steps in which the distance must shrink by this share
-_POLISH = 3
+_POLISH = 2
 
 
 class _Walk(NamedTuple):
@@ -103,7 +103,7 @@ class FAB(MinimumNormAttack):
             part, at = problem.take(rows), at.take(rows)
             with progress_bar("FAB", self.steps, self.progress) as advance:
                 found = self._walks(part, at, nearest.take(rows), advance)
-            nearest.put(rows, polish(part, part.x, at.shortfall, found, _POLISH))
+            nearest.put(rows, polish(part, part.x, at.logits, found, _POLISH))
         return nearest
 
     def _walks(
