@@ -30,6 +30,7 @@ class Weight(NamedTuple):
     """What the objective of each sample is measured in."""
 
     const: Tensor  # (n,), weight of the loss beside the squared distance
+    least: Tensor  # (n,), below this a success is luck: it costs more than staying at the input
     reach: Tensor  # (n,), distance to expect; like all distances here in widths of the box
 
     def where(self, better: Tensor, other: Weight) -> Weight:
@@ -105,15 +106,16 @@ class PenaltyAttack(MinimumNormAttack):
         gap = self._confidence - at.value.detach().to(slope.dtype)
         steep = slope > 0
         reach = torch.where(steep, gap / slope, 1)
-        const = torch.where(steep, self._ample * reach / slope, 1)
+        least = torch.where(steep, reach / slope, 0)
+        const = torch.where(steep, self._ample * least, 1)
         if self.initial_const is not None:
             const = torch.full_like(const, self.initial_const)
-        return Weight(const, reach)
+        return Weight(const, least, reach)
 
     @property
     @abstractmethod
     def _ample(self) -> float:
-        """A constant that reaches the boundary of a linear model, and more, times slope / reach."""
+        """A constant that takes a linear model past the boundary, as a multiple of `least`."""
 
     def _search_const(
         self,
@@ -138,7 +140,7 @@ class PenaltyAttack(MinimumNormAttack):
                 at the input, with the constants as they are, and go through all rounds.
         """
         const, low = weight.const.clone(), torch.zeros_like(weight.const)
-        high = torch.where(nearest.success, const, math.inf)
+        high = torch.where(nearest.success & (const >= weight.least), const, math.inf)
         reach = weight.reach if onward is None else _FINER * weight.reach
         rows = torch.arange(len(const), device=const.device)
         for k in range(rounds):
@@ -147,15 +149,17 @@ class PenaltyAttack(MinimumNormAttack):
             part, before = problem.take(rows), nearest.take(rows)
             # from just inside the boundary, so that a success is the doing of this constant
             start = part.x if onward is None else part.x.lerp(before.x_adv, _INSIDE)
-            found = self._descend(part, start, Weight(const[rows], reach[rows]), advance)
+            tried = Weight(const[rows], weight.least[rows], reach[rows])
+            found = self._descend(part, start, tried, advance)
             if onward is not None:
                 found = polish(part, part.x, onward[rows], found, _POLISH)
             nearest.put(rows, before.nearer(found))
-            high[rows] = torch.where(found.success, const[rows], high[rows])
-            low[rows] = torch.where(found.success, low[rows], const[rows])
+            reached = found.success & (tried.const >= tried.least)
+            high[rows] = torch.where(reached, tried.const, high[rows])
+            low[rows] = torch.where(reached, low[rows], tried.const)
             if onward is not None:
                 gained = found.distance < (1 - _GAIN) * before.distance
-                rows = rows[gained | ~found.success & (low[rows] < _CLOSE * high[rows])]
+                rows = rows[gained | ~reached & (low[rows] < _CLOSE * high[rows])]
                 if not len(rows):
                     break
         return nearest

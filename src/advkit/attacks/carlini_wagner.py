@@ -105,7 +105,7 @@ class CarliniWagnerL2(PenaltyAttack):
             return super()._search_all(problem, at, advance)
         nearest = none_near(problem)
         const = torch.full_like(nearest.distance, self.initial_const or 1e-3)
-        weight = Weight(const, torch.ones_like(const))
+        weight = Weight(const, torch.zeros_like(const), torch.ones_like(const))
         return self._search_const(problem, nearest, weight, self.search_steps, advance, onward=None)
 
     def _descend(
