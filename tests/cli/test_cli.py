@@ -406,3 +406,19 @@ def test_factories_may_import_late_and_may_not_exit(folder, capsys, monkeypatch)
     assert main([*arguments, "--model", "nets/lazy.py:make"]) == 0
     assert main([*arguments, "--model", "nets/leaves.py:make"]) == 2
     assert "SystemExit" in capsys.readouterr().err
+
+
+def test_the_digits_are_attacked_in_one_thread_and_nothing_else_is(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "advkit.cli.evaluate._run", lambda args: seen.append(torch.get_num_threads())
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        main(["evaluate"])
+        main(["evaluate", "--model", "net.py:make", "--data", "x.npz"])
+        assert seen == [1, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,6 +30,21 @@ def digits_net(*, progress: bool) -> nn.Module:
             _train(net, progress=progress)
             _store(net, path)
     return net.eval()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Everything inside in one thread: this net is too small to share.
+
+    Threads would gain a little on an idle machine, and wait for each other most of the time on a
+    busy one.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class DigitsNet(nn.Sequential):

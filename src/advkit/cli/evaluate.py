@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from advkit.cli.demo import digits_net
+from advkit.cli.demo import digits_net, one_thread
 from advkit.cli.errors import UsageError, reason
 from advkit.cli.loading import device_from, load_data, load_factory, load_weights
 from advkit.cli.specs import attacks_from
@@ -43,6 +44,11 @@ _FILES = ("report.json", "report.html")
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate as `args` say, print the table, write the report; the exit status."""
+    with nullcontext() if args.model else one_thread():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     _check_combination(args)
     _check_extra()
     default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, _DIGITS_EPS)
