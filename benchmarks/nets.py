@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advkit.data import load_npz
+from advkit.data import Dataset, load_npz
 
 DATA = Path(os.environ.get("ADVKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -29,12 +29,25 @@ class Case:
 
     def load(self) -> tuple[nn.Module, Tensor, Tensor]:
         """Net, inputs and labels; skips a benchmark without the files."""
+        net, data = self._read(self.batch)
+        return net, data.x, data.y
+
+    def load_correct(self, n: int) -> tuple[nn.Module, Tensor, Tensor]:
+        """Net, and the first `n` images that it labels correctly, of the first 200.
+
+        No parameter asks for a gradient, which is cheapest for peers that call `backward`.
+        """
+        net, data = self._read(200)
+        with torch.no_grad():
+            rows = (net(data.x).argmax(1) == data.y).nonzero().flatten()[:n]
+        return net.requires_grad_(False), data.x[rows], data.y[rows]
+
+    def _read(self, most: int) -> tuple[nn.Module, Dataset]:
         if not (DATA / self.weights).is_file() or not (DATA / self.images).is_file():
             pytest.skip(f"needs {self.weights} and {self.images}; set ADVKIT_DATA to their folder")
         net: nn.Module = getattr(examples.nets, self.factory)()
         net.load_state_dict(torch.load(DATA / self.weights, weights_only=True))
-        data = load_npz(DATA / self.images).head(self.batch)
-        return net.eval(), data.x, data.y
+        return net.eval(), load_npz(DATA / self.images).head(most)
 
 
 RESNET20 = Case(

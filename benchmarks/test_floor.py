@@ -2,20 +2,16 @@
 
     python -m pytest benchmarks --benchmark-columns=median,iqr,rounds
 
-Each round times the floor just before and just after the attack, so that a machine whose speed
-wanders moves both. The figure `floors` of a benchmark is the median over the rounds.
+The figure `floors` of a benchmark is the median over the rounds, see `timing.py`.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from itertools import pairwise
-
 import pytest
 
 from advkit import attacks
-from benchmarks.nets import LENET, RESNET20, floor
+from benchmarks.nets import LENET, RESNET20
+from benchmarks.timing import in_floors
 
 # How many floors each job may take.
 LIMITS = [
@@ -30,37 +26,21 @@ LIMITS = [
 def test_pgd_40(benchmark, case, stop, limit):
     net, x, y = case.load()
     attack = attacks.PGD(eps=case.eps, steps=40, stop=stop)
-    floors, times = [], []
-
-    def timed_floor():
-        start = time.perf_counter()
-        for _ in range(5):
-            floor(net, x, y)
-        floors.append((time.perf_counter() - start) / 5)
-
-    def attacked():
-        start = time.perf_counter()
-        result = attack.run(net, x, y)
-        times.append(time.perf_counter() - start)
-        return result
-
-    floor(net, x, y)
-    result = benchmark.pedantic(
-        attacked, setup=timed_floor, rounds=9 if stop == "never" else 25, warmup_rounds=1
+    result, floors = in_floors(
+        benchmark,
+        lambda: attack.run(net, x, y),
+        (net, x, y),
+        rounds=9 if stop == "never" else 25,
+        warmup_rounds=1,
     )
     assert result.success.all()
-    if benchmark.disabled:
+    if floors is None:
         return
-    timed_floor()
-    around = [(a + b) / 2 for a, b in pairwise(floors[1:])]
-    ratio = statistics.median(t / f for t, f in zip(times[1:], around, strict=True))
     benchmark.extra_info |= {
-        "floors": round(ratio, 2),
         "limit": limit,
-        "floor_ms": round(1000 * statistics.median(floors), 2),
         "success": float(result.success.float().mean()),
         "forward_per_input": float(result.queries.forward.float().mean()),
         "backward_per_input": float(result.queries.backward.float().mean()),
     }
-    print(f"\n{case.factory} {stop}: {ratio:.2f} floors of {benchmark.extra_info['floor_ms']} ms")
-    assert ratio < limit
+    print(f"\n{case.factory} {stop}: {floors:.2f} floors of {benchmark.extra_info['floor_ms']} ms")
+    assert floors < limit

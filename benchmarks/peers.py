@@ -1,0 +1,139 @@
+"""How the peers are asked for the nearest adversarial inputs.
+
+Untargeted attacks get the labels, targeted ones the targets. Nothing here judges an answer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An attack of another library, with its defaults but for the `options`."""
+
+    library: str
+    attack: str
+    options: dict[str, Any] = field(default_factory=dict)
+    slow: bool = False  # takes more than 20 seconds on ResNet-20
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.library} {self.attack}({options})"
+
+    def load(self) -> ModuleType:
+        """The module with the attack; skips a benchmark without it."""
+        library = LIBRARIES[self.library]
+        try:
+            with stand_ins(library.not_needed):
+                return import_module(library.module)
+        except Exception as error:  # noqa: BLE001 - a peer that does not import is not there
+            pytest.skip(f"needs {self.library}, see the extra `peers`: {error!r}")
+
+    def run(self, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
+        """Adversarial inputs for images in [0, 1]; a failure may hold anything."""
+        return LIBRARIES[self.library].call(self, module, net, x, goal)
+
+
+@contextmanager
+def stand_ins(names: tuple[str, ...]) -> Iterator[None]:
+    """Mock modules for those of `names` that are not installed, taken away again afterwards."""
+    missing = [name for name in names if name not in sys.modules and find_spec(name) is None]
+    sys.modules.update((name, MagicMock()) for name in missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
+
+
+def _adv_lib(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
+    return getattr(module, peer.attack)(net, x, goal, **peer.options)
+
+
+def _foolbox(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
+    model = module.PyTorchModel(net, bounds=(0, 1))
+    attack = getattr(module.attacks, peer.attack)(**peer.options)
+    return attack(model, x, goal, epsilons=None)[1]  # what lies within the bounds
+
+
+def _torchattacks(
+    peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor
+) -> Tensor:
+    return getattr(module, peer.attack)(net, **peer.options)(x, goal)
+
+
+def _art(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
+    from art.estimators.classification import PyTorchClassifier
+
+    shape, loss = tuple(x.shape[1:]), nn.CrossEntropyLoss()
+    classifier = PyTorchClassifier(net, loss, shape, 10, clip_values=(0, 1), device_type="cpu")
+    attack = getattr(module, peer.attack)(
+        classifier, batch_size=len(x), verbose=False, **peer.options
+    )
+    return torch.from_numpy(attack.generate(x.numpy(), goal.numpy()))
+
+
+def _scipy(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
+    """What the literature does with scipy: one image after another, one constant after another.
+
+    Minimizes c |r|^2 + cross-entropy at the likeliest other class; bisection of the logarithm of
+    c finds the largest that still succeeds.
+    """
+    constants, maxfun = peer.options["constants"], peer.options["maxfun"]
+
+    def objective(point: Any, c: float, image: Tensor, target: Tensor) -> tuple[float, Any]:
+        leaf = torch.from_numpy(point).float().view_as(image).requires_grad_()
+        value = c * (leaf - image).square().sum() + F.cross_entropy(net(leaf), target)
+        (grad,) = torch.autograd.grad(value, leaf)
+        return value.item(), grad.flatten().double().numpy()
+
+    def nearest(image: Tensor, label: Tensor) -> Tensor:
+        start, bounds = image.flatten().double().numpy(), [(0, 1)] * image.numel()
+        with torch.no_grad():
+            target = net(image).index_fill(1, label, -torch.inf).argmax(1)
+        found, low, high = image, -3.0, 3.0
+        for _ in range(constants):
+            middle = (low + high) / 2
+            answer = module.minimize(
+                objective, start, (10**middle, image, target), peer.attack, jac=True,
+                bounds=bounds, options={"maxfun": maxfun},
+            )  # fmt: skip
+            x_adv = torch.from_numpy(answer.x).float().view_as(image)
+            with torch.no_grad():
+                success = bool(net(x_adv).argmax(1) != label)
+            found, low, high = (x_adv, middle, high) if success else (found, low, middle)
+        return found
+
+    return torch.cat([nearest(*pair) for pair in zip(x.split(1), goal.split(1), strict=True)])
+
+
+class Library(NamedTuple):
+    """How to reach a library's attacks."""
+
+    module: str
+    call: Callable[[Peer, ModuleType, nn.Module, Tensor, Tensor], Tensor]
+    not_needed: tuple[str, ...] = ()  # what it imports, but not for these attacks
+
+
+LIBRARIES = {
+    # torchvision for a perceptual distance, visdom for plots
+    "adv_lib": Library("adv_lib.attacks", _adv_lib, not_needed=("torchvision", "visdom")),
+    "foolbox": Library("foolbox", _foolbox),
+    "torchattacks": Library("torchattacks", _torchattacks),
+    "art": Library("art.attacks.evasion", _art),
+    "scipy": Library("scipy.optimize", _scipy),
+}
