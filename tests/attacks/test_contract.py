@@ -572,6 +572,22 @@ class TestNaN:
         assert not result.success.any()
         assert result.x_adv.isfinite().all()
 
+    @pytest.mark.filterwarnings("ignore:.*met a gradient")
+    def test_nan_logits_with_gradients_lead_nowhere(self, attack, net, x, y):
+        """The net is never shown NaN, and nothing that it answered with NaN is returned."""
+
+        class Poisoned(nn.Module):
+            def forward(self, v):
+                assert v.isfinite().all()
+                here = torch.stack([(row == x).flatten(1).all(1).any() for row in v])
+                return net(v) + torch.where(here, 0, torch.nan)[:, None]
+
+        if getattr(attack, "random_start", False) and attack.stop == "never":
+            pytest.skip("its start is the first look")
+        result = attack.run(Poisoned(), x, y)
+        assert not result.success.any()
+        assert result.x_adv.isfinite().all()
+
     def test_nan_logits_at_the_first_look_are_an_error(self, attack, x, y):
         class Never(nn.Module):
             def forward(self, x):

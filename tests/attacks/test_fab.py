@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from advkit import attacks
+from advkit import TorchClassifier, attacks
 from advkit.attacks import fab
 from tests.toys import Halfspace, Quadratic, answers, convnet, images
 
@@ -42,7 +42,7 @@ def walk_numpy(net, x0, target, norm, steps):
         unit = normal / dual(normal)
         on_plane = x - x0 + ahead * straight(unit)
         mean = 0.2 * unit + 0.8 * mean
-        level = max(mean @ on_plane, 0) / dual(mean)
+        level = mean @ on_plane / dual(mean)
         foot = straight(mean / dual(mean)) * level
         share = 0.01 + 0.49 * (1 + math.cos(math.pi * i / (steps - 1))) / 2
         x = np.clip(x0 + (1 - share) * on_plane + share * foot, 0, 1)
@@ -105,6 +105,18 @@ def test_a_walk_that_stands_still_ends():
     plane = Halfspace(torch.linspace(-1, 1, 8, dtype=torch.float64), b=0.3)
     result = attacks.FAB(steps=1000).run(plane, torch.full((4, 8), 0.5, dtype=torch.float64))
     assert (result.queries.backward < 60).all()
+
+
+def test_classes_that_are_far_are_given_up_early():
+    """One boundary is near and four are ten times as far: five steps for each of them will do."""
+    net = torch.nn.Linear(8, 6).double()
+    net.weight.data = torch.eye(6, 8, dtype=torch.float64) - 0.1
+    net.bias.data = torch.tensor([1.0, 0.9, 0, 0, 0, 0]).double()
+    model = TorchClassifier(net, bounds=(-9, 9))
+    result = attacks.FAB().run(model, torch.zeros(4, 8, dtype=torch.float64))
+    walks, last = 10 + 4 * 6, 22
+    assert result.success.all()
+    assert (result.queries.backward <= walks + last).all()
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ class FAB(MinimumNormAttack):
         on_plane = delta.add_(self._straight(unit) * per_sample(ahead, grad))
         normal = unit.lerp_(walk.normal, _MEMORY)
         # the nearest point to the input on the plane through `on_plane` with this normal
-        level = (normal * on_plane).flatten(1).sum(1).clamp_min(0)
+        level = (normal * on_plane).flatten(1).sum(1)
         width = lp_norm(normal, DUAL[self.norm]).clamp_min(torch.finfo(grad.dtype).tiny)
         foot = self._straight(normal / per_sample(width, grad)) * per_sample(level / width, grad)
         x_adv = problem.clip(on_plane.lerp_(foot, share).add_(problem.x))
