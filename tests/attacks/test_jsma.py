@@ -9,7 +9,7 @@ from torch import nn
 
 from advkit import attacks
 from advkit.attacks.jsma import best_pair
-from tests.toys import Quadratic, answers
+from tests.toys import Quadratic, answers, convnet, images
 
 
 def pair_of_table(raised, lowered, choice):
@@ -86,6 +86,15 @@ def test_without_a_target_the_best_class_is_taken(theta):
     # a run for one class may end in another, earlier
     assert (found <= fewest).all()
     assert (found == fewest).float().mean() > 0.6
+
+
+def test_classes_that_take_more_features_are_given_up():
+    """After a success by two features no other class can take fewer: one look at each will do."""
+    net, x = convnet(classes=10), images(16)
+    one, all_ = (attacks.JSMA(gamma=1.0, candidates=c).run(net, x) for c in (1, 9))
+    quick = one.distance <= 2
+    assert quick.sum() > 3
+    assert (all_.queries.backward[quick] <= one.queries.backward[quick] + 8).all()
 
 
 def test_no_more_features_change_than_gamma_allows():
