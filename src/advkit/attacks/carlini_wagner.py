@@ -44,21 +44,24 @@ class CarliniWagnerL2(PenaltyAttack):
     tanh keeps in the box; a search over the constant finds the smallest that still succeeds. Every
     decision is a sample's own.
 
-    Deviations, all but the last two undone by `published=True`: the first search steps go for the
-    likeliest classes one after another, which is the paper's "best case" with the few classes that
-    matter, and the later ones go on from the nearest success instead of from the input; the first
-    constant follows from the gradient; the rate falls to zero along half a cosine in each search
-    step; tanh reaches a fifth over the box and is cut off there, so that features at the bounds
-    have a gradient and can move; a sample that a search step brings no nearer is left alone; the
-    success is moved towards the input as far as it stays one. The objective is that of inputs
-    scaled to [0, 1], so that constants and rates mean the same for all bounds. Successes count with
-    the confidence that was asked for: `success` is false below it.
+    Deviations, all undone by `published=True`: the first search steps go for the likeliest classes
+    one after another, which is the paper's "best case" with the few classes that matter, and the
+    later ones go on from the nearest success at a fifth of the rate instead of from the input; the
+    first constant and the rate follow from the gradient at the input; the rate falls to zero along
+    half a cosine in each search step; tanh reaches a fifth over the box and is cut off there, so
+    that features at the bounds have a gradient and can move; a success is moved towards the input
+    as far as it stays one; a sample that a search step brings no nearer is left alone.
+
+    In both schedules the objective is that of inputs scaled to [0, 1], so that constants and rates
+    mean the same for all bounds, a sample whose objective stands still ends its search step, as in
+    the paper's code, and `success` is false below the confidence that was asked for.
 
     Args:
         confidence: margin in logits that an adversarial input must have, not negative.
         search_steps: values of the constant that are tried.
         steps: steps of Adam for each; each costs one forward and one backward pass.
-        lr: learning rate of Adam; the paper's is 0.01.
+        lr: learning rate of Adam; `None` takes one whose first step is as long as the way to the
+            boundary of a linear model, and 0.01 in the published schedule.
         initial_const: the first constant; `None` takes twice what a linear model would need, and
             0.001 in the published schedule.
         candidates: how many classes to go for, the likeliest first. Without meaning for a targeted

@@ -62,12 +62,12 @@ class DeepFool(MinimumNormAttack):
     Each step takes the logits for linear functions, finds the class whose boundary is nearest and
     goes there, a little further by the overshoot; the first success ends it.
 
-    Deviations: the overshoot lengthens each step but the first instead of the sum of all, and a
-    success is moved back along the last step, as far as it stays one, so that the overshoot costs
-    no distance. The iterates stay within the bounds; from the fourth step on features at a bound
-    that a step would push out of it are left out of the step, which otherwise loses what they were
-    to bring and creeps towards the boundary. The classes considered are the likeliest at each
-    iterate, not those at the input.
+    Deviations: the overshoot lengthens each step but the first instead of the sum of all (the first
+    is longer by a thousandth), and a success is moved back along the last step, as far as it stays
+    one, so that the overshoot costs no distance. The iterates stay within the bounds; from the
+    fourth step on features at a bound that a step would push out of it are left out of the step,
+    which otherwise loses what they were to bring and creeps towards the boundary. The classes
+    considered are the likeliest at each iterate, not those at the input.
 
     Args:
         norm: `"l2"` or `"linf"`, of the steps and the distance.
