@@ -503,6 +503,22 @@ class TestModels:
         assert not saturated.no_gradient.any()
         assert saturated.success.sum() >= plain.success.sum() - 1
 
+    @pytest.mark.parametrize("scale", [1e-12, 1e-24])
+    @pytest.mark.filterwarnings("ignore:.*met a gradient")
+    def test_logits_of_small_scale_lead_to_nothing_that_is_not_finite(
+        self, attack, net, x, y, scale
+    ):
+        class Scaled(nn.Module):
+            def forward(self, v):
+                assert v.isfinite().all()
+                return scale * net(v)
+
+        plain, small = attack.run(net, x, y), attack.run(Scaled(), x, y)
+        assert small.x_adv.isfinite().all()
+        assert small.distance.isfinite().all()
+        if scale == 1e-12 and not getattr(attack, "published", False):  # its constant is given
+            assert small.success.sum() >= plain.success.sum() - 1
+
     def test_probabilities_are_noticed(self, attack, net, x, y):
         with pytest.warns(UserWarning, match="probabilities"):
             attack(nn.Sequential(net, nn.Softmax(1)).eval(), x, y)

@@ -20,9 +20,10 @@ from advkit.core.norms import lp_norm
 
 _FINER = 0.2  # how much shorter the way to the best point is from the nearest success
 _GAIN = 1e-3  # by which share a search step must bring a sample nearer
-_INSIDE = 0.98
+_INSIDE = 0.98  # share of the way to the nearest success where a search step begins
 _CLOSE = 0.9  # constants that are nearer to each other than this are the same
 _GROWTH = 10  # of the constant without a success
+_MOST = 1e30  # of a constant, so that its products stay finite
 _POLISH = 3
 
 
@@ -105,9 +106,9 @@ class PenaltyAttack(MinimumNormAttack):
         slope = (upper - lower) * lp_norm(wide(problem.gradient(at)), "l2")
         gap = self._confidence - at.value.detach().to(slope.dtype)
         steep = slope > 0
-        reach = torch.where(steep, gap / slope, 1)
+        reach = torch.where(steep, gap / slope, 1).clamp_max(math.sqrt(problem.x[0].numel()))
         least = torch.where(steep, reach / slope, 0)
-        const = torch.where(steep, self._ample * least, 1)
+        const = torch.where(steep, self._ample * least, 1).clamp_max(_MOST)
         if self.initial_const is not None:
             const = torch.full_like(const, self.initial_const)
         return Weight(const, least, reach)
@@ -145,7 +146,8 @@ class PenaltyAttack(MinimumNormAttack):
         rows = torch.arange(len(const), device=const.device)
         for k in range(rounds):
             if onward is not None or k:
-                const = torch.where(high.isinf(), _GROWTH * const, (low + high) / 2)
+                larger = (_GROWTH * const).clamp_max(_MOST)
+                const = torch.where(high.isinf(), larger, (low + high) / 2)
             part, before = problem.take(rows), nearest.take(rows)
             # from just inside the boundary, so that a success is the doing of this constant
             start = part.x if onward is None else part.x.lerp(before.x_adv, _INSIDE)
