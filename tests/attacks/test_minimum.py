@@ -140,6 +140,15 @@ def test_a_constant_that_is_too_small_grows(attack):
     torch.testing.assert_close(result.distance, plane.distance(x, "l2"), rtol=0.02, atol=0)
 
 
+def test_a_success_by_a_constant_that_is_too_small_is_luck():
+    """A rate so large that any constant leads past the boundary: it must not be taken for enough."""
+    plane = Halfspace(torch.linspace(-1, 2, 12, dtype=torch.float64), b=-5.0)
+    x = torch.full((1, 12), 0.4, dtype=torch.float64)
+    attack = attacks.CarliniWagnerL2(initial_const=3e-6, lr=0.05, search_steps=12)
+    result = attack.run(TorchClassifier(plane, bounds=(-9, 9)), x)
+    torch.testing.assert_close(result.distance, plane.distance(x, "l2"), rtol=0.05, atol=0)
+
+
 def vars_of(attack):
     return {"search_steps": attack.search_steps, "steps": attack.steps}
 
