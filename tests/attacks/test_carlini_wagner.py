@@ -1,11 +1,14 @@
 """Carlini and Wagner's attack against NumPy, and what its own schedule adds."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from advkit import TorchClassifier, attacks
+from advkit.attacks import carlini_wagner
 from tests.toys import Halfspace, Quadratic, answers, convnet, images
 
 
@@ -149,6 +152,22 @@ def test_a_rate_and_a_constant_of_ones_own_are_used():
     ]
     for i, first in enumerate(runs):
         assert all(not torch.equal(first, second) for second in runs[i + 1 :])
+
+
+def test_the_rate_falls_to_zero(monkeypatch):
+    """Steps across the boundary and back get short towards the end of a search step."""
+    monkeypatch.setattr(carlini_wagner, "_SAME", 9.0)  # no early end
+    seen = []
+
+    class Plane(nn.Module):
+        def forward(self, x):
+            seen.append(x.detach().clone())
+            return torch.stack([2 + 0 * x[:, 0], 6 * x.sum(1) - 16], 1)
+
+    attack = attacks.CarliniWagnerL2(search_steps=1, steps=60, initial_const=10.0, lr=0.05)
+    attack.run(Plane(), torch.full((1, 5), 0.5, dtype=torch.float64))
+    moves = [float((b - a).norm()) for a, b in pairwise(seen[3 : 3 + 60])]
+    assert max(moves[-5:]) < 0.005 * moves[0]
 
 
 def test_constants_mean_the_same_for_all_bounds():

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from torch import nn
 
 from advkit import TorchClassifier, attacks
+from advkit.attacks import lbfgs
 from advkit.attacks._engine import iterate, write
 from tests.toys import Quadratic, answers, convnet, images
 
@@ -128,6 +129,33 @@ def test_samples_that_have_converged_leave():
     x = torch.rand(10, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     result = attacks.LBFGS(search_steps=1, candidates=1, steps=500).run(net, x)
     assert (result.queries.backward < 100).all()
+
+
+def begun(memory=2):
+    x = torch.full((1, 4), 0.5, dtype=torch.float64)
+    attack = attacks.LBFGS(memory=memory)
+    problem = attack._problem(TorchClassifier(Quadratic(features=4)), x, None, None)
+    curve = attack._begin(problem, torch.ones(1, dtype=torch.float64))
+    slope = torch.tensor([[1.0, -2.0, 0.5, 0.0]]).double()
+    return curve._replace(point=x, slope=slope)
+
+
+def test_pairs_without_curvature_are_not_kept():
+    taken, move = torch.tensor([True]), torch.tensor([[1.0, 0, 0, 0]]).double()
+    for turn, kept in ((2 * move, True), (-2 * move, False), (0 * move, False)):
+        curve = lbfgs._remembered(begun(), taken, move, turn)
+        assert (curve.weight[0, 0] != 0).item() is kept
+        assert int(curve.place) == int(kept)
+    curve = lbfgs._remembered(begun(), ~taken, move, 2 * move)
+    assert (curve.weight == 0).all()
+
+
+def test_a_course_that_would_climb_is_replaced_by_steepest_descent():
+    curve = begun()
+    torch.testing.assert_close(lbfgs._course(curve), -0.5 * curve.slope)
+    curve.moves[0, 1], curve.turns[0, 1] = curve.slope[0], -curve.slope[0]
+    curve.weight[0, 1] = 1 / float(curve.moves[0, 1] @ curve.turns[0, 1])  # negative curvature
+    torch.testing.assert_close(lbfgs._course(curve), -0.5 * curve.slope)
 
 
 def test_memory_is_used():

@@ -141,7 +141,7 @@ def test_a_constant_that_is_too_small_grows(attack):
 
 
 def test_a_success_by_a_constant_that_is_too_small_is_luck():
-    """A rate so large that any constant leads past the boundary: it must not be taken for enough."""
+    """A rate so large that any constant leads past the boundary is no reason to go below it."""
     plane = Halfspace(torch.linspace(-1, 2, 12, dtype=torch.float64), b=-5.0)
     x = torch.full((1, 12), 0.4, dtype=torch.float64)
     attack = attacks.CarliniWagnerL2(initial_const=3e-6, lr=0.05, search_steps=12)
