@@ -60,3 +60,16 @@ def test_pgd_on_robust_nets(request, real_net, factory, weights, images, eps, pu
     constant, shrinking = (float(o.robust_accuracy) for o in report.outcomes)
     assert constant == pytest.approx(published, abs=0.008)
     assert shrinking <= constant
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [attacks.FAB(), attacks.LBFGS(), attacks.CarliniWagnerL2()],
+    ids=repr,
+)
+def test_a_net_with_misleading_gradients_is_fooled_at_last(attack, real_net, mnist_test):
+    """A net trained against linf, whose first layer is nearly a threshold: steps must get longer."""
+    net, data = real_net("mnist_lenet5", "mnist_lenet5_robust.pt"), mnist_test.head(30)
+    correct = net(data.x).argmax(1) == data.y
+    result = attack.run(net, data.x[correct], data.y[correct])
+    assert result.success.all()

@@ -36,7 +36,7 @@ def walk_numpy(net, x0, target, norm, steps):
         rival = max((k for k in range(len(b)) if k != target), key=lambda k: z[k])
         normal = (w + a @ x)[target] - (w + a @ x)[rival]
         normal[(x <= 0) & (normal < 0) | (x >= 1) & (normal > 0)] = 0
-        over = np.clip(over * (0.7 if success else 1.3), 1e-3, 0.5)
+        over = np.clip(over * (0.7 if success else 1.3), 1e-3, 2.0)
         ahead = (z[rival] - z[target]) / dual(normal)
         ahead += over * max(size(x - x0), ahead)
         unit = normal / dual(normal)

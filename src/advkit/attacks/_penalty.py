@@ -19,6 +19,7 @@ from advkit.core.batching import progress_bar
 from advkit.core.norms import lp_norm
 
 _FINER = 0.2  # how much shorter the way to the best point is from the nearest success
+_WIDER = 2.0  # and how much longer than expected without a success so far
 _GAIN = 1e-3  # by which share a search step must bring a sample nearer
 _INSIDE = 0.98  # share of the way to the nearest success where a search step begins
 _CLOSE = 0.9  # constants that are nearer to each other than this are the same
@@ -142,7 +143,6 @@ class PenaltyAttack(MinimumNormAttack):
         """
         const, low = weight.const.clone(), torch.zeros_like(weight.const)
         high = torch.where(nearest.success & (const >= weight.least), const, math.inf)
-        reach = weight.reach if onward is None else _FINER * weight.reach
         rows = torch.arange(len(const), device=const.device)
         for k in range(rounds):
             if onward is not None or k:
@@ -151,7 +151,10 @@ class PenaltyAttack(MinimumNormAttack):
             part, before = problem.take(rows), nearest.take(rows)
             # from just inside the boundary, so that a success is the doing of this constant
             start = part.x if onward is None else part.x.lerp(before.x_adv, _INSIDE)
-            tried = Weight(const[rows], weight.least[rows], reach[rows])
+            reach = weight.reach[rows]
+            if onward is not None:
+                reach = reach * torch.where(before.success, _FINER, _WIDER)
+            tried = Weight(const[rows], weight.least[rows], reach)
             found = self._descend(part, start, tried, advance)
             if onward is not None:
                 found = polish(part, part.x, onward[rows], found, _POLISH)

@@ -27,7 +27,7 @@ from advkit.core.norms import Norm, lp_norm, per_sample
 # The pace of a walk, measured on the nets of the documentation; none of these is delicate.
 _EXPLORE, _REFINE, _LAST = 0.5, 0.2, 0.01  # share of the way to the nearest point of the plane
 _MEMORY = 0.8  # weight of the normals before
-_OVER, _LEAST_OVER, _MOST_OVER = 0.02, 1e-3, 0.5  # how far past the boundary to aim
+_OVER, _LEAST_OVER, _MOST_OVER = 0.02, 1e-3, 2.0  # how far past the boundary to aim
 _LESS, _MORE = 0.7, 1.3  # what becomes of that after a success and after a failure
 _SHORTEST = 5  # steps that one rival gets at least
 _HOPELESS = 1.2  # times the nearest success so far: such a rival is given up
