@@ -68,7 +68,7 @@ def test_pgd_on_robust_nets(request, real_net, factory, weights, images, eps, pu
     ids=repr,
 )
 def test_a_net_with_misleading_gradients_is_fooled_at_last(attack, real_net, mnist_test):
-    """A net trained against linf, whose first layer is nearly a threshold: steps must get longer."""
+    """Trained against linf, its first layer nearly a threshold: steps must get longer."""
     net, data = real_net("mnist_lenet5", "mnist_lenet5_robust.pt"), mnist_test.head(30)
     correct = net(data.x).argmax(1) == data.y
     result = attack.run(net, data.x[correct], data.y[correct])

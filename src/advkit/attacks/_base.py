@@ -66,8 +66,8 @@ class GradientAttack(ABC):
             What was found, sample by sample.
 
         Raises:
-            ValueError: `x` or the labels have the wrong shape or range, or the model returns NaN or
-                infinite logits for an input.
+            ValueError: `x` or the labels have the wrong shape or range, the attack has no targeted
+                form, or the model returns NaN or infinite logits for an input.
             TypeError: `x` is not of a floating dtype, or the model has no gradients.
         """
         differentiable = as_differentiable(model, type(self).__name__)
