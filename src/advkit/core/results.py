@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -47,6 +48,27 @@ class AttackResult:
     no_gradient: Tensor
 
 
+class QueryBudgetExceeded(RuntimeError):  # noqa: N818 - what happened, as a user says it
+    """A call that a classifier's query budget has no room for. Nothing of it was sent.
+
+    Attributes:
+        budget: samples that may be sent in all.
+        spent: samples that were sent before.
+        wanted: samples of the call.
+        result: what the attack that made the call had found until then; `None` outside of attacks.
+    """
+
+    def __init__(self, budget: int, spent: int, wanted: int) -> None:
+        super().__init__(
+            f"the query budget of {budget:,} samples has {budget - spent:,} left, "
+            f"and {wanted:,} more were asked for; what was found so far is in the error's .result"
+        )
+        self.budget = budget
+        self.spent = spent
+        self.wanted = wanted
+        self.result: AttackResult | None = None
+
+
 class Attack(Protocol):
     """What evaluation and training ask of an attack."""
 
@@ -61,3 +83,13 @@ class Attack(Protocol):
     ) -> AttackResult:
         """Adversarial inputs and what is known of them."""
         ...
+
+
+AnyAttack = TypeVar("AnyAttack", bound=Attack)
+
+
+def stopping(attack: AnyAttack, stop: str) -> AnyAttack:
+    """`attack` with its `stop` set, if it has one and leaves it to the caller."""
+    if getattr(attack, "stop", stop) is not None:
+        return attack
+    return dataclasses.replace(attack, stop=stop)  # type: ignore[type-var]  # only those have one
