@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from advkit import attacks
 from advkit.cli import listing, main
 from advkit.cli.errors import UsageError
 from advkit.cli.main import _parser
-from advkit.cli.specs import attacks_from, known_attacks, number
+from advkit.cli.specs import attacks_from, known_attacks, number, unwritable_attacks
 
 NETS = """
 import torch
@@ -277,6 +278,53 @@ def test_an_attack_with_other_docstrings_is_listed_too(capsys, monkeypatch):
     ]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Borrows:
+    """Borrows an attack and a model."""
+
+    attack: object
+    surrogate: object
+    eps: object = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+    """Has a budget and a default that is made."""
+
+    eps: float
+    names: list = dataclasses.field(default_factory=list)
+
+
+@pytest.fixture
+def more_attacks(monkeypatch):
+    """Two more attacks, of which one needs a model."""
+    for kind in (Borrows, Made):
+        monkeypatch.setattr(attacks, kind.__name__, kind, raising=False)
+    monkeypatch.setattr(attacks, "__all__", [*attacks.__all__, "Borrows", "Made"])
+
+
+def test_attacks_that_need_models_are_from_python_only(more_attacks, capsys):
+    assert "Made" in known_attacks()
+    assert "Borrows" not in known_attacks()
+    assert known_attacks().keys() | set(unwritable_attacks()) == set(attacks.__all__)
+    assert main(["attacks"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nMade: Has a budget" in shown
+    assert re.search(r"\n\nFrom Python only, .*\bBorrows\n$", shown)
+    assert "Made" not in shown.splitlines()[-1]
+    made = attacks_from(["all"], [0.1], seed=0)
+    assert [a.eps for a in made if isinstance(a, Made)] == [0.1]
+    assert not any(isinstance(a, Borrows) for a in made)
+    with pytest.raises(UsageError, match="Borrows needs more than numbers and words: from Python"):
+        attacks_from(["borrows"], [], seed=0)
+
+
+def test_no_line_for_others_where_there_are_none(monkeypatch, capsys):
+    monkeypatch.setattr(attacks, "__all__", ["FGSM"])
+    assert main(["attacks"]) == 0
+    assert "Python only" not in capsys.readouterr().out
+
+
 def test_numbers():
     assert number("8/255") == 8 / 255
     assert number("0.5") == 0.5
@@ -307,7 +355,7 @@ def test_all_names_every_attack(word):
     made = attacks_from([word, "FGSM:eps=0.5"], [0.1, 0.2], seed=0)
     counts = Counter(type(a).__name__ for a in made)
     assert counts.keys() == known_attacks().keys()
-    needs = {"BIM", "FGM", "FGSM", "PGD"}
+    needs = {"BIM", "FGM", "FGSM", "PGD", "RandomNoise", "Square"} & counts.keys()
     assert {name for name, count in counts.items() if count > 1} == needs
     assert counts["PGD"] == 2
     assert counts["FGSM"] == 3
@@ -349,7 +397,8 @@ def test_the_default_job(tmp_path, monkeypatch, capsys):
     assert main(["evaluate", "--limit", "40"]) == 0
     assert torch.equal(torch.get_rng_state(), before)
     first = json.loads((tmp_path / "advkit-report" / "report.json").read_text())
-    assert {a["name"] for a in first["attacks"]} == known_attacks().keys()
+    ran = {a["name"] for a in first["attacks"]}
+    assert known_attacks().keys() - ran <= {"HopSkipJump", "RandomNoise", "Square"}
     budgets = {name: [a["eps"] for a in first["attacks"] if a["name"] == name and a["eps"]]
                for name in ("FGSM", "PGD")}  # fmt: skip
     assert budgets == {"FGSM": [0.05, 0.1, 0.15, 0.2], "PGD": [0.05, 0.1, 0.15, 0.2, 0.5, 2]}

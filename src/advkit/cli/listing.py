@@ -8,14 +8,18 @@ import re
 import textwrap
 from typing import Any
 
-from advkit.cli.specs import known_attacks
+from advkit.cli.specs import known_attacks, unwritable_attacks
 
 _WIDTH = 96
 
 
 def listing() -> str:
     """The text of `advkit attacks`."""
-    return "\n\n".join(_entry(name, kind) for name, kind in known_attacks().items())
+    entries = [_entry(name, kind) for name, kind in known_attacks().items()]
+    others = unwritable_attacks()
+    if others:
+        entries.append(f"From Python only, because they need models: {', '.join(others)}")
+    return "\n\n".join(entries)
 
 
 def _entry(name: str, kind: type[Any]) -> str:

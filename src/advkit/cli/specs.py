@@ -32,7 +32,16 @@ def number(text: str) -> float:
 
 
 def known_attacks() -> dict[str, type[Any]]:
-    """The attacks by name."""
+    """The attacks that can be written here, by name: those that need a budget or nothing."""
+    return {name: kind for name, kind in _every_attack().items() if _needed(kind) <= {"eps"}}
+
+
+def unwritable_attacks() -> list[str]:
+    """The names of the other attacks, which need a model, say."""
+    return [name for name in _every_attack() if name not in known_attacks()]
+
+
+def _every_attack() -> dict[str, type[Any]]:
     return {name: getattr(attacks, name) for name in attacks.__all__}
 
 
@@ -46,8 +55,7 @@ class _Spec(NamedTuple):
     @property
     def takes_eps(self) -> bool:
         """Whether it needs a budget and sets none; an optional one is left as it is."""
-        needed = {f.name for f in _parameters(self.kind) if f.default is dataclasses.MISSING}
-        return "eps" in needed - self.given.keys()
+        return "eps" in _needed(self.kind) - self.given.keys()
 
     def at(self, **more: Any) -> Any:
         """The attack, with `more` parameters."""
@@ -104,6 +112,14 @@ def _parameters(kind: type[Any]) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(kind) if field.init]
 
 
+def _needed(kind: type[Any]) -> set[str]:
+    """The parameters that have no default."""
+    missing = dataclasses.MISSING
+    return {
+        f.name for f in _parameters(kind) if f.default is missing and f.default_factory is missing
+    }
+
+
 def _attacks(spec: _Spec, eps: Sequence[float]) -> list[Any]:
     if not spec.takes_eps:
         return [spec.at()]
@@ -117,6 +133,11 @@ def _find(name: str) -> type[Any]:
     for candidate, kind in known.items():
         if candidate.lower() == name.lower():
             return kind
+    for candidate in unwritable_attacks():
+        if candidate.lower() == name.lower():
+            raise UsageError(
+                f"--attack: {candidate} needs more than numbers and words: from Python only"
+            )
     raise UsageError(
         f"--attack: there is no attack {name!r}{_meant(name, known)}; "
         f"known are {', '.join(known)}, and {_ALL} for all of them"
