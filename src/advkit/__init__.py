@@ -1,8 +1,10 @@
 """advkit: adversarial attacks in vectorised PyTorch, and evaluations to believe."""
 
 from advkit import attacks, data, eval, models
+from advkit.core.results import QueryBudgetExceeded
 from advkit.models import (
     Bounds,
+    CallableClassifier,
     Classifier,
     DifferentiableClassifier,
     Normalize,
@@ -15,9 +17,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bounds",
+    "CallableClassifier",
     "Classifier",
     "DifferentiableClassifier",
     "Normalize",
+    "QueryBudgetExceeded",
     "ScoreClassifier",
     "TorchClassifier",
     "as_classifier",

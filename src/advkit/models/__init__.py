@@ -1,5 +1,6 @@
 """Layer 1: one face for every model."""
 
+from advkit.models.callable import CallableClassifier
 from advkit.models.convert import as_classifier, as_differentiable
 from advkit.models.preprocessing import Normalize
 from advkit.models.protocols import (
@@ -13,6 +14,7 @@ from advkit.models.torch import TorchClassifier
 
 __all__ = [
     "Bounds",
+    "CallableClassifier",
     "Classifier",
     "DifferentiableClassifier",
     "Normalize",

@@ -1,0 +1,299 @@
+"""Any function as a classifier: one's own code, or a service that answers over a network."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from advkit.core import checks
+from advkit.core.results import QueryBudgetExceeded
+from advkit.models.torch import checked_bounds
+
+Answer = Literal["logits", "probabilities", "labels"]
+Takes = Literal["numpy", "tensor"]
+_TOLERANCE = 1e-2  # services round what they answer
+
+
+class Budget:
+    """Samples that were answered, and how many may be.
+
+    Args:
+        limit: samples in all; `None` for any number.
+
+    Raises:
+        ValueError: `limit` is negative.
+        TypeError: `limit` is no int.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        if limit is not None:
+            checks.whole("budget", limit, at_least=0)
+        self.limit = limit
+        self.spent = 0
+
+    @property
+    def left(self) -> int | None:
+        """Samples that may still be sent; `None` for any number."""
+        return None if self.limit is None else self.limit - self.spent
+
+    def admit(self, wanted: int) -> None:
+        """Raise `QueryBudgetExceeded` unless `wanted` more samples fit."""
+        if self.limit is not None and self.spent + wanted > self.limit:
+            raise QueryBudgetExceeded(self.limit, self.spent, wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call to a function, with its retries.
+
+    Attributes:
+        samples: how many were sent.
+        attempts: how often they were sent; all but the last attempt failed.
+        seconds: from the first attempt to the end, waiting included.
+        labels: int64 `(samples,)`, what was answered; `None` where nothing usable was.
+    """
+
+    samples: int
+    attempts: int
+    seconds: float
+    labels: Tensor | None
+
+
+class CallableClassifier:
+    """A function seen as a `ScoreClassifier`, or as a `Classifier` if it answers labels only.
+
+    The function gets a batch `(m, *features)` of its own, as a NumPy array (float32 for the 16-bit
+    dtypes, which NumPy lacks) or as a tensor on the input's device, and answers with anything that
+    NumPy or torch reads as numbers. There are no gradients. Scores come in float64, on the device
+    of the input.
+
+    Samples count as queries once the function has answered them. An attempt that raised is not one
+    of them: services do not charge for what they could not answer. Whose service does finds the
+    number of attempts in the log.
+
+    Args:
+        fn: the function.
+        num_classes: number of classes that it tells apart, at least 2.
+        bounds: lower and upper end of valid feature values, in the units of the input.
+        output: what it answers: `"probabilities"` `(m, num_classes)`; `"logits"`, of which the
+            softmax is taken; or `"labels"` `(m,)`, the indices of the classes.
+        takes: what it is given: `"numpy"` or `"tensor"`.
+        max_batch: the most samples that one call may have; `None` for any number.
+        retries: how often a call that raised is tried again. The last error is raised; an answer
+            of the wrong shape or kind is an error at once.
+        back_off: seconds of waiting before the first retry, doubled before each further one.
+        budget: samples that may be sent in all; `None` for any number.
+        log: keep a `Call` for each call of the function in `log`.
+
+    Attributes:
+        log: the calls in their order; `None` unless it is kept.
+
+    Raises:
+        TypeError: `fn` cannot be called, or an argument is of the wrong type.
+        ValueError: an argument is out of range or unknown.
+
+    Example:
+        >>> import numpy as np, torch, advkit
+        >>> def service(rows):
+        ...     score = 1 / (1 + np.exp(-rows.sum(1)))
+        ...     return np.stack([1 - score, score], axis=1)
+        >>> model = advkit.CallableClassifier(service, num_classes=2, bounds=(-1, 1), budget=100)
+        >>> model.predict(torch.tensor([[-0.5, 0.1], [0.5, 0.1]]))
+        tensor([0, 1])
+        >>> model.queries, model.left
+        (2, 98)
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[Any], object],
+        num_classes: int,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        output: Answer = "probabilities",
+        *,
+        takes: Takes = "numpy",
+        max_batch: int | None = None,
+        retries: int = 0,
+        back_off: float = 0.5,
+        budget: int | None = None,
+        log: bool = False,
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, got {type(fn).__name__}")
+        checks.whole("num_classes", num_classes, at_least=2)
+        checks.one_of("output", output, ("logits", "probabilities", "labels"))
+        checks.one_of("takes", takes, ("numpy", "tensor"))
+        if max_batch is not None:
+            checks.whole("max_batch", max_batch, at_least=1)
+        checks.whole("retries", retries, at_least=0)
+        checks.not_negative("back_off", back_off)
+        checks.flag("log", log)
+        self.fn = fn
+        self.num_classes = num_classes
+        self.bounds = checked_bounds(bounds)
+        self.output: Answer = output
+        self.takes: Takes = takes
+        self.max_batch = max_batch
+        self.retries = retries
+        self.back_off = back_off
+        self.log: list[Call] | None = [] if log else None
+        self._budget = Budget(budget)
+        self._attempts = 0
+
+    def __repr__(self) -> str:
+        name = getattr(self.fn, "__name__", type(self.fn).__name__)
+        return f"{type(self).__name__}({name}, num_classes={self.num_classes})"
+
+    @property
+    def queries(self) -> int:
+        """Samples that were answered so far."""
+        return self._budget.spent
+
+    @property
+    def budget(self) -> int | None:
+        """Samples that may be sent in all; `None` for any number."""
+        return self._budget.limit
+
+    @property
+    def left(self) -> int | None:
+        """Samples that may still be sent; `None` for any number."""
+        return self._budget.left
+
+    @property
+    def scores(self) -> Callable[[Tensor], Tensor]:
+        """Function from `x` `(n, *features)` to probabilities `(n, num_classes)`, float64.
+
+        It raises as `predict` does.
+
+        Raises:
+            AttributeError: the function answers labels only, so that there are no scores.
+        """
+        if self.output == "labels":
+            raise AttributeError(f"{self!r} answers labels only, so it has no scores")
+        return self._scores
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Labels `(n,)` of `x` `(n, *features)`, int64.
+
+        Raises:
+            QueryBudgetExceeded: the budget has no room for `x`; nothing was sent.
+            ValueError: the function's answer has the wrong shape, is not finite, or is not what
+                `output` says.
+            TypeError: its answer holds no numbers.
+        """
+        return self._labels(self._ask(x))
+
+    def _scores(self, x: Tensor) -> Tensor:
+        answer = self._ask(x)
+        return answer.softmax(1) if self.output == "logits" else answer
+
+    def _labels(self, answer: Tensor) -> Tensor:
+        return answer if self.output == "labels" else answer.argmax(1)
+
+    def _ask(self, x: Tensor) -> Tensor:
+        """The answer for all of `x`: `(n,)` int64 labels or `(n, num_classes)` float64."""
+        self._budget.admit(len(x))
+        if not len(x):
+            labels = self.output == "labels"
+            return x.new_zeros(0).long() if labels else x.new_zeros(0, self.num_classes).double()
+        size = self.max_batch or len(x)
+        rows = torch.arange(len(x), device=x.device)
+        parts = zip(torch.split(x.detach(), size), torch.split(rows, size), strict=True)
+        return torch.cat([self._call(part, numbers) for part, numbers in parts])
+
+    def _call(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The checked, counted and logged answer for one call's samples, the `rows` of a batch."""
+        began, before = time.perf_counter(), self._attempts
+        labels: Tensor | None = None
+        try:
+            raw = self._insist(x)
+            self._budget.spent += len(x)
+            answer = self._checked(_as_tensor(raw).to(x.device), rows)
+            labels = self._labels(answer)
+            return answer
+        finally:
+            if self.log is not None:
+                seconds = time.perf_counter() - began
+                self.log.append(Call(len(x), self._attempts - before, seconds, labels))
+
+    def _insist(self, x: Tensor) -> object:
+        """What the function returns, at the first attempt that does not raise."""
+        attempt = 0
+        while True:
+            attempt += 1
+            self._attempts += 1
+            try:
+                return self.fn(self._given(x))
+            except Exception as error:
+                if attempt > self.retries:
+                    _note(error, attempt)
+                    raise
+            time.sleep(self.back_off * 2 ** (attempt - 1))
+
+    def _given(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
+        return x.clone() if self.takes == "tensor" else as_numpy(x)
+
+    def _checked(self, answer: Tensor, rows: Tensor) -> Tensor:
+        n = len(rows)
+        wanted = (n,) if self.output == "labels" else (n, self.num_classes)
+        if answer.shape != wanted:
+            raise ValueError(
+                f"the function must return {self.output} of shape {wanted} for {n} samples, "
+                f"got shape {tuple(answer.shape)}"
+            )
+        if self.output == "labels":
+            answer = checks.labels("the function's labels", answer, rows)
+            checks.labels_within("the function's labels", answer, self.num_classes, rows)
+            return answer
+        if self.output == "logits":
+            checks.finite_logits(answer, rows)
+        else:
+            probabilities("the function", answer, rows, "use output='logits'")
+        return answer.double()
+
+
+def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:
+    """Raise unless each row of `p` `(n, classes)`, of the samples `rows` `(n,)`, is a distribution.
+
+    Values and their sum may be off by 0.01, since services round what they answer.
+    """
+    inside = ((p >= -_TOLERANCE) & (p <= 1 + _TOLERANCE)).all(1)
+    bad = ~(inside & ((p.sum(1) - 1).abs() <= _TOLERANCE))
+    if bad.any():
+        raise ValueError(
+            f"{source} returned no probabilities (in [0, 1], summing to 1) "
+            f"for sample {checks.indices(bad, rows)}; {way_out}"
+        )
+
+
+def as_numpy(x: Tensor) -> npt.NDArray[np.generic]:
+    """A copy of `x` that its receiver may write to; 16-bit floats become float32."""
+    x = x.detach()
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    return np.array(x.cpu().numpy(), order="C")
+
+
+def _as_tensor(answer: object) -> Tensor:
+    """What a function answered, as int64 or as floats."""
+    if isinstance(answer, Tensor):
+        return answer.detach()
+    array = np.asarray(answer)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"the function must return numbers, got {array.dtype}")
+    wide = np.float64 if array.dtype.kind == "f" else np.int64
+    return torch.from_numpy(np.array(array, dtype=wide, order="C"))
+
+
+def _note(error: Exception, attempts: int) -> None:
+    """Say in the error how often it was tried, where Python can add to one."""
+    if sys.version_info >= (3, 11):
+        error.add_note(f"raised by the last of {attempts} attempts to call the function")
