@@ -215,7 +215,7 @@ def test_curves_begin_at_clean_accuracy_and_have_one_line_for_each_attack(net, x
     titles = [axes.get_xlabel() for axes in figure.axes]
     assert titles == ["eps (l2, input units)", "eps (linf, input units)"]
     lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[1].lines}
-    assert set(lines) == {"FGSM", "PGD"}
+    assert set(lines) == {"FGSM", "PGD", "random noise"}
     assert lines["PGD"][0] == [0.0, 75.0]
     assert [point[0] for point in lines["PGD"]] == [0.0, 0.02, 0.1]
     each = attacks.FGSM(eps=torch.full((40,), 0.1))
@@ -226,7 +226,7 @@ def test_the_page_holds_table_curves_and_pictures(net, x, y, tmp_path):
     report = report_of(net, x, y)
     html = report.save_html(tmp_path / "report.html").read_text()
     (table,) = report.tables()
-    assert html.count("<tr") == 1 + len(table.rows) + len(table.summary)
+    assert html.count("<tr") == 1 + len(table.rows) + len(table.baselines) + len(table.summary)
     assert html.count("data:image/png;base64,") == 2
     assert "http" not in html
     for outcome in report.outcomes:
@@ -303,7 +303,7 @@ def test_batches_are_moved_to_the_device(net, x, y):
 def test_batch_size_and_progress_are_passed_on(net, x, y, capsys):
     sizes = []
     net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    rob.robust_accuracy(net, x, y, attacks=[Fools(2, 3)], batch_size=8)
+    rob.robust_accuracy(net, x, y, attacks=[Fools(2, 3, eps=None)], batch_size=8)
     assert sizes == [8] * 5
     rob.evaluate(net, x, y, attacks=[Fools(2, 3)], progress=True)
     assert "40/40" in capsys.readouterr().err

@@ -267,7 +267,8 @@ def test_notes_are_of_what_is_there():
 def test_a_minimum_norm_attack_is_a_curve_of_steps():
     report = report_on(ROW, Finds(), Finds(eps=0.25), wrong=5)
     (axes,) = accuracy_curves(report).axes
-    points, steps = axes.lines
+    points, steps, noise = axes.lines
+    assert noise.get_label() == "random noise"
     assert points.get_xydata().tolist() == [[0, 50], [0.25, 30]]
     assert steps.get_drawstyle() == "steps-post"
     eps, left = map(list, zip(*steps.get_xydata().tolist(), strict=True))
@@ -294,7 +295,7 @@ def test_every_norm_has_a_panel_and_rows_are_short():
     assert [axes.get_xlabel() for axes in figure.axes] == [
         "eps (l0, features changed)", "eps (l2, input units)", "eps (linf, input units)",
     ]  # fmt: skip
-    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 2]
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 3]  # two and the noise
     assert {axes.get_subplotspec().rowspan.start for axes in figure.axes} == {0}
     four = report_on(ROW, *made, Finds(norm="l1")).plot()
     places = [axes.get_subplotspec() for axes in four.axes]
@@ -309,7 +310,7 @@ def test_long_names_leave_room_for_the_curves():
         report.outcomes[0], name="FindsWithManyWordsInItsName", settings=settings
     )
     figure = dataclasses.replace(report, outcomes=(named,)).plot()
-    (label,) = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
+    label, _ = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
     assert max(map(len, label.splitlines())) <= 40
     assert " ".join(label.split()) == named.family
 

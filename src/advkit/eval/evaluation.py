@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import time
 from collections.abc import Iterator, Sequence
 from numbers import Real
@@ -15,6 +13,8 @@ from torch import Tensor
 from advkit.core.batching import Batches, batches, progress_bar
 from advkit.core.describe import settings
 from advkit.core.results import Attack
+from advkit.eval.budgets import check_length, distinct_budgets, part_of, radius_of
+from advkit.eval.noise import NoiseTally
 from advkit.eval.outcome import AttackOutcome, Examples
 from advkit.eval.rates import Rate, correct, counted_from
 from advkit.eval.report import Report
@@ -57,6 +57,9 @@ def evaluate(
 
     An attack with an `eps` is a budget attack and gives a robust accuracy. One without, or with
     `None`, is a minimum-norm attack: it gives the distance to the nearest adversarial example.
+
+    For each norm and `eps` (one number for all inputs) the report has a baseline beside the
+    attacks: a uniform draw from that ball for each input, at the cost of one forward pass more.
 
     Args:
         model: a classifier, or an `nn.Module` with inputs in [0, 1].
@@ -124,9 +127,7 @@ def _check_attacks(attacks: Sequence[Attack], total: int | None) -> None:
     if not attacks:
         raise ValueError("attacks must hold at least one attack, got none")
     for attack in attacks:
-        eps = getattr(attack, "eps", None)
-        if isinstance(eps, Tensor) and total not in (None, len(eps)):
-            raise ValueError(f"eps has {len(eps)} values, but x has {total} samples")
+        check_length(attack, total)
 
 
 def _stream(
@@ -139,6 +140,7 @@ def _stream(
     progress: bool,
 ) -> Iterator[Report]:
     tallies = [_Tally(attack) for attack in attacks]
+    noises = [NoiseTally(norm, eps) for norm, eps in distinct_budgets(attacks)]
     clean: list[Tensor] = []
     seen = 0
     with progress_bar("inputs", total, progress) as advance:
@@ -149,6 +151,8 @@ def _stream(
                 xb, yb, right = correct(classifier, xb, yb)
                 for tally in tallies:
                     tally.add(classifier, xb, yb, right, seen)
+                for noise in noises:
+                    noise.add(classifier, xb, yb, right)
             clean.append(right.cpu())
             seen += len(xb)
             advance(len(xb))
@@ -157,6 +161,7 @@ def _stream(
                 bounds=classifier.bounds,
                 clean=torch.cat(clean),
                 outcomes=tuple(tally.outcome() for tally in tallies),
+                noise=tuple(noise.outcome() for noise in noises),
                 total=total,
             )
 
@@ -187,14 +192,14 @@ class _Tally:
         }
         if right.any():
             rows = right.nonzero().flatten()
-            attack = _part(self.attack, rows.cpu() + seen)
+            attack = part_of(self.attack, rows.cpu() + seen)
             start = time.perf_counter()
             result = attack.run(model, x[rows], y[rows])
             success = result.success.cpu()  # waits for the device, so that the clock is right
             self.seconds += time.perf_counter() - start
             self.norm = result.norm
             at = rows.cpu()
-            found["radius"][at] = _radius(attack)
+            found["radius"][at] = radius_of(attack)
             found["robust"] = found["robust"].cpu().index_put((at,), ~success)
             found["distance"][at[success]] = result.distance.cpu()[success].float()
             found["forward"][at] = result.queries.forward.cpu()
@@ -234,23 +239,3 @@ class _Tally:
             examples=Examples.join(self.examples),
             **{name: torch.cat(column) for name, column in self.columns.items()},
         )
-
-
-def _radius(attack: Any) -> Tensor:
-    """The budget of `attack`, one for all samples or `(n,)`; inf without one."""
-    eps = getattr(attack, "eps", None)
-    if isinstance(eps, Tensor):
-        return eps.detach().cpu().double()
-    return torch.tensor(math.inf if eps is None else float(eps), dtype=torch.float64)
-
-
-def _part(attack: Any, rows: Tensor) -> Any:
-    """`attack` for the samples `rows` of the data, its `eps` cut if it has one for each sample."""
-    eps = getattr(attack, "eps", None)
-    if not isinstance(eps, Tensor):
-        return attack
-    if rows[-1] >= len(eps):
-        raise ValueError(
-            f"eps has {len(eps)} values, but x has {int(rows[-1]) + 1} samples or more"
-        )
-    return dataclasses.replace(attack, eps=eps[rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _ACROSS = 3  # panels in a row
 _LEGEND = 34  # of a line in a legend, in characters
+_NOISE: dict[str, Any] = {"color": "grey", "linestyle": "--", "linewidth": 1, "marker": "."}
 _NEARLY_ALL = 0.99  # share of what a minimum-norm attack found that a panel is wide enough for
 
 
@@ -47,7 +48,7 @@ def accuracy_curves(report: Report) -> Figure | None:
 def _curves(axes: Axes, report: Report, outcomes: list[AttackOutcome]) -> None:
     """Draw `outcomes` of the same norm: points for budget attacks, steps for minimum-norm ones."""
     families: dict[str, list[tuple[float, float]]] = {}
-    clean = 100 * float(report.clean_accuracy)
+    clean, norm = 100 * float(report.clean_accuracy), outcomes[0].norm
     for outcome in outcomes:
         if outcome.eps is not None:
             points = families.setdefault(outcome.family, [(0.0, clean)])
@@ -60,8 +61,12 @@ def _curves(axes: Axes, report: Report, outcomes: list[AttackOutcome]) -> None:
         if outcome.minimum_norm:
             eps, left = _steps(outcome, report.clean, limit)
             axes.step(eps, left, where="post", label=_wrapped(outcome.family))
-    units = "features changed" if outcomes[0].norm == "l0" else "input units"
-    axes.set(xlabel=f"eps ({outcomes[0].norm}, {units})", ylabel="accuracy in %")
+    baseline = [(n.eps, 100 * float(n.robust_accuracy)) for n in report.noise if n.norm == norm]
+    if baseline:
+        points = sorted([(0.0, clean), *baseline])
+        axes.plot(*zip(*points, strict=True), label="random noise", **_NOISE)
+    units = "features changed" if norm == "l0" else "input units"
+    axes.set(xlabel=f"eps ({norm}, {units})", ylabel="accuracy in %")
     axes.set(xlim=(-0.03 * limit, 1.03 * limit), ylim=(-3, 103))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advkit.core.describe import call
+from advkit.eval.budgets import budget_words
 from advkit.eval.rates import Rate
 
 _ROUNDING = 1e-6  # share by which a distance may exceed a budget and still lie within it
@@ -92,7 +93,7 @@ class AttackOutcome:
     @property
     def budget(self) -> str:
         """Norm and `eps` in words, empty without an `eps`."""
-        return "" if self.eps is None else f"{self.norm} {self.eps:.6g}"
+        return "" if self.eps is None else budget_words(self.norm, self.eps)
 
     @property
     def success(self) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from advkit.core.files import replacing
 from advkit.eval import tables
+from advkit.eval.noise import NoiseOutcome
 from advkit.eval.outcome import AttackOutcome, Nearest
 from advkit.eval.rates import Rate
 
@@ -33,6 +34,8 @@ class Report:
         outcomes: one for each attack, in the order given.
         total: inputs that there were to evaluate, `None` if unknown; more than `n` when the
             evaluation was interrupted.
+        noise: what random noise did, one for each budget of `outcomes` that is the same for all
+            inputs: a baseline, which does not count in the worst cases.
         about: what else a reader should know, such as data and seed, by name.
     """
 
@@ -41,6 +44,7 @@ class Report:
     clean: Tensor
     outcomes: tuple[AttackOutcome, ...]
     total: int | None = None
+    noise: tuple[NoiseOutcome, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -100,7 +104,10 @@ class Report:
         """The budget attacks with the worst cases, and the minimum-norm attacks; what there is."""
         found = []
         if self.budgeted:
-            found.append(tables.budget_table(self.budgeted, self.worst_cases, self.worst_case))
+            noise = {n.budget: n.robust_accuracy for n in self.noise}
+            found.append(
+                tables.budget_table(self.budgeted, self.worst_cases, self.worst_case, noise)
+            )
         if self.minimum_norm:
             found.append(tables.minimum_table(self.minimum_norm, self.nearest))
         return found
@@ -108,7 +115,9 @@ class Report:
     def notes(self) -> list[str]:
         """What the numbers mean, and what a reader must not overlook."""
         n = len(self.clean)
-        notes = [*self._notes_on_budgets(), *self._notes_on_distances()]
+        notes = [
+            *self._notes_on_budgets(), *self._notes_on_noise(), *self._notes_on_distances()
+        ]  # fmt: skip
         if self.total is not None and n < self.total:
             notes.append(f"INTERRUPTED: {n:,} of {self.total:,} inputs were evaluated.")
         for outcome in self.outcomes:
@@ -135,6 +144,22 @@ class Report:
             notes.append(
                 "The worst cases count what a minimum-norm attack found within the budget, too."
             )
+        return notes
+
+    def _notes_on_noise(self) -> list[str]:
+        if not self.noise:
+            return []
+        notes = [
+            "Random noise is a baseline and no attack: one random draw from the budget for each "
+            "input. It does not count in the worst cases."
+        ]
+        for noise in self.noise:
+            missed = int((self._unturned_within(noise.norm, noise.eps) & ~noise.robust).sum())
+            if missed:
+                notes.append(
+                    f"Random noise of {noise.budget} turned {_inputs(missed)} that no attack "
+                    "turned within that budget: the attacks are too weak, or gradients mislead."
+                )
         return notes
 
     def _notes_on_distances(self) -> list[str]:
@@ -165,6 +190,7 @@ class Report:
             "attacks": [outcome.to_dict() for outcome in self.outcomes],
             "worst_case": self.worst_case.to_dict(),
             "worst_case_by_budget": {b: rate.to_dict() for b, rate in self.worst_cases.items()},
+            "random_noise": {n.budget: n.robust_accuracy.to_dict() for n in self.noise},
             "nearest_by_norm": {norm: found.to_dict() for norm, found in self.nearest.items()},
             "notes": self.notes(),
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
@@ -174,8 +200,9 @@ class Report:
         """Accuracy against eps, a panel for each norm and a curve for each attack.
 
         A budget attack is measured at each `eps` that it is run with. A minimum-norm attack is a
-        whole curve: the share of all inputs that are right and have no success within `eps`. `None`
-        if there is nothing to draw, because each attack has an `eps` for each sample.
+        whole curve: the share of all inputs that are right and have no success within `eps`. The
+        dashed line is random noise of the same budgets. `None` if there is nothing to draw, because
+        each attack has an `eps` for each sample.
 
         Raises:
             ImportError: matplotlib is missing, naming the extra that brings it.
@@ -209,6 +236,16 @@ class Report:
             f"clean accuracy {self.clean_accuracy}",
         ]
 
+    def _unturned_within(self, norm: str, eps: float) -> Tensor:
+        """Inputs that are right and that no attack turned within a budget; bool `(n,)`."""
+        unturned = self.clean
+        for outcome in self.outcomes:
+            if outcome.norm == norm and outcome.eps == eps:
+                unturned = unturned & outcome.robust
+            elif outcome.norm == norm:
+                unturned = unturned & ~outcome.within(torch.full_like(outcome.radius, eps))
+        return unturned
+
     def _worst(self, group: Sequence[AttackOutcome]) -> Rate:
         """Share of inputs that withstood `group`, and minimum-norm attacks within its budgets."""
         robust = torch.stack([outcome.robust for outcome in group]).all(0)
@@ -220,6 +257,10 @@ class Report:
             if outcome.norm in radii:
                 robust &= ~outcome.within(radii[outcome.norm])
         return Rate.of(robust)
+
+
+def _inputs(count: int) -> str:
+    return "1 input" if count == 1 else f"{count:,} inputs"
 
 
 def _write(path: Path, text: str) -> Path:

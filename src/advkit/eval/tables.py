@@ -22,16 +22,21 @@ class Table(NamedTuple):
         heading: a name for each column.
         rows: one for each attack.
         summary: rows over several attacks.
+        baselines: rows of what no attack did; they stand between the others.
     """
 
     title: str
     heading: tuple[str, ...]
     rows: list[tuple[str, ...]]
     summary: list[tuple[str, ...]]
+    baselines: Sequence[tuple[str, ...]] = ()
 
 
 def budget_table(
-    outcomes: Sequence[AttackOutcome], worst: Mapping[str, Rate], over_all: Rate
+    outcomes: Sequence[AttackOutcome],
+    worst: Mapping[str, Rate],
+    over_all: Rate,
+    noise: Mapping[str, Rate],
 ) -> Table:
     """Attacks with a budget.
 
@@ -39,6 +44,7 @@ def budget_table(
         outcomes: of these attacks.
         worst: robust accuracy against all that share a budget, by its words.
         over_all: the same against everything.
+        noise: accuracy under random noise within a budget, by its words.
     """
     summary = {f"worst case, {budget}": rate for budget, rate in worst.items()}
     summary["worst case over all"] = over_all
@@ -46,8 +52,14 @@ def budget_table(
         "Budget attacks: how many inputs withstand them",
         ("attack", "norm", "robust\naccuracy", *_COSTS),
         [_row(outcome, outcome.robust_accuracy) for outcome in outcomes],
-        [(words, "", share(rate), "", "", "", "") for words, rate in summary.items()],
+        _rates(summary),
+        _rates({f"random noise, {budget}": rate for budget, rate in noise.items()}),
     )
+
+
+def _rates(named: Mapping[str, Rate]) -> list[tuple[str, ...]]:
+    """Rows that have a rate and nothing more."""
+    return [(words, "", share(rate), *[""] * len(_COSTS)) for words, rate in named.items()]
 
 
 def minimum_table(outcomes: Sequence[AttackOutcome], nearest: Mapping[str, Nearest]) -> Table:
@@ -101,7 +113,7 @@ def lines(tables: Sequence[Table]) -> list[str]:
     The first column is to the left, the others are to the right. Names that would make the text
     wider than `WIDTH` are broken.
     """
-    cells = [row for table in tables for row in (table.heading, *table.rows, *table.summary)]
+    cells = [row for table in tables for row in _rows(table)]
     widths = [max(_broad(row[i]) for row in cells) for i in range(len(cells[0]))]
     room = WIDTH - sum(2 + width for width in widths[1:])
     widths[0] = min(widths[0], max(room, _LEAST))
@@ -110,9 +122,14 @@ def lines(tables: Sequence[Table]) -> list[str]:
     for table in tables:
         found += ["", table.title, *_set(table.heading, widths, last=True), rule]
         found += [line for row in table.rows for line in _set(row, widths)]
-        found += [rule] * bool(table.summary)
-        found += [line for row in table.summary for line in _set(row, widths)]
+        below = [*table.baselines, *table.summary]
+        found += [rule] * bool(below)
+        found += [line for row in below for line in _set(row, widths)]
     return found[1:]
+
+
+def _rows(table: Table) -> list[tuple[str, ...]]:
+    return [table.heading, *table.rows, *table.baselines, *table.summary]
 
 
 def _broad(cell: str) -> int:

@@ -1,0 +1,84 @@
+"""Random noise: the baseline that every attack with a budget has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advkit.core import checks
+from advkit.core.norms import Norm
+from advkit.core.randomness import sample_keys, uniform, uniform_in_ball
+from advkit.eval.budgets import budget_words
+from advkit.eval.rates import Rate
+from advkit.models import Classifier
+
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoiseOutcome:
+    """What one draw of random noise within a budget did to each of `n` inputs.
+
+    Attributes:
+        norm: of the budget.
+        eps: the budget in input units.
+        robust: bool `(n,)`; labelled correctly without the noise and with it.
+    """
+
+    norm: Norm
+    eps: float
+    robust: Tensor
+
+    @property
+    def budget(self) -> str:
+        """Norm and `eps` in words."""
+        return budget_words(self.norm, self.eps)
+
+    @property
+    def robust_accuracy(self) -> Rate:
+        """Share of all inputs that are labelled correctly and withstood the noise."""
+        return Rate.of(self.robust)
+
+
+class NoiseTally:
+    """What the noise of one budget has done so far, batch by batch."""
+
+    def __init__(self, norm: Norm, eps: float) -> None:
+        self.norm = norm
+        self.eps = eps
+        self.robust: list[Tensor] = []
+
+    def add(self, model: Classifier, x: Tensor, y: Tensor, right: Tensor) -> None:
+        """Ask the model about noisy versions of those samples of a batch where `right`."""
+        robust = right.clone()
+        if right.any():
+            x_noisy = noisy(x[right], model.bounds, self.norm, self.eps)
+            robust[right] = model.predict(x_noisy) == y[right]
+        self.robust.append(robust.cpu())
+
+    def outcome(self) -> NoiseOutcome:
+        """All of it so far."""
+        return NoiseOutcome(norm=self.norm, eps=self.eps, robust=torch.cat(self.robust))
+
+
+def noisy(x: Tensor, bounds: tuple[float, float], norm: Norm, eps: float) -> Tensor:
+    """`x` `(n, *features)` with noise drawn uniformly from the ball, clamped to `bounds`.
+
+    In l0, `eps` features chosen at random are set to one of the bounds. The noise of a sample does
+    not depend on its batch.
+    """
+    keys = sample_keys(x, bounds, _SEED)
+    if norm == "l0":
+        return _salt_and_pepper(x, bounds, keys, int(eps))
+    delta = uniform_in_ball(keys, checks.budget(eps, x), norm, x)
+    return (x + delta).clamp(*bounds)
+
+
+def _salt_and_pepper(x: Tensor, bounds: tuple[float, float], keys: Tensor, count: int) -> Tensor:
+    """`count` features of each sample of `x`, chosen at random, at one of `bounds` at random."""
+    order, side = uniform(keys, 2 * x[0].numel(), x.dtype).chunk(2, dim=1)
+    chosen = order.argsort(1) < count
+    ends = x.new_tensor(bounds)[(side < 0.5).long()]
+    return torch.where(chosen, ends, x.flatten(1)).view_as(x)
