@@ -9,6 +9,7 @@ from advkit.models import (
     DifferentiableClassifier,
     Normalize,
     ScoreClassifier,
+    SklearnClassifier,
     TorchClassifier,
     as_classifier,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Normalize",
     "QueryBudgetExceeded",
     "ScoreClassifier",
+    "SklearnClassifier",
     "TorchClassifier",
     "as_classifier",
     "attacks",

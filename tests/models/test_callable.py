@@ -231,13 +231,15 @@ def test_the_log_says_what_was_asked_and_answered(x):
     assert CallableClassifier(probabilities, 3).log is None
 
 
-@pytest.mark.parametrize("row", [[0.5, 0.6], [1.2, -0.2], [0.5, np.nan], [0.0, 0.0]])
+@pytest.mark.parametrize(
+    "row", [[0.5, 0.6, 0.0], [1.2, -0.1, -0.1], [-0.2, 0.6, 0.6], [0.5, np.nan, 0.5], [0, 0, 0]]
+)
 def test_what_are_no_probabilities(row):
-    answer = [[0.5, 0.5], [0.505, 0.5], row]
-    model = CallableClassifier(lambda rows: answer[: len(rows)], 2)
+    rows = np.array([[0.5, 0.5, 0.0], [0.505, 0.5, 0.0], row])
+    model = CallableClassifier(lambda x: rows[x[:, 0].astype(int)], 3, max_batch=2)
     with pytest.raises(ValueError, match="no probabilities .*for sample 2; use output='logits'"):
-        model.predict(torch.zeros(3, 1))
-    model.predict(torch.zeros(2, 1))
+        model.predict(torch.tensor([[0.0], [1.0], [2.0]]))
+    model.predict(torch.tensor([[0.0], [1.0]]))
 
 
 def test_errors_name_the_sample_of_the_whole_batch():

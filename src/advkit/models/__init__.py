@@ -10,6 +10,7 @@ from advkit.models.protocols import (
     ScoreClassifier,
     hold,
 )
+from advkit.models.sklearn import SklearnClassifier
 from advkit.models.torch import TorchClassifier
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "DifferentiableClassifier",
     "Normalize",
     "ScoreClassifier",
+    "SklearnClassifier",
     "TorchClassifier",
     "as_classifier",
     "as_differentiable",

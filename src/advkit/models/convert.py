@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from advkit.models.protocols import Classifier, DifferentiableClassifier
+from advkit.models.sklearn import SklearnClassifier
 from advkit.models.torch import TorchClassifier
 
 
@@ -12,10 +13,12 @@ def as_classifier(obj: object) -> Classifier:
     """`obj` itself if it is a classifier, else in the wrapper that fits.
 
     Args:
-        obj: a classifier, or a bare `nn.Module` with inputs in [0, 1] and logits as output.
+        obj: a classifier, a bare `nn.Module` with inputs in [0, 1] and logits as output, or a
+            fitted scikit-learn estimator with inputs in [0, 1].
 
     Raises:
-        TypeError: neither.
+        TypeError: none of them.
+        ValueError: an estimator that is not fitted.
 
     Example:
         >>> import torch, advkit
@@ -26,9 +29,12 @@ def as_classifier(obj: object) -> Classifier:
         return obj  # type: ignore[return-value]  # num_classes may be known only after a first pass
     if isinstance(obj, nn.Module):
         return TorchClassifier(obj)
+    if callable(getattr(obj, "predict", None)) and callable(getattr(obj, "get_params", None)):
+        return SklearnClassifier(obj)
     raise TypeError(
-        "model must be a torch.nn.Module or a classifier (predict, num_classes, bounds), "
-        f"got {type(obj).__name__}"
+        "model must be a torch.nn.Module, a fitted scikit-learn estimator or a classifier "
+        f"(predict, num_classes, bounds), got {type(obj).__name__}; a function goes into "
+        "CallableClassifier"
     )
 
 
@@ -44,6 +50,13 @@ def as_differentiable(obj: object, wanted_by: str) -> DifferentiableClassifier:
     kind = "ScoreClassifier" if callable(getattr(model, "scores", None)) else "Classifier"
     raise TypeError(
         f"{wanted_by} needs gradients, so a DifferentiableClassifier (logits(x)); "
-        f"{type(model).__name__} is a {kind}. Wrap the torch module in TorchClassifier, or attack "
-        "a differentiable substitute and transfer what it finds"
+        f"{_named(model)} is a {kind}. Use Square (scores) or HopSkipJump (labels), which need "
+        "none, or Transfer(attack=..., surrogate=...) from a differentiable model; a torch module "
+        "goes into TorchClassifier"
     )
+
+
+def _named(model: Classifier) -> str:
+    name = type(model).__name__
+    inner = type(model.estimator).__name__ if isinstance(model, SklearnClassifier) else ""
+    return f"{name}({inner})" if inner else name
