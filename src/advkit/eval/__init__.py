@@ -1,18 +1,25 @@
 """Layer 2: how robust a model is, in numbers that a reviewer can check."""
 
 from advkit.eval.evaluation import evaluate, evaluate_stream, robust_accuracy
+from advkit.eval.matrix import TransferMatrix, TransferSource
+from advkit.eval.noise import NoiseOutcome
 from advkit.eval.outcome import AttackOutcome, Examples, Nearest
 from advkit.eval.rates import Rate, accuracy
 from advkit.eval.report import Report
+from advkit.eval.transfer import transfer_matrix
 
 __all__ = [
     "AttackOutcome",
     "Examples",
     "Nearest",
+    "NoiseOutcome",
     "Rate",
     "Report",
+    "TransferMatrix",
+    "TransferSource",
     "accuracy",
     "evaluate",
     "evaluate_stream",
     "robust_accuracy",
+    "transfer_matrix",
 ]

@@ -22,7 +22,12 @@ _NOISE: dict[str, Any] = {"color": "grey", "linestyle": "--", "linewidth": 1, "m
 _NEARLY_ALL = 0.99  # share of what a minimum-norm attack found that a panel is wide enough for
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches.
+
+    Raises:
+        ImportError: matplotlib is missing, naming the extra that brings it.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -38,7 +43,7 @@ def accuracy_curves(report: Report) -> Figure | None:
         return None
     down = math.ceil(len(norms) / _ACROSS)
     across = math.ceil(len(norms) / down)
-    figure = _figure(5.2 * across, 3.6 * down)
+    figure = new_figure(5.2 * across, 3.6 * down)
     for i, norm in enumerate(norms):
         axes = figure.add_subplot(down, across, i + 1)
         _curves(axes, report, [outcome for outcome in drawn if outcome.norm == norm])
@@ -118,7 +123,7 @@ def _are_images(x: Tensor) -> bool:
 def example_grid(examples: Examples, bounds: tuple[float, float]) -> Figure:
     """Clean input, adversarial input and magnified perturbation, a column for each example."""
     k = len(examples.y)
-    figure = _figure(1.6 * k + 0.4, 5.4)
+    figure = new_figure(1.6 * k + 0.4, 5.4)
     panels = figure.subplots(3, k, squeeze=False)
     lower, upper = bounds
     for j in range(k):

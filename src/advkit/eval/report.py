@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from advkit.core.files import replacing
 from advkit.eval import tables
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.outcome import AttackOutcome, Nearest
 from advkit.eval.rates import Rate
+from advkit.eval.saving import save_json, save_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -223,11 +222,11 @@ class Report:
 
     def save_json(self, path: str | Path) -> Path:
         """Write `to_dict()` to `path`, whole or not at all."""
-        return _write(Path(path), json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+        return save_json(path, self.to_dict())
 
     def save_html(self, path: str | Path) -> Path:
         """Write `to_html()` to `path`, whole or not at all; errors as there."""
-        return _write(Path(path), self.to_html())
+        return save_text(path, self.to_html())
 
     def _heading(self) -> list[str]:
         return [
@@ -261,9 +260,3 @@ class Report:
 
 def _inputs(count: int) -> str:
     return "1 input" if count == 1 else f"{count:,} inputs"
-
-
-def _write(path: Path, text: str) -> Path:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path

@@ -98,6 +98,11 @@ def share(rate: Rate) -> str:
     return str(rate) if rate.total else "-"
 
 
+def percent(rate: Rate) -> str:
+    """A rate in percent, `-` for a share of nothing."""
+    return f"{100 * float(rate):.2f}" if rate.total else "-"
+
+
 def length(distance: float | None) -> str:
     """A distance in words, `-` for none."""
     return "-" if distance is None else f"{distance:.4g}"
@@ -105,6 +110,27 @@ def length(distance: float | None) -> str:
 
 def _mean(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def split(table: Table) -> list[Table]:
+    """`table` in parts of all rows and some columns that fit the `WIDTH`; the first is in each."""
+    widths = [max(_broad(row[i]) for row in _rows(table)) for i in range(len(table.heading))]
+    room = WIDTH - min(widths[0], _LEAST)
+    parts: list[list[int]] = [[]]
+    for i, width in enumerate(widths[1:], 1):
+        if parts[-1] and sum(2 + widths[j] for j in parts[-1]) + 2 + width > room:
+            parts.append([])
+        parts[-1].append(i)
+    first, *others = (_columns(table, [0, *part]) for part in parts)
+    return [first, *(part._replace(title=f"{table.title} (continued)") for part in others)]
+
+
+def _columns(table: Table, wanted: Sequence[int]) -> Table:
+    def cut(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        return [tuple(row[i] for i in wanted) for row in rows]
+
+    (heading,) = cut([table.heading])
+    return Table(table.title, heading, cut(table.rows), cut(table.summary), cut(table.baselines))
 
 
 def lines(tables: Sequence[Table]) -> list[str]:

@@ -1,0 +1,316 @@
+"""Adversarial examples made on one model and tried on others: the cross-technique table."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advkit.core import checks
+from advkit.core.batching import Batches, batches, progress_bar
+from advkit.core.describe import call, settings
+from advkit.core.norms import Norm
+from advkit.core.results import Attack, stopping
+from advkit.eval.budgets import budget_words, check_length, distinct_budgets, part_of
+from advkit.eval.matrix import TransferMatrix, TransferSource
+from advkit.eval.noise import noisy
+from advkit.eval.rates import correct, counted_from
+from advkit.models import Classifier, as_classifier
+
+_LONGEST = 40  # of a name that is made here, in characters
+
+Models = Mapping[str, object] | Sequence[object]
+
+
+def transfer_matrix(
+    sources: Models,
+    targets: Models | None,
+    attack: Attack | Mapping[str, Attack],
+    x: Tensor | Batches,
+    y: Tensor | None = None,
+    *,
+    batch_size: int = 128,
+    progress: bool = False,
+) -> TransferMatrix:
+    """Make adversarial examples on each source and ask each target about exactly these.
+
+    They are made from all inputs, also from those that the source gets wrong before any attack. An
+    attack that leaves `stop` to its caller is run with `"never"`: an example that barely fools its
+    source fools hardly any other model.
+
+    The answer comes in two conventions, which differ by what they divide by: `over_all` is the
+    share of all inputs that the target gets wrong, `given_fooled` the same share among only those
+    inputs whose adversarial example fools the source. Beside `over_all` stand the share that the
+    target gets wrong without any attack, and under random noise of each norm and `eps` of the
+    attacks. To leave out what a model gets wrong by itself, pass only inputs that it gets right.
+
+    Args:
+        sources: models by name, or a list of models, which are then named after their classes. A
+            model is a classifier, or whatever `as_classifier` makes one of.
+        targets: likewise; `None` for the sources. All models have the same bounds.
+        attack: what every source is attacked with, or an attack for each source by its name.
+        x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
+        y: true labels `(n,)`; `None` if `x` is an iterable of batches.
+        batch_size: samples sent at once.
+        progress: show a bar (needs the extra `report`).
+
+    Returns:
+        A matrix that prints as tables, converts to a dict and plots as two heat maps.
+
+    Raises:
+        ValueError: no model, models of different bounds, a source without an attack or an attack
+            without a source, or inputs or labels of the wrong shape or range.
+        TypeError: models, attacks, inputs or labels of the wrong type, or a source without
+            gradients under an attack that needs them.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks, eval
+        >>> nets = {name: torch.nn.Linear(2, 2, bias=False) for name in ("across", "along")}
+        >>> for net, w in zip(nets.values(), (0.0, 4.0)):
+        ...     _ = net.weight.data.copy_(torch.tensor([[4.0, w], [w, 4.0]]))
+        >>> x, y = torch.tensor([[0.6, 0.4], [0.3, 0.7]]), torch.tensor([0, 1])
+        >>> matrix = eval.transfer_matrix(nets, None, attacks.FGSM(eps=0.2), x, y)
+        >>> print(matrix.over_all["across"]["across"])
+        100.00 % (2 of 2)
+    """
+    known: dict[int, str] = {}
+    given = _named("sources", sources, known)
+    asked = given if targets is None else _named("targets", targets, known)
+    classifiers = {id(m): as_classifier(m) for m in (*given.values(), *asked.values())}
+    bounds = _common_bounds(classifiers, known)
+    total = len(x) if isinstance(x, Tensor) else None
+    each = _attack_of_each(attack, given, total)
+    wanted = {name: classifiers[id(model)] for name, model in asked.items()}
+    makers = [_Maker(n, classifiers[id(m)], each[n], wanted) for n, m in given.items()]
+    baselines = _Baselines(wanted, bounds, distinct_budgets(each.values()))
+    seen = 0
+    with progress_bar("inputs x sources", total and total * len(makers), progress) as advance:
+        for xb, yb in batches(x, y, batch_size):
+            with counted_from(seen):
+                xb = checks.inputs(xb, bounds)
+                yb = checks.labels("y", yb, xb)
+                baselines.add(xb, yb)
+                for maker in makers:
+                    maker.add(xb, yb, seen)
+                    advance(len(xb))
+            seen += len(xb)
+    if not seen:
+        raise ValueError("x must hold at least one sample, got none")
+    return TransferMatrix(
+        targets=tuple(asked),
+        sources=tuple(maker.source() for maker in makers),
+        no_attack=baselines.no_attack(),
+        random_noise=baselines.random_noise(),
+    )
+
+
+class _Maker:
+    """One source, and what the targets have said to its adversarial examples so far."""
+
+    def __init__(
+        self, name: str, model: Classifier, attack: Any, targets: Mapping[str, Classifier]
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.attack = attack
+        self.targets = targets
+        names = ("fooled", "wrong", "forward", "backward")
+        self.columns: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def add(self, x: Tensor, y: Tensor, seen: int) -> None:
+        """Attack a batch, which is the data's part from `seen` on, and ask every target."""
+        if not len(x):
+            return
+        with _blamed_on("source", self.name):
+            attack = part_of(self.attack, torch.arange(len(x)) + seen)
+            result = attack.run(self.model, x, y)
+        wrong = _wrong(self.targets, result.x_adv, y)
+        found = {
+            "fooled": self._fooled(result.x_adv, y, wrong),
+            "wrong": wrong,
+            "forward": result.queries.forward,
+            "backward": result.queries.backward,
+        }
+        for name, column in self.columns.items():
+            column.append(found[name].cpu())
+
+    def _fooled(self, x_adv: Tensor, y: Tensor, wrong: Tensor) -> Tensor:
+        """Whether the source is wrong on `x_adv`, `(n,)`; not asked again if it is a target."""
+        for i, target in enumerate(self.targets.values()):
+            if target is self.model:
+                return wrong[i]
+        with _blamed_on("source", self.name):
+            return self.model.predict(x_adv) != y
+
+    def source(self) -> TransferSource:
+        """All of it so far."""
+        return TransferSource(
+            name=self.name,
+            attack=call(type(self.attack).__name__, settings(self.attack)),
+            **{name: torch.cat(column, dim=-1) for name, column in self.columns.items()},
+        )
+
+
+class _Baselines:
+    """What the targets have said so far to clean inputs and to random noise."""
+
+    def __init__(
+        self,
+        targets: Mapping[str, Classifier],
+        bounds: tuple[float, float],
+        budgets: list[tuple[Norm, float]],
+    ) -> None:
+        self.targets = targets
+        self.bounds = bounds
+        self.clean: list[Tensor] = []
+        self.noise: dict[tuple[Norm, float], list[Tensor]] = {budget: [] for budget in budgets}
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Ask every target about a batch as it is, and with noise of each budget."""
+        right = []
+        for name, target in self.targets.items():
+            with _blamed_on("target", name):
+                right.append(correct(target, x, y)[2].cpu())
+        self.clean.append(~torch.stack(right))
+        for (norm, eps), found in self.noise.items():
+            if len(x):
+                found.append(_wrong(self.targets, noisy(x, self.bounds, norm, eps), y).cpu())
+
+    def no_attack(self) -> Tensor:
+        """Whether each target is wrong on each clean input so far: `(targets, n)`."""
+        return torch.cat(self.clean, dim=1)
+
+    def random_noise(self) -> dict[str, Tensor]:
+        """The same under the noise of each budget, by its words."""
+        return {budget_words(*b): torch.cat(found, dim=1) for b, found in self.noise.items()}
+
+
+def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
+    """Whether each target is wrong on each of `x` `(n, *features)`: `(targets, n)`."""
+    answers = []
+    for name, target in targets.items():
+        with _blamed_on("target", name):
+            answers.append(target.predict(x))
+    return torch.stack(answers) != y
+
+
+def _named(role: str, models: Models, known: dict[int, str]) -> dict[str, object]:
+    """The models of an argument by name; `known` has and gets the name of each model's `id`."""
+    if isinstance(models, Mapping):
+        named = dict(models)
+        for name in named:
+            if not isinstance(name, str):
+                raise TypeError(f"{role} must have names for keys, got {name!r}")
+    elif isinstance(models, (list, tuple)):
+        named = _with_names_of_their_own(role, models, known)
+    else:
+        raise TypeError(
+            f"{role} must be a mapping from names to models or a list of models, "
+            f"got {type(models).__name__}"
+        )
+    if not named:
+        raise ValueError(f"{role} must hold at least one model, got none")
+    for name, model in named.items():
+        known.setdefault(id(model), name)
+    return named
+
+
+def _with_names_of_their_own(
+    role: str, models: Sequence[object], known: Mapping[int, str]
+) -> dict[str, object]:
+    """Models by what they are called elsewhere, else after their classes."""
+    named: dict[str, object] = {}
+    for model in models:
+        name = known.get(id(model)) or _free(_short(model), {*named, *known.values()})
+        if any(model is other for other in named.values()):
+            raise ValueError(f"{role} must hold each model once, got {_short(model)} twice")
+        named[name] = model
+    return named
+
+
+def _short(model: object) -> str:
+    """What a model is called whom nobody gave a name."""
+    wrapped = as_classifier(model) is not model
+    if wrapped or type(model).__repr__ is object.__repr__:
+        return type(model).__name__
+    without_bounds = re.sub(r", bounds=\([^()]*\)", "", repr(model))
+    return textwrap.shorten(without_bounds, _LONGEST, placeholder="...")
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, with the first number that makes it another one than those `taken`."""
+    numbered = (f"{name} {i}" for i in itertools.count(2))
+    candidates = itertools.chain([name], numbered)
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _common_bounds(
+    classifiers: Mapping[int, Classifier], known: Mapping[int, str]
+) -> tuple[float, float]:
+    """The bounds that all classifiers have."""
+    (first, model), *others = classifiers.items()
+    for key, other in others:
+        if tuple(other.bounds) != tuple(model.bounds):
+            raise ValueError(
+                "sources and targets must have the same bounds, got "
+                f"{_interval(model)} for {known[first]!r} and {_interval(other)} for {known[key]!r}"
+            )
+    return model.bounds
+
+
+def _interval(model: Classifier) -> str:
+    lower, upper = model.bounds
+    return f"[{lower:g}, {upper:g}]"
+
+
+def _attack_of_each(
+    attack: Attack | Mapping[str, Attack], sources: Mapping[str, object], total: int | None
+) -> dict[str, Attack]:
+    """The attack for each source, going on to the strongest example where it leaves that open."""
+    if isinstance(attack, Mapping):
+        _check_names(attack, sources)
+    each = attack if isinstance(attack, Mapping) else dict.fromkeys(sources, attack)
+    for one in each.values():
+        if isinstance(one, type) or not hasattr(one, "run"):
+            raise TypeError(
+                f"attack must be an attack or a mapping from sources to attacks, got {one!r}"
+            )
+        check_length(one, total)
+    return {name: stopping(each[name], "never") for name in sources}
+
+
+def _check_names(attack: Mapping[str, Attack], sources: Mapping[str, object]) -> None:
+    for name in attack:
+        if name not in sources:
+            close = difflib.get_close_matches(str(name), sources, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"attack has one for {name!r}, which is no source{hint}; "
+                f"sources are {_quoted(sources)}"
+            )
+    missing = [name for name in sources if name not in attack]
+    if missing:
+        raise ValueError(f"attack must have one for every source, has none for {_quoted(missing)}")
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+@contextmanager
+def _blamed_on(role: str, name: str) -> Iterator[None]:
+    """Errors inside name the source or target that they are of."""
+    try:
+        yield
+    except TypeError as error:
+        raise TypeError(f"{role} {name!r}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{role} {name!r}: {error}") from error
