@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from advkit import TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
+from advkit.eval import tables
 from advkit.eval.noise import noisy
 from tests.toys import Halfspace, answers, convnet, images
 
@@ -156,9 +157,11 @@ def test_a_target_answers_once_to_each_set_of_examples():
 def test_budgets_of_each_input_follow_it_through_the_batches():
     net, x = convnet(), images(20)
     y = answers(net, x)
-    attack = attacks.FGSM(eps=torch.linspace(0, 0.2, 20), stop="never")
+    attack = attacks.FGSM(eps=torch.linspace(0, 0.05, 20), stop="never")
     matrix = rob.transfer_matrix([net], None, attack, x, y, batch_size=7)
-    assert torch.equal(matrix.sources[0].fooled, attack.run(net, x, y).success)
+    fooled = attack.run(net, x, y).success
+    assert torch.equal(matrix.sources[0].fooled, fooled)
+    assert 0 < fooled[14:].sum() < 6
     with pytest.raises(ValueError, match="eps has 20 values, but x has 19 samples"):
         rob.transfer_matrix([net], None, attack, x[1:], y[1:])
 
@@ -180,6 +183,8 @@ def test_models_without_names_are_named_after_their_classes():
     assert matrix.over_all["Linear"]["Own"] == rob.Rate(4, 4)
     named = rob.transfer_matrix({"mine": first}, [second, first], Moves(), X, Y)
     assert named.targets == ("Linear", "mine")
+    taken = rob.transfer_matrix({"Linear": first}, [second], Moves(), X, Y)
+    assert taken.targets == ("Linear 2",)
 
 
 def test_a_model_may_have_two_names():
@@ -262,7 +267,7 @@ def test_errors_say_where_they_come_from():
         with pytest.raises(
             ValueError, match=f"in the batch that begins at input 2: {role} 'Moody': .* logits"
         ):
-            rob.transfer_matrix(sources, targets, attacks.FGSM(eps=0.1), X, Y, batch_size=2)
+            rob.transfer_matrix(sources, targets, attacks.FGSM(eps=0.1), X, Y, batch_size=1)
 
 
 def test_modules_are_untouched():
@@ -310,6 +315,18 @@ def test_wide_tables_are_cut_into_blocks():
     figures = [line.split()[1:] for line in lines if line.startswith("left  ")]
     assert [len(row) for row in figures] == [6, 5, 4]
     assert " ".join(lines).count("number 14") == 2
+
+
+def test_a_cut_table_keeps_its_rows_and_their_kinds():
+    wide = [tuple(f"{kind}{i} " + 40 * "." for i in range(4)) for kind in "hrsb"]
+    heading, row, summary, baseline = wide
+    parts = tables.split(tables.Table("title", heading, [row], [summary], [baseline]))
+    assert [part.title for part in parts] == ["title", *["title (continued)"] * 2]
+    for i, part in enumerate(parts, 1):
+        assert part.heading == (heading[0], heading[i])
+        assert part.rows == [(row[0], row[i])]
+        assert part.summary == [(summary[0], summary[i])]
+        assert part.baselines == [(baseline[0], baseline[i])]
 
 
 def test_nothing_fooled_is_no_share(tmp_path):
@@ -371,6 +388,7 @@ def test_the_heat_maps_hold_the_figures_of_both_conventions():
         assert axes.images[0].get_clim() == (0, 100)
     (denominators,) = right.child_axes
     assert [t.get_text() for t in denominators.get_yticklabels()] == ["of 2", "of 3"]
+    assert denominators.get_yticks().tolist() == [2, 3]
     assert left.images[0].get_array()[2].tolist() == [50, 75, 25]
 
 

@@ -73,13 +73,13 @@ def transfer_matrix(
     Example:
         >>> import torch
         >>> from advkit import attacks, eval
-        >>> nets = {name: torch.nn.Linear(2, 2, bias=False) for name in ("across", "along")}
-        >>> for net, w in zip(nets.values(), (0.0, 4.0)):
-        ...     _ = net.weight.data.copy_(torch.tensor([[4.0, w], [w, 4.0]]))
-        >>> x, y = torch.tensor([[0.6, 0.4], [0.3, 0.7]]), torch.tensor([0, 1])
-        >>> matrix = eval.transfer_matrix(nets, None, attacks.FGSM(eps=0.2), x, y)
-        >>> print(matrix.over_all["across"]["across"])
-        100.00 % (2 of 2)
+        >>> nets = {name: torch.nn.Linear(2, 1, bias=False) for name in ("even", "uneven")}
+        >>> _ = nets["even"].weight.data.copy_(torch.tensor([[1.0, -1.0]]))
+        >>> _ = nets["uneven"].weight.data.copy_(torch.tensor([[1.0, -1.7]]))
+        >>> x, y = torch.tensor([[0.9, 0.5], [0.2, 0.6]]), torch.tensor([1, 0])
+        >>> matrix = eval.transfer_matrix(nets, None, attacks.FGSM(eps=0.3), x, y)
+        >>> print(matrix.over_all["even"]["even"], "|", matrix.over_all["even"]["uneven"])
+        100.00 % (2 of 2) | 50.00 % (1 of 2)
     """
     known: dict[int, str] = {}
     given = _named("sources", sources, known)
