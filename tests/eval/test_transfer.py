@@ -200,14 +200,17 @@ def test_data_may_come_in_batches():
     matrix = rob.transfer_matrix(models, None, attacks.FGSM(eps=0.1), pairs)
     whole = rob.transfer_matrix(models, None, attacks.FGSM(eps=0.1), X, Y)
     assert matrix.to_dict() == whole.to_dict()
+    alone = rob.transfer_matrix([Labels()], None, Moves(), pairs)
+    assert alone.fooled == {"Labels": rob.Rate(0, 4)}
 
 
 class Labels:
-    """A classifier without gradients."""
+    """A classifier without gradients that cannot say nothing."""
 
     bounds, num_classes = (0.0, 1.0), 2
 
     def predict(self, x):
+        assert len(x)
         return torch.ones(len(x)).long()
 
 
@@ -315,6 +318,17 @@ def test_wide_tables_are_cut_into_blocks():
     figures = [line.split()[1:] for line in lines if line.startswith("left  ")]
     assert [len(row) for row in figures] == [6, 5, 4]
     assert " ".join(lines).count("number 14") == 2
+
+
+def test_long_names_of_sources_are_broken_before_columns_are_cut():
+    net, name = (
+        halfspaces()["left"],
+        "a name that goes on and on for much longer than names should go",
+    )
+    targets = {f"fourteen wide {i}": net for i in range(4)}
+    lines = str(rob.transfer_matrix({name: net}, targets, Moves(), X, Y)).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert not any("(continued)" in line for line in lines)
 
 
 def test_a_cut_table_keeps_its_rows_and_their_kinds():

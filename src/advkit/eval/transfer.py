@@ -94,6 +94,8 @@ def transfer_matrix(
     seen = 0
     with progress_bar("inputs x sources", total and total * len(makers), progress) as advance:
         for xb, yb in batches(x, y, batch_size):
+            if not len(xb):
+                continue
             with counted_from(seen):
                 xb = checks.inputs(xb, bounds)
                 yb = checks.labels("y", yb, xb)
@@ -127,8 +129,6 @@ class _Maker:
 
     def add(self, x: Tensor, y: Tensor, seen: int) -> None:
         """Attack a batch, which is the data's part from `seen` on, and ask every target."""
-        if not len(x):
-            return
         with _blamed_on("source", self.name):
             attack = part_of(self.attack, torch.arange(len(x)) + seen)
             result = attack.run(self.model, x, y)
@@ -181,8 +181,7 @@ class _Baselines:
                 right.append(correct(target, x, y)[2].cpu())
         self.clean.append(~torch.stack(right))
         for (norm, eps), found in self.noise.items():
-            if len(x):
-                found.append(_wrong(self.targets, noisy(x, self.bounds, norm, eps), y).cpu())
+            found.append(_wrong(self.targets, noisy(x, self.bounds, norm, eps), y).cpu())
 
     def no_attack(self) -> Tensor:
         """Whether each target is wrong on each clean input so far: `(targets, n)`."""
