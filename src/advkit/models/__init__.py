@@ -2,6 +2,7 @@
 
 from advkit.models.callable import CallableClassifier
 from advkit.models.convert import as_classifier, as_differentiable
+from advkit.models.ensemble import Ensemble
 from advkit.models.preprocessing import Normalize
 from advkit.models.protocols import (
     Bounds,
@@ -12,15 +13,20 @@ from advkit.models.protocols import (
 )
 from advkit.models.sklearn import SklearnClassifier
 from advkit.models.torch import TorchClassifier
+from advkit.models.wrappers import Expectation, QueryCounter, StraightThrough
 
 __all__ = [
     "Bounds",
     "CallableClassifier",
     "Classifier",
     "DifferentiableClassifier",
+    "Ensemble",
+    "Expectation",
     "Normalize",
+    "QueryCounter",
     "ScoreClassifier",
     "SklearnClassifier",
+    "StraightThrough",
     "TorchClassifier",
     "as_classifier",
     "as_differentiable",

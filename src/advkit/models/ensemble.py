@@ -1,0 +1,196 @@
+"""Several classifiers as one."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from advkit.core import checks
+from advkit.models.callable import probabilities
+from advkit.models.convert import as_classifier
+from advkit.models.protocols import Bounds, Classifier, hold
+
+Ask = Callable[[Tensor], Tensor]
+Combine = Literal["logits", "probabilities", "vote"]
+
+
+class Ensemble:
+    """Several classifiers whose answers are combined into one.
+
+    It offers `logits`, and gradients with them, if all members do and it is no vote. An attack on
+    it is an attack on all members at once.
+
+    Args:
+        models: classifiers, modules or fitted estimators, with the same bounds and classes.
+        combine: what is averaged: `"logits"`; `"probabilities"`, the softmax of a member's logits
+            or else its scores; or `"vote"`, one for each member's label. Ties go to the lowest
+            class.
+
+    Attributes:
+        models: the members, as classifiers.
+        combine: as given.
+
+    Raises:
+        TypeError: a member lacks what is to be combined, or is no classifier.
+        ValueError: there are no members, or they differ in bounds or in the number of classes.
+
+    Example:
+        >>> import torch, advkit
+        >>> nets = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
+        >>> model = advkit.Ensemble(nets, combine="probabilities")
+        >>> x = torch.rand(2, 4)
+        >>> advkit.attacks.FGSM(eps=0.1)(model, x).shape, model.scores(x).shape
+        (torch.Size([2, 4]), torch.Size([2, 3]))
+    """
+
+    def __init__(self, models: Sequence[object], combine: Combine = "logits") -> None:
+        checks.one_of("combine", combine, ("logits", "probabilities", "vote"))
+        if not isinstance(models, (Sequence, nn.ModuleList)):
+            raise TypeError(f"models must be a list of models, got {type(models).__name__}")
+        if not len(models):
+            raise ValueError("models must have a member or more, got none")
+        self.models: tuple[Any, ...] = tuple(map(as_classifier, models))
+        self.combine: Combine = combine
+        _check_alike(self.models)
+        _check_offers(self.models, combine)
+
+    def __repr__(self) -> str:
+        return f"Ensemble({len(self.models)} models, combine={self.combine!r})"
+
+    @property
+    def bounds(self) -> Bounds:
+        """Valid feature values, those of every member."""
+        bounds: Bounds = self.models[0].bounds
+        return bounds
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes.
+
+        Raises:
+            ValueError: no member knows it before its first pass.
+        """
+        known = [count for model in self.models if (count := _classes(model)) is not None]
+        first: int = known[0] if known else self.models[0].num_classes
+        return first
+
+    @property
+    def logits(self) -> Ask:
+        """Function from `x` `(n, *features)` to logits `(n, num_classes)`, differentiable.
+
+        They are the mean of the members' logits, or the logarithm of the mean of their softmaxes.
+        The function raises ValueError where members differ in the number of classes.
+
+        Raises:
+            AttributeError: it is a vote, or a member has no logits.
+        """
+        if self.combine == "vote" or not all(hasattr(model, "logits") for model in self.models):
+            raise AttributeError(f"{self!r} has no logits: it is a vote, or a member has none")
+        return self._logits
+
+    def hold(self) -> ExitStack:
+        """Keep every member in the state of an evaluation over many calls."""
+        with ExitStack() as stack:
+            for model in self.models:
+                stack.enter_context(hold(model))
+            return stack.pop_all()
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Probabilities, or the shares of the votes, `(n, num_classes)`, detached.
+
+        Raises:
+            ValueError: logits are not finite, scores of a member are no probabilities, or members
+                differ in the number of classes.
+        """
+        with torch.no_grad():
+            if self.combine == "logits":
+                return self._finite_logits(x).softmax(1)
+            if self.combine == "vote":
+                return self._shares(x)
+            return _stacked([self._probabilities(i, x) for i in range(len(self.models))]).mean(0)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Labels `(n,)`, int64.
+
+        Raises:
+            ValueError: as `scores`.
+        """
+        with torch.no_grad():
+            best = self._finite_logits(x) if hasattr(self, "logits") else self.scores(x)
+            return best.argmax(1)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits = _stacked([model.logits(x) for model in self.models])  # (members, n, classes)
+        if self.combine == "logits":
+            return logits.mean(0)
+        return logits.log_softmax(2).logsumexp(0) - math.log(len(self.models))
+
+    def _finite_logits(self, x: Tensor) -> Tensor:
+        logits = self._logits(x)
+        checks.finite_logits(logits)
+        return logits
+
+    def _probabilities(self, i: int, x: Tensor) -> Tensor:
+        model = self.models[i]
+        if hasattr(model, "logits"):
+            logits: Tensor = model.logits(x)
+            checks.finite_logits(logits)
+            return logits.softmax(1, torch.promote_types(logits.dtype, torch.float32))
+        scores: Tensor = model.scores(x)
+        rows = torch.arange(len(x), device=x.device)
+        probabilities(f"member {i}, {model!r},", scores, rows, "use combine='vote'")
+        return scores
+
+    def _shares(self, x: Tensor) -> Tensor:
+        labels = torch.stack([model.predict(x) for model in self.models])  # (members, n)
+        votes = nn.functional.one_hot(labels, self.num_classes)
+        return votes.to(torch.promote_types(x.dtype, torch.float32)).mean(0)
+
+
+def _check_alike(models: Sequence[Classifier]) -> None:
+    bounds = {tuple(model.bounds): None for model in models}
+    if len(bounds) > 1:
+        raise ValueError(f"models must have the same bounds, got {list(bounds)}")
+    counts = {count: None for model in models if (count := _classes(model)) is not None}
+    if len(counts) > 1:
+        raise ValueError(f"models must have the same number of classes, got {list(counts)}")
+
+
+def _check_offers(models: Sequence[Classifier], combine: Combine) -> None:
+    for i, model in enumerate(models):
+        if combine == "logits" and not hasattr(model, "logits"):
+            raise TypeError(
+                "combine='logits' needs members with logits; "
+                f"member {i}, {model!r}, has none; use combine='probabilities' or 'vote'"
+            )
+        if combine == "probabilities" and not (
+            hasattr(model, "logits") or hasattr(model, "scores")
+        ):
+            raise TypeError(
+                "combine='probabilities' needs members with logits or scores; "
+                f"member {i}, {model!r}, has neither; use combine='vote'"
+            )
+
+
+def _classes(model: Classifier) -> int | None:
+    """Number of classes; `None` where a net has to run first."""
+    try:
+        return model.num_classes
+    except ValueError:
+        return None
+
+
+def _stacked(answers: list[Tensor]) -> Tensor:
+    """The members' answers `(n, classes)` as `(members, n, classes)`, of float32 at least."""
+    counts = {answer.shape[1]: None for answer in answers}
+    if len(counts) > 1:
+        raise ValueError(f"models must have the same number of classes, got {list(counts)}")
+    dtypes = [torch.float32, *(answer.dtype for answer in answers)]
+    widest = functools.reduce(torch.promote_types, dtypes)
+    return torch.stack([answer.to(widest) for answer in answers])
