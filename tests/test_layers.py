@@ -13,7 +13,11 @@ ALLOWED = {
     **{room: {"core", "models"} for room in ROOMS},
     "data": {"core"},
 }
-EXTRAS = {"matplotlib", "jinja2", "tqdm", "safetensors", "foolbox", "torchattacks", "art"}
+EXTRAS = {
+    *("matplotlib", "jinja2", "tqdm", "safetensors"),
+    *("onnx", "onnxruntime", "lightgbm", "xgboost"),
+    *("foolbox", "torchattacks", "art"),
+}
 
 
 def imports(path):

@@ -3,6 +3,7 @@
 from advkit.models.callable import CallableClassifier
 from advkit.models.convert import as_classifier, as_differentiable
 from advkit.models.ensemble import Ensemble
+from advkit.models.onnx import OnnxClassifier
 from advkit.models.preprocessing import Normalize
 from advkit.models.protocols import (
     Bounds,
@@ -23,6 +24,7 @@ __all__ = [
     "Ensemble",
     "Expectation",
     "Normalize",
+    "OnnxClassifier",
     "QueryCounter",
     "ScoreClassifier",
     "SklearnClassifier",
