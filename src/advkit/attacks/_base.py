@@ -1,4 +1,4 @@
-"""The base of the gradient attacks: the door before the search and the judgement after it."""
+"""The base of the attacks: the door before the search and the judgement after it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Best, nothing_yet
+from advkit.attacks._engine import Best, Nearest, nothing_yet
 from advkit.attacks._problem import Goal, Ledger, Problem
 from advkit.core import checks
 from advkit.core.describe import call, settings
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm
-from advkit.core.results import AttackResult, Queries
+from advkit.core.results import AttackResult, Queries, QueryBudgetExceeded
 from advkit.models import DifferentiableClassifier, as_differentiable, hold
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class GradientAttack(ABC):
-    """Base of the attacks on a `DifferentiableClassifier`: the door and the last judgement.
+class BaseAttack(ABC):
+    """The door and the last judgement of every attack.
 
-    A subclass is a frozen dataclass of hyper-parameters with a `norm` and a `_search`.
+    A subclass is a frozen dataclass of hyper-parameters with a `norm`, a `_view` of the model and a
+    `_search`.
     """
 
     norm: Norm
@@ -56,7 +57,8 @@ class GradientAttack(ABC):
         `x` as they were, also when it raises.
 
         Args:
-            model: a `DifferentiableClassifier`, or an `nn.Module` with inputs in [0, 1].
+            model: a classifier that answers what this attack asks for; an `nn.Module` with inputs
+                in [0, 1] and a fitted scikit-learn estimator are wrapped.
             x: clean inputs `(n, *features)`, of a floating dtype, within the model's bounds.
             y: true labels `(n,)`, of any integer dtype, integral floats or one-hot; `None` takes
                 the model's own predictions, at the cost of a forward pass.
@@ -68,14 +70,24 @@ class GradientAttack(ABC):
         Raises:
             ValueError: `x` or the labels have the wrong shape or range, the attack has no targeted
                 form, or the model returns NaN or infinite logits for an input.
-            TypeError: `x` is not of a floating dtype, or the model has no gradients.
+            TypeError: `x` is not of a floating dtype, or the model does not answer what this attack
+                asks for.
+            QueryBudgetExceeded: the model has a query budget, and it is spent; `result` of the
+                error is what was found until then, as the model had judged it.
         """
-        differentiable = as_differentiable(model, type(self).__name__)
-        with torch.inference_mode(False), torch.no_grad(), hold(differentiable):
-            problem = self._problem(differentiable, x, y, target)
+        view = self._view(model)
+        with torch.inference_mode(False), torch.no_grad(), hold(view):
+            problem = self._problem(view, x, y, target)
             if not len(problem.x):
-                return conclude(problem, nothing_yet(problem), problem.x.new_zeros(0, 2))
-            return conclude(problem, *self._last_look(problem, self._search(problem)))
+                return _conclude(problem, nothing_yet(problem))
+            if getattr(view, "budget", None) is not None:
+                problem.ledger.kept = self._nothing(problem)
+            try:
+                return _conclude(problem, self._last_look(problem, self._search(problem)))
+            except QueryBudgetExceeded as error:
+                if problem.ledger.kept is not None:
+                    error.result = _conclude(problem, problem.ledger.kept)
+                raise
 
     def _problem(
         self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
@@ -104,6 +116,14 @@ class GradientAttack(ABC):
         return 0.0
 
     @abstractmethod
+    def _view(self, model: object) -> DifferentiableClassifier:
+        """`model` as this attack asks it; what stands in `logits` need not have gradients.
+
+        Raises:
+            TypeError: the model does not answer that.
+        """
+
+    @abstractmethod
     def _objective(self, *, targeted: bool) -> Loss:
         """The loss that the attack climbs.
 
@@ -115,28 +135,42 @@ class GradientAttack(ABC):
     def _search(self, problem: Problem) -> Best:
         """The best iterates of a batch that is not empty."""
 
-    def _last_look(self, problem: Problem, best: Best) -> tuple[Best, Tensor]:
-        """What is returned, and the logits `(n, classes)` of exactly that."""
+    @abstractmethod
+    def _last_look(self, problem: Problem, best: Best) -> Best:
+        """What is returned, as the model judges exactly that."""
+
+    def _nothing(self, problem: Problem) -> Best | Nearest:
+        """What is found before the search."""
+        return nothing_yet(problem)
+
+
+class GradientAttack(BaseAttack):
+    """Base of the attacks on a `DifferentiableClassifier`."""
+
+    def _view(self, model: object) -> DifferentiableClassifier:
+        return as_differentiable(model, type(self).__name__)
+
+    def _last_look(self, problem: Problem, best: Best) -> Best:
         logits = problem.logits(best.x_adv)
-        _warn_of_chance(best.shortfall, problem.goal.shortfall(logits), problem.x.dtype)
-        return best, logits
+        checks.warn_of_probabilities(logits)
+        after = problem.goal.shortfall(logits)
+        _warn_of_chance(best.shortfall, after, problem.x.dtype)
+        return Best(best.x_adv, after)
 
 
-def conclude(problem: Problem, best: Best, logits: Tensor) -> AttackResult:
-    """Judge what is returned by the last look, and say what a reader of the result must know."""
-    shortfall = problem.goal.shortfall(logits)
-    success = shortfall <= 0
-    checks.warn_of_probabilities(logits)
-    no_gradient = problem.ledger.blind & ~success
+def _conclude(problem: Problem, best: Best | Nearest) -> AttackResult:
+    """What a reader of the result must know of the `best`, as judged last."""
+    no_gradient = problem.ledger.blind & ~best.success
     if no_gradient.any():
         checks.warn(
-            f"{int(no_gradient.sum())} of {len(success)} samples met a gradient of zero or NaN "
+            f"{int(no_gradient.sum())} of {len(no_gradient)} samples met a gradient of zero or NaN "
             f"and were not fooled (sample {checks.indices(no_gradient)}): that says nothing about "
-            "their robustness; try PGD with loss='margin' or an attack without gradients"
+            "their robustness; try PGD with loss='margin' or an attack without gradients, Square "
+            "or HopSkipJump"
         )
     return AttackResult(
         x_adv=best.x_adv,
-        success=success,
+        success=best.success,
         distance=problem.distance(best.x_adv),
         norm=problem.norm,
         queries=Queries(problem.ledger.forward, problem.ledger.backward),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advkit.attacks._base import GradientAttack
-from advkit.attacks._engine import Best, Nearest, none_near, unjudged
+from advkit.attacks._engine import Best, Nearest, none_near
 from advkit.attacks._problem import Goal, Judged, Problem
 from advkit.core.losses import Loss, margin, own_and_others
 from advkit.core.norms import Norm, per_sample
@@ -40,17 +40,20 @@ class MinimumNormAttack(GradientAttack):
     def _approach(self, problem: Problem) -> Nearest:
         """The nearest successes of a batch that is not empty."""
 
-    def _last_look(self, problem: Problem, best: Best) -> tuple[Best, Tensor]:
+    def _last_look(self, problem: Problem, best: Best) -> Best:
         found, delta = best.success, best.x_adv - problem.x
-        best, logits = super()._last_look(problem, best)
+        best = super()._last_look(problem, best)
         for factor in _FURTHER:
-            lost = found & ~(problem.goal.shortfall(logits) <= 0)
+            lost = found & ~best.success
             if not lost.any():
                 break
-            moved = unjudged(problem.clip(problem.x + factor * delta))
-            best.put(lost, moved.take(lost))
-            logits = problem.logits(best.x_adv)
-        return best, logits
+            moved = problem.clip(problem.x + factor * delta)
+            x_adv = torch.where(per_sample(lost, moved), moved, best.x_adv)
+            best = Best(x_adv, problem.goal.shortfall(problem.logits(x_adv)))
+        return best
+
+    def _nothing(self, problem: Problem) -> Nearest:
+        return none_near(problem)
 
 
 def first_look(problem: Problem) -> tuple[Nearest, Judged]:

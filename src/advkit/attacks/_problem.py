@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,12 +83,16 @@ class Goal:
 
 
 class Ledger:
-    """What one run has to say of each of its `n` inputs: passes, and gradients that failed."""
+    """What one run has to say of each of its `n` inputs: passes, and gradients that failed.
+
+    Where the model's query budget may end the run at any pass, also what is found so far.
+    """
 
     def __init__(self, n: int, device: torch.device) -> None:
         self.forward = torch.zeros(n, dtype=torch.int64, device=device)
         self.backward = torch.zeros(n, dtype=torch.int64, device=device)
         self.blind = torch.zeros(n, dtype=torch.bool, device=device)
+        self.kept: Any = None  # a record of the engine, or None where nothing ends the run
 
     def count(self, passes: Tensor, rows: Tensor) -> None:
         """One more of `passes`, which is `forward` or `backward`, for the samples `rows`."""
@@ -96,6 +100,12 @@ class Ledger:
             passes += 1  # the rows are all of them: three times as fast as the index
         else:
             passes[rows] += 1
+
+    def keep(self, problem: Problem, at: Judged) -> None:
+        """What `at` has that is better, where the run may end at any pass."""
+        if self.kept is not None:
+            found = self.kept.take(problem.rows)
+            self.kept.put(problem.rows, found.improved(problem, at))
 
 
 class Judged(NamedTuple):
@@ -175,7 +185,9 @@ class Problem:
         shortfall = self.goal.shortfall(logits.detach())
         if first and not shortfall.isfinite().all():
             checks.finite_logits(logits, self.rows)
-        return Judged(x_adv, self.rows, None, logits, value, shortfall)
+        at = Judged(x_adv, self.rows, None, logits, value, shortfall)
+        self.ledger.keep(self, at)
+        return at
 
     def logits(self, x_adv: Tensor) -> Tensor:
         """Counted logits `(n, classes)`, of float32 at least.
@@ -183,8 +195,8 @@ class Problem:
         Raises:
             ValueError: a label that the model does not have.
         """
-        self.ledger.count(self.ledger.forward, self.rows)
         logits = self.model.logits(x_adv)
+        self.ledger.count(self.ledger.forward, self.rows)
         classes, highest = logits.shape[1], self.goal.highest
         if highest >= classes:
             name = "target" if self.goal.targeted else "y"

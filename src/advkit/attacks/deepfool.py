@@ -126,7 +126,7 @@ class DeepFool(MinimumNormAttack):
         x_adv = problem.clip(problem.x + project(found - problem.x, eps, self.norm))
         return Best(x_adv, outer.shortfall.where(outer.distance <= eps, math.inf))
 
-    def _last_look(self, problem: Problem, best: Best) -> tuple[Best, Tensor]:
+    def _last_look(self, problem: Problem, best: Best) -> Best:
         if self.eps is None:
             return super()._last_look(problem, best)
         return GradientAttack._last_look(self, problem, best)
