@@ -27,7 +27,8 @@ def linear(batch="n", features=(1, 3), classes=3, kind="float", softmax=False, e
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("MatMul", ["flat", "w"], ["z"]),
         helper.make_node("Softmax", ["z"], ["p"]),
-        helper.make_node("ArgMax", ["z"], ["label"], axis=1, keepdims=0),
+        helper.make_node("ArgMax", ["z"], ["label"], axis=1, keepdims=1),
+        helper.make_node("ReduceMax", ["p"], ["confidence"], axes=[1], keepdims=0),
     ]
     outputs = [
         helper.make_tensor_value_info("p" if softmax else "z", KINDS[kind], [batch, classes]),
@@ -43,7 +44,8 @@ def written(nodes, inputs, outputs, weights=()):
     return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
 
 
-LABEL = ("label", TensorProto.INT64, ["n"])
+LABEL = ("label", TensorProto.INT64, ["n", 1])
+CONFIDENCE = ("confidence", TensorProto.FLOAT, ["n"])
 
 
 @pytest.fixture
@@ -110,8 +112,8 @@ def test_files_and_their_paths(x, tmp_path):
 
 
 def test_the_output_is_found_among_others_or_named(x):
-    both = linear(extra=[LABEL])
-    assert torch.equal(OnnxClassifier(both).predict(x), logits(x).argmax(1))
+    three = linear(extra=[LABEL, CONFIDENCE])
+    assert torch.equal(OnnxClassifier(three).predict(x), logits(x).argmax(1))
     twice = linear(extra=[LABEL, ("p", TensorProto.FLOAT, ["n", 3])])
     said = r"'z' \(tensor\(float\), \['n', 3\]\), 'label' .*, 'p' .* 2 of them could be an output"
     with pytest.raises(ValueError, match=said):
@@ -146,6 +148,9 @@ def test_inputs_of_another_shape(shape):
 def test_open_axes_take_any_length(x):
     model = OnnxClassifier(linear(features=("c", "f")))
     assert model.predict(x).shape == model.predict(x.view(7, 3, 1)).shape == (7,)
+    for other in (x.view(7, 3), x.view(7, 1, 1, 3)):
+        with pytest.raises(ValueError, match=r"shape \(n, c, f\) of the model's input, got \(7, "):
+            model.predict(other)
 
 
 def test_models_that_are_no_classifiers():
