@@ -4,9 +4,12 @@ import copy
 import pickle
 import sys
 
+import examples.serve_over_http as serve_over_http
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.tree import DecisionTreeClassifier
 
 import advkit
 from advkit import CallableClassifier, QueryBudgetExceeded
@@ -268,6 +271,26 @@ def test_what_are_no_labels(answer, error, said):
 def test_whole_floats_are_labels():
     model = CallableClassifier(lambda rows: [1.0, 2.0], 3, output="labels")
     assert model.predict(torch.zeros(2, 1)).tolist() == [1, 2]
+
+
+def test_a_service_over_http():
+    rows, y = load_digits(return_X_y=True)
+    tree = DecisionTreeClassifier(random_state=0).fit(rows[:500] / 16, y[:500])
+    x = torch.from_numpy(rows[500:580]).view(-1, 1, 8, 8) / 16
+    with serve_over_http.serve(tree) as url:
+        model = serve_over_http.remote(url, budget=100)
+        scores = model.scores(x)
+        with pytest.raises(QueryBudgetExceeded):
+            model.predict(x)
+        attempts = sum(call.attempts for call in model.log)
+        with pytest.raises(ConnectionError, match="413"):  # more rows than it takes at once
+            serve_over_http.ask(url, x.numpy())
+        with pytest.raises(ConnectionError, match="400"):
+            serve_over_http.ask(url, rows[:2, :5])
+    np.testing.assert_allclose(scores, tree.predict_proba(rows[500:580] / 16))
+    assert (model.queries, len(model.log), attempts) == (80, 8, 9)  # the seventh failed
+    with pytest.raises(OSError, match="refused"):
+        serve_over_http.ask(url, rows[:1])
 
 
 def test_bad_arguments():
