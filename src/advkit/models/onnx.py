@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from advkit.core import checks
 from advkit.models.callable import CallableClassifier
 
 _FLOATS = {
@@ -64,8 +65,7 @@ class OnnxClassifier(CallableClassifier):
         providers: Sequence[str] | None = None,
         budget: int | None = None,
     ) -> None:
-        if output not in ("logits", "probabilities"):
-            raise ValueError(f"output must be one of 'logits', 'probabilities', got {output!r}")
+        checks.one_of("output", output, ("logits", "probabilities"))
         self._name = "bytes" if isinstance(path, bytes) else os.path.basename(path)
         self._session = _session(path, providers or _PROVIDERS)
         self._input = _only_input(self._session)
