@@ -9,5 +9,17 @@ from advkit.attacks.fgsm import FGSM
 from advkit.attacks.jsma import JSMA
 from advkit.attacks.lbfgs import LBFGS
 from advkit.attacks.pgd import PGD
+from advkit.attacks.square import Square
 
-__all__ = ["BIM", "FAB", "FGM", "FGSM", "JSMA", "LBFGS", "PGD", "CarliniWagnerL2", "DeepFool"]
+__all__ = [
+    "BIM",
+    "FAB",
+    "FGM",
+    "FGSM",
+    "JSMA",
+    "LBFGS",
+    "PGD",
+    "CarliniWagnerL2",
+    "DeepFool",
+    "Square",
+]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advkit.attacks._engine import Best, Keep, Stop, iterate, nothing_yet, unjudged
 from advkit.attacks._problem import Judged, Problem
-from advkit.core.norms import Norm, normalize, per_sample, project, steepest
+from advkit.core.norms import Norm, normalize, project, steepest
 from advkit.core.randomness import sample_keys, uniform_in_ball
 
 
@@ -106,12 +106,8 @@ class Ascent:
         return self._moved(problem, delta, pace.eps), pace
 
     def _moved(self, problem: Problem, delta: Tensor, eps: Tensor) -> Tensor:
-        """`x + delta` within the bounds; what 16 bits round out of an linf ball is taken back."""
-        x_adv = problem.clip(problem.x + delta)
-        if self.norm != "linf" or x_adv.element_size() > 2:
-            return x_adv
-        over = (x_adv.float() - problem.x.float()).abs() > per_sample(eps, delta).float()
-        return torch.where(over, x_adv.nextafter(problem.x), x_adv)
+        """`x + delta` within ball and bounds."""
+        return problem.inside(problem.clip(problem.x + delta), eps)
 
 
 def _fooled(at: Judged, _: _Pace) -> Tensor:

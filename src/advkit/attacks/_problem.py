@@ -158,6 +158,10 @@ class Problem:
         """The same with `rival` `(n,)` to climb to; `None` for whichever class is best."""
         return replace(self, goal=replace(self.goal, rival=rival))
 
+    def through(self, model: DifferentiableClassifier) -> Problem:
+        """The same, `model` being asked instead."""
+        return replace(self, model=model)
+
     def distance(self, x_adv: Tensor) -> Tensor:
         """How far `x_adv` is from the clean inputs, `(n,)`."""
         return lp_norm(x_adv - self.x, self.norm)
@@ -165,6 +169,13 @@ class Problem:
     def clip(self, x_adv: Tensor) -> Tensor:
         """`x_adv` in the dtype of `x` and within the bounds; no sample gets further from it."""
         return x_adv.to(self.x.dtype).clamp(*self.model.bounds)
+
+    def inside(self, x_adv: Tensor, eps: Tensor) -> Tensor:
+        """`x_adv` without what 16 bits round out of an linf ball of radius `eps` `(n,)`."""
+        if self.norm != "linf" or x_adv.element_size() > 2:
+            return x_adv
+        over = (x_adv.float() - self.x.float()).abs() > per_sample(eps, x_adv).float()
+        return torch.where(over, x_adv.nextafter(self.x), x_adv)
 
     def judge(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Judged:
         """One forward pass.

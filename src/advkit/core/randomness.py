@@ -65,8 +65,13 @@ def sample_keys(x: Tensor, bounds: tuple[float, float], *words: int) -> Tensor:
     position = torch.arange(1, cells.shape[1] + 1, device=x.device, dtype=torch.int64)
     keys = _mix(cells + position * _WEYL).sum(1)
     for word in words:
-        keys = _mix(keys + _wrap(word * _WEYL + 1))
+        keys = derived_keys(keys, word)
     return keys
+
+
+def derived_keys(keys: Tensor, word: int) -> Tensor:
+    """Keys `(n,)` for other draws of the same samples, the `word`-th of them."""
+    return _mix(keys + _wrap(word * _WEYL + 1))
 
 
 def uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
@@ -77,6 +82,12 @@ def uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """
     bits, wide = (52, torch.float64) if dtype == torch.float64 else (23, torch.float32)
     return (_shift(_stream(keys, size), 64 - bits).to(wide) + 0.5) * 2.0**-bits
+
+
+def normal(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Standard normal numbers, `(n, size)` for `keys` `(n,)`; float64, or float32 for the rest."""
+    drawn: Tensor = torch.special.ndtri(uniform(keys, size, dtype))
+    return drawn
 
 
 def uniform_in_ball(keys: Tensor, eps: Tensor, norm: Norm, like: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""Attacks that need no gradients: what they see of a model, and the judgement by its labels."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from advkit.attacks._base import BaseAttack
+from advkit.attacks._engine import Best
+from advkit.attacks._problem import Problem
+from advkit.core import checks
+from advkit.core.losses import Loss, margin
+from advkit.models import Bounds, Classifier, as_classifier, hold
+
+
+class _View:
+    """A classifier whose answers stand where logits do: the largest wins, without gradients."""
+
+    def __init__(self, model: Classifier) -> None:
+        self.model = model
+
+    @property
+    def bounds(self) -> Bounds:
+        """Those of the model."""
+        return self.model.bounds
+
+    @property
+    def num_classes(self) -> int:
+        """That of the model."""
+        return self.model.num_classes
+
+    @property
+    def budget(self) -> int | None:
+        """That of the model, `None` without one."""
+        return getattr(self.model, "budget", None)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """As the model."""
+        return hold(self.model)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """As the model."""
+        return self.model.predict(x)
+
+
+class ByScores(_View):
+    """What an attack on scores sees."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits where the model has them, since probabilities saturate, else its scores."""
+        found: Tensor
+        if callable(getattr(self.model, "logits", None)):
+            found = self.model.logits(x)  # type: ignore[attr-defined]  # just asked for
+        else:
+            found = self.model.scores(x).double()  # type: ignore[attr-defined]  # see `by_scores`
+        return found.detach()
+
+
+class ByLabels(_View):
+    """What an attack on labels sees: one at the label, zero elsewhere; NaN if it has no answer."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """One-hot labels."""
+        if not callable(getattr(self.model, "logits", None)):
+            return self._one_hot(self.model.predict(x))
+        # `predict` raises at a NaN, which is no reason to lose what was found
+        logits = self.model.logits(x).detach()  # type: ignore[attr-defined]  # just asked for
+        known = logits.isfinite().all(1, keepdim=True)
+        return self._one_hot(logits.argmax(1), logits.shape[1]).where(known, torch.nan)
+
+    def _one_hot(self, labels: Tensor, classes: int | None = None) -> Tensor:
+        return F.one_hot(labels, classes or self.num_classes).float()
+
+
+def by_scores(obj: object, wanted_by: str) -> ByScores:
+    """`obj` as the attack on scores named `wanted_by` sees it.
+
+    Raises:
+        TypeError: it is no classifier, or has no scores.
+    """
+    model = as_classifier(obj)
+    if callable(getattr(model, "logits", None)) or callable(getattr(model, "scores", None)):
+        return ByScores(model)
+    raise TypeError(
+        f"{wanted_by} needs scores, so a ScoreClassifier (scores(x)) or logits; "
+        f"{type(model).__name__} is a Classifier that gives labels only. Use HopSkipJump, or "
+        "Transfer(attack=..., surrogate=...) from a differentiable model"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BlackBoxAttack(BaseAttack):
+    """Base of the attacks that need no gradients, judged by what the model predicts."""
+
+    def _view(self, model: object) -> ByScores | ByLabels:
+        return ByLabels(as_classifier(model))
+
+    def _objective(self, *, targeted: bool) -> Loss:
+        return margin
+
+    def _last_look(self, problem: Problem, best: Best) -> Best:
+        seen = ask_labels(problem, best.x_adv)
+        changed = (seen <= 0) != best.success
+        changed &= best.shortfall.isfinite()
+        if changed.any():
+            checks.warn(
+                f"the model labelled {int(changed.sum())} of {len(changed)} inputs differently "
+                "when asked again: it is random, or its labels are not those of its highest "
+                "scores. Success is its last answer; attack its expectation instead"
+            )
+        return Best(best.x_adv, seen)
+
+
+def ask_labels(problem: Problem, x_adv: Tensor) -> Tensor:
+    """The shortfall of `x_adv` `(n, *features)` by the model's labels, `(n,)`; counted."""
+    view = problem.model
+    asked = problem.through(ByLabels(view.model) if isinstance(view, ByScores) else view)
+    return problem.goal.shortfall(asked.logits(x_adv))
