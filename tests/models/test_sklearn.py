@@ -389,6 +389,8 @@ def test_input_shape_is_what_the_estimator_sees():
     with pytest.raises(ValueError, match=r"4 features \(input_shape\), got 3 in shape \(2, 3\)"):
         model.predict(torch.zeros(2, 3))
     assert hasattr(SklearnClassifier(fitted(LinearSVC()), input_shape=(4,)), "logits")
+    with pytest.raises(ValueError, match=r"input_shape must be \(4,\), .*, got \(5,\)"):
+        SklearnClassifier(fitted(LinearSVC()), input_shape=(5,))
     for wrong, error in (((0, 4), ValueError), ((), ValueError), (4, TypeError), ("4", TypeError)):
         with pytest.raises(error, match="input_shape"):
             SklearnClassifier(known, input_shape=wrong)

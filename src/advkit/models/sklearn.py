@@ -52,7 +52,8 @@ class SklearnClassifier:
 
     Args:
         estimator: fitted, with one label of two or more for each sample.
-        input_shape: shape of a sample that the estimator takes; `None` flattens.
+        input_shape: shape of a sample that the estimator takes; `None` flattens. With more than one
+            axis there are no logits.
         bounds: lower and upper end of valid feature values, in the units of the input.
 
     Attributes:
@@ -62,8 +63,8 @@ class SklearnClassifier:
 
     Raises:
         TypeError: `estimator` is a class, or no classifier with one label for each sample.
-        ValueError: `estimator` is not fitted, knows a single class, or gives scores that are not
-            finite.
+        ValueError: `estimator` is not fitted or knows a single class, or `input_shape` is not what
+            it was fitted on.
 
     Example:
         >>> import torch, advkit
@@ -206,10 +207,15 @@ class SklearnClassifier:
             )
 
     def _feature_count(self) -> int | None:
-        if self.input_shape is not None:
-            return math.prod(self.input_shape)
         found = getattr(self.estimator, "n_features_in_", None)
-        return None if found is None else int(found)
+        if self.input_shape is None:
+            return None if found is None else int(found)
+        if len(self.input_shape) == 1 and found not in (None, *self.input_shape):
+            raise ValueError(
+                f"input_shape must be ({found},), the estimator's n_features_in_, "
+                f"got {self.input_shape}"
+            )
+        return math.prod(self.input_shape)
 
     def _probe(self, features: int) -> None:
         """Learn at a few points what the estimator offers; a wrong kind of it is found out here."""
@@ -222,7 +228,7 @@ class SklearnClassifier:
                 if self._scoring is not None and not self._scores_each_class(x):
                     self._scoring = None
                 if self.input_shape is None or len(self.input_shape) == 1:
-                    self._layers = _layers(self.estimator, points, y, self.bounds)
+                    self._layers = _as_layers(self.estimator, points, y, self.bounds)
         except ValueError:
             return  # it takes no made-up points, say since it looks up categories
 
@@ -336,7 +342,9 @@ def _on(value: Tensor | float, x: Tensor) -> Tensor | float:
     return value.to(x.device) if isinstance(value, Tensor) else value
 
 
-def _layers(estimator: Any, points: Array, y: Array, bounds: tuple[float, float]) -> _Layers | None:
+def _as_layers(
+    estimator: Any, points: Array, y: Array, bounds: tuple[float, float]
+) -> _Layers | None:
     """The estimator as layers, if they say the same as it does.
 
     Args:
