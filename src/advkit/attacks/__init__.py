@@ -6,10 +6,14 @@ from advkit.attacks.deepfool import DeepFool
 from advkit.attacks.fab import FAB
 from advkit.attacks.fgm import FGM
 from advkit.attacks.fgsm import FGSM
+from advkit.attacks.hopskipjump import HopSkipJump
 from advkit.attacks.jsma import JSMA
 from advkit.attacks.lbfgs import LBFGS
 from advkit.attacks.pgd import PGD
+from advkit.attacks.random_noise import RandomNoise
 from advkit.attacks.square import Square
+from advkit.attacks.substitute import Substitute
+from advkit.attacks.transfer import Transfer
 
 __all__ = [
     "BIM",
@@ -21,5 +25,9 @@ __all__ = [
     "PGD",
     "CarliniWagnerL2",
     "DeepFool",
+    "HopSkipJump",
+    "RandomNoise",
     "Square",
+    "Substitute",
+    "Transfer",
 ]

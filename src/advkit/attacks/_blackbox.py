@@ -103,7 +103,7 @@ class BlackBoxAttack(BaseAttack):
         return margin
 
     def _last_look(self, problem: Problem, best: Best) -> Best:
-        seen = ask_labels(problem, best.x_adv)
+        seen = self._asked(problem, best.x_adv)
         changed = (seen <= 0) != best.success
         changed &= best.shortfall.isfinite()
         if changed.any():
@@ -114,9 +114,8 @@ class BlackBoxAttack(BaseAttack):
             )
         return Best(best.x_adv, seen)
 
-
-def ask_labels(problem: Problem, x_adv: Tensor) -> Tensor:
-    """The shortfall of `x_adv` `(n, *features)` by the model's labels, `(n,)`; counted."""
-    view = problem.model
-    asked = problem.through(ByLabels(view.model) if isinstance(view, ByScores) else view)
-    return problem.goal.shortfall(asked.logits(x_adv))
+    def _asked(self, problem: Problem, x_adv: Tensor) -> Tensor:
+        """The shortfall of `x_adv` `(n, *features)` by the model's labels, `(n,)`; counted."""
+        view = problem.model
+        asked = problem.through(ByLabels(view.model) if isinstance(view, ByScores) else view)
+        return problem.goal.shortfall(asked.logits(x_adv))

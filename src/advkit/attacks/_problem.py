@@ -215,6 +215,20 @@ class Problem:
             raise ValueError(f"y must be below {classes}, the number of classes, got {highest}")
         return wide(logits)
 
+    def reached(self, x_adv: Tensor, rows: Tensor) -> Tensor:
+        """One counted pass over candidates of a whole batch: whether each reaches the goal.
+
+        Args:
+            x_adv: `(m, *features)`.
+            rows: int64 `(m,)`, the samples that they are candidates of; one may have several.
+
+        Returns:
+            bool `(m,)`.
+        """
+        shortfall = self.goal.take(rows).shortfall(self.model.logits(x_adv))
+        self.ledger.forward += torch.bincount(rows, minlength=len(self.x))
+        return shortfall <= 0
+
     def pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
         """One counted backward pass from `value` `(n,)`: its gradient at `at`, as torch gives it.
 

@@ -120,3 +120,21 @@ def uniform_in_ball(keys: Tensor, eps: Tensor, norm: Norm, like: Tensor) -> Tens
     else:
         raise ValueError(f"norm must be 'linf', 'l2' or 'l1', got {norm!r}")
     return (point.view_as(like) * per_sample(eps, like)).to(like.dtype)
+
+
+def salt_and_pepper(keys: Tensor, counts: Tensor, x: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """`x` with random features of each sample at the lower or the upper bound.
+
+    Args:
+        keys: `(n,)` from `sample_keys`.
+        counts: how many features, `(n,)`; the whole part counts.
+        x: `(n, *features)`.
+        bounds: lower and upper end of the box.
+
+    Returns:
+        `(n, *features)`.
+    """
+    order, side = uniform(keys, 2 * math.prod(x.shape[1:]), x.dtype).chunk(2, dim=1)
+    chosen = order.argsort(1) < counts[:, None].floor()
+    ends = x.new_tensor(bounds)[(side < 0.5).long()]
+    return torch.where(chosen, ends, x.flatten(1)).view(x.shape)

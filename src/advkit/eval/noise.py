@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.norms import Norm
-from advkit.core.randomness import sample_keys, uniform, uniform_in_ball
+from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_in_ball
 from advkit.eval.budgets import budget_words
 from advkit.eval.rates import Rate
 from advkit.models import Classifier
@@ -70,15 +70,7 @@ def noisy(x: Tensor, bounds: tuple[float, float], norm: Norm, eps: float) -> Ten
     not depend on its batch.
     """
     keys = sample_keys(x, bounds, _SEED)
+    radius = checks.budget(eps, x)
     if norm == "l0":
-        return _salt_and_pepper(x, bounds, keys, int(eps))
-    delta = uniform_in_ball(keys, checks.budget(eps, x), norm, x)
-    return (x + delta).clamp(*bounds)
-
-
-def _salt_and_pepper(x: Tensor, bounds: tuple[float, float], keys: Tensor, count: int) -> Tensor:
-    """`count` features of each sample of `x`, chosen at random, at one of `bounds` at random."""
-    order, side = uniform(keys, 2 * x[0].numel(), x.dtype).chunk(2, dim=1)
-    chosen = order.argsort(1) < count
-    ends = x.new_tensor(bounds)[(side < 0.5).long()]
-    return torch.where(chosen, ends, x.flatten(1)).view_as(x)
+        return salt_and_pepper(keys, radius, x, bounds)
+    return (x + uniform_in_ball(keys, radius, norm, x)).clamp(*bounds)

@@ -1,0 +1,278 @@
+"""HopSkipJump: along the decision boundary by labels alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from advkit.attacks._blackbox import BlackBoxAttack
+from advkit.attacks._engine import Best, Nearest, none_near
+from advkit.attacks._problem import Problem, wide
+from advkit.core import checks
+from advkit.core.batching import progress_bar
+from advkit.core.norms import Norm, lp_norm, normalize, per_sample
+from advkit.core.randomness import derived_keys, normal, sample_keys, uniform
+
+_HALVINGS = 9  # of the way to the boundary, so that it is known to a 512th of the distance
+_STEPS = 8  # lengths that a step away from the boundary is tried with
+_FEWEST = 10  # directions that are worth a round
+_MEMORY = 0.5  # weight of the normal before
+_STRIDE = 7046029254386353131  # between the keys of a sample's probes
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class HopSkipJump(BlackBoxAttack):
+    """HopSkipJump (Chen, Jordan and Wainwright, 2020, arXiv:1904.02144): labels only.
+
+    From a random input of another label to the decision boundary, and then round by round: labels
+    of points around the boundary give its normal, a step goes along the normal, and halving leads
+    back to the boundary, nearer to the input. In each round all samples are asked together.
+
+    Deviations: the boundary is met to a 512th of the distance instead of a share of d^-1.5 of it,
+    with a radius of the probes to match; half of the normal before is added to the new one; probes
+    are Gaussian in linf too.
+
+    Args:
+        norm: `"l2"` or `"linf"`, of the distance.
+        queries: the most samples that may be sent for each input, the first and the last look
+            included; at least 3.
+        directions: probes of the first round; the t-th has sqrt(t) times as many.
+        starts: inputs `(m, *features)` to begin at; each sample tries those nearest to it first
+            and takes the first that meets its goal. `None` tries uniform noise, which seldom does
+            for a target: give inputs of that class.
+        tries: how many starts to try, at least 1.
+        batch_size: samples sent at once, at most.
+        seed: of all draws, an int; they do not depend on the rest of the batch.
+        progress: show a bar over the queries (needs the extra `report`).
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from sklearn.neighbors import KNeighborsClassifier
+        >>> from advkit import attacks
+        >>> x = np.random.default_rng(0).random((80, 4))
+        >>> neighbours = KNeighborsClassifier().fit(x, x.sum(1) > 2)
+        >>> result = attacks.HopSkipJump(queries=300).run(neighbours, torch.from_numpy(x[:5]))
+        >>> bool(result.success.all()), int(result.queries.forward.max()) <= 300
+        (True, True)
+    """
+
+    norm: Norm = "l2"
+    queries: int = 2000
+    directions: int = 100
+    starts: Tensor | None = None
+    tries: int = 100
+    batch_size: int = 1024
+    seed: int = 0
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        checks.one_of("norm", self.norm, ("l2", "linf"))
+        checks.whole("queries", self.queries, at_least=3)
+        checks.whole("directions", self.directions, at_least=1)
+        if self.starts is not None and not isinstance(self.starts, Tensor):
+            raise TypeError(f"starts must be a torch.Tensor, got {type(self.starts).__name__}")
+        checks.whole("tries", self.tries, at_least=1)
+        checks.whole("batch_size", self.batch_size, at_least=1)
+        checks.whole("seed", self.seed)
+        checks.flag("progress", self.progress)
+
+    def _search(self, problem: Problem) -> Best:
+        starts = self._checked_starts(problem)
+        nearest = self._nothing(problem)
+        if problem.ledger.kept is not None:
+            problem.ledger.kept = nearest  # filled as the search goes on
+        at = problem.judge(problem.x, differentiate=False, first=True)
+        rows = at.success.nonzero().flatten()
+        nearest.put(rows, nearest.improved(problem, at).take(rows))
+        with progress_bar("HopSkipJump", self.queries, self.progress) as advance:
+            search = _Search(self, problem, nearest, advance)
+            begun = search.begin((~at.success).nonzero().flatten(), starts)
+            search.walk(begun)
+        return Best(nearest.x_adv, nearest.shortfall)
+
+    def _nothing(self, problem: Problem) -> Nearest:
+        return none_near(problem)
+
+    def _last_look(self, problem: Problem, best: Best) -> Best:
+        seen = super()._last_look(problem, best)
+        # a failure gives the clean input, which was none at the first look
+        return Best(torch.where(per_sample(seen.success, seen.x_adv), seen.x_adv, problem.x),
+                    seen.shortfall)  # fmt: skip
+
+    def _checked_starts(self, problem: Problem) -> Tensor | None:
+        if self.starts is None:
+            return None
+        if self.starts.shape[1:] != problem.x.shape[1:] or not len(self.starts):
+            raise ValueError(
+                f"starts must have shape (m, {', '.join(map(str, problem.x.shape[1:]))}) like the "
+                f"samples of x, got {tuple(self.starts.shape)}"
+            )
+        return checks.inputs(self.starts, problem.model.bounds).to(problem.x)
+
+
+class _Search:
+    """One run: who may still be asked how often, and the nearest successes.
+
+    Samples are known by their rows in the batch.
+    """
+
+    def __init__(
+        self,
+        attack: HopSkipJump,
+        problem: Problem,
+        nearest: Nearest,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.attack = attack
+        self.problem = problem
+        self.nearest = nearest
+        self.advance = advance
+        self.keys = sample_keys(problem.x, problem.model.bounds, attack.seed)
+
+    @property
+    def left(self) -> Tensor:
+        """Queries that each sample has left, besides the last look, `(n,)`."""
+        return self.attack.queries - 1 - self.problem.ledger.forward
+
+    def ask(self, x_adv: Tensor, rows: Tensor) -> Tensor:
+        """Whether each of `x_adv`, candidates for the samples `rows`, is a success; bool `(m,)`."""
+        before = int(self.problem.ledger.forward.max())
+        size = self.attack.batch_size
+        parts = [slice(i, i + size) for i in range(0, len(rows), size)]
+        found = torch.cat([self.problem.reached(x_adv[part], rows[part]) for part in parts])
+        self.advance(int(self.problem.ledger.forward.max()) - before)
+        return found
+
+    def keep(self, x_adv: Tensor, rows: Tensor) -> None:
+        """Successes `x_adv` of the samples `rows`, if they are nearer than those before."""
+        part = self.problem.take(rows)
+        found = Nearest(x_adv, x_adv.new_full((len(rows),), -1), wide(part.distance(x_adv)))
+        self.nearest.put(rows, self.nearest.take(rows).nearer(found))
+
+    def begin(self, rows: Tensor, starts: Tensor | None) -> Tensor:
+        """Give the samples `rows` a first success, on the boundary; those that have got one."""
+        todo = rows
+        for points in self._candidates(rows, starts):
+            todo = todo[self.left[todo] > 0]
+            if not len(todo):
+                break
+            x_adv = points(todo)
+            hit = self.ask(x_adv, todo)
+            self.keep(x_adv[hit], todo[hit])
+            todo = todo[~hit]
+        begun = rows[self.nearest.success[rows] & (self.left[rows] >= _HALVINGS)]
+        if len(begun):
+            self._approach(self.nearest.x_adv[begun], begun)
+        return begun
+
+    def _candidates(
+        self, rows: Tensor, starts: Tensor | None
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What to try one after another: functions of rows."""
+        if starts is None:
+            yield from (partial(self._noise, i) for i in range(self.attack.tries))
+            return
+        x = wide(self.problem.x).flatten(1)
+        order = torch.cdist(x, wide(starts).flatten(1)).argsort(dim=1, stable=True)
+        for column in order.unbind(1)[: self.attack.tries]:
+            yield partial(_picked, starts, column)
+
+    def _noise(self, i: int, rows: Tensor) -> Tensor:
+        """Uniform noise over the bounds, the `i`-th for each of `rows`."""
+        x, (lower, upper) = self.problem.x, self.problem.model.bounds
+        u = uniform(derived_keys(self.keys[rows], -1 - i), x[:1].numel(), x.dtype)
+        return self.problem.clip(lower + (upper - lower) * u.view(-1, *x.shape[1:]))
+
+    def walk(self, rows: Tensor) -> None:
+        """Round after round from the boundary points of the samples `rows`."""
+        normals = torch.zeros_like(wide(self.problem.x))
+        least = _FEWEST + 1 + _HALVINGS  # a round with one step
+        for i in range(1, self.attack.queries):
+            rows = rows[self.left[rows] >= least]
+            if not len(rows):
+                break
+            x_adv = self.nearest.x_adv[rows]
+            most = int(self.attack.directions * math.sqrt(i))
+            counts = (self.left[rows] - 1 - _HALVINGS).clamp_max(max(most, _FEWEST))
+            normal = self._normal(i, x_adv, rows, counts)
+            normals[rows] = normalize(_MEMORY * normals[rows] + normal, "l2")
+            moved, stepped = self._step(i, x_adv, normals[rows], rows)
+            self._approach(moved[stepped], rows[stepped])
+
+    def _normal(self, i: int, x_adv: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
+        """The boundary's normal at `x_adv`, towards success, from `counts` `(k,)` probes each.
+
+        The mean of the probes' directions, each with the sign of its answer; the mean answer is
+        taken off, which lowers the variance (eq. 16 of the paper).
+        """
+        d = x_adv[:1].numel()
+        delta = wide(x_adv - self.problem.x[rows])
+        radius = lp_norm(delta, "l2") * math.sqrt(d) * 2.0**-_HALVINGS
+        owner = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
+        number = torch.arange(len(owner), device=rows.device) - (counts.cumsum(0) - counts)[owner]
+        hits, total = delta.new_zeros(len(rows)), delta.new_zeros(2, len(rows), d)
+        size = self.attack.batch_size
+        for first in range(0, len(owner), size):
+            at, k = owner[first : first + size], number[first : first + size]
+            keys = derived_keys(self.keys[rows[at]], i) + k * _STRIDE
+            unit = normalize(normal(keys, d, x_adv.dtype), "l2")
+            points = self.problem.clip(
+                x_adv[at] + (radius[at, None] * unit).view(-1, *x_adv.shape[1:])
+            )
+            gone = wide(points - x_adv[at]).flatten(1)  # the clip has part in it
+            success = self.ask(points, rows[at]).to(delta.dtype)
+            hits.index_add_(0, at, success)
+            total.index_add_(1, at, torch.stack([success[:, None] * gone, gone]))
+        found = total[0] - (hits / counts)[:, None] * total[1]
+        return normalize(found.view_as(delta), "l2")
+
+    def _step(self, i: int, x_adv: Tensor, normal: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """A success away from the boundary along the normal, and for which of `rows` there is one.
+
+        The length is halved until it is one.
+        """
+        move = normal.sign() if self.attack.norm == "linf" else normal
+        length = self.problem.take(rows).distance(x_adv) / math.sqrt(i)
+        found, stepped = x_adv.clone(), torch.zeros_like(rows, dtype=torch.bool)
+        for _ in range(_STEPS):
+            todo = (~stepped & (self.left[rows] > _HALVINGS)).nonzero().flatten()
+            if not len(todo):
+                break
+            far = wide(x_adv[todo]) + per_sample(length[todo].to(move.dtype), move) * move[todo]
+            points = self.problem.clip(far)
+            hit = self.ask(points, rows[todo])
+            found[todo[hit]], stepped[todo[hit]] = points[hit], True
+            length = length / 2
+        return found, stepped
+
+    def _approach(self, x_adv: Tensor, rows: Tensor) -> None:
+        """From successes `x_adv` towards the inputs of `rows` up to the boundary, by halving."""
+        part = self.problem.take(rows)
+        distance, delta = part.distance(x_adv), x_adv - part.x
+        inner, outer, best = torch.zeros_like(distance), torch.ones_like(distance), x_adv
+        for _ in range(_HALVINGS):
+            middle = (inner + outer) / 2
+            if self.attack.norm == "linf":
+                radius = per_sample(middle * distance, delta)
+                nearer = torch.maximum(torch.minimum(delta, radius), -radius)
+            else:
+                nearer = per_sample(middle, delta) * delta
+            points = part.clip(part.x + nearer)
+            hit = self.ask(points, rows)
+            best = torch.where(per_sample(hit, points), points, best)
+            inner, outer = torch.where(hit, inner, middle), torch.where(hit, middle, outer)
+        self.keep(best, rows)
+
+
+def _picked(starts: Tensor, order: Tensor, rows: Tensor) -> Tensor:
+    """Of `starts` those that stand in `order` `(n,)` at `rows`."""
+    return starts[order[rows]]

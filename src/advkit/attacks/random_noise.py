@@ -1,0 +1,97 @@
+"""Random noise: the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from advkit.attacks._blackbox import BlackBoxAttack
+from advkit.attacks._engine import Best, Stop, nothing_yet
+from advkit.attacks._problem import Problem
+from advkit.core import checks
+from advkit.core.norms import Norm, normalize, per_sample
+from advkit.core.randomness import normal, salt_and_pepper, sample_keys, uniform_in_ball
+
+Kind = Literal["uniform", "gaussian", "salt_and_pepper"]
+NORMS: dict[Kind, tuple[Norm, ...]] = {
+    "uniform": ("linf", "l2", "l1"),
+    "gaussian": ("l2",),
+    "salt_and_pepper": ("l0",),
+}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RandomNoise(BlackBoxAttack):
+    """Random noise within a budget: what an attack has to beat. Asks for labels only.
+
+    Args:
+        eps: size of the noise, in input units; for salt and pepper the number of features that are
+            set to a bound; not negative; a float, or `(n,)` with one size for each sample.
+        kind: `"uniform"` draws from the volume of the ball; `"gaussian"` scales white noise to the
+            length `eps`; `"salt_and_pepper"` sets random features to the lower or upper bound.
+        norm: `"linf"`, `"l2"` or `"l1"` for uniform noise, `"l2"` for Gaussian noise, `"l0"` for
+            salt and pepper.
+        restarts: independent draws. With `stop="first"` each is tried on what is still unsolved.
+        stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None`
+            leaves it to the caller: `"first"` by itself and in an evaluation.
+        seed: of the draws, an int; they do not depend on the rest of the batch.
+
+    Raises:
+        ValueError: a value is out of its range, or `norm` is not one of the kind's.
+        TypeError: a value has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks
+        >>> x = torch.full((2, 3), 0.5)
+        >>> x_adv = attacks.RandomNoise(eps=0.1)(torch.nn.Linear(3, 2), x)
+        >>> bool(((x_adv - x).abs() <= 0.1).all())
+        True
+    """
+
+    eps: float | Tensor
+    kind: Kind = "uniform"
+    norm: Norm = "linf"
+    restarts: int = 1
+    stop: Stop | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks.eps(self.eps)
+        checks.one_of("kind", self.kind, tuple(NORMS))
+        if self.norm not in NORMS[self.kind]:
+            raise ValueError(
+                f"norm must be one of {', '.join(map(repr, NORMS[self.kind]))} for kind "
+                f"{self.kind!r}, got {self.norm!r}"
+            )
+        checks.whole("restarts", self.restarts, at_least=1)
+        checks.one_of("stop", self.stop, ("first", "never", None))
+        checks.whole("seed", self.seed)
+
+    def _search(self, problem: Problem) -> Best:
+        eps = checks.budget(self.eps, problem.x)
+        best = nothing_yet(problem)
+        if self.stop != "never":
+            at = problem.judge(problem.x, differentiate=False, first=True)
+            best.put(problem.rows[at.success], Best(at.x_adv, at.shortfall).take(at.success))
+        for restart in range(self.restarts):
+            rows = problem.rows[~best.success]
+            if not len(rows):
+                break
+            part = problem.take(rows)
+            keys = sample_keys(part.x, part.model.bounds, self.seed, restart)
+            x_adv = part.inside(part.clip(self._noisy(part, keys, eps[rows])), eps[rows])
+            at = part.judge(x_adv, differentiate=False, first=restart == 0)
+            best.put(rows, Best(x_adv, at.shortfall))
+        return best
+
+    def _noisy(self, problem: Problem, keys: Tensor, eps: Tensor) -> Tensor:
+        x = problem.x
+        if self.kind == "salt_and_pepper":
+            return salt_and_pepper(keys, eps, x, problem.model.bounds)
+        if self.kind == "gaussian":
+            noise = normalize(normal(keys, x[:1].numel(), x.dtype), "l2").view(x.shape)
+            return x + noise * per_sample(eps, x)
+        return x + uniform_in_ball(keys, eps, self.norm, x)

@@ -1,0 +1,199 @@
+"""Substitute: a surrogate trained from a model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from advkit.core import checks
+from advkit.core.batching import progress_bar
+from advkit.core.fitting import fit
+from advkit.models import Classifier, TorchClassifier, as_classifier, hold
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often substitute and victim say the same.
+
+    Attributes:
+        queries: samples that the victim had been asked about for training.
+        share: of the test inputs that both label alike; `None` without test inputs.
+    """
+
+    queries: int
+    share: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Extraction:
+    """A victim as far as it was copied.
+
+    Attributes:
+        model: the substitute, differentiable; the surrogate of a `Transfer`.
+        history: agreement after each round of training, the last one at the end.
+        queries: samples that the victim was asked about for training.
+        test_queries: samples that it was asked about besides, to measure agreement.
+    """
+
+    model: TorchClassifier
+    history: tuple[Agreement, ...]
+    queries: int
+    test_queries: int
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of the test inputs that both label alike; `None` without test inputs."""
+        return self.history[-1].share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Substitute:
+    """Train a surrogate from labels alone (Papernot et al., 2017, arXiv:1602.02697).
+
+    A net learns the victim's labels of a few inputs. Each of them is then moved along the sign of
+    the net's gradient at the victim's label, the victim is asked about the moved ones, and the net
+    learns all of them; that doubles the set round by round until the queries are spent. The net is
+    a copy of the victim to attack (`Transfer`), and as such also an extraction of it.
+
+    Deviations: from round to round the step changes its sign (periodical step size,
+    arXiv:1605.07277); the net goes on from the round before; where the queries do not suffice to
+    double the set, a random part of it is moved.
+
+    Args:
+        queries: the most samples that the victim may be asked about for training.
+        rounds: how often the set is doubled, at most (rho in the paper).
+        step_size: of the moves, in input units (lambda in the paper).
+        epochs: passes over the set in each round.
+        lr: of Adam.
+        batch_size: samples in a batch, of training and of queries.
+        seed: of order, dropout and random parts, an int.
+        progress: show a bar over the rounds (needs the extra `report`).
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> from sklearn.tree import DecisionTreeClassifier
+        >>> from advkit import attacks
+        >>> x = torch.rand(300, 4)
+        >>> tree = DecisionTreeClassifier(max_depth=3).fit(x, x[:, 0] > 0.5)
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)
+        ... )
+        >>> substitute = attacks.Substitute(queries=400, epochs=20, lr=0.01)
+        >>> found = substitute.fit(tree, net, x[:50], x[50:])
+        >>> found.queries, found.agreement > 0.8
+        (400, True)
+    """
+
+    queries: int
+    rounds: int = 6
+    step_size: float = 0.1
+    epochs: int = 10
+    lr: float = 1e-3
+    batch_size: int = 64
+    seed: int = 0
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        checks.whole("queries", self.queries, at_least=1)
+        checks.whole("rounds", self.rounds, at_least=0)
+        checks.positive("step_size", self.step_size)
+        checks.whole("epochs", self.epochs, at_least=1)
+        checks.positive("lr", self.lr)
+        checks.whole("batch_size", self.batch_size, at_least=1)
+        checks.whole("seed", self.seed)
+        checks.flag("progress", self.progress)
+
+    def fit(
+        self, victim: object, net: nn.Module, x: Tensor, x_test: Tensor | None = None
+    ) -> Extraction:
+        """Train `net` in place to say what `victim` says.
+
+        Args:
+            victim: a classifier, an `nn.Module` or a fitted scikit-learn estimator.
+            net: takes `(n, *features)` and gives logits `(n, victim.num_classes)`.
+            x: inputs to begin with `(n, *features)`, at most `queries` of them; no labels needed.
+            x_test: other inputs, on which agreement is measured after each round.
+
+        Returns:
+            The substitute, and what it cost.
+
+        Raises:
+            ValueError: inputs out of the victim's bounds, or more of them than `queries`.
+            TypeError: `net` is no module, or `victim` no model.
+            QueryBudgetExceeded: the victim's own budget is spent; `net` is as far as it got.
+        """
+        model = as_classifier(victim)
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+        x = checks.inputs(x, model.bounds)
+        if not 0 < len(x) <= self.queries:
+            raise ValueError(
+                f"x must hold at least one sample and at most {self.queries:,}, as many as queries "
+                f"allow, got {len(x):,}"
+            )
+        test = None if x_test is None else checks.inputs(x_test, model.bounds)
+        with torch.random.fork_rng(), torch.enable_grad(), hold(model):
+            torch.manual_seed(self.seed)
+            return self._extract(model, net, x, test)
+
+    def _extract(
+        self, victim: Classifier, net: nn.Module, x: Tensor, test: Tensor | None
+    ) -> Extraction:
+        substitute = TorchClassifier(net, victim.bounds, num_classes=victim.num_classes)
+        y_test = None if test is None else self._labels(victim, test)
+        optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
+        history = []
+        with progress_bar("rounds", self.rounds + 1, self.progress) as advance:
+            for known, y in self._sets(victim, substitute, x):
+                data = TensorDataset(known, y)
+                shuffled = DataLoader(data, batch_size=self.batch_size, shuffle=True)
+                fit(net, shuffled, loss=_loss, optimizer=optimizer, epochs=self.epochs)
+                share = None
+                if test is not None and y_test is not None:
+                    share = float((self._labels(substitute, test) == y_test).double().mean())
+                history.append(Agreement(len(known), share))
+                advance(1)
+        asked = 0 if test is None else len(test)
+        return Extraction(substitute, tuple(history), history[-1].queries, asked)
+
+    def _sets(
+        self, victim: Classifier, substitute: TorchClassifier, x: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and the victim's labels, more of them in each round."""
+        y = self._labels(victim, x)
+        yield x, y
+        for i in range(self.rounds):
+            room = self.queries - len(x)
+            if not room:
+                return
+            part = torch.randperm(len(x))[:room].sort().values.to(x.device)
+            step = self.step_size if i % 2 == 0 else -self.step_size
+            moved = self._moved(substitute, x[part], y[part], step)
+            x, y = torch.cat([x, moved]), torch.cat([y, self._labels(victim, moved)])
+            yield x, y
+
+    def _moved(self, substitute: TorchClassifier, x: Tensor, y: Tensor, step: float) -> Tensor:
+        """Each of `x` a `step` along the sign of the gradient of its label's logit."""
+        signs = []
+        for i in range(0, len(x), self.batch_size):
+            leaf = x[i : i + self.batch_size].clone().requires_grad_()
+            own = substitute.logits(leaf).gather(1, y[i : i + self.batch_size, None])
+            signs.append(torch.autograd.grad(own.sum(), leaf)[0].sign())
+        return (x + step * torch.cat(signs)).clamp(*substitute.bounds)
+
+    def _labels(self, model: Classifier, x: Tensor) -> Tensor:
+        parts = range(0, len(x), self.batch_size)
+        return torch.cat([model.predict(x[i : i + self.batch_size]) for i in parts]).to(x.device)
+
+
+def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(net(x), y)

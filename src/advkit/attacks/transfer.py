@@ -1,0 +1,82 @@
+"""Transfer: examples of one model against another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from advkit.attacks._blackbox import BlackBoxAttack
+from advkit.attacks._engine import Best, unjudged
+from advkit.attacks._problem import Problem
+from advkit.core.norms import Norm
+from advkit.core.results import Attack, stopping
+from advkit.models import as_classifier
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Transfer(BlackBoxAttack):
+    """Attack a surrogate, and judge on the model what was found (Papernot et al., 2016).
+
+    Many adversarial examples of one model fool another (arXiv:1605.07277), so that whoever has any
+    differentiable model of the same task, their own or a `Substitute`, can attack one whose insides
+    nobody sees. The model is asked for the label of each result, once; with a minimum-norm attack
+    also for that of the clean input where the result does not fool it, since that is what comes
+    back then. What is sent through the surrogate is not counted.
+
+    Args:
+        attack: what to attack the surrogate with. If its `stop` is `None` it goes on to the
+            strongest example, since what barely fools the surrogate seldom fools another model.
+        surrogate: a model that `attack` can attack, with the bounds of the model.
+
+    Attributes:
+        norm: that of `attack`.
+        eps: that of `attack`, `None` for a minimum-norm attack.
+
+    Raises:
+        TypeError: `attack` is no attack, or `surrogate` no model.
+
+    Example:
+        >>> import torch
+        >>> from sklearn.tree import DecisionTreeClassifier
+        >>> from advkit import attacks
+        >>> x, y = torch.rand(80, 4), torch.arange(80) % 2
+        >>> tree = DecisionTreeClassifier().fit(x, y)
+        >>> net = torch.nn.Linear(4, 2)
+        >>> transfer = attacks.Transfer(attack=attacks.FGSM(eps=0.2), surrogate=net)
+        >>> int(transfer.run(tree, x, y).queries.forward.sum())
+        80
+    """
+
+    attack: Attack
+    surrogate: object
+    norm: Norm = field(init=False, repr=False)
+    eps: float | Tensor | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attack, type) or not hasattr(self.attack, "run"):
+            raise TypeError(f"attack must be an attack, got {self.attack!r}")
+        as_classifier(self.surrogate)
+        object.__setattr__(self, "norm", getattr(self.attack, "norm", "linf"))
+        object.__setattr__(self, "eps", getattr(self.attack, "eps", None))
+
+    def _search(self, problem: Problem) -> Best:
+        surrogate = as_classifier(self.surrogate)
+        if tuple(surrogate.bounds) != tuple(problem.model.bounds):
+            raise ValueError(
+                f"surrogate must have the bounds of the model, {tuple(problem.model.bounds)}, "
+                f"got {tuple(surrogate.bounds)}"
+            )
+        labels = problem.goal.labels
+        goal = {"target": labels} if problem.goal.targeted else {"y": labels}
+        found = stopping(self.attack, "never").run(surrogate, problem.x, **goal)
+        problem.ledger.blind |= found.no_gradient
+        return unjudged(found.x_adv)
+
+    def _last_look(self, problem: Problem, best: Best) -> Best:
+        seen = super()._last_look(problem, best)
+        failed = (~seen.success).nonzero().flatten()
+        if self.eps is None and len(failed):
+            clean = problem.take(failed)
+            seen.put(failed, Best(clean.x, self._asked(clean, clean.x)))
+        return seen
