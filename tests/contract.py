@@ -3,8 +3,9 @@
 import dataclasses
 
 from advkit import attacks
+from tests.toys import Surrogate
 
-BUDGET = [
+GRADIENT_BUDGET = [
     attacks.FGSM(eps=0.1),
     attacks.FGSM(eps=0.1, random_start=True, stop="never"),
     attacks.FGM(eps=0.6),
@@ -22,7 +23,7 @@ BUDGET = [
     attacks.DeepFool(eps=0.6),
 ]
 
-MINIMUM_NORM = [
+GRADIENT_MINIMUM_NORM = [
     attacks.DeepFool(),
     attacks.DeepFool(norm="linf", candidates=2),
     attacks.JSMA(theta=0.4, gamma=0.5),
@@ -34,11 +35,33 @@ MINIMUM_NORM = [
     attacks.FAB(norm="linf", steps=20),
 ]
 
+BLACK_BOX_BUDGET = [
+    attacks.Square(eps=0.1, queries=150),
+    attacks.Square(eps=0.1, queries=40, stop="never", share=0.2),
+    attacks.Square(eps=0.6, queries=200, norm="l2"),
+    attacks.RandomNoise(eps=0.6, restarts=10),
+    attacks.RandomNoise(eps=3.0, kind="gaussian", norm="l2", restarts=10),
+    attacks.RandomNoise(eps=20, kind="salt_and_pepper", norm="l0", stop="never"),
+    attacks.Transfer(attack=attacks.PGD(eps=0.1, steps=8, stop="first"), surrogate=Surrogate()),
+]
+
+BLACK_BOX_MINIMUM_NORM = [
+    attacks.HopSkipJump(queries=250, directions=30),
+    attacks.HopSkipJump(queries=250, directions=30, norm="linf"),
+    attacks.Transfer(attack=attacks.DeepFool(), surrogate=Surrogate()),
+]
+
+GRADIENT = [*GRADIENT_BUDGET, *GRADIENT_MINIMUM_NORM]
+BLACK_BOX = [*BLACK_BOX_BUDGET, *BLACK_BOX_MINIMUM_NORM]
+BUDGET = [*GRADIENT_BUDGET, *BLACK_BOX_BUDGET]
+MINIMUM_NORM = [*GRADIENT_MINIMUM_NORM, *BLACK_BOX_MINIMUM_NORM]
 ATTACKS = [*BUDGET, *MINIMUM_NORM]
 
 
 def scaled(attack, factor):
     """The same attack on inputs that are `factor` times as large."""
+    if attack.norm == "l0" and hasattr(attack, "kind"):
+        return attack  # its budget is a number of features
     units = [
         name for name in ("eps", "step_size", "theta") if getattr(attack, name, None) is not None
     ]

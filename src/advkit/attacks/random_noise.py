@@ -83,7 +83,8 @@ class RandomNoise(BlackBoxAttack):
             part = problem.take(rows)
             keys = sample_keys(part.x, part.model.bounds, self.seed, restart)
             x_adv = part.inside(part.clip(self._noisy(part, keys, eps[rows])), eps[rows])
-            at = part.judge(x_adv, differentiate=False, first=restart == 0)
+            first = self.stop == "never" and restart == 0
+            at = part.judge(x_adv, differentiate=False, first=first)
             best.put(rows, Best(x_adv, at.shortfall))
         return best
 

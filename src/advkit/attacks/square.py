@@ -99,7 +99,8 @@ class Square(BlackBoxAttack):
         keys = sample_keys(problem.x, problem.model.bounds, self.seed)
         change = _linf_change if self.norm == "linf" else _l2_change
         at = problem.judge(problem.x, differentiate=False, first=True)
-        best = nothing_yet(problem).improved(problem, at)
+        best = nothing_yet(problem)  # the first pattern is taken even if the input were better
+        best.put(problem.rows[at.success], Best(at.x_adv, at.shortfall).take(at.success))
         rounds = self.queries - int(problem.ledger.forward.max()) - 1  # the last look is one too
         open_rows = torch.arange(len(keys), device=keys.device)
         with progress_bar("Square", rounds, self.progress) as advance:
@@ -109,7 +110,7 @@ class Square(BlackBoxAttack):
                 if not len(open_rows):
                     break
                 part, found = problem.take(open_rows), best.take(open_rows)
-                box = _Box(i, self._part(i / rounds), derived_keys(keys[open_rows], i))
+                box = _Box(i, self._part(i), derived_keys(keys[open_rows], i))
                 x_adv = part.inside(change(part, found.x_adv, eps[open_rows], box), eps[open_rows])
                 at = part.judge(x_adv, differentiate=False)
                 better = at.shortfall <= found.shortfall
@@ -117,9 +118,9 @@ class Square(BlackBoxAttack):
                 advance(1)
         return best
 
-    def _part(self, done: float) -> float:
-        """The share of the features that a box covers when a share `done` of the queries is."""
-        smaller = next((times for until, times in _SHRINK if done <= until), 512)
+    def _part(self, i: int) -> float:
+        """The share of the features that the box of round `i` covers."""
+        smaller = next((times for until, times in _SHRINK if i <= until * self.queries), 512)
         return self.share / smaller
 
 

@@ -1,0 +1,176 @@
+"""HopSkipJump: against planes whose distance is known, and within its queries."""
+
+import pytest
+import torch
+from torch import nn
+
+from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier
+from advkit.attacks import HopSkipJump
+from advkit.attacks._engine import none_near
+from advkit.attacks.hopskipjump import _Search
+from tests.toys import Halfspace, answers, convnet, images
+
+
+def plane_and_inputs(n=6, d=30, b=0.0):
+    """A plane through a box, and inputs at several distances from it."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(d, generator=generator, dtype=torch.float64)
+    x = torch.rand(n, d, generator=generator, dtype=torch.float64) * 2 - 1
+    return TorchClassifier(Halfspace(w, b), bounds=(-10, 10)), w, x
+
+
+@pytest.mark.parametrize(("norm", "excess"), [("l2", 1.03), ("linf", 1.25)])
+def test_it_comes_near_the_plane_and_never_under_its_distance(norm, excess):
+    model, _, x = plane_and_inputs()
+    result = HopSkipJump(norm=norm, queries=4000).run(model, x)
+    exact = model.module.distance(x, norm)
+    assert result.success.all()
+    assert (result.distance >= exact * (1 - 1e-9)).all()
+    assert (result.distance <= exact * excess).all()
+
+
+def test_more_queries_come_nearer():
+    model, _, x = plane_and_inputs()
+    medians = [HopSkipJump(queries=q).run(model, x).distance.median() for q in (60, 300, 1500)]
+    assert medians[0] > 1.2 * medians[1] > 1.2 * medians[2]
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("queries", [3, 4, 5, 11, 12, 13, 14, 23, 24, 33, 34, 60, 200, 333])
+def test_the_queries_hold_and_are_used(norm, queries):
+    model, _, x = plane_and_inputs()
+    counter = QueryCounter(model)
+    attack = HopSkipJump(norm=norm, queries=queries, directions=15)
+    result = attack.run(counter, x, model.predict(x))
+    assert counter.forward == int(result.queries.forward.sum())
+    assert (result.queries.forward <= queries).all()
+    if queries > 30:
+        assert (result.queries.forward > queries - 30).all()
+    assert torch.equal(result.success, model.predict(result.x_adv) != model.predict(x))
+
+
+def test_the_normal_is_that_of_the_plane():
+    model, w, x = plane_and_inputs()
+    attack = HopSkipJump(queries=10**6)
+    search = searching(attack, model, x)
+    distance = model.module.distance(x, "l2")
+    sign = -model.module.value(x).sign()
+    on_plane = x + (sign * distance)[:, None] * w / w.norm()
+    rows = torch.arange(len(x))
+    found = search._normal(1, on_plane, rows, torch.full_like(rows, 3000))
+    cosine = (found * w).sum(1) / w.norm() * sign
+    assert (cosine > 0.95).all()
+    few = search._normal(2, on_plane, rows, torch.full_like(rows, 30))
+    assert ((few * w).sum(1) / w.norm() * sign < cosine).all()
+    assert torch.allclose(found.norm(dim=1), torch.ones(len(x), dtype=torch.float64))
+
+
+def searching(attack, model, x):
+    problem = attack._problem(attack._view(model), x, model.predict(x), None)
+    return _Search(attack, problem, none_near(problem), lambda _: None)
+
+
+def test_halving_ends_just_past_the_boundary():
+    model, w, x = plane_and_inputs()
+    sign = -model.module.value(x).sign()
+    for norm, move in (("l2", w / w.norm()), ("linf", w.sign())):
+        search = searching(HopSkipJump(norm=norm), model, x)
+        exact = model.module.distance(x, norm)
+        far = x + (3 * sign * exact)[:, None] * move
+        search._approach(far, torch.arange(len(x)))
+        assert (search.nearest.distance >= exact * (1 - 1e-9)).all()
+        assert (search.nearest.distance <= exact * (1 + 3 * 2.0**-9 + 1e-9)).all()
+        assert (search.problem.ledger.forward == 9).all()
+
+
+def test_the_nearest_start_is_tried_first():
+    net, x = convnet(), images(3)
+    y = answers(net, x)
+    pool = images(40, seed=5)
+    asked = []
+    net.register_forward_pre_hook(lambda module, args: asked.append(args[0].clone()))
+    HopSkipJump(queries=40, starts=pool).run(net, x, y)
+    order = torch.cdist(x.flatten(1), pool.flatten(1)).argsort(1)
+    assert torch.equal(asked[1], pool[order[:, 0]])
+
+
+def test_a_target_is_reached_from_starts_of_its_class():
+    net, x = convnet(), images(6)
+    y, pool = answers(net, x), images(60, seed=5)
+    target = (y + 1) % 3
+    result = HopSkipJump(queries=400, starts=pool).run(net, x, target=target)
+    assert torch.equal(answers(net, result.x_adv) == target, result.success)
+    assert result.success.all()
+    nearest = torch.cdist(x.flatten(1), pool.flatten(1))
+    nearest = nearest.masked_fill(answers(net, pool)[None] != target[:, None], torch.inf).amin(1)
+    assert (result.distance < 0.8 * nearest).all()
+
+
+def test_starts_that_are_no_success_end_it():
+    net, x = convnet(), images(4)
+    y = answers(net, x)
+    result = HopSkipJump(queries=400, starts=x[:1].clone(), tries=7).run(net, x, target=(y + 1) % 3)
+    own = answers(net, x)[0]
+    hopeless = (y + 1) % 3 != own
+    assert not result.success[hopeless].any()
+    assert torch.equal(result.x_adv[hopeless], x[hopeless])
+    assert (result.queries.forward[hopeless] == 3).all()
+
+
+def test_noise_is_tried_as_often_as_said():
+    class Sure(nn.Module):
+        def forward(self, x):
+            return torch.tensor([[2.0, 0.0]]).expand(len(x), -1)
+
+    result = HopSkipJump(queries=400, tries=7).run(Sure(), images(4))
+    assert (result.queries.forward == 1 + 1 + 7 + 1).all()
+    assert not result.success.any()
+    assert torch.equal(result.x_adv, images(4))
+
+
+def test_the_size_of_the_batches_is_a_matter_of_memory():
+    net, x = convnet(dtype=torch.float64), images(4, torch.float64)
+    sizes = []
+    net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    large = HopSkipJump(queries=150).run(net, x)
+    assert max(sizes) > 100
+    sizes.clear()
+    small = HopSkipJump(queries=150, batch_size=7).run(net, x)
+    assert max(sizes) == 7
+    torch.testing.assert_close(small.x_adv, large.x_adv)
+    assert torch.equal(small.queries.forward, large.queries.forward)
+
+
+def test_what_was_found_when_a_budget_ends_is_near():
+    model, _, x = plane_and_inputs()
+    counter = QueryCounter(model, budget=2000)
+    with pytest.raises(QueryBudgetExceeded) as error:
+        HopSkipJump(queries=1000).run(counter, x, model.predict(x))
+    found = error.value.result
+    assert found.success.all()
+    assert (found.distance < 2 * model.module.distance(x, "l2")).all()
+    assert torch.equal(model.predict(found.x_adv) != model.predict(x), found.success)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"norm": "l1"}, ValueError, "norm must be one of 'l2', 'linf', got 'l1'"),
+        ({"queries": 2}, ValueError, "queries must be at least 3, got 2"),
+        ({"directions": 0}, ValueError, "directions must be at least 1, got 0"),
+        ({"tries": 0}, ValueError, "tries must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"seed": "1"}, TypeError, "seed must be an int"),
+        ({"starts": [0.5]}, TypeError, "starts must be a torch.Tensor, got list"),
+        ({"progress": None}, TypeError, "progress must be True or False"),
+    ],
+)
+def test_wrong_settings(settings, error, said):
+    with pytest.raises(error, match=said):
+        HopSkipJump(**settings)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 6), (0, 1, 6, 6), (36,)])
+def test_starts_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"starts must have shape \(m, 1, 6, 6\)"):
+        HopSkipJump(starts=torch.zeros(shape))(convnet(), images(2))

@@ -1,0 +1,229 @@
+"""Square: what it asks, what it keeps, and where that leads."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from advkit import TorchClassifier
+from advkit.attacks import Square
+from advkit.attacks.square import _bump, _Space, _split_bumps
+from advkit.core.norms import lp_norm
+from tests.toys import Halfspace, answers, convnet, images
+
+WIDE = (-100, 100)
+
+
+class Recorder(nn.Module):
+    """Three fixed linear logits of which the first leads for ever; remembers what it was asked."""
+
+    def __init__(self, features, lead=1e3):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.w = torch.randn(features, 3, generator=generator, dtype=torch.float64)
+        self.lead = torch.tensor([lead, 0, 0], dtype=torch.float64)
+        self.asked = []
+
+    def forward(self, x):
+        self.asked.append(x.clone())
+        return x.flatten(1).double() @ self.w + self.lead
+
+
+def asked(attack, shape, n=1):
+    """What a run without success asks of the samples, `(queries, n, *shape)`, and its result."""
+    x = torch.zeros(n, *shape, dtype=torch.float64)
+    model = Recorder(x[0].numel())
+    y = torch.zeros(n, dtype=torch.int64)
+    result = attack.run(TorchClassifier(model, bounds=WIDE), x, y)
+    return torch.stack(model.asked), result, model
+
+
+def margins(model, x_adv):
+    z = x_adv.flatten(-len(x_adv.shape) + 2) @ model.w
+    return (z[..., 1:].amax(-1) - z[..., 0]) - model.lead[0]
+
+
+def test_the_first_patterns_are_grey_noise_and_stripes():
+    points, _, _ = asked(Square(eps=0.5, queries=8, seed=1), (3, 6, 6))
+    assert (points[0] == 0).all()
+    noise, columns, rows = points[1, 0], points[2, 0], points[3, 0]
+    for pattern in (noise, columns, rows):
+        assert (pattern.abs() == 0.5).all()
+        assert (pattern == pattern[:1]).all()  # the same in every channel
+        assert (pattern != pattern.flatten()[0]).any()
+    assert (columns == columns[:, :1]).all()
+    assert (rows == rows[:, :, :1]).all()
+    assert (noise != noise[:, :1]).any()
+    assert (noise != noise[:, :, :1]).any()
+
+
+def test_a_table_begins_with_noise_alone():
+    points, _, _ = asked(Square(eps=0.5, queries=6), (40,))
+    assert (points[1].abs() == 0.5).all()
+    assert 5 < (points[1] > 0).sum() < 35
+    changed = points[2] != points[1]
+    assert 0 < changed.sum() <= 40  # a box, not a pattern
+
+
+def test_each_query_changes_one_box_of_the_best_so_far():
+    attack = Square(eps=0.5, queries=400, share=1.0)
+    points, result, model = asked(attack, (3, 8, 8))
+    value = margins(model, points)[:, 0]
+    best, sizes, grey = points[0, 0], [], []
+    for i in range(1, 399):
+        if i > 3:
+            changed = (points[i, 0] != best).any(0)
+            assert changed.any(), "a query that changes nothing"
+            rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
+            side = round(attack._part(i - 1) ** 0.5 * 8)
+            assert rows.max() - rows.min() < max(1, side)
+            assert columns.max() - columns.min() < max(1, side)
+            sizes.append(int(changed.sum()))
+            box = points[i, 0][:, changed]
+            assert (box.abs() == 0.5).all()
+            assert (box == box[:, :1]).all()
+            grey.append(bool((box == box[0, 0]).all()))
+        if i == 1 or value[i] >= value[1:i].max():
+            best = points[i, 0]
+    assert max(sizes) > 9 > min(sizes) == 1
+    assert 0.35 < sum(grey) / len(grey) < 0.9  # a half, and a quarter of the others by chance
+    assert torch.equal(result.x_adv[0], best)
+    assert torch.equal(points[-1, 0], best)
+
+
+def test_boxes_shrink_as_in_the_paper():
+    attack = Square(eps=0.5, queries=10_000, share=0.8)
+    last = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000, 9999)  # round of each size
+    for power, i in enumerate(last):
+        assert attack._part(i) == pytest.approx(0.8 / 2**power)
+        assert attack._part(i + 1) == pytest.approx(0.8 / 2 ** min(9, power + 1))
+
+
+@pytest.mark.parametrize("shape", [(16,), (2, 8), (1, 4, 4), (1, 2, 2, 4)])
+def test_on_a_linear_model_the_strongest_corner_is_found(shape):
+    w = torch.linspace(-1, 1.9, 16, dtype=torch.float64)
+    plane = Halfspace(w, b=100.0)
+    x = torch.full((2, *shape), 0.5, dtype=torch.float64)
+    result = Square(eps=0.1, queries=800, stop="never").run(plane, x)
+    assert not result.success.any()
+    assert torch.allclose(result.x_adv.flatten(1), (0.5 - 0.1 * w.sign()).expand(2, -1))
+    assert (result.queries.forward == 800).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 9, 5), (30,), (2, 4, 4, 4)])
+def test_l2_spends_the_whole_length_and_climbs(shape):
+    attack = Square(eps=2.0, norm="l2", queries=300, stop="never")
+    points, result, model = asked(attack, shape)
+    length = lp_norm(points[1:].flatten(0, 1), "l2")
+    assert torch.allclose(length, torch.full_like(length, 2.0))
+    value = margins(model, points)[:, 0]
+    w = model.w[:, 1:] - model.w[:, :1]
+    most = float(2 * torch.linalg.vector_norm(w, dim=0).max()) - 1e3
+    assert value.max() < most
+    assert value.max() + 1e3 > 2 * (value[1] + 1e3)
+    assert torch.equal(result.x_adv, points[1 + value[1:].argmax()])
+
+
+def test_an_l2_step_moves_length_between_two_windows():
+    points, _, model = asked(Square(eps=2.0, norm="l2", queries=60, share=0.1), (3, 20, 20))
+    value = margins(model, points)[:, 0]
+    best = points[1, 0]
+    for i in range(2, 59):
+        ratio = points[i, 0] / best  # outside of the windows the same up to one factor
+        same = (ratio - ratio.nanmedian()).abs() < 1e-9
+        assert same.float().mean() > 0.5
+        if value[i] >= value[1:i].max():
+            best = points[i, 0]
+
+
+def test_bumps():
+    bump = _bump((5, 5))
+    assert torch.equal(bump, bump.T)
+    assert torch.allclose(bump[2], torch.tensor([1 / 9, 1 / 9 + 1 / 4, 1 / 9 + 1 / 4 + 1,
+                                                 1 / 9 + 1 / 4, 1 / 9]))  # fmt: skip
+    assert _bump((1,)) == 1
+    halves = _split_bumps((4, 6))
+    assert torch.allclose(halves.norm(dim=1), torch.ones(2))
+    first, second = halves.view(2, 4, 6)
+    assert (first[:2] > 0).all()
+    assert (first[2:] < 0).all()
+    assert (second[:, :3] > 0).all()
+    assert (second[:, 3:] < 0).all()
+
+
+def test_windows_are_boxes_that_reach_every_corner():
+    space = _Space(2, (3, 5))
+    u = torch.tensor([[0.0, 0.0], [0.999, 0.999], [0.5, 0.0]])
+    found = space.window(u, (2, 4))
+    assert found[0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert found[1].tolist() == [6, 7, 8, 9, 11, 12, 13, 14]
+    assert found[2].tolist() == found[1].sub(1).tolist()
+    assert space.box(1.0) == (3, 5)
+    assert space.box(1e-6) == (1, 1)
+    assert space.box(1e-6, least=4) == (3, 4)
+
+
+def test_each_sample_is_asked_for_exactly_as_often_as_its_result_says():
+    """Counted by the model, which tells the samples apart; the finished ones are left alone."""
+    net, x = convnet(), images(8)
+    y = answers(net, x)
+    eps = 0.15
+    counts = torch.zeros(8, dtype=torch.int64)
+
+    def count(module, args):
+        near = (args[0][:, None] - x[None]).abs().flatten(2).amax(2) <= eps + 1e-6
+        assert (near.sum(1) == 1).all()
+        counts.add_(near.sum(0))
+
+    net.register_forward_pre_hook(count)
+    result = Square(eps=eps, queries=300).run(net, x, y)
+    assert torch.equal(counts, result.queries.forward)
+    assert result.success.any()
+    assert len(set(counts.tolist())) > 3
+    assert (counts[~result.success] == 300).all()
+
+
+def test_flat_scores_are_crossed():
+    """Ties are kept: a box that changes no score moves the search on."""
+    asked = []
+
+    class Flat(nn.Module):
+        def forward(self, x):
+            asked.append(x[0].clone())
+            return torch.tensor([[2.0, 0.0]]).expand(len(x), -1)
+
+    Square(eps=0.2, queries=60).run(Flat(), torch.full((1, 1, 8, 8), 0.5))
+    steps = [int((after != before).sum()) for before, after in pairwise(asked[10:-1])]
+    assert max(steps) <= 4  # a box of two by two at most: each begins where the last one ended
+    assert (asked[-2] != asked[10]).sum() > 8
+    assert torch.equal(asked[-1], asked[-2])
+
+
+def test_saturated_probabilities_are_seen_through():
+    net, x = convnet(), images()
+
+    class Sure(nn.Module):
+        def forward(self, x):
+            return 1e3 * net(x)
+
+    found, plain = (Square(eps=0.1, queries=150).run(m, x) for m in (Sure(), net))
+    assert torch.equal(found.success, plain.success)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
+        ({"queries": 2}, ValueError, "queries must be at least 3, got 2"),
+        ({"share": 0.0}, ValueError, "share must be positive and finite, got 0.0"),
+        ({"share": 1.5}, ValueError, "share must be at most 1, got 1.5"),
+        ({"stop": "last"}, ValueError, "stop must be one of"),
+        ({"seed": 0.5}, TypeError, "seed must be an int"),
+        ({"progress": 1}, TypeError, "progress must be True or False"),
+        ({"eps": -1.0}, ValueError, "eps must be at least 0"),
+    ],
+)
+def test_wrong_settings(settings, error, said):
+    with pytest.raises(error, match=said):
+        Square(**{"eps": 0.1, **settings})
