@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from advkit.attacks._blackbox import BlackBoxAttack
-from advkit.attacks._engine import Best, unjudged
+from advkit.attacks._engine import Best, Nearest, none_near, unjudged
 from advkit.attacks._problem import Problem
 from advkit.core.norms import Norm
 from advkit.core.results import Attack, stopping
@@ -72,6 +72,9 @@ class Transfer(BlackBoxAttack):
         found = stopping(self.attack, "never").run(surrogate, problem.x, **goal)
         problem.ledger.blind |= found.no_gradient
         return unjudged(found.x_adv)
+
+    def _nothing(self, problem: Problem) -> Best | Nearest:
+        return none_near(problem) if self.eps is None else super()._nothing(problem)
 
     def _last_look(self, problem: Problem, best: Best) -> Best:
         at = problem.judge(best.x_adv, differentiate=False, first=True)
