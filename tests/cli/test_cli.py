@@ -398,7 +398,7 @@ def test_the_default_job(tmp_path, monkeypatch, capsys):
     assert torch.equal(torch.get_rng_state(), before)
     first = json.loads((tmp_path / "advkit-report" / "report.json").read_text())
     ran = {a["name"] for a in first["attacks"]}
-    assert known_attacks().keys() - ran <= {"HopSkipJump", "RandomNoise", "Square"}
+    assert known_attacks().keys() - ran == {"RandomNoise"}  # the baseline of every report
     budgets = {name: [a["eps"] for a in first["attacks"] if a["name"] == name and a["eps"]]
                for name in ("FGSM", "PGD")}  # fmt: skip
     assert budgets == {"FGSM": [0.05, 0.1, 0.15, 0.2], "PGD": [0.05, 0.1, 0.15, 0.2, 0.5, 2]}

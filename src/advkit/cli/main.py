@@ -106,7 +106,7 @@ def _add_evaluate(commands: Any) -> None:
     add("--std", nargs="+", type=number, help="likewise, the standard deviation")
     add("--attack", action="append", metavar="NAME[:key=value,...]",
         help="attack to run, repeatable; all stands for every one (default: FGSM and PGD; without "
-        "--model every one)")  # fmt: skip
+        "--model every one but RandomNoise, which each report has as a baseline)")  # fmt: skip
     add("--eps", action="append", type=number,
         help="budget in input units, 8/255 say, repeatable; for the attacks that need one and set "
         "none (default without --model: 0.05, 0.1, 0.15, 0.2)")  # fmt: skip
