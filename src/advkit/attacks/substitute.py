@@ -127,7 +127,9 @@ class Substitute:
             The substitute, and what it cost.
 
         Raises:
-            ValueError: inputs out of the victim's bounds, or more of them than `queries`.
+            ValueError: inputs out of the victim's bounds, none of them, or more than `queries`;
+                a `net` without one logit for each of the victim's classes, which is seen when the
+                victim has labelled `x`.
             TypeError: `net` is no module, or `victim` no model.
             QueryBudgetExceeded: the victim's own budget is spent; `net` is as far as it got.
         """
@@ -141,6 +143,8 @@ class Substitute:
                 f"allow, got {len(x):,}"
             )
         test = None if x_test is None else checks.inputs(x_test, model.bounds)
+        if test is not None and not len(test):
+            raise ValueError("x_test must hold at least one sample or be None, got none")
         with torch.random.fork_rng(), torch.enable_grad(), hold(model):
             torch.manual_seed(self.seed)
             return self._extract(model, net, x, test)
@@ -148,13 +152,15 @@ class Substitute:
     def _extract(
         self, victim: Classifier, net: nn.Module, x: Tensor, test: Tensor | None
     ) -> Extraction:
+        y = self._labels(victim, x)  # some victims know their number of classes only now
         substitute = TorchClassifier(net, victim.bounds, num_classes=victim.num_classes)
+        _check_logits(substitute, x[:1])
         y_test = None if test is None else self._labels(victim, test)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         history = []
         with progress_bar("rounds", self.rounds + 1, self.progress) as advance:
-            for known, y in self._sets(victim, substitute, x):
-                data = TensorDataset(known, y)
+            for known, labels in self._sets(victim, substitute, x, y):
+                data = TensorDataset(known, labels)
                 shuffled = DataLoader(data, batch_size=self.batch_size, shuffle=True)
                 fit(net, shuffled, loss=_loss, optimizer=optimizer, epochs=self.epochs)
                 share = None
@@ -166,10 +172,9 @@ class Substitute:
         return Extraction(substitute, tuple(history), history[-1].queries, asked)
 
     def _sets(
-        self, victim: Classifier, substitute: TorchClassifier, x: Tensor
+        self, victim: Classifier, substitute: TorchClassifier, x: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and the victim's labels, more of them in each round."""
-        y = self._labels(victim, x)
         yield x, y
         for i in range(self.rounds):
             room = self.queries - len(x)
@@ -193,6 +198,16 @@ class Substitute:
     def _labels(self, model: Classifier, x: Tensor) -> Tensor:
         parts = range(0, len(x), self.batch_size)
         return torch.cat([model.predict(x[i : i + self.batch_size]) for i in parts]).to(x.device)
+
+
+def _check_logits(substitute: TorchClassifier, x: Tensor) -> None:
+    """Raise unless the net has a logit for each class, as cross-entropy wants them."""
+    with hold(substitute), torch.no_grad():
+        out = substitute.module(x)
+    wanted = (len(x), substitute.num_classes)
+    if not isinstance(out, Tensor) or out.shape != wanted:
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"net must give logits {wanted} for {len(x)} sample, got {got}")
 
 
 def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
