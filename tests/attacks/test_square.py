@@ -125,6 +125,19 @@ def test_l2_spends_the_whole_length_and_climbs(shape):
     assert torch.equal(result.x_adv, points[1 + value[1:].argmax()])
 
 
+def test_l2_begins_with_a_bump_of_random_sign_in_each_tile():
+    points, _, _ = asked(Square(eps=2.0, norm="l2", queries=6), (3, 17, 10))
+    first = points[1, 0]
+    assert (first[:, 15:] == 0).all()  # what is left over by five tiles of three
+    tiles = first[:, :15].view(3, 5, 3, 5, 2).transpose(2, 3).flatten(0, 2).flatten(1)
+    signs = tiles.sign()
+    assert (signs == signs[:, :1]).all()
+    assert 0.3 < (signs > 0).double().mean() < 0.7
+    bump = _bump((3, 2)).flatten().double()
+    wanted = bump / bump.norm() * 2 / 75**0.5  # 75 tiles share the length
+    assert torch.allclose(tiles.abs(), wanted.expand_as(tiles))
+
+
 def test_an_l2_step_moves_length_between_two_windows():
     points, _, model = asked(Square(eps=2.0, norm="l2", queries=60, share=0.1), (3, 20, 20))
     value = margins(model, points)[:, 0]
@@ -160,6 +173,8 @@ def test_windows_are_boxes_that_reach_every_corner():
     assert found[1].tolist() == [6, 7, 8, 9, 11, 12, 13, 14]
     assert found[2].tolist() == found[1].sub(1).tolist()
     assert space.box(1.0) == (3, 5)
+    assert space.box(0.25) == (2, 2)
+    assert space.box(0.5) == (2, 4)
     assert space.box(1e-6) == (1, 1)
     assert space.box(1e-6, least=4) == (3, 4)
 

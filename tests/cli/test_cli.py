@@ -270,6 +270,7 @@ def test_an_attack_with_other_docstrings_is_listed_too(capsys, monkeypatch):
         a_parameter_with_a_long_name: str = "and_a_long_default"
 
     monkeypatch.setattr(listing, "known_attacks", lambda: {"Terse": Terse})
+    monkeypatch.setattr(listing, "unwritable_attacks", lambda: {})
     assert main(["attacks"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["Terse:", "Says", "nothing", "of", "its", "parameters."],
