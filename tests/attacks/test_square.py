@@ -8,7 +8,7 @@ from torch import nn
 
 from advkit import TorchClassifier
 from advkit.attacks import Square
-from advkit.attacks.square import _bump, _Space, _split_bumps
+from advkit.attacks.square import _Box, _bump, _moved, _Space, _split_bumps
 from advkit.core.norms import lp_norm
 from tests.toys import Halfspace, answers, convnet, images
 
@@ -148,6 +148,16 @@ def test_an_l2_step_moves_length_between_two_windows():
         assert same.float().mean() > 0.5
         if value[i] >= value[1:i].max():
             best = points[i, 0]
+
+
+def test_an_l2_step_takes_up_the_length_that_the_bounds_have_left():
+    delta = torch.rand(4, 3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    delta = delta / delta.flatten(1).norm(dim=1)[:, None, None]
+    eps = torch.tensor([1.0, 1.5, 2.0, 3.0], dtype=torch.float64)
+    moved = _moved(_Space(3, (8, 8)), delta, eps, _Box(1, 0.2, torch.arange(4)))
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), eps)
+    gone = (moved == 0).all(1).sum(1)
+    assert ((gone > 0) & (gone <= 16)).all()  # what the second window has lost
 
 
 def test_bumps():
