@@ -6,7 +6,14 @@ from scipy import stats
 
 from advkit.core import randomness
 from advkit.core.norms import lp_norm
-from advkit.core.randomness import sample_keys, uniform, uniform_in_ball
+from advkit.core.randomness import (
+    derived_keys,
+    normal,
+    salt_and_pepper,
+    sample_keys,
+    uniform,
+    uniform_in_ball,
+)
 
 UNIT = (0.0, 1.0)
 
@@ -114,3 +121,82 @@ def test_numbers_stand_in_the_middle_of_their_cells(monkeypatch):
     monkeypatch.setattr(randomness, "_stream", lambda keys, size: torch.zeros(1, 1).long())
     assert uniform(torch.zeros(1), 1, torch.float32).item() == 2.0**-24
     assert uniform(torch.zeros(1), 1, torch.float64).item() == 2.0**-53
+
+
+def test_derived_keys_give_each_sample_other_draws():
+    keys = sample_keys(samples(200), UNIT, 0)
+    words = [0, 1, 2, -1, 1000, 2**63, 10**30]
+    derived = torch.stack([keys, *(derived_keys(keys, word) for word in words)])
+    assert derived.dtype == torch.int64
+    assert len(derived.unique()) == derived.numel()
+    assert torch.equal(derived_keys(keys[7:9], 1), derived[2, 7:9])
+    u = torch.stack([uniform(row, 50, torch.float64).flatten() for row in derived])
+    assert (torch.corrcoef(u) - torch.eye(len(u))).abs().max() < 5 / u.shape[1] ** 0.5
+
+
+def test_words_of_a_key_are_derivations_one_after_the_other():
+    x = samples(5)
+    keys = derived_keys(derived_keys(sample_keys(x, UNIT), 3), 4)
+    assert torch.equal(keys, sample_keys(x, UNIT, 3, 4))
+    assert not torch.equal(keys, derived_keys(derived_keys(sample_keys(x, UNIT), 4), 3))
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float32),
+    ],
+)
+def test_normal_numbers_are_normal_finite_and_uncorrelated(asked, given):
+    z = normal(sample_keys(samples(), UNIT, 0), 50, asked)
+    assert z.shape == (2000, 50)
+    assert z.dtype == given
+    assert z.isfinite().all()
+    assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
+    off = torch.corrcoef(z.T) - torch.eye(50)
+    assert off.abs().max() < 5 / 2000**0.5
+
+
+def test_normal_numbers_are_finite_at_the_ends_of_the_uniform_ones(monkeypatch):
+    for word in (0, -1):  # no bit of the hash set, and all of them
+        hashed = torch.full((1, 1), word, dtype=torch.int64)
+        monkeypatch.setattr(randomness, "_stream", lambda keys, size, hashed=hashed: hashed)
+        for dtype in (torch.float32, torch.float64):
+            assert normal(torch.zeros(1), 1, dtype).isfinite().all()
+
+
+def test_salt_and_pepper_sets_the_counted_features_of_each_sample():
+    x = 0.25 + samples() / 2
+    counts = torch.arange(2000) % 8 + torch.tensor([0.0, 0.9]).repeat(1000)
+    noisy = salt_and_pepper(sample_keys(x, UNIT, 0), counts, x, (-1.0, 3.0))
+    changed = noisy != x
+    assert torch.equal(changed.sum(1), (torch.arange(2000) % 8).clamp(max=6))
+    assert set(noisy[changed].tolist()) == {-1.0, 3.0}
+
+
+def test_salt_and_pepper_chooses_features_and_sides_evenly_and_independently():
+    x = 0.25 + samples() / 2
+    noisy = salt_and_pepper(sample_keys(x, UNIT, 0), torch.full((2000,), 2.0), x, UNIT)
+    changed = noisy != x
+    assert stats.chisquare(changed.sum(0).numpy()).pvalue > 1e-3
+    upper = (noisy == 1).sum(0)
+    assert stats.binomtest(int(upper.sum()), 4000).pvalue > 1e-3
+    for feature in range(6):
+        assert stats.binomtest(int(upper[feature]), int(changed[:, feature].sum())).pvalue > 1e-3
+    both = torch.corrcoef((noisy[changed].view(2000, 2) == 1).double().T)[0, 1]
+    assert both.abs() < 5 / 2000**0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_salt_and_pepper_keeps_shape_dtype_and_input(dtype):
+    x = (0.25 + samples(10) / 2).to(dtype).view(10, 1, 2, 3)
+    before = x.clone()
+    noisy = salt_and_pepper(sample_keys(x, UNIT, 0), torch.full((10,), 3.0, dtype=dtype), x, UNIT)
+    assert noisy.shape == x.shape
+    assert noisy.dtype == dtype
+    assert ((noisy != x).flatten(1).sum(1) == 3).all()
+    assert torch.equal(x, before)
+    alone = salt_and_pepper(sample_keys(x[4:5], UNIT, 0), torch.tensor([3.0]), x[4:5], UNIT)
+    assert torch.equal(alone, noisy[4:5])

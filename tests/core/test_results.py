@@ -1,0 +1,45 @@
+"""What attacks leave to their caller, and the error of a budget that is spent."""
+
+import pytest
+
+from advkit import QueryBudgetExceeded, attacks
+from advkit.core.results import stopping
+
+
+@pytest.mark.parametrize("stop", ["first", "never"])
+def test_an_attack_that_leaves_it_open_gets_the_callers_stop(stop):
+    attack = attacks.PGD(eps=0.1, steps=3, norm="l2")
+    assert attack.stop is None
+    assert stopping(attack, stop) == attacks.PGD(eps=0.1, steps=3, norm="l2", stop=stop)
+    assert attack.stop is None  # a value, which nobody changes
+
+
+@pytest.mark.parametrize("stop", ["first", "never"])
+@pytest.mark.parametrize("own", ["first", "never"])
+def test_an_attack_that_says_so_keeps_its_own_stop(own, stop):
+    attack = attacks.RandomNoise(eps=0.1, stop=own)
+    assert stopping(attack, stop) is attack
+
+
+def test_an_attack_that_has_no_stop_stays_as_it_is():
+    attack = attacks.DeepFool()
+    assert stopping(attack, "never") is attack
+
+
+def test_an_attack_of_ones_own_need_be_no_dataclass():
+    class Mine:
+        pass
+
+    mine = Mine()
+    assert stopping(mine, "never") is mine
+
+
+def test_a_spent_budget_says_what_it_was_and_what_was_wanted():
+    error = QueryBudgetExceeded(12_000, 11_990, 1_500)
+    assert isinstance(error, RuntimeError)
+    assert (error.budget, error.spent, error.wanted) == (12_000, 11_990, 1_500)
+    assert error.result is None
+    assert str(error) == (
+        "the query budget of 12,000 samples has 10 left, and 1,500 more were asked for; "
+        "what was found so far is in the error's .result"
+    )
