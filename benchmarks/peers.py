@@ -1,4 +1,4 @@
-"""How the peers are asked for the nearest adversarial inputs.
+"""How the peers are asked for adversarial inputs.
 
 Untargeted attacks get the labels, targeted ones the targets. Nothing here judges an answer.
 """
@@ -28,7 +28,7 @@ class Peer:
     library: str
     attack: str
     options: dict[str, Any] = field(default_factory=dict)
-    slow: bool = False  # takes more than 20 seconds on ResNet-20
+    slow: bool = False  # takes more than 20 seconds, a minimum-norm attack on ResNet-20
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())
@@ -76,14 +76,27 @@ def _torchattacks(
     return getattr(module, peer.attack)(net, **peer.options)(x, goal)
 
 
+class _Single(nn.Module):
+    """The net on inputs in float32: some attacks of ART send float64."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x.float())
+        return logits
+
+
 def _art(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
     from art.estimators.classification import PyTorchClassifier
 
     shape, loss = tuple(x.shape[1:]), nn.CrossEntropyLoss()
-    classifier = PyTorchClassifier(net, loss, shape, 10, clip_values=(0, 1), device_type="cpu")
-    attack = getattr(module, peer.attack)(
-        classifier, batch_size=len(x), verbose=False, **peer.options
+    classifier = PyTorchClassifier(
+        _Single(net), loss, shape, 10, clip_values=(0, 1), device_type="cpu"
     )
+    options = {"batch_size": len(x), "verbose": False} | peer.options
+    attack = getattr(module, peer.attack)(classifier, **options)
     return torch.from_numpy(attack.generate(x.numpy(), goal.numpy()))
 
 
