@@ -159,6 +159,8 @@ def test_an_l2_step_takes_up_the_length_that_the_bounds_have_left():
     gone = (moved == 0).all(1).sum(1)
     assert (gone <= 16).all()  # what the second window has lost
     assert (gone > 0).sum() >= 3
+    into = (moved != delta) & (moved != 0)
+    assert ((moved * into).sum(2) > 0).all()  # the way it was, all positive, goes into the new one
 
 
 def test_bumps():
