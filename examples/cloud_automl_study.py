@@ -1,0 +1,431 @@
+"""Two black boxes behind CSV and JSON, attacked through a LeNet: the study of cloud AutoML models.
+
+    python examples/cloud_automl_study.py --data ../shared/data [--quick] [--out FOLDER]
+
+Follows "Evaluating the Robustness of Cloud Auto-AI Models against Adversarial Attacks" (Trivedi and
+Trivedi): FGSM on their LeNet, judged by models that are reached only by rows of CSV. The clouds'
+models are gone; boosted trees of scikit-learn and of LightGBM (else XGBoost) stand in for them. A
+third one is trained on test images, as the published figures suggest that one of theirs was. Last,
+a substitute is trained from the answers of one of them. `--out` gets `results.json` and the
+figures. `--quick` takes 1,500 training and 300 test images and two budgets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nets import mnist_lenet
+from sklearn.ensemble import GradientBoostingClassifier
+from torch import Tensor
+
+from advkit import CallableClassifier, TorchClassifier, attacks
+from advkit.core.files import replacing
+from advkit.data import Dataset, load_npz
+
+PUBLISHED = {
+    "IBM": {
+        "validation": 96.534, 0.0: 99.643,
+        0.10: 11.002, 0.15: 10.489, 0.20: 10.001, 0.25: 9.441, 0.30: 8.903,
+    },
+    "Google": {
+        "validation": 97.316, 0.0: 98.632,
+        0.10: 21.806, 0.15: 18.073, 0.20: 15.062, 0.25: 11.290, 0.30: 10.812,
+    },
+}  # fmt: skip
+BATCH = 1000  # rows in a request
+SEED = 0
+SHOWN = 5  # digits in the picture
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and asked.
+
+    Attributes:
+        train: training images; a tenth of them is held out.
+        test: test images.
+        part: of these, for noise and checks.
+        trees: rounds of boosting.
+        eps: budgets of FGSM.
+        queries: of the substitute.
+        epochs: of the substitute in each round.
+    """
+
+    train: int
+    test: int
+    part: int
+    trees: int
+    eps: tuple[float, ...]
+    queries: int
+    epochs: int
+
+
+FULL = Size(60_000, 10_000, 2000, 60, (0.10, 0.15, 0.20, 0.25, 0.30), 6400, 20)
+QUICK = Size(1500, 300, 100, 4, (0.10, 0.20), 400, 2)
+
+
+@dataclass(frozen=True)
+class BlackBox:
+    """A model that is known by its answers, and its accuracy on what was held out, in percent."""
+
+    name: str
+    model: CallableClassifier
+    validation: float
+
+
+def main() -> None:
+    """Run the study, print its tables and write what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of nets and images")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder for results.json and the figures")
+    args = parser.parse_args()
+    if not (args.data / "mnist_lenet.pt").is_file():
+        print(f"skipped: no published nets and images in {args.data}", file=sys.stderr)
+        return
+    began = time.perf_counter()
+    size = QUICK if args.quick else FULL
+    lenet = mnist_lenet()
+    lenet.load_state_dict(torch.load(args.data / "mnist_lenet.pt", weights_only=True))
+    surrogate = TorchClassifier(lenet)
+    train = load_npz(args.data / "mnist_train.npz").head(size.train)
+    test = load_npz(args.data / "mnist_test.npz").head(size.test)
+    boxes = black_boxes(train, test, surrogate.predict(test.x) == test.y, size.trees)
+    sets = {0.0: test.x}
+    for eps in size.eps:
+        sets[eps] = attacks.FGSM(eps=eps, stop="never")(lenet, test.x, test.y)
+    said = {box.name: {eps: box.model.predict(x) for eps, x in sets.items()} for box in boxes}
+    said["LeNet"] = {eps: surrogate.predict(x) for eps, x in sets.items()}
+    results = {
+        "size": vars(size),
+        "validation": {box.name: box.validation for box in boxes},
+        **conventions(said, test.y),
+        "classes": {name: shares(answers) for name, answers in said.items()},
+        "checks": {
+            box.name: checked(box.model, lenet, test.head(size.part), sets) for box in boxes
+        },
+        "no digit": {box.name: without_digit(box.model, size.eps, size.part) for box in boxes},
+        "substitute": substituted(boxes[-2], lenet, train, test.head(size.part), size),
+        "queries": {box.name: box.model.queries for box in boxes},
+    }
+    results["seconds"] = round(time.perf_counter() - began)
+    print(report(results))
+    if args.out is not None:
+        save(args.out, results, sets, said, test.y)
+
+
+def black_boxes(train: Dataset, test: Dataset, right: Tensor, trees: int) -> list[BlackBox]:
+    """Boosted trees trained on `train`; the last ones on the test images `right` `(n,)` instead."""
+    boxes = [boosted("scikit-learn", sklearn_trees(trees), train)]
+    if (other := other_trees(trees)) is None:
+        print("Neither LightGBM nor XGBoost is installed: scikit-learn's trees alone.\n")
+    else:
+        boxes.append(boosted(*other, train))
+    known = Dataset(test.x[right], test.y[right], "test images that the LeNet gets right")
+    return [*boxes, boosted("trained on test", sklearn_trees(trees), known)]
+
+
+def sklearn_trees(trees: int) -> Any:
+    """IBM's pick; with a sample of rows and columns for each tree, to be done in minutes."""
+    return GradientBoostingClassifier(
+        n_estimators=trees, learning_rate=0.2, max_depth=6, max_features="sqrt", subsample=0.5,
+        random_state=SEED,
+    )  # fmt: skip
+
+
+def other_trees(trees: int) -> tuple[str, Any] | None:
+    """Boosted trees of LightGBM, else of XGBoost, with a name; `None` where neither is there."""
+    common = {"n_estimators": trees, "learning_rate": 0.2, "random_state": SEED, "n_jobs": 1}
+    if find_spec("lightgbm"):
+        from lightgbm import LGBMClassifier
+
+        alike = {"deterministic": True, "force_col_wise": True, "verbose": -1}
+        return "LightGBM", LGBMClassifier(colsample_bytree=0.1, **common, **alike)
+    if find_spec("xgboost"):
+        from xgboost import XGBClassifier
+
+        return "XGBoost", XGBClassifier(colsample_bytree=0.1, tree_method="hist", **common)
+    return None
+
+
+def boosted(name: str, estimator: Any, data: Dataset) -> BlackBox:
+    """Fit on nine tenths of `data`, and hide it behind CSV and JSON."""
+    rows, labels = data.x.flatten(1).numpy(), data.y.numpy()
+    fitted = len(rows) - len(rows) // 10
+    estimator.fit(rows[:fitted], labels[:fitted])
+    model = CallableClassifier(over_text(service(estimator)), num_classes=10, max_batch=BATCH)
+    held_out = model.predict(data.x[fitted:]) == data.y[fitted:]
+    return BlackBox(name, model, percent(held_out))
+
+
+def service(estimator: Any) -> Callable[[str], str]:
+    """What a cloud offers: rows of CSV in, scores as JSON out."""
+
+    def answer(csv: str) -> str:
+        rows = np.loadtxt(io.StringIO(csv), dtype=np.float32, delimiter=",", ndmin=2)
+        return json.dumps({"scores": np.round(estimator.predict_proba(rows), 6).tolist()})
+
+    return answer
+
+
+def over_text(remote: Callable[[str], str]) -> Callable[[np.ndarray], list[list[float]]]:
+    """A client of `remote`: a function from images `(m, ...)` to scores `(m, classes)`."""
+
+    def ask(images: np.ndarray) -> list[list[float]]:
+        return json.loads(remote(as_csv(images)))["scores"]
+
+    return ask
+
+
+def as_csv(images: np.ndarray) -> str:
+    """Float32 `(m, ...)` as `m` lines.
+
+    Nine digits give back every float32: an eps of 0.1 or 0.3 puts pixels halfway between two of the
+    256 levels, which is where trees split, so that fewer digits would move some to the other side.
+    """
+    rows = images.reshape(len(images), -1)
+    line = ",".join(["%.9g"] * rows.shape[1])
+    return "\n".join(line % tuple(row) for row in rows.tolist())
+
+
+def conventions(said: Mapping[str, Mapping[float, Tensor]], y: Tensor) -> dict[str, Any]:
+    """Accuracy by model and eps over all images, and over those that fool the LeNet.
+
+    The latter were classified correctly by the LeNet before, as in the published sets; without an
+    attack they are all that it classified correctly.
+    """
+    right = said["LeNet"][0.0] == y
+    sets = {eps: right & (labels != y) for eps, labels in said["LeNet"].items()}
+    sets[0.0] = right
+    return {
+        "fooled": {eps: int(rows.sum()) for eps, rows in sets.items()},
+        "over_all": {
+            name: {eps: percent(labels == y) for eps, labels in answers.items()}
+            for name, answers in said.items()
+        },
+        "given_fooled": {
+            name: {eps: percent((labels == y)[sets[eps]]) for eps, labels in answers.items()}
+            for name, answers in said.items()
+        },
+    }
+
+
+def checked(
+    model: CallableClassifier, lenet: torch.nn.Module, data: Dataset, sets: Mapping[float, Tensor]
+) -> dict[str, dict[float, float]]:
+    """Accuracy under what tells causes apart: noise, random signs, and parts of the FGSM step."""
+    found: dict[str, dict[float, float]] = {}
+    signs = torch.randn(data.x.shape, generator=torch.Generator().manual_seed(SEED)).sign()
+    empty = data.x == 0
+    for eps, x_adv in sets.items():
+        if eps == 0:
+            continue
+        fgsm = x_adv[: len(data)]
+        tried = {
+            "FGSM": fgsm,
+            "FGSM on ink only": torch.where(empty, data.x, fgsm),
+            "FGSM on background only": torch.where(empty, fgsm, data.x),
+            "random signs": (data.x + eps * signs).clamp(0, 1),
+            "uniform noise": attacks.RandomNoise(eps=eps, stop="never")(lenet, data.x, data.y),
+        }
+        for name, x in tried.items():
+            found.setdefault(name, {})[eps] = percent(model.predict(x) == data.y)
+    return found
+
+
+def without_digit(
+    model: CallableClassifier, budgets: Sequence[float], images: int
+) -> dict[float, list[float]]:
+    """Shares of the classes, in percent, among answers to specks of size eps on empty images."""
+    draw = torch.Generator().manual_seed(SEED)
+    specks = (torch.rand((images, 1, 28, 28), generator=draw) < 0.5).float()
+    return shares({eps: model.predict(eps * specks) for eps in budgets})
+
+
+def substituted(
+    victim: BlackBox, lenet: torch.nn.Module, train: Dataset, data: Dataset, size: Size
+) -> dict[str, Any]:
+    """A net trained from the victim's labels alone, and its FGSM beside noise, at eps 0.2."""
+    own = train.x[-(size.queries // 32) :]  # held out from the victim; their labels are not used
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        net = type(lenet)()
+    learn = attacks.Substitute(queries=size.queries, rounds=5, epochs=size.epochs, seed=SEED)
+    found = learn.fit(victim.model, net, own, data.x)
+    tried = {
+        "no attack": data.x,
+        "uniform noise": attacks.RandomNoise(eps=0.2, stop="never")(found.model, data.x, data.y),
+        "FGSM on the substitute": attacks.FGSM(eps=0.2, stop="never")(found.model, data.x, data.y),
+        "FGSM on the LeNet": attacks.FGSM(eps=0.2, stop="never")(lenet, data.x, data.y),
+    }
+    return {
+        "victim": victim.name,
+        "agreement": [(step.queries, 100 * step.share) for step in found.history],
+        "accuracy": {name: percent(victim.model.predict(x) == data.y) for name, x in tried.items()},
+    }
+
+
+def percent(right: Tensor) -> float:
+    """Share of bool `(n,)` in percent; NaN of nothing."""
+    return 100 * float(right.double().mean())
+
+
+def shares(answers: Mapping[float, Tensor]) -> dict[float, list[float]]:
+    """By eps, the share of each of the ten classes among labels `(n,)`, in percent."""
+    counted = {eps: torch.bincount(labels, minlength=10) for eps, labels in answers.items()}
+    return {eps: (100 * n / n.sum()).tolist() for eps, n in counted.items()}
+
+
+def report(results: Mapping[str, Any]) -> str:
+    """All tables in Markdown."""
+    budgets = results["size"]["eps"]
+    parts = [
+        "## Accuracy, in %",
+        accuracy_table(results, budgets),
+        "## Why: accuracy in % on the first images",
+        table(
+            ["black box, change", *budgets],
+            [
+                [f"{name}, {change}", *(by_eps[eps] for eps in budgets)]
+                for name, changes in results["checks"].items()
+                for change, by_eps in changes.items()
+            ],
+        ),
+        "## Share of each class among the answers, in %",
+        table(["black box, eps", *range(10)], class_rows(results)),
+        "## A substitute",
+        substitute_lines(results["substitute"]),
+        f"Queries: {results['queries']}; {results['seconds']} seconds.",
+    ]
+    return "\n\n".join(parts)
+
+
+def accuracy_table(results: Mapping[str, Any], budgets: Sequence[float]) -> str:
+    """Tables 3 and 4: what was published, and ours in both conventions."""
+    rows: list[list[object]] = [
+        [f"{name}, published", figures["validation"], *(figures[eps] for eps in (0.0, *budgets))]
+        for name, figures in PUBLISHED.items()
+    ]
+    for key, words in (("given_fooled", "given fooled"), ("over_all", "over all")):
+        for name, by_eps in results[key].items():
+            validation = results["validation"].get(name, "")
+            rows.append([f"{name}, {words}", validation, *(by_eps[eps] for eps in (0.0, *budgets))])
+    fooled = results["fooled"]
+    rows.append(["images given fooled", "", *(str(fooled[eps]) for eps in (0.0, *budgets))])
+    return table(["model", "held out", "no attack", *budgets], rows)
+
+
+def class_rows(results: Mapping[str, Any]) -> list[list[object]]:
+    """By model and eps the shares of the classes, then those on images without a digit."""
+    rows: list[list[object]] = []
+    for name, by_eps in results["classes"].items():
+        rows += [[f"{name}, {eps:g}", *percents] for eps, percents in by_eps.items()]
+    for name, by_eps in results["no digit"].items():
+        rows += [[f"{name}, {eps:g}, no digit", *percents] for eps, percents in by_eps.items()]
+    return rows
+
+
+def substitute_lines(found: Mapping[str, Any]) -> str:
+    """Agreement against queries, and accuracy of the victim."""
+    steps = table(
+        ["queries", "agreement in %"], [[str(count), share] for count, share in found["agreement"]]
+    )
+    accuracies = [[name, value] for name, value in found["accuracy"].items()]
+    return f"{steps}\n\n" + table([f"{found['victim']} under, eps 0.2", "accuracy"], accuracies)
+
+
+def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(str(value) for value in line)} |" for line in lines)
+
+
+def cell(value: object) -> str:
+    """One figure, with two digits after the point."""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def save(
+    folder: Path,
+    results: Mapping[str, Any],
+    sets: Mapping[float, Tensor],
+    said: Mapping[str, Mapping[float, Tensor]],
+    y: Tensor,
+) -> None:
+    """Write `results.json`, `accuracy.png` and `digits.png`."""
+    with replacing(folder / "results.json") as path:
+        path.write_text(json.dumps(results, indent=1))
+    for name, figure in (
+        ("accuracy.png", accuracy_figure(results)),
+        ("digits.png", digits_figure(sets, said, y)),
+    ):
+        with replacing(folder / name) as path:
+            figure.savefig(path, format="png", dpi=80)
+
+
+def accuracy_figure(results: Mapping[str, Any]) -> Any:
+    """Figure 5: accuracy against eps in both conventions, what was published dashed."""
+    from matplotlib.figure import Figure
+
+    budgets = results["size"]["eps"]
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for name, by_eps in results["given_fooled"].items():
+        if name != "LeNet":  # which is wrong on all that fool it
+            left.plot(by_eps.keys(), by_eps.values(), marker="o", label=name)
+    for (name, figures), colour in zip(PUBLISHED.items(), ("black", "grey"), strict=True):
+        values = [figures[eps] for eps in (0.0, *budgets)]
+        left.plot(
+            (0.0, *budgets), values, "--", marker="x", color=colour, label=f"{name}, published"
+        )
+    for i, (name, by_eps) in enumerate(results["over_all"].items()):
+        right.plot(by_eps.keys(), by_eps.values(), color=f"C{i}", marker="o", label=f"{name}: FGSM")
+    for i, (name, changes) in enumerate(results["checks"].items()):
+        values = [changes["random signs"][eps] for eps in budgets]
+        right.plot(budgets, values, ":", color=f"C{i}", marker=".", label=f"{name}: random signs")
+    left.set_ylabel("accuracy in %")
+    left.set_title("as published: only images that fool the LeNet")
+    right.set_title("over all test images")
+    for axes in (left, right):
+        axes.set(xlabel="eps (0: no attack)", ylim=(0, 102))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    return figure
+
+
+def digits_figure(
+    sets: Mapping[float, Tensor], said: Mapping[str, Mapping[float, Tensor]], y: Tensor
+) -> Any:
+    """Figure 4: a few digits by eps, each with its true label and every model's answer."""
+    from matplotlib.figure import Figure
+
+    shown = min(SHOWN, len(y))
+    figure = Figure(figsize=(1.75 * len(sets) + 0.6, 2.15 * shown + 0.7), layout="constrained")
+    grid = figure.subplots(shown, len(sets), squeeze=False)
+    letters = dict(zip(said, "ABCDEF"[: len(said)], strict=True))
+    for j, (eps, x) in enumerate(sets.items()):
+        for i in range(shown):
+            axes = grid[i, j]
+            axes.imshow(x[i, 0].numpy(), cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            answers = "  ".join(f"{letters[name]} {int(by[eps][i])}" for name, by in said.items())
+            axes.set_title(f"true {int(y[i])}\n{answers}", fontsize=9)
+        grid[-1, j].set_xlabel(f"eps {eps:g}")
+    key = ", ".join(f"{letter}: {name}" for name, letter in letters.items())
+    figure.suptitle(f"What each model says under FGSM on the LeNet\n{key}", fontsize=10)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
