@@ -8,6 +8,7 @@ from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier
 from advkit.attacks import HopSkipJump
 from advkit.attacks._engine import none_near
 from advkit.attacks.hopskipjump import _Search
+from advkit.core.norms import normalize
 from tests.toys import Halfspace, answers, convnet, images
 
 
@@ -65,9 +66,9 @@ def test_the_normal_is_that_of_the_plane():
     assert torch.allclose(found.norm(dim=1), torch.ones(len(x), dtype=torch.float64))
 
 
-def searching(attack, model, x):
+def searching(attack, model, x, kind=_Search):
     problem = attack._problem(attack._view(model), x, model.predict(x), None)
-    return _Search(attack, problem, none_near(problem), lambda _: None)
+    return kind(attack, problem, none_near(problem), lambda _: None)
 
 
 def test_halving_ends_just_past_the_boundary():
@@ -81,6 +82,58 @@ def test_halving_ends_just_past_the_boundary():
         assert (search.nearest.distance >= exact * (1 - 1e-9)).all()
         assert (search.nearest.distance <= exact * (1 + 3 * 2.0**-9 + 1e-9)).all()
         assert (search.problem.ledger.forward == 9).all()
+
+
+class Watched(_Search):
+    """Notes the directions asked for, the normals found and those that are stepped along."""
+
+    def _normal(self, i, x_adv, rows, counts):
+        found = super()._normal(i, x_adv, rows, counts)
+        self.seen.append((counts.tolist(), found))
+        return found
+
+    def _step(self, i, x_adv, normal, rows):
+        self.steps.append(normal)
+        return super()._step(i, x_adv, normal, rows)
+
+
+def test_each_round_has_more_directions_and_remembers_half_of_the_normal():
+    model, _, x = plane_and_inputs(n=2)
+    search = searching(HopSkipJump(queries=400, directions=40), model, x, Watched)
+    search.seen, search.steps = [], []
+    search.walk(search.begin(torch.arange(2), None))
+    assert [counts[0] for counts, _ in search.seen][:4] == [40, 56, 69, 80]
+    before = torch.zeros_like(x)
+    for (_, found), stepped in zip(search.seen, search.steps, strict=True):
+        if len(found) < 2:
+            break
+        before = normalize(before / 2 + found, "l2")
+        torch.testing.assert_close(stepped, before)
+    assert len(search.seen) > 3
+
+
+def test_a_step_is_halved_until_it_succeeds_or_the_queries_for_the_way_back_are_left():
+    model, w, x = plane_and_inputs(n=3)
+    distance = model.module.distance(x, "l2")
+    outward = -model.module.value(x).sign()[:, None] * w / w.norm()
+    on_plane = x + (distance * (1 + 1e-6))[:, None] * outward
+    rows = torch.arange(3)
+    for queries, tries in ((1000, 8), (14, 4)):
+        asked = []
+        search = searching(HopSkipJump(queries=queries), model, x)
+        handle = model.module.register_forward_pre_hook(
+            lambda module, args, asked=asked: asked.append(args[0].clone())
+        )
+        moved, stepped = search._step(4, on_plane, -outward, rows)  # into the wrong half
+        handle.remove()
+        assert not stepped.any()
+        assert torch.equal(moved, on_plane)
+        lengths = torch.stack([(points - on_plane).norm(dim=1) for points in asked])
+        halves = torch.stack([distance / 2 * 0.5**k for k in range(tries)])
+        torch.testing.assert_close(lengths, halves, rtol=1e-4, atol=0)
+    moved, stepped = searching(HopSkipJump(), model, x)._step(9, on_plane, outward, rows)
+    assert stepped.all()
+    torch.testing.assert_close((moved - on_plane).norm(dim=1), distance / 3, rtol=1e-4, atol=0)
 
 
 def test_the_nearest_start_is_tried_first():
