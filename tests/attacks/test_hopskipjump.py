@@ -61,9 +61,14 @@ def test_the_normal_is_that_of_the_plane():
     found = search._normal(1, on_plane, rows, torch.full_like(rows, 3000))
     cosine = (found * w).sum(1) / w.norm() * sign
     assert (cosine > 0.95).all()
+    asked = []
+    model.module.register_forward_pre_hook(lambda module, args: asked.append(args[0].clone()))
     few = search._normal(2, on_plane, rows, torch.full_like(rows, 30))
     assert ((few * w).sum(1) / w.norm() * sign < cosine).all()
     assert torch.allclose(found.norm(dim=1), torch.ones(len(x), dtype=torch.float64))
+    away = torch.cat(asked) - on_plane.repeat_interleave(30, dim=0)
+    radius = distance.repeat_interleave(30) * 30**0.5 / 512
+    torch.testing.assert_close(away.norm(dim=1), radius)
 
 
 def searching(attack, model, x, kind=_Search):
