@@ -1,6 +1,7 @@
 """Substitute: what the victim is asked, what the net learns of it, and how alike they get."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -252,6 +253,27 @@ def test_the_victim_is_left_as_it_was():
     assert not net.training
 
 
+def test_the_victim_is_held_once_for_all_of_it():
+    class Held(Stripes):
+        holds = 0
+        inside = False
+
+        @contextmanager
+        def hold(self):
+            self.holds, self.inside = self.holds + 1, True
+            yield
+            self.inside = False
+
+        def predict(self, x):
+            assert self.inside
+            return super().predict(x)
+
+    victim = Held()
+    attacks.Substitute(queries=60, **SHORT).fit(victim, linear(), points(20), points(9))
+    assert victim.holds == 1
+    assert not victim.inside
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
 def test_it_does_not_matter_whether_gradients_are_on(mode):
     x, expected, net = points(20), deep(), deep()
@@ -324,7 +346,9 @@ def test_a_net_with_other_outputs_is_refused_before_the_rest_is_paid_for(net, go
 def test_it_shows_its_rounds(capsys):
     pytest.importorskip("tqdm")
     attacks.Substitute(queries=40, progress=True, **SHORT).fit(Stripes(), linear(), points(20))
-    assert "rounds" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "rounds" in shown
+    assert "2/7" in shown
     attacks.Substitute(queries=40, **SHORT).fit(Stripes(), linear(), points(20))
     assert capsys.readouterr().err == ""
 
