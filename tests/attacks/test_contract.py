@@ -14,7 +14,7 @@ from advkit import (
     SklearnClassifier,
     TorchClassifier,
 )
-from advkit.attacks import FGSM, DeepFool, RandomNoise, Square, Transfer
+from advkit.attacks import FGM, FGSM, DeepFool, RandomNoise, Square, Transfer
 from advkit.core.norms import lp_norm
 from tests.contract import (
     ATTACKS,
@@ -751,3 +751,16 @@ class TestQueryBudget:
         assert (said != y)[found.success].all()
         torch.testing.assert_close(found.distance, lp_norm(found.x_adv - x, attack.norm))
         assert torch.equal(found.x_adv[~found.success], x[~found.success]) or attack in BUDGET
+        eps = getattr(attack, "eps", None)
+        assert eps is None or (found.distance <= eps + 1e-5).all()
+
+    def test_next_to_nothing_is_lost_at_the_last_look(self, attack, net, x, y):
+        if isinstance(attack, (FGSM, FGM, Transfer)) or getattr(attack, "candidates", 0) is None:
+            pytest.skip("one formula, or judged at the last look only, or cut to a ball there")
+        whole = attack.run(net, x, y)
+        counter = QueryCounter(net, budget=int(whole.queries.forward.sum()) - 1)
+        with pytest.raises(QueryBudgetExceeded) as error:
+            attack.run(counter, x, y)
+        assert torch.equal(error.value.result.success, whole.success)
+        near = error.value.result.distance <= 1.01 * whole.distance + 1e-5
+        assert near.all() or attack in BUDGET

@@ -86,7 +86,7 @@ class BaseAttack(ABC):
                 return _conclude(problem, self._last_look(problem, self._search(problem)))
             except QueryBudgetExceeded as error:
                 if problem.ledger.kept is not None:
-                    error.result = _conclude(problem, problem.ledger.kept)
+                    error.result = _conclude(problem, self._rescued(problem, problem.ledger.kept))
                 raise
 
     def _problem(
@@ -142,6 +142,10 @@ class BaseAttack(ABC):
     def _nothing(self, problem: Problem) -> Best | Nearest:
         """What is found before the search."""
         return nothing_yet(problem)
+
+    def _rescued(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
+        """What can be returned of the iterates `kept` when a query budget ends the search."""
+        return kept
 
 
 class GradientAttack(BaseAttack):

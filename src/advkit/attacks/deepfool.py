@@ -131,6 +131,15 @@ class DeepFool(MinimumNormAttack):
             return super()._last_look(problem, best)
         return GradientAttack._last_look(self, problem, best)
 
+    def _rescued(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
+        """Of the iterates only those in the ball."""
+        if self.eps is None:
+            return kept
+        eps = checks.budget(self.eps, problem.x)
+        outside = problem.distance(kept.x_adv) > eps
+        x_adv = torch.where(per_sample(outside, problem.x), problem.x, kept.x_adv)
+        return Best(x_adv, kept.shortfall.masked_fill(outside, math.inf))
+
     def _approach(self, problem: Problem) -> Nearest:
         return self._crossing(problem).outer
 
