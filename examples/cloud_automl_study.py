@@ -71,7 +71,7 @@ class Size:
     epochs: int
 
 
-FULL = Size(60_000, 10_000, 2000, 60, (0.10, 0.15, 0.20, 0.25, 0.30), 6400, 20)
+FULL = Size(60_000, 10_000, 2000, 60, (0.10, 0.15, 0.20, 0.25, 0.30), 6400, 10)
 QUICK = Size(1500, 300, 100, 4, (0.10, 0.20), 400, 2)
 
 
@@ -107,16 +107,15 @@ def main() -> None:
         sets[eps] = attacks.FGSM(eps=eps, stop="never")(lenet, test.x, test.y)
     said = {box.name: {eps: box.model.predict(x) for eps, x in sets.items()} for box in boxes}
     said["LeNet"] = {eps: surrogate.predict(x) for eps, x in sets.items()}
+    part = test.head(size.part)
     results = {
         "size": vars(size),
         "validation": {box.name: box.validation for box in boxes},
         **conventions(said, test.y),
         "classes": {name: shares(answers) for name, answers in said.items()},
-        "checks": {
-            box.name: checked(box.model, lenet, test.head(size.part), sets) for box in boxes
-        },
-        "no digit": {box.name: without_digit(box.model, size.eps, size.part) for box in boxes},
-        "substitute": substituted(boxes[-2], lenet, train, test.head(size.part), size),
+        "checks": {box.name: checked(box.model, lenet, part, sets) for box in boxes},
+        "without_fgsm": {box.name: without_fgsm(box.model, part, size.eps) for box in boxes},
+        "substitute": substituted(boxes[-2], lenet, train, part, size),
         "queries": {box.name: box.model.queries for box in boxes},
     }
     results["seconds"] = round(time.perf_counter() - began)
@@ -226,7 +225,6 @@ def checked(
 ) -> dict[str, dict[float, float]]:
     """Accuracy under what tells causes apart: noise, random signs, and parts of the FGSM step."""
     found: dict[str, dict[float, float]] = {}
-    signs = torch.randn(data.x.shape, generator=torch.Generator().manual_seed(SEED)).sign()
     empty = data.x == 0
     for eps, x_adv in sets.items():
         if eps == 0:
@@ -236,7 +234,7 @@ def checked(
             "FGSM": fgsm,
             "FGSM on ink only": torch.where(empty, data.x, fgsm),
             "FGSM on background only": torch.where(empty, fgsm, data.x),
-            "random signs": (data.x + eps * signs).clamp(0, 1),
+            "random signs": random_signs(data.x, eps),
             "uniform noise": attacks.RandomNoise(eps=eps, stop="never")(lenet, data.x, data.y),
         }
         for name, x in tried.items():
@@ -244,24 +242,39 @@ def checked(
     return found
 
 
-def without_digit(
-    model: CallableClassifier, budgets: Sequence[float], images: int
-) -> dict[float, list[float]]:
-    """Shares of the classes, in percent, among answers to specks of size eps on empty images."""
+def without_fgsm(
+    model: CallableClassifier, data: Dataset, budgets: Sequence[float]
+) -> dict[str, dict[float, list[float]]]:
+    """Shares of the classes, in percent, where no gradient was asked for.
+
+    Signs at random on the images, and specks of size eps on black images without a digit.
+    """
     draw = torch.Generator().manual_seed(SEED)
-    specks = (torch.rand((images, 1, 28, 28), generator=draw) < 0.5).float()
-    return shares({eps: model.predict(eps * specks) for eps in budgets})
+    specks = (torch.rand(data.x.shape, generator=draw) < 0.5).float()
+    noisy = {eps: random_signs(data.x, eps) for eps in budgets}
+    return {
+        "random signs": shares({eps: model.predict(x) for eps, x in noisy.items()}),
+        "no digit": shares({eps: model.predict(eps * specks) for eps in budgets}),
+    }
+
+
+def random_signs(x: Tensor, eps: float) -> Tensor:
+    """Every pixel `eps` up or down by the toss of a coin: FGSM without the gradient."""
+    tosses = torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED))
+    return (x + eps * tosses.sign()).clamp(0, 1)
 
 
 def substituted(
     victim: BlackBox, lenet: torch.nn.Module, train: Dataset, data: Dataset, size: Size
 ) -> dict[str, Any]:
     """A net trained from the victim's labels alone, and its FGSM beside noise, at eps 0.2."""
-    own = train.x[-(size.queries // 32) :]  # held out from the victim; their labels are not used
+    own = train.x[-(size.queries // 8) :]  # held out from the victim; their labels are not used
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         net = type(lenet)()
-    learn = attacks.Substitute(queries=size.queries, rounds=5, epochs=size.epochs, seed=SEED)
+    learn = attacks.Substitute(
+        queries=size.queries, rounds=3, step_size=0.2, epochs=size.epochs, seed=SEED
+    )
     found = learn.fit(victim.model, net, own, data.x)
     tried = {
         "no attack": data.x,
@@ -303,7 +316,7 @@ def report(results: Mapping[str, Any]) -> str:
             ],
         ),
         "## Share of each class among the answers, in %",
-        table(["black box, eps", *range(10)], class_rows(results)),
+        table(["model, images and eps", *range(10)], class_rows(results)),
         "## A substitute",
         substitute_lines(results["substitute"]),
         f"Queries: {results['queries']}; {results['seconds']} seconds.",
@@ -327,13 +340,20 @@ def accuracy_table(results: Mapping[str, Any], budgets: Sequence[float]) -> str:
 
 
 def class_rows(results: Mapping[str, Any]) -> list[list[object]]:
-    """By model and eps the shares of the classes, then those on images without a digit."""
-    rows: list[list[object]] = []
-    for name, by_eps in results["classes"].items():
-        rows += [[f"{name}, {eps:g}", *percents] for eps, percents in by_eps.items()]
-    for name, by_eps in results["no digit"].items():
-        rows += [[f"{name}, {eps:g}, no digit", *percents] for eps, percents in by_eps.items()]
-    return rows
+    """By model and eps the shares of the classes: of FGSM's examples, then of what is none."""
+    answers = {
+        **{f"{name}, FGSM": by_eps for name, by_eps in results["classes"].items()},
+        **{
+            f"{name}, {kind}": by_eps
+            for name, kinds in results["without_fgsm"].items()
+            for kind, by_eps in kinds.items()
+        },
+    }
+    return [
+        [f"{name} {eps:g}", *percents]
+        for name, by_eps in answers.items()
+        for eps, percents in by_eps.items()
+    ]
 
 
 def substitute_lines(found: Mapping[str, Any]) -> str:

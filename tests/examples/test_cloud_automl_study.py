@@ -75,6 +75,22 @@ def test_checks_change_what_they_say(study):
         assert new in (pytest.approx(max(0.0, old - 0.3)), pytest.approx(min(1.0, old + 0.3)))
 
 
+def test_what_is_no_fgsm(study):
+    """A black box that answers 1 where there is a white pixel, which digits have and specks not."""
+    seen = []
+
+    class Box:
+        def predict(self, x):
+            seen.append(x)
+            return (x.flatten(1).amax(1) == 1).long()
+
+    data = study.Dataset(torch.eye(4).view(4, 1, 2, 2), torch.arange(4), "")
+    found = study.without_fgsm(Box(), data, (0.25,))
+    assert found["no digit"] == {0.25: [100.0] + [0.0] * 9}
+    assert set(seen[1].flatten().tolist()) == {0.0, 0.25}
+    assert found["random signs"][0.25][1] == pytest.approx(100 * (seen[0] == 1).sum().item() / 4)
+
+
 def test_shares_and_table(study):
     found = study.shares({0.1: torch.tensor([8, 8, 8, 0])})[0.1]
     assert found == [25.0, 0, 0, 0, 0, 0, 0, 0, 75.0, 0]
@@ -109,7 +125,7 @@ def test_what_is_written(study, tmp_path):
         **study.conventions(said, y),
         "classes": {"box": study.shares(answers)},
         "checks": {"box": {"random signs": {0.1: 70.0}}},
-        "no digit": {"box": study.shares(answers)},
+        "without_fgsm": {"box": {"no digit": study.shares(answers)}},
         "substitute": {"victim": "box", "agreement": [(64, 80.0)], "accuracy": {"FGSM": 12.0}},
         "queries": {"box": 4},
         "seconds": 1,
@@ -123,7 +139,8 @@ def test_what_is_written(study, tmp_path):
         "| LeNet, over all |  | 100.00 | 50.00 |",
         "| images given fooled |  | 2 | 1 |",
         "| box, random signs | 70.00 |",
-        "| box, 0.1, no digit |" + " 50.00 |" + " 0.00 |" * 7 + " 50.00 | 0.00 |",
+        "| box, no digit 0.1 |" + " 50.00 |" + " 0.00 |" * 7 + " 50.00 | 0.00 |",
+        "| box, FGSM 0.1 |" + " 50.00 |" + " 0.00 |" * 7 + " 50.00 | 0.00 |",
         "| 64 | 80.00 |",
         "| FGSM | 12.00 |",
     ):
