@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.ensemble import RandomForestClassifier
+from torch import nn
 
 from advkit import SklearnClassifier, TorchClassifier, attacks, eval
 from advkit.core.norms import lp_norm
@@ -167,6 +168,40 @@ def test_eps_may_differ_from_sample_to_sample(attack):
         torch.testing.assert_close(distance, whole)
 
 
+class Alternate(nn.Module):
+    """Labels every other sample wrong and the rest right, for the label 0 of all."""
+
+    def forward(self, x):
+        wrong = (x.flatten(1)[:, 0] > 0.5).float()
+        return torch.stack([1 - wrong, wrong], dim=1)
+
+
+def test_each_radius_stays_with_its_sample_where_some_are_left_alone():
+    x = inner(40)
+    x[:, 0] = torch.arange(40) % 2
+    eps = torch.linspace(0.3, 0.01, 40).double()
+    attack = attacks.RandomNoise(eps=eps, kind="gaussian", norm="l2")
+    result = attack.run(Alternate(), x, torch.zeros(40, dtype=torch.int64))
+    assert torch.equal(result.success, torch.arange(40) % 2 == 1)
+    assert (result.distance[1::2] == 0).all()
+    delta = result.x_adv - x
+    delta[:, 0] = 0  # at a wall, where it is cut off
+    assert (lp_norm(delta, "l2") <= eps * (1 + 1e-12)).all()
+    assert (lp_norm(delta, "l2")[::2] > 0.5 * eps[::2]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_round_nothing_out_of_the_ball(dtype):
+    x = inner(64, 400, low=0.5, high=0.9).to(dtype)
+    x[:, 0] = torch.arange(64) % 2
+    eps = torch.linspace(0.1, 0.02, 64)
+    result = attacks.RandomNoise(eps=eps).run(Alternate(), x, torch.zeros(64, dtype=torch.int64))
+    distance = lp_norm(result.x_adv.double() - x.double(), "linf")
+    assert not result.success[::2].any()
+    assert (distance <= eps).all()
+    assert (distance[::2] > 0.9 * eps[::2]).all()
+
+
 def test_one_radius_for_each_sample_or_one_for_all():
     with pytest.raises(ValueError, match="eps has 3 values, but x has 4 samples"):
         noise(attacks.RandomNoise(eps=torch.ones(3)), inner(4))
@@ -217,6 +252,34 @@ def test_stop_decides_on_inputs_that_are_misclassified(stop):
     assert (result.queries.forward == 2).all()
     moved = result.distance > 0
     assert moved.all() if stop == "never" else not moved.any()
+
+
+class Broken(nn.Module):
+    """NaN logits in a part of the space."""
+
+    def __init__(self, net, bad):
+        super().__init__()
+        self.net, self.bad = net, bad
+
+    def forward(self, x):
+        return self.net(x) + torch.where(self.bad(x), torch.nan, 0.0)[:, None]
+
+
+def test_noise_that_meets_nan_is_no_success():
+    net, x = convnet(), images()
+    y = answers(net, x)
+    broken = Broken(net, lambda v: ~torch.stack([(row == x).flatten(1).all(1).any() for row in v]))
+    result = attacks.RandomNoise(eps=0.3, restarts=2).run(broken, x, y)
+    assert not result.success.any()
+    assert (result.queries.forward == 4).all()
+
+
+@pytest.mark.parametrize("stop", ["first", "never"])
+def test_nan_at_the_first_look_is_an_error(stop):
+    net, x = convnet(), images()
+    broken = Broken(net, lambda v: torch.arange(len(v)) == 3)
+    with pytest.raises(ValueError, match="NaN or infinite logits for sample 3"):
+        attacks.RandomNoise(eps=0.3, stop=stop).run(broken, x, answers(net, x))
 
 
 def test_without_labels_the_models_own_cost_one_query():

@@ -155,6 +155,7 @@ def test_normal_numbers_are_normal_finite_and_uncorrelated(asked, given):
     assert z.dtype == given
     assert z.isfinite().all()
     assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
+    assert abs(float(z.double().std()) - 1) < 0.008
     off = torch.corrcoef(z.T) - torch.eye(50)
     assert off.abs().max() < 5 / 2000**0.5
 
