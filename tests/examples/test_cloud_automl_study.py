@@ -61,8 +61,7 @@ def test_checks_change_what_they_say(study):
 
     x = torch.tensor([0.0, 0.2, 1.0, 0.0]).view(1, 1, 1, 4)
     data = study.Dataset(x, torch.tensor([0]), "")
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-    found = study.checked(Box(), net, data, {0.0: x, 0.3: torch.full_like(x, 0.5)})
+    found = study.checked(Box(), data, {0.0: x, 0.3: torch.full_like(x, 0.5)})
     assert all(by_eps == {0.3: 100.0} for by_eps in found.values())
     asked = {name: row.flatten().tolist() for name, row in zip(found, seen, strict=True)}
     assert asked["FGSM on ink only"] == [0.0, 0.5, 0.5, 0.0]
