@@ -156,6 +156,14 @@ def test_a_minimum_norm_attack_gives_the_clean_input_where_it_fails(net, x, y):
     assert (on_surrogate[~expected] != x[~expected]).any()
 
 
+def test_where_all_are_fooled_the_model_is_asked_once(net, x, y):
+    sizes = []
+    net.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    transfer = attacks.Transfer(attack=attacks.DeepFool(), surrogate=convnet())
+    assert transfer.run(net, x, y).success.all()
+    assert sizes == [64]
+
+
 def test_a_budget_attack_gives_its_try_where_it_fails(net, x, y):
     attack = attacks.DeepFool(eps=0.3)
     result = attacks.Transfer(attack=attack, surrogate=Other()).run(net, x, y)
@@ -215,6 +223,15 @@ def test_a_gradient_that_failed_is_reported_where_the_target_was_not_fooled():
     assert (blind & result.success).any()
     assert result.no_gradient.any()
     assert (~blind & ~result.success).any()
+
+
+def test_nan_logits_of_the_target_are_an_error(net, x, y):
+    class Broken(nn.Module):
+        def forward(self, x):
+            return net(x) + torch.tensor([0.0, 0.0, torch.nan])
+
+    with pytest.raises(ValueError, match="NaN or infinite logits for sample 0, 1"):
+        attacks.Transfer(attack=FGSM, surrogate=net).run(Broken(), x, y)
 
 
 def test_a_warning_says_so():
@@ -307,6 +324,14 @@ def test_what_a_budget_leaves_is_whole(net, x, y):
         transfer.run(QueryCounter(net, budget=63), x, y)
     assert torch.equal(error.value.result.x_adv, x)
     assert not error.value.result.success.any()
+
+
+def test_a_budget_too_small_for_a_budget_attack_leaves_the_clean_inputs(net, x, y):
+    transfer = attacks.Transfer(attack=FGSM, surrogate=Other())
+    with pytest.raises(QueryBudgetExceeded) as error:
+        transfer.run(QueryCounter(net, budget=63), x, y)
+    assert torch.equal(error.value.result.x_adv, x)
+    assert (error.value.result.queries.forward == 0).all()
 
 
 def evaluated(attack, x, y):

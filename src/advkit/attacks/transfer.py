@@ -73,8 +73,8 @@ class Transfer(BlackBoxAttack):
         problem.ledger.blind |= found.no_gradient
         return unjudged(found.x_adv)
 
-    def _nothing(self, problem: Problem) -> Best | Nearest:
-        return none_near(problem) if self.eps is None else super()._nothing(problem)
+    def _nothing(self, problem: Problem) -> Nearest:
+        return none_near(problem)  # a budget attack asks once: all of it is judged, or nothing
 
     def _last_look(self, problem: Problem, best: Best) -> Best:
         at = problem.judge(best.x_adv, differentiate=False, first=True)
