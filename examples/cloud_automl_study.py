@@ -407,7 +407,7 @@ def accuracy_figure(results: Mapping[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     budgets = results["size"]["eps"]
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for name, by_eps in results["given_fooled"].items():
         if name != "LeNet":  # which is wrong on all that fool it
@@ -428,7 +428,8 @@ def accuracy_figure(results: Mapping[str, Any]) -> Any:
     for axes in (left, right):
         axes.set(xlabel="eps (0: no attack)", ylim=(0, 102))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    left.legend(fontsize="small")
+    right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
