@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from advkit.data import digits
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,11 +20,14 @@ def study(monkeypatch):
 
 
 class Recorder:
-    """An estimator that keeps its rows."""
+    """An estimator that keeps its rows, and answers 0 to all of them."""
+
+    def fit(self, rows, labels):
+        self.learnt = rows
 
     def predict_proba(self, rows):
         self.rows = rows
-        return np.full((len(rows), 10), 0.1)
+        return np.eye(10)[[0] * len(rows)]
 
 
 def test_text_carries_every_float32(study):
@@ -33,7 +38,52 @@ def test_text_carries_every_float32(study):
     estimator = Recorder()
     scores = study.over_text(study.service(estimator))(images)
     assert np.array_equal(estimator.rows, images.reshape(8, 16))
-    assert scores == [[0.1] * 10] * 8
+    assert scores == [[1.0] + [0.0] * 9] * 8
+
+
+def images(study, n):
+    """`n` digits of scikit-learn's, as large as those of MNIST."""
+    few = digits("train").head(n)
+    return study.Dataset(torch.nn.functional.interpolate(few.x, (28, 28)), few.y, few.name)
+
+
+def test_a_tenth_is_held_out(study):
+    x = torch.rand(20, 1, 2, 2)
+    estimator = Recorder()
+    box = study.boosted("box", estimator, study.Dataset(x, torch.tensor([0] * 19 + [1]), ""))
+    assert np.array_equal(estimator.learnt, x[:18].flatten(1).numpy())
+    assert np.array_equal(estimator.rows, x[18:].flatten(1).numpy())
+    assert box.validation == 50.0
+
+
+@pytest.mark.parametrize("installed", ["lightgbm", "xgboost", None])
+def test_black_boxes_by_what_is_installed(study, monkeypatch, capsys, installed):
+    if installed:
+        pytest.importorskip(installed)
+    monkeypatch.setattr(study, "find_spec", lambda name: name == installed or None)
+    data = images(study, 60)
+    boxes = study.black_boxes(data, data, torch.arange(60) >= 10, 1)
+    other = {"lightgbm": ["LightGBM"], "xgboost": ["XGBoost"], None: []}[installed]
+    assert [box.name for box in boxes] == ["scikit-learn", *other, "trained on test"]
+    assert ("scikit-learn's trees alone" in capsys.readouterr().out) is not bool(installed)
+    assert [box.model.queries for box in boxes] == [6] * (len(boxes) - 1) + [5]
+
+
+def test_the_substitute_starts_from_what_was_held_out(study):
+    data, asked = images(study, 80), []
+
+    def victim(rows):
+        asked.append(rows)
+        return np.eye(10)[[0] * len(rows)]
+
+    model = study.CallableClassifier(victim, num_classes=10)
+    size = study.Size(80, 80, 5, 1, (0.1,), 64, 1)
+    box = study.BlackBox("box", model, 0.0)
+    found = study.substituted(box, study.mnist_lenet(), data, data.head(5), size)
+    assert any(np.array_equal(rows, data.x[-8:].numpy()) for rows in asked)
+    assert [count for count, _ in found["agreement"]] == [8, 16, 32, 64]
+    assert model.queries == 64 + 5 + 4 * 5  # to learn, to compare, and for the accuracies
+    assert set(found["accuracy"].values()) == {20.0}  # the first five digits are 0 to 4
 
 
 def test_both_conventions(study):
