@@ -1,5 +1,7 @@
 """What attacks leave to their caller, and the error of a budget that is spent."""
 
+import pickle
+
 import pytest
 
 from advkit import QueryBudgetExceeded, attacks
@@ -43,3 +45,11 @@ def test_a_spent_budget_says_what_it_was_and_what_was_wanted():
         "the query budget of 12,000 samples has 10 left, and 1,500 more were asked for; "
         "what was found so far is in the error's .result"
     )
+
+
+def test_a_spent_budget_survives_pickling():
+    error = QueryBudgetExceeded(10, 8, 5)
+    error.result = "what was found"
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.budget, again.spent, again.wanted, again.result) == (10, 8, 5, "what was found")
+    assert str(again) == str(error)

@@ -68,6 +68,10 @@ class QueryBudgetExceeded(RuntimeError):  # noqa: N818 - what happened, as a use
         self.wanted = wanted
         self.result: AttackResult | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its numbers, since the message alone does not make it; `result` goes along."""
+        return type(self), (self.budget, self.spent, self.wanted), self.__dict__
+
 
 class Attack(Protocol):
     """What evaluation and training ask of an attack."""
