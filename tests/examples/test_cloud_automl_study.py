@@ -83,6 +83,9 @@ def test_the_substitute_starts_from_what_was_held_out(study):
     assert any(np.array_equal(rows, data.x[-8:].numpy()) for rows in asked)
     assert [count for count, _ in found["agreement"]] == [8, 16, 32, 64]
     assert model.queries == 64 + 5 + 4 * 5  # to learn, to compare, and for the accuracies
+    for rows in asked[-2:]:  # FGSM on either net moves every image, fooled or not
+        step = np.abs(rows - data.x[:5].numpy()).max((1, 2, 3))
+        assert step == pytest.approx([0.2] * 5)
     assert set(found["accuracy"].values()) == {20.0}  # the first five digits are 0 to 4
 
 
