@@ -9,6 +9,9 @@ import torch
 
 from advkit.data import load_npz
 
+# The nets of the tests are too small to share: threads would wait for each other most of the time.
+torch.set_num_threads(1)
+
 DATA = Path(os.environ.get("ADVKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
