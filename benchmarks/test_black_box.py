@@ -180,12 +180,12 @@ PEERS = [
     ),
     (Peer("torchattacks", "Square", {"norm": "L2", "eps": 2.0, "n_queries": 1000}), SQUARE_L2),
     *(
-        (Peer("foolbox", "HopSkipJumpAttack", {"steps": 9, "constraint": norm}, slow=True), job)
+        (Peer("foolbox", "HopSkipJumpAttack", {"steps": 9, "constraint": norm}), job)
         for norm, job in [("l2", HOPSKIPJUMP), ("linf", HOPSKIPJUMP_LINF)]
     ),
     *(
         (
-            Peer("art", "HopSkipJump", {"max_iter": 9, "norm": norm, "batch_size": 512}, slow=True),
+            Peer("art", "HopSkipJump", {"max_iter": 9, "norm": norm, "batch_size": 512}),
             job,
         )
         for norm, job in [(2, HOPSKIPJUMP), (math.inf, HOPSKIPJUMP_LINF)]
