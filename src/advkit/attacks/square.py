@@ -20,6 +20,7 @@ from advkit.core.randomness import derived_keys, sample_keys, uniform
 # Until which share of the queries a box has which part of the first one; 1/512 from there on.
 _SHRINK = ((0.001, 1), (0.005, 2), (0.02, 4), (0.05, 8), (0.1, 16), (0.2, 32), (0.4, 64),
            (0.6, 128), (0.8, 256))  # fmt: skip
+_SHARE: dict[Norm, float] = {"linf": 0.5, "l2": 1.0}  # of the first box
 _GREY = 0.5  # share of the boxes in which all channels get the same sign
 _TILES = 5  # of the first l2 perturbation, along each axis
 _LEAST = 3  # side of a window in l2
@@ -37,12 +38,12 @@ class Square(BlackBoxAttack):
     Inputs are `(n, channels, *space)`, or tables `(n, features)`, of any number of axes; on tables
     and sequences a box is a run of neighbours.
 
-    Deviations in linf: up to three first patterns are tried instead of one, noise of grey pixels
+    Deviations: in linf up to three first patterns are tried instead of one, noise of grey pixels
     and grey stripes along either axis; half of the boxes have the same sign in all channels; a box
-    that would change nothing gets the opposite signs; the first box has half the features, the
-    authors' 0.8 or 0.05. On ResNet-20 that takes less than half of the queries. Ties are accepted:
-    the scores of trees and neighbours are flat nearly everywhere. Targeted, it is the margin that
-    is climbed, not the cross-entropy.
+    that would change nothing gets the opposite signs. The first box has half of the features in
+    linf and all of them in l2, the authors' 0.8 or less. On ResNet-20 in linf that takes less than
+    half of the queries. Ties are accepted: the scores of trees and neighbours are flat nearly
+    everywhere. Targeted, it is the margin that is climbed, not the cross-entropy.
 
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
@@ -50,7 +51,8 @@ class Square(BlackBoxAttack):
         norm: `"linf"` or `"l2"`.
         queries: the most samples that may be sent for each input, the first and the last look
             included; at least 3.
-        share: of the features that the first box covers (p in the paper), in (0, 1].
+        share: of the features that the first box covers (p in the paper), in (0, 1]; `None` for
+            0.5 in linf and 1 in l2.
         stop: `"first"` leaves a sample alone once it is misclassified, `"never"` goes on to the
             strongest example that the queries allow; `None` leaves it to the caller: `"first"` by
             itself and in an evaluation.
@@ -75,7 +77,7 @@ class Square(BlackBoxAttack):
     eps: float | Tensor
     norm: Norm = "linf"
     queries: int = 1000
-    share: float = 0.5
+    share: float | None = None
     stop: Stop | None = None
     seed: int = 0
     progress: bool = False
@@ -84,9 +86,10 @@ class Square(BlackBoxAttack):
         checks.eps(self.eps)
         checks.one_of("norm", self.norm, ("linf", "l2"))
         checks.whole("queries", self.queries, at_least=3)
-        checks.positive("share", self.share)
-        if self.share > 1:
-            raise ValueError(f"share must be at most 1, got {self.share}")
+        if self.share is not None:
+            checks.positive("share", self.share)
+            if self.share > 1:
+                raise ValueError(f"share must be at most 1, got {self.share}")
         checks.one_of("stop", self.stop, ("first", "never", None))
         checks.whole("seed", self.seed)
         checks.flag("progress", self.progress)
@@ -121,7 +124,7 @@ class Square(BlackBoxAttack):
     def _part(self, i: int) -> float:
         """The share of the features that the box of round `i` covers."""
         smaller = next((times for until, times in _SHRINK if i <= until * self.queries), 512)
-        return self.share / smaller
+        return (_SHARE[self.norm] if self.share is None else self.share) / smaller
 
 
 class _Box(NamedTuple):
@@ -240,7 +243,9 @@ def _moved(space: _Space, delta: Tensor, eps: Tensor, box: _Box) -> Tensor:
     """Algorithm 3 of the paper on `delta` `(n, channels, features)`."""
     c, axes = space.channels, len(space.sides)
     u = uniform(box.keys, 2 * axes + 1 + c, torch.float32)
-    sides = space.box(box.part, _LEAST)
+    # odd where there is room, so that a bump has a centre
+    even = space.box(box.part, _LEAST)
+    sides = tuple(min(b + 1 - b % 2, side) for b, side in zip(even, space.sides, strict=True))
     into, out = (
         space.window(v, sides)[:, None].expand(-1, c, -1)
         for v in (u[:, :axes], u[:, axes : 2 * axes])
