@@ -161,7 +161,7 @@ class _Search:
     def begin(self, rows: Tensor, starts: Tensor | None) -> Tensor:
         """Give the samples `rows` a first success, on the boundary; those that have got one."""
         todo = rows
-        for points in self._candidates(rows, starts):
+        for points in self._candidates(starts):
             todo = todo[self.left[todo] > 0]
             if not len(todo):
                 break
@@ -174,9 +174,7 @@ class _Search:
             self._approach(self.nearest.x_adv[begun], begun)
         return begun
 
-    def _candidates(
-        self, rows: Tensor, starts: Tensor | None
-    ) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _candidates(self, starts: Tensor | None) -> Iterator[Callable[[Tensor], Tensor]]:
         """What to try one after another: functions of rows."""
         if starts is None:
             yield from (partial(self._noise, i) for i in range(self.attack.tries))

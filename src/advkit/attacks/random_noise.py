@@ -33,7 +33,7 @@ class RandomNoise(BlackBoxAttack):
             length `eps`; `"salt_and_pepper"` sets random features to the lower or upper bound.
         norm: `"linf"`, `"l2"` or `"l1"` for uniform noise, `"l2"` for Gaussian noise, `"l0"` for
             salt and pepper.
-        restarts: independent draws. With `stop="first"` each is tried on what is still unsolved.
+        restarts: independent draws, each tried on what is still unsolved.
         stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None`
             leaves it to the caller: `"first"` by itself and in an evaluation.
         seed: of the draws, an int; they do not depend on the rest of the batch.
