@@ -111,7 +111,7 @@ class TorchClassifier:
         with self.hold():
             x = x.clone()  # a module may write to its input, and a leaf cannot be written to
             out = self._forward(x if self.preprocess is None else self.preprocess(x))
-        logits = self._as_logits(_find_logits(out), len(x))
+        logits = logits_from(out, len(x), self._output)
         if self._num_classes is None:
             self._num_classes = logits.shape[1]
         if logits.shape[1] != self._num_classes:
@@ -157,19 +157,6 @@ class TorchClassifier:
                 f"{parameter.dtype} on {parameter.device}; move one of them with .to(...): {error}"
             ) from error
 
-    def _as_logits(self, out: Tensor, n: int) -> Tensor:
-        if out.shape in ((n,), (n, 1)):
-            single = out.reshape(n, 1)
-            if self._output == "probabilities":
-                return _log(torch.cat([1 - single, single], dim=1))
-            return torch.cat([torch.zeros_like(single), single], dim=1)
-        if out.ndim != 2 or len(out) != n:
-            raise ValueError(
-                f"the module must return logits ({n}, classes) or ({n},) for {n} samples, "
-                f"got shape {tuple(out.shape)}"
-            )
-        return _log(out) if self._output == "probabilities" else out
-
 
 def checked_bounds(bounds: tuple[float, float]) -> Bounds:
     """`bounds` as `Bounds`.
@@ -183,6 +170,27 @@ def checked_bounds(bounds: tuple[float, float]) -> Bounds:
     if len(bounds) != 2 or not -float("inf") < bounds[0] < bounds[1] < float("inf"):
         raise ValueError(f"bounds must be two finite numbers, lower first, got {tuple(bounds)}")
     return Bounds(float(bounds[0]), float(bounds[1]))
+
+
+def logits_from(out: object, n: int, output: Output = "logits") -> Tensor:
+    """The logits `(n, classes)` in what a module returned for `n` samples.
+
+    Raises:
+        ValueError: it does not have the shape of logits.
+        TypeError: it holds no logits.
+    """
+    found = _find_logits(out)
+    if found.shape in ((n,), (n, 1)):
+        single = found.reshape(n, 1)
+        if output == "probabilities":
+            return _log(torch.cat([1 - single, single], dim=1))
+        return torch.cat([torch.zeros_like(single), single], dim=1)
+    if found.ndim != 2 or len(found) != n:
+        raise ValueError(
+            f"the module must return logits ({n}, classes) or ({n},) for {n} samples, "
+            f"got shape {tuple(found.shape)}"
+        )
+    return _log(found) if output == "probabilities" else found
 
 
 def _find_logits(out: object) -> Tensor:
