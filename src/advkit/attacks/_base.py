@@ -14,7 +14,12 @@ from advkit.core import checks
 from advkit.core.describe import call, settings
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm
-from advkit.core.results import AttackResult, Queries, QueryBudgetExceeded
+from advkit.core.results import (
+    AttackResult,
+    InconclusiveWarning,
+    Queries,
+    QueryBudgetExceeded,
+)
 from advkit.models import DifferentiableClassifier, as_differentiable, hold
 
 
@@ -170,7 +175,8 @@ def _conclude(problem: Problem, best: Best | Nearest) -> AttackResult:
             f"{int(no_gradient.sum())} of {len(no_gradient)} samples met a gradient of zero or NaN "
             f"and were not fooled (sample {checks.indices(no_gradient)}): that says nothing about "
             "their robustness; try PGD with loss='margin' or an attack without gradients, Square "
-            "or HopSkipJump"
+            "or HopSkipJump",
+            InconclusiveWarning,
         )
     return AttackResult(
         x_adv=best.x_adv,
@@ -190,5 +196,6 @@ def _warn_of_chance(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
     if changed.any():
         checks.warn(
             f"the model answered {int(changed.sum())} of {len(after)} inputs differently when "
-            "asked again: it is random. Success is its last answer; attack its expectation instead"
+            "asked again: it is random. Success is its last answer; attack its expectation instead",
+            InconclusiveWarning,
         )

@@ -14,6 +14,7 @@ from advkit.attacks._engine import Best
 from advkit.attacks._problem import Problem
 from advkit.core import checks
 from advkit.core.losses import Loss, margin
+from advkit.core.results import InconclusiveWarning
 from advkit.models import Bounds, Classifier, as_classifier, hold
 
 
@@ -110,7 +111,8 @@ class BlackBoxAttack(BaseAttack):
             checks.warn(
                 f"the model labelled {int(changed.sum())} of {len(changed)} inputs differently "
                 "when asked again: it is random, or its labels are not those of its highest "
-                "scores. Success is its last answer; attack its expectation instead"
+                "scores. Success is its last answer; attack its expectation instead",
+                InconclusiveWarning,
             )
         return Best(best.x_adv, seen)
 

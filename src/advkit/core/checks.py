@@ -26,9 +26,9 @@ def indices(bad: Tensor, rows: Tensor | None = None) -> str:
     return shown if len(found) <= _SHOWN else f"{shown} and {len(found) - _SHOWN} more"
 
 
-def warn(sentence: str) -> None:
+def warn(sentence: str, category: type[UserWarning] = UserWarning) -> None:
     """Warn the caller of the public function, wherever in the library the reason was met."""
-    warnings.warn(sentence, UserWarning, stacklevel=_depth())
+    warnings.warn(sentence, category, stacklevel=_depth())
 
 
 def _depth() -> int:
@@ -71,6 +71,19 @@ def whole(name: str, value: int, *, at_least: int | None = None) -> None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
     if at_least is not None and value < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value}")
+
+
+def share(name: str, value: float) -> None:
+    """Raise unless `value` is a number from 0 to 1."""
+    number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+
+
+def attack(name: str, value: object) -> None:
+    """Raise unless `value` can be called and run as attacks are; a class cannot."""
+    if isinstance(value, type) or not (callable(value) and hasattr(value, "run")):
+        raise TypeError(f"{name} must be an attack, such as PGD(eps=0.1), got {value!r}")
 
 
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:

@@ -73,6 +73,13 @@ class QueryBudgetExceeded(RuntimeError):  # noqa: N818 - what happened, as a use
         return type(self), (self.budget, self.spent, self.wanted), self.__dict__
 
 
+class InconclusiveWarning(UserWarning):
+    """What an attack found says less of robustness than it seems.
+
+    Gradients vanished, or the model answered the same input twice in different ways.
+    """
+
+
 class Attack(Protocol):
     """What evaluation and training ask of an attack."""
 
@@ -90,6 +97,13 @@ class Attack(Protocol):
 
 
 AnyAttack = TypeVar("AnyAttack", bound=Attack)
+
+
+def with_seed(attack: AnyAttack, seed: int) -> AnyAttack:
+    """`attack` with another `seed`, if it has one."""
+    if not hasattr(attack, "seed"):
+        return attack
+    return dataclasses.replace(attack, seed=seed)  # type: ignore[type-var]  # only those have one
 
 
 def stopping(attack: AnyAttack, stop: str) -> AnyAttack:
