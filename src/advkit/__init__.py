@@ -1,7 +1,7 @@
 """advkit: adversarial attacks in vectorised PyTorch, and evaluations to believe."""
 
-from advkit import attacks, data, eval, models
-from advkit.core.results import QueryBudgetExceeded
+from advkit import attacks, data, defenses, eval, models
+from advkit.core.results import InconclusiveWarning, QueryBudgetExceeded
 from advkit.models import (
     Bounds,
     CallableClassifier,
@@ -28,6 +28,7 @@ __all__ = [
     "DifferentiableClassifier",
     "Ensemble",
     "Expectation",
+    "InconclusiveWarning",
     "Normalize",
     "OnnxClassifier",
     "QueryBudgetExceeded",
@@ -39,6 +40,7 @@ __all__ = [
     "as_classifier",
     "attacks",
     "data",
+    "defenses",
     "eval",
     "models",
 ]

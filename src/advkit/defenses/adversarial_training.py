@@ -1,0 +1,64 @@
+"""Adversarial training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advkit.core import checks
+from advkit.defenses._base import CraftingLoss, logits_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialTraining(CraftingLoss):
+    """Adversarial training: the cross-entropy of adversarial examples, or of them and clean inputs.
+
+    With PGD this is the training of Madry et al. (2018, arXiv:1706.06083); with FGSM and a
+    `clean_weight` of 0.5 the mixture of Goodfellow et al. (2015, arXiv:1412.6572); with
+    `FGSM(eps=..., random_start=True)` the fast training of Wong, Rice and Kolter (2020,
+    arXiv:2001.03994).
+
+    The examples are made anew at every call, against the module in evaluation mode, and its
+    parameters' `grad`, modes and buffers are left as they were. They are constants to the outer
+    loss: no gradient flows through the attack.
+
+    Deviations: an attack of several steps gives its strongest iterate, not its last. Madry et al.
+    and Wong et al. craft in training mode, which is `mode="keep"` here.
+
+    Args:
+        attack: makes the examples. What its `stop` leaves open is `"never"` here, and its `seed` is
+            drawn anew at each call.
+        clean_weight: share of the clean inputs' cross-entropy, in [0, 1] (alpha in Goodfellow et
+            al.); at 0 they cost no pass.
+        bounds: lower and upper end of valid feature values.
+        mode: `"eval"` crafts against the module in evaluation mode, `"keep"` in the mode that it
+            has.
+
+    Raises:
+        ValueError: `clean_weight` is out of its range, or an option is unknown.
+        TypeError: `attack` is no attack.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks, defenses
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
+        >>> loss = defenses.AdversarialTraining(attack=attacks.PGD(eps=0.1, steps=7))
+        >>> loss(net, x, y).backward()
+    """
+
+    clean_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.share("clean_weight", self.clean_weight)
+
+    def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x_adv = self._craft(module, x, y)
+        value = F.cross_entropy(logits_of(module, x_adv), y)
+        if not self.clean_weight:
+            return value
+        clean = F.cross_entropy(logits_of(module, x), y)
+        return self.clean_weight * clean + (1 - self.clean_weight) * value
