@@ -189,11 +189,12 @@ def test_a_vanished_gradient_is_no_warning_while_it_learns(batch):
         defenses.AdversarialTraining(attack=PGD)(flat, x, y).backward()
 
 
-def test_autocast_lets_the_weights_learn(batch):
+@pytest.mark.parametrize("attack", [PGD, attacks.PGD(eps=0.1, steps=2, stop="first")])
+def test_autocast_lets_the_weights_learn(attack, batch):
     """Casts of the weights that are made without a graph must not be those of the outer loss."""
     net = convnet()
     with torch.autocast("cpu", torch.bfloat16):
-        value = defenses.AdversarialTraining(attack=PGD)(net, *batch)
+        value = defenses.AdversarialTraining(attack=attack)(net, *batch)
     value.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
