@@ -1,0 +1,427 @@
+"""Distillation: soft labels, their loss and gradient, what is asked, and what is hidden."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
+from torch import nn
+from torch.nn import functional as F
+
+from advkit import CallableClassifier, QueryBudgetExceeded, TorchClassifier, attacks
+from advkit.core.results import InconclusiveWarning
+from advkit.data import digits
+from advkit.defenses.distillation import Distillation, DistillationLoss, TemperedCrossEntropy
+from tests.toys import Linear3, convnet, images
+
+
+def linear(scale=1.0, classes=3, features=4, seed=0, dtype=torch.float32):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Linear(features, classes)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(scale)
+    return net.to(dtype)
+
+
+def inputs(n=6, features=4, seed=0, dtype=torch.float32):
+    return torch.rand(n, features, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def service(net, **options):
+    """`net` behind an interface that gives the probabilities of its softmax."""
+
+    def answer(rows):
+        return net(torch.from_numpy(rows)).double().softmax(1).detach()
+
+    return CallableClassifier(answer, num_classes=3, **options)
+
+
+def numpy_softmax(z):
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def numpy_logits(net, x):
+    w, b = (p.detach().double().numpy() for p in net.parameters())
+    return x.double().numpy() @ w.T + b
+
+
+def numpy_loss(net, x, soft, temperature):
+    """Value, and gradients of weight and bias, in float64 and written out."""
+    p = numpy_softmax(numpy_logits(net, x) / temperature)
+    residual = (p - soft) / (temperature * len(x))
+    value = -(soft * np.log(p)).sum(1).mean()
+    return value, residual.T @ x.double().numpy(), residual.sum(0)
+
+
+# Ordinary logits, and those of nets that were trained at the temperature.
+@pytest.mark.parametrize("of_teacher", [1.0, 300.0])
+@pytest.mark.parametrize("of_student", [1.0, 300.0])
+@pytest.mark.parametrize("temperature", [1.0, 20.0, 100.0])
+def test_loss_and_gradient_are_those_of_float64(of_teacher, of_student, temperature):
+    teacher, student, x = linear(of_teacher), linear(of_student, seed=1), inputs()
+    soft = numpy_softmax(numpy_logits(teacher, x) / temperature)
+    value = DistillationLoss(teacher=teacher, temperature=temperature)(student, x, torch.zeros(6))
+    value.backward()
+    expected = numpy_loss(student, x, soft, temperature)
+    found = (value.item(), student.weight.grad.numpy(), student.bias.grad.numpy())
+    for ours, reference in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5 * np.abs(reference).max())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 100.0])
+def test_the_tempered_cross_entropy_is_that_of_float64(temperature):
+    net, x, y = linear(300.0), inputs(), torch.tensor([0, 1, 2, 0, 1, 2])
+    value = TemperedCrossEntropy(temperature=temperature)(net, x, y)
+    value.backward()
+    expected = numpy_loss(net, x, np.eye(3)[y.numpy()], temperature)
+    found = (value.item(), net.weight.grad.numpy(), net.bias.grad.numpy())
+    for ours, reference in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_where_the_usual_gradient_is_zero_the_tempered_one_is_not():
+    """What is hidden: at 300-fold logits float32 has no gradient left but at the temperature."""
+    net, x = linear(2000.0), inputs()
+    y = net(x).argmax(1)
+    slopes = {}
+    for temperature in (1.0, 100.0):
+        leaf = x.clone().requires_grad_()
+        value = TemperedCrossEntropy(temperature=temperature)(net, leaf, y)
+        slopes[temperature] = torch.autograd.grad(value, leaf)[0].abs().amax(1)
+    assert (slopes[1.0] == 0).sum() >= 4
+    assert (slopes[100.0] > 0).all()
+
+
+def test_losses_compose_and_leave_the_teacher_alone():
+    teacher, student, x, y = linear(), linear(seed=1), inputs(), torch.arange(6) % 3
+    soft = DistillationLoss(teacher=teacher, temperature=5.0)
+    hard = TemperedCrossEntropy(temperature=1.0)
+    both = 25.0 * soft + 0.5 * hard
+    expected = 25 * soft(student, x, y) + 0.5 * F.cross_entropy(student(x), y)
+    torch.testing.assert_close(both(student, x, y), expected)
+    expected.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_the_loss_asks_at_every_call_and_the_teacher_in_evaluation():
+    teacher, x = convnet().train(), images(4)
+    counted = CallableClassifier(
+        lambda rows: convnet()(torch.from_numpy(rows)).softmax(1).detach(), num_classes=3
+    )
+    student = convnet().eval()
+    y = torch.zeros(4)
+    loss = DistillationLoss(teacher=counted, temperature=3.0)
+    values = [loss(student, x, y) for _ in range(2)]
+    assert counted.queries == 8
+    white = DistillationLoss(teacher=teacher, temperature=3.0)(student, x, y)
+    torch.testing.assert_close(values[0], white)
+    assert torch.equal(values[0], values[1])
+    assert teacher.training
+    assert teacher.calls == 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 7.0, 100.0])
+def test_probabilities_say_what_logits_say(temperature):
+    teacher, x, y = linear(3.0), inputs(), torch.zeros(6)
+    white, black = (
+        DistillationLoss(teacher=model, temperature=temperature)(linear(seed=1), x, y)
+        for model in (teacher, service(teacher))
+    )
+    torch.testing.assert_close(white, black)
+
+
+@pytest.mark.parametrize("floor", [1e-6, 1e-3])
+def test_zeros_count_as_the_floor(floor):
+    """A student of constant logits zero, whose gradient is 1/3 minus the soft label."""
+    answered = np.array([[1.0, 0.0, -0.001]])
+    teacher = CallableClassifier(lambda rows: answered, num_classes=3)
+    student = nn.Linear(4, 3, bias=True)
+    nn.init.zeros_(student.weight)
+    nn.init.zeros_(student.bias)
+    loss = DistillationLoss(teacher=teacher, temperature=100.0, floor=floor)
+    loss(student, inputs(1), torch.zeros(1)).backward()
+    weights = np.array([1.0, floor, floor]) ** 0.01
+    expected = (1 / 3 - weights / weights.sum()) / 100
+    np.testing.assert_allclose(student.bias.grad.numpy(), expected, rtol=1e-4)
+
+
+def test_a_linear_student_becomes_its_linear_teacher():
+    """At any temperature the only minimum is at the teacher's own logits, up to a constant."""
+    teacher, x = linear(2.0), inputs(64)
+    for temperature, lr in ((1.0, 0.05), (100.0, 0.05)):
+        student = linear(seed=1)
+        distillation = Distillation(temperature=temperature, epochs=400, lr=lr, batch_size=64)
+        assert distillation.fit(teacher, student, [x]) is student
+        ours, theirs = student(x).log_softmax(1), teacher(x).log_softmax(1)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)
+
+
+def test_a_black_box_is_asked_once_for_each_input():
+    teacher, x = service(linear(3.0), budget=20), inputs(20)
+    white, black = (
+        Distillation(temperature=2.0, epochs=5, batch_size=8).fit(model, linear(seed=1), x.split(6))
+        for model in (linear(3.0), teacher)
+    )
+    assert teacher.queries == 20
+    torch.testing.assert_close(white.weight, black.weight)
+
+    poor, student = service(linear(3.0), budget=19), linear(seed=1)
+    with pytest.raises(QueryBudgetExceeded):
+        Distillation(temperature=2.0).fit(poor, student, x.split(6))
+    assert torch.equal(student.weight, linear(seed=1).weight)
+
+
+def test_whatever_a_loader_gives():
+    x, y = inputs(20), torch.arange(20)
+    pairs = [(x[:12], y[:12]), (x[12:], y[12:])]
+    loaders = [
+        list(x.split(12)),
+        pairs,
+        [[part] for part, _ in pairs],
+        ((part, label) for part, label in pairs),
+        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=12),
+    ]
+    found = [
+        Distillation(temperature=2.0, epochs=2).fit(linear(3.0), linear(seed=1), loader).weight
+        for loader in loaders
+    ]
+    for weight in found[1:]:
+        assert torch.equal(weight, found[0])
+    assert not torch.equal(found[0], linear(seed=1).weight)
+
+
+def test_steps_follow_from_epochs_and_batch_size_and_their_length_from_lr():
+    student = convnet().train()
+    Distillation(temperature=2.0, epochs=3, batch_size=5).fit(convnet(), student, [images(8)])
+    assert student.calls == 6
+    assert not student.training
+    other = linear(seed=1)
+    Distillation(temperature=2.0, epochs=1, lr=0.01, batch_size=20).fit(
+        linear(3.0), other, [inputs(20)]
+    )
+    moved = (other.weight - linear(seed=1).weight).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-2, atol=0)
+
+
+def test_the_seed_decides_and_nothing_else_is_drawn_from():
+    def run(seed):
+        student = convnet()
+        Distillation(temperature=2.0, epochs=2, batch_size=3, seed=seed).fit(
+            convnet(), student, [images(8)]
+        )
+        return student.conv.weight
+
+    before = torch.get_rng_state()
+    first = run(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(run(0), first)
+    assert not torch.equal(run(1), first)
+
+
+def test_the_teacher_is_left_as_it_was():
+    teacher = convnet().train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    with torch.no_grad():
+        student = Distillation(temperature=2.0, epochs=1).fit(teacher, convnet(), [images(8)])
+    assert teacher.training
+    assert all(p.grad is None and p.requires_grad for p in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not torch.equal(student.conv.weight, teacher.conv.weight)
+
+
+def test_teachers_without_gradients_and_in_other_bounds():
+    x = 255 * inputs(60)
+    labels = (x[:, 0] > 128).long()
+    model = service(lambda rows: linear(3.0)(rows / 255), bounds=(0, 255))
+    student = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    Distillation(temperature=1.0, epochs=2).fit(model, student, [(x, labels)])
+    neighbours = KNeighborsClassifier(5).fit(inputs(60).numpy(), labels.numpy())
+    student = linear(classes=2)
+    Distillation(temperature=1.0, epochs=300, lr=0.05).fit(neighbours, student, [inputs(60)])
+    agreed = student(inputs(60)).argmax(1) == torch.from_numpy(
+        neighbours.predict(inputs(60).numpy())
+    )
+    assert agreed.float().mean() > 0.85
+
+
+def test_soft_labels_are_not_narrower_than_float32():
+    """In bfloat16 the labels of ordinary logits at T = 100 would all be alike."""
+    teacher = linear(3.0).bfloat16()
+    x = inputs().bfloat16()
+    student = linear(3.0)
+    loss = DistillationLoss(teacher=teacher, temperature=100.0)
+    module = nn.Sequential(Widen(), student)
+    loss(module, x, torch.zeros(6)).backward()
+    soft = numpy_softmax(teacher(x).detach().double().numpy() / 100)
+    _, _, expected = numpy_loss(student, x, soft, 100.0)
+    found = student.bias.grad.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
+
+
+class Widen(nn.Module):
+    def forward(self, x):
+        return x.float()
+
+
+@pytest.fixture(scope="module")
+def distilled():
+    """Papernot's protocol on the digits of scikit-learn at T = 100: the student."""
+    data = digits("train")
+    loader = list(zip(data.x.split(100), data.y.split(100), strict=True))
+
+    def net():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher, student = net(), net()
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=0.02)
+    for _ in range(25):
+        for x, y in loader:
+            optimizer.zero_grad()
+            TemperedCrossEntropy(temperature=100.0)(teacher, x, y).backward()
+            optimizer.step()
+    return Distillation(temperature=100.0, epochs=25, lr=0.02).fit(teacher, student, loader)
+
+
+def test_distillation_hides_the_gradient_and_nothing_else(distilled):
+    """The usual cross-entropy stands still; at logits / T, and by default, the net falls."""
+    test = digits("test").head(200)
+
+    def usual(logits, y):
+        return F.cross_entropy(logits, y, reduction="none")
+
+    def tempered(logits, y):
+        return F.cross_entropy(logits / 100, y, reduction="none")
+
+    clean = (distilled(test.x).argmax(1) == test.y).double().mean()
+    assert clean > 0.85
+    attack = attacks.PGD(eps=0.3, steps=20, random_start=False, loss=usual)
+    with pytest.warns(InconclusiveWarning, match="gradient"):
+        still = attack.run(distilled, test.x, test.y)
+    assert (~still.success).double().mean() > 0.8
+    for loss in (tempered, "ce", "margin"):
+        found = attacks.PGD(eps=0.3, steps=20, loss=loss).run(distilled, test.x, test.y)
+        assert (~found.success).double().mean() < 0.05
+
+
+def test_the_students_own_teacher_decides_how_large_its_logits_are(distilled):
+    """From a teacher with ordinary logits they are ordinary, whatever the temperature."""
+    data = digits("train").head(400)
+    ordinary = linear(3.0, classes=10, features=64)
+    teacher = nn.Sequential(nn.Flatten(), ordinary)
+    student = nn.Sequential(nn.Flatten(), linear(1.0, classes=10, features=64, seed=1))
+    Distillation(temperature=100.0, epochs=60, lr=0.02).fit(teacher, student, [data.x])
+
+    def spread(net):
+        return float((net(data.x) - net(data.x).mean(1, keepdim=True)).detach().std())
+
+    assert spread(student) == pytest.approx(spread(teacher), rel=0.1)
+    assert spread(distilled) > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"temperature": 0.0}, ValueError, "temperature must be positive"),
+        ({"temperature": math.nan}, ValueError, "temperature must be positive"),
+        ({"temperature": "100"}, TypeError, "temperature must be a number"),
+        ({"epochs": 0}, ValueError, "epochs must be at least 1"),
+        ({"lr": -1.0}, ValueError, "lr must be positive"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"floor": 0.0}, ValueError, "floor must lie between 0 and 1, got 0.0"),
+        ({"floor": 1.0}, ValueError, "floor must lie between 0 and 1"),
+        ({"floor": math.nan}, ValueError, "floor must lie between 0 and 1"),
+        ({"floor": None}, TypeError, "floor must be a number"),
+        ({"seed": 0.5}, TypeError, "seed must be an int"),
+        ({"progress": 1}, TypeError, "progress must be True or False"),
+    ],
+)
+def test_arguments(options, error, said):
+    with pytest.raises(error, match=said):
+        Distillation(**{"temperature": 2.0, **options})
+    for other in (DistillationLoss, TemperedCrossEntropy):
+        if options.keys() <= other.__dataclass_fields__.keys():
+            given = {"temperature": 2.0, "teacher": linear(), **options}
+            known = {name: given[name] for name in other.__dataclass_fields__ if name in given}
+            with pytest.raises(error, match=said):
+                other(**known)
+
+
+def test_teachers_that_are_none():
+    student, x = linear(), inputs()
+    by_labels = CallableClassifier(lambda rows: [0] * len(rows), 3, output="labels")
+    with pytest.raises(TypeError, match="CallableClassifier gives labels alone"):
+        Distillation(temperature=2.0).fit(by_labels, student, [x])
+    with pytest.raises(TypeError, match="CallableClassifier gives labels alone"):
+        DistillationLoss(teacher=by_labels, temperature=2.0)
+    assert by_labels.queries == 0
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module"):
+        Distillation(temperature=2.0).fit(3, student, [x])
+    svm = SVC(decision_function_shape="ovr").fit(inputs(30).numpy(), torch.arange(30) % 3)
+    with pytest.raises(ValueError, match="the teacher returned no probabilities"):
+        Distillation(temperature=2.0).fit(svm, student, [x])
+    broken = linear()
+    nn.init.constant_(broken.bias, math.inf)
+    with pytest.raises(ValueError, match="NaN or infinite logits for sample 0"):
+        Distillation(temperature=2.0).fit(broken, student, [x])
+
+
+def test_a_teacher_that_takes_its_probabilities_for_logits():
+    confused = nn.Sequential(linear(), nn.Softmax(dim=1))
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        Distillation(temperature=2.0, epochs=1).fit(confused, linear(seed=1), [inputs()])
+    told = TorchClassifier(confused, output="probabilities")
+    y = torch.zeros(6)
+    one, two = (
+        DistillationLoss(teacher=teacher, temperature=20.0)(linear(seed=1), inputs(), y)
+        for teacher in (told, linear())
+    )
+    torch.testing.assert_close(one, two)
+
+
+def test_students_that_do_not_fit():
+    teacher = service(linear())
+    with pytest.raises(TypeError, match=r"student must be a torch.nn.Module, got SVC"):
+        Distillation(temperature=2.0).fit(teacher, SVC(), [inputs()])
+    assert teacher.queries == 0
+    with pytest.raises(ValueError, match="student must give 3 logits.*gives 2"):
+        Distillation(temperature=2.0).fit(teacher, linear(classes=2), inputs(20).split(5))
+    assert teacher.queries == 5
+    with pytest.raises(ValueError, match="student must give 3 logits.*gives 2"):
+        DistillationLoss(teacher=teacher, temperature=2.0)(
+            linear(classes=2), inputs(), torch.zeros(6)
+        )
+
+
+def test_loaders_that_do_not_fit():
+    fit = Distillation(temperature=2.0).fit
+    with pytest.raises(TypeError, match="loader must be an iterable of batches.*got Tensor"):
+        fit(linear(), linear(), inputs())
+    with pytest.raises(TypeError, match="loader must be an iterable of batches.*got int"):
+        fit(linear(), linear(), 3)
+    with pytest.raises(ValueError, match="loader must give at least one batch"):
+        fit(linear(), linear(), [])
+    with pytest.raises(TypeError, match="x must be a torch.Tensor, got ndarray"):
+        fit(linear(), linear(), [(inputs().numpy(), None)])
+    with pytest.raises(ValueError, match="x must lie in the model's bounds"):
+        fit(linear(), linear(), [2 * inputs() + 1])
+    with pytest.raises(ValueError, match="x must lie in the model's bounds"):
+        DistillationLoss(teacher=linear(), temperature=2.0)(
+            linear(), 2 * inputs() + 1, torch.zeros(6)
+        )
+
+
+def test_float64_stays_float64():
+    x = torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    student = linear(features=3, dtype=torch.float64)
+    DistillationLoss(teacher=Linear3(), temperature=9.0)(student, x, torch.zeros(5)).backward()
+    w = np.array(Linear3.W)
+    _, expected, _ = numpy_loss(student, x, numpy_softmax(x.numpy() @ w.T / 9), 9.0)
+    np.testing.assert_allclose(student.weight.grad.numpy(), expected, rtol=1e-12)
