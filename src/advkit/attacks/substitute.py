@@ -164,7 +164,14 @@ class Substitute:
             for known, labels in self._sets(victim, substitute, x, y):
                 data = TensorDataset(known, labels)
                 shuffled = DataLoader(data, batch_size=self.batch_size, shuffle=True)
-                fit(net, shuffled, loss=_loss, optimizer=optimizer, epochs=self.epochs)
+                fit(
+                    net,
+                    shuffled,
+                    loss=_loss,
+                    optimizer=optimizer,
+                    epochs=self.epochs,
+                    progress=False,
+                )
                 share = None
                 if test is not None and y_test is not None:
                     share = float((self._labels(substitute, test) == y_test).double().mean())

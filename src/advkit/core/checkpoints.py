@@ -1,0 +1,191 @@
+"""A training in one file: written whole after each epoch, and taken up again from there.
+
+The file holds plain values alone (tensors, numbers, strings), so that reading it runs no code.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from advkit.core.files import replacing
+from advkit.core.history import Epoch
+
+_FORMAT = "advkit training 1"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """Everything that changes while a net learns.
+
+    Attributes:
+        model: what learns.
+        optimizer: of its parameters.
+        scheduler: of the optimizer, or `None`.
+        averaged: holds the average of the model's weights and buffers, or `None`.
+        generators: random generators of the data, beside the global ones.
+        device: of the model; its random state counts too.
+        setup: what the run was begun with and has to go on with, as words by name.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler | None
+    averaged: nn.Module | None
+    generators: tuple[torch.Generator, ...]
+    device: torch.device
+    setup: Mapping[str, str]
+
+    @contextmanager
+    def undrawn(self) -> Iterator[None]:
+        """Whatever draws random numbers inside, afterwards nothing has been drawn."""
+        state = self._random_state()
+        try:
+            yield
+        finally:
+            self._set_random_state(state)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, in plain values."""
+        return {
+            "setup": dict(self.setup),
+            "model": _state(self.model),
+            "averaged": None if self.averaged is None else _state(self.averaged),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "random": self._random_state(),
+        }
+
+    def difference(self, state: Mapping[str, Any]) -> str | None:
+        """Why the run cannot go on from `state`, in words; `None` if it can."""
+        for name, ours in self.setup.items():
+            theirs = state["setup"].get(name, ours)
+            if theirs != ours:
+                return f"it was begun with {name} {theirs}, not {ours}"
+        saved, own = _shapes(state["model"]), _shapes(_state(self.model))
+        for name in {**saved, **own}:
+            there, here = saved.get(name, "absent"), own.get(name, "absent")
+            if there != here:
+                return f"it is of another model: {name} is {there} there, and {here} here"
+        return None
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`, to which there is no `difference`."""
+        _load(self.model, state["model"])
+        if self.averaged is not None:
+            _load(self.averaged, state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self._set_random_state(state["random"])
+
+    def _random_state(self) -> dict[str, Any]:
+        drawn: Any = np.random.get_state()
+        kind, words, *rest = drawn
+        on_cuda = self.device.type == "cuda"
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if on_cuda else None,
+            "numpy": (kind, torch.from_numpy(words.astype(np.int64)), *rest),
+            "python": random.getstate(),
+            "generators": [generator.get_state() for generator in self.generators],
+        }
+
+    def _set_random_state(self, state: Mapping[str, Any]) -> None:
+        kind, words, *rest = state["numpy"]
+        torch.set_rng_state(state["torch"])
+        if self.device.type == "cuda" and state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        np.random.set_state((kind, words.numpy().astype(np.uint32), *rest))
+        random.setstate(state["python"])
+        for generator, own in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(own)
+
+
+def save(path: Path, run: Run, epochs: list[Epoch]) -> None:
+    """Replace the file at `path` by the run as it is now, after `epochs`.
+
+    Raises:
+        ValueError: a part of the run keeps something that is not plain.
+        OSError: the file cannot be written.
+    """
+    content = {"format": _FORMAT, "epochs": [asdict(epoch) for epoch in epochs], **run.state()}
+    with replacing(path) as temporary:
+        try:
+            torch.save(content, temporary)
+            torch.load(temporary, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # pickle raises what the objects raise
+            raise ValueError(
+                f"checkpoint {path} cannot be made: model, optimizer and scheduler must keep "
+                f"nothing but tensors, numbers and strings in their state_dict(); {error}"
+            ) from error
+
+
+def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
+    """Take `run` to where the file at `path` has it, and give the epochs done until then.
+
+    Args:
+        path: an existing file.
+        run: unchanged if an error is raised.
+        epochs: asked for in all.
+
+    Raises:
+        ValueError: the file is damaged or no checkpoint, is one of another run, or has more than
+            `epochs` behind it.
+        OSError: the file cannot be read.
+    """
+    content = _read(path)
+    done = [Epoch(**epoch) for epoch in content["epochs"]]
+    reason = run.difference(content)
+    if reason is not None:
+        raise ValueError(f"checkpoint {path} cannot be taken up: {reason}; remove it to begin anew")
+    if len(done) > epochs:
+        raise ValueError(
+            f"epochs must be at least {len(done)}, which checkpoint {path} has behind it, "
+            f"got {epochs}"
+        )
+    run.set_state(content)
+    return done
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file may fail in any way
+        raise ValueError(f"checkpoint {path} cannot be read: damaged, or no checkpoint") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"checkpoint {path} is no checkpoint of a training")
+    return content
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """The module's state, buffers that `state_dict` leaves out among it."""
+    return {**dict(module.named_buffers()), **module.state_dict()}
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{value.dtype} {tuple(value.shape)}"
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load(module: nn.Module, state: Mapping[str, Any]) -> None:
+    module.load_state_dict({name: state[name] for name in module.state_dict()})
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(state[name])
