@@ -5,6 +5,7 @@ The file holds plain values alone (tensors, numbers, strings), so that reading i
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,15 +68,15 @@ class Run:
 
     def difference(self, state: Mapping[str, Any]) -> str | None:
         """Why the run cannot go on from `state`, in words; `None` if it can."""
-        for name, ours in self.setup.items():
-            theirs = state["setup"].get(name, ours)
-            if theirs != ours:
-                return f"it was begun with {name} {theirs}, not {ours}"
         saved, own = _shapes(state["model"]), _shapes(_state(self.model))
         for name in {**saved, **own}:
             there, here = saved.get(name, "absent"), own.get(name, "absent")
             if there != here:
                 return f"it is of another model: {name} is {there} there, and {here} here"
+        for name, ours in self.setup.items():
+            theirs = state["setup"].get(name, ours)
+            if theirs != ours:
+                return f"it was begun with {name} {theirs}, not {ours}"
         return None
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -119,17 +120,18 @@ def save(path: Path, run: Run, epochs: list[Epoch]) -> None:
         OSError: the file cannot be written.
     """
     content = {"format": _FORMAT, "epochs": [asdict(epoch) for epoch in epochs], **run.state()}
+    buffer = io.BytesIO()
+    try:
+        torch.save(content, buffer)
+        buffer.seek(0)
+        torch.load(buffer, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle raises what the objects raise
+        raise ValueError(
+            f"checkpoint {path} cannot be made: model, optimizer and scheduler must keep nothing "
+            f"but tensors, numbers and strings in their state_dict(); {error}"
+        ) from error
     with replacing(path) as temporary:
-        try:
-            torch.save(content, temporary)
-            torch.load(temporary, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # pickle raises what the objects raise
-            raise ValueError(
-                f"checkpoint {path} cannot be made: model, optimizer and scheduler must keep "
-                f"nothing but tensors, numbers and strings in their state_dict(); {error}"
-            ) from error
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
@@ -160,12 +162,12 @@ def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file may fail in any way
-        raise ValueError(f"checkpoint {path} cannot be read: damaged, or no checkpoint") from error
+    with path.open("rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file may fail in any way
+            sentence = f"checkpoint {path} cannot be read: damaged, or no checkpoint"
+            raise ValueError(sentence) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"checkpoint {path} is no checkpoint of a training")
     return content
@@ -173,7 +175,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _state(module: nn.Module) -> dict[str, Any]:
     """The module's state, buffers that `state_dict` leaves out among it."""
-    return {**dict(module.named_buffers()), **module.state_dict()}
+    return {**module.state_dict(), **dict(module.named_buffers())}
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, str]:
