@@ -223,6 +223,35 @@ def test_the_seed_decides_and_nothing_else_is_drawn_from():
     assert torch.equal(run(0), first)
     assert not torch.equal(run(1), first)
 
+    plain = [  # without dropout the seed decides on the order alone
+        Distillation(temperature=2.0, epochs=1, batch_size=3, seed=seed)
+        .fit(linear(3.0), linear(seed=1), [inputs(8)])
+        .weight
+        for seed in (0, 1)
+    ]
+    assert not torch.equal(*plain)
+
+
+def test_a_random_teacher_goes_on_drawing_from_batch_to_batch():
+    heard = []
+
+    class Loud(TorchClassifier):
+        def logits(self, x):
+            heard.append(super().logits(x))
+            return heard[-1]
+
+    teacher = Loud(convnet().train(), mode="keep")
+    Distillation(temperature=2.0, epochs=1).fit(teacher, convnet(), [images(8), images(8)])
+    assert not torch.equal(*heard)
+
+
+def test_progress_is_written_line_by_line(capfd):
+    for progress, epochs in ((False, []), (True, ["1/2", "2/2"])):
+        distillation = Distillation(temperature=2.0, epochs=2, progress=progress)
+        distillation.fit(linear(3.0), linear(seed=1), [inputs(8)])
+        first = [line.split()[0] for line in capfd.readouterr().err.splitlines()]
+        assert first == ["epoch", *epochs] if progress else not first
+
 
 def test_the_teacher_is_left_as_it_was():
     teacher = convnet().train()
@@ -393,6 +422,9 @@ def test_students_that_do_not_fit():
     assert teacher.queries == 0
     with pytest.raises(ValueError, match="student must give 3 logits.*gives 2"):
         Distillation(temperature=2.0).fit(teacher, linear(classes=2), inputs(20).split(5))
+    assert teacher.queries == 5
+    with pytest.raises(ValueError, match="empty parameter list"):
+        Distillation(temperature=2.0).fit(teacher, nn.Flatten(), inputs(20).split(5))
     assert teacher.queries == 5
     with pytest.raises(ValueError, match="student must give 3 logits.*gives 2"):
         DistillationLoss(teacher=teacher, temperature=2.0)(

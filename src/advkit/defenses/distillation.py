@@ -138,7 +138,7 @@ class Distillation:
             can tell 0 from 4e-7. It weighs more than it seems: at temperature 100 a class at 1e-6
             has 87 % of the weight of one at 1.
         seed: of order, dropout and the like, an int.
-        progress: show a bar over the epochs (needs the extra `report`).
+        progress: write a line for each epoch to standard error.
 
     Raises:
         ValueError: a value is out of its range.
@@ -181,17 +181,17 @@ class Distillation:
             teacher: a classifier with logits or with probabilities as scores, an `nn.Module` with
                 inputs in [0, 1], or a fitted scikit-learn estimator. It is left as it was.
             student: takes the teacher's inputs `(n, *features)` and gives a logit for each of its
-                classes; where it stands, on which device and in which dtype, the inputs come.
+                classes. Inputs are moved to its device, also those that the teacher is asked about.
             loader: batches `(x, y)` or `x` alone, gone through once: labels are not used, and the
-                inputs are kept in memory.
+                inputs are kept in memory, where they came from.
 
         Returns:
             `student`, in evaluation mode.
 
         Raises:
             ValueError: inputs out of the teacher's bounds or none of them, scores that are no
-                probabilities, or a student with another number of logits than the teacher has
-                classes, which is seen when the first batch has been answered.
+                probabilities, a student without parameters, or with another number of logits than
+                the teacher has classes, which is seen when the first batch has been answered.
             TypeError: `teacher` is no model or gives labels alone, `student` is no module, or
                 `loader` gives no batches.
             QueryBudgetExceeded: the teacher's budget is spent; `student` has not been touched.
@@ -204,15 +204,17 @@ class Distillation:
                 "loader must be an iterable of batches (x, y) or x, such as a DataLoader or "
                 f"x.split(128), got {type(loader).__name__}"
             )
+        optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
         data = TensorDataset(*self._asked(model, student, loader))
-        with torch.random.fork_rng(), torch.enable_grad():
+        with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             fit(
                 student,
                 DataLoader(data, batch_size=self.batch_size, shuffle=True),
                 loss=self._loss,
-                optimizer=torch.optim.Adam(student.parameters(), lr=self.lr),
+                optimizer=optimizer,
                 epochs=self.epochs,
+                precision="float32",  # 16 bits are too few for logits / 100
                 progress=self.progress,
             )
         return student
@@ -221,16 +223,18 @@ class Distillation:
         self, teacher: Classifier, student: nn.Module, loader: Iterable[object]
     ) -> tuple[Tensor, Tensor]:
         """All inputs of `loader`, and the soft labels that `teacher` has for them."""
+        device = next(student.parameters()).device
         inputs: list[Tensor] = []
         answers: list[Tensor] = []
-        with hold(teacher):
+        with hold(teacher), torch.no_grad():
             for batch in loader:
                 x = checks.inputs(_inputs_of(batch), teacher.bounds)
+                there = x.to(device)
+                soft = soft_labels(teacher, there, self.temperature, self.floor)
+                if not inputs:
+                    _check_classes(TorchClassifier(student).logits(there[:1]), soft)
                 inputs.append(x)
-                answers.append(soft_labels(teacher, x, self.temperature, self.floor))
-                if len(inputs) == 1:
-                    with torch.no_grad():
-                        _check_classes(TorchClassifier(student).logits(x[:1]), answers[0])
+                answers.append(soft.to(x.device))
         if not inputs:
             raise ValueError("loader must give at least one batch, gave none")
         return torch.cat(inputs), torch.cat(answers)
