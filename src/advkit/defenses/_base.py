@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from advkit.core import checks
 from advkit.core.results import AnyAttack, Attack, InconclusiveWarning, stopping, with_seed
@@ -108,19 +109,45 @@ class CraftingLoss(TrainingLoss):
         checked_bounds(self.bounds)
         checks.one_of("mode", self.mode, ("eval", "keep"))
 
-    def _craft(
-        self, module: nn.Module, x: Tensor, y: Tensor, attack: Attack | None = None
-    ) -> Tensor:
-        """What `attack`, by default its own, makes of `x`; no trace of it is left in `module`."""
-        model = TorchClassifier(module, self.bounds, mode=self.mode)
-        attack = _drawn(stopping(attack or self.attack, "never"))
-        with _crafting(x.device):
-            return attack(model, x, y)
+    def _craft(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """What the attack makes of `x`; no trace of it is left in `module`."""
+        return craft(self.attack, self._crafter(module), x, y)
+
+    def _crafter(self, module: nn.Module) -> TorchClassifier:
+        """`module` as the attack meets it."""
+        return TorchClassifier(module, self.bounds, mode=self.mode)
+
+
+def craft(attack: Attack, model: TorchClassifier, x: Tensor, y: Tensor) -> Tensor:
+    """What `attack`, drawn anew and not stopping early, makes of `x`; `model` is left as it was."""
+    attack = _drawn(stopping(attack, "never"))
+    with crafting(x.device):
+        return attack(model, x, y)
 
 
 def logits_of(module: nn.Module, x: Tensor) -> Tensor:
-    """The module's logits `(n, classes)` as it learns: in its mode, with its graph."""
-    return logits_from(module(x), len(x))
+    """The module's logits `(n, classes)` as it learns: in its mode, with its graph.
+
+    They are of float32 at least: 16 bits are too few for the differences of logits.
+    """
+    logits = logits_from(module(x), len(x))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of logits `(n, classes)` at labels `(n,)`, a scalar.
+
+    Raises:
+        ValueError: a label that there is no logit of.
+    """
+    checks.labels_within("y", y, logits.shape[1], torch.arange(len(y), device=y.device))
+    return F.cross_entropy(logits, y, label_smoothing=smoothing)
+
+
+def divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """KL(p || q), `(n,)`: p is the softmax of `logits`, q of `others`, both `(n, classes)`."""
+    log_p, log_q = F.log_softmax(logits, dim=1), F.log_softmax(others, dim=1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
 def _drawn(attack: AnyAttack) -> AnyAttack:
@@ -131,7 +158,7 @@ def _drawn(attack: AnyAttack) -> AnyAttack:
 
 
 @contextmanager
-def _crafting(device: torch.device) -> Iterator[None]:
+def crafting(device: torch.device) -> Iterator[None]:
     """The time of an attack inside of a loss.
 
     Nobody takes a failed attack on a net that still learns for its robustness, so warnings of that

@@ -1,0 +1,65 @@
+"""Logit squeezing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advkit.core import checks
+from advkit.core.norms import lp_norm
+from advkit.defenses._base import TrainingLoss, cross_entropy, logits_of
+from advkit.models.torch import checked_bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitSqueezing(TrainingLoss):
+    """Logit squeezing: cross-entropy on noisy inputs, and a price on the size of the logits.
+
+    Proposed by Kannan, Kurakin and Goodfellow (2018, arXiv:1803.06373) beside logit pairing. The
+    price is `weight` times the mean Euclidean length of the logits, not squared, and the noise is
+    clipped to the bounds, both as in the code of Mosbach et al. (2018, arXiv:1810.12042). Shafahi
+    et al. (2019, arXiv:1910.11585) square it.
+
+    Small logits make small gradients, and little more: Mosbach et al. show that nets trained so
+    fall to PGD with enough restarts and steps. Attacks that climb the usual cross-entropy take them
+    for robust.
+
+    The noise is drawn from torch's global generator, as that of dropout is; in evaluation mode too.
+
+    Args:
+        weight: of the length, not negative (lambda in the paper); 0.5 is the default of the code of
+            Mosbach et al.
+        noise: standard deviation of the Gaussian noise, in input units, not negative; Mosbach et
+            al. have 0.5 on MNIST with inputs in [0, 1].
+        bounds: lower and upper end of valid feature values, that noisy inputs are clipped to.
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> from advkit.defenses.logit_squeezing import LogitSqueezing
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
+        >>> LogitSqueezing(weight=0.5, noise=0.5)(net, x, y).backward()
+    """
+
+    weight: float
+    noise: float = 0.0
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        checks.not_negative("weight", self.weight)
+        checks.not_negative("noise", self.noise)
+        checked_bounds(self.bounds)
+
+    def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        logits = logits_of(module, self._noisy(x) if self.noise else x)
+        return cross_entropy(logits, y) + self.weight * lp_norm(logits, "l2").mean()
+
+    def _noisy(self, x: Tensor) -> Tensor:
+        x = checks.inputs(x, self.bounds)  # the clip is for the noise, not for what came
+        return (x + self.noise * torch.randn_like(x)).clamp(*self.bounds)
