@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from advkit.attacks._problem import Problem
 from advkit.core import checks
 from advkit.core.losses import Loss, margin
 from advkit.core.results import InconclusiveWarning
-from advkit.models import Bounds, Classifier, as_classifier, hold
+from advkit.models import REJECTED, Bounds, Classifier, as_classifier, hold
 
 
 class _View:
@@ -44,8 +45,15 @@ class _View:
         return hold(self.model)
 
     def predict(self, x: Tensor) -> Tensor:
-        """As the model."""
-        return self.model.predict(x)
+        """As the model, which has to have an answer."""
+        labels = self.model.predict(x)
+        rejected = labels == REJECTED
+        if rejected.any():
+            raise ValueError(
+                f"the model rejects sample {checks.indices(rejected)}, so that there is no label "
+                "of its own to leave; give y"
+            )
+        return labels
 
 
 class ByScores(_View):
@@ -62,7 +70,10 @@ class ByScores(_View):
 
 
 class ByLabels(_View):
-    """What an attack on labels sees: one at the label, zero elsewhere; NaN if it has no answer."""
+    """What an attack on labels sees: one at the label, zero elsewhere.
+
+    A row of NaN is an answer that the model failed to give, one of minus infinity a rejection.
+    """
 
     def logits(self, x: Tensor) -> Tensor:
         """One-hot labels."""
@@ -74,7 +85,9 @@ class ByLabels(_View):
         return self._one_hot(logits.argmax(1), logits.shape[1]).where(known, torch.nan)
 
     def _one_hot(self, labels: Tensor, classes: int | None = None) -> Tensor:
-        return F.one_hot(labels, classes or self.num_classes).float()
+        rejected = labels == REJECTED
+        one_hot = F.one_hot(labels.masked_fill(rejected, 0), classes or self.num_classes)
+        return one_hot.float().masked_fill(rejected[:, None], -math.inf)
 
 
 def by_scores(obj: object, wanted_by: str) -> ByScores:

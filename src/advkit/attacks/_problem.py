@@ -187,7 +187,8 @@ class Problem:
 
         Raises:
             ValueError: a first look that meets NaN or infinite logits. Later ones are no reason to
-                lose what was found: such an iterate is no success and is never kept.
+                lose what was found: such an iterate is no success and is never kept. Neither is
+                a rejection, minus infinity for every class, which may be met at any look.
         """
         x_adv = x_adv.detach().requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
@@ -195,7 +196,8 @@ class Problem:
             value = self.goal.ascent(self.loss, logits)
         shortfall = self.goal.shortfall(logits.detach())
         if first and not shortfall.isfinite().all():
-            checks.finite_logits(logits, self.rows)
+            answered = (logits != -math.inf).any(1)
+            checks.finite_logits(logits[answered], self.rows[answered])
         at = Judged(x_adv, self.rows, None, logits, value, shortfall)
         self.ledger.keep(self, at)
         return at

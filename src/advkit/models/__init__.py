@@ -6,6 +6,7 @@ from advkit.models.ensemble import Ensemble
 from advkit.models.onnx import OnnxClassifier
 from advkit.models.preprocessing import Normalize
 from advkit.models.protocols import (
+    REJECTED,
     Bounds,
     Classifier,
     DifferentiableClassifier,
@@ -17,6 +18,7 @@ from advkit.models.torch import TorchClassifier
 from advkit.models.wrappers import Expectation, QueryCounter, StraightThrough
 
 __all__ = [
+    "REJECTED",
     "Bounds",
     "CallableClassifier",
     "Classifier",

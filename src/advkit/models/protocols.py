@@ -7,6 +7,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
+# The label of an input that a classifier rejects or abstains on. It is no answer, so never right,
+# and no success of an attack either. Logits cannot say it: a classifier that may reject has none.
+REJECTED = -1
+
 
 class Bounds(NamedTuple):
     """Closed interval of valid feature values, in the units of the input."""
@@ -29,7 +33,7 @@ class Classifier(Protocol):
         ...
 
     def predict(self, x: Tensor) -> Tensor:
-        """Labels `(n,)`, int64."""
+        """Labels `(n,)`, int64; `REJECTED` where it has none."""
         ...
 
 
