@@ -1,0 +1,48 @@
+"""Training with Gaussian noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advkit.core import checks
+from advkit.defenses._base import TrainingLoss, logits_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianNoise(TrainingLoss):
+    """Cross-entropy of inputs under Gaussian noise, for a model that is to be smoothed.
+
+    The training of Cohen, Rosenfeld and Kolter (2019, arXiv:1902.02918): one noisy copy of each
+    input. Like theirs the noise is not clipped to the bounds of the inputs, so that the net learns
+    what `RandomizedSmoothing` of the same `sigma` asks it.
+
+    Each call draws from torch's global generator, as dropout does: `torch.manual_seed` repeats a
+    training.
+
+    Args:
+        sigma: standard deviation of the noise, in input units; positive.
+
+    Raises:
+        ValueError: `sigma` is not positive.
+        TypeError: `sigma` is no number.
+
+    Example:
+        >>> import torch
+        >>> from advkit.defenses.gaussian_noise import GaussianNoise
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
+        >>> GaussianNoise(sigma=0.25)(net, x, y).backward()
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        checks.positive("sigma", self.sigma)
+
+    def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        noisy = torch.add(x, torch.randn_like(x), alpha=self.sigma)
+        return F.cross_entropy(logits_of(module, noisy), y)
