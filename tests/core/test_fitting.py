@@ -432,6 +432,8 @@ def test_bad_arguments(net, line):
         ({"scheduler": plateau}, ValueError, "must not be ReduceLROnPlateau"),
         ({"schedule": "step"}, ValueError, "schedule must be one of 'epoch', 'batch', got 'step'"),
         ({"schedule": "batch"}, ValueError, "schedule='batch' needs a scheduler, got none"),
+        ({"loss": "ce"}, TypeError, r"loss must be a function of \(model, x, y\), got str"),
+        ({"evaluate": {}}, TypeError, "evaluate must be a function of a model, got dict"),
         ({"ema": "0.9"}, TypeError, "ema must be a number"),
         ({"precision": "half"}, ValueError, "precision must be one of 'auto', 'float32', 'bfloat"),
         ({"progress": 1}, TypeError, "progress must be True or False"),

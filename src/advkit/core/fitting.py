@@ -92,15 +92,16 @@ def fit(
             behind it.
         TypeError: an argument has the wrong type; `loader` can be gone through only once, or gives
             no pairs of tensors.
+        OSError: the checkpoint cannot be written or read.
 
     Example:
         >>> import torch
         >>> from torch.nn.functional import cross_entropy
-        >>> from advkit.core.fitting import fit
+        >>> from advkit import defenses
         >>> x = torch.rand(64, 5)
         >>> y = (x[:, 0] > 0.5).long()
         >>> net = torch.nn.Linear(5, 2)
-        >>> history = fit(
+        >>> history = defenses.fit(
         ...     net,
         ...     [(x[:32], y[:32]), (x[32:], y[32:])],
         ...     loss=lambda net, x, y: cross_entropy(net(x), y),
@@ -116,6 +117,7 @@ def fit(
     checks.one_of("schedule", schedule, ("epoch", "batch"))
     checks.one_of("precision", precision, ("auto", "float32", "bfloat16"))
     checks.flag("progress", progress)
+    _check_functions(loss, evaluate)
     _check_model(model, optimizer)
     _check_loader(loader, checkpoint)
     _check_scheduler(scheduler, schedule, optimizer)
@@ -253,6 +255,13 @@ class _Training:
         if not isinstance(found, Mapping):
             raise TypeError(f"evaluate must give numbers by name, gave {type(found).__name__}")
         return {str(name): _number(name, value) for name, value in found.items()}
+
+
+def _check_functions(loss: BatchLoss, evaluate: Evaluation | None) -> None:
+    if not callable(loss):
+        raise TypeError(f"loss must be a function of (model, x, y), got {type(loss).__name__}")
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(f"evaluate must be a function of a model, got {type(evaluate).__name__}")
 
 
 def _check_model(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
