@@ -178,4 +178,4 @@ class TestContract:
         with torch.no_grad():
             for p, g in zip(parameters, grads, strict=True):
                 p -= length * g
-        assert 0.98 < drawn(loss, net, x, y) / value < 0.999
+        assert 0.95 < drawn(loss, net, x, y) / value < 0.999

@@ -126,12 +126,13 @@ def craft(attack: Attack, model: TorchClassifier, x: Tensor, y: Tensor) -> Tenso
 
 
 def logits_of(module: nn.Module, x: Tensor) -> Tensor:
-    """The module's logits `(n, classes)` as it learns: in its mode, with its graph.
+    """The module's logits `(n, classes)` as it learns: in its mode, with its graph, `wide`."""
+    return wide(logits_from(module(x), len(x)))
 
-    They are of float32 at least: 16 bits are too few for the differences of logits.
-    """
-    logits = logits_from(module(x), len(x))
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+def wide(v: Tensor) -> Tensor:
+    """`v` in float32 at least: 16 bits are too few for the differences of logits."""
+    return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
 def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
