@@ -73,6 +73,11 @@ def test_loss_and_gradient_are_those_of_float64(of_teacher, of_student, temperat
         np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5 * np.abs(reference).max())
 
 
+def test_labels_that_there_is_no_logit_of():
+    with pytest.raises(ValueError, match="y must be below 3"):
+        TemperedCrossEntropy(temperature=2.0)(linear(), inputs(), torch.arange(6))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 100.0])
 def test_the_tempered_cross_entropy_is_that_of_float64(temperature):
     net, x, y = linear(300.0), inputs(), torch.tensor([0, 1, 2, 0, 1, 2])

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advkit.core import checks
 from advkit.core.fitting import fit
-from advkit.defenses._base import TrainingLoss, logits_of
+from advkit.defenses._base import TrainingLoss, cross_entropy, logits_of
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
 from advkit.models.callable import probabilities
 
@@ -52,7 +52,7 @@ class TemperedCrossEntropy(TrainingLoss):
         checks.positive("temperature", self.temperature)
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(logits_of(module, x) / self.temperature, y)
+        return cross_entropy(logits_of(module, x) / self.temperature, y)
 
 
 @dataclass(frozen=True, kw_only=True)
