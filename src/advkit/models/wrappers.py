@@ -191,8 +191,7 @@ class StraightThrough(_Around):
                 f"step turns {tuple(x.shape)} into {tuple(value.shape)}, but the gradient is that "
                 f"of {tuple(likeness.shape)}; give backward= with the step's output shape"
             )
-        stepped: Tensor = _Instead.apply(likeness, value)  # type: ignore[no-untyped-call]
-        return stepped
+        return instead(likeness, value)
 
 
 class QueryCounter(_Around):
@@ -254,8 +253,14 @@ class QueryCounter(_Around):
         self.backward += len(grad)
 
 
+def instead(likeness: Tensor, value: Tensor) -> Tensor:
+    """`value`, to the bit, with the gradient of `likeness`, which has its shape."""
+    found: Tensor = _Instead.apply(likeness, value)  # type: ignore[no-untyped-call]
+    return found
+
+
 class _Instead(torch.autograd.Function):
-    """A value forward, to the bit, with the gradient of something else of its shape."""
+    """What `instead` does."""
 
     @staticmethod
     def forward(_: Any, likeness: Tensor, value: Tensor) -> Tensor:
