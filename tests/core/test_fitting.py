@@ -343,12 +343,19 @@ class TestWhatCannotBeLearnt:
             states.append(weights(net))
             return loss(net, x, y) + (float(value) if len(states) == 4 else 0)
 
-        wanted = f"the loss became {value} in epoch 2, batch 2; nothing was kept .* checkpoint="
+        wanted = f"the loss became {value} in epoch 2, batch 2; nothing was kept, .* checkpoint="
         with pytest.raises(ValueError, match=wanted):
             quietly(net, line, loss=bad, epochs=9)
         assert len(states) == 4
         assert_same(weights(net), states[-1])
         assert not net.training
+
+    def test_a_loss_that_raises_says_where(self, net, line):
+        def bad(net, x, y):
+            raise ValueError("y must be lower")
+
+        with pytest.raises(ValueError, match="^in epoch 1, batch 1: y must be lower$"):
+            quietly(net, line, loss=bad)
 
     def test_a_step_that_is_not_finite(self, net, line):
         """The square root of zero has a value, and no gradient."""
@@ -357,7 +364,7 @@ class TestWhatCannotBeLearnt:
         def bad(net, x, y):
             return (0 * net.weight.sum()).sqrt() + loss(net, x, y)
 
-        with pytest.raises(ValueError, match="weight became NaN or infinite in epoch 1"):
+        with pytest.raises(ValueError, match="weight became NaN or infinite in epoch 1$"):
             quietly(net, line[:1], loss=bad)
 
     def test_what_does_not_learn_may_be_infinite(self, net, line):

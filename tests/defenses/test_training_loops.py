@@ -10,6 +10,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from advkit import attacks
 from advkit.core.fitting import fit
 from advkit.defenses.adversarial_training import AdversarialTraining
+from advkit.defenses.free_adversarial_training import FreeAdversarialTraining, Replay
+from advkit.defenses.label_smoothing import LabelSmoothing
+from advkit.defenses.logit_pairing import LogitPairing
+from advkit.defenses.logit_squeezing import LogitSqueezing
+from advkit.defenses.mart import MART
+from advkit.defenses.trades import TRADES
 from tests.toys import convnet, images
 
 EPOCHS = 2
@@ -25,8 +31,14 @@ LOSSES = {
     "mixture": AdversarialTraining(attack=attacks.FGSM(eps=0.1), clean_weight=0.5),
     "fast": AdversarialTraining(attack=attacks.FGSM(eps=0.1, random_start=True)),
     "in training mode": AdversarialTraining(attack=PGD, mode="keep"),
+    "trades": TRADES(attack=PGD, beta=6.0),
+    "mart": MART(attack=PGD, beta=5.0),
+    "pairing": LogitPairing(attack=PGD, weight=0.5),
+    "squeezing": LogitSqueezing(weight=0.1, noise=0.1),
+    "smoothing": LabelSmoothing(smoothing=0.1),
     "sum": 0.5 * AdversarialTraining(attack=PGD) + cross_entropy,
 }
+TWICE = ("mixture", "trades", "mart", "pairing", "sum")  # two outer passes
 
 
 def data():
@@ -34,7 +46,7 @@ def data():
 
 
 def sgd(net):
-    return torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+    return torch.optim.SGD(net.parameters(), 0.002, momentum=0.9)
 
 
 def by_fit(loss):
@@ -90,27 +102,34 @@ def by_trainer(loss):
     return lit.eval().net
 
 
+def assert_moved(state, start):
+    """Everything has learnt but the bias before a batch norm, whose gradient is mere noise."""
+    for key in state.keys() - {"conv.bias"}:
+        assert not torch.equal(state[key], start[key]), key
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loop_gives_the_same_weights(name):
     found = []
     for train in (by_fit, by_hand, by_trainer):
         torch.manual_seed(0)
         found.append(train(LOSSES[name]).state_dict())
-    start = convnet().state_dict()
+    assert_moved(found[0], convnet().state_dict())
     for key, value in found[0].items():
-        assert not torch.equal(value, start[key]), key
         for other in found[1:]:
             torch.testing.assert_close(other[key], value, rtol=0, atol=0)
 
 
-def test_a_loss_crafts_anew_where_a_killed_run_goes_on(tmp_path):
-    """The seeds of its attack are drawn from the random state that a checkpoint keeps."""
+@pytest.mark.parametrize("name", ["madry", "free"])
+def test_a_loss_goes_on_where_a_run_was_stopped(name, tmp_path):
+    """What it draws comes from the random state that a checkpoint keeps."""
 
     def train(epochs, path):
         net = convnet()
         loader = DataLoader(data(), 8, shuffle=True)
-        fit(net, loader, loss=LOSSES["madry"], optimizer=sgd(net), epochs=epochs, ema=0.9,
-            checkpoint=path, progress=False)  # fmt: skip
+        loss = LOSSES.get(name) or FreeAdversarialTraining(eps=0.1)
+        fit(net, loader if name in LOSSES else Replay(loader, 2), loss=loss, optimizer=sgd(net),
+            epochs=epochs, ema=0.9, checkpoint=path, progress=False)  # fmt: skip
         return net.state_dict()
 
     torch.manual_seed(0)
@@ -162,8 +181,9 @@ def test_half_precision_learns_from_the_outer_loss(name):
         value = LOSSES[name](known, *batch)
     value.backward()
     # Two outer passes share a cast, in which their gradients are summed in bfloat16.
-    rounding = 2**-7 if name in ("mixture", "sum") else 0
+    rounding = 2**-7 if name in TWICE else 0
     for grad, (key, parameter) in zip(found, known.named_parameters(), strict=True):
-        slack = rounding * float(grad.abs().max())
-        torch.testing.assert_close(grad, parameter.grad, rtol=rounding, atol=slack)
-        assert not torch.equal(net.get_parameter(key), before.get_parameter(key)), key
+        if key != "conv.bias":
+            slack = rounding * float(grad.abs().max())
+            torch.testing.assert_close(grad, parameter.grad, rtol=rounding, atol=slack)
+    assert_moved(net.state_dict(), before.state_dict())

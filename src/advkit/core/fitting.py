@@ -213,16 +213,11 @@ class _Training:
         return total / samples
 
     def _step(self, x: Tensor, y: Tensor, number: int, i: int) -> float:
-        with (
-            torch.enable_grad(),
-            torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.half),
-        ):
-            loss = self.loss(self.run.model, x, y)
+        loss = self._loss(x, y, number, i)
         value = _scalar(loss)
         if not math.isfinite(value):
-            raise ValueError(
-                f"the loss became {value} in epoch {number}, batch {i}; {self._kept(number)}"
-            )
+            where = f"in epoch {number}, batch {i}"
+            raise ValueError(f"the loss became {value} {where}{self._kept(number)}")
         self.run.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.run.optimizer.step()
@@ -232,18 +227,28 @@ class _Training:
             self.run.scheduler.step()
         return value
 
+    def _loss(self, x: Tensor, y: Tensor, number: int, i: int) -> Tensor:
+        half = torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.half)
+        try:
+            with torch.enable_grad(), half:
+                return self.loss(self.run.model, x, y)
+        except ValueError as error:  # an attack, say, that met logits which are NaN
+            where = f"in epoch {number}, batch {i}"
+            raise ValueError(f"{where}: {error}{self._kept(number)}") from error
+
     def _check_weights(self, number: int) -> None:
         """Raise if the last step spoilt the weights, which no later loss would tell in time."""
         for name, parameter in self.run.model.named_parameters():
             if parameter.requires_grad and not parameter.isfinite().all():
-                raise ValueError(
-                    f"{name} became NaN or infinite in epoch {number}; {self._kept(number)}"
-                )
+                where = f"in epoch {number}"
+                raise ValueError(f"{name} became NaN or infinite {where}{self._kept(number)}")
 
     def _kept(self, number: int) -> str:
+        """What is left of the epochs before epoch `number`, to end a sentence with."""
         if self.path is None:
-            return "nothing was kept of the epochs before, which checkpoint=... would have done"
-        return f"checkpoint {self.path} holds the run as it was after epoch {number - 1}"
+            return "; nothing was kept, as checkpoint=... would have" if number > 1 else ""
+        when = f"after epoch {number - 1}" if number > 1 else "at its beginning"
+        return f"; checkpoint {self.path} holds the run as it was {when}"
 
     def _evaluated(self) -> dict[str, float]:
         if self.evaluate is None:
