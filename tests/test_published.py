@@ -1,13 +1,17 @@
 """Published figures on real nets."""
 
 import json
+from pathlib import Path
 
+import examples.nets
 import pytest
+import torch
 
 from advkit import attacks
 from advkit import eval as rob
 from advkit.cli import main
 
+ROOT = Path(__file__).parents[1]
 FGSM_ON_LENET = {0.10: 0.8510, 0.15: 0.6826, 0.20: 0.4301, 0.25: 0.2082, 0.30: 0.0869}
 
 
@@ -73,3 +77,14 @@ def test_a_net_with_misleading_gradients_is_fooled_at_last(attack, real_net, mni
     correct = net(data.x).argmax(1) == data.y
     result = attack.run(net, data.x[correct], data.y[correct])
     assert result.success.all()
+
+
+def test_the_net_trained_here_withstands_what_it_was_trained_against(mnist_test):
+    """`examples/weights/mnist_pgd.pt`, as `examples/mnist_defenses.py` made it."""
+    net = examples.nets.mnist_cnn_certified()
+    net.load_state_dict(torch.load(ROOT / "examples/weights/mnist_pgd.pt", weights_only=True))
+    assert sum(p.numel() for p in net.parameters()) < 700_000
+    part = mnist_test.head(200)
+    report = rob.evaluate(net, part.x, part.y, attacks=[attacks.PGD(eps=0.3, steps=100)])
+    assert float(rob.accuracy(net, mnist_test.x, mnist_test.y)) >= 0.97
+    assert float(report.worst_case) >= 0.88
