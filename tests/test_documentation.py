@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import advkit
-from advkit import attacks
+from advkit import attacks, defenses
 
 ROOT = Path(__file__).parents[1]
+BESIDE = {"TrainingLoss", "WeightedSum", "History"}  # what losses and `fit` are made of
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(advkit.__path__, "advkit.")
@@ -42,11 +43,11 @@ def test_python_of_the_pages_runs(page, tmp_path, monkeypatch):
             exec(compile(block, page, "exec"), scope)
 
 
-def test_every_attack_stands_in_the_table_and_the_changelog():
+@pytest.mark.parametrize("name", [*attacks.__all__, *sorted(set(defenses.__all__) - BESIDE)])
+def test_every_attack_and_defense_stands_in_the_tables_and_the_changelog(name):
     table, log = (ROOT / "README.md").read_text(), (ROOT / "CHANGELOG.md").read_text()
-    for name in attacks.__all__:
-        assert f"`{name}`" in table
-        assert f"`{name}`" in log
+    assert f"`{name}`" in table
+    assert f"`{name}`" in log
 
 
 def test_the_readme_begins_with_two_commands():

@@ -1,12 +1,45 @@
 """Layer 2: defenses, each with the attack that knows about it."""
 
 from advkit.core.fitting import fit
+from advkit.core.history import History
 from advkit.defenses._base import TrainingLoss, WeightedSum
 from advkit.defenses.adversarial_training import AdversarialTraining
+from advkit.defenses.certificates import Certificates
+from advkit.defenses.distillation import Distillation, DistillationLoss, TemperedCrossEntropy
+from advkit.defenses.feature_squeezing import FeatureSqueezing, NonLocalMeans
+from advkit.defenses.free_adversarial_training import FreeAdversarialTraining, Replay
+from advkit.defenses.gaussian_noise import GaussianNoise
+from advkit.defenses.input_validator import InputValidator, Validation
+from advkit.defenses.jpeg_compression import JpegCompression
+from advkit.defenses.label_smoothing import LabelSmoothing
+from advkit.defenses.logit_pairing import LogitPairing
+from advkit.defenses.logit_squeezing import LogitSqueezing
+from advkit.defenses.mart import MART
+from advkit.defenses.randomized_smoothing import RandomizedSmoothing
+from advkit.defenses.trades import TRADES
 
 __all__ = [
+    "MART",
+    "TRADES",
     "AdversarialTraining",
+    "Certificates",
+    "Distillation",
+    "DistillationLoss",
+    "FeatureSqueezing",
+    "FreeAdversarialTraining",
+    "GaussianNoise",
+    "History",
+    "InputValidator",
+    "JpegCompression",
+    "LabelSmoothing",
+    "LogitPairing",
+    "LogitSqueezing",
+    "NonLocalMeans",
+    "RandomizedSmoothing",
+    "Replay",
+    "TemperedCrossEntropy",
     "TrainingLoss",
+    "Validation",
     "WeightedSum",
     "fit",
 ]
