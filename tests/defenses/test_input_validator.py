@@ -99,7 +99,7 @@ def test_a_grid_finer_than_the_dtype_is_refused(x):
 
 
 def test_contrast_is_that_of_the_median_of_eight(x):
-    for image in [*x, x[0, :, :1, :2], x[1, :, :4, :1]]:
+    for image in [*x, x[0, :, :2, :3], x[1, :, :4, :2]]:
         largest = contrast_numpy(image.double().numpy())
         for by, expected in ((-1e-3, False), (1e-3, True)):
             model = InputValidator(TorchClassifier(nn.Flatten()), contrast=largest + by)
