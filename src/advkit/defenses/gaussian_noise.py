@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.defenses._base import TrainingLoss, logits_of
+from advkit.defenses._base import TrainingLoss, cross_entropy, logits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,4 +44,4 @@ class GaussianNoise(TrainingLoss):
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         noisy = torch.add(x, torch.randn_like(x), alpha=self.sigma)
-        return F.cross_entropy(logits_of(module, noisy), y)
+        return cross_entropy(logits_of(module, noisy), y)

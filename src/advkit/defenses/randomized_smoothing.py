@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.randomness import sample_keys
+from advkit.defenses._base import wide
 from advkit.defenses.certificates import Certificates, certified_radius, probability_bound
 from advkit.models import REJECTED
 from advkit.models.ensemble import Ask
-from advkit.models.wrappers import _Around, _Instead
+from advkit.models.wrappers import _Around, instead
 
 # Draws come in blocks of this size, so that they do not depend on the batch size.
 _BLOCK = 100
@@ -36,22 +37,26 @@ class RandomizedSmoothing(_Around):
     least p > 1/2, g gives the same class everywhere within `sigma * Phi^-1(p)` of `x` in l2.
     `predict` and `certify` estimate g by sampling; each may be wrong about an input with a
     probability of at most `alpha`, and abstains (`REJECTED`) where its draws cannot decide. Labels
-    are all they need of the model, and a rejection by it is one more answer. `logits`, of a model
-    that has them, let gradient attacks climb the smoothed classifier itself: an attack on this
-    model is the adaptive attack. A model withstands noise if it was trained with it:
-    `GaussianNoise`.
+    are all they need of the model, and a rejection by it is one more answer. A model withstands
+    noise if it was trained with it: `GaussianNoise`.
 
-    The noise is that of the paper: of the units of `x`, and not clipped to `bounds`, without which
+    An attack on this model is the adaptive attack. `logits`, of a model that has them, are the
+    logarithms of the shares of `draws` votes, with the gradient of the logarithm of the mean
+    softmax: that of SmoothAdv (Salman et al., 2019, arXiv:1906.04584).
+
+    The noise is that of the paper: in the units of `x` and not clipped to `bounds`, without which
     there is no theorem; so the model is asked beyond its bounds. The draws are keyed by `seed` and
     by what a sample looks like, and repeat whatever its batch; they are others on another kind of
-    device. The guarantee is that of inputs chosen without knowledge of `seed`, in real arithmetic:
-    rounding of the noisy inputs is not bounded. The number of draws is fixed beforehand. To stop
-    as soon as the bound looks good would select lucky draws, and it would hold no longer.
+    device. The guarantee is for inputs that are chosen without knowledge of `seed`, and in real
+    arithmetic (Voracek and Hein, 2023, arXiv:2207.07209, show what floating point can do to it).
+    The number of draws is fixed beforehand: to stop as soon as the bound looks good would select
+    lucky draws, and it would hold no longer.
 
     Deviations: `predict` takes the `n0` draws by which `certify` guesses the class. `scores` and
     `logits` are of other draws, and show their majority where `predict` abstains. An attack judges
     by them, so that one with `stop="first"` may stop at a point that `predict` abstains from. Let
-    it go on, with `stop="never"`, and ask `predict` about what it found.
+    it go on, with `stop="never"`, and ask `predict` about what it found. Salman et al. keep the
+    same draws at all steps of an attack; here they change as the input moves.
 
     Args:
         model: any classifier.
@@ -189,14 +194,12 @@ class RandomizedSmoothing(_Around):
         """
         with self.hold():
             logits = torch.cat([ask(copies) for copies in self._copies(x, self.draws, _CLIMB)])
-        logits = logits.view(len(x), self.draws, logits.shape[1])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = wide(logits.view(len(x), self.draws, logits.shape[1]))
         checks.finite_logits(logits.flatten(1))
         soft = logits.log_softmax(2).logsumexp(1) - math.log(self.draws)
         votes = F.one_hot(logits.argmax(2), logits.shape[2]).sum(1)
         shares = votes.to(soft.dtype).log().logaddexp(soft.detach()) - math.log(self.draws + 1)
-        instead: Tensor = _Instead.apply(soft, shares)  # type: ignore[no-untyped-call]
-        return instead
+        return instead(soft, shares)
 
     def _votes(self, x: Tensor, draws: int, stream: int, progress: bool = False) -> Tensor:
         """How often each class is the answer to noisy copies, int64 `(n, num_classes + 1)`.
@@ -227,7 +230,7 @@ class RandomizedSmoothing(_Around):
 
     def _blocks(self, x: Tensor, draws: int, stream: int) -> Iterator[Tensor]:
         """Noisy copies `(m, *features)` of one sample after the other, at most 100 at a time."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+        dtype = torch.promote_types(x.dtype, torch.float32)
         lower, upper = self.bounds
         box = (lower, lower + (upper - lower) / _FINER)
         keys = sample_keys(x.detach(), box, self.seed, stream).tolist()
@@ -235,7 +238,7 @@ class RandomizedSmoothing(_Around):
             generator = torch.Generator(x.device).manual_seed(key)
             for left in range(draws, 0, -_BLOCK):
                 shape = (min(left, _BLOCK), *sample.shape)
-                noise = torch.randn(shape, generator=generator, dtype=wide, device=x.device)
+                noise = torch.randn(shape, generator=generator, dtype=dtype, device=x.device)
                 yield torch.add(sample, noise, alpha=self.sigma).to(x.dtype)
 
 
