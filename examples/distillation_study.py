@@ -40,10 +40,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advkit import TorchClassifier, attacks
 from advkit.core.files import replacing
-from advkit.core.fitting import fit
 from advkit.core.results import AttackResult, InconclusiveWarning
 from advkit.data import Dataset, load_npz
-from advkit.defenses.distillation import Distillation, TemperedCrossEntropy
+from advkit.defenses import Distillation, TemperedCrossEntropy, fit
 
 TABLE_5 = {
     "IBM": {0.0: 98.981, 0.10: 74.193, 0.15: 68.645, 0.20: 49.981, 0.25: 20.451, 0.30: 19.001},

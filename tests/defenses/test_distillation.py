@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from advkit import CallableClassifier, QueryBudgetExceeded, TorchClassifier, attacks
 from advkit.core.results import InconclusiveWarning
 from advkit.data import digits
-from advkit.defenses.distillation import Distillation, DistillationLoss, TemperedCrossEntropy
+from advkit.defenses import Distillation, DistillationLoss, TemperedCrossEntropy
 from tests.toys import Linear3, convnet, images
 
 
@@ -158,9 +158,9 @@ def test_zeros_count_as_the_floor(floor):
 def test_a_linear_student_becomes_its_linear_teacher():
     """At any temperature the only minimum is at the teacher's own logits, up to a constant."""
     teacher, x = linear(2.0), inputs(64)
-    for temperature, lr in ((1.0, 0.05), (100.0, 0.05)):
+    for temperature in (1.0, 100.0):
         student = linear(seed=1)
-        distillation = Distillation(temperature=temperature, epochs=400, lr=lr, batch_size=64)
+        distillation = Distillation(temperature=temperature, epochs=200, lr=0.1, batch_size=64)
         assert distillation.fit(teacher, student, [x]) is student
         ours, theirs = student(x).log_softmax(1), teacher(x).log_softmax(1)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)

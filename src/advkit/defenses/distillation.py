@@ -40,10 +40,10 @@ class TemperedCrossEntropy(TrainingLoss):
 
     Example:
         >>> import torch
-        >>> from advkit.defenses.distillation import TemperedCrossEntropy
+        >>> from advkit import defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
-        >>> TemperedCrossEntropy(temperature=100.0)(net, x, y).backward()
+        >>> defenses.TemperedCrossEntropy(temperature=100.0)(net, x, y).backward()
     """
 
     temperature: float
@@ -79,9 +79,9 @@ class DistillationLoss(TrainingLoss):
 
     Example:
         >>> import torch
-        >>> from advkit.defenses.distillation import DistillationLoss
+        >>> from advkit import defenses
         >>> teacher, student = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
-        >>> loss = DistillationLoss(teacher=teacher, temperature=20.0)
+        >>> loss = defenses.DistillationLoss(teacher=teacher, temperature=20.0)
         >>> loss(student, torch.rand(5, 4), torch.zeros(5)).backward()
         >>> teacher.weight.grad is None
         True
@@ -147,11 +147,11 @@ class Distillation:
     Example:
         >>> import torch
         >>> from sklearn.tree import DecisionTreeClassifier
-        >>> from advkit.defenses.distillation import Distillation
+        >>> from advkit import defenses
         >>> x = torch.rand(200, 4)
         >>> tree = DecisionTreeClassifier(max_depth=3).fit(x, x[:, 0] > 0.5)
         >>> net = torch.nn.Linear(4, 2)
-        >>> distillation = Distillation(temperature=2.0, epochs=40, lr=0.05)
+        >>> distillation = defenses.Distillation(temperature=2.0, epochs=40, lr=0.05)
         >>> student = distillation.fit(tree, net, x.split(50))
         >>> float((student(x)[:, 1] > student(x)[:, 0]).eq(x[:, 0] > 0.5).double().mean()) > 0.9
         True
