@@ -79,9 +79,9 @@ def test_crafting_leaves_no_trace(net, batch):
     seen = []
 
     class Watched(type(PGD)):
-        def run(self, model, x, y=None, *, target=None):
+        def craft(self, model, x, y=None):
             before = state(net)
-            result = super().run(model, x, y, target=target)
+            result = super().craft(model, x, y)
             after = state(net)
             seen.append(before[0] == after[0])
             seen.append(all(torch.equal(before[1][k], after[1][k]) for k in before[1]))

@@ -119,10 +119,14 @@ class CraftingLoss(TrainingLoss):
 
 
 def craft(attack: Attack, model: TorchClassifier, x: Tensor, y: Tensor) -> Tensor:
-    """What `attack`, drawn anew and not stopping early, makes of `x`; `model` is left as it was."""
+    """What `attack`, drawn anew and not stopping early, makes of `x`; `model` is left as it was.
+
+    Nobody asks here whether it succeeded, and attacks that need not ask either have a `craft`.
+    """
     attack = _drawn(stopping(attack, "never"))
+    make: Attack = getattr(attack, "craft", attack)
     with crafting(x.device):
-        return attack(model, x, y)
+        return make(model, x, y)
 
 
 def logits_of(module: nn.Module, x: Tensor) -> Tensor:

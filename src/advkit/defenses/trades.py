@@ -85,9 +85,9 @@ class TRADES(CraftingLoss):
 
     def _apart(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Examples whose answers are far from those to `x`."""
-        with crafting(x.device):
+        with crafting(x.device), torch.no_grad():
             model = _Witness(module, self.bounds, self.mode, x)
-        craft(_climbing(self.attack, model.divergence), model, x, y)
+            model.logits(craft(_climbing(self.attack, model.divergence), model, x, y))
         return model.x_adv
 
 
@@ -102,8 +102,7 @@ class _Witness(TorchClassifier):
         self, module: nn.Module, bounds: tuple[float, float], mode: Mode, x: Tensor
     ) -> None:
         super().__init__(module, bounds, mode=mode)
-        with torch.no_grad():
-            self._clean = wide(super().logits(x))
+        self._clean = wide(super().logits(x).detach())
         self.x_adv = x.detach()
         self._largest = self._clean.new_full((len(x),), -math.inf)
 
