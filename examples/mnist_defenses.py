@@ -4,8 +4,8 @@
 
 One small net, trained in thirteen ways: plainly, with what only smooths or squeezes its answers,
 against FGSM in three forms, with logit pairing, distilled at a temperature of 100, and against PGD
-by three losses. Each is attacked on the first 1,000 test images at eps 0.3 in linf by what the field
-first measured defenses with (one FGSM step and PGD on the plain cross-entropy), and by what sees
+by three losses. Each is attacked on the first 1,000 test images at eps 0.3 in linf by what defenses
+were first measured with (one FGSM step and PGD on the plain cross-entropy), and by what sees
 through them: PGD with 100 steps and 10 restarts on two losses that do not vanish, a search without
 gradients, and examples of the plain net.
 

@@ -86,7 +86,7 @@ def deep_net(x: Tensor, y: Tensor) -> TorchClassifier:
         net = MnistLeNet()
         loader = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True)
         optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-        fit(net, loader, loss=cross_entropy, optimizer=optimizer, epochs=30)
+        fit(net, loader, loss=cross_entropy, optimizer=optimizer, epochs=30, progress=False)
     return TorchClassifier(net)
 
 
