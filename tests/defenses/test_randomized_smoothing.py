@@ -144,6 +144,11 @@ def test_predict_is_the_test_of_the_two_most_frequent_answers():
     # of 9, as the third answer is not counted: P(8 or more of 9) = 20/512
     assert got.tolist() == [0, 0, REJECTED, REJECTED, 2, REJECTED, 0]
     assert got.dtype == torch.int64
+    always = CallableClassifier(lambda rows: [1] * len(rows), 2, output="labels")
+    assert smoothed(always, n0=2, alpha=0.5).predict(inputs(1)).tolist() == [
+        1
+    ]  # P = alpha is enough
+    assert smoothed(always, n0=2, alpha=0.49).predict(inputs(1)).tolist() == [REJECTED]
 
 
 def test_the_draws_that_bound_are_not_those_that_choose():
@@ -351,6 +356,18 @@ def test_the_model_is_held_and_left_as_it_was():
     assert net.calls == 0
     assert all(p.requires_grad for p in net.parameters())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_draws_of_the_model_itself_go_on_from_pass_to_pass():
+    class Chance(nn.Module):
+        def forward(self, x):
+            return torch.randn(len(x), 2) + 0 * x.sum()
+
+    x = inputs(2).float()
+    model = smoothed(TorchClassifier(Chance(), mode="keep"), n0=100, draws=100, batch_size=100)
+    for answer in (model.logits(x), model.scores(x)):
+        assert not torch.equal(answer[0], answer[1])
+    assert torch.equal(model.logits(x), model.logits(x))
 
 
 def test_it_says_what_it_is():
