@@ -6,8 +6,8 @@ One small net, trained in thirteen ways: plainly, with what only smooths or sque
 against FGSM in three forms, with logit pairing, distilled at a temperature of 100, and against PGD
 by three losses. Each is attacked on the first 1,000 test images at eps 0.3 in linf by what defenses
 were first measured with (one FGSM step and PGD on the plain cross-entropy), and by what sees
-through them: PGD with 100 steps and 10 restarts on two losses that do not vanish, a search without
-gradients, and examples of the plain net.
+through them: PGD with 100 steps and 10 restarts on the log-odds, with 2 on the margin (the loss of Carlini and
+Wagner), neither of which vanishes, a search without gradients, and examples of the plain net.
 
 `--out` gets the nets, `results.json` and `mnist_defenses.png`; nets that lie there already are not
 trained again. `--only` trains and attacks that net alone, beside the plain one. The net trained
@@ -249,7 +249,7 @@ def judged(net: nn.Module, plain: nn.Module, test: Dataset, size: Size) -> dict[
         "PGD, plain": attacks.PGD(eps=EPS, loss=plain_cross_entropy, seed=SEED),
         "FGSM": attacks.FGSM(eps=EPS),
         "PGD": search,
-        "PGD, margin": replace(search, loss="margin"),
+        "PGD, margin": replace(search, loss="margin", restarts=size.restarts // 5 or 1),
         "Square": attacks.Square(eps=EPS, queries=size.queries, seed=SEED),
         "transfer": attacks.Transfer(
             attack=replace(search, restarts=1, stop="never"), surrogate=plain
