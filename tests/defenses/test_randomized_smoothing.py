@@ -224,6 +224,14 @@ def test_no_more_than_the_batch_size_is_sent_at_once():
     assert sizes[2:] == [300, 300, 300, 150] * 11
 
 
+def test_progress_is_shown_if_asked_for(capsys):
+    model = smoothed(halfspace(), n=50)
+    model.certify(inputs(11))
+    assert capsys.readouterr().err == ""
+    model.certify(inputs(11), progress=True)
+    assert "11/11" in capsys.readouterr().err
+
+
 def test_the_cost_is_what_was_asked_for():
     counter = QueryCounter(halfspace())
     model = smoothed(counter, n0=30, n=70, draws=9)
@@ -235,6 +243,19 @@ def test_the_cost_is_what_was_asked_for():
     model.logits(inputs(5))
     model.scores(inputs(5))
     assert counter.forward == 5 * (9 + 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_noise_of_few_bits_is_rounded_once(dtype):
+    seen = []
+    model = CallableClassifier(
+        lambda rows: seen.append(rows) or [0] * len(rows), 2, output="labels", takes="tensor"
+    )
+    x = inputs(1).to(dtype)
+    smoothed(model, n0=50).predict(x)
+    (key,) = sample_keys(x, (0, 1 / 64), 0, 0).tolist()
+    noise = torch.randn(50, 4, generator=torch.Generator().manual_seed(key))
+    assert torch.equal(seen[0], (x.float() + SIGMA * noise).to(dtype))
 
 
 def by_hand(net, model, x):
@@ -361,13 +382,15 @@ def test_the_model_is_held_and_left_as_it_was():
 def test_draws_of_the_model_itself_go_on_from_pass_to_pass():
     class Chance(nn.Module):
         def forward(self, x):
-            return torch.randn(len(x), 2) + 0 * x.sum()
+            return torch.randn(len(x), 10) + 0 * x.sum()
 
     x = inputs(2).float()
-    model = smoothed(TorchClassifier(Chance(), mode="keep"), n0=100, draws=100, batch_size=100)
-    for answer in (model.logits(x), model.scores(x)):
-        assert not torch.equal(answer[0], answer[1])
-    assert torch.equal(model.logits(x), model.logits(x))
+    model = smoothed(TorchClassifier(Chance(), mode="keep"), draws=100, batch_size=100)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for answer in (model.logits(x), model.scores(x)):
+            assert not torch.equal(answer[0], answer[1])
+        assert torch.equal(model.logits(x), model.logits(x))
 
 
 def test_it_says_what_it_is():

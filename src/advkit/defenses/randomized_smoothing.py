@@ -208,7 +208,7 @@ class RandomizedSmoothing(_Around):
         """
         counted = []
         at_once = max(1, self.batch_size // draws)
-        with torch.no_grad(), self.hold(), progress_bar("draws", len(x), progress) as advance:
+        with self.hold(), progress_bar("draws", len(x), progress) as advance:
             for part in torch.split(x, at_once):
                 copies = self._copies(part, draws, stream)
                 answers = torch.cat([self.model.predict(copy) for copy in copies])
