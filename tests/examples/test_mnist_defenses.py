@@ -68,7 +68,7 @@ def test_what_the_plain_cross_entropy_does_not_see(study):
 
 
 def test_every_net_is_made_judged_and_kept(study, tiny, bars, tmp_path):
-    assert len({*study.recipes(tiny), study.DISTILLED}) == 10
+    assert len({*study.recipes(tiny), study.DISTILLED}) == 11
     results = {}
     plain, _ = study.made(study.PLAIN, bars, tiny, tmp_path)
     for name in ("FGSM mixture", "TRADES, beta 6", study.DISTILLED):
