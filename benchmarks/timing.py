@@ -22,19 +22,21 @@ def in_floors(
     *,
     rounds: int,
     warmup_rounds: int = 0,
+    bare: Callable[[nn.Module, Tensor, Tensor], object] = floor,
 ) -> tuple[Result, float | None]:
     """What `job` returns, and the median over its rounds of its time in floors of the `batch`.
 
-    Each round times the floor just before and just after the job, so that a machine whose speed
-    wanders moves both. With the benchmarks disabled the job runs once and the time is `None`.
+    The floor is a `bare` pass. Each round times it just before and just after the job, so that a
+    machine whose speed wanders moves both. With the benchmarks disabled the job runs once and the
+    time is `None`.
     """
-    bare, times = [], []
+    floors, times = [], []
 
     def timed_floor() -> None:
         start = time.perf_counter()
         for _ in range(5):
-            floor(*batch)
-        bare.append((time.perf_counter() - start) / 5)
+            bare(*batch)
+        floors.append((time.perf_counter() - start) / 5)
 
     def timed_job() -> Result:
         start = time.perf_counter()
@@ -42,18 +44,18 @@ def in_floors(
         times.append(time.perf_counter() - start)
         return result
 
-    floor(*batch)
+    bare(*batch)
     result = benchmark.pedantic(
         timed_job, setup=timed_floor, rounds=rounds, warmup_rounds=warmup_rounds
     )
     if benchmark.disabled:
         return result, None
     timed_floor()
-    around = [(a + b) / 2 for a, b in pairwise(bare)]
+    around = [(a + b) / 2 for a, b in pairwise(floors)]
     ratios = [t / f for t, f in zip(times, around, strict=True)][warmup_rounds:]
     ratio = statistics.median(ratios)
     benchmark.extra_info |= {
         "floors": round(ratio, 2),
-        "floor_ms": round(1000 * statistics.median(bare), 2),
+        "floor_ms": round(1000 * statistics.median(floors), 2),
     }
     return result, ratio

@@ -1,0 +1,90 @@
+"""Steps of adversarial training against bare ones: forward, backward to the parameters.
+
+    python -m pytest benchmarks/test_training.py --benchmark-columns=median,iqr,rounds
+
+The figure `floors` of a benchmark is the median over the rounds, see `timing.py`; a floor is one
+bare training pass of the batch. A loss with k steps of an attack and one pass to learn from may
+take 1.1 * (k + 1) of them, with two passes to learn from 1.1 * (k + 2).
+
+Of the smallest net a backward pass to the input alone takes as long as one to all parameters, so
+that the passes of torch by themselves are near the limit; its own limits say what is left to do.
+Where other work shares the processor's caches the figures rise, those of that net by half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import examples.nets
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advkit import attacks
+from advkit.defenses.adversarial_training import AdversarialTraining
+from advkit.defenses.mart import MART
+from advkit.defenses.trades import TRADES
+from benchmarks.timing import in_floors
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net as it begins to learn, with a random batch for it."""
+
+    factory: str
+    shape: tuple[int, ...]
+    eps: float
+    share: float  # of a floor, that each pass of the limit may take
+
+    def load(self) -> tuple[nn.Module, Tensor, Tensor]:
+        torch.manual_seed(0)
+        net: nn.Module = getattr(examples.nets, self.factory)()
+        return net.train(), torch.rand(self.shape), torch.randint(10, self.shape[:1])
+
+
+NETS = [
+    Net("mnist_cnn_certified", (128, 1, 28, 28), 0.3, 1.3),
+    Net("mnist_lenet5", (64, 1, 28, 28), 0.3, 1.1),
+    Net("cifar10_resnet20", (32, 3, 32, 32), 8 / 255, 1.1),
+]
+
+
+def training(eps):
+    """Each loss by its name, with the passes that its limit counts."""
+    ten = attacks.PGD(eps=eps, steps=10)
+    return {
+        "fgsm": (AdversarialTraining(attack=attacks.FGSM(eps=eps)), 2),
+        "fgsm-random": (AdversarialTraining(attack=attacks.FGSM(eps=eps, random_start=True)), 2),
+        "pgd-7": (AdversarialTraining(attack=attacks.PGD(eps=eps, steps=7)), 8),
+        "pgd-10": (AdversarialTraining(attack=ten), 11),
+        "trades-10": (TRADES(attack=ten), 12),
+        "mart-10": (MART(attack=ten), 12),
+    }
+
+
+def learn(net: nn.Module, value: Tensor) -> None:
+    net.zero_grad()
+    torch.autograd.backward(value)
+
+
+@pytest.mark.parametrize("name", training(0.1))
+@pytest.mark.parametrize("case", NETS, ids=lambda net: net.factory)
+def test_a_step(benchmark, case, name):
+    net, x, y = case.load()
+    loss, passes = training(case.eps)[name]
+    _, floors = in_floors(
+        benchmark,
+        lambda: learn(net, loss(net, x, y)),
+        (net, x, y),
+        rounds=9,
+        warmup_rounds=1,
+        bare=lambda net, x, y: learn(net, F.cross_entropy(net(x), y)),
+    )
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    if floors is None:
+        return
+    limit = case.share * passes
+    benchmark.extra_info["limit"] = limit
+    print(f"\n{case.factory} {name}: {floors:.2f} of at most {limit:.1f} bare training passes")
+    assert floors < limit
