@@ -7,14 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from advkit import attacks
-from advkit.defenses._base import WeightedSum
-from advkit.defenses.adversarial_training import AdversarialTraining
-from advkit.defenses.free_adversarial_training import FreeAdversarialTraining
-from advkit.defenses.label_smoothing import LabelSmoothing
-from advkit.defenses.logit_pairing import LogitPairing
-from advkit.defenses.logit_squeezing import LogitSqueezing
-from advkit.defenses.mart import MART
-from advkit.defenses.trades import TRADES
+from advkit.defenses import (
+    MART,
+    TRADES,
+    AdversarialTraining,
+    FreeAdversarialTraining,
+    GaussianNoise,
+    LabelSmoothing,
+    LogitPairing,
+    LogitSqueezing,
+    TemperedCrossEntropy,
+    WeightedSum,
+)
 from tests import contract
 
 PGD = attacks.PGD(eps=0.1, steps=3)
@@ -35,6 +39,8 @@ LOSSES = [
     (LogitSqueezing(weight=0.5, noise=0.5), 1),
     (LabelSmoothing(), 1),
     (FreeAdversarialTraining(eps=0.1), 1),
+    (GaussianNoise(sigma=0.25), 1),
+    (TemperedCrossEntropy(temperature=20.0), 1),
     (0.5 * AdversarialTraining(attack=PGD) + 0.5 * LabelSmoothing(smoothing=0.1), 2),
 ]
 
@@ -48,8 +54,9 @@ def scaled(loss, factor):
     changes = {}
     if getattr(loss, "attack", None) is not None:
         changes["attack"] = contract.scaled(loss.attack, factor)
-    if hasattr(loss, "noise"):
-        changes["noise"] = factor * loss.noise
+    for name in ("noise", "sigma"):
+        if hasattr(loss, name):
+            changes[name] = factor * getattr(loss, name)
     if hasattr(loss, "bounds"):
         changes["bounds"] = (0, factor)
     return dataclasses.replace(loss, **changes)

@@ -29,9 +29,9 @@ class Replay:
 
     Example:
         >>> import torch
-        >>> from advkit.defenses.free_adversarial_training import Replay
+        >>> from advkit import defenses
         >>> batch = torch.rand(5, 4), torch.arange(5)
-        >>> len(list(Replay([batch], times=4)))
+        >>> len(list(defenses.Replay([batch], times=4)))
         4
     """
 
@@ -89,11 +89,11 @@ class FreeAdversarialTraining(TrainingLoss):
 
     Example:
         >>> import torch
-        >>> from advkit.defenses.free_adversarial_training import FreeAdversarialTraining, Replay
+        >>> from advkit import defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        >>> loss = FreeAdversarialTraining(eps=0.1)
-        >>> for x, y in Replay([(torch.rand(5, 1, 8, 8), torch.arange(5))], times=4):
+        >>> loss = defenses.FreeAdversarialTraining(eps=0.1)
+        >>> for x, y in defenses.Replay([(torch.rand(5, 1, 8, 8), torch.arange(5))], times=4):
         ...     optimizer.zero_grad()
         ...     loss(net, x, y).backward()
         ...     optimizer.step()

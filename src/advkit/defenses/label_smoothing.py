@@ -32,10 +32,10 @@ class LabelSmoothing(TrainingLoss):
 
     Example:
         >>> import torch
-        >>> from advkit.defenses.label_smoothing import LabelSmoothing
+        >>> from advkit import defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
-        >>> LabelSmoothing(smoothing=0.1)(net, x, y).backward()
+        >>> defenses.LabelSmoothing(smoothing=0.1)(net, x, y).backward()
     """
 
     smoothing: float = 0.1

@@ -57,12 +57,12 @@ class LogitPairing(TrainingLoss):
 
     Example:
         >>> import torch
-        >>> from advkit import attacks
-        >>> from advkit.defenses.logit_pairing import LogitPairing
+        >>> from advkit import attacks, defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
-        >>> LogitPairing(attack=attacks.PGD(eps=0.1, steps=7), weight=0.5)(net, x, y).backward()
-        >>> LogitPairing(kind="clean", weight=0.2)(net, x, y).backward()
+        >>> loss = defenses.LogitPairing(attack=attacks.PGD(eps=0.1, steps=7), weight=0.5)
+        >>> loss(net, x, y).backward()
+        >>> defenses.LogitPairing(kind="clean", weight=0.2)(net, x, y).backward()
     """
 
     attack: Attack | None = None

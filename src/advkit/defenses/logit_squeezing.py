@@ -41,10 +41,10 @@ class LogitSqueezing(TrainingLoss):
 
     Example:
         >>> import torch
-        >>> from advkit.defenses.logit_squeezing import LogitSqueezing
+        >>> from advkit import defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
-        >>> LogitSqueezing(weight=0.5, noise=0.5)(net, x, y).backward()
+        >>> defenses.LogitSqueezing(weight=0.5, noise=0.5)(net, x, y).backward()
     """
 
     weight: float

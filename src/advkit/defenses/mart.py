@@ -43,11 +43,10 @@ class MART(CraftingLoss):
 
     Example:
         >>> import torch
-        >>> from advkit import attacks
-        >>> from advkit.defenses.mart import MART
+        >>> from advkit import attacks, defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
-        >>> MART(attack=attacks.PGD(eps=0.1, steps=7))(net, x, y).backward()
+        >>> defenses.MART(attack=attacks.PGD(eps=0.1, steps=7))(net, x, y).backward()
     """
 
     beta: float = 5.0

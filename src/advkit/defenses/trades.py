@@ -64,11 +64,10 @@ class TRADES(CraftingLoss):
 
     Example:
         >>> import torch
-        >>> from advkit import attacks
-        >>> from advkit.defenses.trades import TRADES
+        >>> from advkit import attacks, defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
-        >>> TRADES(attack=attacks.PGD(eps=0.1, steps=7), beta=6.0)(net, x, y).backward()
+        >>> defenses.TRADES(attack=attacks.PGD(eps=0.1, steps=7), beta=6.0)(net, x, y).backward()
     """
 
     beta: float = 6.0
