@@ -63,15 +63,17 @@ def scaled(loss, factor):
 
 
 class Watched(nn.Module):
-    """`inner`, and every input that it has met."""
+    """`inner`, every input that it has met, and whether it was learning then."""
 
     def __init__(self, inner: nn.Module):
         super().__init__()
         self.inner = inner
         self.seen = []
+        self.modes = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(x.detach().clone())
+        self.modes.append(self.inner.training)
         return self.inner(x)
 
     def arrays(self):

@@ -149,6 +149,13 @@ class TestContract:
         value.backward()
         assert all(p.grad.isfinite().all() for p in net.parameters())
 
+    def test_16_bits(self, loss, x, y):
+        net = convnet(dtype=torch.bfloat16)
+        value = drawn(loss, net, x.bfloat16(), y)
+        assert value.dtype == torch.float32
+        value.backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+
     def test_autocast_lets_every_parameter_learn(self, loss, x, y):
         net = convnet()
         with torch.autocast("cpu", torch.bfloat16):

@@ -65,15 +65,20 @@ def test_the_gradient_flows_through_both_of_a_pair(kind):
         torch.testing.assert_close(got, want)
 
 
-def test_bounds_and_mode_are_those_of_the_attack():
+def test_bounds_are_those_of_the_attack():
     x, y = table()
     loss = LogitPairing(attack=attacks.FGSM(eps=30), bounds=(0, 255))
     assert loss(Linear3(), 255 * x, y).isfinite()
     with pytest.raises(ValueError, match=r"bounds \[0, 1\]"):
         LogitPairing(attack=PGD)(Linear3(), 255 * x, y)
-    net = convnet().train()
-    LogitPairing(attack=PGD, mode="keep")(net, images(4), torch.arange(4) % 3)
-    assert net.norm.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize(("mode", "crafted_in"), [("eval", False), ("keep", True)])
+def test_the_mode_is_that_of_crafting(mode, crafted_in):
+    net = Watched(convnet()).train()
+    LogitPairing(attack=PGD, mode=mode)(net, images(4), torch.arange(4) % 3)
+    assert net.modes == [crafted_in] * (len(net.modes) - 2) + [True, True]
+    assert net.inner.norm.num_batches_tracked == 2
 
 
 def test_bad_arguments():

@@ -112,19 +112,10 @@ def test_confident_nets_have_finite_values_and_gradients():
 
 @pytest.mark.parametrize(("mode", "crafted_in"), [("eval", False), ("keep", True)])
 def test_the_clean_answers_come_in_the_mode_of_crafting(mode, crafted_in):
-    modes = []
-
-    class Spy(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = convnet()
-
-        def forward(self, x):
-            modes.append(self.training)
-            return self.inner(x)
-
-    TRADES(attack=PGD, mode=mode)(Spy().train(), images(4), torch.arange(4) % 3)
-    assert modes == [crafted_in] * 7 + [True, True]  # clean, five iterates, a last look
+    net = Watched(convnet()).train()
+    TRADES(attack=PGD, mode=mode)(net, images(4), torch.arange(4) % 3)
+    # The clean inputs, five iterates and what came back; then the passes to learn from.
+    assert net.modes == [crafted_in] * 7 + [True, True]
 
 
 def test_the_clean_answers_leave_no_cast_without_a_graph_behind():
