@@ -185,7 +185,7 @@ def test_an_attack_that_knows_beats_the_identity(real_net, cifar10_test):
     attack = attacks.PGD(eps=1 / 255, steps=6, loss="margin")
     known = attack.run(model, x, y).success
     plain = attack.run(StraightThrough(net, model.step), x, y).success
-    assert known.float().mean() > plain.float().mean() + 0.2
+    assert known.float().mean() > plain.float().mean() + 0.1
 
 
 def test_arguments():
