@@ -93,10 +93,9 @@ class FeatureSqueezing(StraightThrough):
 
     Example:
         >>> import torch
-        >>> from advkit import attacks
-        >>> from advkit.defenses.feature_squeezing import FeatureSqueezing
+        >>> from advkit import attacks, defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-        >>> model = FeatureSqueezing(net, bits=1, median=3)
+        >>> model = defenses.FeatureSqueezing(net, bits=1, median=3)
         >>> x = torch.rand(5, 1, 8, 8)
         >>> x_adv = attacks.PGD(eps=0.3, steps=5)(model, x)  # knows of the squeezing
         >>> model.step(x_adv).unique()  # what the net sees

@@ -70,11 +70,10 @@ class InputValidator:
 
     Example:
         >>> import torch
-        >>> from advkit import attacks
-        >>> from advkit.defenses.input_validator import InputValidator
+        >>> from advkit import attacks, defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x = torch.randint(0, 256, (20, 1, 8, 8)) / 255
-        >>> model = InputValidator(net, grid=255, contrast="fitted").fit(x)
+        >>> model = defenses.InputValidator(net, grid=255, contrast="fitted").fit(x)
         >>> attack = attacks.PGD(eps=0.03, steps=10)
         >>> model.predict(attack(net, x)).unique()  # it does not know of the validator
         tensor([-1])

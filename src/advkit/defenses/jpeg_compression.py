@@ -74,10 +74,9 @@ class JpegCompression(StraightThrough):
 
     Example:
         >>> import torch
-        >>> from advkit import attacks
-        >>> from advkit.defenses.jpeg_compression import JpegCompression
+        >>> from advkit import attacks, defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
-        >>> model = JpegCompression(net, quality=75)
+        >>> model = defenses.JpegCompression(net, quality=75)
         >>> x = torch.rand(2, 3, 8, 8)
         >>> x_adv = attacks.PGD(eps=8 / 255, steps=5)(model, x)  # knows of the compression
         >>> model.step(x_adv).shape  # what the net sees
