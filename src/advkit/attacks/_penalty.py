@@ -13,9 +13,10 @@ from torch import Tensor
 
 from advkit.attacks._engine import Nearest, none_near
 from advkit.attacks._minimum import MinimumNormAttack, first_look, polish, rivals
-from advkit.attacks._problem import Judged, Problem, wide
+from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
+from advkit.core.dtypes import wide
 from advkit.core.norms import lp_norm
 
 _FINER = 0.2  # how much shorter the way to the best point is from the nearest success

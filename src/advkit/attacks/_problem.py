@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.dtypes import wide
 from advkit.core.losses import Loss, margin
 from advkit.core.norms import Norm, lp_norm, per_sample
 from advkit.models import DifferentiableClassifier
@@ -286,8 +287,3 @@ _NO_GRAPH = (
     "the model's logits cannot be differentiated with respect to x (it detaches, rounds or leaves "
     "torch); use an attack without gradients, or transfer from a differentiable substitute"
 )
-
-
-def wide(v: Tensor) -> Tensor:
-    """`v` in float32 at least: 16 bits are too few to compute with."""
-    return v.to(torch.promote_types(v.dtype, torch.float32))

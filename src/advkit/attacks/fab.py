@@ -19,9 +19,10 @@ from advkit.attacks._minimum import (
     polish,
     rivals,
 )
-from advkit.attacks._problem import Judged, Problem, wide
+from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
+from advkit.core.dtypes import wide
 from advkit.core.norms import Norm, lp_norm, per_sample
 
 # The pace of a walk, measured on the nets of the documentation; none of these is delicate.

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from advkit.attacks._blackbox import BlackBoxAttack
 from advkit.attacks._engine import Best, Nearest, none_near
-from advkit.attacks._problem import Problem, wide
+from advkit.attacks._problem import Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
+from advkit.core.dtypes import wide
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, normal, sample_keys, uniform
 

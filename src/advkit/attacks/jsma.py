@@ -12,9 +12,10 @@ from torch import Tensor
 
 from advkit.attacks._engine import Nearest, iterate
 from advkit.attacks._minimum import MinimumNormAttack, first_look, rivals
-from advkit.attacks._problem import Judged, Problem, wide
+from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
+from advkit.core.dtypes import wide
 from advkit.core.norms import Norm
 
 _BLOCK = 2**22  # pairs that are scored at once

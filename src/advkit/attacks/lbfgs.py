@@ -13,8 +13,9 @@ from torch.nn.functional import softplus
 
 from advkit.attacks._engine import Nearest, iterate, none_near
 from advkit.attacks._penalty import PenaltyAttack, Weight
-from advkit.attacks._problem import Judged, Problem, wide
+from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
+from advkit.core.dtypes import wide
 from advkit.core.losses import Loss, cross_entropy
 from advkit.core.norms import Norm
 

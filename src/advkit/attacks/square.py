@@ -11,9 +11,10 @@ from torch import Tensor
 
 from advkit.attacks._blackbox import BlackBoxAttack, ByScores, by_scores
 from advkit.attacks._engine import Best, Stop, nothing_yet
-from advkit.attacks._problem import Problem, wide
+from advkit.attacks._problem import Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
+from advkit.core.dtypes import wide
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, sample_keys, uniform
 

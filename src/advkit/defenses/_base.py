@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit.core import checks
+from advkit.core.dtypes import wide
 from advkit.core.results import AnyAttack, Attack, InconclusiveWarning, stopping, with_seed
 from advkit.models import TorchClassifier
 from advkit.models.torch import Mode, checked_bounds, logits_from
@@ -132,11 +133,6 @@ def craft(attack: Attack, model: TorchClassifier, x: Tensor, y: Tensor) -> Tenso
 def logits_of(module: nn.Module, x: Tensor) -> Tensor:
     """The module's logits `(n, classes)` as it learns: in its mode, with its graph, `wide`."""
     return wide(logits_from(module(x), len(x)))
-
-
-def wide(v: Tensor) -> Tensor:
-    """`v` in float32 at least: 16 bits are too few for the differences of logits."""
-    return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
 def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:

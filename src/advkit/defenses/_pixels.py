@@ -16,11 +16,6 @@ def check_images(x: Tensor, wanted_by: str) -> None:
         )
 
 
-def wide(x: Tensor) -> Tensor:
-    """`x` in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def on_grid(x: Tensor, bounds: tuple[float, float], steps: int) -> Tensor:
     """The nearest of `steps + 1` values spread evenly over the bounds; the gradient is that of `x`.
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.defenses._pixels import check_images, on_grid, padded, shifted, wide
+from advkit.core.dtypes import wide
+from advkit.defenses._pixels import check_images, on_grid, padded, shifted
 from advkit.models import Bounds, StraightThrough, as_classifier
 
 _MOST_BITS = 16

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.dtypes import wide
 from advkit.core.losses import Loss
 from advkit.core.norms import per_sample
 from advkit.core.results import Attack
@@ -21,7 +22,6 @@ from advkit.defenses._base import (
     cross_entropy,
     divergence,
     logits_of,
-    wide,
 )
 from advkit.models import TorchClassifier
 from advkit.models.torch import Mode
