@@ -116,7 +116,7 @@ def test_a_rejected_clean_input_may_be_attacked(x):
 
 def test_without_labels_a_rejected_input_has_nothing_to_leave(x):
     x[2] = 0.5
-    with pytest.raises(ValueError, match="rejects sample 2.*give y"):
+    with pytest.raises(ValueError, match="y must be given: the model rejects sample 2"):
         attacks.RandomNoise(eps=0.1).run(Strip(0.1), x)
     result = attacks.RandomNoise(eps=0.1).run(Strip(0.1), x[:2] / 2)
     assert not result.success.any()
@@ -159,3 +159,20 @@ def test_what_is_no_answer_and_no_rejection_is_still_an_error(x):
         attacks.RandomNoise(eps=0.1, stop="never").run(Nan(), x, y)
     with pytest.raises(RuntimeError, match="non-negative"):
         attacks.RandomNoise(eps=0.1).run(Odd(), x, y)
+
+
+class Wary(Strip):
+    """The same with logits, which do not tell of rejections."""
+
+    def logits(self, x):
+        return self.net(x)
+
+
+def test_a_gradient_has_no_label_to_leave_either():
+    x = torch.tensor([[0.9, 0.9], [0.5, 0.52]])
+    with pytest.raises(ValueError, match="y must be given: the model rejects sample 1"):
+        attacks.FGSM(eps=0.1).run(Wary(0.1), x)
+    assert attacks.FGSM(eps=0.1).run(Wary(0.1), x, torch.tensor([1, 1])).success.tolist() == [
+        False,
+        True,
+    ]

@@ -74,7 +74,8 @@ class BaseAttack(ABC):
 
         Raises:
             ValueError: `x` or the labels have the wrong shape or range, the attack has no targeted
-                form, or the model returns NaN or infinite logits for an input.
+                form, the model returns NaN or infinite logits for an input, or without `y` it
+                rejects one.
             TypeError: `x` is not of a floating dtype, or the model does not answer what this attack
                 asks for.
             QueryBudgetExceeded: the model has a query budget, and it is spent; `result` of the
@@ -107,6 +108,7 @@ class BaseAttack(ABC):
             labels = y
         else:
             labels = model.predict(x) if len(x) else torch.zeros(0, dtype=torch.int64)
+            checks.no_rejections(labels)
             ledger.forward += 1
         given = [v for v in (labels, y) if v is not None and len(v)]
         highest = max((int(v.max()) for v in given), default=0)

@@ -184,6 +184,16 @@ def _from_one_hot(name: str, y: Tensor) -> Tensor:
     return y.argmax(1)
 
 
+def no_rejections(predicted: Tensor) -> None:
+    """Raise if a label `(n,)` that a model gave says that it has none: that no attack can leave."""
+    bad = predicted < 0
+    if bad.any():
+        raise ValueError(
+            f"y must be given: the model rejects sample {indices(bad)}, so that there is no label "
+            "of its own to leave"
+        )
+
+
 def labels_within(name: str, y: Tensor, num_classes: int, rows: Tensor) -> None:
     """Raise unless the labels `y` `(n,)`, of the samples `rows` `(n,)`, are below `num_classes`."""
     bad = y >= num_classes
