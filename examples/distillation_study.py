@@ -423,7 +423,7 @@ def figure(results: Mapping[str, Any]) -> Any:
     """The defense under each attack; and Figure 7, what was published and ours."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(15, 4.8), layout="constrained")
+    drawn = Figure(figsize=(17, 4.8), layout="constrained")
     bars, published, ours = drawn.subplots(1, 3, width_ratios=(1.3, 1, 1))
     draw_defense(bars, results["defense"]["under"])
     draw_published(published)
@@ -431,7 +431,8 @@ def figure(results: Mapping[str, Any]) -> Any:
     for axes in (published, ours):
         axes.set(xlabel="eps (0: no attack)", ylim=(0, 102))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    published.legend(fontsize="small")
+    ours.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     published.set_ylabel("accuracy in % of images that fool the LeNet")
     return drawn
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from advkit import CallableClassifier, QueryBudgetExceeded, TorchClassifier, attacks
+from advkit.core import fitting
 from advkit.core.results import InconclusiveWarning
 from advkit.data import digits
 from advkit.defenses import Distillation, DistillationLoss, TemperedCrossEntropy
@@ -153,6 +154,43 @@ def test_zeros_count_as_the_floor(floor):
     weights = np.array([1.0, floor, floor]) ** 0.01
     expected = (1 / 3 - weights / weights.sum()) / 100
     np.testing.assert_allclose(student.bias.grad.numpy(), expected, rtol=1e-4)
+
+
+def test_the_floor_decides_how_far_a_student_goes():
+    """All weights on class 0: in the end the logits of the others are log(floor) below."""
+    teacher = CallableClassifier(lambda rows: np.eye(3)[[0] * len(rows)], num_classes=3)
+    for floor in (1e-2, 1e-4):
+        distillation = Distillation(temperature=10.0, epochs=120, lr=0.3, floor=floor)
+        student = distillation.fit(teacher, linear(seed=1), [inputs(8)])
+        gap = (student(inputs(8))[:, 0] - student(inputs(8))[:, 1]).mean().item()
+        assert gap == pytest.approx(-math.log(floor), rel=0.05)
+
+
+def test_the_student_learns_in_float32_where_fit_would_take_16_bits(monkeypatch):
+    monkeypatch.setattr(fitting, "_has_bfloat16", lambda device: True)
+    seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(x)
+
+    Distillation(temperature=100.0, epochs=1).fit(linear(), Watched(4, 3), [inputs()])
+    assert seen
+    assert not any(seen)
+
+
+def test_inputs_that_are_wider_than_the_student():
+    class Narrow(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.float())
+
+    student = Narrow(4, 3)
+    loss = DistillationLoss(teacher=linear(dtype=torch.float64), temperature=9.0)
+    value = loss(student, inputs(dtype=torch.float64), torch.zeros(6))
+    assert value.dtype == torch.float32
+    value.backward()
+    assert student.weight.grad.isfinite().all()
 
 
 def test_a_linear_student_becomes_its_linear_teacher():
