@@ -11,7 +11,7 @@ from torch import nn
 
 from advkit import StraightThrough, TorchClassifier, attacks, eval
 from advkit.defenses.input_validator import InputValidator, Validation
-from advkit.models import REJECTED
+from advkit.models import REJECTED, hold
 from tests.toys import Halfspace, convnet, images
 
 
@@ -55,6 +55,14 @@ def test_values_outside_of_the_bounds_are_rejected_with_the_reason(x):
     assert torch.equal(labels[found.accepted], TorchClassifier(convnet()).predict(accepted))
 
 
+def test_nothing_more_is_said_of_what_is_not_finite():
+    x = torch.full((2, 1, 6, 6), 0.5 + 0.2 / 255)
+    x[0, 0, 2, 2], x[1, 0, 2, 2] = math.inf, math.nan
+    for reason in InputValidator(convnet(), grid=255, contrast=0.1).validate(x).reasons:
+        assert reason.startswith("finite")
+        assert ";" not in reason
+
+
 def test_what_rounding_adds_is_accepted():
     model = InputValidator(TorchClassifier(nn.Flatten(), (-1, 3)), grid=255)
     x = torch.tensor([[-1 - 3e-5, 3 + 3e-5], [-1 - 6e-5, 0.6], [-1 + 4 / 255 + 3e-5, 3.0]])
@@ -94,6 +102,8 @@ def test_the_grid(dtype, grid, lower, span):
 def test_a_grid_finer_than_the_dtype_is_refused(x):
     with pytest.raises(ValueError, match="grid=255 is too fine for values of torch.bfloat16"):
         InputValidator(convnet(), grid=255).validate(x.bfloat16())
+    with pytest.raises(ValueError, match="grid=100 is too fine"):
+        InputValidator(convnet(), grid=100).repair(x.bfloat16())
     coarse = InputValidator(convnet(), grid=4)
     assert coarse.validate((x > 0.5).bfloat16()).accepted.all()
 
@@ -143,6 +153,14 @@ def test_many_images_are_looked_at_in_parts():
     assert model.limit == pytest.approx(max(contrast_numpy(image.numpy()) for image in x))
     x[299, 0, 3, 3] = 1 - x[299, 0, 2, 2].round()
     assert model.validate(x).accepted[:299].all()
+
+
+def test_16_bits_are_fitted_in_32(x):
+    coarse = x.bfloat16()
+    one, other = (
+        InputValidator(convnet(), contrast="fitted").fit(v) for v in (coarse, coarse.float())
+    )
+    assert one.limit == other.limit
 
 
 def test_what_is_not_fitted_says_so(x):
@@ -239,7 +257,8 @@ def test_it_is_a_classifier_of_labels(x):
     assert float(eval.accuracy(model, x, y)) == 1
     assert float(eval.accuracy(model, x + (0.3 / 255) * (x < 0.5), y)) == 0
     net = convnet().train()
-    InputValidator(net).predict(x)
+    with hold(InputValidator(net)):
+        assert not net.training
     assert net.training
     assert model.predict(x[:0]).shape == (0,)
     assert model.validate(x[:0]).accepted.shape == (0,)

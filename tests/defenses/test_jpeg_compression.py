@@ -128,6 +128,8 @@ def test_bounds_and_dtypes():
     torch.testing.assert_close(compressed(255 * x, (0, 255), quality=60), 255 * expected)
     assert (compressed(x.double(), quality=60).float() - expected).abs().mean() < 0.1 / 255
     assert compressed(x.bfloat16(), quality=60).dtype == torch.bfloat16
+    white = torch.full((1, 1, 8, 8), 0.7)
+    assert (compressed(white, (0.1, 0.7), quality=100) <= 0.7).all()
     noise = torch.rand(2, 3, 20, 20)
     found = compressed(noise, quality=5)
     assert found.min() >= 0
@@ -149,19 +151,18 @@ def test_the_model_is_the_inner_one_of_compressed_images():
 
 
 def test_the_gradient_is_large_where_the_quantisation_may_change():
-    """A flat block has one coefficient, 8 times its level: its step at quality 50 is 16."""
-    x = torch.tensor([[128.0, 128.2, 128.5, 128.9]]).T.view(4, 1, 1, 1).expand(4, 1, 8, 8) / 255
-    leaf = x.clone().requires_grad_()
+    """A flat block has one coefficient, 8 times its level: its step at quality 25 is 32."""
 
     class Mean(nn.Module):
         def forward(self, x):
             return torch.stack([torch.zeros(len(x)), x.flatten(1).mean(1)], 1)
 
-    model = JpegCompression(TorchClassifier(Mean(), (-1, 2)), quality=50)
     lower, upper = -1, 2
-    levels = ((x - lower) / (upper - lower) * 255).round()[:, 0, 0, 0] - 128
-    distance = (8 * levels / 16 - (8 * levels / 16).round()).abs()
-    (grad,) = torch.autograd.grad(model.logits(leaf)[:, 1].sum(), leaf)
+    level = torch.tensor([0, 1, 2, 3, 4]).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    x = (lower + (level + 128.2) / 255 * (upper - lower)).requires_grad_()
+    model = JpegCompression(TorchClassifier(Mean(), (lower, upper)), quality=25)
+    (grad,) = torch.autograd.grad(model.logits(x)[:, 1].sum(), x)
+    distance = torch.tensor([0, 0.25, 0.5, 0.25, 0])
     slope = (2 * distance) ** 2 + 0.1
     torch.testing.assert_close(grad.sum((1, 2, 3)), slope, rtol=0, atol=1e-5)
 
