@@ -72,6 +72,8 @@ def learn(net: nn.Module, value: Tensor) -> None:
 @pytest.mark.parametrize("case", NETS, ids=lambda net: net.factory)
 def test_a_step(benchmark, case, name):
     net, x, y = case.load()
+    if benchmark.disabled:
+        x, y = x[:2], y[:2]  # without its clock it only has to run
     loss, passes = training(case.eps)[name]
     _, floors = in_floors(
         benchmark,
