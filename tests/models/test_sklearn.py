@@ -174,7 +174,7 @@ def test_scalers_in_front_keep_the_logits(scaler, last):
         FunctionTransformer(np.round),
         FunctionTransformer(np.sqrt),
     ],
-    ids=repr,
+    ids=lambda step: type(step).__name__,
 )
 def test_other_steps_in_front_do_not(step):
     assert not hasattr(SklearnClassifier(fitted(make_pipeline(step, LinearSVC()))), "logits")
