@@ -48,7 +48,7 @@ def test_the_budget_grows_to_its_own_and_stays(study):
     budgets = []
 
     class Spy(attacks.PGD):
-        def __call__(self, model, x, y=None, *, target=None):
+        def craft(self, model, x, y=None):
             budgets.append(self.eps)
             return x
 
