@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from advkit.core.norms import Norm
@@ -93,6 +95,14 @@ class Attack(Protocol):
         self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
     ) -> AttackResult:
         """Adversarial inputs and what is known of them."""
+        ...
+
+
+class Detector(Protocol):
+    """What guards, adaptive attacks and evaluation ask of a detector."""
+
+    def suspicion(self, outputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """How suspicious each of `outputs` `(n, width)` is: `(n,)`, greater is more suspicious."""
         ...
 
 
