@@ -13,6 +13,7 @@ from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
 from advkit.eval import tables
 from advkit.eval.noise import noisy
+from advkit.models import REJECTED
 from tests.toys import Halfspace, answers, convnet, images
 
 # Label 1 is right everywhere. One step of 0.1 takes the first feature of each input down by that.
@@ -202,6 +203,16 @@ def test_data_may_come_in_batches():
     assert matrix.to_dict() == whole.to_dict()
     alone = rob.transfer_matrix([Labels()], None, Moves(), pairs)
     assert alone.fooled == {"Labels": rob.Rate(0, 4)}
+
+
+def test_who_is_rejected_has_fooled_nobody():
+    class Rejecting(Labels):
+        def predict(self, x):
+            return torch.where(x[:, 0] > 0.5, 1, REJECTED)
+
+    matrix = rob.transfer_matrix({"source": Rejecting()}, None, Moves(), X, Y)
+    assert counts(matrix.baselines)["no attack"]["source"] == (1, 4)
+    assert matrix.fooled["source"] == matrix.over_all["source"]["source"] == rob.Rate(0, 4)
 
 
 class Labels:

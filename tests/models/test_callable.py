@@ -13,6 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import advkit
 from advkit import CallableClassifier, QueryBudgetExceeded
+from advkit.models import REJECTED
 from advkit.models import callable as module
 
 WEIGHT = np.array([[2.0, -1.0], [-0.5, 1.5], [0.3, 0.2]])
@@ -257,7 +258,7 @@ def test_errors_name_the_sample_of_the_whole_batch():
     ("answer", "error", "said"),
     [
         ([0, 3], ValueError, "labels must be below 3.*got 3, for sample 1"),
-        ([0, -1], ValueError, "must not be negative, is so for sample 1"),
+        ([0, -2], ValueError, "must not be negative, is so for sample 1"),
         ([0, 0.5], ValueError, "must be integers, is not for sample 1"),
         ([[1, 0], [0, 1]], ValueError, r"labels of shape \(2,\).*got shape \(2, 2\)"),
         (["cat", "dog"], TypeError, "must return numbers, got <U3"),
@@ -266,6 +267,11 @@ def test_errors_name_the_sample_of_the_whole_batch():
 def test_what_are_no_labels(answer, error, said):
     with pytest.raises(error, match=said):
         CallableClassifier(lambda rows: answer, 3, output="labels").predict(torch.zeros(2, 1))
+
+
+def test_a_function_may_reject():
+    model = CallableClassifier(lambda rows: [1, -1], 3, output="labels")
+    assert model.predict(torch.zeros(2, 1)).tolist() == [1, REJECTED]
 
 
 def test_whole_floats_are_labels():

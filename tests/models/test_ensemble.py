@@ -222,3 +222,13 @@ def test_a_mean_of_linear_models_is_attacked_in_closed_form():
     w = sum(torch.from_numpy(k.coef_.ravel()) for k in known)
     found = attacks.DeepFool().run(model, rows)
     torch.testing.assert_close(found.distance, z.abs() / w.norm(), rtol=1e-3, atol=0)
+
+
+def test_a_rejection_is_a_vote_for_rejecting(x):
+    def labels(*votes):
+        return Ensemble([Fixed(vote) for vote in votes], combine="vote").predict(x)[0].item()
+
+    assert [labels(-1, 2, 2), labels(-1, -1, 2), labels(-1, 1), labels(-1, -1)] == [2, -1, -1, -1]
+    torch.testing.assert_close(
+        Ensemble([Fixed(-1), Fixed(1)], combine="vote").scores(x)[0], torch.tensor([0, 0.5, 0])
+    )

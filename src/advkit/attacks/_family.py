@@ -33,7 +33,8 @@ class BudgetAttack(GradientAttack):
         """What calling the attack gives, without the last pass, which tells whether it succeeded.
 
         For training, which sends the examples forward anyway: of one step and the step that learns
-        from it, that pass is up to a fifth. What `run` would warn of is not looked at.
+        from it, that pass is up to a fifth. What `run` would warn of is not looked at. A
+        class of one's own that overrides `run` overrides this too.
 
         Raises as `run` does.
         """

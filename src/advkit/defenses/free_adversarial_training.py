@@ -75,7 +75,7 @@ class FreeAdversarialTraining(TrainingLoss):
     Deviations: a new batch begins at a random point of the ball, drawn from torch's global
     generator. In the paper it begins where the batch before it has ended, and the first one at
     zero. So nothing outlives its batch, and a training that is resumed after an epoch goes on
-    exactly as it would have.
+    exactly as it would have (unless there is only one batch, which follows itself).
 
     Args:
         eps: radius of the linf ball, in input units, not negative.

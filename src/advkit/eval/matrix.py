@@ -50,7 +50,8 @@ class TransferMatrix:
     Two conventions, which differ by what they divide by. `over_all` is the share of all `n` inputs
     that the target gets wrong; `given_fooled` is the same share among only those inputs whose
     adversarial example fools the source. Inputs that a model gets wrong before any attack count as
-    wrong, and as fooled, in both.
+    wrong, and as fooled, in both. An input that a model rejects counts as wrong without an attack,
+    and not under one or under noise, which it has not got through.
 
     Attributes:
         targets: their names.

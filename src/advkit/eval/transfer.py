@@ -21,7 +21,7 @@ from advkit.core.results import Attack, stopping
 from advkit.eval.budgets import budget_words, check_length, distinct_budgets, part_of
 from advkit.eval.matrix import TransferMatrix, TransferSource
 from advkit.eval.noise import noisy
-from advkit.eval.rates import correct, counted_from
+from advkit.eval.rates import correct, counted_from, leaves
 from advkit.models import Classifier, as_classifier
 
 _LONGEST = 40  # of a name that is made here, in characters
@@ -148,7 +148,7 @@ class _Maker:
             if target is self.model:
                 return wrong[i]
         with _blamed_on("source", self.name):
-            return self.model.predict(x_adv) != y
+            return leaves(self.model.predict(x_adv), y)
 
     def source(self) -> TransferSource:
         """All of it so far."""
@@ -198,7 +198,7 @@ def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
     for name, target in targets.items():
         with _blamed_on("target", name):
             answers.append(target.predict(x))
-    return torch.stack(answers) != y
+    return leaves(torch.stack(answers), y)
 
 
 def _named(role: str, models: Models, known: dict[int, str]) -> dict[str, object]:

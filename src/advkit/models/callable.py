@@ -15,6 +15,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.results import QueryBudgetExceeded
+from advkit.models.protocols import REJECTED
 from advkit.models.torch import checked_bounds
 
 Answer = Literal["logits", "probabilities", "labels"]
@@ -84,7 +85,8 @@ class CallableClassifier:
         num_classes: number of classes that it tells apart, at least 2.
         bounds: lower and upper end of valid feature values, in the units of the input.
         output: what it answers: `"probabilities"` `(m, num_classes)`; `"logits"`, of which the
-            softmax is taken; or `"labels"` `(m,)`, the indices of the classes.
+            softmax is taken; or `"labels"` `(m,)`, the indices of the classes, -1
+            (`advkit.models.REJECTED`) for none.
         takes: what it is given: `"numpy"` or `"tensor"`.
         max_batch: the most samples that one call may have; `None` for any number.
         retries: how often a call that raised is tried again. The last error is raised; an answer
@@ -250,9 +252,10 @@ class CallableClassifier:
                 f"got shape {tuple(answer.shape)}"
             )
         if self.output == "labels":
-            answer = checks.labels("the function's labels", answer, rows)
+            rejected = answer == REJECTED
+            answer = checks.labels("the function's labels", answer.masked_fill(rejected, 0), rows)
             checks.labels_within("the function's labels", answer, self.num_classes, rows)
-            return answer
+            return answer.masked_fill(rejected, REJECTED)
         if self.output == "logits":
             checks.finite_logits(answer, rows)
         else:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advkit.core import checks
 from advkit.models.callable import probabilities
 from advkit.models.convert import as_classifier
-from advkit.models.protocols import Bounds, Classifier, hold
+from advkit.models.protocols import REJECTED, Bounds, Classifier, hold
 
 Ask = Callable[[Tensor], Tensor]
 Combine = Literal["logits", "probabilities", "vote"]
@@ -29,8 +29,9 @@ class Ensemble:
     Args:
         models: classifiers, modules or fitted estimators, with the same bounds and classes.
         combine: what is averaged: `"logits"`; `"probabilities"`, the softmax of a member's logits
-            or else its scores; or `"vote"`, one for each member's label. Ties go to the lowest
-            class.
+            or else its scores; or `"vote"`, one for each member's label. A rejection is a vote for
+            rejecting, in which the ensemble's scores have no part. Ties go to it, else to the
+            lowest class.
 
     Attributes:
         models: the members, as classifiers.
@@ -112,7 +113,7 @@ class Ensemble:
             if self.combine == "logits":
                 return self._finite_logits(x).softmax(1)
             if self.combine == "vote":
-                return self._shares(x)
+                return self._votes(x)[:, 1:]
             return _stacked([self._probabilities(i, x) for i in range(len(self.models))]).mean(0)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -122,6 +123,8 @@ class Ensemble:
             ValueError: as `scores`.
         """
         with torch.no_grad():
+            if self.combine == "vote":
+                return self._votes(x).argmax(1) + REJECTED
             best = self._finite_logits(x) if hasattr(self, "logits") else self.scores(x)
             return best.argmax(1)
 
@@ -147,9 +150,10 @@ class Ensemble:
         probabilities(f"member {i}, {model!r},", scores, rows, "use combine='vote'")
         return scores
 
-    def _shares(self, x: Tensor) -> Tensor:
+    def _votes(self, x: Tensor) -> Tensor:
+        """The share of the votes for rejecting, then those for the classes: `(n, 1 + classes)`."""
         labels = torch.stack([model.predict(x) for model in self.models])  # (members, n)
-        votes = nn.functional.one_hot(labels, self.num_classes)
+        votes = nn.functional.one_hot(labels - REJECTED, self.num_classes - REJECTED)
         return votes.to(torch.promote_types(x.dtype, torch.float32)).mean(0)
 
 
