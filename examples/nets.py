@@ -10,6 +10,8 @@ Inputs lie in [0, 1]; where a net was trained on normalized images the factory n
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -175,3 +177,126 @@ def mnist_cnn_certified() -> nn.Module:
         nn.ReLU(),
         nn.Linear(100, 10),
     ).eval()
+
+
+class SamePadded(nn.Conv2d):
+    """A 3x3 convolution padded as TensorFlow does: of stride 2, even sizes only at the end."""
+
+    def __init__(self, width_in: int, width: int, stride: int, groups: int = 1) -> None:
+        super().__init__(width_in, width, 3, stride, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, left = (int(self.stride[0] == 1 or size % 2) for size in x.shape[2:])
+        return super().forward(F.pad(x, (left, 1, top, 1)))
+
+
+class MobileNetV1(nn.Module):
+    """MobileNet (Howard et al., 2017) of width 0.5, batch norm folded in: to logits `(n, 1000)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [16, 32, 64, 64, 128, 128, *[256] * 6, 512, 512]
+        strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
+        self.stem = SamePadded(3, widths[0], 2)
+        self.dw = nn.ModuleList(
+            SamePadded(width, width, stride, groups=width)
+            for width, stride in zip(widths[:-1], strides, strict=True)
+        )
+        self.pw = nn.ModuleList(nn.Conv2d(*pair, 1) for pair in itertools.pairwise(widths))
+        self.fc = nn.Linear(widths[-1], 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.stem(2 * x - 1))
+        for dw, pw in zip(self.dw, self.pw, strict=True):
+            x = F.relu6(pw(F.relu6(dw(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+class InvertedResidual(nn.Module):
+    """Block of MobileNetV2: wide inside, narrow at both ends, linear at the end."""
+
+    def __init__(self, width_in: int, width: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        inside = expansion * width_in
+        self.expand = nn.Conv2d(width_in, inside, 1) if expansion > 1 else None
+        self.dw = SamePadded(inside, inside, stride, groups=inside)
+        self.project = nn.Conv2d(inside, width, 1)
+        self.skips = stride == 1 and width == width_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = x if self.expand is None else F.relu6(self.expand(x))
+        out = self.project(F.relu6(self.dw(inside)))
+        return x + out if self.skips else out
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 (Sandler et al., 2018), batch norm folded in: to logits `(n, 1000)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SamePadded(3, 32, 2)
+        blocks, width_in = [], 32
+        for expansion, width, repeats, first in (
+            (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
+            (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+        ):  # fmt: skip
+            for i in range(repeats):
+                blocks.append(InvertedResidual(width_in, width, expansion, 1 if i else first))
+                width_in = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Conv2d(320, 1280, 1)
+        self.fc = nn.Linear(1280, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.relu6(self.stem(2 * x - 1)))
+        return self.fc(F.relu6(self.head(x)).mean((2, 3)))
+
+
+class Fire(nn.Module):
+    """Module of SqueezeNet: few channels, then many, half of them of 3x3."""
+
+    def __init__(self, width_in: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(width_in, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, 4 * squeezed, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, 4 * squeezed, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.squeeze(x))
+        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1))
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.1 (Iandola et al., 2016): to logits `(n, 1000)`, never negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def pool() -> nn.Module:
+            return nn.MaxPool2d(3, 2, ceil_mode=True)
+
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool(),
+            Fire(64, 16), Fire(128, 16), pool(),
+            Fire(128, 32), Fire(256, 32), pool(),
+            Fire(256, 48), Fire(384, 48), Fire(384, 64), Fire(512, 64),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(512, 1000, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x)).mean((2, 3))
+
+
+def imagenet_mobilenet_v1() -> nn.Module:
+    """`imagenet_mobilenet_v1_050.pt`."""
+    return MobileNetV1().eval()
+
+
+def imagenet_mobilenet_v2() -> nn.Module:
+    """`imagenet_mobilenet_v2.pt`."""
+    return MobileNetV2().eval()
+
+
+def imagenet_squeezenet() -> nn.Module:
+    """`imagenet_squeezenet11.pt`."""
+    return SqueezeNet().eval()

@@ -7,9 +7,10 @@ import examples.nets
 import pytest
 import torch
 
-from advkit import attacks
+from advkit import TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.cli import main
+from advkit.data import load_npz
 
 ROOT = Path(__file__).parents[1]
 FGSM_ON_LENET = {0.10: 0.8510, 0.15: 0.6826, 0.20: 0.4301, 0.25: 0.2082, 0.30: 0.0869}
@@ -64,6 +65,20 @@ def test_pgd_on_robust_nets(request, real_net, factory, weights, images, eps, pu
     constant, shrinking = (float(o.robust_accuracy) for o in report.outcomes)
     assert constant == pytest.approx(published, abs=0.008)
     assert shrinking <= constant
+
+
+@pytest.mark.parametrize(
+    ("factory", "weights", "right"),
+    [
+        ("imagenet_mobilenet_v2", "imagenet_mobilenet_v2.pt", 85),
+        ("imagenet_mobilenet_v1", "imagenet_mobilenet_v1_050.pt", 75),
+        ("imagenet_squeezenet", "imagenet_squeezenet11.pt", 62),
+    ],
+)
+def test_imagenet_nets(real, real_net, factory, weights, right):
+    """The known accuracy on 100 images: the architectures are those of the weights."""
+    net, data = real_net(factory, weights), load_npz(real("imagenet_sample_224.npz"))
+    assert (TorchClassifier(net).predict(data.x) == data.y).sum() == right
 
 
 @pytest.mark.parametrize(
