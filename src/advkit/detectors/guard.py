@@ -1,0 +1,420 @@
+"""A classifier that judges every request before it answers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from advkit.core import checks
+from advkit.core.dtypes import wide
+from advkit.core.results import Detector
+from advkit.models import REJECTED, Bounds, as_classifier, hold
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judgement:
+    """What a guard says of `n` inputs.
+
+    Attributes:
+        labels: int64 `(n,)`, the guard's answers: after what happens on an alarm.
+        suspicion: float64 `(n,)`, as the detector gives it.
+        alarm: bool `(n,)`; the suspicion is above the threshold.
+    """
+
+    labels: Tensor
+    suspicion: Floats
+    alarm: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alarm:
+    """The `k` inputs of a request that raised an alarm.
+
+    Attributes:
+        x: `(k, *features)`.
+        outputs: `(k, classes)`, what the model gave and the detector looked at, detached.
+        labels: int64 `(k,)`, the model's.
+        suspicion: float64 `(k,)`.
+        rows: int64 `(k,)`, where they stand in the request.
+    """
+
+    x: Tensor
+    outputs: Tensor
+    labels: Tensor
+    suspicion: Floats
+    rows: Tensor
+
+
+class Writable(Protocol):
+    """What lines of text can be written to."""
+
+    def write(self, text: str, /) -> object:
+        """Take `text`, a whole line."""
+        ...
+
+
+OnAlarm = Literal["reject", "flag"] | Callable[[Alarm], Tensor]
+Outputs = Literal["scores", "logits"]
+
+
+class Guard:
+    """A classifier whose every request passes a detector.
+
+    One pass of the model gives outputs and labels; the detector looks at the outputs, and a
+    suspicion above the threshold is an alarm. Nothing is answered that was not judged: where the
+    detector raises, or answers anything but one finite number for each input, so does the guard,
+    and the whole request is without an answer.
+
+    A guard has scores but no logits, which cannot say that an input is rejected. So Square and
+    HopSkipJump attack it as it stands, and see what a client sees; gradient attacks go to `.model`,
+    and `attacks.Adaptive` to both.
+
+    Requests may come from several threads, if the model and the detector allow it: counts are exact
+    and lines of the log whole. A torch module should then be in evaluation mode, since its mode is
+    put back after each call. Copies, also those that are pickled, keep model, detector, threshold
+    and settings, and begin to count at zero.
+
+    Args:
+        model: what answers; a classifier with what `outputs` names, whose largest output wins.
+        detector: what judges: an object with `suspicion(outputs)`, fitted.
+        threshold: the most suspicion that raises no alarm, finite; `None` if `calibrate` is to find
+            it.
+        on_alarm: `"reject"` answers `REJECTED`; `"flag"` answers as if nothing had been, and only
+            counts; a function from an `Alarm` of `k` inputs to labels int64 `(k,)`, `REJECTED`
+            among them, answers in the model's place, say by another model.
+        outputs: what the detector is shown: the model's `"scores"` or its `"logits"`.
+        log: gets a line of JSON for each alarm, before the request is answered: a path, to which
+            is appended, or an object with a `write` for text. A line has the time (UTC), the row
+            in the request, the model's label, suspicion, threshold, model and detector.
+
+    Attributes:
+        model: as a classifier.
+        detector: as given.
+
+    Raises:
+        TypeError: an argument has the wrong type; `model` is no classifier or lacks the outputs.
+        ValueError: an argument is out of its range.
+        OSError: nothing can be appended at the path `log`.
+
+    Example:
+        >>> import torch
+        >>> from advkit.detectors.guard import Guard
+        >>> class Unsure:
+        ...     def suspicion(self, outputs):
+        ...         return 1 - outputs.max(1)
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = net.weight.data.copy_(9 * torch.eye(2))
+        >>> guard = Guard(net, Unsure(), threshold=0.2)
+        >>> guard.predict(torch.tensor([[0.9, 0.1], [0.5, 0.6]]))
+        tensor([ 0, -1])
+        >>> guard.counts()
+        {'requests': 2, 'alarms': 1}
+    """
+
+    def __init__(
+        self,
+        model: object,
+        detector: Detector,
+        threshold: float | None = None,
+        on_alarm: OnAlarm = "reject",
+        outputs: Outputs = "scores",
+        log: str | os.PathLike[str] | Writable | None = None,
+    ) -> None:
+        if isinstance(detector, type) or not callable(getattr(detector, "suspicion", None)):
+            raise TypeError(f"detector must have suspicion(outputs), got {detector!r}")
+        if threshold is not None:
+            checks.number("threshold", threshold)
+            if not math.isfinite(threshold):
+                raise ValueError(f"threshold must be finite, got {threshold}")
+        if not callable(on_alarm):
+            checks.one_of("on_alarm", on_alarm, ("reject", "flag"))
+        checks.one_of("outputs", outputs, ("scores", "logits"))
+        self.model: Any = as_classifier(model)
+        if not callable(getattr(self.model, outputs, None)):
+            raise TypeError(f"model must have {outputs}(x) for outputs={outputs!r}, got {model!r}")
+        self.detector = detector
+        self.on_alarm: OnAlarm = on_alarm
+        self.outputs: Outputs = outputs
+        self._threshold = None if threshold is None else float(threshold)
+        self._log = _checked_log(log)
+        self._begin_to_count()
+
+    def __repr__(self) -> str:
+        given = f"threshold={self._threshold!r}, on_alarm={self.on_alarm!r}"
+        return f"{type(self).__name__}({self.model!r}, {self.detector!r}, {given})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock and what it protects, the counts."""
+        return {k: v for k, v in vars(self).items() if k not in ("_lock", "_requests", "_alarms")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin_to_count()
+
+    @property
+    def bounds(self) -> Bounds:
+        """Valid feature values."""
+        bounds: Bounds = self.model.bounds
+        return bounds
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, without the rejection.
+
+        Raises:
+            ValueError: the model does not know it before its first pass.
+        """
+        count: int = self.model.num_classes
+        return count
+
+    @property
+    def threshold(self) -> float:
+        """The most suspicion that raises no alarm.
+
+        Raises:
+            ValueError: there is none yet.
+        """
+        if self._threshold is None:
+            raise ValueError(
+                "threshold is not set: pass threshold=... or call calibrate(x) with clean inputs "
+                "that the detector was not fitted on"
+            )
+        return self._threshold
+
+    @property
+    def requests(self) -> int:
+        """Inputs that were judged."""
+        with self._lock:
+            return self._requests
+
+    @property
+    def alarms(self) -> int:
+        """Those of them that raised an alarm."""
+        with self._lock:
+            return self._alarms
+
+    def counts(self) -> dict[str, int]:
+        """`requests` and `alarms` of the same moment, by name."""
+        with self._lock:
+            return {"requests": self._requests, "alarms": self._alarms}
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep the model in the state of an evaluation over many calls."""
+        return hold(self.model)
+
+    def calibrate(self, x: Tensor, fpr: float = 0.01, *, batch_size: int = 128) -> Self:
+        """Find the threshold: the least that at most a share of clean inputs exceeds.
+
+        It is one of their own suspicions, so that inputs of equal suspicion alarm together or not
+        at all. Nothing is counted, and no alarm raised.
+
+        Args:
+            x: clean inputs `(n, *features)` within the bounds, none of which the detector or the
+                model was fitted on: on those it would find too low a threshold.
+            fpr: the largest share of them that may raise an alarm, between 0 and 1.
+            batch_size: samples sent at once.
+
+        Returns:
+            This guard.
+
+        Raises:
+            ValueError: `fpr` is out of its range, or `x` has too few inputs for it, less than one
+                of which might alarm; the model or the detector answers no numbers for some.
+            RuntimeError: the detector raised.
+        """
+        checks.share("fpr", fpr)
+        if not 0 < fpr < 1:
+            raise ValueError(f"fpr must lie between 0 and 1, got {fpr}")
+        checks.whole("batch_size", batch_size, at_least=1)
+        x = checks.inputs(x, self.bounds)
+        allowed = int((np.arange(1, len(x) + 1) / len(x) <= fpr).sum()) if len(x) else 0
+        if not allowed:
+            raise ValueError(
+                f"x must hold at least {math.ceil(1 / fpr)} inputs for fpr={fpr:g}, got {len(x)}"
+            )
+        with hold(self.model):
+            cut = torch.split(x, batch_size)
+            parts = [self._suspicion(self._asked(part), part) for part in cut]
+        self._threshold = float(np.sort(np.concatenate(parts))[-1 - allowed])
+        return self
+
+    def judge(self, x: Tensor) -> Judgement:
+        """Answers, and how suspicious each input `(n, *features)` is.
+
+        Raises:
+            ValueError: there is no threshold yet; the model's outputs are not finite; the detector
+                did not answer one finite number for each input; what `on_alarm` gave is no label.
+            TypeError: the detector or `on_alarm` answered with something else than numbers or
+                labels.
+            RuntimeError: the detector raised.
+            OSError: an alarm could not be logged.
+        """
+        return self._judged(x)[0]
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Labels `(n,)`, int64, of `x` `(n, *features)`; raises as `judge` does."""
+        return self.judge(x).labels
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The model's outputs `(n, classes)` as far as a client sees them, detached.
+
+        A rejected input has minus infinity for every class, by which attacks know it; one that
+        `on_alarm` labels has 1 for its label and 0 elsewhere, since there is nothing else to see.
+        Raises as `judge` does.
+        """
+        judgement, outputs = self._judged(x)
+        if self.on_alarm == "flag":
+            return outputs
+        labels = judgement.labels[:, None]
+        seen = torch.zeros_like(outputs).scatter(1, labels.clamp_min(0), 1)
+        seen = seen.masked_fill(labels == REJECTED, -math.inf)
+        return torch.where(judgement.alarm[:, None], seen, outputs)
+
+    def _judged(self, x: Tensor) -> tuple[Judgement, Tensor]:
+        """The judgement, and the model's outputs."""
+        threshold = self.threshold  # before anything is asked
+        outputs = self._asked(x)
+        suspicion = self._suspicion(outputs, x)
+        flagged = suspicion > threshold
+        alarm = torch.from_numpy(flagged).to(outputs.device)
+        labels = outputs.argmax(1)
+        rows = alarm.nonzero().flatten()
+        raised = Alarm(
+            x=x[rows],
+            outputs=outputs[rows],
+            labels=labels[rows],
+            suspicion=suspicion[flagged],
+            rows=rows,
+        )
+        self._note(len(x), raised, threshold)
+        if len(rows):
+            labels = labels.index_put((rows,), self._answer(raised))
+        return Judgement(labels=labels, suspicion=suspicion, alarm=alarm), outputs
+
+    def _asked(self, x: Tensor) -> Tensor:
+        """The model's outputs for `x`, `(n, classes)`, detached, of float32 at least."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+        with torch.no_grad():
+            outputs = wide(getattr(self.model, self.outputs)(x).detach())
+        if outputs.ndim != 2 or len(outputs) != len(x):
+            raise ValueError(
+                f"the model must return {self.outputs} ({len(x)}, classes), "
+                f"got {tuple(outputs.shape)}"
+            )
+        bad = ~outputs.isfinite().all(1)
+        if bad.any():
+            raise ValueError(
+                f"the model returned NaN or infinite {self.outputs} for sample "
+                f"{checks.indices(bad)}"
+            )
+        return outputs
+
+    def _suspicion(self, outputs: Tensor, x: Tensor) -> Floats:
+        """What the detector says of each row of `outputs`, one finite number."""
+        if not len(x):
+            return np.zeros(0)  # estimators refuse to look at nothing
+        name = type(self.detector).__name__
+        try:
+            found = np.asarray(self.detector.suspicion(outputs.cpu().numpy()))
+        except Exception as error:
+            raise RuntimeError(f"{name} failed, so nothing is answered: {error}") from error
+        if found.dtype.kind not in "fiu":
+            raise TypeError(f"{name} must give suspicion as numbers, gave {found.dtype}")
+        if found.shape != (len(x),):
+            raise ValueError(
+                f"{name} must give suspicion of shape ({len(x)},), one for each input, "
+                f"gave {found.shape}"
+            )
+        bad = torch.from_numpy(~np.isfinite(found))
+        if bad.any():
+            raise ValueError(
+                f"{name} gave NaN or infinite suspicion for sample {checks.indices(bad)}"
+            )
+        return found.astype(np.float64)
+
+    def _answer(self, raised: Alarm) -> Tensor:
+        """Labels `(k,)` for the inputs of an alarm."""
+        if not callable(self.on_alarm):
+            rejected = torch.full_like(raised.labels, REJECTED)
+            return raised.labels if self.on_alarm == "flag" else rejected
+        labels = self.on_alarm(raised)
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise TypeError(f"on_alarm must return labels as an int64 tensor, got {kind}")
+        if labels.shape != raised.labels.shape:
+            wanted, got = tuple(raised.labels.shape), tuple(labels.shape)
+            raise ValueError(f"on_alarm must return labels {wanted}, got shape {got}")
+        labels, classes = labels.to(raised.labels.device), raised.outputs.shape[1]
+        bad = ~((labels == REJECTED) | ((labels >= 0) & (labels < classes)))
+        if bad.any():
+            raise ValueError(
+                f"on_alarm must return labels below {classes} or {REJECTED}, "
+                f"got {int(labels[bad][0])} for sample {checks.indices(bad, raised.rows)}"
+            )
+        return labels
+
+    def _begin_to_count(self) -> None:
+        self._lock = threading.Lock()
+        self._requests = self._alarms = 0
+
+    def _note(self, n: int, raised: Alarm, threshold: float) -> None:
+        """Count `n` inputs and the alarms among them, and log those."""
+        lines = [] if self._log is None else self._lines(raised, threshold)
+        with self._lock:
+            self._requests += n
+            self._alarms += len(raised.rows)
+            if lines and self._log is not None:
+                _append(self._log, lines)
+
+    def _lines(self, raised: Alarm, threshold: float) -> list[str]:
+        """A line of JSON for each input of an alarm."""
+        about = {
+            "threshold": threshold,
+            "model": repr(self.model),
+            "detector": type(self.detector).__name__,
+        }
+        columns = (raised.rows.tolist(), raised.labels.tolist(), raised.suspicion.tolist())
+        time = datetime.now(timezone.utc).isoformat()
+        return [
+            json.dumps({"time": time, "row": r, "label": y, "suspicion": s, **about}) + "\n"
+            for r, y, s in zip(*columns, strict=True)
+        ]
+
+
+def _checked_log(log: object) -> Path | Writable | None:
+    """`log` as a path to which something can be appended, or as it is."""
+    if isinstance(log, (str, os.PathLike)):
+        path = Path(log)
+        with path.open("ab"):  # fails here, not at the first alarm
+            return path
+    if log is not None and not callable(getattr(log, "write", None)):
+        raise TypeError(f"log must be a path or have write(text), got {type(log).__name__}")
+    return log  # type: ignore[return-value]  # None, or just seen to have a `write`
+
+
+def _append(log: Path | Writable, lines: list[str]) -> None:
+    """Write `lines` one by one: other processes may append to the same file, line by line."""
+    if not isinstance(log, Path):
+        for line in lines:
+            log.write(line)
+        return
+    with log.open("ab", buffering=0) as file:
+        for line in lines:
+            file.write(line.encode())
