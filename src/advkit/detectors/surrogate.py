@@ -1,0 +1,245 @@
+"""A differentiable copy of a detector: what an attacker climbs through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from typing_extensions import Self
+
+from advkit.core import checks
+from advkit.core.dtypes import wide
+from advkit.core.fitting import fit
+from advkit.core.results import Detector
+
+Floats = npt.NDArray[np.float64]
+_BATCH = 128
+
+
+class Surrogate:
+    """A small net that learns what a detector says, so that it can be differentiated.
+
+    Forests and neighbours have no gradient; an attacker who can ask the detector, or has one like
+    it, learns a copy that has one. It is a detector in its own right, in the units of the first.
+    Only what it learnt on can be trusted: give it rows of clean inputs and of attacks, and look at
+    `agreement` on others before believing that an attack through it has failed.
+
+    The net is a perceptron with SiLU, whose gradient does not vanish where the detector is flat;
+    inputs and suspicion are standardised, the error is the mean square, the optimizer Adam with a
+    rate that falls to zero along a cosine.
+
+    Args:
+        detector: what is imitated: an object with `suspicion(outputs)`, fitted.
+        hidden: units of each hidden layer; at least one layer.
+        epochs: passes over the rows, at least 1.
+        lr: the first rate of Adam.
+        seed: of weights and order, an int.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from advkit.detectors.surrogate import Surrogate
+        >>> class Unsure:
+        ...     def suspicion(self, outputs):
+        ...         return 1 - outputs.max(1)
+        >>> rows = np.random.default_rng(0).dirichlet([1, 1, 1], size=600)
+        >>> surrogate = Surrogate(Unsure(), epochs=20).fit(rows[:500])
+        >>> surrogate.agreement(rows[500:]) > 0.9
+        True
+        >>> outputs = torch.tensor([[0.2, 0.3, 0.5]], requires_grad=True)
+        >>> surrogate.alarm(outputs).sum().backward()
+        >>> outputs.grad.argmin()
+        tensor(2)
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        hidden: Sequence[int] = (64, 64),
+        epochs: int = 100,
+        lr: float = 3e-3,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(detector, type) or not callable(getattr(detector, "suspicion", None)):
+            raise TypeError(f"detector must have suspicion(outputs), got {detector!r}")
+        if not isinstance(hidden, Sequence):
+            raise TypeError(f"hidden must be a list of numbers of units, got {hidden!r}")
+        if not hidden:
+            raise ValueError("hidden must have a layer or more, got none")
+        for units in hidden:
+            checks.whole("hidden", units, at_least=1)
+        checks.whole("epochs", epochs, at_least=1)
+        checks.positive("lr", lr)
+        checks.whole("seed", seed)
+        self.detector = detector
+        self.hidden = tuple(hidden)
+        self.epochs = epochs
+        self.lr = lr
+        self.seed = seed
+        self._net: _Standardised | None = None
+
+    def __repr__(self) -> str:
+        given = f"hidden={self.hidden}, epochs={self.epochs}, lr={self.lr:g}, seed={self.seed}"
+        return f"{type(self).__name__}({self.detector!r}, {given})"
+
+    def fit(self, outputs: npt.ArrayLike) -> Self:
+        """Learn what the detector says of `outputs`.
+
+        Args:
+            outputs: rows `(n, width)` like those that the detector was fitted on, clean ones and
+                attacked ones; no labels needed.
+
+        Returns:
+            This surrogate.
+
+        Raises:
+            ValueError: `outputs` are no finite rows; the detector finds all of them equally
+                suspicious, or answers no finite numbers.
+        """
+        rows = _checked_rows(outputs)
+        wanted = self._wanted(rows)
+        if wanted.min() == wanted.max():
+            raise ValueError(
+                f"{type(self.detector).__name__} gives all {len(rows)} rows the suspicion "
+                f"{wanted[0]:g}: there is nothing to learn"
+            )
+        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+            torch.manual_seed(self.seed)
+            net = _Standardised(rows, wanted, self.hidden)
+            targets = torch.from_numpy((wanted - wanted.mean()) / wanted.std()).float()
+            data = TensorDataset(torch.from_numpy(rows), targets)
+            self._learn(net, DataLoader(data, batch_size=_BATCH, shuffle=True))
+        self._net = net.requires_grad_(False)
+        return self
+
+    def alarm(self, outputs: Tensor) -> Tensor:
+        """Suspicion `(n,)` of `outputs` `(n, width)`, differentiable, in the detector's units.
+
+        Of the dtype of `outputs`, computed in float32 at least.
+
+        Raises:
+            ValueError: it is not fitted, or `outputs` have another width than it was fitted on.
+            TypeError: `outputs` are no tensor.
+        """
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"outputs must be a torch.Tensor, got {type(outputs).__name__}")
+        net = self._fitted(outputs.shape).to(outputs.device)
+        return net.suspicion(wide(outputs)).to(outputs.dtype)
+
+    def suspicion(self, outputs: npt.ArrayLike) -> Floats:
+        """The same for rows `(n, width)` as an array, float64 `(n,)`."""
+        rows = _checked_rows(outputs)
+        with torch.no_grad():
+            return self.alarm(torch.from_numpy(rows)).cpu().numpy()
+
+    def agreement(self, outputs: npt.ArrayLike) -> float:
+        """Rank correlation (Spearman) with the detector on `outputs`, from -1 to 1.
+
+        At 1 both put the rows in the same order.
+
+        Args:
+            outputs: rows `(n, width)` that it was not fitted on, at least 2.
+
+        Raises:
+            ValueError: it is not fitted; `outputs` are too few, no finite rows or of another width;
+                one of the two finds all of them equally suspicious.
+        """
+        rows = _checked_rows(outputs)
+        own, wanted = self.suspicion(rows), self._wanted(rows)
+        if own.min() == own.max() or wanted.min() == wanted.max():
+            raise ValueError(
+                "outputs must have rows that differ in suspicion, for the detector and for the "
+                f"surrogate; all {len(rows)} are equally suspicious to one of them"
+            )
+        return float(spearmanr(own, wanted).statistic)
+
+    def _learn(self, net: _Standardised, loader: DataLoader[Any]) -> None:
+        optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
+        fit(
+            net,
+            loader,
+            loss=_squared_error,
+            optimizer=optimizer,
+            epochs=self.epochs,
+            scheduler=scheduler,
+            precision="float32",
+            progress=False,
+        )
+
+    def _wanted(self, rows: Floats) -> Floats:
+        """What the detector says of `rows`, checked."""
+        found = np.asarray(self.detector.suspicion(rows), dtype=np.float64)
+        if found.shape != (len(rows),) or not np.isfinite(found).all():
+            raise ValueError(
+                f"{type(self.detector).__name__} must give {len(rows)} rows as many finite "
+                f"suspicions, gave shape {found.shape}, {int((~np.isfinite(found)).sum())} of them "
+                "NaN or infinite"
+            )
+        return found
+
+    def _fitted(self, shape: torch.Size) -> _Standardised:
+        if self._net is None:
+            raise ValueError("the surrogate is not fitted: call fit(outputs) first")
+        width = len(self._net.centre)
+        if len(shape) != 2 or shape[1] != width:
+            raise ValueError(f"outputs must have shape (n, {width}), got {tuple(shape)}")
+        return self._net
+
+
+class _Standardised(nn.Module):
+    """A perceptron between rows and suspicion in their own units."""
+
+    def __init__(self, rows: Floats, wanted: Floats, hidden: Sequence[int]) -> None:
+        super().__init__()
+        spread = rows.std(0)
+        self.register_buffer("centre", torch.from_numpy(rows.mean(0)).float())
+        self.register_buffer("spread", torch.from_numpy(np.where(spread > 0, spread, 1)).float())
+        self.centre: Tensor
+        self.spread: Tensor
+        self.level, self.scale = float(wanted.mean()), float(wanted.std())
+        widths = [rows.shape[1], *hidden]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Standardised suspicion `(n,)`."""
+        found: Tensor = self.layers(((rows - self.centre) / self.spread).float())
+        return found.squeeze(1)
+
+    def suspicion(self, rows: Tensor) -> Tensor:
+        """Suspicion `(n,)` in the units of the detector."""
+        found: Tensor = self(rows)
+        return self.level + self.scale * found
+
+
+def _squared_error(net: nn.Module, rows: Tensor, wanted: Tensor) -> Tensor:
+    return F.mse_loss(net(rows), wanted)
+
+
+def _checked_rows(outputs: npt.ArrayLike) -> Floats:
+    """`outputs` as rows `(n, width)` of float64.
+
+    Raises:
+        ValueError: they are no rows, or not finite.
+    """
+    rows = np.array(outputs, dtype=np.float64)
+    if rows.ndim != 2 or not rows.size:
+        raise ValueError(f"outputs must be rows (n, width), at least one, got shape {rows.shape}")
+    bad = torch.from_numpy(~np.isfinite(rows).all(1))
+    if bad.any():
+        raise ValueError(f"outputs must be finite, are not in row {checks.indices(bad)}")
+    return rows
