@@ -3,9 +3,10 @@
 import pickle
 
 import pytest
+import torch
 
 from advkit import QueryBudgetExceeded, attacks
-from advkit.core.results import stopping
+from advkit.core.results import check_length, part_of, stopping
 
 
 @pytest.mark.parametrize("stop", ["first", "never"])
@@ -34,6 +35,21 @@ def test_an_attack_of_ones_own_need_be_no_dataclass():
 
     mine = Mine()
     assert stopping(mine, "never") is mine
+
+
+def test_radii_of_each_sample_go_along_with_a_part_of_the_samples():
+    rows = torch.tensor([0, 2])
+    attack = attacks.FGSM(eps=torch.tensor([0.1, 0.2, 0.3]))
+    assert part_of(attack, rows).eps.tolist() == pytest.approx([0.1, 0.3])
+    inner = part_of(attacks.Transfer(attack=attack, surrogate=torch.nn.Linear(2, 2)), rows)
+    assert inner.attack.eps.tolist() == pytest.approx([0.1, 0.3])
+    same = attacks.FGSM(eps=0.1)
+    assert part_of(same, rows) is same
+    with pytest.raises(ValueError, match="eps has 3 values, but x has 4 samples or more"):
+        part_of(attack, torch.tensor([1, 3]))
+    with pytest.raises(ValueError, match="eps has 3 values, but x has 2 samples"):
+        check_length(attack, 2)
+    check_length(attack, None)
 
 
 def test_a_spent_budget_says_what_it_was_and_what_was_wanted():

@@ -35,6 +35,17 @@ def batches(x: Tensor | Batches, y: Tensor | None, batch_size: int) -> Batches:
 
 
 @contextmanager
+def counted_from(first: int) -> Iterator[None]:
+    """Errors inside count samples from the beginning of a batch; say where that is in the data."""
+    try:
+        yield
+    except ValueError as error:
+        if first == 0:
+            raise
+        raise ValueError(f"in the batch that begins at input {first}: {error}") from error
+
+
+@contextmanager
 def progress_bar(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error, as a function that advances it; silent unless `show`.
 

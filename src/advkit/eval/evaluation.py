@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.core.batching import Batches, batches, progress_bar
+from advkit.core.batching import Batches, batches, counted_from, progress_bar
 from advkit.core.describe import settings
-from advkit.core.results import Attack
-from advkit.eval.budgets import check_length, distinct_budgets, part_of, radius_of
+from advkit.core.results import Attack, check_length, part_of
+from advkit.eval.budgets import distinct_budgets, radius_of
 from advkit.eval.noise import NoiseTally
 from advkit.eval.outcome import AttackOutcome, Examples
-from advkit.eval.rates import Rate, correct, counted_from
+from advkit.eval.rates import Rate, correct
 from advkit.eval.report import Report
 from advkit.models import Classifier, as_classifier
 

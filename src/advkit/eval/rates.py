@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.batching import Batches, batches
+from advkit.core.batching import Batches, batches, counted_from
 from advkit.models import REJECTED, Classifier, as_classifier
 
 
@@ -73,17 +71,6 @@ def accuracy(
             hits.append(correct(classifier, xb, yb)[2])
         seen += len(xb)
     return Rate.of(torch.cat(hits)) if hits else Rate(0, 0)
-
-
-@contextmanager
-def counted_from(first: int) -> Iterator[None]:
-    """Errors inside count samples from the beginning of a batch; say where that is in the data."""
-    try:
-        yield
-    except ValueError as error:
-        if first == 0:
-            raise
-        raise ValueError(f"in the batch that begins at input {first}: {error}") from error
 
 
 def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import itertools
-import re
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.batching import Batches, batches, progress_bar
+from advkit.core.batching import Batches, batches, counted_from, progress_bar
 from advkit.core.describe import call, settings
+from advkit.core.naming import blamed_on, named
 from advkit.core.norms import Norm
-from advkit.core.results import Attack, stopping
-from advkit.eval.budgets import budget_words, check_length, distinct_budgets, part_of
+from advkit.core.results import Attack, check_length, part_of, stopping
+from advkit.eval.budgets import budget_words, distinct_budgets
 from advkit.eval.matrix import TransferMatrix, TransferSource
 from advkit.eval.noise import noisy
-from advkit.eval.rates import correct, counted_from, leaves
+from advkit.eval.rates import correct, leaves
 from advkit.models import Classifier, as_classifier
-
-_LONGEST = 40  # of a name that is made here, in characters
+from advkit.models.convert import short_name
 
 Models = Mapping[str, object] | Sequence[object]
 
@@ -82,8 +78,12 @@ def transfer_matrix(
         100.00 % (2 of 2) | 50.00 % (1 of 2)
     """
     known: dict[int, str] = {}
-    given = _named("sources", sources, known)
-    asked = given if targets is None else _named("targets", targets, known)
+    given = named("sources", sources, known, kind="model", short=short_name)
+    asked = (
+        given
+        if targets is None
+        else named("targets", targets, known, kind="model", short=short_name)
+    )
     classifiers = {id(m): as_classifier(m) for m in (*given.values(), *asked.values())}
     bounds = _common_bounds(classifiers, known)
     total = len(x) if isinstance(x, Tensor) else None
@@ -129,7 +129,7 @@ class _Maker:
 
     def add(self, x: Tensor, y: Tensor, seen: int) -> None:
         """Attack a batch, which is the data's part from `seen` on, and ask every target."""
-        with _blamed_on("source", self.name):
+        with blamed_on("source", self.name):
             attack = part_of(self.attack, torch.arange(len(x)) + seen)
             result = attack.run(self.model, x, y)
         wrong = _wrong(self.targets, result.x_adv, y)
@@ -147,7 +147,7 @@ class _Maker:
         for i, target in enumerate(self.targets.values()):
             if target is self.model:
                 return wrong[i]
-        with _blamed_on("source", self.name):
+        with blamed_on("source", self.name):
             return leaves(self.model.predict(x_adv), y)
 
     def source(self) -> TransferSource:
@@ -177,7 +177,7 @@ class _Baselines:
         """Ask every target about a batch as it is, and with noise of each budget."""
         right = []
         for name, target in self.targets.items():
-            with _blamed_on("target", name):
+            with blamed_on("target", name):
                 right.append(correct(target, x, y)[2].cpu())
         self.clean.append(~torch.stack(right))
         for (norm, eps), found in self.noise.items():
@@ -196,59 +196,9 @@ def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
     """Whether each target is wrong on each of `x` `(n, *features)`: `(targets, n)`."""
     answers = []
     for name, target in targets.items():
-        with _blamed_on("target", name):
+        with blamed_on("target", name):
             answers.append(target.predict(x))
     return leaves(torch.stack(answers), y)
-
-
-def _named(role: str, models: Models, known: dict[int, str]) -> dict[str, object]:
-    """The models of an argument by name; `known` has and gets the name of each model's `id`."""
-    if isinstance(models, Mapping):
-        named = dict(models)
-        for name in named:
-            if not isinstance(name, str):
-                raise TypeError(f"{role} must have names for keys, got {name!r}")
-    elif isinstance(models, (list, tuple)):
-        named = _with_names_of_their_own(role, models, known)
-    else:
-        raise TypeError(
-            f"{role} must be a mapping from names to models or a list of models, "
-            f"got {type(models).__name__}"
-        )
-    if not named:
-        raise ValueError(f"{role} must hold at least one model, got none")
-    for name, model in named.items():
-        known.setdefault(id(model), name)
-    return named
-
-
-def _with_names_of_their_own(
-    role: str, models: Sequence[object], known: Mapping[int, str]
-) -> dict[str, object]:
-    """Models by what they are called elsewhere, else after their classes."""
-    named: dict[str, object] = {}
-    for model in models:
-        name = known.get(id(model)) or _free(_short(model), {*named, *known.values()})
-        if any(model is other for other in named.values()):
-            raise ValueError(f"{role} must hold each model once, got {_short(model)} twice")
-        named[name] = model
-    return named
-
-
-def _short(model: object) -> str:
-    """What a model is called whom nobody gave a name."""
-    wrapped = as_classifier(model) is not model
-    if wrapped or type(model).__repr__ is object.__repr__:
-        return type(model).__name__
-    without_bounds = re.sub(r", bounds=\([^()]*\)", "", repr(model))
-    return textwrap.shorten(without_bounds, _LONGEST, placeholder="...")
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """`name`, with the first number that makes it another one than those `taken`."""
-    numbered = (f"{name} {i}" for i in itertools.count(2))
-    candidates = itertools.chain([name], numbered)
-    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def _common_bounds(
@@ -302,14 +252,3 @@ def _check_names(attack: Mapping[str, Attack], sources: Mapping[str, object]) ->
 
 def _quoted(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
-
-
-@contextmanager
-def _blamed_on(role: str, name: str) -> Iterator[None]:
-    """Errors inside name the source or target that they are of."""
-    try:
-        yield
-    except TypeError as error:
-        raise TypeError(f"{role} {name!r}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{role} {name!r}: {error}") from error

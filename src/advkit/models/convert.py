@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+
 from torch import nn
 
 from advkit.models.protocols import Classifier, DifferentiableClassifier
 from advkit.models.sklearn import SklearnClassifier
 from advkit.models.torch import TorchClassifier
+
+_LONGEST = 40  # of a name that is made here, in characters
 
 
 def as_classifier(obj: object) -> Classifier:
@@ -60,3 +65,12 @@ def _named(model: Classifier) -> str:
     name = type(model).__name__
     inner = type(model.estimator).__name__ if isinstance(model, SklearnClassifier) else ""
     return f"{name}({inner})" if inner else name
+
+
+def short_name(model: object) -> str:
+    """What a model is called whom nobody gave a name."""
+    wrapped = as_classifier(model) is not model
+    if wrapped or type(model).__repr__ is object.__repr__:
+        return type(model).__name__
+    without_bounds = re.sub(r", bounds=\([^()]*\)", "", repr(model))
+    return textwrap.shorten(without_bounds, _LONGEST, placeholder="...")
