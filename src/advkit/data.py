@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,20 +12,9 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.files import read_npz
 
 Layout = Literal["auto", "channels_last", "channels_first", "as_is"]
-# All that NumPy and the zip format raise at a damaged or foreign file.
-_UNREADABLE = (
-    ValueError,
-    OSError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _CHANNELS = (1, 3, 4)
 _DIGITS_TEST = 500
 
@@ -95,9 +82,8 @@ def load_npz(
         ValueError: it is no such archive, or its arrays have the wrong shape or dtype.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    images, labels = _read(path)
+    arrays = read_npz(path, ("images", "labels"))
+    images, labels = arrays["images"], arrays["labels"]
     if images.ndim < 2:
         raise ValueError(f"{path}: images must have two axes or more, got shape {images.shape}")
     if labels.shape != images.shape[:1]:
@@ -109,18 +95,6 @@ def load_npz(
         raise ValueError(f"{path}: labels must be integers, got {labels.dtype}")
     x = _channels_first(_in_bounds(images, bounds, path), layout, path)
     return Dataset(x.contiguous(), torch.from_numpy(labels.astype(np.int64)), path.name)
-
-
-def _read(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name in ("images", "labels")}
-            names = ", ".join(archive.files)
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} is not an .npz archive of plain arrays: {error}") from error
-    if len(arrays) < 2:
-        raise ValueError(f"{path} must hold the arrays images and labels, holds: {names}")
-    return arrays["images"], arrays["labels"]
 
 
 def _in_bounds(images: npt.NDArray[np.generic], bounds: tuple[float, float], path: Path) -> Tensor:
