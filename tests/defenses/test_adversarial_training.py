@@ -172,7 +172,8 @@ def test_a_net_of_one_logit(batch):
     torch.testing.assert_close(value, wanted)
 
 
-def test_a_vanished_gradient_is_no_warning_while_it_learns(batch):
+@pytest.mark.parametrize("attack", [PGD, attacks.DeepFool()])
+def test_a_vanished_gradient_is_no_warning_while_it_learns(attack, batch):
     class Flat(nn.Module):
         def __init__(self):
             super().__init__()
@@ -183,10 +184,11 @@ def test_a_vanished_gradient_is_no_warning_while_it_learns(batch):
 
     flat, (x, y) = Flat(), batch
     with pytest.warns(advkit.InconclusiveWarning):
-        PGD.run(flat, x, torch.zeros_like(y))
+        attack.run(flat, x, torch.zeros_like(y))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        defenses.AdversarialTraining(attack=PGD)(flat, x, y).backward()
+        loss = defenses.AdversarialTraining(attack=attack)
+        loss(flat, x, torch.zeros_like(y)).backward()
 
 
 @pytest.mark.parametrize("attack", [PGD, attacks.PGD(eps=0.1, steps=2, stop="first")])
