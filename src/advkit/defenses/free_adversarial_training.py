@@ -139,7 +139,7 @@ class FreeAdversarialTraining(TrainingLoss):
                 "climbed from; give the training Replay(loader, times=...)"
             )
         length = self.eps if self.step_size is None else self.step_size
-        move = length * grad.sign().nan_to_num()  # NaN is what a scaled loss may overflow to
+        move = length * grad.sign()  # 0 at NaN, which a scaled loss may overflow to
         self._x, self._delta = x, (start + move).clamp(-self.eps, self.eps)
         self._climbs = self._climbs + 1 if again else 1
 
