@@ -1,0 +1,442 @@
+"""What models answer to clean and to attacked inputs, one row for each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from advkit.core import checks
+from advkit.core.batching import Batches, batches, counted_from, progress_bar
+from advkit.core.files import read_npz, write_npz
+from advkit.core.naming import Several, blamed_on, named
+from advkit.core.results import Attack, check_length, part_of, stopping
+from advkit.models import REJECTED, Classifier, as_classifier, hold
+from advkit.models.convert import short_name
+
+Outputs = Literal["scores", "logits"]
+Column = npt.NDArray[Any]
+
+CLEAN = "clean"
+OUTPUTS: tuple[Outputs, ...] = ("scores", "logits")
+_FORMAT = "advkit output table 1"
+_KINDS = {
+    "sample": "iu",
+    "model": "U",
+    "attack": "U",
+    "label": "iu",
+    "predicted": "iu",
+    "success": "b",
+    "distance": "f",
+    "norm": "U",
+}
+_DTYPES = {"iu": np.int64, "b": np.bool_, "f": np.float64, "U": np.str_}
+_IN_WORDS = {"iu": "integers", "b": "bools", "f": "floats", "U": "strings"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OutputTable:
+    """A table of `n` answers of models, kept by columns; what detectors learn from.
+
+    Every column but `outputs` can be a label for a detector, and `groups` keeps the rows of one
+    image together in scikit-learn's splits.
+
+    Args:
+        outputs: what the models answered, `(n, width)`, finite; float32.
+        sample: which input each row comes from, `(n,)`; int64. Rows of one input have the same
+            number, also those of other models and attacks.
+        model: names of the models, `(n,)` strings.
+        attack: names of the attacks, `(n,)` strings; `"clean"` for inputs as they are.
+        label: true labels `(n,)`; int64.
+        predicted: the models' labels `(n,)`, int64; -1 for none.
+        success: bool `(n,)`; whether the attack reached its goal, a wrong label. False in clean
+            rows, also where the model is wrong there: nobody attacked.
+        distance: `(n,)`, float64; how far the input is from the clean one, 0 in clean rows.
+        norm: what each distance is measured in, `(n,)` strings; empty in clean rows.
+        kind: what the outputs are, `"scores"` or `"logits"`.
+
+    Raises:
+        TypeError: a column is no array, or of another kind of values.
+        ValueError: columns do not fit together, outputs are NaN or infinite, or `kind` is unknown.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks
+        >>> from advkit.detectors.table import collect
+        >>> net, x = torch.nn.Linear(4, 3), torch.rand(5, 4)
+        >>> table = collect({"net": net}, [attacks.FGSM(eps=0.1)], x, torch.arange(5) % 3)
+        >>> table.outputs.shape, table.attack.tolist()[4:6]
+        ((10, 3), ['clean', 'FGSM(eps=0.1)'])
+        >>> len(table.filter(attack="clean")), int(table.adversarial.sum())
+        (5, 5)
+    """
+
+    outputs: Column
+    sample: Column
+    model: Column
+    attack: Column
+    label: Column
+    predicted: Column
+    success: Column
+    distance: Column
+    norm: Column
+    kind: Outputs = "scores"
+
+    def __post_init__(self) -> None:
+        checks.one_of("kind", self.kind, OUTPUTS)
+        object.__setattr__(self, "outputs", _checked_outputs(self.outputs))
+        for name, kind in _KINDS.items():
+            column = _checked_column(name, getattr(self, name), kind, len(self.outputs))
+            object.__setattr__(self, name, column)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} rows of {self.width} {self.kind})"
+
+    def __str__(self) -> str:
+        """How many rows each model and attack have, and how the attacks fared."""
+        lines = [("model", "attack", "rows", "correct", "success", "mean distance")]
+        pairs = dict.fromkeys(zip(self.model.tolist(), self.attack.tolist(), strict=True))
+        for model, attack in pairs:
+            part = self[(self.model == model) & (self.attack == attack)]
+            lines.append((model, attack, f"{len(part):,}", *part._figures()))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(_line(cells, widths) for cells in lines)
+
+    def _figures(self) -> tuple[str, str, str]:
+        """Correct labels, successes and mean distance of rows of one model and attack."""
+        correct = _percent(self.predicted == self.label)
+        if not self.adversarial.any():
+            return correct, "-", "-"
+        return correct, _percent(self.success), f"{self.distance.mean():.4g} {self.norm[0]}".strip()
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row of `outputs`."""
+        return int(self.outputs.shape[1])
+
+    @property
+    def adversarial(self) -> npt.NDArray[np.bool_]:
+        """Whether each row is of an attack, `(n,)`, successful or not."""
+        return np.asarray(self.attack != CLEAN)
+
+    @property
+    def groups(self) -> Column:
+        """The samples, for `groups` of scikit-learn's `GroupKFold` and `GroupShuffleSplit`."""
+        return self.sample
+
+    def __getitem__(self, rows: Column | slice) -> OutputTable:
+        """The rows where a bool array `(n,)` is true, at an array of indices, or of a slice."""
+        if not isinstance(rows, (np.ndarray, slice)):
+            raise TypeError(f"rows must be an array or a slice, got {type(rows).__name__}")
+        columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "kind"}
+        return OutputTable(**columns, kind=self.kind)
+
+    def filter(self, **wanted: object) -> OutputTable:
+        """The rows whose columns have the `wanted` values.
+
+        Args:
+            wanted: a value, or a list of them, for each column that is to be looked at: any but
+                `outputs`, or `adversarial`.
+
+        Raises:
+            TypeError: there is no such column, or a value is of another kind than it.
+            ValueError: no row has such a name of a model, attack or norm.
+
+        Example:
+            >>> import torch
+            >>> from advkit import attacks
+            >>> from advkit.detectors.table import collect
+            >>> x, y = torch.rand(5, 4), torch.arange(5) % 3
+            >>> made = {str(eps): attacks.FGSM(eps=eps) for eps in (0.1, 0.2)}
+            >>> table = collect([torch.nn.Linear(4, 3)], made, x, y)
+            >>> len(table.filter(attack=["clean", "0.2"], label=0))
+            4
+        """
+        rows = np.ones(len(self), dtype=bool)
+        for name, values in wanted.items():
+            rows &= self._has(name, values)
+        return self[rows]
+
+    def _has(self, name: str, values: object) -> npt.NDArray[np.bool_]:
+        """Whether each row has one of `values` in the column `name`."""
+        if name not in (*_KINDS, "adversarial"):
+            raise TypeError(f"filter takes {', '.join(_KINDS)} or adversarial, got {name!r}")
+        column: Column = getattr(self, name)
+        choices = np.atleast_1d(np.asarray(values))
+        if column.dtype.kind == "U":
+            for choice in choices.tolist():
+                checks.one_of(name, choice, np.unique(column).tolist())
+        elif choices.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be a number or a list of them, got {values!r}")
+        return np.isin(column, choices)
+
+    def __add__(self, other: OutputTable) -> OutputTable:
+        return OutputTable.concatenate([self, other])
+
+    @classmethod
+    def concatenate(cls, tables: Iterable[OutputTable]) -> OutputTable:
+        """One table of all rows.
+
+        The numbers of samples stay as they are: tables of the same inputs (by other models or
+        attacks) agree in them, tables of other inputs must not, see `first_sample` of `collect`.
+
+        Raises:
+            ValueError: no table, or tables of different widths or kinds of outputs.
+        """
+        tables = list(tables)
+        if not tables:
+            raise ValueError("tables must hold at least one table, got none")
+        for trait in ("kind", "width"):
+            found = list(dict.fromkeys(getattr(table, trait) for table in tables))
+            if len(found) > 1:
+                raise ValueError(
+                    f"tables must have outputs of one {trait}, got {found[0]} and {found[1]}"
+                )
+        columns = {
+            f.name: np.concatenate([getattr(table, f.name) for table in tables])
+            for f in fields(cls)
+            if f.name != "kind"
+        }
+        return cls(**columns, kind=tables[0].kind)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table to a `.npz` archive of plain arrays, whole or not at all."""
+        columns = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        write_npz(Path(path), {"format": np.asarray(_FORMAT), **columns})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote; reading runs no code.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or no such table.
+        """
+        path = Path(path)
+        columns = read_npz(path, ("format", *(f.name for f in fields(cls))))
+        if str(columns.pop("format")) != _FORMAT:
+            raise ValueError(f"{path} is no table of outputs")
+        kind: Any = str(columns.pop("kind"))
+        try:
+            return cls(**columns, kind=kind)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no valid table of outputs: {error}") from error
+
+
+def _checked_outputs(outputs: Column) -> npt.NDArray[np.float32]:
+    if not isinstance(outputs, np.ndarray) or outputs.dtype.kind != "f":
+        raise TypeError(f"outputs must be an array of floats, got {_described(outputs)}")
+    if outputs.ndim != 2 or outputs.shape[1] == 0:
+        raise ValueError(f"outputs must have shape (n, width), got {outputs.shape}")
+    outputs = outputs.astype(np.float32, copy=False)
+    bad = ~np.isfinite(outputs).all(1)
+    if bad.any():
+        where = checks.indices(torch.from_numpy(bad))
+        raise ValueError(f"outputs must be finite, have NaN or infinity in row {where}")
+    return outputs
+
+
+def _checked_column(name: str, column: Column, kind: str, n: int) -> Column:
+    if not isinstance(column, np.ndarray) or column.dtype.kind not in kind:
+        raise TypeError(f"{name} must be an array of {_IN_WORDS[kind]}, got {_described(column)}")
+    if column.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},) like the rows, got {column.shape}")
+    return column.astype(_DTYPES[kind], copy=False)
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _percent(hits: npt.NDArray[np.bool_]) -> str:
+    return f"{100 * hits.mean():.1f} %"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    names = (cell.ljust(width) for cell, width in zip(cells[:2], widths[:2], strict=True))
+    numbers = (cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True))
+    return "  ".join([*names, *numbers]).rstrip()
+
+
+def collect(
+    models: Several,
+    attacks: Several,
+    x: Tensor | Batches,
+    y: Tensor | None = None,
+    *,
+    outputs: Outputs = "scores",
+    first_sample: int = 0,
+    batch_size: int = 128,
+    progress: bool = False,
+) -> OutputTable:
+    """Run every attack on every model, and keep what each model answers to each input.
+
+    Each model is asked about the inputs as they are, which is the attack `"clean"`, and about what
+    each attack makes of them. All inputs are attacked, also those that the model gets wrong by
+    itself, and attacks that failed have their rows too, as in Kalin, Ciolino and Noever (2021,
+    arXiv:2102.09695). An attack that leaves `stop` to its caller is run with `"never"`. `success`
+    is what `predicted` says: that the model, asked once more about exactly the attacked input,
+    gives a wrong label; a rejection is none.
+
+    Rows are ordered by model, then attack, then sample. What is found for a sample does not depend
+    on `batch_size`, except for what the model's own arithmetic rounds differently.
+
+    Args:
+        models: models by name, or a list of models, which are named after their classes. A model is
+            a classifier, or whatever `as_classifier` makes one of. All have as many outputs.
+        attacks: attacks by name, or a list of attacks, which are named after the calls that make
+            them; none is named `"clean"`. Empty for clean rows alone. An `eps` with one radius for
+            each sample is cut along with the batches.
+        x: inputs `(n, *features)` within the bounds of every model, or an iterable of batches
+            `(x, y)`.
+        y: true labels `(n,)`; `None` if `x` is an iterable of batches.
+        outputs: what to keep of an answer: `"scores"`, probabilities for most models, or
+            `"logits"`, of models that have them.
+        first_sample: number of the first input. Tables of different inputs that are to be
+            concatenated need different numbers.
+        batch_size: samples sent at once.
+        progress: show a bar (needs the extra `report`).
+
+    Raises:
+        ValueError: no model, models of different width, an attack named `"clean"`, or inputs or
+            labels of the wrong shape or range.
+        TypeError: models, attacks, inputs or labels of the wrong type, a model without such
+            outputs, or without gradients under an attack that needs them.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks
+        >>> from advkit.detectors.table import collect
+        >>> nets = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
+        >>> made = {"small": attacks.FGSM(eps=0.01), "large": attacks.FGSM(eps=0.3)}
+        >>> table = collect(nets, made, torch.rand(5, 4), torch.arange(5) % 3)
+        >>> sorted(set(table.model.tolist())), len(table)
+        (['Linear', 'Linear 2'], 30)
+    """
+    checks.one_of("outputs", outputs, OUTPUTS)
+    checks.whole("first_sample", first_sample, at_least=0)
+    classifiers = _classifiers(models, outputs)
+    made = _attacks(attacks, len(x) if isinstance(x, Tensor) else None)
+    tasks = [_Task(*pair, made, outputs, first_sample) for pair in classifiers.items()]
+    total = len(x) * len(tasks) if isinstance(x, Tensor) else None
+    seen = 0
+    with progress_bar("inputs x models", total, progress) as advance:
+        for xb, yb in batches(x, y, batch_size):
+            if not len(xb):
+                continue
+            for task in tasks:
+                with counted_from(seen), blamed_on("model", task.name):
+                    task.add(xb, yb, seen)
+                advance(len(xb))
+            _check_widths(tasks)
+            seen += len(xb)
+    if not seen:
+        raise ValueError("x must hold at least one sample, got none")
+    return OutputTable.concatenate(part for task in tasks for part in task.parts())
+
+
+def _classifiers(models: Several, outputs: Outputs) -> dict[str, Classifier]:
+    """The models by name, each of which has such outputs."""
+    given = named("models", models, {}, kind="model", short=short_name)
+    found = {name: as_classifier(model) for name, model in given.items()}
+    for name, model in found.items():
+        if not callable(getattr(model, outputs, None)):
+            raise TypeError(f"model {name!r} has no {outputs}: {model!r}")
+    return found
+
+
+def _attacks(attacks: Several, total: int | None) -> dict[str, Attack]:
+    """The attacks by name, going on to the strongest example where they leave that open."""
+    if isinstance(attacks, (dict, list, tuple)) and not attacks:
+        return {}
+    given = named("attacks", attacks, {}, kind="attack", short=repr)
+    if CLEAN in given:
+        raise ValueError(f"attacks must not be named {CLEAN!r}, which stands for no attack")
+    for attack in given.values():
+        checks.attack("attacks", attack)
+        check_length(attack, total)
+    return {name: stopping(attack, "never") for name, attack in given.items()}
+
+
+class _Task:
+    """One model, and what it has said so far."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Classifier,
+        attacks: dict[str, Attack],
+        outputs: Outputs,
+        first_sample: int,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.attacks = attacks
+        self.outputs: Outputs = outputs
+        self.first_sample = first_sample
+        self.found: dict[str, list[OutputTable]] = {attack: [] for attack in (CLEAN, *attacks)}
+
+    def add(self, x: Tensor, y: Tensor, seen: int) -> None:
+        """Attack a batch, which is the data's part from `seen` on."""
+        x = checks.inputs(x, self.model.bounds)
+        y = checks.labels("y", y, x)
+        rows = torch.arange(len(x)) + seen
+        clean = self._part(CLEAN, x, y, rows, torch.zeros(len(x)), "")
+        checks.labels_within("y", y.cpu(), clean.width, torch.arange(len(x)))
+        self.found[CLEAN].append(clean)
+        for name, attack in self.attacks.items():
+            result = part_of(attack, rows).run(self.model, x, y)
+            part = self._part(name, result.x_adv, y, rows, result.distance, result.norm)
+            self.found[name].append(part)
+
+    def _part(
+        self, attack: str, x: Tensor, y: Tensor, rows: Tensor, distance: Tensor, norm: str
+    ) -> OutputTable:
+        """What the model says to `x`, which `attack` has made of the samples `rows`."""
+        with torch.no_grad(), hold(self.model):
+            outputs = getattr(self.model, self.outputs)(x)
+            predicted = self.model.predict(x)
+        success = (predicted != y) & (predicted != REJECTED) & (attack != CLEAN)
+        return OutputTable(
+            outputs=outputs.float().cpu().numpy(),
+            sample=rows.numpy() + self.first_sample,
+            model=np.full(len(x), self.name),
+            attack=np.full(len(x), attack),
+            label=y.cpu().numpy(),
+            predicted=predicted.cpu().numpy(),
+            success=success.cpu().numpy(),
+            distance=distance.double().cpu().numpy(),
+            norm=np.full(len(x), norm),
+            kind=self.outputs,
+        )
+
+    @property
+    def width(self) -> int:
+        """Numbers in an answer of the model."""
+        return self.found[CLEAN][0].width
+
+    def parts(self) -> Iterator[OutputTable]:
+        """All of it, attack by attack."""
+        for parts in self.found.values():
+            yield from parts
+
+
+def _check_widths(tasks: list[_Task]) -> None:
+    """Raise unless all models have as many outputs."""
+    first, *others = tasks
+    for other in others:
+        if other.width != first.width:
+            raise ValueError(
+                f"models must have as many {first.outputs}, got {first.width} of "
+                f"{first.name!r} and {other.width} of {other.name!r}"
+            )
