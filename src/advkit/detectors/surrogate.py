@@ -21,7 +21,7 @@ from advkit.core.fitting import fit
 from advkit.core.results import Detector
 
 Floats = npt.NDArray[np.float64]
-_BATCH = 128
+_BATCH = 64
 
 
 class Surrogate:
@@ -120,6 +120,7 @@ class Surrogate:
             targets = torch.from_numpy((wanted - wanted.mean()) / wanted.std()).float()
             data = TensorDataset(torch.from_numpy(rows), targets)
             self._learn(net, DataLoader(data, batch_size=_BATCH, shuffle=True))
+        net.zero_grad()
         self._net = net.requires_grad_(False)
         return self
 
@@ -236,7 +237,7 @@ def _checked_rows(outputs: npt.ArrayLike) -> Floats:
     Raises:
         ValueError: they are no rows, or not finite.
     """
-    rows = np.array(outputs, dtype=np.float64)
+    rows: Floats = np.asarray(outputs).astype(np.float64)
     if rows.ndim != 2 or not rows.size:
         raise ValueError(f"outputs must be rows (n, width), at least one, got shape {rows.shape}")
     bad = torch.from_numpy(~np.isfinite(rows).all(1))

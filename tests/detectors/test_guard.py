@@ -1,0 +1,544 @@
+"""What a guard answers, what it refuses to answer, and what it counts."""
+
+import copy
+import io
+import json
+import pickle
+import threading
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from advkit import QueryCounter, TorchClassifier, attacks
+from advkit import eval as rob
+from advkit.core.norms import lp_norm
+from advkit.detectors.guard import Guard
+from advkit.models import REJECTED, hold
+from tests.toys import Halfspace, answers, convnet, images
+
+
+class Unsure:
+    """Suspicion is what is left of the largest output to one."""
+
+    def suspicion(self, outputs):
+        return 1 - outputs.max(1)
+
+
+class Says:
+    """A detector that gives what it is told, or raises it."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def suspicion(self, outputs):
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+class Second:
+    """Suspicion is the second output as it is."""
+
+    def suspicion(self, outputs):
+        return outputs[:, 1]
+
+
+class Identity(nn.Module):
+    """The features are the logits."""
+
+    def forward(self, x):
+        return 1.0 * x
+
+
+@pytest.fixture
+def x():
+    return images(40)
+
+
+@pytest.fixture
+def guard():
+    return Guard(convnet(), Unsure(), threshold=0.4)
+
+
+def unsure(x):
+    """What `Unsure` says of `convnet()` on `x`, by hand."""
+    return 1 - convnet()(x).softmax(1).amax(1).detach().numpy()
+
+
+def test_what_is_above_the_threshold_is_rejected_and_the_rest_answered(guard, x):
+    suspicion = unsure(x)
+    found = guard.judge(x)
+    np.testing.assert_allclose(found.suspicion, suspicion, rtol=1e-6)
+    assert found.suspicion.dtype == np.float64
+    assert found.alarm.tolist() == (suspicion > 0.4).tolist()
+    assert 5 < found.alarm.sum() < 35
+    assert torch.equal(found.labels, torch.where(found.alarm, REJECTED, answers(convnet(), x)))
+    assert found.labels.dtype == torch.int64
+    assert torch.equal(guard.predict(x), found.labels)
+    assert guard.counts() == {"requests": 80, "alarms": 2 * int(found.alarm.sum())}
+    assert (guard.requests, guard.alarms) == (80, 2 * int(found.alarm.sum()))
+
+
+def test_a_suspicion_at_the_threshold_is_no_alarm():
+    rows = torch.tensor([[0.0, 0.5], [0.0, 0.5001], [0.0, 0.4999]])
+    guard = Guard(Identity(), Second(), threshold=0.5, outputs="logits")
+    assert guard.judge(rows).alarm.tolist() == [False, True, False]
+
+
+def test_the_detector_sees_what_outputs_names(x):
+    for outputs, seen in (("logits", convnet()(x)), ("scores", convnet()(x).softmax(1))):
+        guard = Guard(convnet(), Second(), threshold=0.3, outputs=outputs)
+        np.testing.assert_allclose(
+            guard.judge(x).suspicion, seen[:, 1].detach(), rtol=1e-5, atol=1e-7
+        )
+
+
+def test_the_model_is_asked_once(guard, x):
+    sizes = []
+    guard.model.module.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    guard.predict(x)
+    guard.scores(x)
+    assert sizes == [40, 40]
+
+
+def test_outputs_of_16_bits_are_judged_in_float32():
+    found = []
+
+    class Keeps(Second):
+        def suspicion(self, outputs):
+            found.append(outputs.dtype)
+            return super().suspicion(outputs)
+
+    Guard(Identity(), Keeps(), threshold=0.5).predict(torch.eye(2).bfloat16() / 2)
+    assert found == [np.float32]
+
+
+def test_a_flag_changes_no_answer(x):
+    guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm="flag")
+    found = guard.judge(x)
+    assert torch.equal(found.labels, answers(convnet(), x))
+    assert found.alarm.any()
+    assert guard.alarms == int(found.alarm.sum())
+    torch.testing.assert_close(guard.scores(x), convnet()(x).softmax(1).detach())
+
+
+def test_a_function_answers_to_alarms_by_another_model(x):
+    given = []
+
+    def route(alarm):
+        given.append(alarm)
+        return 2 - alarm.labels
+
+    guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=route)
+    found = guard.judge(x)
+    (alarm,) = given
+    rows, y = found.alarm.nonzero().flatten(), answers(convnet(), x)
+    assert torch.equal(alarm.rows, rows)
+    assert torch.equal(alarm.x, x[rows])
+    assert torch.equal(alarm.labels, y[rows])
+    torch.testing.assert_close(alarm.outputs, convnet()(x[rows]).softmax(1).detach())
+    np.testing.assert_array_equal(alarm.suspicion, found.suspicion[found.alarm.numpy()])
+    assert torch.equal(found.labels, torch.where(found.alarm, 2 - y, y))
+    quiet = x[~found.alarm]
+    guard.predict(quiet)
+    assert len(given) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (lambda a: a.labels.tolist(), TypeError, "int64 tensor, got list"),
+        (lambda a: a.labels.float(), TypeError, "got torch.float32"),
+        (lambda a: a.labels[1:], ValueError, "on_alarm must return labels"),
+        (lambda a: a.labels[:, None], ValueError, "on_alarm must return labels"),
+        (lambda a: a.labels + 3, ValueError, "labels below 3 or -1, got"),
+        (lambda a: torch.full_like(a.labels, -2), ValueError, "below 3 or -1, got -2 for sample"),
+    ],
+)
+def test_what_on_alarm_gives_is_checked(x, answer, error, words):
+    guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=answer)
+    with pytest.raises(error, match=words):
+        guard.predict(x)
+
+
+def test_on_alarm_may_reject(x):
+    route = Guard(convnet(), Unsure(), 0.4, lambda a: torch.full_like(a.labels, REJECTED))
+    assert torch.equal(route.predict(x), Guard(convnet(), Unsure(), 0.4).predict(x))
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "words"),
+    [
+        (ArithmeticError("no luck"), RuntimeError, "Says failed, so nothing is answered: no luck"),
+        (np.full(40, np.nan), ValueError, "Says gave NaN or infinite suspicion for sample 0, 1"),
+        (np.r_[np.zeros(39), np.inf], ValueError, "Says gave NaN or infinite .* sample 39"),
+        (np.r_[-np.inf, np.zeros(39)], ValueError, "for sample 0"),
+        (np.zeros(39), ValueError, r"shape \(40,\), one for each input, gave \(39,\)"),
+        (np.zeros((40, 1)), ValueError, r"gave \(40, 1\)"),
+        (0.0, ValueError, r"gave \(\)"),
+        (["high"] * 40, TypeError, "Says must give suspicion as numbers"),
+        (None, TypeError, "Says must give suspicion as numbers"),
+    ],
+)
+@pytest.mark.parametrize("ask", ["predict", "scores", "judge", "calibrate"])
+def test_nothing_is_answered_that_was_not_judged(x, ask, found, error, words):
+    asked = []
+    guard = Guard(convnet(), Says(found), 0.4, on_alarm=asked.append)
+    with pytest.raises(error, match=words):
+        getattr(guard, ask)(x, **({"batch_size": 40, "fpr": 0.1} if ask == "calibrate" else {}))
+    assert asked == []
+    assert guard.counts() == {"requests": 0, "alarms": 0}
+
+
+def test_outputs_that_are_not_finite_are_not_judged():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return torch.where(x[:, :1] > 0.5, torch.nan, x)
+
+    rows = torch.tensor([[0.1, 0.2], [0.9, 0.2]])
+    guard = Guard(Broken(), Second(), 0.4, outputs="logits")
+    with pytest.raises(ValueError, match="NaN or infinite logits for sample 1"):
+        guard.predict(rows)
+
+    class Fewer:
+        bounds, num_classes = (0.0, 1.0), 2
+
+        def scores(self, x):
+            return x[1:]
+
+        def predict(self, x):
+            return x.argmax(1)
+
+    with pytest.raises(ValueError, match=r"must return scores \(2, classes\), got \(1, 2\)"):
+        Guard(Fewer(), Second(), 0.4).predict(rows)
+
+
+def test_without_a_threshold_nothing_is_asked(x):
+    sizes, net = [], convnet()
+    net.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    guard = Guard(net, Unsure())
+    for ask in (guard.predict, guard.scores, guard.judge):
+        with pytest.raises(ValueError, match="threshold is not set.*calibrate"):
+            ask(x)
+    with pytest.raises(ValueError, match="threshold is not set"):
+        guard.threshold  # noqa: B018
+    assert sizes == []
+    assert guard.counts() == {"requests": 0, "alarms": 0}
+
+
+def test_an_empty_request_needs_no_detector():
+    guard = Guard(convnet(), Says(ArithmeticError()), 0.4)
+    found = guard.judge(images(0))
+    assert found.labels.shape == found.alarm.shape == found.suspicion.shape == (0,)
+    assert found.labels.dtype == torch.int64
+    assert guard.scores(images(0)).shape == (0, 3)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    levels=st.lists(st.integers(0, 12), min_size=1, max_size=60),
+    fpr=st.one_of(st.floats(0.001, 0.999), st.integers(1, 99).map(lambda k: k / 100)),
+)
+def test_calibration_is_the_least_threshold_that_few_enough_exceed(levels, fpr):
+    values = np.array(levels) / 16  # with ties
+    n = len(values)
+    guard = Guard(Identity(), Second(), outputs="logits")
+    x = torch.from_numpy(np.stack([np.zeros(n), values], 1))
+    if 1 / n > fpr:
+        with pytest.raises(ValueError, match=f"inputs for fpr=.*, got {n}"):
+            guard.calibrate(x, fpr)
+        return
+    threshold = guard.calibrate(x, fpr, batch_size=7).threshold
+    assert (values > threshold).sum() / n <= fpr
+    lower = values[values < threshold]
+    if len(lower):  # the next lower one would let too many alarm
+        assert (values > lower.max()).sum() / n > fpr
+    assert threshold in values
+    assert guard.counts() == {"requests": 0, "alarms": 0}
+
+
+def test_too_few_inputs_say_how_many_are_wanted():
+    guard = Guard(Identity(), Second(), outputs="logits")
+    with pytest.raises(ValueError, match=r"at least 100 inputs for fpr=0.01, got 99"):
+        guard.calibrate(torch.zeros(99, 2))
+    guard.calibrate(torch.zeros(100, 2))
+    assert guard.threshold == 0
+    with pytest.raises(ValueError, match="at least 20 inputs for fpr=0.05, got 0"):
+        guard.calibrate(torch.zeros(0, 2), 0.05)
+    for fpr in (0, 1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="fpr must lie"):
+            guard.calibrate(torch.zeros(100, 2), fpr)
+    with pytest.raises(ValueError, match="x must lie in the model's bounds"):
+        guard.calibrate(torch.full((100, 2), 2.0))
+
+
+def test_a_failed_calibration_leaves_the_threshold_as_it_was(x):
+    guard = Guard(convnet(), Says(np.zeros(3)), 0.25)
+    with pytest.raises(ValueError, match="one for each input"):
+        guard.calibrate(x, 0.5)
+    assert guard.threshold == 0.25
+
+
+def test_a_line_of_json_for_each_alarm_is_appended(tmp_path, x):
+    path = tmp_path / "alarms.jsonl"
+    path.write_text("before\n")
+    guard = Guard(convnet(), Unsure(), 0.4, log=path)
+    found = guard.judge(x)
+    guard.predict(x[~found.alarm])
+    first, *lines = path.read_text().splitlines()
+    assert first == "before"
+    assert len(lines) == guard.alarms == int(found.alarm.sum())
+    rows = found.alarm.nonzero().flatten().tolist()
+    y = answers(convnet(), x)
+    for line, row in zip(lines, rows, strict=True):
+        plain = json.loads(line)
+        time = datetime.fromisoformat(plain.pop("time"))
+        assert time.utcoffset() == timedelta(0)
+        assert plain == {
+            "row": row, "label": int(y[row]), "suspicion": found.suspicion[row], "threshold": 0.4,
+            "model": "TorchClassifier(ConvNet, bounds=(0, 1))", "detector": "Unsure",
+        }  # fmt: skip
+
+
+def test_the_log_may_be_anything_with_a_write(x):
+    lines = io.StringIO()
+    guard = Guard(convnet(), Unsure(), 0.4, on_alarm="flag", log=lines)
+    guard.predict(x)
+    rows = [json.loads(line)["row"] for line in lines.getvalue().splitlines()]
+    assert rows == (unsure(x) > 0.4).nonzero()[0].tolist()
+
+
+def test_an_alarm_that_cannot_be_logged_is_not_answered(tmp_path, x):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    guard = Guard(convnet(), Unsure(), 0.4, log=folder / "alarms.jsonl")
+    (folder / "alarms.jsonl").unlink()
+    folder.rmdir()
+    with pytest.raises(OSError, match="alarms.jsonl"):
+        guard.predict(x)
+    with pytest.raises(OSError, match="alarms.jsonl"):
+        Guard(convnet(), Unsure(), 0.4, log=folder / "alarms.jsonl")
+
+
+class Slow(io.StringIO):
+    """Writes piece by piece, so that lines of several threads could meet."""
+
+    def write(self, text):
+        for i in range(0, len(text), 50):
+            super().write(text[i : i + 50])
+            threading.Event().wait(1e-5)
+
+
+def test_counts_are_exact_and_lines_whole_from_many_threads():
+    log = Slow()
+    rows = torch.rand(5, 2, generator=torch.Generator().manual_seed(0))
+    guard = Guard(Identity(), Second(), 0.5, outputs="logits", log=log)
+    alarms = int((rows[:, 1] > 0.5).sum())
+    assert 0 < alarms < 5
+    guard.predict(rows[:1])  # the net learns its number of classes
+    begin = guard.alarms
+    threads = [
+        threading.Thread(target=lambda: [guard.predict(rows) for _ in range(20)]) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert guard.counts() == {"requests": 801, "alarms": begin + 160 * alarms}
+    assert len([json.loads(line) for line in log.getvalue().splitlines()]) == guard.alarms
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))])
+def test_a_copy_keeps_the_settings_and_counts_from_zero(tmp_path, x, copied):
+    guard = Guard(convnet(), Unsure(), on_alarm="flag", outputs="logits", log=tmp_path / "log")
+    guard.calibrate(x, 0.2)
+    guard.predict(x)
+    other = copied(guard)
+    assert other.threshold == guard.threshold
+    assert repr(other)[:40] == repr(guard)[:40]
+    assert other.counts() == {"requests": 0, "alarms": 0}
+    assert torch.equal(other.judge(x).alarm, guard.judge(x).alarm)
+    assert guard.requests == 80
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == guard.alarms + other.alarms == 3 * other.alarms
+
+
+def test_a_guard_is_a_classifier(x):
+    net = convnet().train()
+    guard = Guard(TorchClassifier(net, bounds=(-1, 2)), Unsure(), 0.4)
+    assert guard.bounds == (-1, 2)
+    with pytest.raises(ValueError, match="num_classes is unknown"):
+        guard.num_classes  # noqa: B018
+    guard.predict(x)
+    assert guard.num_classes == 3
+    with hold(guard):
+        assert not net.training
+    assert net.training
+    assert net.calls == 0
+    assert "Guard(TorchClassifier(ConvNet" in repr(guard)
+    assert not hasattr(guard, "logits")
+
+
+def test_it_needs_no_torch_module(x):
+    class Table:
+        bounds, num_classes = (0.0, 1.0), 2
+
+        def scores(self, x):
+            return x.double()
+
+        def predict(self, x):
+            raise AssertionError
+
+    rows = torch.tensor([[0.2, 0.8], [0.9, 0.3]])
+    assert Guard(Table(), Second(), 0.5).predict(rows).tolist() == [REJECTED, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda net: Guard(net, 3, 0.4), TypeError, "detector must have suspicion"),
+        (lambda net: Guard(net, Unsure, 0.4), TypeError, "detector must have suspicion"),
+        (lambda net: Guard(3, Unsure(), 0.4), TypeError, "model must be"),
+        (lambda net: Guard(net, Unsure(), "high"), TypeError, "threshold must be a number"),
+        (lambda net: Guard(net, Unsure(), float("nan")), ValueError, "finite, got nan"),
+        (lambda net: Guard(net, Unsure(), float("inf")), ValueError, "threshold must be finite"),
+        (lambda net: Guard(net, Unsure(), 0.4, "ignore"), ValueError, "on_alarm must be one of"),
+        (lambda net: Guard(net, Unsure(), 0.4, outputs="both"), ValueError, "outputs must be one"),
+        (lambda net: Guard(net, Unsure(), 0.4, log=3), TypeError, "log must be a path or have"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, error, words):
+    with pytest.raises(error, match=words):
+        make(convnet())
+
+
+def test_a_model_without_the_outputs_is_refused(x, guard):
+    class Labels:
+        bounds, num_classes = (0.0, 1.0), 3
+
+        def predict(self, x):
+            raise AssertionError
+
+    for outputs in ("logits", "scores"):
+        with pytest.raises(TypeError, match=rf"model must have {outputs}\(x\)"):
+            Guard(Labels(), Unsure(), 0.4, outputs=outputs)
+    with pytest.raises(TypeError, match="x must be a torch.Tensor"):
+        guard.predict(x.numpy())
+
+
+def test_scores_say_what_predict_says(x, guard):
+    labels, scores = guard.predict(x), guard.scores(x)
+    rejected = labels == REJECTED
+    assert 0 < rejected.sum() < 40
+    assert (scores[rejected] == -torch.inf).all()
+    torch.testing.assert_close(scores[~rejected], convnet()(x[~rejected]).softmax(1).detach())
+    assert torch.equal(scores[~rejected].argmax(1), labels[~rejected])
+
+    def route(alarm):
+        return torch.where(alarm.rows % 2 == 0, (alarm.labels + 1) % 3, REJECTED)
+
+    routed = Guard(convnet(), Unsure(), 0.4, on_alarm=route)
+    labels, seen = routed.predict(x), routed.scores(x)
+    again = rejected & (labels != REJECTED)
+    assert again.any()
+    assert torch.equal(seen[again], nn.functional.one_hot(labels[again], 3).float())
+    assert (seen[labels == REJECTED] == -torch.inf).all()
+    torch.testing.assert_close(seen[~rejected], scores[~rejected])
+
+
+# Two classes on either side of x_0 = 1/2; the guard rejects a strip beyond it and sees no further
+# than the logits, whose second one is x_0 - 1/2.
+
+
+def strip(low=0.0, high=0.2, **settings):
+    """A half-space whose guard rejects logits between `low` and `high`."""
+
+    class Strip:
+        def suspicion(self, outputs):
+            return ((outputs[:, 1] > low) & (outputs[:, 1] < high)).astype(float)
+
+    w = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    return Guard(Halfspace(w, b=-0.5), Strip(), 0.5, outputs="logits", **settings)
+
+
+def near(n=20):
+    """Points at distances up to 0.1 from the plane, on the side of class 0."""
+    x = torch.rand(n, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x[:, 0] = 0.5 - 0.1 * torch.linspace(0.01, 1, n, dtype=torch.float64)
+    return x
+
+
+@pytest.mark.parametrize("eps", [0.15, 0.35])
+def test_square_succeeds_only_where_the_guard_answers_wrongly(eps):
+    guard, x, y = strip(), near(), torch.zeros(20, dtype=torch.int64)
+    result = attacks.Square(eps=eps, queries=60).run(guard, x, y)
+    x_adv = result.x_adv
+    assert torch.equal(result.success, strip().predict(x_adv) == 1)
+    within = x[:, 0] + eps >= 0.7  # beyond the strip
+    assert torch.equal(result.success, within)
+    assert guard.alarms > 0 or eps == 0.35  # which jumps over the strip
+    assert guard.requests == int(result.queries.forward.sum())
+    alone = attacks.Square(eps=eps, queries=60).run(guard.model, x, y)
+    assert alone.success.all()
+
+
+def test_square_says_nothing_of_a_rejection_that_it_ends_at():
+    """Everything on the other side is rejected: there is nothing to find, whatever the budget."""
+    result = attacks.Square(eps=0.9, queries=60).run(strip(high=9), near(), torch.zeros(20))
+    assert not result.success.any()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_hopskipjump_walks_along_the_far_side_of_what_is_rejected(norm):
+    guard, x, y = strip(), near(), torch.zeros(20, dtype=torch.int64)
+    result = attacks.HopSkipJump(norm=norm, queries=400, directions=30).run(guard, x, y)
+    assert result.success.all()
+    assert (strip().predict(result.x_adv) == 1).all()
+    least = 0.7 - x[:, 0]  # to the far side of the strip
+    assert (result.distance >= least - 1e-9).all()
+    assert (result.distance <= 1.3 * least + 0.02).all()
+    torch.testing.assert_close(result.distance, lp_norm(result.x_adv - x, norm))
+    assert guard.requests == int(result.queries.forward.sum())
+
+
+def test_hopskipjump_finds_nothing_behind_a_guard_that_rejects_all_of_it():
+    result = attacks.HopSkipJump(queries=150).run(strip(high=9), near(), torch.zeros(20))
+    assert not result.success.any()
+    assert torch.equal(result.x_adv, near())
+
+
+def test_rejected_inputs_need_labels_and_are_attacked_all_the_same():
+    x = near(4)
+    x[:, 0] = torch.tensor([0.6, 0.9, 0.3, 0.61], dtype=torch.float64)  # 0 and 3 are rejected
+    y = torch.tensor([1, 1, 0, 1])
+    for attack in (attacks.Square(eps=0.3, queries=60), attacks.HopSkipJump(queries=200)):
+        with pytest.raises(ValueError, match="the model rejects sample 0, 3"):
+            attack.run(strip(), x)
+        result = attack.run(strip(), x, y)
+        assert result.success.tolist()[0] is True
+        assert torch.equal(result.success, strip().predict(result.x_adv) == 1 - y)
+
+
+def test_an_evaluation_counts_rejected_clean_inputs_as_errors(x):
+    y = answers(convnet(), x)
+    guard = Guard(convnet(), Unsure(), 0.4)
+    report = rob.evaluate(guard, x, y, attacks=[attacks.Square(eps=0.05, queries=20)])
+    assert torch.equal(report.clean, torch.from_numpy(unsure(x) <= 0.4))
+    robust = report.outcomes[0].robust_accuracy
+    assert robust.count <= int(report.clean.sum())
+
+
+def test_a_gradient_attack_is_told_what_to_do(guard, x):
+    with pytest.raises(TypeError, match="Guard is a ScoreClassifier.*Square"):
+        attacks.PGD(eps=0.1).run(guard, x)
+
+
+def test_a_counted_model_is_asked_once_for_each_input(x):
+    counter = QueryCounter(convnet())
+    Guard(counter, Unsure(), 0.4).calibrate(x, 0.1, batch_size=16).predict(x)
+    assert counter.forward == 80
