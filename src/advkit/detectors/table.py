@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,13 @@ from advkit.core.batching import Batches, batches, counted_from, progress_bar
 from advkit.core.files import read_npz, write_npz
 from advkit.core.naming import Several, blamed_on, named
 from advkit.core.results import Attack, check_length, part_of, stopping
+from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.models import REJECTED, Classifier, as_classifier, hold
 from advkit.models.convert import short_name
 
-Outputs = Literal["scores", "logits"]
 Column = npt.NDArray[Any]
 
 CLEAN = "clean"
-OUTPUTS: tuple[Outputs, ...] = ("scores", "logits")
 _FORMAT = "advkit output table 1"
 _KINDS = {
     "sample": "iu",
