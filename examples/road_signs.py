@@ -90,7 +90,7 @@ class Size:
     search: int
 
 
-FULL = Size(tuple(range(43)), 1, 10, 3, 1000, 200, 100, 20, 3, 1000, 64, 9, 9)
+FULL = Size(tuple(range(43)), 1, 20, 5, 1000, 200, 100, 20, 3, 1000, 64, 9, 9)
 QUICK = Size((12, 13, STOP, 38), 4, 5, 1, 24, 8, 3, 2, 1, 20, 8, 1, 1)
 
 
