@@ -11,8 +11,10 @@ from advkit import eval as rob
 from advkit.attacks.adaptive import Adaptive, Evasion, Mimicry
 from advkit.core.losses import margin
 from advkit.core.norms import lp_norm
+from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
 from advkit.detectors.surrogate import Surrogate
+from advkit.detectors.table import collect
 from advkit.models import REJECTED
 from tests.toys import Halfspace, Linear3, answers, convnet, images
 
@@ -328,6 +330,23 @@ def test_a_surrogate_of_the_detector_gets_past_it(x, y):
     through = Adaptive(attack=PGD, losses=[loss]).run(sure(), x, y).success
     known = Adaptive(attack=PGD, losses=[EVASION]).run(sure(), x, y).success
     assert (through & known).sum() >= 0.8 * known.sum() > 0
+
+
+def test_a_forest_on_a_real_net_falls_to_who_knows_it(real_net, mnist_test):
+    net, x, y = real_net("mnist_lenet", "mnist_lenet.pt"), mnist_test.x, mnist_test.y
+    pgd = attacks.PGD(eps=0.2, steps=15)
+    learnt = collect({"lenet": net}, [attacks.PGD(eps=0.2, steps=5)], x[:150], y[:150])
+    forest = OutputForest(random_state=0).fit(learnt.outputs, learnt.adversarial)
+    guard = Guard(net, forest).calibrate(x[150:350], fpr=0.05)
+    x, y = x[350:380], y[350:380]
+    unaware = guard.predict(pgd(net, x, y))
+    assert (unaware == REJECTED).float().mean() > 0.7
+    surrogate = Surrogate(forest, epochs=20).fit(learnt.outputs)
+    loss = Evasion(alarm=surrogate.alarm, threshold=guard.threshold)
+    result = Adaptive(attack=pgd, losses=[loss]).run(guard, x, y)
+    assert result.success.float().mean() > 0.6
+    answered = guard.predict(result.x_adv)
+    assert torch.equal(result.success, (answered != y) & (answered != REJECTED))
 
 
 def test_a_gradient_that_fails_is_reported():

@@ -17,7 +17,9 @@ from torch import nn
 from advkit import QueryCounter, TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.norms import lp_norm
+from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
+from advkit.detectors.table import collect
 from advkit.models import REJECTED, hold
 from tests.toys import Halfspace, answers, convnet, images
 
@@ -531,6 +533,22 @@ def test_an_evaluation_counts_rejected_clean_inputs_as_errors(x):
     assert torch.equal(report.clean, torch.from_numpy(unsure(x) <= 0.4))
     robust = report.outcomes[0].robust_accuracy
     assert robust.count <= int(report.clean.sum())
+
+
+def test_a_forest_guards(tmp_path, x):
+    table = collect({"net": convnet()}, [attacks.PGD(eps=0.2, steps=5)], x, answers(convnet(), x))
+    forest = OutputForest(n_estimators=20, random_state=0)
+    with pytest.raises(RuntimeError, match="OutputForest failed.*not fitted"):
+        Guard(convnet(), forest, 0.5).predict(x)
+    forest.fit(table.outputs, table.attack)
+    guard = Guard(convnet(), forest, log=tmp_path / "log").calibrate(images(60, seed=4), 0.1)
+    suspicion = forest.suspicion(table.outputs)
+    clean = ~table.adversarial
+    found = pickle.loads(pickle.dumps(guard)).judge(x)
+    np.testing.assert_array_equal(found.suspicion, suspicion[clean])
+    np.testing.assert_array_equal(found.alarm, suspicion[clean] > guard.threshold)
+    with pytest.raises(RuntimeError, match="OutputForest failed"):
+        Guard(convnet(classes=5), forest, 0.5).predict(x)
 
 
 def test_a_gradient_attack_is_told_what_to_do(guard, x):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import rankdata
-from sklearn.ensemble import RandomForestClassifier
 
+from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
 from advkit.detectors.surrogate import Surrogate
 
@@ -20,17 +20,6 @@ class Sum:
 class Constant:
     def suspicion(self, outputs):
         return np.full(len(outputs), 7.0)
-
-
-class Forest:
-    """A random forest's share of trees that say so."""
-
-    def __init__(self, rows):
-        y = np.hypot(rows[:, 0], rows[:, 1]) > 1
-        self.forest = RandomForestClassifier(20, random_state=0).fit(rows, y)
-
-    def suspicion(self, outputs):
-        return self.forest.predict_proba(outputs)[:, 1]
 
 
 def rows(n=400, seed=0, scale=(1.0, 1.0, 1.0)):
@@ -89,7 +78,8 @@ def test_units_and_levels_of_the_outputs_do_not_matter():
 
 
 def test_agreement_is_the_rank_correlation():
-    detector = Forest(rows())
+    wrong = np.hypot(*rows()[:, :2].T) > 1
+    detector = OutputForest(n_estimators=20, outputs="logits", random_state=0).fit(rows(), wrong)
     surrogate = Surrogate(detector, hidden=(32,), epochs=30).fit(rows())
     new = rows(300, seed=5)
     ranks = [rankdata(v) for v in (surrogate.suspicion(new), detector.suspicion(new))]

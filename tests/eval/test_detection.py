@@ -10,8 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from advkit import attacks
+from advkit.detectors.forest import OutputForest
+from advkit.detectors.table import collect
 from advkit.eval.bootstrap import Estimate, Ranking, resampled
 from advkit.eval.detection import classification_scores, detection_scores
+from tests.toys import answers, convnet, images
 
 
 def auroc(wrong, score):
@@ -276,10 +280,33 @@ def test_columns_may_be_tensors():
     assert float(scores.overall.auroc) == 1
 
 
+def test_a_forest_and_a_table_fit_in():
+    x = images(60)
+    made = {"FGSM": attacks.FGSM(eps=0.2), "PGD": attacks.PGD(eps=0.2, steps=5)}
+    learnt, tried = (
+        collect({"net": convnet()}, made, part, answers(convnet(), part), outputs="logits")
+        for part in (x[:30], x[30:])
+    )
+    forest = OutputForest(outputs="logits", random_state=0)
+    forest.fit(learnt.outputs, learnt.adversarial)
+    scores = detection_scores(
+        tried.adversarial, forest.suspicion(tried.outputs), attack=tried.attack,
+        samples=tried.groups, bootstrap=20,
+    )  # fmt: skip
+    assert list(scores.per_attack) == ["FGSM", "PGD"]
+    assert scores.overall.rows == 60
+    forest.fit(learnt.outputs, learnt.attack)
+    kinds = classification_scores(
+        tried.attack, forest.predict_proba(tried.outputs), forest.classes_, bootstrap=20
+    )
+    assert kinds.classes == ("FGSM", "PGD", "clean")
+    assert kinds.confusion.sum() == 90
+
+
 CLASSES = ["clean", "FGSM", "PGD"]
 
 
-def answers(n=150, seed=0):
+def guesses(n=150, seed=0):
     """True classes and probabilities that know something of them."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, n)
@@ -288,7 +315,7 @@ def answers(n=150, seed=0):
 
 
 def test_classes_are_scored_one_against_the_rest():
-    names, p, y = answers()
+    names, p, y = guesses()
     scores = classification_scores(names, p, CLASSES, bootstrap=3)
     given = p.argmax(1)
     expected = np.zeros((3, 3))
@@ -307,7 +334,7 @@ def test_classes_are_scored_one_against_the_rest():
 
 
 def test_intervals_of_classes_are_percentiles_of_resamples_too():
-    names, p, y = answers(60)
+    names, p, y = guesses(60)
     samples = np.arange(60) // 3
     scores = classification_scores(names, p, CLASSES, samples=samples, bootstrap=50, seed=2)
     found = {"ap": [], "mean": [], "recall": [], "f1": []}
@@ -327,7 +354,7 @@ def test_intervals_of_classes_are_percentiles_of_resamples_too():
 
 
 def test_a_class_without_rows_has_no_figures_and_no_part_in_the_mean():
-    names, p, y = answers()
+    names, p, y = guesses()
     rows = y != 1
     p[:, 1] = 0
     scores = classification_scores(names[rows], p[rows], CLASSES, bootstrap=10)
@@ -348,7 +375,7 @@ def test_a_class_without_rows_has_no_figures_and_no_part_in_the_mean():
 
 
 def test_classification_prints_converts_and_plots():
-    names, p, _ = answers()
+    names, p, _ = guesses()
     scores = classification_scores(names, p, CLASSES, bootstrap=5)
     text = str(scores)
     assert "each class against all others" in text
@@ -364,7 +391,7 @@ def test_classification_prints_converts_and_plots():
 
 
 def test_classes_may_be_numbers():
-    _, p, y = answers()
+    _, p, y = guesses()
     scores = classification_scores(y, p, [0, 1, 2], bootstrap=2)
     assert scores.classes == ("0", "1", "2")
     as_names = classification_scores(np.array(CLASSES)[y], p, CLASSES, bootstrap=2)

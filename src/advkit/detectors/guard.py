@@ -160,8 +160,8 @@ class Guard:
         return f"{type(self).__name__}({self.model!r}, {self.detector!r}, {given})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the lock and what it protects, the counts."""
-        return {k: v for k, v in vars(self).items() if k not in ("_lock", "_requests", "_alarms")}
+        """All but the lock, which cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
