@@ -1,0 +1,95 @@
+"""OutputForest beside scikit-learn's own `predict_proba`, on one thread.
+
+    python -m pytest benchmarks/test_detectors.py -s --benchmark-columns=median,iqr,rounds
+
+A request is one row, whose suspicion is asked for through the public door: a new row each time, so
+that most of its nodes are not in the processor's caches. Kalin, Ciolino and Noever (2021,
+arXiv:2102.09695) report 0.12 ms. In a batch each round of ours follows one of scikit-learn's, so
+that a machine whose speed wanders moves both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from advkit.detectors.forest import OutputForest
+
+# Rows and outputs of a table: many images of ten classes, a hundred images of a thousand.
+SIZES = [(17_500, 10), (2_100, 1_000)]
+REQUEST_MS = 0.12
+BATCH = 1_000
+
+
+@cache
+def fitted(rows: int, width: int) -> tuple[OutputForest, np.ndarray]:
+    """A forest of a hundred trees, and rows that it has not seen."""
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(rows + BATCH, width))
+    attacked = rng.integers(2, size=rows + BATCH)
+    logits[:, 0] += 3 * (1 - attacked)  # attacks leave their victims less sure
+    powers = np.exp(logits)
+    x = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+    forest = OutputForest(random_state=0).fit(x[:rows], attacked[:rows])
+    return forest, x[rows:]
+
+
+def seconds(job: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def beside(benchmark: Any, ours: Callable[[], object], peer: Callable[[], object]) -> float:
+    """The median time of `peer` over that of `ours`, which is the one that is benchmarked."""
+    times: list[float] = []
+    peers: list[float] = []
+    benchmark.pedantic(
+        lambda: times.append(seconds(ours)),
+        setup=lambda: peers.append(seconds(peer)),
+        rounds=15,
+        warmup_rounds=1,
+    )
+    return statistics.median(peers) / statistics.median(times)
+
+
+@pytest.mark.parametrize("by", ["advkit", "scikit-learn"])
+@pytest.mark.parametrize(("rows", "width"), SIZES)
+def test_a_request(benchmark, rows, width, by):
+    forest, x = fitted(200 if benchmark.disabled else rows, width)
+    requests = cycle([row[None] for row in x])
+    benchmark.pedantic(
+        forest.suspicion if by == "advkit" else forest.estimator_.predict_proba,
+        setup=lambda: ((next(requests),), {}),
+        rounds=5_000 if by == "advkit" else 100,
+        warmup_rounds=10,
+    )
+    if benchmark.disabled:
+        return
+    median = 1_000 * benchmark.stats.stats.median
+    depth = max(tree.tree_.max_depth for tree in forest.estimator_.estimators_)
+    benchmark.extra_info |= {"ms": median, "limit_ms": REQUEST_MS, "depth": depth}
+    print(f"\n{by}, {rows} x {width}, {depth} levels: {median:.3f} ms a request")
+    assert by != "advkit" or median <= REQUEST_MS
+
+
+@pytest.mark.parametrize(("rows", "width"), SIZES)
+def test_a_batch(benchmark, rows, width):
+    forest, x = fitted(200 if benchmark.disabled else rows, width)
+    expected = forest.estimator_.predict_proba(x)
+    np.testing.assert_array_equal(forest.predict_proba(x), expected)
+    ratio = beside(
+        benchmark, lambda: forest.predict_proba(x), lambda: forest.estimator_.predict_proba(x)
+    )
+    if benchmark.disabled:
+        return
+    benchmark.extra_info |= {"times_as_fast_as_scikit_learn": ratio}
+    print(f"\n{rows} x {width}, {BATCH} rows: {ratio:.2f} times as fast as scikit-learn")
+    assert ratio >= 1
