@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import threading
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -554,6 +555,27 @@ def test_a_forest_guards(tmp_path, x):
 def test_a_gradient_attack_is_told_what_to_do(guard, x):
     with pytest.raises(TypeError, match="Guard is a ScoreClassifier.*Square"):
         attacks.PGD(eps=0.1).run(guard, x)
+
+
+def test_the_model_is_held_once_while_the_guard_is_calibrated():
+    class Held:
+        bounds, num_classes = (0.0, 1.0), 2
+        times = 0
+
+        @contextmanager
+        def hold(self):
+            self.times += 1
+            yield
+
+        def scores(self, x):
+            return x
+
+        def predict(self, x):
+            raise AssertionError
+
+    model = Held()
+    Guard(model, Second()).calibrate(torch.rand(40, 2), 0.1, batch_size=8)
+    assert model.times == 1
 
 
 def test_a_counted_model_is_asked_once_for_each_input(x):

@@ -82,8 +82,9 @@ class Guard:
     and the whole request is without an answer.
 
     A guard has scores but no logits, which cannot say that an input is rejected. So Square and
-    HopSkipJump attack it as it stands, and see what a client sees; gradient attacks go to `.model`,
-    and `attacks.Adaptive` to both.
+    HopSkipJump attack it as it stands and see what a client sees: a rejection shows them no way, so
+    that withstanding them says little. Gradient attacks go to `.model`, and `attacks.Adaptive`, by
+    which a guard is to be judged, to both.
 
     Requests may come from several threads, if the model and the detector allow it: counts are exact
     and lines of the log whole. A torch module should then be in evaluation mode, since its mode is
