@@ -1,0 +1,405 @@
+"""Detectors that know clean rows alone: how sure a model is, and how near to clean rows it answers.
+
+They are scikit-learn outlier detectors: greater `score_samples` are more normal, `predict` gives +1
+or -1. None of them sees an attack before it has to tell one.
+"""
+# ruff: noqa: N803 - scikit-learn's methods call their rows X
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.covariance import ledoit_wolf
+from typing_extensions import Self
+
+from advkit.core import checks
+from advkit.detectors.features import (
+    Floats,
+    Outputs,
+    Rows,
+    check_kind,
+    entropy,
+    probabilities,
+    rows_to_judge,
+    rows_to_learn,
+)
+
+Ints = npt.NDArray[np.intp]
+
+_CHUNK = 256  # rows whose distances to all clean rows are in memory at once
+
+
+class _CleanScore(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # no types there
+    """Base of the detectors that are fitted on clean rows alone.
+
+    A subclass has a constructor with `fpr`, a `_learn` and a `_score`.
+    """
+
+    fpr: float
+    offset_: float
+
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike | None = None) -> Self:
+        """Learn what clean rows look like.
+
+        Args:
+            X: clean rows `(n, width)`, finite.
+            y: their classes `(n,)` for detectors that tell classes apart; others ignore it.
+
+        Returns:
+            This detector.
+
+        Raises:
+            ValueError: rows or classes of the wrong shape, rows that are not finite or too few, or
+                an option out of range.
+            TypeError: an option of the wrong type.
+        """
+        checks.share("fpr", self.fpr)
+        if self.fpr == 1:
+            raise ValueError("fpr must be below 1, got 1")
+        rows, labels = rows_to_learn(self, X, "no_validation" if y is None else y)
+        if labels is None:
+            labels = np.zeros(len(rows), dtype=np.intp)
+        own = self._learn(rows, np.unique(labels, return_inverse=True)[1])
+        self.offset_ = float(np.sort(own)[math.floor(self.fpr * len(own))])
+        return self
+
+    def score_samples(self, X: npt.ArrayLike) -> Floats:
+        """How normal each of `X` `(n, width)` is, `(n,)`; greater is more normal.
+
+        Raises:
+            NotFittedError: before `fit`; a ValueError.
+            ValueError: rows of another width, or that are not finite.
+        """
+        return self._score(rows_to_judge(self, X))
+
+    def decision_function(self, X: npt.ArrayLike) -> Floats:
+        """`score_samples` minus `offset_`, `(n,)`: below zero where `predict` gives -1."""
+        return np.asarray(self.score_samples(X) - self.offset_)
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """1 for rows that look clean, -1 for the others, `(n,)`."""
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def suspicion(self, outputs: npt.ArrayLike) -> Floats:
+        """Minus `score_samples`, `(n,)`: greater is more suspicious; raises as it does."""
+        return -self.score_samples(outputs)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "offset_")
+
+    @abstractmethod
+    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+        """Learn from clean `rows` `(n, width)` of the classes `groups` `(n,)`, 0 and up.
+
+        Returns:
+            The score of each as that of a row that was not learned from, as far as that is to be
+            had, `(n,)`.
+        """
+
+    @abstractmethod
+    def _score(self, rows: Rows) -> Floats:
+        """How normal each of `rows` `(n, width)` is, `(n,)`."""
+
+
+class _Confidence(_CleanScore):
+    """Base of the scores that look at the row alone; from clean rows they learn the offset."""
+
+    def __init__(self, outputs: Outputs = "logits", fpr: float = 0.05) -> None:
+        self.outputs = outputs
+        self.fpr = fpr
+
+    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+        checks.one_of("outputs", self.outputs, ("scores", "logits"))
+        check_kind(rows, self.outputs)
+        return self._score(rows)
+
+    def _score(self, rows: Rows) -> Floats:
+        return self._certainty(probabilities(rows, self.outputs))
+
+    @abstractmethod
+    def _certainty(self, p: Floats) -> Floats:
+        """How sure distributions `(n, width)` are, `(n,)`."""
+
+
+class MaxSoftmax(_Confidence):
+    """The largest probability (Hendrycks and Gimpel, 2017, arXiv:1610.02136).
+
+    The article finds unknown and misclassified inputs with it, and does not promise attacks: a
+    confident attack looks cleaner than clean.
+
+    Args:
+        outputs: what the rows are: `"logits"`, of which the softmax is taken, or `"scores"`,
+            probabilities as they are.
+        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1).
+
+    Attributes:
+        offset_: the score below which `predict` gives -1.
+
+    Example:
+        >>> import numpy as np
+        >>> from advkit.detectors import MaxSoftmax
+        >>> clean = np.random.default_rng(0).normal(size=(100, 3)) + [6, 0, 0]
+        >>> MaxSoftmax().fit(clean).predict([[7.0, 0.0, 0.0], [0.4, 0.3, 0.3]])
+        array([ 1, -1])
+    """
+
+    def _certainty(self, p: Floats) -> Floats:
+        return np.asarray(p.max(1))
+
+
+class OutputEntropy(_Confidence):
+    """Minus the entropy of the probabilities, in nats.
+
+    It looks at the whole row where `MaxSoftmax` looks at one entry. Of Hendrycks and Gimpel's
+    method (2017, arXiv:1610.02136) only this number is another.
+
+    Args:
+        outputs: what the rows are: `"logits"`, of which the softmax is taken, or `"scores"`,
+            probabilities as they are.
+        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1).
+
+    Attributes:
+        offset_: the score below which `predict` gives -1.
+
+    Example:
+        >>> import numpy as np
+        >>> from advkit.detectors import OutputEntropy
+        >>> detector = OutputEntropy("scores").fit(np.eye(3))
+        >>> bool(detector.suspicion([[0.5, 0.25, 0.25]]) > detector.suspicion([[0.9, 0.1, 0]]))
+        True
+    """
+
+    def _certainty(self, p: Floats) -> Floats:
+        return -entropy(p)
+
+
+class Mahalanobis(_CleanScore):
+    """Minus the squared Mahalanobis distance to the nearest class (Lee et al., 2018).
+
+    Lee, Lee, Lee and Shin (arXiv:1807.03888) fit a Gaussian to each class, all with one covariance,
+    and score by the nearest, whatever class the model predicts. Without classes there is one
+    Gaussian.
+
+    Where we differ: there is one layer, the rows that are passed, and no noise is added to inputs
+    (their "calibration"), which takes the model; and the covariance is shrunk, since that of
+    probabilities, whose sum is one, is singular, and that of a thousand outputs of a hundred images
+    as well.
+
+    Args:
+        shrinkage: how much of the covariance is replaced by the identity times its mean variance,
+            in [0, 1]; `"ledoit_wolf"` for the share that Ledoit and Wolf (2004, Journal of
+            Multivariate Analysis 88) estimate; 0 is the article's.
+        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1); of those that were
+            learned from, so that of others it is somewhat more.
+
+    Attributes:
+        means_: centre of each class `(classes, width)`.
+        shrinkage_: the share that was taken.
+        offset_: the score below which `predict` gives -1.
+
+    Example:
+        >>> import numpy as np
+        >>> from advkit.detectors import Mahalanobis
+        >>> clean = np.random.default_rng(0).normal(size=(500, 2)) * [10, 1]
+        >>> Mahalanobis().fit(clean).predict([[10.0, 0.0], [0.0, 10.0]])
+        array([ 1, -1])
+    """
+
+    def __init__(
+        self, shrinkage: float | Literal["ledoit_wolf"] = "ledoit_wolf", fpr: float = 0.05
+    ) -> None:
+        self.shrinkage = shrinkage
+        self.fpr = fpr
+
+    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+        self.means_ = _means(rows, groups)
+        covariance, self.shrinkage_ = self._covariance(rows - self.means_[groups])
+        variances, axes = np.linalg.eigh(covariance)
+        if not variances[0] > variances[-1] * len(variances) * np.finfo(np.float64).eps:
+            raise ValueError(
+                "outputs must vary in each direction, else the covariance is singular: raise "
+                f"shrinkage={self.shrinkage!r} or fit more rows, got n_samples = {len(rows)}"
+            )
+        self._whitening = axes / np.sqrt(variances)
+        return self._score(rows)
+
+    def _covariance(self, centred: Floats) -> tuple[Floats, float]:
+        """The shrunk covariance `(width, width)` of `centred` rows, and the share of shrinkage."""
+        if isinstance(self.shrinkage, str):
+            checks.one_of("shrinkage", self.shrinkage, ("ledoit_wolf",))
+            covariance, share = ledoit_wolf(centred, assume_centered=True)
+            return covariance, float(share)
+        checks.share("shrinkage", self.shrinkage)
+        plain = centred.T @ centred / len(centred)
+        identity = np.eye(len(plain)) * np.trace(plain) / len(plain)
+        return (1 - self.shrinkage) * plain + self.shrinkage * identity, self.shrinkage
+
+    def _score(self, rows: Rows) -> Floats:
+        centres = self.means_ @ self._whitening
+        found = [
+            -cdist(part @ self._whitening, centres, "sqeuclidean").min(1) for part in _parts(rows)
+        ]
+        return np.concatenate(found)
+
+
+class KernelDensity(_CleanScore):
+    """Logarithm of a Gaussian kernel density of clean rows (Feinman et al., 2017).
+
+    Feinman, Curtin, Shintre and Gardner (arXiv:1703.00410) take the density of the class that the
+    model predicts, in its last hidden layer. The rows do not say what that class is, so the largest
+    density of all classes counts here, which is never below theirs; without classes there is one
+    density. They combine it with the uncertainty of dropout; here it stands alone.
+
+    Args:
+        bandwidth: standard deviation of the kernel, in units of the rows; positive. `"scott"` for
+            n ** (-1 / (width + 4)), with n the mean number of rows of a class (Scott, 1992), times
+            the root of the mean variance within classes. The article searches for its own.
+        fpr: share of the clean rows that `predict` would take for attacks had it not learned from
+            them, in [0, 1): the offset is that of densities of which each leaves out its own row.
+
+    Attributes:
+        bandwidth_: that was taken.
+        offset_: the score below which `predict` gives -1.
+
+    Example:
+        >>> import numpy as np
+        >>> from advkit.detectors import KernelDensity
+        >>> clean = np.random.default_rng(0).normal(size=(200, 2)) + [[4, 0]]
+        >>> KernelDensity().fit(clean).predict([[4.0, 0.0], [0.0, 0.0]])
+        array([ 1, -1])
+    """
+
+    def __init__(self, bandwidth: float | Literal["scott"] = "scott", fpr: float = 0.05) -> None:
+        self.bandwidth = bandwidth
+        self.fpr = fpr
+
+    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+        if len(rows) < 2:
+            raise ValueError(f"outputs must hold two rows or more, got n_samples = {len(rows)}")
+        order = np.argsort(groups, kind="stable")
+        self._clean = rows[order].astype(np.float64)
+        self._ends = np.cumsum(np.bincount(groups))
+        self.bandwidth_ = self._chosen_bandwidth(rows - _means(rows, groups)[groups])
+        return self._log_density(self._clean, np.arange(len(rows)))
+
+    def _chosen_bandwidth(self, centred: Floats) -> float:
+        if not isinstance(self.bandwidth, str):
+            checks.positive("bandwidth", self.bandwidth)
+            return float(self.bandwidth)
+        checks.one_of("bandwidth", self.bandwidth, ("scott",))
+        spread = math.sqrt(np.square(centred).mean())
+        if not spread > 0:
+            raise ValueError(
+                "outputs must vary within a class for bandwidth='scott', or say bandwidth=..., "
+                f"got n_samples = {len(centred)}"
+            )
+        each = len(centred) / len(self._ends)
+        return float(spread * each ** (-1 / (centred.shape[1] + 4)))
+
+    def _score(self, rows: Rows) -> Floats:
+        return self._log_density(rows, np.full(len(rows), -1))
+
+    def _log_density(self, rows: Rows, own: Ints) -> Floats:
+        """The largest log density of a class at each of `rows` `(n, width)`, `(n,)`.
+
+        Args:
+            rows: where.
+            own: the clean row that each is, which is left out; -1 for none, `(n,)`.
+        """
+        parts = zip(_parts(rows), _parts(own), strict=True)
+        sums = np.concatenate([self._of_classes(*part) for part in parts])
+        norm = rows.shape[1] * math.log(self.bandwidth_ * math.sqrt(2 * math.pi))
+        return np.asarray(sums.max(1) - norm)
+
+    def _of_classes(self, rows: Rows, own: Ints) -> Floats:
+        """Logarithm of the mean of each class's kernels, `(n, classes)`, 1 at their centres."""
+        exponents = cdist(rows, self._clean, "sqeuclidean") / (-2 * self.bandwidth_**2)
+        left_out = np.flatnonzero(own >= 0)
+        exponents[left_out, own[left_out]] = -np.inf
+        found, first = [], 0
+        for end in self._ends:
+            count = end - first - ((own >= first) & (own < end))
+            sums = logsumexp(exponents[:, first:end], axis=1)
+            found.append(sums - np.log(np.maximum(count, 1)))
+            first = end
+        return np.stack(found, axis=1)
+
+
+class LocalIntrinsicDimensionality(_CleanScore):
+    """Minus the local intrinsic dimensionality among clean rows (Ma et al., 2018).
+
+    How fast clean rows become more as one moves away from a row, by the maximum likelihood estimate
+    from the distances to its k nearest ones (arXiv:1801.02613): near an adversarial input there
+    seem to be more directions to go.
+
+    Where we differ: neighbours are sought among all clean rows, not in a batch of a hundred; there
+    is one layer, the rows that are passed, and the number is the score, where the article has a
+    logistic regression over layers that has seen attacks. Clean rows that are there twice count
+    once, and one that is equal to the row in question does not count: a distance of zero says
+    nothing of dimensions. So clean rows themselves are judged by the others. The estimate is
+    infinite where all neighbours are equally far; it ends at 1 / 2.2e-16.
+
+    Args:
+        k: neighbours, at least 2; fewer, with a warning, if there are not as many.
+        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1).
+
+    Attributes:
+        k_: neighbours that were taken.
+        offset_: the score below which `predict` gives -1.
+
+    Example:
+        >>> import numpy as np
+        >>> from advkit.detectors import LocalIntrinsicDimensionality
+        >>> rng = np.random.default_rng(0)
+        >>> line = rng.uniform(size=(500, 1)) * [1.0, 1.0, 1.0]
+        >>> detector = LocalIntrinsicDimensionality().fit(line)
+        >>> bool(detector.suspicion([[0.5, 0.5, 0.6]]) > detector.suspicion([[0.5, 0.5, 0.5]]))
+        True
+    """
+
+    def __init__(self, k: int = 20, fpr: float = 0.05) -> None:
+        self.k = k
+        self.fpr = fpr
+
+    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+        checks.whole("k", self.k, at_least=2)
+        different = np.unique(rows, axis=0)
+        if len(different) < 3:
+            raise ValueError(
+                "outputs must hold three different rows or more, "
+                f"got {len(different)} of n_samples = {len(rows)}"
+            )
+        self.k_ = min(self.k, len(different) - 1)
+        if self.k_ < self.k:
+            checks.warn(f"k={self.k} neighbours, but there are {self.k_} other rows: taking those")
+        self._tree = cKDTree(different)
+        return self._score(rows)
+
+    def _score(self, rows: Rows) -> Floats:
+        distances = self._tree.query(rows, self.k_ + 1)[0]
+        same = distances[:, :1] == 0
+        nearest = np.where(same, distances[:, 1:], distances[:, :-1])
+        nearest = np.maximum(nearest, np.finfo(np.float64).tiny)  # as -0.0 is from 0.0
+        decay = np.log(nearest[:, -1:] / nearest).mean(1)
+        return np.asarray(-1 / np.maximum(decay, np.finfo(np.float64).eps))
+
+
+def _means(rows: Rows, groups: Ints) -> Floats:
+    """The mean of the rows of each class, `(classes, width)`."""
+    sums = np.zeros((groups.max() + 1, rows.shape[1]))
+    np.add.at(sums, groups, rows)
+    return np.asarray(sums / np.bincount(groups)[:, None])
+
+
+def _parts(rows: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """The rows in parts whose distances to all clean rows fit into memory."""
+    return (rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK))
