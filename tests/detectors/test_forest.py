@@ -59,7 +59,7 @@ def same_bits(forest, x):
         RandomForestClassifier(40),
         RandomForestClassifier(13, max_depth=1),
         RandomForestClassifier(1, min_samples_leaf=20),
-        RandomForestClassifier(300, max_depth=3, class_weight="balanced"),
+        RandomForestClassifier(120, max_depth=3, class_weight="balanced"),
         RandomForestClassifier(7, max_leaf_nodes=6, bootstrap=False, max_features=None),
         ExtraTreesClassifier(20),
         DecisionTreeClassifier(),

@@ -64,11 +64,11 @@ class TestContract:
         one = np.concatenate([detector.score_samples(rows[i : i + 1]) for i in range(600)])
         np.testing.assert_allclose(one, score, rtol=1e-9)
 
-    @pytest.mark.parametrize("fpr", [0.0, 0.1, 0.5])
+    @pytest.mark.parametrize("fpr", [0.0, 0.2])
     def test_about_a_share_of_fpr_of_clean_rows_is_flagged(self, detector, fpr):
-        detector = type(detector)(**detector.get_params() | {"fpr": fpr}).fit(clean(n=2000))
-        new = (detector.predict(clean(n=2000, seed=1)) < 0).mean()
-        assert new == pytest.approx(fpr, abs=0.035)
+        detector = type(detector)(**detector.get_params() | {"fpr": fpr}).fit(clean(n=1000))
+        new = (detector.predict(clean(n=1000, seed=1)) < 0).mean()
+        assert new == pytest.approx(fpr, abs=0.05)
 
     def test_bad_input(self, detector):
         x = clean()

@@ -67,10 +67,9 @@ class OutputTable:
 
     Example:
         >>> import torch
-        >>> from advkit import attacks
-        >>> from advkit.detectors.table import collect
+        >>> from advkit import attacks, detectors
         >>> net, x = torch.nn.Linear(4, 3), torch.rand(5, 4)
-        >>> table = collect({"net": net}, [attacks.FGSM(eps=0.1)], x, torch.arange(5) % 3)
+        >>> table = detectors.collect({"net": net}, [attacks.FGSM(eps=0.1)], x, torch.arange(5) % 3)
         >>> table.outputs.shape, table.attack.tolist()[4:6]
         ((10, 3), ['clean', 'FGSM(eps=0.1)'])
         >>> len(table.filter(attack="clean")), int(table.adversarial.sum())
@@ -153,11 +152,10 @@ class OutputTable:
 
         Example:
             >>> import torch
-            >>> from advkit import attacks
-            >>> from advkit.detectors.table import collect
+            >>> from advkit import attacks, detectors
             >>> x, y = torch.rand(5, 4), torch.arange(5) % 3
             >>> made = {str(eps): attacks.FGSM(eps=eps) for eps in (0.1, 0.2)}
-            >>> table = collect([torch.nn.Linear(4, 3)], made, x, y)
+            >>> table = detectors.collect([torch.nn.Linear(4, 3)], made, x, y)
             >>> len(table.filter(attack=["clean", "0.2"], label=0))
             4
         """
@@ -314,11 +312,10 @@ def collect(
 
     Example:
         >>> import torch
-        >>> from advkit import attacks
-        >>> from advkit.detectors.table import collect
+        >>> from advkit import attacks, detectors
         >>> nets = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
         >>> made = {"small": attacks.FGSM(eps=0.01), "large": attacks.FGSM(eps=0.3)}
-        >>> table = collect(nets, made, torch.rand(5, 4), torch.arange(5) % 3)
+        >>> table = detectors.collect(nets, made, torch.rand(5, 4), torch.arange(5) % 3)
         >>> sorted(set(table.model.tolist())), len(table)
         (['Linear', 'Linear 2'], 30)
     """
