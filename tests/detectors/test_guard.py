@@ -198,16 +198,18 @@ def test_nothing_is_answered_that_was_not_judged(x, ask, found, error, words):
     assert guard.counts() == {"requests": 0, "alarms": 0}
 
 
-def test_outputs_that_are_not_finite_are_not_judged():
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_outputs_that_are_not_finite_are_not_judged(bad):
     class Broken(nn.Module):
         def forward(self, x):
-            return torch.where(x[:, :1] > 0.5, torch.nan, x)
+            return torch.where(x > 0.5, bad, x)
 
-    rows = torch.tensor([[0.1, 0.2], [0.9, 0.2]])
     guard = Guard(Broken(), Second(), 0.4, outputs="logits")
     with pytest.raises(ValueError, match="NaN or infinite logits for sample 1"):
-        guard.predict(rows)
+        guard.predict(torch.tensor([[0.1, 0.2], [0.9, 0.2]]))
 
+
+def test_a_model_that_answers_fewer_is_refused():
     class Fewer:
         bounds, num_classes = (0.0, 1.0), 2
 
@@ -218,7 +220,7 @@ def test_outputs_that_are_not_finite_are_not_judged():
             return x.argmax(1)
 
     with pytest.raises(ValueError, match=r"must return scores \(2, classes\), got \(1, 2\)"):
-        Guard(Fewer(), Second(), 0.4).predict(rows)
+        Guard(Fewer(), Second(), 0.4).predict(torch.rand(2, 2))
 
 
 def test_without_a_threshold_nothing_is_asked(x):
