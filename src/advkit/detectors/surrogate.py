@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import Self
 
 from advkit.core import checks
-from advkit.core.dtypes import wide
 from advkit.core.fitting import fit
 from advkit.core.results import Detector
 
@@ -114,7 +113,7 @@ class Surrogate:
                 f"{type(self.detector).__name__} gives all {len(rows)} rows the suspicion "
                 f"{wanted[0]:g}: there is nothing to learn"
             )
-        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        with torch.random.fork_rng(), torch.inference_mode(False):
             torch.manual_seed(self.seed)
             net = _Standardised(rows, wanted, self.hidden)
             targets = torch.from_numpy((wanted - wanted.mean()) / wanted.std()).float()
@@ -136,7 +135,7 @@ class Surrogate:
         if not isinstance(outputs, Tensor):
             raise TypeError(f"outputs must be a torch.Tensor, got {type(outputs).__name__}")
         net = self._fitted(outputs.shape).to(outputs.device)
-        return net.suspicion(wide(outputs)).to(outputs.dtype)
+        return net.suspicion(outputs).to(outputs.dtype)
 
     def suspicion(self, outputs: npt.ArrayLike) -> Floats:
         """The same for rows `(n, width)` as an array, float64 `(n,)`."""
