@@ -197,6 +197,17 @@ def test_resamples_without_clean_or_adversarial_rows_are_left_aside():
     assert str(Estimate(math.nan, math.nan, math.nan)) == "-"
 
 
+def test_f1_too_is_of_resamples_with_adversarial_rows():
+    f1 = detection_scores([0, 1], [0.9, 0.9], threshold=0.5, bootstrap=60).overall.f1
+    assert (f1.value, f1.low, f1.high) == pytest.approx((2 / 3, 2 / 3, 1))
+
+
+def test_a_rate_between_points_on_a_line_takes_the_lower_one():
+    """Three places of one clean and one adversarial row each: the curve is straight."""
+    scores = detection_scores([0, 1] * 3, [1, 1, 2, 2, 3, 3], fpr=(0.4, 0.7), bootstrap=2)
+    assert [f.value for f in scores.overall.tpr.values()] == pytest.approx([1 / 3, 2 / 3])
+
+
 def test_thousands_of_rows_take_seconds():
     wrong, suspicion, attack, samples = table(20_000, levels=10**6)
     scores = detection_scores(wrong, suspicion, attack=attack, samples=samples, bootstrap=100)
