@@ -249,7 +249,7 @@ def test_the_plot_has_a_curve_for_each_attack(log_x):
     clean = (~wrong).sum()
     for name in scores.per_attack:
         x, y = curves[name].T
-        own, threshold = suspicion[attack == name], np.unique(suspicion)[5]
+        own, threshold = suspicion[attack == name], np.unique(suspicion)[11]
         rate = (suspicion[~wrong] >= threshold).mean()
         assert (own >= threshold).mean() == pytest.approx(np.interp(rate, x, y))
         assert x.min() == (0.5 / clean if log_x else 0)
