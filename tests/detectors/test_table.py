@@ -97,11 +97,20 @@ def test_nothing_depends_on_the_batch_size(batch_size):
     np.testing.assert_allclose(radii, np.linspace(0.01, 0.2, 8), atol=1e-6)
 
 
+class NeverEmpty(TorchClassifier):
+    """Cannot do with nothing, as many nets cannot."""
+
+    def scores(self, x):
+        assert len(x)
+        return super().scores(x)
+
+
 def test_batches_may_come_from_a_loader_and_some_may_be_empty():
     loader = DataLoader(TensorDataset(X, Y), batch_size=3)
     same(collect([halfspace()], [], loader), collect([halfspace()], [], X, Y))
     parts = [(X[:0], Y[:0]), (X, Y), (X[:0], Y[:0])]
-    same(collect([halfspace()], [], parts), collect([halfspace()], [], X, Y))
+    net = {"net": NeverEmpty(halfspace())}
+    same(collect(net, [], parts), collect(net, [], X, Y))
 
 
 def test_attacks_go_on_to_the_strongest_example():

@@ -236,7 +236,7 @@ class Mahalanobis(_CleanScore):
         """The shrunk covariance `(width, width)` of `centred` rows, and the share of shrinkage."""
         if isinstance(self.shrinkage, str):
             checks.one_of("shrinkage", self.shrinkage, ("ledoit_wolf",))
-            covariance, share = ledoit_wolf(centred, assume_centered=True)
+            covariance, share = ledoit_wolf(centred)
             return covariance, float(share)
         checks.share("shrinkage", self.shrinkage)
         plain = centred.T @ centred / len(centred)

@@ -19,7 +19,7 @@ from advkit.core.files import read_npz, write_npz
 from advkit.core.naming import Several, blamed_on, named
 from advkit.core.results import Attack, check_length, part_of, stopping
 from advkit.detectors.features import OUTPUTS, Outputs
-from advkit.models import REJECTED, Classifier, as_classifier, hold
+from advkit.models import REJECTED, Classifier, as_classifier
 from advkit.models.convert import short_name
 
 Column = npt.NDArray[Any]
@@ -399,7 +399,7 @@ class _Task:
         self, attack: str, x: Tensor, y: Tensor, rows: Tensor, distance: Tensor, norm: str
     ) -> OutputTable:
         """What the model says to `x`, which `attack` has made of the samples `rows`."""
-        with torch.no_grad(), hold(self.model):
+        with torch.no_grad():
             outputs = getattr(self.model, self.outputs)(x)
             predicted = self.model.predict(x)
         success = (predicted != y) & (predicted != REJECTED) & (attack != CLEAN)
