@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from advkit import QueryCounter, attacks
+from advkit import QueryCounter, StraightThrough, attacks
 from advkit import eval as rob
 from advkit.attacks.adaptive import Adaptive, Evasion, Mimicry
 from advkit.core.losses import margin
@@ -239,17 +239,21 @@ def test_restarts_begin_elsewhere(x, y):
 def test_queries_are_those_of_the_model_and_of_the_guard(x, y):
     counter = QueryCounter(convnet())
     guard = Guard(counter, Sure(), 0.6)
-    result = Adaptive(attack=PGD, losses=["ce", EVASION], restarts=2).run(guard, x, y)
-    assert int(result.queries.forward.sum()) == counter.forward
-    assert int(result.queries.backward.sum()) >= 10 * (~result.success).sum()
-    failed = result.queries.forward[~result.success]
-    assert (failed == 1 + 4 * (10 + 1 + 1) + 1).all()  # clean, climbs with their ends, last look
-    assert (result.queries.backward[~result.success] == 40).all()
-    begun = guard.counts()["requests"]
-    asked = 1 + torch.ceil((result.queries.forward - 2) / 12) + 1
-    assert begun == int(asked.sum())
-    unlabelled = Adaptive(attack=PGD, losses=["ce"]).run(sure(), x[:1] * 0 + 0.5)
-    assert unlabelled.queries.forward.item() in (3, 3 + 12)
+    small = attacks.PGD(eps=0.03, steps=3)
+    result = Adaptive(attack=small, losses=["ce", EVASION], restarts=2).run(guard, x, y)
+    forward, backward, failed = *dataclasses.astuple(result.queries), ~result.success
+    assert int(forward.sum()) == counter.forward
+    assert int(backward.sum()) == counter.backward
+    climbs = (forward - 2) // 5  # each three steps, its end, and the guard; clean and last look
+    assert torch.equal(forward, 2 + 5 * climbs)
+    assert torch.equal(backward, 3 * climbs)
+    assert (climbs[failed] == 4).all()
+    assert failed.any()
+    assert {1, 2, 4} <= set(climbs.tolist())
+    assert guard.requests == int((2 + climbs).sum())
+    known = sure().predict(x) != REJECTED
+    unlabelled = Adaptive(attack=small, losses=["ce"]).run(sure(), x[known])
+    assert set(unlabelled.queries.forward.tolist()) == {8}
 
 
 def test_what_the_guard_gets_wrong_before_is_left_as_it_is(x, y):
@@ -305,6 +309,16 @@ def test_an_unguarded_model_is_attacked_as_it_is(x, y):
     direct = inner(convnet(), x, y)
     torch.testing.assert_close(plain.x_adv, direct)
     assert torch.equal(plain.success, answers(convnet(), direct) != y)
+
+
+def test_a_model_around_another_is_asked_itself(x, y):
+    """Its `model` is not what it answers by."""
+    turned = StraightThrough(convnet(), lambda v: 1 - v, backward=lambda v: 1 - v)
+    plain = Adaptive(attack=PGD, losses=["margin"]).run(turned, 1 - x, y)
+    torch.testing.assert_close(
+        plain.x_adv, dataclasses.replace(PGD, loss="margin", stop="never")(turned, 1 - x, y)
+    )
+    assert plain.success.any()
 
 
 def test_it_passes_through_an_evaluation(x, y):
