@@ -38,7 +38,7 @@ class FlatForest:
         feature: column that a node looks at, int64 `(nodes,)`; 0 in leaves.
         threshold: greater values go right, float32 `(nodes,)`; infinite in leaves. scikit-learn's
             are float64: the largest float32 below each separates values of float32 alike.
-        leaf: number of the leaf that a node is, int64 `(nodes,)`; -1 for none.
+        leaf: number of the leaf that a node is, int64 `(nodes,)`; negative for none.
         values: probabilities in each leaf, float64 `(leaves, classes)`.
     """
 
@@ -94,7 +94,7 @@ class FlatForest:
             "feature": _within(self.feature, width),
             "threshold": bool((self.threshold[is_leaf] == np.inf).all())
             and bool((self.threshold[~is_leaf] < np.inf).all()),
-            "leaf": bool(((self.leaf >= -1) & (self.leaf < len(self.values))).all()),
+            "leaf": bool((self.leaf < len(self.values)).all()),
             "values": bool(((self.values >= 0) & (self.values <= 1)).all()),
         }
         for name, holds in sound.items():
@@ -220,6 +220,5 @@ def _by_depth(left: Ints, right: Ints) -> Ints:
 
 def _rounded_down(v: Floats) -> Floats32:
     """The largest float32 that is not above `v`."""
-    with np.errstate(over="ignore"):
-        near = v.astype(np.float32)
+    near = v.astype(np.float32)
     return np.where(near > v, np.nextafter(near, np.float32(-np.inf)), near)

@@ -411,7 +411,7 @@ class _Task:
             label=y.cpu().numpy(),
             predicted=predicted.cpu().numpy(),
             success=success.cpu().numpy(),
-            distance=distance.double().cpu().numpy(),
+            distance=distance.cpu().numpy(),
             norm=np.full(len(x), norm),
             kind=self.outputs,
         )
