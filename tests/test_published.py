@@ -49,21 +49,22 @@ def test_pgd_leaves_nothing_of_resnet20(real_net, cifar10_test):
 
 
 @pytest.mark.parametrize(
-    ("factory", "weights", "images", "eps", "published"),
+    ("factory", "weights", "images", "eps", "published", "within"),
     [
-        ("mnist_lenet5", "mnist_lenet5_robust.pt", "mnist_test", 0.3, 0.908),
-        ("mnist_cnn_certified", "mnist_cnn_certified.pt", "mnist_test", 0.1, 0.956),
-        ("cifar10_resnet4b", "cifar10_resnet4b_robust.pt", "cifar10_test", 2 / 255, 0.612),
+        # by seed this one leaves 0.906 to 0.916
+        ("mnist_lenet5", "mnist_lenet5_robust.pt", "mnist_test", 0.3, 0.908, 0.008),
+        ("mnist_cnn_certified", "mnist_cnn_certified.pt", "mnist_test", 0.1, 0.956, 0.005),
+        ("cifar10_resnet4b", "cifar10_resnet4b_robust.pt", "cifar10_test", 2 / 255, 0.612, 0.005),
     ],
 )
-def test_pgd_on_robust_nets(request, real_net, factory, weights, images, eps, published):
+def test_pgd_on_robust_nets(request, real_net, factory, weights, images, eps, published, within):
     """With the paper's constant steps the known figure of 40 steps; the default leaves no more."""
     net, data = real_net(factory, weights), request.getfixturevalue(images).head(500)
     paper = attacks.PGD(eps=eps, step_size=2.5 * eps / 40, restarts=2)
     ours = attacks.PGD(eps=eps, restarts=2)
     report = rob.evaluate(net, data.x, data.y, attacks=[paper, ours], batch_size=250)
     constant, shrinking = (float(o.robust_accuracy) for o in report.outcomes)
-    assert constant == pytest.approx(published, abs=0.008)
+    assert constant == pytest.approx(published, abs=within)
     assert shrinking <= constant
 
 
