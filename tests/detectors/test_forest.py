@@ -171,6 +171,9 @@ def test_an_estimator_of_ones_own():
         expected = clone(kind).set_params(random_state=3).fit(x, y).predict_proba(x)
         found = OutputForest(kind, random_state=3).fit(x, y).predict_proba(x)
         np.testing.assert_array_equal(found, expected)
+    seeded = ExtraTreesClassifier(5, random_state=4)
+    expected = clone(seeded).fit(x, y).predict_proba(x)
+    np.testing.assert_array_equal(OutputForest(seeded).fit(x, y).predict_proba(x), expected)
     with pytest.raises(TypeError, match="estimator must have predict_proba, got LinearSVC"):
         OutputForest(LinearSVC()).fit(x, y)
     with pytest.raises(ValueError, match="n_estimators=7 is for the default forest"):

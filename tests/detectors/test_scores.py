@@ -263,7 +263,7 @@ def test_distances_of_zero_and_equal_distances():
     ring = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1], [3, 3]])
     flat = LocalIntrinsicDimensionality(k=4).fit(ring).suspicion([[0.0, 0]])
     assert flat == 1 / np.finfo(float).eps
-    zeros = np.array([[0.0], [-0.0], [1.0], [2.0]])
+    zeros = np.array([[0.0], [1e-200], [-0.0], [1.0], [2.0]])
     assert np.isfinite(LocalIntrinsicDimensionality(k=2).fit(zeros).suspicion(zeros)).all()
 
 

@@ -388,7 +388,7 @@ class LocalIntrinsicDimensionality(_CleanScore):
         distances = self._tree.query(rows, self.k_ + 1)[0]
         same = distances[:, :1] == 0
         nearest = np.where(same, distances[:, 1:], distances[:, :-1])
-        nearest = np.maximum(nearest, np.finfo(np.float64).tiny)  # as -0.0 is from 0.0
+        nearest = np.maximum(nearest, np.finfo(np.float64).tiny)  # squares underflow
         decay = np.log(nearest[:, -1:] / nearest).mean(1)
         return np.asarray(-1 / np.maximum(decay, np.finfo(np.float64).eps))
 
