@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import advkit
-from advkit import attacks, defenses
+from advkit import attacks, defenses, detectors
 
 ROOT = Path(__file__).parents[1]
 BESIDE = {"TrainingLoss", "WeightedSum", "History"}  # what losses and `fit` are made of
@@ -43,8 +43,11 @@ def test_python_of_the_pages_runs(page, tmp_path, monkeypatch):
             exec(compile(block, page, "exec"), scope)
 
 
-@pytest.mark.parametrize("name", [*attacks.__all__, *sorted(set(defenses.__all__) - BESIDE)])
-def test_every_attack_and_defense_stands_in_the_tables_and_the_changelog(name):
+@pytest.mark.parametrize(
+    "name",
+    [*attacks.__all__, *sorted(set(defenses.__all__) - BESIDE), *detectors.__all__],
+)
+def test_every_public_name_stands_in_the_tables_and_the_changelog(name):
     table, log = (ROOT / "README.md").read_text(), (ROOT / "CHANGELOG.md").read_text()
     assert f"`{name}`" in table
     assert f"`{name}`" in log
