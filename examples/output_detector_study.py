@@ -1,0 +1,631 @@
+"""Can a forest tell from a model's output that it was attacked, how, and which model it was?
+
+    python examples/output_detector_study.py --data ../shared/data [--quick] [--out FOLDER]
+
+Follows "Fortify Machine Learning Production Systems: Detect and Classify Adversarial Attacks"
+(Kalin, Ciolino and Noever, 2021): six attacks on pre-trained nets, and a random forest on the class
+probabilities. Three nets of ImageNet on 100 images stand in for their five, and five nets of
+CIFAR-10 on 500 images, two of them trained here, for narrower intervals. Their split lets one image
+be on both sides; beside it stands the split that does not. Then what a defender would ask: which
+attacks are caught that the forest never saw, what simpler scores do, and what is left once the
+attacker knows. `--out` gets the tables of outputs, `results.json` and the figures. `--quick` takes
+a handful of images: its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import nets as published
+import numpy as np
+import numpy.typing as npt
+import torch
+from cloud_automl_study import table as markdown
+from scipy.special import softmax
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from advkit import TorchClassifier, attacks, defenses, detectors
+from advkit import eval as rob
+from advkit.attacks import Adaptive, Evasion, Mimicry
+from advkit.core.files import replacing
+from advkit.data import Dataset, load_npz
+from advkit.detectors import OutputForest, OutputTable
+from advkit.detectors.table import CLEAN
+
+Array = npt.NDArray[Any]
+SEED = 0
+EPS = 0.03  # of FGSM and PGD, linf, in the paper
+PAPER = {
+    "FGM": attacks.FGM(eps=5.0, norm="l2"),
+    "FGSM": attacks.FGSM(eps=EPS),
+    "PGD": attacks.PGD(eps=EPS, steps=10),
+    "LinfPGD": attacks.PGD(eps=0.1, steps=10),
+    "L2PGD": attacks.PGD(eps=5.0, norm="l2", steps=10),
+    "L2DeepFool": attacks.DeepFool(eps=5.0, steps=10, candidates=10),
+}
+IMAGENET = {
+    "MobileNet V2": ("imagenet_mobilenet_v2", "imagenet_mobilenet_v2.pt"),
+    "MobileNet V1 0.50": ("imagenet_mobilenet_v1", "imagenet_mobilenet_v1_050.pt"),
+    "SqueezeNet 1.1": ("imagenet_squeezenet", "imagenet_squeezenet11.pt"),
+}
+CIFAR = {
+    "ResNet-20": ("cifar10_resnet20", "cifar10_resnet20.pt"),
+    "ResNet-44": ("cifar10_resnet44", "cifar10_resnet44.pt"),
+    "robust ResNet": ("cifar10_resnet4b", "cifar10_resnet4b_robust.pt"),
+}
+VICTIM = "ResNet-20"  # of the attacks that the forest never saw, and of those that know it
+FPR = 0.05
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and asked.
+
+    Attributes:
+        imagenet: images of ImageNet.
+        cifar: images of CIFAR-10.
+        train: images that the two nets learn from.
+        epochs: of that.
+        trees: of a forest.
+        folds: of cross-validation.
+        fit: of the CIFAR-10 images, what a guard learns from,
+        calibrate: and what finds its threshold; the rest is attacked.
+        steps: of the attacks that know the guard.
+        queries: of Square on the guard.
+        bootstrap: resamples of an interval.
+    """
+
+    imagenet: int
+    cifar: int
+    train: int
+    epochs: int
+    trees: int
+    folds: int
+    fit: int
+    calibrate: int
+    steps: int
+    queries: int
+    bootstrap: int
+
+
+FULL = Size(100, 500, 10_000, 12, 100, 5, 250, 100, 100, 2000, 1000)
+QUICK = Size(2, 48, 128, 1, 5, 2, 20, 20, 2, 12, 10)
+
+
+def main() -> None:
+    """Attack, learn, print the tables and write what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of nets and images")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder for tables, results.json and the figures")
+    args = parser.parse_args()
+    wanted = ["imagenet_sample_224.npz", "cifar10_test_0000_0499.npz"]
+    if not all((args.data / name).is_file() for name in wanted):
+        print(f"skipped: no nets and images in {args.data}", file=sys.stderr)
+        return
+    began = time.process_time()
+    size = QUICK if args.quick else FULL
+    results: dict[str, Any] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        cifar, of_cifar = cifar_outputs(args.data, size, args.out)
+        of_imagenet = imagenet_outputs(args.data, size, args.out)
+        for name, outputs in (("ImageNet", of_imagenet), ("CIFAR-10", of_cifar)):
+            results[name] = tables_of_the_paper(outputs, size)
+        data = load_npz(args.data / wanted[1]).head(size.cifar)
+        results["scores"] = by_clean_data_alone(of_cifar, size)
+        results["unseen"] = unseen_attacks(of_cifar, size)
+        results["weaker"] = weaker_attacks(of_cifar, cifar[VICTIM], data, size)
+        results["pixels"] = from_pixels(cifar[VICTIM], data, size)
+        results["adaptive"] = attackers_who_know(of_cifar, cifar[VICTIM], data, size)
+    results["seconds"] = round(time.process_time() - began)
+    if args.out is not None:
+        save(args.out, results)
+    print(report(results))
+
+
+# --- what the models answer ---------------------------------------------------------------------
+
+
+def imagenet_outputs(folder: Path, size: Size, out: Path | None) -> OutputTable:
+    """Logits of the ImageNet nets."""
+    data = load_npz(folder / "imagenet_sample_224.npz").head(size.imagenet)
+    names = list(IMAGENET) if size is FULL else list(IMAGENET)[1:]
+    models = {name: loaded(folder, *IMAGENET[name]) for name in names}
+    return collected("imagenet", models, data, out, batch_size=20)
+
+
+def cifar_outputs(
+    folder: Path, size: Size, out: Path | None
+) -> tuple[dict[str, nn.Module], OutputTable]:
+    """The CIFAR-10 nets, three published and two trained, and their logits."""
+    models = {name: loaded(folder, *where) for name, where in CIFAR.items()}
+    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.train)
+    models["plain CNN"] = trained(plain_cnn(), train, size.epochs)
+    models["separable CNN"] = trained(separable_cnn(), train, size.epochs)
+    data = load_npz(folder / "cifar10_test_0000_0499.npz").head(size.cifar)
+    return models, collected("cifar10", models, data, out, batch_size=125)
+
+
+def loaded(folder: Path, factory: str, weights: str) -> nn.Module:
+    """A published net."""
+    net: nn.Module = getattr(published, factory)()
+    net.load_state_dict(torch.load(folder / weights, weights_only=True))
+    return net
+
+
+def trained(net: nn.Module, data: Dataset, epochs: int) -> nn.Module:
+    """A net of another architecture, trained briefly, images mirrored at random."""
+    loader = DataLoader(TensorDataset(data.x, data.y), batch_size=64, shuffle=True)
+    optimizer = torch.optim.Adam(net.parameters())
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=3e-3, total_steps=epochs * len(loader)
+    )
+    defenses.fit(
+        net, loader, loss=mirrored_cross_entropy, optimizer=optimizer, epochs=epochs,
+        scheduler=cycle, schedule="batch", progress=False,
+    )  # fmt: skip
+    return net.eval()
+
+
+def mirrored_cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The loss of everyday training, half of the images mirrored."""
+    mirrored = torch.rand(len(x)) < 0.5
+    return F.cross_entropy(net(torch.where(mirrored[:, None, None, None], x.flip(3), x)), y)
+
+
+def plain_cnn() -> nn.Module:
+    """Convolutions and pooling, no shortcuts."""
+    layers: list[nn.Module] = [nn.BatchNorm2d(3)]
+    for before, after in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(2048, 10))
+
+
+def separable_cnn() -> nn.Module:
+    """Depthwise and pointwise convolutions of stride 2, global average."""
+    layers: list[nn.Module] = [nn.BatchNorm2d(3), nn.Conv2d(3, 48, 3, padding=1)]
+    for before, after in ((48, 96), (96, 192), (192, 256)):
+        layers += [
+            nn.BatchNorm2d(before), nn.SiLU(),
+            nn.Conv2d(before, before, 3, 2, 1, groups=before), nn.Conv2d(before, after, 1),
+        ]  # fmt: skip
+    return nn.Sequential(
+        *layers, nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10)
+    )
+
+
+def collected(
+    name: str, models: Mapping[str, nn.Module], data: Dataset, out: Path | None, batch_size: int
+) -> OutputTable:
+    """Logits under every attack of the paper; kept in `out` and read from there."""
+    path = None if out is None else out / f"{name}.npz"
+    if path is not None and path.is_file():
+        return OutputTable.load(path)
+    made = detectors.collect(
+        dict(models), PAPER, data.x, data.y, outputs="logits", batch_size=batch_size
+    )
+    if path is not None:
+        made.save(path)
+    return made
+
+
+def probabilities(outputs: OutputTable) -> OutputTable:
+    """The same table with the softmax of its logits, which is what the paper's forest sees."""
+    return dataclasses.replace(outputs, outputs=softmax(outputs.outputs, axis=1), kind="scores")
+
+
+# --- the tables of the paper ----------------------------------------------------------------------
+
+
+def tables_of_the_paper(logits: OutputTable, size: Size) -> dict[str, Any]:
+    """Tables II, III and IV and the confusion of attacks, by both splits."""
+    seen = probabilities(logits)
+    attacked = seen[seen.adversarial]
+    found: dict[str, Any] = {"accuracy": accuracies(seen)}
+    for split in ("ungrouped", "grouped"):
+        grouped = split == "grouped"
+        fake = np.where(seen.adversarial, "fake", CLEAN)
+        told = classified(seen, fake, size, grouped=grouped)
+        caught = rob.detection_scores(
+            seen.adversarial, told.columns["fake"], attack=seen.attack, samples=seen.sample,
+            bootstrap=size.bootstrap,
+        )  # fmt: skip
+        found[split] = {
+            "fake": told.scores.to_dict(),
+            "caught": caught.to_dict(),
+            "model": classified(attacked, attacked.model, size, grouped=grouped).scores.to_dict(),
+            "attack": classified(seen, seen.attack, size, grouped=grouped).scores.to_dict(),
+        }
+    return found
+
+
+def accuracies(seen: OutputTable) -> dict[str, dict[str, float]]:
+    """Table II: accuracy in %, clean and over the attacks."""
+    found = {}
+    for model in dict.fromkeys(seen.model.tolist()):
+        by_attack = {}
+        for attack in dict.fromkeys(seen.attack.tolist()):
+            part = seen.filter(model=model, attack=attack)
+            by_attack[attack] = 100 * float((part.predicted == part.label).mean())
+        attacked = [share for attack, share in by_attack.items() if attack != CLEAN]
+        mean, spread = float(np.mean(attacked)), float(np.std(attacked))
+        found[model] = {**by_attack, "mean": mean, "std": spread}
+    return found
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a forest says of rows that it has not seen, with the probability of each class."""
+
+    scores: rob.ClassificationScores
+    columns: dict[str, Array]
+
+
+def classified(seen: OutputTable, labels: Array, size: Size, *, grouped: bool) -> Told:
+    """A forest's answers to one question, each row by a forest that was fitted without its fold."""
+    names = sorted(set(labels.tolist()))
+    told = cross_val_predict(
+        OutputForest(n_estimators=size.trees, random_state=SEED),
+        seen.outputs,
+        labels,
+        groups=seen.groups if grouped else None,
+        cv=folds(size, grouped=grouped),
+        method="predict_proba",
+    )
+    scores = rob.classification_scores(
+        labels, told, classes=names, samples=seen.sample, bootstrap=size.bootstrap
+    )
+    return Told(scores, dict(zip(names, told.T, strict=True)))
+
+
+def folds(size: Size, *, grouped: bool) -> StratifiedKFold | StratifiedGroupKFold:
+    """The published split, or the one that keeps all rows of an image on one side."""
+    kind = StratifiedGroupKFold if grouped else StratifiedKFold
+    return kind(size.folds, shuffle=True, random_state=SEED)
+
+
+# --- what a defender would ask --------------------------------------------------------------------
+
+
+def parts(seen: OutputTable, size: Size) -> list[tuple[Array, Array]]:
+    """Rows to learn from and rows to judge, for each fold, no image on both sides."""
+    cut = folds(size, grouped=True)
+    return list(cut.split(seen.outputs, seen.attack, groups=seen.groups))
+
+
+def by_clean_data_alone(logits: OutputTable, size: Size) -> dict[str, Any]:
+    """Scores that were fitted on clean rows, beside the forest that has seen the attacks."""
+    seen = probabilities(logits)
+    forest = partial(forest_of, size=size)
+    contestants: dict[str, tuple[OutputTable, Callable[[OutputTable], Any]]] = {
+        "forest, probabilities": (seen, forest),
+        "forest, logits": (logits, forest),
+        "MaxSoftmax": (seen, scorer(detectors.MaxSoftmax(outputs="scores"))),
+        "OutputEntropy": (seen, scorer(detectors.OutputEntropy(outputs="scores"))),
+        "Mahalanobis": (logits, scorer(detectors.Mahalanobis())),
+        "KernelDensity": (logits, scorer(detectors.KernelDensity())),
+        "LocalIntrinsicDimensionality": (
+            logits, scorer(detectors.LocalIntrinsicDimensionality())
+        ),
+    }  # fmt: skip
+    found = {}
+    for name, (given, fitted) in contestants.items():
+        suspicion = np.empty(len(given))
+        for learn, judge in parts(given, size):
+            suspicion[judge] = fitted(given[learn]).suspicion(given.outputs[judge])
+        found[name] = detection(given, suspicion, size)
+    return found
+
+
+def forest_of(seen: OutputTable, size: Size) -> OutputForest:
+    """A forest that was told which rows are attacked."""
+    forest = OutputForest(n_estimators=size.trees, random_state=SEED)
+    return forest.fit(seen.outputs, seen.adversarial)
+
+
+def scorer(detector: Any) -> Callable[[OutputTable], Any]:
+    """The fit of a detector that learns from clean rows, class by class as the models say."""
+
+    def fitted(seen: OutputTable) -> Any:
+        clean = seen.filter(attack=CLEAN)
+        return detector.fit(clean.outputs, clean.predicted)
+
+    return fitted
+
+
+def detection(seen: OutputTable, suspicion: Array, size: Size) -> dict[str, Any]:
+    """How well all attacks, and each of them, are told from clean rows."""
+    return rob.detection_scores(
+        seen.adversarial, suspicion, attack=seen.attack, samples=seen.sample,
+        bootstrap=size.bootstrap,
+    ).to_dict()  # fmt: skip
+
+
+def unseen_attacks(logits: OutputTable, size: Size) -> dict[str, Any]:
+    """Each attack, by forests that have seen all of the others but not it, nor the image."""
+    seen = probabilities(logits)
+    found = {}
+    for attack in PAPER:
+        rows = np.isin(seen.attack, [CLEAN, attack])
+        suspicion = np.zeros(len(seen))
+        for learn, judge in parts(seen, size):
+            known = learn[seen.attack[learn] != attack]
+            suspicion[judge] = forest_of(seen[known], size).suspicion(seen.outputs[judge])
+        found[attack] = detection(seen[rows], suspicion[rows], size)
+    return found
+
+
+def weaker_attacks(
+    logits: OutputTable, net: nn.Module, data: Dataset, size: Size
+) -> dict[str, Any]:
+    """Attacks of less strength, or of other kinds, than those that the forest has learnt."""
+    weaker = {
+        **{f"PGD, eps {eps:g}": attacks.PGD(eps=eps, steps=10) for eps in (0.004, 0.008, 0.015)},
+        **{
+            f"L2PGD, eps {eps:g}": attacks.PGD(eps=eps, norm="l2", steps=10)
+            for eps in (0.25, 0.5, 1.0)
+        },
+        "PGD that stops at success": attacks.PGD(eps=EPS, steps=10, stop="first"),
+        "FAB": attacks.FAB(steps=20),
+        "Square": attacks.Square(eps=EPS, queries=size.queries // 4, stop="first"),
+    }
+    learnt = probabilities(logits)
+    other = probabilities(
+        detectors.collect({VICTIM: net}, weaker, data.x, data.y, outputs="logits")
+    )
+    suspicion = np.empty(len(other))
+    for learn, judge in parts(learnt, size):
+        rows = np.isin(other.sample, np.unique(learnt.sample[judge]))
+        suspicion[rows] = forest_of(learnt[learn], size).suspicion(other.outputs[rows])
+    fooled = ~other.adversarial | other.success
+    return {
+        "accuracy": accuracies(other)[VICTIM],
+        "caught": detection(other[fooled], suspicion[fooled], size),
+    }
+
+
+def from_pixels(net: nn.Module, data: Dataset, size: Size) -> dict[str, Any]:
+    """The detector that the paper reports as failing: a small net that sees the image itself."""
+    made = {name: attack(net, data.x, data.y) for name, attack in PAPER.items()}
+    images = torch.cat([data.x, *made.values()])
+    attack = np.repeat([CLEAN, *made], len(data.x))
+    sample = np.tile(np.arange(len(data.x)), 1 + len(made))
+    fake = torch.from_numpy(attack != CLEAN).long()
+    suspicion = np.empty(len(images))
+    for learn, judge in folds(size, grouped=True).split(sample, attack, groups=sample):
+        detector = trained(pixel_net(), balanced(images[learn], fake[learn]), size.epochs)
+        scores = TorchClassifier(detector).scores(images[judge])
+        suspicion[judge] = scores[:, 1].numpy()
+    return rob.detection_scores(
+        attack != CLEAN, suspicion, attack=attack, samples=sample, bootstrap=size.bootstrap
+    ).to_dict()
+
+
+def balanced(x: Tensor, fake: Tensor) -> Dataset:
+    """As many clean images as attacked ones, by repeating them."""
+    clean, times = (fake == 0).nonzero().flatten(), int(fake.sum() // (fake == 0).sum())
+    rows = torch.cat([fake.nonzero().flatten(), clean.repeat(times)])
+    return Dataset(x[rows], fake[rows], "pixels")
+
+
+def pixel_net() -> nn.Module:
+    """A fraction of the size of the nets that are attacked."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(2048, 2),
+    )  # fmt: skip
+
+
+# --- attackers who know -----------------------------------------------------------------------
+
+
+def attackers_who_know(
+    logits: OutputTable, net: nn.Module, data: Dataset, size: Size
+) -> dict[str, Any]:
+    """Guards around one net: what attackers get past them who know of them, and who do not."""
+    learn = logits.filter(model=VICTIM, sample=list(range(size.fit)))
+    held_out = data.x[size.fit : size.fit + size.calibrate]
+    x, y = (part[size.fit + size.calibrate :] for part in (data.x, data.y))
+    clean = learn.filter(attack=CLEAN)
+    seen = probabilities(learn)
+    guarding: dict[str, tuple[Literal["scores", "logits"], Any]] = {
+        "forest, probabilities": ("scores", forest_of(seen, size)),
+        "forest, logits": ("logits", forest_of(learn, size)),
+        "MaxSoftmax": ("scores", scorer(detectors.MaxSoftmax(outputs="scores"))(seen)),
+        "Mahalanobis": ("logits", scorer(detectors.Mahalanobis())(learn)),
+        "KernelDensity": ("logits", scorer(detectors.KernelDensity())(learn)),
+    }
+    found = {}
+    for name, (outputs, detector) in guarding.items():
+        guard = detectors.Guard(net, detector, outputs=outputs).calibrate(held_out, fpr=FPR)
+        rows = (seen if outputs == "scores" else learn).outputs
+        tried = knowing(guard, rows, torch.from_numpy(clean.outputs), size)
+        found[name] = against(guard, x, y, tried)
+    return found
+
+
+def knowing(guard: Any, rows: Array, clean: Tensor, size: Size) -> dict[str, Any]:
+    """The paper's PGD, and attacks on net and guard together within the same ball."""
+    climb = attacks.PGD(eps=EPS, steps=size.steps)
+    copy = detectors.Surrogate(guard.detector, seed=SEED).fit(rows)
+    spread = float(np.ptp(copy.suspicion(rows)))
+    evasions = [
+        Evasion(
+            alarm=copy.alarm, threshold=guard.threshold - room * spread, weight=10 / spread,
+            outputs=guard.outputs,
+        )
+        for room in (0.0, 0.1, 0.3)
+    ]  # fmt: skip
+    mimicry = Mimicry(logits=clean, outputs=guard.outputs)
+    return {
+        "PGD, unaware": attacks.Transfer(attack=PAPER["PGD"], surrogate=guard.model),
+        "Square on the guard": attacks.Square(eps=EPS, queries=size.queries),
+        "Evasion": Adaptive(attack=climb, losses=evasions),
+        "Mimicry": Adaptive(attack=climb, losses=[mimicry]),
+        "all that know": Adaptive(attack=climb, losses=["ce", mimicry, *evasions]),
+    }
+
+
+def against(guard: Any, x: Tensor, y: Tensor, tried: Mapping[str, Any]) -> dict[str, Any]:
+    """Clean figures, and for each attack what the guard catches and what gets past it, in %."""
+    asked = guard.judge(x)
+    alarms = asked.alarm
+    found: dict[str, Any] = {
+        "inputs": len(x),
+        "false alarms": 100 * float(alarms.double().mean()),
+        "clean": 100 * float((asked.labels == y).double().mean()),
+    }
+    for name, attack in tried.items():
+        result = attack.run(guard, x, y)
+        judged = guard.judge(result.x_adv)
+        wrong = guard.model.predict(result.x_adv) != y
+        past = (judged.labels != y) & ~judged.alarm
+        found[name] = {
+            "caught": 100 * float(judged.alarm[wrong].double().mean()),
+            "past": 100 * float(past.double().mean()),
+        }
+    return found
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def report(results: Mapping[str, Any]) -> str:
+    """All tables in Markdown."""
+    lines: list[str] = []
+    for name in ("ImageNet", "CIFAR-10"):
+        found = results[name]
+        lines += [f"## {name}: accuracy in %", accuracy_table(found["accuracy"])]
+        for question in ("fake", "model"):
+            lines += [f"## {name}: {question}?", class_table(found, question)]
+        lines += [f"## {name}: which attack? grouped", confusion_table(found["grouped"]["attack"])]
+        lines += [f"## {name}: caught", detection_table(caught_by_split(found))]
+    lines += [
+        "## Clean data alone, AUROC by attack", detection_table(results["scores"]),
+        "## Attacks that the forest never saw", detection_table(flat(results["unseen"])),
+        "## Weaker and other attacks: accuracy in %, and those that fooled the net",
+        str(results["weaker"]["accuracy"]),
+        detection_table({"forest": results["weaker"]["caught"]}),
+        "## From pixels", detection_table({"small net": results["pixels"]}),
+        "## Attackers who know", adaptive_table(results["adaptive"]),
+        f"{results['seconds']} seconds of one core",
+    ]  # fmt: skip
+    return "\n\n".join(lines)
+
+
+def accuracy_table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Table II."""
+    columns = list(next(iter(found.values())))
+    rows = [[model, *(f"{share[c]:.1f}" for c in columns)] for model, share in found.items()]
+    return markdown(["model", *columns], rows)
+
+
+def class_table(found: Mapping[str, Any], question: str) -> str:
+    """Tables III and IV: average precision with its interval, recall and F1, by both splits."""
+    rows: list[list[object]] = []
+    for split in ("ungrouped", "grouped"):
+        scores = found[split][question]
+        for name, figures in scores["per_class"].items():
+            rows.append(
+                [f"{name}, {split}", *(estimate(figures[k]) for k in ("ap", "recall", "f1"))]
+            )
+        rows.append([f"mean, {split}", estimate(scores["mean_ap"]), "", ""])
+    return markdown(["class", "AP", "recall", "F1"], rows)
+
+
+def confusion_table(scores: Mapping[str, Any]) -> str:
+    """Rows: what was done; columns: what the forest says; in % of the row."""
+    names = list(scores["classes"])
+    rows = []
+    for name, counts in zip(names, scores["confusion"], strict=True):
+        rows.append([name, *(f"{100 * count / max(1, sum(counts)):.0f}" for count in counts)])
+    return markdown(["attack", *names], rows)
+
+
+def caught_by_split(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Detection scores by split."""
+    return {split: found[split]["caught"] for split in ("ungrouped", "grouped")}
+
+
+def flat(found: Mapping[str, Any]) -> dict[str, Any]:
+    """One column, the scores of each attack being those of its own forests."""
+    of_each = {name: scores["per_attack"][name] for name, scores in found.items()}
+    return {"forest without it": {"per_attack": of_each}}
+
+
+def detection_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """For each detector and attack AUROC, and how many are caught at a false-positive rate."""
+    names = list(next(iter(found.values()))["per_attack"])
+    rows: list[list[object]] = []
+    for attack in names:
+        cells: list[object] = []
+        for scores in found.values():
+            of_attack = scores["per_attack"][attack]
+            caught = 100 * of_attack["tpr"][f"{FPR:g}"]["value"]
+            cells.append(f"{of_attack['auroc']['value']:.3f}, {caught:.0f} %")
+        rows.append([attack, *cells])
+    return markdown(["attack", *found], rows)
+
+
+def adaptive_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is caught of the wrong answers, and what gets past of all inputs."""
+    names = [name for name, value in next(iter(found.values())).items() if isinstance(value, dict)]
+    rows = [
+        [
+            guard, f"{figures['false alarms']:.0f}", f"{figures['clean']:.0f}",
+            *(f"{figures[n]['caught']:.0f}, {figures[n]['past']:.0f}" for n in names),
+        ]
+        for guard, figures in found.items()
+    ]  # fmt: skip
+    return markdown(["guard", "false alarms", "clean", *names], rows)
+
+
+def estimate(figure: Mapping[str, Any]) -> str:
+    """A value and its interval."""
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def save(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write `results.json` and `adaptive.png`."""
+    with replacing(folder / "results.json") as path:
+        path.write_text(json.dumps(results, indent=1))
+    with replacing(folder / "adaptive.png") as path:
+        adaptive_figure(results["adaptive"]).savefig(path, format="png", dpi=80)
+
+
+def adaptive_figure(found: Mapping[str, Mapping[str, Any]]) -> Any:
+    """For each guard, the share of inputs that get a wrong answer past it."""
+    from matplotlib.figure import Figure
+
+    tried = [name for name, value in next(iter(found.values())).items() if isinstance(value, dict)]
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(tried)
+    for i, name in enumerate(tried):
+        places = np.arange(len(found)) + (i - (len(tried) - 1) / 2) * width
+        bars = axes.bar(places, [f[name]["past"] for f in found.values()], width, label=name)
+        axes.bar_label(bars, fmt="%.0f", fontsize=8)
+    axes.set_xticks(range(len(found)), list(found))
+    axes.set(ylabel="inputs with a wrong answer and no alarm, in %", ylim=(0, 100))
+    axes.set_title(f"Past a guard that rejects {100 * FPR:.0f} % of clean inputs, linf {EPS:g}")
+    axes.legend(fontsize="small", ncols=3)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
