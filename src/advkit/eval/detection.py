@@ -398,7 +398,7 @@ class ClassificationScores:
             ImportError: matplotlib is missing, naming the extra that brings it.
         """
         from advkit.eval.figures import new_figure
-        from advkit.eval.heatmap import _panel
+        from advkit.eval.heatmap import draw_shares
         from advkit.eval.rates import Rate
 
         k = len(self.classes)
@@ -411,7 +411,7 @@ class ClassificationScores:
             )
             for name, row in zip(self.classes, self.confusion, strict=True)
         ]
-        drawn = _panel(axes, rows, self.classes)
+        drawn = draw_shares(axes, rows, self.classes)
         axes.set(xlabel="given to", ylabel="true class")
         figure.colorbar(drawn, ax=axes, label="%", shrink=0.8, pad=0.02)
         return figure

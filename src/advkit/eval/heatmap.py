@@ -19,6 +19,7 @@ _NAME = 24  # of a line in a label, in characters
 _CELL = (0.62, 0.46)  # width and height in inches
 _LEAST = 2.8  # width of a panel that has a title, in inches
 _ROUND = (4.2, 2.6)  # width and height of what stands around the cells, in inches
+_ASKED = "target, which is asked about them"
 _DARK = 60  # percent above which a cell is too dark for black figures
 
 Row = tuple[str, Mapping[str, Rate]]
@@ -31,11 +32,12 @@ def heat_maps(matrix: TransferMatrix) -> Figure:
     width = max(_CELL[0] * len(matrix.targets), _LEAST)
     figure = new_figure(2 * width + _ROUND[0], _CELL[1] * count + _ROUND[1])
     left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-    _panel(left, [*baselines, *sources], matrix.targets)
+    draw_shares(left, [*baselines, *sources], matrix.targets)
     _title(left, f"over all: share of all {matrix.total:,} inputs\nthat the target gets wrong")
-    left.set_ylabel("source, which made the examples")
+    left.set(xlabel=_ASKED, ylabel="source, which made the examples")
     blank: list[Row] = [(name, {}) for name, _ in baselines]
-    drawn = _panel(right, [*blank, *matrix.given_fooled.items()], matrix.targets)
+    drawn = draw_shares(right, [*blank, *matrix.given_fooled.items()], matrix.targets)
+    right.set_xlabel(_ASKED)
     _title(right, "given fooled: the same share of only\nthose inputs that fool the source")
     right.text(
         (len(matrix.targets) - 1) / 2, (len(baselines) - 1) / 2, "no source to fool",
@@ -46,9 +48,19 @@ def heat_maps(matrix: TransferMatrix) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Row], targets: Sequence[str]) -> AxesImage:
-    """Draw `rows` of rates, by target, as cells with their figures; what is missing is blank."""
-    shown = [[rates.get(target, Rate(0, 0)) for target in targets] for _, rates in rows]
+def draw_shares(axes: Axes, rows: Sequence[Row], columns: Sequence[str]) -> AxesImage:
+    """Draw shares as coloured cells with their figures in percent.
+
+    Args:
+        axes: to draw on.
+        rows: the name of each, and its rates by column; cells of columns it lacks are blank, and
+            those it has are the first.
+        columns: their names, from left to right.
+
+    Returns:
+        What a colour bar is to explain.
+    """
+    shown = [[rates.get(column, Rate(0, 0)) for column in columns] for _, rates in rows]
     values = [[100 * float(rate) for rate in row] for row in shown]
     drawn = axes.imshow(values, cmap="YlOrRd", vmin=0, vmax=100, aspect="auto")
     for i, (_, rates) in enumerate(rows):
@@ -56,15 +68,14 @@ def _panel(axes: Axes, rows: Sequence[Row], targets: Sequence[str]) -> AxesImage
             words = "-" if value != value else f"{value:.1f}"  # no share of nothing
             colour = "white" if value > _DARK else "black"
             axes.text(j, i, words, ha="center", va="center", fontsize=9, color=colour)
-    axes.set_xticks(range(len(targets)), [_wrapped(name) for name in targets])
+    axes.set_xticks(range(len(columns)), [_wrapped(name) for name in columns])
     axes.tick_params(axis="x", labelrotation=40)
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), [_wrapped(name) for name, _ in rows])
-    axes.set_xlabel("target, which is asked about them")
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
-    axes.hlines([i - 0.5 for i in range(1, len(rows))], -0.5, len(targets) - 0.5, "white")
+    axes.hlines([i - 0.5 for i in range(1, len(rows))], -0.5, len(columns) - 0.5, "white")
     return drawn
 
 
