@@ -3,6 +3,7 @@
 import dataclasses
 
 from advkit import attacks
+from advkit.attacks.adaptive import Adaptive
 from tests.toys import Surrogate
 
 GRADIENT_BUDGET = [
@@ -21,6 +22,7 @@ GRADIENT_BUDGET = [
     attacks.PGD(eps=1.5, steps=8, norm="l1"),
     attacks.PGD(eps=1.5, steps=6, norm="l1", stop="never", random_start=False),
     attacks.DeepFool(eps=0.6),
+    Adaptive(attack=attacks.PGD(eps=0.1, steps=8), losses=["ce", "margin"]),
 ]
 
 GRADIENT_MINIMUM_NORM = [
@@ -58,8 +60,29 @@ MINIMUM_NORM = [*GRADIENT_MINIMUM_NORM, *BLACK_BOX_MINIMUM_NORM]
 ATTACKS = [*BUDGET, *MINIMUM_NORM]
 
 
+def changed(attack, change):
+    """`attack` after `change`, a function, or around the attack that it uses after it."""
+    if hasattr(attack, "attack"):
+        return dataclasses.replace(attack, attack=changed(attack.attack, change))
+    return change(attack)
+
+
+def used_by(attack):
+    """The attack that `attack` is built around, or itself."""
+    return used_by(attack.attack) if hasattr(attack, "attack") else attack
+
+
+def with_eps(attack, eps):
+    """The same attack with another budget."""
+    return changed(attack, lambda used: dataclasses.replace(used, eps=eps))
+
+
 def scaled(attack, factor):
     """The same attack on inputs that are `factor` times as large."""
+    return changed(attack, lambda used: _scaled(used, factor))
+
+
+def _scaled(attack, factor):
     if attack.norm == "l0" and hasattr(attack, "kind"):
         return attack  # its budget is a number of features
     units = [

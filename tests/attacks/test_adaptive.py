@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from advkit import QueryCounter, StraightThrough, attacks
+from advkit import QueryBudgetExceeded, QueryCounter, StraightThrough, attacks
 from advkit import eval as rob
 from advkit.attacks.adaptive import Adaptive, Evasion, Mimicry
 from advkit.core.losses import margin
@@ -256,6 +256,35 @@ def test_queries_are_those_of_the_model_and_of_the_guard(x, y):
     assert set(unlabelled.queries.forward.tolist()) == {8}
 
 
+@pytest.mark.parametrize("budget", [0, 39, 100, 200, 330])
+def test_what_was_found_when_the_models_budget_ends_is_not_lost(x, y, budget):
+    """The counter behind the guard sees climbs and judgements, and may end either."""
+    counter = QueryCounter(convnet(), budget=budget)
+    adaptive = Adaptive(attack=attacks.PGD(eps=0.1, steps=2), losses=[EVASION, "ce"], restarts=2)
+    with pytest.raises(QueryBudgetExceeded) as error:
+        adaptive.run(Guard(counter, Sure(), 0.6), x, y)
+    found = error.value.result
+    assert int(found.queries.forward.sum()) == counter.forward <= budget
+    assert int(found.queries.backward.sum()) == counter.backward
+    answered = sure().predict(found.x_adv)
+    assert torch.equal(found.success, (answered != y) & (answered != REJECTED) & (budget >= 40))
+    assert (found.distance <= 0.1 + 1e-6).all()
+    if budget >= 200:  # all are climbed once, and judged
+        assert found.success[(x != found.x_adv).flatten(1).any(1)].any()
+
+
+def test_a_counter_around_the_guard_counts_what_the_guard_is_asked(x, y):
+    guard, adaptive = sure(), Adaptive(attack=PGD, losses=[EVASION])
+    counter = QueryCounter(guard)
+    result, expected = adaptive.run(counter, x, y), adaptive.run(sure(), x, y)
+    assert torch.equal(result.x_adv, expected.x_adv)
+    assert torch.equal(result.queries.forward, expected.queries.forward)
+    assert counter.forward == guard.requests < int(result.queries.forward.sum())
+    with pytest.raises(QueryBudgetExceeded) as error:
+        adaptive.run(QueryCounter(sure(), budget=counter.forward - 1), x, y)
+    assert torch.equal(error.value.result.success, expected.success)
+
+
 def test_what_the_guard_gets_wrong_before_is_left_as_it_is(x, y):
     answered = sure().predict(x)
     wrong = answered != REJECTED
@@ -282,6 +311,9 @@ def test_a_budget_for_each_sample_is_kept(x, y):
     result = adaptive.run(sure(), x, y)
     assert (result.distance <= eps + 1e-6).all()
     assert adaptive.eps is eps
+    for n in (30, 39):
+        with pytest.raises(ValueError, match=f"eps has 40 values, but x has {n} samples"):
+            adaptive.run(sure(), x[:n], y[:n])
     alone = Adaptive(attack=dataclasses.replace(PGD, eps=eps[30:]), losses=["ce", EVASION])
     torch.testing.assert_close(alone(sure(), x[30:], y[30:]), result.x_adv[30:])
 
@@ -376,6 +408,31 @@ def test_a_gradient_that_fails_is_reported():
     assert result.no_gradient.all()
 
 
+def test_probabilities_behind_a_guard_are_noticed(x, y):
+    net = torch.nn.Sequential(convnet(), torch.nn.Softmax(1)).eval()
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        Adaptive(attack=PGD, losses=["margin"]).run(Guard(net, Sure(), 0.9), x, y)
+
+
+@pytest.mark.filterwarnings("ignore:.*met a gradient")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_the_guard_is_not_asked_about_what_the_model_fails_at(value):
+    """Far over the plane there are no finite logits, and the loss would be the greatest."""
+
+    class Edge(Halfspace):
+        def forward(self, x):
+            broken = torch.where(x[:, 0] > 0.55, value, 0.0)
+            return super().forward(x) + torch.stack([torch.zeros_like(broken), broken], 1)
+
+    x, y = points()
+    edge = Edge(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), b=-0.5)
+    guard = Guard(edge, Between(-9, 9), 9.5, outputs="logits")
+    adaptive = Adaptive(attack=attacks.PGD(eps=0.12, steps=12), losses=["margin"])
+    result = adaptive.run(guard, x, y)
+    assert result.success.float().mean() > 0.5
+    assert (result.x_adv[:, 0] <= 0.55).all()
+
+
 class Labels:
     bounds, num_classes = (0.0, 1.0), 3
 
@@ -388,7 +445,7 @@ def test_a_guard_without_gradients_is_refused(x, y):
         model = Labels()
 
     for model in (Labels(), Behind()):
-        with pytest.raises(TypeError, match="Adaptive needs a guard around a Differentiable"):
+        with pytest.raises(TypeError, match="Adaptive needs gradients.*Labels is a Classifier"):
             Adaptive(attack=PGD, losses=["ce"]).run(model, x, y)
 
 

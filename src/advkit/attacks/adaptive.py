@@ -13,13 +13,13 @@ from torch import Tensor
 from advkit.attacks._blackbox import BlackBoxAttack, ByLabels
 from advkit.attacks._engine import Best, nothing_yet
 from advkit.attacks._family import BudgetAttack
-from advkit.attacks._problem import Goal, Problem
+from advkit.attacks._problem import Judged, Ledger, Problem
 from advkit.core import checks
 from advkit.core.describe import call, settings
-from advkit.core.losses import Loss, LossName, check_loss, cross_entropy, get_loss, margin
+from advkit.core.losses import Loss, LossName, check_loss, get_loss, margin
 from advkit.core.norms import Norm
-from advkit.core.results import with_seed
-from advkit.models import DifferentiableClassifier, as_classifier
+from advkit.core.results import part_of, with_seed
+from advkit.models import DifferentiableClassifier, as_classifier, as_differentiable
 
 Outputs = Literal["scores", "logits"]
 
@@ -228,9 +228,7 @@ class Adaptive(BlackBoxAttack):
         object.__setattr__(self, "eps", self.attack.eps)
 
     def _view(self, model: object) -> ByLabels:
-        guard = as_classifier(model)
-        _differentiable(guard)
-        return ByLabels(guard)
+        return _Guarded(as_classifier(model))
 
     def _objective(self, *, targeted: bool) -> Loss:
         if targeted:
@@ -238,6 +236,7 @@ class Adaptive(BlackBoxAttack):
         return margin
 
     def _search(self, problem: Problem) -> Best:
+        checks.budget(self.eps, problem.x)  # climbs see only their part of it
         at = problem.judge(problem.x, differentiate=False, first=True)
         best = nothing_yet(problem)
         best.put(problem.rows[at.success], Best(at.x_adv, at.shortfall).take(at.success))
@@ -247,52 +246,68 @@ class Adaptive(BlackBoxAttack):
                 if not len(rows):
                     return best
                 part = problem.take(rows)
-                x_adv = self._candidates(part, loss, restart)
-                at = part.judge(x_adv, differentiate=False)
+                at = part.judge(self._candidates(part, loss, restart), differentiate=False)
                 best.put(rows, Best(at.x_adv, at.shortfall))
         return best
 
     def _candidates(self, part: Problem, loss: LossName | Loss, restart: int) -> Tensor:
         """For each sample the iterate of greatest loss that one climb finds."""
-        guard: Any = part.model
-        attack = self._climbing(part, loss, restart)
-        climb = attack._problem(_differentiable(guard.model), part.x, part.goal.labels, None)
-        goal = climb.goal
-        highest = _Highest(goal.labels, goal.highest, targeted=False, loss=get_loss(loss))
-        found = attack._search(dataclasses.replace(climb, goal=highest))
-        part.ledger.forward[part.rows] += climb.ledger.forward
-        part.ledger.backward[part.rows] += climb.ledger.backward
-        part.ledger.blind[part.rows] |= climb.ledger.blind
-        return found.x_adv
-
-    def _climbing(self, part: Problem, loss: LossName | Loss, restart: int) -> BudgetAttack:
-        """The inner attack for the samples of `part`, which goes on to the end."""
-        attack = with_seed(self.attack, getattr(self.attack, "seed", 0) + restart)
-        eps = attack.eps[part.rows.cpu()] if isinstance(attack.eps, Tensor) else attack.eps
-        return dataclasses.replace(attack, loss=loss, stop="never", eps=eps)
+        seed = getattr(self.attack, "seed", 0) + restart
+        attack: BudgetAttack = part_of(with_seed(self.attack, seed), part.rows.cpu())
+        attack = dataclasses.replace(attack, stop="never")
+        climb = _climb(part, get_loss(loss))
+        try:
+            return attack._search(climb).x_adv
+        finally:  # a query budget may end it, and what was sent is sent
+            part.ledger.forward[part.rows] += climb.ledger.forward
+            part.ledger.backward[part.rows] += climb.ledger.backward
+            part.ledger.blind[part.rows] |= climb.ledger.blind
 
 
-@dataclass(frozen=True)
-class _Highest(Goal):
-    """A goal that is the nearer the greater the loss: what engines keep is the highest iterate."""
+class _Guarded(ByLabels):
+    """A guard, which judges, and the model behind it, which is climbed."""
 
-    loss: Loss = cross_entropy
+    def __init__(self, guard: Any) -> None:
+        super().__init__(guard)
+        self.climbed = _differentiable(guard)
 
-    def shortfall(self, logits: Tensor) -> Tensor:
-        """Minus the loss, `(n,)`."""
-        return -self.loss(logits, self.labels)
+    @property
+    def budget(self) -> int | None:
+        """That of the guard, else of the model; `None` without one."""
+        limit = super().budget
+        return getattr(self.climbed, "budget", None) if limit is None else limit
+
+
+class _Climb(Problem):
+    """A problem in which the greater loss is the lesser shortfall: engines keep the highest."""
+
+    def judge(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Judged:
+        """One forward pass; none is a first look that may raise, since the guard had that.
+
+        What has logits that are not finite is never kept: the guard would not answer.
+        """
+        at = super().judge(x_adv, differentiate=differentiate)
+        if first:
+            checks.warn_of_probabilities(at.logits)
+        return at._replace(
+            shortfall=torch.where(at.shortfall.isfinite(), -at.value.detach(), torch.nan)
+        )
+
+
+def _climb(part: Problem, loss: Loss) -> _Climb:
+    """`part` on the model behind its guard, as a batch of its own."""
+    guarded: Any = part.model
+    n, device = len(part.x), part.x.device
+    rows, ledger = torch.arange(n, device=device), Ledger(n, device)
+    return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, ledger)
 
 
 def _differentiable(guard: Any) -> DifferentiableClassifier:
     """What has the logits: `guard` itself, or the model that it guards.
 
     Raises:
-        TypeError: neither has any.
+        TypeError: nothing that it is around has any.
     """
-    for model in (guard, getattr(guard, "model", None)):
-        if callable(getattr(model, "logits", None)):
-            return model  # type: ignore[return-value]  # just asked for
-    raise TypeError(
-        "Adaptive needs a guard around a DifferentiableClassifier (guard.model.logits(x)), got "
-        f"{guard!r}; without gradients attack it with Square or HopSkipJump"
-    )
+    while not callable(getattr(guard, "logits", None)) and hasattr(guard, "model"):
+        guard = guard.model  # perhaps a counter's, whose guard is next
+    return as_differentiable(guard, "Adaptive")
