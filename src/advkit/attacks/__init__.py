@@ -1,5 +1,6 @@
 """Layer 2: attacks, each a frozen object of hyper-parameters that is called with a model."""
 
+from advkit.attacks.adaptive import Adaptive, Evasion, Mimicry
 from advkit.attacks.bim import BIM
 from advkit.attacks.carlini_wagner import CarliniWagnerL2
 from advkit.attacks.deepfool import DeepFool
@@ -23,9 +24,12 @@ __all__ = [
     "JSMA",
     "LBFGS",
     "PGD",
+    "Adaptive",
     "CarliniWagnerL2",
     "DeepFool",
+    "Evasion",
     "HopSkipJump",
+    "Mimicry",
     "RandomNoise",
     "Square",
     "Substitute",

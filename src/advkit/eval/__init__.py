@@ -1,5 +1,12 @@
 """Layer 2: how robust a model is, in numbers that a reviewer can check."""
 
+from advkit.eval.detection import (
+    ClassificationScores,
+    Detection,
+    DetectionScores,
+    classification_scores,
+    detection_scores,
+)
 from advkit.eval.evaluation import evaluate, evaluate_stream, robust_accuracy
 from advkit.eval.matrix import TransferMatrix, TransferSource
 from advkit.eval.noise import NoiseOutcome
@@ -10,6 +17,9 @@ from advkit.eval.transfer import transfer_matrix
 
 __all__ = [
     "AttackOutcome",
+    "ClassificationScores",
+    "Detection",
+    "DetectionScores",
     "Examples",
     "Nearest",
     "NoiseOutcome",
@@ -18,6 +28,8 @@ __all__ = [
     "TransferMatrix",
     "TransferSource",
     "accuracy",
+    "classification_scores",
+    "detection_scores",
     "evaluate",
     "evaluate_stream",
     "robust_accuracy",
