@@ -42,6 +42,7 @@ from advkit.attacks import Adaptive, Evasion, Mimicry
 from advkit.core.files import replacing
 from advkit.data import Dataset, load_npz
 from advkit.detectors import OutputForest, OutputTable
+from advkit.detectors.features import Feature
 from advkit.detectors.table import CLEAN
 
 Array = npt.NDArray[Any]
@@ -120,16 +121,18 @@ def main() -> None:
     results: dict[str, Any] = {}
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        cifar, of_cifar = cifar_outputs(args.data, size, args.out)
+        of_cifar = cifar_outputs(args.data, size, args.out)
         of_imagenet = imagenet_outputs(args.data, size, args.out)
         for name, outputs in (("ImageNet", of_imagenet), ("CIFAR-10", of_cifar)):
             results[name] = tables_of_the_paper(outputs, size)
+        of_cifar = moved(of_cifar)
         data = load_npz(args.data / wanted[1]).head(size.cifar)
+        victim = loaded(args.data, *CIFAR[VICTIM])
         results["scores"] = by_clean_data_alone(of_cifar, size)
         results["unseen"] = unseen_attacks(of_cifar, size)
-        results["weaker"] = weaker_attacks(of_cifar, cifar[VICTIM], data, size)
-        results["pixels"] = from_pixels(cifar[VICTIM], data, size)
-        results["adaptive"] = attackers_who_know(of_cifar, cifar[VICTIM], data, size)
+        results["weaker"] = weaker_attacks(of_cifar, victim, data, size)
+        results["pixels"] = from_pixels(victim, data, size)
+        results["adaptive"] = attackers_who_know(of_cifar, victim, data, size)
     results["seconds"] = round(time.process_time() - began)
     if args.out is not None:
         save(args.out, results)
@@ -143,20 +146,25 @@ def imagenet_outputs(folder: Path, size: Size, out: Path | None) -> OutputTable:
     """Logits of the ImageNet nets."""
     data = load_npz(folder / "imagenet_sample_224.npz").head(size.imagenet)
     names = list(IMAGENET) if size is FULL else list(IMAGENET)[1:]
-    models = {name: loaded(folder, *IMAGENET[name]) for name in names}
-    return collected("imagenet", models, data, out, batch_size=20)
+    return collected(
+        "imagenet", lambda: {n: loaded(folder, *IMAGENET[n]) for n in names}, data, out, 20
+    )
 
 
-def cifar_outputs(
-    folder: Path, size: Size, out: Path | None
-) -> tuple[dict[str, nn.Module], OutputTable]:
-    """The CIFAR-10 nets, three published and two trained, and their logits."""
-    models = {name: loaded(folder, *where) for name, where in CIFAR.items()}
-    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.train)
-    models["plain CNN"] = trained(plain_cnn(), train, size.epochs)
-    models["separable CNN"] = trained(separable_cnn(), train, size.epochs)
+def cifar_outputs(folder: Path, size: Size, out: Path | None) -> OutputTable:
+    """Logits of the CIFAR-10 nets."""
     data = load_npz(folder / "cifar10_test_0000_0499.npz").head(size.cifar)
-    return models, collected("cifar10", models, data, out, batch_size=125)
+    return collected("cifar10", lambda: cifar_nets(folder, size), data, out, 125)
+
+
+def cifar_nets(folder: Path, size: Size) -> dict[str, nn.Module]:
+    """The CIFAR-10 nets: three published, two trained."""
+    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.train)
+    return {
+        **{name: loaded(folder, *where) for name, where in CIFAR.items()},
+        "plain CNN": trained(plain_cnn(), train, size.epochs),
+        "separable CNN": trained(separable_cnn(), train, size.epochs),
+    }
 
 
 def loaded(folder: Path, factory: str, weights: str) -> nn.Module:
@@ -209,18 +217,27 @@ def separable_cnn() -> nn.Module:
 
 
 def collected(
-    name: str, models: Mapping[str, nn.Module], data: Dataset, out: Path | None, batch_size: int
+    name: str,
+    models: Callable[[], dict[str, nn.Module]],
+    data: Dataset,
+    out: Path | None,
+    batch_size: int,
 ) -> OutputTable:
     """Logits under every attack of the paper; kept in `out` and read from there."""
     path = None if out is None else out / f"{name}.npz"
     if path is not None and path.is_file():
         return OutputTable.load(path)
     made = detectors.collect(
-        dict(models), PAPER, data.x, data.y, outputs="logits", batch_size=batch_size
+        models(), PAPER, data.x, data.y, outputs="logits", batch_size=batch_size
     )
     if path is not None:
         made.save(path)
     return made
+
+
+def moved(outputs: OutputTable) -> OutputTable:
+    """Without what attacks left as it was, since the net was wrong there: that is a clean image."""
+    return outputs[~outputs.adversarial | (outputs.distance > 0)]
 
 
 def probabilities(outputs: OutputTable) -> OutputTable:
@@ -228,29 +245,64 @@ def probabilities(outputs: OutputTable) -> OutputTable:
     return dataclasses.replace(outputs, outputs=softmax(outputs.outputs, axis=1), kind="scores")
 
 
+@dataclass(frozen=True)
+class View:
+    """What a forest is shown of a table of logits."""
+
+    outputs: Literal["scores", "logits"]
+    features: tuple[Feature, ...] = ("raw",)
+
+    def of(self, logits: OutputTable) -> OutputTable:
+        """The rows that it is shown."""
+        return probabilities(logits) if self.outputs == "scores" else logits
+
+    def forest(self, size: Size) -> OutputForest:
+        """A forest for these rows."""
+        return OutputForest(
+            n_estimators=size.trees,
+            features=self.features,
+            outputs=self.outputs,
+            random_state=SEED,
+        )
+
+
+PUBLISHED = View("scores")
+BEST = View("logits", ("raw", "sorted", "margin", "entropy"))
+SPLITS = ("ungrouped", "grouped")
+RATES = [(label, rate) for label in ("fake", "clean") for rate in ("recall", "f1")]
+PLAIN = "probabilities"
+VIEWS = {PLAIN: PUBLISHED, "logits": View("logits"), "logits, all features": BEST}
+
+
 # --- the tables of the paper ----------------------------------------------------------------------
 
 
-def tables_of_the_paper(logits: OutputTable, size: Size) -> dict[str, Any]:
+def tables_of_the_paper(whole: OutputTable, size: Size) -> dict[str, Any]:
     """Tables II, III and IV and the confusion of attacks, by both splits."""
+    logits = moved(whole)
     seen = probabilities(logits)
     attacked = seen[seen.adversarial]
-    found: dict[str, Any] = {"accuracy": accuracies(seen)}
-    for split in ("ungrouped", "grouped"):
+    shown = {"probabilities, all rows": (PUBLISHED, whole)}
+    shown |= {name: (view, logits) for name, view in VIEWS.items()}
+    found: dict[str, Any] = {"accuracy": accuracies(whole)}
+    for split in SPLITS:
         grouped = split == "grouped"
-        fake = np.where(seen.adversarial, "fake", CLEAN)
-        told = classified(seen, fake, size, grouped=grouped)
-        caught = rob.detection_scores(
-            seen.adversarial, told.columns["fake"], attack=seen.attack, samples=seen.sample,
-            bootstrap=size.bootstrap,
-        )  # fmt: skip
+        ask = partial(classified, size=size, grouped=grouped)
         found[split] = {
-            "fake": told.scores.to_dict(),
-            "caught": caught.to_dict(),
-            "model": classified(attacked, attacked.model, size, grouped=grouped).scores.to_dict(),
-            "attack": classified(seen, seen.attack, size, grouped=grouped).scores.to_dict(),
+            "fake": {name: of_fakes(*pair, size, grouped=grouped) for name, pair in shown.items()},
+            "model": ask(PUBLISHED, attacked, attacked.model)[0].to_dict(),
+            "attack": ask(PUBLISHED, seen, seen.attack)[0].to_dict(),
+            "attack, best": ask(BEST, logits, logits.attack)[0].to_dict(),
         }
     return found
+
+
+def of_fakes(view: View, logits: OutputTable, size: Size, *, grouped: bool) -> dict[str, Any]:
+    """Table III, and how many of each attack are caught."""
+    seen = view.of(logits)
+    fake = np.where(seen.adversarial, "fake", CLEAN)
+    scores, told = classified(view, seen, fake, size=size, grouped=grouped)
+    return {**scores.to_dict(), "caught": detection(seen, told[:, 1], size)}
 
 
 def accuracies(seen: OutputTable) -> dict[str, dict[str, float]]:
@@ -267,29 +319,27 @@ def accuracies(seen: OutputTable) -> dict[str, dict[str, float]]:
     return found
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a forest says of rows that it has not seen, with the probability of each class."""
+def classified(
+    view: View, seen: OutputTable, labels: Array, *, size: Size, grouped: bool
+) -> tuple[rob.ClassificationScores, Array]:
+    """A forest's answers to one question, each row by a forest that was fitted without its fold.
 
-    scores: rob.ClassificationScores
-    columns: dict[str, Array]
-
-
-def classified(seen: OutputTable, labels: Array, size: Size, *, grouped: bool) -> Told:
-    """A forest's answers to one question, each row by a forest that was fitted without its fold."""
-    names = sorted(set(labels.tolist()))
+    Returns:
+        Scores, and the probability of each label, in the order of their names.
+    """
     told = cross_val_predict(
-        OutputForest(n_estimators=size.trees, random_state=SEED),
+        view.forest(size),
         seen.outputs,
         labels,
         groups=seen.groups if grouped else None,
         cv=folds(size, grouped=grouped),
         method="predict_proba",
     )
+    names = sorted(set(labels.tolist()))
     scores = rob.classification_scores(
         labels, told, classes=names, samples=seen.sample, bootstrap=size.bootstrap
     )
-    return Told(scores, dict(zip(names, told.T, strict=True)))
+    return scores, told
 
 
 def folds(size: Size, *, grouped: bool) -> StratifiedKFold | StratifiedGroupKFold:
@@ -308,43 +358,38 @@ def parts(seen: OutputTable, size: Size) -> list[tuple[Array, Array]]:
 
 
 def by_clean_data_alone(logits: OutputTable, size: Size) -> dict[str, Any]:
-    """Scores that were fitted on clean rows, beside the forest that has seen the attacks."""
+    """Scores that were fitted on clean rows, beside forests that have seen the attacks."""
     seen = probabilities(logits)
-    forest = partial(forest_of, size=size)
     contestants: dict[str, tuple[OutputTable, Callable[[OutputTable], Any]]] = {
-        "forest, probabilities": (seen, forest),
-        "forest, logits": (logits, forest),
+        **{f"forest, {n}": (v.of(logits), partial(fitted, v, size)) for n, v in VIEWS.items()},
         "MaxSoftmax": (seen, scorer(detectors.MaxSoftmax(outputs="scores"))),
         "OutputEntropy": (seen, scorer(detectors.OutputEntropy(outputs="scores"))),
         "Mahalanobis": (logits, scorer(detectors.Mahalanobis())),
         "KernelDensity": (logits, scorer(detectors.KernelDensity())),
-        "LocalIntrinsicDimensionality": (
-            logits, scorer(detectors.LocalIntrinsicDimensionality())
-        ),
-    }  # fmt: skip
+        "LocalIntrinsicDimensionality": (logits, scorer(detectors.LocalIntrinsicDimensionality())),
+    }
     found = {}
-    for name, (given, fitted) in contestants.items():
+    for name, (given, learnt_from) in contestants.items():
         suspicion = np.empty(len(given))
         for learn, judge in parts(given, size):
-            suspicion[judge] = fitted(given[learn]).suspicion(given.outputs[judge])
+            suspicion[judge] = learnt_from(given[learn]).suspicion(given.outputs[judge])
         found[name] = detection(given, suspicion, size)
     return found
 
 
-def forest_of(seen: OutputTable, size: Size) -> OutputForest:
+def fitted(view: View, size: Size, seen: OutputTable) -> OutputForest:
     """A forest that was told which rows are attacked."""
-    forest = OutputForest(n_estimators=size.trees, random_state=SEED)
-    return forest.fit(seen.outputs, seen.adversarial)
+    return view.forest(size).fit(seen.outputs, seen.adversarial)
 
 
 def scorer(detector: Any) -> Callable[[OutputTable], Any]:
     """The fit of a detector that learns from clean rows, class by class as the models say."""
 
-    def fitted(seen: OutputTable) -> Any:
+    def learnt_from(seen: OutputTable) -> Any:
         clean = seen.filter(attack=CLEAN)
         return detector.fit(clean.outputs, clean.predicted)
 
-    return fitted
+    return learnt_from
 
 
 def detection(seen: OutputTable, suspicion: Array, size: Size) -> dict[str, Any]:
@@ -357,15 +402,15 @@ def detection(seen: OutputTable, suspicion: Array, size: Size) -> dict[str, Any]
 
 def unseen_attacks(logits: OutputTable, size: Size) -> dict[str, Any]:
     """Each attack, by forests that have seen all of the others but not it, nor the image."""
-    seen = probabilities(logits)
     found = {}
     for attack in PAPER:
-        rows = np.isin(seen.attack, [CLEAN, attack])
-        suspicion = np.zeros(len(seen))
-        for learn, judge in parts(seen, size):
-            known = learn[seen.attack[learn] != attack]
-            suspicion[judge] = forest_of(seen[known], size).suspicion(seen.outputs[judge])
-        found[attack] = detection(seen[rows], suspicion[rows], size)
+        rows = np.isin(logits.attack, [CLEAN, attack])
+        suspicion = np.zeros(len(logits))
+        for learn, judge in parts(logits, size):
+            known = learn[logits.attack[learn] != attack]
+            forest = fitted(BEST, size, logits[known])
+            suspicion[judge] = forest.suspicion(logits.outputs[judge])
+        found[attack] = detection(logits[rows], suspicion[rows], size)
     return found
 
 
@@ -383,15 +428,13 @@ def weaker_attacks(
         "FAB": attacks.FAB(steps=20),
         "Square": attacks.Square(eps=EPS, queries=size.queries // 4, stop="first"),
     }
-    learnt = probabilities(logits)
-    other = probabilities(
-        detectors.collect({VICTIM: net}, weaker, data.x, data.y, outputs="logits")
-    )
+    other = detectors.collect({VICTIM: net}, weaker, data.x, data.y, outputs="logits")
     suspicion = np.empty(len(other))
-    for learn, judge in parts(learnt, size):
-        rows = np.isin(other.sample, np.unique(learnt.sample[judge]))
-        suspicion[rows] = forest_of(learnt[learn], size).suspicion(other.outputs[rows])
-    fooled = ~other.adversarial | other.success
+    for learn, judge in parts(logits, size):
+        rows = np.isin(other.sample, np.unique(logits.sample[judge]))
+        forest = fitted(BEST, size, logits[learn])
+        suspicion[rows] = forest.suspicion(other.outputs[rows])
+    fooled = ~other.adversarial | (other.success & (other.distance > 0))
     return {
         "accuracy": accuracies(other)[VICTIM],
         "caught": detection(other[fooled], suspicion[fooled], size),
@@ -444,8 +487,8 @@ def attackers_who_know(
     clean = learn.filter(attack=CLEAN)
     seen = probabilities(learn)
     guarding: dict[str, tuple[Literal["scores", "logits"], Any]] = {
-        "forest, probabilities": ("scores", forest_of(seen, size)),
-        "forest, logits": ("logits", forest_of(learn, size)),
+        "forest, probabilities": ("scores", fitted(PUBLISHED, size, seen)),
+        "forest, logits, all features": ("logits", fitted(BEST, size, learn)),
         "MaxSoftmax": ("scores", scorer(detectors.MaxSoftmax(outputs="scores"))(seen)),
         "Mahalanobis": ("logits", scorer(detectors.Mahalanobis())(learn)),
         "KernelDensity": ("logits", scorer(detectors.KernelDensity())(learn)),
@@ -511,10 +554,12 @@ def report(results: Mapping[str, Any]) -> str:
     for name in ("ImageNet", "CIFAR-10"):
         found = results[name]
         lines += [f"## {name}: accuracy in %", accuracy_table(found["accuracy"])]
-        for question in ("fake", "model"):
-            lines += [f"## {name}: {question}?", class_table(found, question)]
-        lines += [f"## {name}: which attack? grouped", confusion_table(found["grouped"]["attack"])]
-        lines += [f"## {name}: caught", detection_table(caught_by_split(found))]
+        lines += [f"## {name}: fake?", fake_table(found)]
+        lines += [f"## {name}: which model?", class_table(found, "model")]
+        for question in ("attack", "attack, best"):
+            lines += [f"## {name}: which {question}? grouped"]
+            lines += [confusion_table(found["grouped"][question])]
+        lines += [f"## {name}: caught, by {PLAIN}", detection_table(caught_by_split(found))]
     lines += [
         "## Clean data alone, AUROC by attack", detection_table(results["scores"]),
         "## Attacks that the forest never saw", detection_table(flat(results["unseen"])),
@@ -535,15 +580,28 @@ def accuracy_table(found: Mapping[str, Mapping[str, float]]) -> str:
     return markdown(["model", *columns], rows)
 
 
-def class_table(found: Mapping[str, Any], question: str) -> str:
-    """Tables III and IV: average precision with its interval, recall and F1, by both splits."""
+def fake_table(found: Mapping[str, Any]) -> str:
+    """Table III for each view and split."""
     rows: list[list[object]] = []
-    for split in ("ungrouped", "grouped"):
+    for name in found["grouped"]["fake"]:
+        for split in SPLITS:
+            scores = found[split]["fake"][name]
+            both = (scores["per_class"][label]["ap"] for label in ("fake", CLEAN))
+            auroc = scores["caught"]["overall"]["auroc"]
+            rows.append([f"{name}, {split}", *map(estimate, both), estimate(auroc)])
+            rows[-1] += [f"{scores['per_class'][c][k]['value']:.3f}" for c, k in RATES]
+    columns = ["AP fake", "AP clean", "AUROC", *(f"{k} {c}" for c, k in RATES)]
+    return markdown(["forest on", *columns], rows)
+
+
+def class_table(found: Mapping[str, Any], question: str) -> str:
+    """Table IV: average precision with its interval, recall and F1, by both splits."""
+    rows: list[list[object]] = []
+    for split in SPLITS:
         scores = found[split][question]
         for name, figures in scores["per_class"].items():
-            rows.append(
-                [f"{name}, {split}", *(estimate(figures[k]) for k in ("ap", "recall", "f1"))]
-            )
+            cells = [estimate(figures[k]) for k in ("ap", "recall", "f1")]
+            rows.append([f"{name}, {split}", *cells])
         rows.append([f"mean, {split}", estimate(scores["mean_ap"]), "", ""])
     return markdown(["class", "AP", "recall", "F1"], rows)
 
@@ -558,8 +616,8 @@ def confusion_table(scores: Mapping[str, Any]) -> str:
 
 
 def caught_by_split(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Detection scores by split."""
-    return {split: found[split]["caught"] for split in ("ungrouped", "grouped")}
+    """Detection scores of the forest on probabilities, by split."""
+    return {split: found[split]["fake"][PLAIN]["caught"] for split in SPLITS}
 
 
 def flat(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,10 +73,18 @@ def test_no_image_is_on_both_sides_of_a_grouped_split(study, size):
 @pytest.mark.parametrize("grouped", [True, False])
 def test_columns_belong_to_the_names_of_the_classes(study, size, grouped):
     seen = table()
-    told = study.classified(seen, seen.attack, size, grouped=grouped)
-    right = np.where(seen.adversarial, told.columns["FGM"], told.columns["clean"])
+    view = study.VIEWS["logits"]
+    scores, told = study.classified(view, seen, seen.attack, size=size, grouped=grouped)
+    right = np.where(seen.adversarial, told[:, 0], told[:, 1])
     assert right.mean() > 0.8
-    assert told.scores.classes == ("FGM", "clean")
+    assert scores.classes == ("FGM", "clean")
+    fakes = study.of_fakes(view, seen, size, grouped=grouped)
+    assert fakes["caught"]["overall"]["auroc"]["value"] > 0.9
+
+
+def test_what_an_attack_left_alone_is_no_fake(study):
+    still = replace(table(), distance=np.where(np.arange(60) < 40, 0.0, 1.0))
+    assert study.moved(still).sample.tolist() == [*range(30), *range(10, 30)]
 
 
 def test_scores_learn_from_clean_rows_alone(study):
@@ -123,7 +131,7 @@ def test_who_knows_gets_past_a_guard_that_stops_who_does_not(study, size):
     made = {"PGD": attacks.PGD(eps=0.4, steps=10)}
     y = TorchClassifier(PLANE).predict(clean)
     seen = detectors.collect({"plane": PLANE}, made, clean, y)
-    forest = study.forest_of(seen, replace(size, trees=30))
+    forest = study.fitted(study.PUBLISHED, replace(size, trees=30), seen)
     guard = Guard(PLANE, forest).calibrate(clean, fpr=0.05)
     tried = study.knowing(
         guard, seen.outputs, PLANE(clean).detach(), replace(size, steps=20, queries=50)
