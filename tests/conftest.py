@@ -15,6 +15,12 @@ torch.set_num_threads(1)
 DATA = Path(os.environ.get("ADVKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+@pytest.fixture(autouse=True)
+def draws():
+    """What a test draws from torch's generator depends on no other test, nor on their order."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def real():
     """A function that gives the path of a published file, or skips the test without it."""

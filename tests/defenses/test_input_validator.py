@@ -81,6 +81,8 @@ def test_what_rounding_adds_is_accepted():
 @given(grid=st.integers(1, 255), lower=st.floats(-5, 5), span=st.floats(0.1, 20))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_the_grid(dtype, grid, lower, span):
+    if dtype == torch.float16:
+        grid = min(grid, 128)  # of a finer one 0.3 of a step is what rounding may add
     model = InputValidator(TorchClassifier(nn.Flatten(), (0.0, span)), grid=grid)
     k = torch.arange(grid + 1)
     values = (k.double() / grid * span).to(dtype)[None]
