@@ -28,14 +28,14 @@ def _wrap(value: int) -> int:
 
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64 (torch's own keeps the sign)."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
-    """Bijection of int64 in which every input bit reaches every output bit."""
-    z = (z ^ _shift(z, 30)) * _MIX_1
-    z = (z ^ _shift(z, 27)) * _MIX_2
-    return z ^ _shift(z, 31)
+    """Bijection of int64 in which every input bit reaches every output bit; `z` is overwritten."""
+    z.bitwise_xor_(_shift(z, 30)).mul_(_MIX_1)
+    z.bitwise_xor_(_shift(z, 27)).mul_(_MIX_2)
+    return z.bitwise_xor_(_shift(z, 31))
 
 
 def _stream(keys: Tensor, size: int) -> Tensor:
@@ -81,7 +81,7 @@ def uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     largest number below 1.
     """
     bits, wide = (52, torch.float64) if dtype == torch.float64 else (23, torch.float32)
-    return (_shift(_stream(keys, size), 64 - bits).to(wide) + 0.5) * 2.0**-bits
+    return _shift(_stream(keys, size), 64 - bits).to(wide).add_(0.5).mul_(2.0**-bits)
 
 
 def normal(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
