@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from advkit import QueryCounter, TorchClassifier, attacks
+from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.norms import lp_norm
 from advkit.detectors.forest import OutputForest
@@ -584,3 +584,14 @@ def test_a_counted_model_is_asked_once_for_each_input(x):
     counter = QueryCounter(convnet())
     Guard(counter, Unsure(), 0.4).calibrate(x, 0.1, batch_size=16).predict(x)
     assert counter.forward == 80
+
+
+def test_what_square_found_when_the_models_budget_ends_is_not_lost(x):
+    counter = QueryCounter(convnet(), budget=len(x) + 4)
+    guard = Guard(counter, Unsure(), threshold=1.0)
+    y = TorchClassifier(convnet()).predict(x)
+    assert guard.budget == len(x) + 4
+    assert Guard(convnet(), Unsure(), threshold=1.0).budget is None
+    with pytest.raises(QueryBudgetExceeded) as ended:
+        attacks.Square(eps=0.1, queries=50).run(guard, x, y)
+    assert int(ended.value.result.queries.forward.sum()) == counter.forward

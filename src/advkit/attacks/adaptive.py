@@ -271,12 +271,6 @@ class _Guarded(ByLabels):
         super().__init__(guard)
         self.climbed = _differentiable(guard)
 
-    @property
-    def budget(self) -> int | None:
-        """That of the guard, else of the model; `None` without one."""
-        limit = super().budget
-        return getattr(self.climbed, "budget", None) if limit is None else limit
-
 
 class _Climb(Problem):
     """A problem in which the greater loss is the lesser shortfall: engines keep the highest."""

@@ -199,6 +199,12 @@ class Guard:
         return self._threshold
 
     @property
+    def budget(self) -> int | None:
+        """Queries that the model has in all, if it counts them; else `None`."""
+        limit: int | None = getattr(self.model, "budget", None)
+        return limit
+
+    @property
     def requests(self) -> int:
         """Inputs that were judged."""
         with self._lock:
