@@ -18,7 +18,7 @@ def listing() -> str:
     entries = [_entry(name, kind) for name, kind in known_attacks().items()]
     others = unwritable_attacks()
     if others:
-        entries.append(f"From Python only, because they need models: {', '.join(others)}")
+        entries.append(f"From Python only, since they need more than numbers and words: {', '.join(others)}")
     return "\n\n".join(entries)
 
 
