@@ -18,7 +18,8 @@ def listing() -> str:
     entries = [_entry(name, kind) for name, kind in known_attacks().items()]
     others = unwritable_attacks()
     if others:
-        entries.append(f"From Python only, since they need more than numbers and words: {', '.join(others)}")
+        names = ", ".join(others)
+        entries.append(f"From Python only, being made of more than words: {names}")
     return "\n\n".join(entries)
 
 
