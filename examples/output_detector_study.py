@@ -671,17 +671,17 @@ def adaptive_figure(found: Mapping[str, Mapping[str, Any]]) -> Any:
     from matplotlib.figure import Figure
 
     tried = [name for name, value in next(iter(found.values())).items() if isinstance(value, dict)]
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(tried)
     for i, name in enumerate(tried):
         places = np.arange(len(found)) + (i - (len(tried) - 1) / 2) * width
         bars = axes.bar(places, [f[name]["past"] for f in found.values()], width, label=name)
         axes.bar_label(bars, fmt="%.0f", fontsize=8)
-    axes.set_xticks(range(len(found)), list(found))
-    axes.set(ylabel="inputs with a wrong answer and no alarm, in %", ylim=(0, 100))
+    axes.set_xticks(range(len(found)), [name.replace(", ", ",\n") for name in found])
+    axes.set(ylabel="inputs with a wrong answer and no alarm, in %", ylim=(0, 108))
     axes.set_title(f"Past a guard that rejects {100 * FPR:.0f} % of clean inputs, linf {EPS:g}")
-    axes.legend(fontsize="small", ncols=3)
+    figure.legend(fontsize="small", ncols=len(tried), loc="outside lower center")
     return figure
 
 
