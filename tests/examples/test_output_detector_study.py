@@ -121,8 +121,9 @@ def test_what_gets_past_a_guard_is_wrong_and_raises_no_alarm(study):
     assert found["FGSM"]["caught"] == 0
     assert found["FGSM"]["past"] == pytest.approx(100 / 3)
     wide = {"FGSM": attacks.Transfer(attack=attacks.FGSM(eps=0.45), surrogate=PLANE)}
-    found = study.against(guard, x, torch.zeros(3).long(), wide)["FGSM"]
-    assert (found["caught"], found["past"]) == (pytest.approx(100 / 3), pytest.approx(200 / 3))
+    x = torch.cat([x, torch.tensor([[0.02, 0.5]])])  # stays right, and counts among all inputs
+    found = study.against(guard, x, torch.zeros(4).long(), wide)["FGSM"]
+    assert (found["caught"], found["past"]) == (pytest.approx(100 / 3), 50)
 
 
 def test_who_knows_gets_past_a_guard_that_stops_who_does_not(study, size):

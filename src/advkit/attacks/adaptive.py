@@ -50,7 +50,7 @@ class Evasion:
 
     Example:
         >>> import torch
-        >>> from advkit.attacks.adaptive import Evasion
+        >>> from advkit.attacks import Evasion
         >>> loss = Evasion(alarm=lambda p: 1 - p.amax(1), threshold=0.4)
         >>> logits = torch.tensor([[0.0, 2.0], [0.0, 0.1], [2.0, 0.0]])
         >>> loss(logits, torch.tensor([0, 0, 0])) > 0  # only the first is wrong and sure of it
@@ -110,7 +110,7 @@ class Mimicry:
 
     Example:
         >>> import torch
-        >>> from advkit.attacks.adaptive import Mimicry
+        >>> from advkit.attacks import Mimicry
         >>> loss = Mimicry(logits=torch.tensor([[3.0, 0.0], [0.0, 2.0]]), outputs="logits")
         >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))  # to (0, 2)
         tensor([-8.])
@@ -188,8 +188,8 @@ class Adaptive(BlackBoxAttack):
     Example:
         >>> import torch
         >>> from advkit import attacks
-        >>> from advkit.attacks.adaptive import Adaptive, Evasion
-        >>> from advkit.detectors.guard import Guard
+        >>> from advkit.attacks import Adaptive, Evasion
+        >>> from advkit.detectors import Guard
         >>> class Sure:
         ...     def suspicion(self, outputs):
         ...         return outputs.max(1)

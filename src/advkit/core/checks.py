@@ -86,6 +86,12 @@ def attack(name: str, value: object) -> None:
         raise TypeError(f"{name} must be an attack, such as PGD(eps=0.1), got {value!r}")
 
 
+def detector(name: str, value: object) -> None:
+    """Raise unless `value` can be asked as detectors are; a class cannot."""
+    if isinstance(value, type) or not callable(getattr(value, "suspicion", None)):
+        raise TypeError(f"{name} must have suspicion(outputs), got {value!r}")
+
+
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise unless `value` is one of `choices`."""
     if value not in choices:

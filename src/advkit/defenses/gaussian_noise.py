@@ -31,7 +31,7 @@ class GaussianNoise(TrainingLoss):
 
     Example:
         >>> import torch
-        >>> from advkit.defenses.gaussian_noise import GaussianNoise
+        >>> from advkit.defenses import GaussianNoise
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
         >>> GaussianNoise(sigma=0.25)(net, x, y).backward()

@@ -77,7 +77,7 @@ class RandomizedSmoothing(_Around):
     Example:
         >>> import torch
         >>> from advkit import attacks
-        >>> from advkit.defenses.randomized_smoothing import RandomizedSmoothing
+        >>> from advkit.defenses import RandomizedSmoothing
         >>> net = torch.nn.Linear(4, 2)
         >>> _ = net.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))
         >>> _ = net.bias.data.copy_(torch.tensor([-2.0, 2.0]))

@@ -115,7 +115,7 @@ class Guard:
 
     Example:
         >>> import torch
-        >>> from advkit.detectors.guard import Guard
+        >>> from advkit.detectors import Guard
         >>> class Unsure:
         ...     def suspicion(self, outputs):
         ...         return 1 - outputs.max(1)
@@ -137,8 +137,7 @@ class Guard:
         outputs: Outputs = "scores",
         log: str | os.PathLike[str] | Writable | None = None,
     ) -> None:
-        if isinstance(detector, type) or not callable(getattr(detector, "suspicion", None)):
-            raise TypeError(f"detector must have suspicion(outputs), got {detector!r}")
+        checks.detector("detector", detector)
         if threshold is not None:
             checks.number("threshold", threshold)
             if not math.isfinite(threshold):

@@ -48,7 +48,7 @@ class Surrogate:
 
     Example:
         >>> import numpy as np, torch
-        >>> from advkit.detectors.surrogate import Surrogate
+        >>> from advkit.detectors import Surrogate
         >>> class Unsure:
         ...     def suspicion(self, outputs):
         ...         return 1 - outputs.max(1)
@@ -70,8 +70,7 @@ class Surrogate:
         lr: float = 3e-3,
         seed: int = 0,
     ) -> None:
-        if isinstance(detector, type) or not callable(getattr(detector, "suspicion", None)):
-            raise TypeError(f"detector must have suspicion(outputs), got {detector!r}")
+        checks.detector("detector", detector)
         if not isinstance(hidden, Sequence):
             raise TypeError(f"hidden must be a list of numbers of units, got {hidden!r}")
         if not hidden:

@@ -19,8 +19,9 @@ from advkit.core.files import read_npz, write_npz
 from advkit.core.naming import Several, blamed_on, named
 from advkit.core.results import Attack, check_length, part_of, stopping
 from advkit.detectors.features import OUTPUTS, Outputs
-from advkit.models import REJECTED, Classifier, as_classifier
+from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
+from advkit.models.protocols import leaves
 
 Column = npt.NDArray[Any]
 
@@ -402,7 +403,7 @@ class _Task:
         with torch.no_grad():
             outputs = getattr(self.model, self.outputs)(x)
             predicted = self.model.predict(x)
-        success = (predicted != y) & (predicted != REJECTED) & (attack != CLEAN)
+        success = leaves(predicted, y) & (attack != CLEAN)
         return OutputTable(
             outputs=outputs.float().cpu().numpy(),
             sample=rows.numpy() + self.first_sample,

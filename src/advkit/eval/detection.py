@@ -207,7 +207,7 @@ def detection_scores(
 
     Example:
         >>> import numpy as np
-        >>> from advkit.eval.detection import detection_scores
+        >>> from advkit.eval import detection_scores
         >>> scores = detection_scores([0, 0, 0, 1, 1], [0.1, 0.2, 0.6, 0.5, 0.9], threshold=0.55)
         >>> float(scores.overall.auroc), float(scores.overall.recall)
         (0.8333333333333334, 0.5)
@@ -447,7 +447,7 @@ def classification_scores(
 
     Example:
         >>> import numpy as np
-        >>> from advkit.eval.detection import classification_scores
+        >>> from advkit.eval import classification_scores
         >>> p = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]])
         >>> scores = classification_scores(["FGSM", "FGSM", "PGD", "PGD"], p, ["FGSM", "PGD"])
         >>> scores.confusion.tolist(), float(scores.mean_ap)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.batching import Batches, batches, counted_from
-from advkit.models import REJECTED, Classifier, as_classifier
+from advkit.models import Classifier, as_classifier
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,3 @@ def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Te
     answer = model.predict(x)
     checks.labels_within("y", y, model.num_classes, torch.arange(len(y), device=y.device))
     return x, y, answer == y
-
-
-def leaves(answer: Tensor, y: Tensor) -> Tensor:
-    """Whether each label of `answer` `(*, n)` is another class than that of `y` `(n,)`.
-
-    A rejection is none: whoever attacks has not got through.
-    """
-    return (answer != y) & (answer != REJECTED)

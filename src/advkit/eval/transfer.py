@@ -18,9 +18,10 @@ from advkit.core.results import Attack, check_length, part_of, stopping
 from advkit.eval.budgets import budget_words, distinct_budgets
 from advkit.eval.matrix import TransferMatrix, TransferSource
 from advkit.eval.noise import noisy
-from advkit.eval.rates import correct, leaves
+from advkit.eval.rates import correct
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
+from advkit.models.protocols import leaves
 
 Models = Mapping[str, object] | Sequence[object]
 

@@ -68,3 +68,11 @@ def hold(model: object) -> AbstractContextManager[None]:
     A model of one's own that keeps no state needs no `hold` and passes through.
     """
     return model.hold() if isinstance(model, Holdable) else nullcontext()
+
+
+def leaves(answer: Tensor, y: Tensor) -> Tensor:
+    """Whether each label of `answer` `(*, n)` is another class than that of `y` `(n,)`.
+
+    A rejection is none: whoever attacks has not got through.
+    """
+    return (answer != y) & (answer != REJECTED)
