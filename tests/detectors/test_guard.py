@@ -595,3 +595,48 @@ def test_what_square_found_when_the_models_budget_ends_is_not_lost(x):
     with pytest.raises(QueryBudgetExceeded) as ended:
         attacks.Square(eps=0.1, queries=50).run(guard, x, y)
     assert int(ended.value.result.queries.forward.sum()) == counter.forward
+
+
+class Bright:
+    """A detector of inputs: the share of the range that the mean takes, and what it was shown."""
+
+    threshold = 0.5
+
+    def __init__(self):
+        self.shown = []
+
+    def risk(self, x, labels=None):
+        self.shown.append((x, labels))
+        return x.flatten(1).mean(1)
+
+
+class TestDetectorOfInputs:
+    def test_it_sees_the_inputs_and_the_labels_of_the_same_pass(self, x):
+        net, detector = convnet(), Bright()
+        counter = QueryCounter(net)
+        x = torch.cat([0 * x[:2] + 0.4, 0 * x[:2] + 0.6])
+        judgement = Guard(counter, detector).judge(x)
+        assert judgement.alarm.tolist() == [False, False, True, True]
+        assert judgement.labels.tolist()[2:] == [-1, -1]
+        np.testing.assert_allclose(judgement.suspicion, [0.4, 0.4, 0.6, 0.6], rtol=1e-6)
+        ((seen, labels),) = detector.shown
+        assert torch.equal(seen, x)
+        assert torch.equal(labels, answers(net, x))
+        assert counter.forward == len(x)
+
+    def test_its_own_threshold_stands_unless_another_is_given(self, x):
+        assert Guard(convnet(), Bright()).threshold == 0.5
+        assert Guard(convnet(), Bright(), threshold=0.9).threshold == 0.9
+
+    def test_it_can_be_calibrated(self, x):
+        x = torch.linspace(0, 1, 100)[:, None, None, None].expand(-1, *x.shape[1:])
+        guard = Guard(convnet(), Bright()).calibrate(x, fpr=0.1)
+        assert guard.judge(x).alarm.sum() == 10
+
+    def test_a_risk_that_is_no_number_answers_nothing(self, x):
+        class Lost(Bright):
+            def risk(self, x, labels=None):
+                return torch.full((len(x),), torch.nan)
+
+        with pytest.raises(ValueError, match="Lost gave NaN or infinite suspicion for sample 0"):
+            Guard(convnet(), Lost()).predict(x)

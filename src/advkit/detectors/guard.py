@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from advkit.core import checks
 from advkit.core.dtypes import wide
-from advkit.core.results import Detector
+from advkit.core.results import Detector, InputDetector
 from advkit.models import REJECTED, Bounds, as_classifier, hold
 
 Floats = npt.NDArray[np.float64]
@@ -76,10 +76,10 @@ Outputs = Literal["scores", "logits"]
 class Guard:
     """A classifier whose every request passes a detector.
 
-    One pass of the model gives outputs and labels; the detector looks at the outputs, and a
-    suspicion above the threshold is an alarm. Nothing is answered that was not judged: where the
-    detector raises, or answers anything but one finite number for each input, so does the guard,
-    and the whole request is without an answer.
+    One pass of the model gives outputs and labels; the detector looks at the outputs, or at the
+    inputs and the labels, and a suspicion above the threshold is an alarm. Nothing is answered that
+    was not judged: where the detector raises, or answers anything but one finite number for each
+    input, so does the guard, and the whole request is without an answer.
 
     A guard has scores but no logits, which cannot say that an input is rejected. So Square and
     HopSkipJump attack it as it stands and see what a client sees: a rejection shows them no way, so
@@ -93,13 +93,14 @@ class Guard:
 
     Args:
         model: what answers; a classifier with what `outputs` names, whose largest output wins.
-        detector: what judges: an object with `suspicion(outputs)`, fitted.
-        threshold: the most suspicion that raises no alarm, finite; `None` if `calibrate` is to find
-            it.
+        detector: what judges, fitted: an object with `suspicion(outputs)`, or one that looks at
+            inputs, with `risk(x, labels)`, such as `defenses.MRR`, whose risk is the suspicion.
+        threshold: the most suspicion that raises no alarm, finite; `None` takes the `threshold` of
+            a detector that looks at inputs and has one, else `calibrate` is to find it.
         on_alarm: `"reject"` answers `REJECTED`; `"flag"` answers as if nothing had been, and only
             counts; a function from an `Alarm` of `k` inputs to labels int64 `(k,)`, `REJECTED`
             among them, answers in the model's place, say by another model.
-        outputs: what the detector is shown: the model's `"scores"` or its `"logits"`.
+        outputs: what a detector of outputs is shown: the model's `"scores"` or its `"logits"`.
         log: gets a line of JSON for each alarm, before the request is answered: a path, to which
             is appended, or an object with a `write` for text. A line has the time (UTC), the row
             in the request, the model's label, suspicion, threshold, model and detector.
@@ -131,13 +132,15 @@ class Guard:
     def __init__(
         self,
         model: object,
-        detector: Detector,
+        detector: Detector | InputDetector,
         threshold: float | None = None,
         on_alarm: OnAlarm = "reject",
         outputs: Outputs = "scores",
         log: str | os.PathLike[str] | Writable | None = None,
     ) -> None:
-        checks.detector("detector", detector)
+        _check_detector(detector)
+        if threshold is None and _looks_at_inputs(detector):
+            threshold = getattr(detector, "threshold", None)
         if threshold is not None:
             checks.number("threshold", threshold)
             if not math.isfinite(threshold):
@@ -338,7 +341,7 @@ class Guard:
             return np.zeros(0)  # estimators refuse to look at nothing
         name = type(self.detector).__name__
         try:
-            found = np.asarray(self.detector.suspicion(outputs.cpu().numpy()))
+            found = np.asarray(self._found(outputs, x))
         except Exception as error:
             raise RuntimeError(f"{name} failed, so nothing is answered: {error}") from error
         if found.dtype.kind not in "fiu":
@@ -354,6 +357,15 @@ class Guard:
                 f"{name} gave NaN or infinite suspicion for sample {checks.indices(bad)}"
             )
         return found.astype(np.float64)
+
+    def _found(self, outputs: Tensor, x: Tensor) -> npt.ArrayLike:
+        """What the detector says, whatever that is."""
+        detector: Any = self.detector
+        if not _looks_at_inputs(detector):
+            return detector.suspicion(outputs.cpu().numpy())  # type: ignore[no-any-return]
+        with torch.no_grad():
+            risk = detector.risk(x, outputs.argmax(1))
+        return risk.detach().cpu().numpy() if isinstance(risk, Tensor) else risk
 
     def _answer(self, raised: Alarm) -> Tensor:
         """Labels `(k,)` for the inputs of an alarm."""
@@ -402,6 +414,20 @@ class Guard:
             json.dumps({"time": time, "row": r, "label": y, "suspicion": s, **about}) + "\n"
             for r, y, s in zip(*columns, strict=True)
         ]
+
+
+def _looks_at_inputs(detector: object) -> bool:
+    """Whether a detector wants the inputs, and not the model's outputs."""
+    return callable(getattr(detector, "risk", None))
+
+
+def _check_detector(detector: object) -> None:
+    """Raise unless `detector` can be asked in one way or the other; a class cannot."""
+    asked = _looks_at_inputs(detector) or callable(getattr(detector, "suspicion", None))
+    if isinstance(detector, type) or not asked:
+        raise TypeError(
+            f"detector must have suspicion(outputs) or risk(x, labels), got {detector!r}"
+        )
 
 
 def _checked_log(log: object) -> Path | Writable | None:

@@ -1,0 +1,1 @@
+"""Modular robust redundancy: defenders beside a model that tell how risky an input is."""
