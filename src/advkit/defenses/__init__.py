@@ -15,23 +15,28 @@ from advkit.defenses.label_smoothing import LabelSmoothing
 from advkit.defenses.logit_pairing import LogitPairing
 from advkit.defenses.logit_squeezing import LogitSqueezing
 from advkit.defenses.mart import MART
+from advkit.defenses.mrr import MRR, Chain, InputDefender, LatentDefenders
 from advkit.defenses.randomized_smoothing import RandomizedSmoothing
 from advkit.defenses.trades import TRADES
 
 __all__ = [
     "MART",
+    "MRR",
     "TRADES",
     "AdversarialTraining",
     "Certificates",
+    "Chain",
     "Distillation",
     "DistillationLoss",
     "FeatureSqueezing",
     "FreeAdversarialTraining",
     "GaussianNoise",
     "History",
+    "InputDefender",
     "InputValidator",
     "JpegCompression",
     "LabelSmoothing",
+    "LatentDefenders",
     "LogitPairing",
     "LogitSqueezing",
     "NonLocalMeans",

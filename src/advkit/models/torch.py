@@ -78,7 +78,7 @@ class TorchClassifier:
         self.bounds = checked_bounds(bounds)
         self.preprocess = preprocess
         self._num_classes = num_classes
-        self._output: Output = output
+        self.output: Output = output
         self._mode: Mode = mode
 
     def __repr__(self) -> str:
@@ -111,7 +111,7 @@ class TorchClassifier:
         with self.hold():
             x = x.clone()  # a module may write to its input, and a leaf cannot be written to
             out = self._forward(x if self.preprocess is None else self.preprocess(x))
-        logits = logits_from(out, len(x), self._output)
+        logits = logits_from(out, len(x), self.output)
         if self._num_classes is None:
             self._num_classes = logits.shape[1]
         if logits.shape[1] != self._num_classes:
@@ -141,7 +141,7 @@ class TorchClassifier:
         with torch.no_grad():
             logits = self.logits(x)
         checks.finite_logits(logits)
-        if self._output == "logits":
+        if self.output == "logits":
             checks.warn_of_probabilities(logits)
         return logits
 

@@ -1,0 +1,72 @@
+"""What a fit leaves: modules, and what is known of clean inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from advkit.defenses.mrr.calibration import Calibration
+from advkit.defenses.mrr.dictionaries import InputDictionaries
+from advkit.defenses.mrr.latent import LatentModules
+from advkit.models import TorchClassifier
+
+
+class Modules(Protocol):
+    """Fitted defenders that look at a batch together."""
+
+    def distances(self, x: Tensor, labels: Tensor) -> Tensor:
+        """How far `x` `(n, *features)` is from clean inputs of the classes `labels`, `(n, count)`.
+
+        Differentiable; infinite for a class without clean inputs.
+        """
+        ...
+
+    def features(self, x: Tensor) -> Tensor:
+        """What can be matched of another input, `(n, width)`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitted:
+    """What a fit leaves.
+
+    Attributes:
+        victim: the model that was copied, untouched.
+        latent: the defenders of each layer.
+        inputs: the dictionaries, if there are any.
+        calibration: of all defenders, the latent ones first.
+        clean: float64 `(m, defenders)`, scores of clean inputs that nothing else was fitted on, for
+            the threshold of all defenders together; none of them when calibrated on the fit's own.
+    """
+
+    victim: TorchClassifier
+    latent: tuple[LatentModules, ...]
+    inputs: InputDictionaries | None
+    calibration: Calibration
+    clean: Tensor
+
+    @property
+    def modules(self) -> tuple[Modules, ...]:
+        """All of them."""
+        return (*self.latent, *(() if self.inputs is None else (self.inputs,)))
+
+    def distances(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Of all defenders, `(n, defenders)`."""
+        return torch.cat([own.distances(x, labels) for own in self.modules], dim=1)
+
+    def first(self, count: int) -> Fitted:
+        """With the first `count` latent defenders of each layer."""
+        kept, at = list[int](), 0
+        for own in self.latent:
+            kept += range(at, at + count)
+            at += own.count
+        kept += range(at, self.clean.shape[1])
+        return replace(
+            self,
+            latent=tuple(own.first(count) for own in self.latent),
+            calibration=self.calibration.take(kept),
+            clean=self.clean[:, kept],
+        )

@@ -1,0 +1,496 @@
+"""Modular robust redundancy: the modules together, as one detector."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from advkit.core import checks
+from advkit.defenses.mrr import storage
+from advkit.defenses.mrr.aggregation import Rule, RuleName
+from advkit.defenses.mrr.calibration import calibrated
+from advkit.defenses.mrr.dictionaries import InputDefender, InputDictionaries
+from advkit.defenses.mrr.fitted import Fitted, Modules
+from advkit.defenses.mrr.latent import LatentDefender, LatentDefenders, LatentModules, fit_latent
+from advkit.models import TorchClassifier, as_classifier, hold
+
+_FOUR = LatentDefenders(count=4)  # most of what sixteen find, at a quarter of the cost
+_ASKED = 128  # inputs whose scores are found at once
+
+
+class MRR:
+    """A detector of unlikely inputs: modular robust redundancy (Rouhani et al., 2019).
+
+    Beside the victim, which stays as it is, stand defenders that know clean data alone: copies of
+    it whose features form tight clusters at some layer (`LatentDefenders`), and dictionaries of
+    image patches (`InputDefender`). Each tells how far an input is from the clean inputs of the
+    class that the victim answers, and scores that by how many clean inputs are as far; the risk
+    aggregates the scores. No adversarial input is needed. The labels of the training data are.
+
+    An input detector as `Guard` and the adaptive attacks know it: judge it by `JointCarliniWagner`,
+    `SelectivePGD` and `FeatureMatching`, which break it, and not by attacks on the victim alone,
+    which it detects.
+
+    The method is patented (US 11,526,601 B2).
+
+    Deviations from the article and its authors' code: scores are calibrated on clean inputs held
+    out from the fit, by the victim's answers, and not on the fit's own; the security parameter is
+    that of all defenders together unless `jointly=False`; the weights of noisy-or are constants and
+    not learned from the attacks that are then evaluated; a rule that votes gives the greatest level
+    at which it carries, so that its risk is no coarser than the scores. With `held_out=0.0`,
+    `jointly=False` and `aggregate="max"` it is the article's rule.
+
+    Args:
+        latent: the defenders at one layer, or several of these for several layers.
+        inputs: the defender of the input itself; for images `(n, channels, height, width)`.
+        aggregate: `"max"`, any defender's alarm is one; `"vote"`, more than half; `"noisy_or"`,
+            alarms whose noisy-or is above 1/2; `"mean"` of the scores.
+        precision: of `"noisy_or"`: the probability, between 0 and 1, that an input is adversarial
+            if a defender alarms; one for all, or one for each.
+        security: the security parameter, in percent: the share of clean inputs that is flagged, by
+            all defenders together, or by each.
+        jointly: whether it is that of all together.
+        held_out: share of the data that is not fitted on but calibrated on, half of it for the
+            scores and half for the threshold; 0 calibrates the scores on the data of the fit.
+        seed: of what is held out, and of the orders in which defenders see their images.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of its range, or two do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from advkit import data
+        >>> from advkit.defenses import MRR, LatentDefenders
+        >>> x, y = data.digits("train").x[:600], data.digits("train").y[:600]
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Flatten(),
+        ...     torch.nn.Linear(64, 30),
+        ...     torch.nn.ReLU(),
+        ...     torch.nn.Linear(30, 10),
+        ... )
+        >>> mrr = MRR(latent=LatentDefenders(count=2, epochs=1), security=10).fit(net, x, y)
+        >>> mrr.scores(x[:5]).shape, mrr.risk(x[:5]).shape, mrr.flag(x[:5]).dtype
+        (torch.Size([5, 2]), torch.Size([5]), torch.bool)
+    """
+
+    def __init__(
+        self,
+        latent: LatentDefenders | Sequence[LatentDefenders] = _FOUR,
+        inputs: InputDefender | None = None,
+        *,
+        aggregate: RuleName = "max",
+        precision: float | Sequence[float] = 0.9,
+        security: float = 1.0,
+        jointly: bool = True,
+        held_out: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        self.latent = _layers(latent)
+        if inputs is not None and not isinstance(inputs, InputDefender):
+            raise TypeError(f"inputs must be an InputDefender or None, got {inputs!r}")
+        if not self.latent and inputs is None:
+            raise ValueError("latent or inputs must hold a defender, both are empty")
+        self.inputs = inputs
+        checks.share("held_out", held_out)
+        if held_out == 1:
+            raise ValueError("held_out must be below 1: nothing would be left to fit on")
+        self.held_out = float(held_out)
+        checks.whole("seed", seed)
+        self.seed = seed
+        self._fitted: Fitted | None = None
+        self._set_policy(aggregate, precision, security, jointly)
+
+    def __repr__(self) -> str:
+        state = "not fitted" if self._fitted is None else f"{self._fitted.clean.shape[1]} defenders"
+        kind = "jointly" if self.jointly else "each"
+        return f"MRR({state}, aggregate={self.rule.name!r}, security={self.security:g} % {kind})"
+
+    def fit(
+        self,
+        model: object,
+        x: Tensor,
+        y: Tensor,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> Self:
+        """Fit all defenders on clean data.
+
+        The model is copied, never changed. The copies keep its preprocessing.
+
+        Args:
+            model: an `nn.Module` on inputs in [0, 1], or a `TorchClassifier`.
+            x: clean inputs `(n, *features)` within the model's bounds.
+            y: true labels `(n,)`.
+            checkpoint: path of a file that is replaced after each latent defender: a fit that was
+                killed goes on after the last of them and ends with the same numbers. Kept at the
+                end.
+            progress: write a line for each defender to standard error.
+
+        Returns:
+            This detector.
+
+        Raises:
+            TypeError: the model is no torch module.
+            ValueError: `x` or `y` have the wrong shape or range, there are too few to hold some
+                out, a layer is not there, or the checkpoint is of another fit.
+            OSError: the checkpoint cannot be written or read.
+        """
+        victim = as_victim(model)
+        x = checks.inputs(x, victim.bounds)
+        y = checks.labels("y", y, x)
+        checks.flag("progress", progress)
+        learn, scale, decide = _parts(len(x), self.held_out, self.seed, x.device)
+        victim.predict(x[:1])  # learns the number of classes, and fails here if at all
+        checks.labels_within("y", y, victim.num_classes, torch.arange(len(y), device=y.device))
+        with torch.inference_mode(False), torch.no_grad():
+            data = x[learn], y[learn]
+            kept = storage.Checkpoint(checkpoint, self.latent, self.seed, victim, *data)
+            latent = tuple(
+                fit_latent(
+                    own,
+                    victim,
+                    *data,
+                    seed=self.seed,
+                    saved=kept.weights(i),
+                    done=_Done(kept, i, own, progress),
+                )
+                for i, own in enumerate(self.latent)
+            )
+            inputs = None if self.inputs is None else self.inputs.fit(*data, victim.bounds)
+            fitted = _calibrated(victim, latent, inputs, x[scale], x[decide])
+        self._check_precision(fitted)
+        self._fitted = fitted
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """The most risk that raises no alarm.
+
+        Raises:
+            ValueError: before `fit`, or without enough held out for so small a `security`.
+        """
+        level = self.security / 100
+        if not self.jointly:
+            return 1 - level
+        risks = self.rule.risk(self.fitted.clean).sort().values
+        allowed = math.floor(level * (len(risks) + 1))  # so that a new one is above with level
+        if not allowed:
+            raise ValueError(
+                f"security must be at least {100 / (len(risks) + 1):.2g} %, since {len(risks)} "
+                f"inputs are held out for it, got {self.security:g} %; hold out more"
+            )
+        return float(risks[-allowed])
+
+    @property
+    def fitted(self) -> Fitted:
+        """What `fit` left.
+
+        Raises:
+            ValueError: before `fit`.
+        """
+        if self._fitted is None:
+            raise ValueError("MRR is not fitted: call fit(model, x, y), or MRR.load(path, model)")
+        return self._fitted
+
+    def scores(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The score of each defender.
+
+        Args:
+            x: inputs `(n, *features)`.
+            labels: the victim's answers `(n,)`, if they are known; `None` asks it.
+
+        Returns:
+            `(n, defenders)`, float64 in [0, 1], detached: the share of clean inputs with that
+            answer that are nearer to their class. Latent defenders come first, layer by layer.
+
+        Raises:
+            ValueError: before `fit`, or `x` or `labels` have the wrong shape or range.
+        """
+        fitted = self.fitted
+        x = checks.inputs(x, fitted.victim.bounds)
+        with torch.no_grad():
+            labels = self._labels(x, labels)
+            pairs = zip(torch.split(x, _ASKED), torch.split(labels, _ASKED), strict=True)
+            parts = [fitted.calibration.scores(fitted.distances(a, b), b) for a, b in pairs]
+        return torch.cat(parts)
+
+    def risk(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """How risky the victim's answers are.
+
+        Args:
+            x: inputs `(n, *features)`.
+            labels: the victim's answers `(n,)`, if they are known; `None` asks it.
+
+        Returns:
+            `(n,)`, float64 in [0, 1], detached; `excess` is what has gradients.
+
+        Raises:
+            ValueError: before `fit`, or `x` or `labels` have the wrong shape or range.
+        """
+        return self.rule.risk(self.scores(x, labels))
+
+    def flag(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Whether the risk is above the threshold, bool `(n,)`; arguments and errors as `risk`."""
+        return self.risk(x, labels) > self.threshold
+
+    def excess(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
+        """How far each part is above what it lets pass, for attacks that know of the detector.
+
+        Args:
+            x: inputs `(n, *features)`; gradients go to them.
+            labels: the answers that the victim is taken to give, `(n,)`.
+            threshold: the most risk that raises no alarm.
+
+        Returns:
+            `(n, parts)`, in standard deviations of clean distances: each defender's if one alarm is
+            enough, else that of the rule. An alarm needs one above zero.
+        """
+        fitted = self.fitted
+        distances = fitted.distances(x, labels)
+        if self.rule.name == "mean":
+            scores = fitted.calibration.scores(distances, labels)
+            return self.rule.risk(scores)[:, None] - threshold
+        return self.rule.parts(fitted.calibration.excess(distances, labels, threshold))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the latent defenders see of `x` `(n, *features)`: `(n, width)`, differentiable."""
+        return torch.cat([own.features(x) for own in self.fitted.modules], dim=1)
+
+    def correlation(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pearson correlations of the defenders' scores of `x`: `(defenders, defenders)`.
+
+        Of scores that are ranks among clean inputs this is about Spearman's. A defender whose
+        scores are all the same has NaN.
+
+        Raises:
+            ValueError: as `scores`, or fewer than two inputs.
+        """
+        scores = self.scores(x, labels)
+        if len(scores) < 2:
+            raise ValueError(f"x must hold at least 2 inputs, got {len(scores)}")
+        gaps = scores - scores.mean(0)
+        products = gaps.T @ gaps
+        lengths = products.diag().sqrt()
+        return products / (lengths[:, None] * lengths)
+
+    def with_policy(
+        self,
+        *,
+        aggregate: RuleName | None = None,
+        precision: float | Sequence[float] | None = None,
+        security: float | None = None,
+        jointly: bool | None = None,
+    ) -> MRR:
+        """The same defenders under another policy; `None` keeps what is set. Nothing is fitted."""
+        other = copy.copy(self)
+        other._set_policy(
+            self.rule.name if aggregate is None else aggregate,
+            self.rule.precision if precision is None else precision,
+            self.security if security is None else security,
+            self.jointly if jointly is None else jointly,
+        )
+        if other._fitted is not None:
+            other._check_precision(other._fitted)
+        return other
+
+    def first(self, count: int) -> MRR:
+        """With the first `count` latent defenders of each layer alone, and the input defender.
+
+        A chain's beginning is what a shorter chain would be: nothing is fitted.
+
+        Raises:
+            ValueError: before `fit`, or a layer has fewer.
+        """
+        checks.whole("count", count, at_least=1)
+        least = min((own.count for own in self.latent), default=0)
+        if count > least:
+            raise ValueError(
+                f"count must be at most {least}, the defenders of a layer, got {count}"
+            )
+        other = copy.copy(self)
+        other.latent = tuple(replace(own, count=count) for own in self.latent)
+        other._fitted = self.fitted.first(count)
+        return other
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all but the victim to an `.npz` archive of plain arrays, whole or not at all.
+
+        Raises:
+            ValueError: before `fit`.
+            OSError: the file cannot be written.
+        """
+        storage.write(Path(path), self._settings(), self.fitted)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: object) -> MRR:
+        """A fitted detector from a file that `save` wrote; reading it runs no code.
+
+        Args:
+            path: of the file.
+            model: the victim, as in `fit`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no such archive, or was fitted with another model.
+            TypeError: the model is no torch module.
+        """
+        settings, fitted = storage.read(Path(path), as_victim(model))
+        mrr = cls(**settings)
+        mrr._fitted = fitted
+        return mrr
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "latent": self.latent,
+            "inputs": self.inputs,
+            "aggregate": self.rule.name,
+            "precision": self.rule.precision,
+            "security": self.security,
+            "jointly": self.jointly,
+            "held_out": self.held_out,
+            "seed": self.seed,
+        }
+
+    def _set_policy(
+        self,
+        aggregate: RuleName,
+        precision: float | Sequence[float],
+        security: float,
+        jointly: bool,
+    ) -> None:
+        self.rule = Rule(
+            name=aggregate,
+            precision=tuple(precision) if isinstance(precision, Sequence) else precision,
+        )
+        checks.number("security", security)
+        if not 0 < security < 100:
+            raise ValueError(f"security must be a percentage between 0 and 100, got {security}")
+        checks.flag("jointly", jointly)
+        if jointly and not self.held_out:
+            raise ValueError(
+                "jointly must be False with held_out=0: there is nothing to find it on"
+            )
+        self.security = float(security)
+        self.jointly = jointly
+
+    def _check_precision(self, fitted: Fitted) -> None:
+        """Raise unless there is one precision, or one for each defender."""
+        given, count = self.rule.precision, fitted.clean.shape[1]
+        if isinstance(given, tuple) and len(given) != count:
+            raise ValueError(
+                f"precision must be one number or one for each of {count} defenders, "
+                f"got {len(given)}"
+            )
+
+    def _labels(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """The victim's answers, given or asked for."""
+        victim = self.fitted.victim
+        if labels is None:
+            return _answers(victim, x)
+        labels = checks.labels("labels", labels, x)
+        rows = torch.arange(len(x), device=x.device)
+        checks.labels_within("labels", labels, victim.num_classes, rows)
+        return labels
+
+
+def as_victim(model: object) -> TorchClassifier:
+    """`model` as something whose layers can be copied.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    victim = as_classifier(model)
+    if not isinstance(victim, TorchClassifier):
+        raise TypeError(
+            "model must be an nn.Module or a TorchClassifier, whose layers can be copied, "
+            f"got {model!r}"
+        )
+    return victim
+
+
+def _layers(latent: LatentDefenders | Sequence[LatentDefenders]) -> tuple[LatentDefenders, ...]:
+    layers = (latent,) if isinstance(latent, LatentDefenders) else latent
+    if not isinstance(layers, Sequence) or not all(isinstance(v, LatentDefenders) for v in layers):
+        raise TypeError(f"latent must be LatentDefenders or a list of them, got {latent!r}")
+    return tuple(layers)
+
+
+def _parts(n: int, held_out: float, seed: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Rows to learn from, to scale the scores on, and to find the threshold on.
+
+    Raises:
+        ValueError: there are too few rows.
+    """
+    if not held_out:
+        rows = torch.arange(n, device=device)
+        return rows, rows, rows[:0]
+    held = round(held_out * n)
+    if held < 2 or n - held < 2:
+        raise ValueError(f"x must have more samples to hold out {held_out:g} of them, got {n}")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(device)
+    learn = order[held:].sort().values  # in the caller's order, whatever is held out
+    return learn, order[: held // 2], order[held // 2 : held]
+
+
+def _calibrated(
+    victim: TorchClassifier,
+    latent: tuple[LatentModules, ...],
+    inputs: InputDictionaries | None,
+    scale: Tensor,
+    decide: Tensor,
+) -> Fitted:
+    """The modules with scores by the clean inputs `scale`, and those of the inputs `decide`."""
+    modules: tuple[Modules, ...] = latent if inputs is None else (*latent, inputs)
+    labels = _answers(victim, scale)
+    distances = _distances(modules, scale, labels)
+    calibration = calibrated(distances, labels, victim.num_classes)
+    labels = _answers(victim, decide)
+    clean = calibration.scores(_distances(modules, decide, labels), labels)
+    return Fitted(victim=victim, latent=latent, inputs=inputs, calibration=calibration, clean=clean)
+
+
+def _distances(modules: Sequence[Modules], x: Tensor, labels: Tensor) -> Tensor:
+    """Of all modules, `(n, defenders)`, a batch at a time."""
+    pairs = zip(torch.split(x, _ASKED), torch.split(labels, _ASKED), strict=True)
+    return torch.cat([torch.cat([own.distances(a, b) for own in modules], dim=1) for a, b in pairs])
+
+
+def _answers(victim: TorchClassifier, x: Tensor) -> Tensor:
+    """The victim's labels, int64 `(n,)`, a batch at a time."""
+    with hold(victim):
+        return torch.cat([victim.predict(part) for part in torch.split(x, _ASKED)])
+
+
+class _Done:
+    """What happens after each defender of a layer: it is kept, and a line is written."""
+
+    def __init__(
+        self, kept: storage.Checkpoint, index: int, layer: LatentDefenders, progress: bool
+    ) -> None:
+        self.kept, self.index, self.layer, self.progress = kept, index, layer, progress
+        self.count = len(kept.weights(index))
+        self.began = time.perf_counter()
+
+    def __call__(self, defender: LatentDefender) -> None:
+        self.kept.add(self.index, defender)
+        self.count += 1
+        if not self.progress:
+            return
+        seconds, self.began = time.perf_counter() - self.began, time.perf_counter()
+        where = defender.tapped.tap.layer
+        line = f"defender {self.count} of {self.layer.count} at {where}: {seconds:.0f} s"
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
