@@ -43,7 +43,7 @@ class Density:
         gaps = projected - self.centres[:, labels].to(projected)
         if self.scales is not None:
             gaps = _scaled(gaps, self.scales.to(projected), labels)
-        distances = gaps.norm(dim=2).T
+        distances: Tensor = torch.linalg.vector_norm(gaps, dim=2).T
         return distances.masked_fill(~self.known[labels][:, None], torch.inf)
 
     def first(self, count: int) -> Density:
@@ -109,7 +109,8 @@ def _principal_axes(features: Tensor, explained: float) -> Tensor:
     values, vectors = torch.linalg.eigh(centred.T @ centred)
     share = values.flip(0).clamp_min(0).cumsum(0)
     rank = 1 + int((share < explained * share[-1]).sum())
-    return vectors.flip(1)[:, : min(rank, len(values))]
+    axes: Tensor = vectors.flip(1)[:, : min(rank, len(values))]
+    return axes
 
 
 def _padded(axes: Tensor, rank: int) -> Tensor:

@@ -22,6 +22,7 @@ from advkit.models.torch import logits_from
 
 Preprocess = Callable[[Tensor], Tensor]
 _ASKED = 256  # images that are sent through a defender at once
+_OTHER_MODEL = "model must be the one that MRR was fitted with"
 _FEW = 4  # inputs up to which one batched pass is faster
 
 
@@ -246,9 +247,15 @@ def untrained(
 
 
 def copied(victim: TorchClassifier, tap: Tap, centres: Tensor) -> LatentDefender:
-    """A tapped copy of the victim, with its preprocessing; what weights that has learn too."""
-    tapped = Tapped(copy.deepcopy(victim.module), tap)
-    return LatentDefender(tapped, copy.deepcopy(victim.preprocess), centres)
+    """A tapped copy of the victim, with its preprocessing; what weights that has learn too.
+
+    Raises:
+        ValueError: it has no such layer.
+    """
+    net = copy.deepcopy(victim.module)
+    if tap.layer not in dict(net.named_modules()):
+        raise ValueError(f"{_OTHER_MODEL}: it has no layer {tap.layer!r}")
+    return LatentDefender(Tapped(net, tap), copy.deepcopy(victim.preprocess), centres)
 
 
 def with_weights(start: LatentDefender, weights: Mapping[str, Tensor]) -> LatentDefender:
@@ -261,7 +268,7 @@ def with_weights(start: LatentDefender, weights: Mapping[str, Tensor]) -> Latent
     try:
         defender.load_state_dict(dict(weights))
     except RuntimeError as error:
-        raise ValueError(f"model must be the one that MRR was fitted with: {error}") from error
+        raise ValueError(f"{_OTHER_MODEL}: {error}") from error
     return defender.requires_grad_(False)
 
 

@@ -53,7 +53,8 @@ def _towards_the_nearest(centres: Tensor, y: Tensor) -> Tensor:
         nearest = cosines.fill_diagonal_(-torch.inf).argmax(1)  # nearest on the sphere
     d2 = (centres - centres[nearest]).square().sum(1)
     s = (centres * centres[nearest]).sum(1)
-    return (d2 * (s - 1))[y].mean()
+    value: Tensor = (d2 * (s - 1))[y].mean()
+    return value
 
 
 def _to_all_others(features: Tensor, centres: Tensor, y: Tensor) -> Tensor:
@@ -64,4 +65,5 @@ def _to_all_others(features: Tensor, centres: Tensor, y: Tensor) -> Tensor:
 
 def _off_sphere(centres: Tensor) -> Tensor:
     """Summed squared difference of the centres' lengths to one."""
-    return (centres.norm(dim=1) - 1).square().sum()
+    lengths: Tensor = torch.linalg.vector_norm(centres, dim=1)
+    return (lengths - 1).square().sum()
