@@ -23,6 +23,8 @@ GRADIENT_BUDGET = [
     attacks.PGD(eps=1.5, steps=6, norm="l1", stop="never", random_start=False),
     attacks.DeepFool(eps=0.6),
     Adaptive(attack=attacks.PGD(eps=0.1, steps=8), losses=["ce", "margin"]),
+    attacks.SelectivePGD(eps=0.1, steps=8),
+    attacks.SelectivePGD(eps=0.6, steps=6, norm="l2", stop="never", kind="orthogonal"),
 ]
 
 GRADIENT_MINIMUM_NORM = [
@@ -32,6 +34,8 @@ GRADIENT_MINIMUM_NORM = [
     attacks.JSMA(theta=-0.4, gamma=0.5),
     attacks.CarliniWagnerL2(search_steps=3, steps=15),
     attacks.CarliniWagnerL2(search_steps=3, steps=15, published=True, lr=0.1, initial_const=1.0),
+    attacks.JointCarliniWagner(search_steps=3, steps=15),
+    attacks.JointCarliniWagner(search_steps=3, steps=15, published=True, lr=0.1, initial_const=1.0),
     attacks.LBFGS(search_steps=4, steps=10),
     attacks.FAB(steps=20),
     attacks.FAB(norm="linf", steps=20),

@@ -1,0 +1,174 @@
+"""Inputs that look to model and detector like natural images of another class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from advkit.attacks._ascent import Ascent, constant, shrinking
+from advkit.attacks._engine import Best, nothing_yet
+from advkit.attacks._family import BALLS
+from advkit.attacks._guarded import GuardedAttack, Joint, climb, nearest_clean
+from advkit.attacks._problem import Judged, Problem
+from advkit.core import checks
+from advkit.core.batching import progress_bar
+from advkit.core.norms import Norm
+
+
+@dataclass(frozen=True)
+class _Seen(Joint):
+    """`value` is all that is compared, `(n, width + classes)`: features beside logits."""
+
+    def _value(self, x_adv: Tensor, logits: Tensor, excess: Tensor) -> Tensor:
+        return torch.cat([self.guarded.features(x_adv).to(logits), logits], 1)
+
+
+@dataclass(frozen=True)
+class _Matching(_Seen):
+    """What is climbed is minus the squared distance to what is seen of a guide."""
+
+    guide: Tensor  # (N, width + classes), for the whole batch
+    weight: Tensor  # (N, width + classes), of the squares
+
+    def _value(self, x_adv: Tensor, logits: Tensor, excess: Tensor) -> Tensor:
+        gap = super()._value(x_adv, logits, excess) - self.guide[self.rows]
+        return -(self.weight[self.rows] * gap.square()).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FeatureMatching(GuardedAttack):
+    """Look like a natural image of another class to every part at once (arXiv:1511.05122).
+
+    Sabour et al. (2016): what has the features of a natural image is one to whoever looks at
+    features. So no limit of the detector and no gradient of its decision is needed. For each
+    sample, some of the nearest natural images that the guard accepts with another label are guides,
+    one after another, and what the detector's parts see of the input is drawn to what they see of
+    the guide, the logits with it. What counts is what the guard answers; a rejection is no success.
+
+    Deviations: the features of all parts and the logits of the model are matched together, each by
+    its squared distance as a share of that at the clean input; there are several guides; each is
+    gone for from the clean input, as in the paper, and from the point of the ball that is nearest
+    to the guide, so that a ball with the guide in it holds a success; steepest descent within the
+    ball in place of L-BFGS with a box.
+
+    Args:
+        eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
+            for each sample.
+        natural: clean images `(m, *features)` of several classes that the attacker has, within the
+            bounds. The pass that judges them belongs to no sample and is not in `queries`.
+        norm: `"linf"`, `"l2"` or `"l1"`.
+        steps: gradient steps from each start; each costs one forward and one backward pass through
+            model and detector.
+        step_size: length of every step, in input units; `None` for steps that shrink linearly from
+            `eps` to `eps / steps`.
+        candidates: guides for each sample, the nearest in features first; in logits if the model
+            has no guard. With a target all of them have that label.
+        progress: show a bar (needs the extra `report`).
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type, `natural` is missing, or at the call, the guard's
+            detector does not show its parts and features.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks
+        >>> from advkit.detectors import Guard
+        >>> class Far:
+        ...     def risk(self, x, labels=None):
+        ...         return (x[:, 0] - 0.5).abs()
+        ...     def excess(self, x, labels, threshold):
+        ...         return self.risk(x)[:, None] - threshold
+        ...     def features(self, x):
+        ...         return x[:, :1]
+        >>> net = torch.nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        >>> _ = net.bias.data.copy_(torch.tensor([1.0, 0.0]))
+        >>> guard = Guard(net, Far(), threshold=0.1)
+        >>> attack = attacks.FeatureMatching(eps=0.3, natural=torch.tensor([[0.5, 0.9]]), steps=9)
+        >>> guard.predict(attack(guard, torch.tensor([[0.5, 0.4]]), torch.tensor([0])))
+        tensor([1])
+    """
+
+    eps: float | Tensor
+    norm: Norm = "linf"
+    steps: int = 100
+    step_size: float | None = None
+    candidates: int = 3
+    progress: bool = False
+    _asks: ClassVar[tuple[str, ...]] = ("excess", "features")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.natural is None:
+            raise TypeError("natural must be a tensor: FeatureMatching has nothing else to match")
+        checks.eps(self.eps)
+        checks.one_of("norm", self.norm, BALLS)
+        checks.whole("steps", self.steps, at_least=1)
+        if self.step_size is not None:
+            checks.positive("step_size", self.step_size)
+        checks.whole("candidates", self.candidates, at_least=1)
+        checks.flag("progress", self.progress)
+
+    def _search(self, problem: Problem) -> Best:
+        seen = self._joint(_Seen, problem)
+        eps = checks.budget(self.eps, problem.x)
+        if self.step_size is None:
+            lengths = shrinking(eps, self.steps)
+        else:
+            lengths = constant(torch.full_like(eps, self.step_size), self.steps)
+        ascent = Ascent(norm=self.norm, eps=eps, lengths=lengths, stop="first")
+        at = seen.judge(seen.x, differentiate=False, first=True)
+        best = nothing_yet(seen).improved(seen, at)
+        total = 2 * self.candidates * self.steps
+        with progress_bar("FeatureMatching", total, self.progress) as advance:
+            if not best.success.all():
+                self._follow(problem, seen, at, ascent, best, advance)
+        return best
+
+    def _follow(
+        self,
+        problem: Problem,
+        seen: _Seen,
+        at: Judged,
+        ascent: Ascent,
+        best: Best,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Go for one guide after another, and write what is better into `best`."""
+        clean = self._clean(seen)
+        assert clean is not None  # natural is required
+        here = at.value
+        there = torch.cat([seen.guarded.features(clean.x).to(here), clean.logits.to(here)], 1)
+        width = here.shape[1] - at.logits.shape[1]
+        compared = width or here.shape[1]
+        guides = nearest_clean(
+            clean, seen.goal, here[:, :compared], there[:, :compared], most=self.candidates
+        )
+        for index, exists in guides:
+            guide = there[index]
+            weight = _shares(here - guide, width)
+            matching = self._joint(_Matching, problem, guide=guide, weight=weight)
+            for start in (clean.x[index], problem.x):
+                rows = (exists & ~best.success).nonzero().flatten()
+                if not len(rows):
+                    break
+                found = climb(ascent, matching.take(rows), start[rows], advance)
+                better = found.shortfall < best.shortfall[rows]
+                best.put(rows[better], found.take(better))
+
+
+def _shares(gap: Tensor, width: int) -> Tensor:
+    """Weights `(n, k)` by which the squares of the first `width` of `gap` sum to 1, and the rest.
+
+    Where all of them are zero there is nothing to match, and the weights are 1.
+    """
+    total = [
+        part.square().sum(1, keepdim=True).expand_as(part) for part in gap.tensor_split([width], 1)
+    ]
+    found = torch.cat(total, 1)
+    return torch.where(found > 0, 1 / found, 1)

@@ -1,0 +1,368 @@
+"""Carlini and Wagner's attack in l2 on a model and the detector that guards it, together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from advkit.attacks._engine import Best, Nearest, none_near, write
+from advkit.attacks._guarded import (
+    GuardedAttack,
+    Joint,
+    TwoGoals,
+    approach,
+    nearest_clean,
+    recast,
+    towards,
+)
+from advkit.attacks._minimum import first_look, rivals
+from advkit.attacks._penalty import Weight
+from advkit.attacks._problem import Judged, Problem
+from advkit.attacks.carlini_wagner import CarliniWagnerL2
+from advkit.core import checks
+from advkit.core.batching import progress_bar
+from advkit.core.dtypes import wide
+from advkit.core.losses import margin
+from advkit.core.norms import Norm, lp_norm, per_sample
+
+_AMPLE = 4.0  # the first constants, as a multiple of what would balance a linear detector
+_GROWTH = 10.0  # of a constant whose term was not met
+_MOST = 1e30  # of a constant, so that its products stay finite
+_STUCK = 0.9  # a bracket from more than this share of its upper end is closed
+_INSIDE = 0.98  # share of the way to the nearest success where a round begins
+_FINER = 0.2  # how much shorter the way to the best point is from the nearest success
+_WIDER = 2.0  # and how much longer than expected without a success so far
+_HALVINGS = 10
+_TRIES = 2  # rounds for each class before the best of them is chosen
+_WEAK = 1000  # the article's constant of the detector, as a multiple of the first of the class
+# Where a success goes, as a multiple of its perturbation, while the guard does not confirm it.
+_FURTHER = (1 + 2**-10, 1 + 2**-7, 1 + 2**-4)
+
+
+class _Unmet(NamedTuple):
+    """What the best iterate of each sample of a batch left to do in one round."""
+
+    least: Tensor  # (N,), weighted sum
+    terms: Tensor  # (N, 2), of class and detector
+
+    def note(self, rows: Tensor, terms: Tensor, missing: Tensor) -> None:
+        """Keep, in place, what is less."""
+        terms, missing = terms.to(self.terms), missing.to(self.least)
+        less = missing < self.least[rows]
+        self.least[rows[less]], self.terms[rows[less]] = missing[less], terms[less]
+
+
+@dataclass(frozen=True)
+class _Penalty(Joint):
+    """What is climbed is minus the weighted hinges of the class and of the detector's parts."""
+
+    room: float
+    weight: Tensor  # (N, 2), for the whole batch
+    unmet: _Unmet
+
+    def _value(self, x_adv: Tensor, logits: Tensor, excess: Tensor) -> Tensor:
+        behind = self.goal.confidence - self.goal.ascent(margin, logits)
+        above = (excess + self.room).clamp_min(0).sum(1)
+        terms = torch.stack([behind.clamp_min(0), above.to(behind)], 1)
+        missing = (self.weight[self.rows].to(terms) * terms).sum(1)
+        self.unmet.note(self.rows, terms.detach(), missing.detach())
+        return -missing
+
+
+class _Course(NamedTuple):
+    """Where samples are heading, and by which constants, each with its bracket."""
+
+    heading: Tensor  # (n,), the class gone for
+    reach: Tensor  # (n,), the distance to expect, in widths of the box
+    const: Tensor  # (n, 2)
+    low: Tensor  # (n, 2)
+    high: Tensor  # (n, 2)
+    least: Tensor  # (n,), what was missing at the best iterate
+
+    def where(self, better: Tensor, other: _Course) -> _Course:
+        """This where bool `better` `(n,)` is true, else the `other`."""
+        pairs = zip(self, other, strict=True)
+        return _Course(*(torch.where(per_sample(better, a), a, b) for a, b in pairs))
+
+    def after(self, success: Tensor, unmet: Tensor, free: Tensor) -> _Course:
+        """The constants to try next.
+
+        Args:
+            success: whether those of this round led to one, bool `(n,)`.
+            unmet: which of the two terms was not, at the best iterate, bool `(n, 2)`.
+            free: which of the two constants are searched for, bool `(2,)`.
+        """
+        lowered = success[:, None] & free
+        raised = ~success[:, None] & unmet & free
+        low = torch.where(raised, self.const, self.low)
+        high = torch.where(lowered, self.const, self.high)
+        if free.all():  # what was enough beside another constant may not be enough beside this one
+            high = torch.where(raised & (low > _STUCK * high), math.inf, high)
+        larger = (_GROWTH * self.const).clamp_max(_MOST)
+        tried = torch.where(high.isinf(), larger, (low + high) / 2)
+        const = torch.where(lowered | raised, tried, self.const)
+        return self._replace(const=const, low=low, high=high)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JointCarliniWagner(GuardedAttack):
+    """Carlini and Wagner's attack in l2 on a guarded model and its detector, together.
+
+    Minimizes |x_adv - x|^2 + c1 * max(confidence - margin, 0) + c2 * sum of max(excess + room, 0)
+    over the parts of the detector, by Adam in the box: the form in which detectors were broken
+    (Carlini and Wagner, 2017, arXiv:1705.07263) and MagNet was (2017, arXiv:1711.08478). Margin
+    and excess are those of one class that the sample heads for. What counts is what the guard
+    answers; a rejection is no success, and a failure gives the clean input.
+
+    Both constants are searched for, for each sample and each by itself: a round that fails raises
+    those whose term its best iterate left unmet, a success lowers both. The first rounds go for the
+    likeliest classes one after another from the input, the later ones on from the nearest success.
+    What is found is moved towards the input as far as it stays a success.
+
+    Deviations: those of `CarliniWagnerL2`, whose descent this is; both constants are searched for,
+    where the paper has one and the article on MRR searches one and leaves the other at 1; the
+    start from a natural image. `published=True` is the attack of that article, for comparison: it
+    is weak, since its constant of the detector is never raised.
+
+    Args:
+        confidence: margin in logits that a success must have inside, not negative.
+        room: how far below their limits the parts are drawn, in what the detector gives its excess
+            in, not negative. A success needs none.
+        candidates: how many classes to go for, the likeliest first. Without meaning for a targeted
+            attack and in the published schedule.
+        search_steps: rounds, each with other constants or another class.
+        steps: steps of Adam for each; each costs one forward and one backward pass through model
+            and detector.
+        lr: learning rate of Adam; `None` takes one that fits the way to go, and 0.01 in the
+            published schedule.
+        initial_const: the first of both constants, for inputs scaled to [0, 1]; `None` takes what
+            would do if logits and excess were linear. In the published schedule that of the class,
+            0.001 if `None`; that of the detector is 1000 times as large.
+        natural: clean images `(m, *features)` of several classes that the attacker has, or `None`.
+            The nearest of them that the guard accepts with another label, at the target if there is
+            one, is moved towards the input as a first success: with it no sample fails for want of
+            a way. The pass that judges them belongs to no sample and is not in `queries`.
+        published: the schedule of the article on MRR; give it its time too, with
+            `search_steps=20, steps=10_000`.
+        progress: show a bar (needs the extra `report`).
+
+    Raises:
+        ValueError: a value is out of its range, or `natural` or `room` is given with `published`.
+        TypeError: a value has the wrong type, or at the call, the guard's detector does not show
+            its parts.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks
+        >>> from advkit.detectors import Guard
+        >>> class Far:
+        ...     def risk(self, x, labels=None):
+        ...         return x[:, 0]
+        ...     def excess(self, x, labels, threshold):
+        ...         return x[:, :1] - threshold
+        >>> net = torch.nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        >>> _ = net.bias.data.copy_(torch.tensor([1.0, 0.0]))
+        >>> guard = Guard(net, Far(), threshold=0.4)
+        >>> attack = attacks.JointCarliniWagner()
+        >>> attack(guard, torch.tensor([[0.4, 0.4]]), torch.tensor([0])).round(decimals=2)
+        tensor([[0.4000, 0.6000]])
+    """
+
+    confidence: float = 0.0
+    room: float = 0.0
+    candidates: int = 3
+    search_steps: int = 9
+    steps: int = 100
+    lr: float | None = None
+    initial_const: float | None = None
+    published: bool = False
+    progress: bool = False
+    norm: Norm = field(default="l2", init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.not_negative("confidence", self.confidence)
+        checks.not_negative("room", self.room)
+        checks.whole("candidates", self.candidates, at_least=1)
+        checks.whole("search_steps", self.search_steps, at_least=1)
+        checks.whole("steps", self.steps, at_least=1)
+        for name in ("lr", "initial_const"):
+            if getattr(self, name) is not None:
+                checks.positive(name, getattr(self, name))
+        checks.flag("published", self.published)
+        checks.flag("progress", self.progress)
+        if self.published and (self.natural is not None or self.room):
+            raise ValueError("natural and room must not be given with published=True: it has none")
+
+    def _nothing(self, problem: Problem) -> Nearest:
+        return none_near(problem)
+
+    def _search(self, problem: Problem) -> Best:
+        weight, unmet = _fresh(problem, wide(problem.x).new_ones(len(problem.x), 2))
+        goal = replace(problem.goal, confidence=self.confidence)
+        joint = self._joint(
+            _Penalty, problem, goal=goal, room=self.room, weight=weight, unmet=unmet
+        )
+        nearest, at = first_look(joint)
+        rows = (~nearest.success).nonzero().flatten()
+        if len(rows):
+            total = self.search_steps * self.steps
+            with progress_bar("JointCarliniWagner", total, self.progress) as advance:
+                search = self._as_published if self.published else self._search_both
+                nearest.put(rows, search(joint.take(rows), at.take(rows), advance))
+        return Best(nearest.x_adv, nearest.shortfall)
+
+    def _as_published(self, joint: _Penalty, at: Judged, advance: Callable[[int], None]) -> Nearest:
+        """Round after round from the input, whichever class is best, with one constant fixed."""
+        nearest = none_near(joint)
+        first = self.initial_const or 1e-3
+        const = wide(joint.x).new_tensor([first, _WEAK * first]).expand(len(joint.x), 2)
+        course = _begun(joint.goal.labels, torch.ones_like(nearest.distance), const)
+        free = torch.tensor([True, False], device=const.device)
+        for _ in range(self.search_steps):
+            found, _ = self._round(joint, course, joint.x, course.reach, advance)
+            nearest = nearest.nearer(found)
+            course = course.after(found.success, torch.ones_like(const, dtype=torch.bool), free)
+        return nearest
+
+    def _search_both(self, joint: _Penalty, at: Judged, advance: Callable[[int], None]) -> Nearest:
+        """Class after class from the input, then on from the nearest success."""
+        nearest, course, rounds = self._towards_each(joint, at, advance)
+        nearest, course = self._from_natural(joint, nearest, course)
+        for _ in range(rounds):
+            nearest, course = self._onward(joint, nearest, course, advance)
+        return nearest
+
+    def _towards_each(
+        self, joint: _Penalty, at: Judged, advance: Callable[[int], None]
+    ) -> tuple[Nearest, _Course, int]:
+        """Some rounds for each of the likeliest classes; the best course, and how many are left."""
+        classes = rivals(at, joint, min(self.candidates, self.search_steps))
+        headings = classes or [joint.goal.labels]
+        tries = max(1, min(_TRIES, self.search_steps // len(headings)))
+        nearest = none_near(joint)
+        blank = wide(joint.x).new_ones(len(joint.x), 2)
+        course = _begun(headings[0], blank[:, 0], blank)
+        for heading in headings:
+            found, tried = none_near(joint), self._linear(towards(joint, heading))
+            for _ in range(tries):
+                found, tried = self._onward(joint, found, tried, advance)
+            better = found.distance < nearest.distance
+            better |= ~found.success & ~nearest.success & (tried.least < course.least)
+            course, nearest = tried.where(better, course), nearest.nearer(found)
+        return nearest, course, self.search_steps - tries * len(headings)
+
+    def _onward(
+        self, joint: _Penalty, nearest: Nearest, course: _Course, advance: Callable[[int], None]
+    ) -> tuple[Nearest, _Course]:
+        """One more round, from the nearest successes or the inputs."""
+        part = towards(joint, course.heading)
+        lower, upper = part.model.bounds
+        # from just inside the boundary, so that a success is the doing of these constants
+        start = part.x.lerp(nearest.x_adv, _INSIDE)
+        far = torch.where((course.low > 0).any(1), _WIDER, 1) * course.reach
+        near = _FINER * nearest.distance.to(far) / (upper - lower)
+        reach = torch.where(nearest.success, near, far)
+        found, unmet = self._round(part, course, start, reach, advance)
+        course = course.after(
+            found.success, unmet.terms > 0, torch.ones_like(unmet.terms[0], dtype=torch.bool)
+        )
+        return nearest.nearer(approach(part, found, _HALVINGS)), course._replace(least=unmet.least)
+
+    def _from_natural(
+        self, joint: _Penalty, nearest: Nearest, course: _Course
+    ) -> tuple[Nearest, _Course]:
+        """The same with the nearest accepted natural images, moved to their inputs."""
+        clean = self._clean(joint)
+        if clean is None:
+            return nearest, course
+        places = (joint.x.flatten(1), clean.x.flatten(1))
+        for index, exists in nearest_clean(clean, joint.goal, *places, most=1):
+            rows = exists.nonzero().flatten()
+            chosen = index[rows]
+            part = towards(joint.take(rows), clean.labels[chosen])
+            at = part.judge(clean.x[chosen], differentiate=False)
+            found = approach(part, none_near(part).improved(part, at), _HALVINGS)
+            better = found.distance < nearest.distance[rows]
+            if better.any():
+                fresh = self._linear(part.take(better))
+                write(course, rows[better], fresh)
+                nearest.put(rows[better], found.take(better))
+        return nearest, course
+
+    def _round(
+        self,
+        joint: _Penalty,
+        course: _Course,
+        start: Tensor,
+        reach: Tensor,
+        advance: Callable[[int], None],
+    ) -> tuple[Nearest, _Unmet]:
+        """The nearest successes of one descent from `start`, and what its best iterates lack."""
+        weight, unmet = _fresh(joint, course.const)
+        part = replace(joint, weight=weight, unmet=unmet)
+        one = torch.ones_like(reach)
+        adam = CarliniWagnerL2(steps=self.steps, lr=self.lr, published=self.published)
+        found = adam._descend(part, start, Weight(one, torch.zeros_like(one), reach), advance)
+        return found, _Unmet(*(v[joint.rows] for v in unmet))
+
+    def _linear(self, part: _Penalty) -> _Course:
+        """The constants that would do if logits and excess were linear; 1 without a gradient."""
+        two = recast(TwoGoals, part, guarded=part.guarded)
+        at = two.judge(two.x, differentiate=True)
+        loss, alarm = two.both(at)
+        lower, upper = part.model.bounds
+        grads = (two.usable(loss), alarm)
+        slope = (upper - lower) * torch.stack([lp_norm(wide(g), "l2") for g in grads], 1)
+        gap = at.value.detach().neg() + at.value.new_tensor([self.confidence, self.room])
+        steep = (slope > 0) & slope.isfinite()
+        reach = torch.where(steep, gap.clamp_min(0).to(slope) / slope, 0).amax(1)
+        reach = torch.where(reach > 0, reach, 1).clamp_max(math.sqrt(part.x[0].numel()))
+        const = torch.where(steep, _AMPLE * reach[:, None] / slope, 1).clamp_max(_MOST)
+        if self.initial_const is not None:
+            const = torch.full_like(const, self.initial_const)
+        return _begun(part.goal.labels, reach, const)
+
+    def _last_look(self, problem: Problem, best: Best) -> Best:
+        last = super()._last_look(problem, self._confirmed(problem, best))
+        x_adv = torch.where(per_sample(last.success, last.x_adv), last.x_adv, problem.x)
+        return Best(x_adv, last.shortfall)
+
+    def _confirmed(self, problem: Problem, best: Best) -> Best:
+        """`best`, a little further out where the guard does not say what was found.
+
+        These points lie on the boundary, and a batch of another size rounds differently.
+        """
+        x_adv, seen = best.x_adv.clone(), self._asked(problem, best.x_adv)
+        for factor in _FURTHER:
+            lost = (best.success & ~(seen <= 0)).nonzero().flatten()
+            if not len(lost):
+                break
+            part = problem.take(lost)
+            x_adv[lost] = part.clip(part.x + factor * (best.x_adv[lost] - part.x))
+            seen[lost] = self._asked(part, x_adv[lost])
+        return Best(x_adv, best.shortfall)
+
+
+def _begun(heading: Tensor, reach: Tensor, const: Tensor) -> _Course:
+    """A course on which nothing was tried."""
+    return _Course(
+        heading=heading,
+        reach=reach,
+        const=const.clone(),
+        low=torch.zeros_like(const),
+        high=torch.full_like(const, math.inf),
+        least=torch.full_like(reach, math.inf),
+    )
+
+
+def _fresh(problem: Problem, const: Tensor) -> tuple[Tensor, _Unmet]:
+    """The constants `(n, 2)` of a part as those of the whole batch, and nothing yet of unmet."""
+    weight = const.new_ones(len(problem.ledger.forward), 2).index_put((problem.rows,), const)
+    return weight, _Unmet(torch.full_like(weight[:, 0], math.inf), torch.zeros_like(weight))

@@ -1,0 +1,159 @@
+"""Projected gradient descent on one of two goals at a time: a wrong class, and no alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from advkit.attacks._ascent import Ascent, constant, shrinking
+from advkit.attacks._engine import Best, Stop
+from advkit.attacks._family import BALLS
+from advkit.attacks._guarded import GuardedAttack, Joint, TwoGoals, climb, nearest_clean
+from advkit.attacks._problem import Problem
+from advkit.core import checks
+from advkit.core.batching import progress_bar
+from advkit.core.losses import Loss, LossName, check_loss, get_loss
+from advkit.core.norms import Norm
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SelectivePGD(GuardedAttack):
+    """Attack a model and the detector that guards it, one at a time (arXiv:2106.15023).
+
+    Bryniarski et al. (2021): a sum of two losses goes on with the one that is won already, and so
+    past the alarm. Here each step of each sample serves one goal, which needs no weight: the class
+    while the model is right, and where it is wrong the parts that raise an alarm. What counts is
+    what the guard answers; a rejection is no success.
+
+    On a model without a guard it is PGD.
+
+    Deviations: the parts of the detector count by the sum of what they are above their limits;
+    steps shrink as those of `PGD` unless `step_size` sets them; what comes back is the iterate by
+    which the worst of all is missed least. In the orthogonal kind a gradient loses its part along
+    the other only where the two oppose each other: where they agree, as they do when what looks
+    like a class is accepted as one, the paper's projection would take the way itself; and where
+    nothing would be left, it loses nothing.
+
+    Args:
+        eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
+            for each sample.
+        norm: `"linf"`, `"l2"` or `"l1"`.
+        steps: gradient steps; each costs one forward and one backward pass through model and
+            detector, two backward if orthogonal.
+        step_size: length of every step, in input units; `None` for steps that shrink linearly from
+            `eps` to `eps / steps`.
+        kind: `"selective"`, or `"orthogonal"`, whose steps leave the other goal no worse: what
+            opposes its gradient is taken off.
+        restarts: independent runs from other random points; each takes up what is still unsolved.
+        random_start: begin at a random point of the ball; `False` begins at the clean input.
+        loss: of the class, to climb: `"margin"`, `"ce"`, `"dlr"` or a callable
+            `(logits, y) -> (n,)`.
+        stop: `"first"` leaves a sample alone once it is wrong and accepted, `"never"` goes on to
+            the iterate that is so by most; `None` leaves it to the caller: `"first"` by itself.
+        seed: of the random starts, an int.
+        natural: clean images `(m, *features)` of several classes that the attacker has, or `None`.
+            One more run begins at the point of the ball that is nearest to the nearest of them
+            that the guard accepts with another label, at the target if there is one. The pass that
+            judges them belongs to no sample and is not in `queries`.
+        progress: show a bar (needs the extra `report`).
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type, or at the call, the guard's detector does not show
+            its parts.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks
+        >>> from advkit.detectors import Guard
+        >>> class Far:
+        ...     def risk(self, x, labels=None):
+        ...         return x[:, 0]
+        ...     def excess(self, x, labels, threshold):
+        ...         return x[:, :1] - threshold
+        >>> net = torch.nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        >>> _ = net.bias.data.copy_(torch.tensor([1.0, 0.0]))
+        >>> guard = Guard(net, Far(), threshold=0.5)
+        >>> x, y = torch.tensor([[0.4, 0.4]]), torch.tensor([0])
+        >>> guard.predict(attacks.PGD(eps=0.2, steps=9, random_start=False)(guard.model, x, y))
+        tensor([-1])
+        >>> guard.predict(attacks.SelectivePGD(eps=0.2, steps=9)(guard, x, y))
+        tensor([1])
+    """
+
+    eps: float | Tensor
+    norm: Norm = "linf"
+    steps: int = 100
+    step_size: float | None = None
+    kind: Literal["selective", "orthogonal"] = "selective"
+    restarts: int = 1
+    random_start: bool = True
+    loss: LossName | Loss = "margin"
+    stop: Stop | None = None
+    seed: int = 0
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.eps(self.eps)
+        checks.one_of("norm", self.norm, BALLS)
+        checks.whole("steps", self.steps, at_least=1)
+        if self.step_size is not None:
+            checks.positive("step_size", self.step_size)
+        checks.one_of("kind", self.kind, ("selective", "orthogonal"))
+        checks.whole("restarts", self.restarts, at_least=1)
+        checks.flag("random_start", self.random_start)
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError("restarts must be 1 without random_start: all runs would be the same")
+        check_loss(self.loss)
+        checks.one_of("stop", self.stop, ("first", "never", None))
+        checks.whole("seed", self.seed)
+        checks.flag("progress", self.progress)
+
+    def _objective(self, *, targeted: bool) -> Loss:
+        if targeted and self.loss == "dlr":
+            raise ValueError("loss must not be 'dlr' with a target; 'ce' and 'margin' have targets")
+        return get_loss(self.loss)
+
+    def _search(self, problem: Problem) -> Best:
+        joint = self._joint(TwoGoals, problem, orthogonal=self.kind == "orthogonal")
+        eps = checks.budget(self.eps, problem.x)
+        if self.step_size is None:
+            lengths = shrinking(eps, self.steps)
+        else:
+            lengths = constant(torch.full_like(eps, self.step_size), self.steps)
+        ascent = Ascent(
+            norm=self.norm,
+            eps=eps,
+            lengths=lengths,
+            random_start=self.random_start,
+            restarts=self.restarts,
+            seed=self.seed,
+            stop=self.stop or "first",
+        )
+        runs = self.restarts + (self.natural is not None)
+        with progress_bar("SelectivePGD", runs * self.steps, self.progress) as advance:
+            best = ascent.search(joint, advance)
+            return self._from_natural(joint, ascent, best, advance)
+
+    def _from_natural(
+        self, joint: Joint, ascent: Ascent, best: Best, advance: Callable[[int], None]
+    ) -> Best:
+        """`best`, or what is better on the way that begins towards an accepted natural image."""
+        clean = self._clean(joint)
+        todo = ~best.success if ascent.stop == "first" else torch.ones_like(best.success)
+        if clean is None or not todo.any():
+            return best
+        part = joint.take(todo)
+        places = (part.x.flatten(1), clean.x.flatten(1))
+        for index, exists in nearest_clean(clean, part.goal, *places, most=1):
+            open_part = part.take(exists)
+            found = climb(ascent, open_part, clean.x[index[exists]], advance)
+            better = found.shortfall < best.shortfall[open_part.rows]
+            best.put(open_part.rows[better], found.take(better))
+        return best
