@@ -1,0 +1,681 @@
+"""Do defenders that know clean data alone detect attacks, and what if the attacker knows them?
+
+    python examples/mrr_study.py --data ../shared/data [--only PART] [--quick] [--out FOLDER]
+
+Follows "Safe Machine Learning and Defeating Adversarial Attacks" (Rouhani, Samragh, Javidi and
+Koushanfar, 2019): modular robust redundancy. Its Table 1 for nets of MNIST, CIFAR-10 and ImageNet:
+how well attacks that ignore the defenders are detected. Its Table 2, in `mrr_adaptive.py`: what is
+left when the attack knows them, by the article's attack and by stronger ones. Its Figure 4: what
+victim and defender see. `--out` gets the nets and defenders, a .json file for each part and the
+figure, and goes on from what is there. `--quick` takes a handful of
+images: its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nets as published
+import numpy as np
+import torch
+from cloud_automl_study import table as markdown
+from mrr_adaptive import Case, adaptive
+from output_detector_study import loaded, plain_cnn, trained
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advkit import TorchClassifier, attacks, defenses, detectors
+from advkit.core.files import replacing
+from advkit.data import Dataset, load_npz
+from advkit.defenses import MRR, LatentDefenders
+from advkit.models import hold
+
+SEED = 0
+COUNTS = (1, 2, 4, 8, 16)
+# Area under the ROC curve with 16 defenders, in the article's Table 1.
+ARTICLE = {
+    "MNIST": {"FGS": 0.996, "JSMA": 0.995, "DeepFool": 0.996, "C&W": 0.989, "BIM": 0.994},
+    "CIFAR-10": {"FGS": 0.911, "JSMA": 0.966, "DeepFool": 0.960, "C&W": 0.929, "BIM": 0.907},
+    "ImageNet": {"FGS": 0.881, "DeepFool": 0.908, "C&W": 0.907, "BIM": 0.820},
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and attacked.
+
+    Attributes:
+        train: images that defenders learn from, at most.
+        defenders: of each victim.
+        epochs: of a net that is trained here.
+        attacked: images attacked, at most.
+        few: of these, what the dearer attacks get.
+        search: rounds and steps of C&W.
+        adaptive: images for the attacks that know the defenders.
+        rounds: of these attacks, and how many steps each has.
+    """
+
+    train: int
+    defenders: int
+    epochs: int
+    attacked: int
+    few: int
+    search: tuple[int, int]
+    adaptive: int
+    rounds: tuple[int, int]
+
+
+FULL = Size(60_000, 16, 15, 1000, 200, (5, 60), 100, (9, 100))
+QUICK = Size(1000, 2, 4, 12, 4, (2, 3), 4, (2, 4))
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A net, its defenders' settings, and its data.
+
+    Attributes:
+        name: of the net.
+        images: of which data set.
+        net: in evaluation mode.
+        settings: of the defenders.
+        fit: what they learn from.
+        test: clean images that are asked about, none of them learned from.
+        attacked: how many of these are attacked, from the first one on.
+        few: of these, what the dearer attacks get.
+        jsma: whether there is time for JSMA.
+    """
+
+    name: str
+    images: str
+    net: nn.Module
+    settings: MRR
+    fit: Dataset
+    test: Dataset
+    attacked: int
+    few: int
+    jsma: bool = True
+
+
+def main() -> None:
+    """Fit, attack, print the tables and write what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of nets and images")
+    parser.add_argument("--only", choices=list(PARTS), help="one part of it")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder for defenders, .json files and the figure")
+    args = parser.parse_args()
+    if not (args.data / "mnist_train.npz").is_file():
+        print(f"skipped: no nets and images in {args.data}", file=sys.stderr)
+        return
+    size = QUICK if args.quick else FULL
+    for part in list(PARTS) if args.only is None else [args.only]:
+        began = time.process_time()
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            results, text = PARTS[part](args.data, size, args.out)
+        results["seconds"] = round(time.process_time() - began)
+        if args.out is not None:
+            with replacing(args.out / f"{part}.json") as path:
+                path.write_text(json.dumps(results, indent=1))
+        print(text, flush=True)
+
+
+# --- victims -------------------------------------------------------------------------------------
+
+
+def mlp(folder: Path, size: Size, out: Path | None) -> Victim:
+    """The article's net for MNIST: 784-300-100-10, trained here."""
+    train, test = mnist(folder, size)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Dropout(), nn.Linear(300, 100),
+        nn.ReLU(), nn.Dropout(), nn.Linear(100, 10),
+    )  # fmt: skip
+    path = None if out is None else out / "mlp.pt"
+    if path is not None and path.is_file():
+        net.load_state_dict(torch.load(path, weights_only=True))
+    else:
+        defenses.fit(
+            net, batches(train), loss=lambda m, x, y: F.cross_entropy(m(x), y),
+            optimizer=torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9),
+            epochs=size.epochs, progress=False,
+        )  # fmt: skip
+        if path is not None:
+            with replacing(path) as temporary:
+                torch.save(net.state_dict(), temporary)
+    settings = MRR(LatentDefenders(count=size.defenders))
+    return Victim("MLP", "MNIST", net.eval(), settings, train, test, size.attacked, size.attacked)
+
+
+def lenet5(folder: Path, size: Size, out: Path | None) -> Victim:
+    """A published convolutional net for MNIST."""
+    train, test = mnist(folder, size)
+    net = loaded(folder, "mnist_lenet5", "mnist_lenet5_plain.pt")
+    settings = MRR(LatentDefenders(count=size.defenders, epochs=2))
+    fit = train.head(20_000)
+    return Victim("LeNet-5", "MNIST", net, settings, fit, test, size.attacked // 2, size.few)
+
+
+def resnet20(folder: Path, size: Size, out: Path | None) -> Victim:
+    """A published residual net for CIFAR-10."""
+    net = loaded(folder, "cifar10_resnet20", "cifar10_resnet20.pt")
+    return cifar("ResNet-20", net, folder, size)
+
+
+def cnn(folder: Path, size: Size, out: Path | None) -> Victim:
+    """A plain convolutional net for CIFAR-10, trained here on a fifth of the images."""
+    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.train)
+    return cifar("plain CNN", trained(plain_cnn(), train, size.epochs), folder, size)
+
+
+def cifar(name: str, net: nn.Module, folder: Path, size: Size) -> Victim:
+    """With two epochs for each defender, since the net is dear."""
+    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.train)
+    test = load_npz(folder / "cifar10_test_0000_0499.npz")
+    settings = MRR(LatentDefenders(count=size.defenders, epochs=2))
+    return Victim(name, "CIFAR-10", net.eval(), settings, train, test, size.few, size.few // 2)
+
+
+def mnist(folder: Path, size: Size) -> tuple[Dataset, Dataset]:
+    """Training and test images."""
+    train = load_npz(folder / "mnist_train.npz").head(size.train)
+    test = load_npz(folder / "mnist_test.npz")
+    return train, test if size is FULL else test.head(100)
+
+
+class batches:  # noqa: N801 - a function of data, in other words
+    """A training set in another order each time."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.randperm(len(self.data.x)).split(100):
+            yield self.data.x[rows], self.data.y[rows]
+
+
+def fitted(victim: Victim, out: Path | None) -> tuple[MRR, float]:
+    """The defenders, and the seconds of their fit; those in the folder if they are there."""
+    name = victim.name.lower().replace(" ", "_")
+    path = None if out is None else out / f"{name}_mrr.npz"
+    if path is not None and path.is_file():
+        return MRR.load(path, victim.net), float("nan")
+    kept = None if out is None else out / f"{name}_checkpoint.npz"
+    began = time.perf_counter()
+    mrr = victim.settings.fit(
+        victim.net, victim.fit.x, victim.fit.y, checkpoint=kept, progress=True
+    )
+    seconds = time.perf_counter() - began
+    if path is not None and kept is not None:
+        mrr.save(path)
+        kept.unlink()
+    return mrr, seconds
+
+
+# --- attacks that ignore the defenders, Table 1 --------------------------------------------------
+
+
+def oblivious(part: str) -> Callable[[Path, Size, Path | None], tuple[dict[str, Any], str]]:
+    """What Table 1 does for one victim."""
+
+    def run(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any], str]:
+        victim = VICTIMS[part](folder, size, out)
+        mrr, seconds = fitted(victim, out)
+        model = mrr.fitted.victim
+        labels = answers(model, victim.test.x)
+        right = labels == victim.test.y
+        clean = scores_of_all(mrr, victim, victim.test.x[right])
+        results: dict[str, Any] = {
+            "victim": victim.name,
+            "accuracy": float(right.float().mean()),
+            "fit seconds": round(seconds),
+            "clean images": int(right.sum()),
+            "false alarms": false_alarms(mrr, victim),
+            "correlation": mrr.correlation(victim.test.x[right]).tolist(),
+            "milliseconds": milliseconds(mrr, victim.test.x),
+            "attacks": {},
+        }
+        for method, settings in methods(victim, size).items():
+            parts = {}
+            for name, attack in settings.items():
+                x_adv, y = attack()
+                wrong = (answers(model, x_adv) != y) & right[: len(y)]
+                parts[name] = scores_of_all(mrr, victim, x_adv[wrong])
+                print(f"{victim.name} {method} {name}: {int(wrong.sum())}", file=sys.stderr)
+            results["attacks"][method] = judged(clean, parts)
+        return results, report(victim, results)
+
+    return run
+
+
+def methods(
+    victim: Victim, size: Size
+) -> dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]]:
+    """The article's attacks, by the settings that its authors' code has for MNIST."""
+    data = victim.test.head(victim.attacked)
+    few = data.head(victim.few)
+    rounds, steps = size.search
+    target = (few.y + torch.randint(1, 10, few.y.shape)) % 10
+
+    def on(
+        attack: attacks.Attack, part: Dataset, goal: Tensor | None = None
+    ) -> Callable[[], tuple[Tensor, Tensor]]:
+        return lambda: (attack(victim.net, part.x, part.y, target=goal), part.y)
+
+    found = {
+        "FGS": {
+            f"eps {eps}": on(attacks.FGSM(eps=eps), data)
+            for eps in (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+        },
+        "JSMA": {
+            f"theta {theta}": on(attacks.JSMA(theta=theta, gamma=0.05), few, target)
+            for theta in ((0.6, 0.8, 1.0) if victim.jsma else ())
+        },
+        "DeepFool": {
+            f"{steps} steps": on(attacks.DeepFool(steps=steps), data) for steps in (2, 5, 10, 50)
+        },
+        "C&W": {
+            f"confidence {confidence}": on(
+                attacks.CarliniWagnerL2(
+                    confidence=float(confidence), search_steps=rounds, steps=steps
+                ),
+                few,
+            )
+            for confidence in (0, 10, 20, 40, 70)
+        },
+        "BIM": {
+            f"{steps} steps of {step}": on(
+                attacks.BIM(eps=0.5, steps=steps, step_size=step, stop="never"), data
+            )
+            for step in (0.001, 0.002)
+            for steps in (5, 10, 20, 50, 100)
+        },
+    }
+    return {method: settings for method, settings in found.items() if settings}
+
+
+def answers(model: TorchClassifier, x: Tensor) -> Tensor:
+    """Labels `(n,)`, a batch at a time."""
+    with hold(model):
+        return torch.cat([model.predict(part) for part in torch.split(x, 128)])
+
+
+def scores_of_all(mrr: MRR, victim: Victim, x: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+    """Risk by the first defenders, by other rules, and what simpler detectors say, by name."""
+    scores = mrr.scores(x)
+    counts = [n for n in COUNTS if n <= scores.shape[1]]
+    found = {f"N = {n}": scores[:, :n].amax(1).numpy() for n in counts}
+    found["mean of all"] = scores.mean(1).numpy()
+    features, logits = seen(mrr, x)
+    for name, detector in baselines(mrr, victim).items():
+        rows = logits if name == "max softmax" else features
+        found[name] = np.asarray(detector.suspicion(rows)) if len(rows) else np.zeros(0)
+    return found
+
+
+def judged(
+    clean: Mapping[str, np.ndarray[Any, Any]],
+    parts: Mapping[str, Mapping[str, np.ndarray[Any, Any]]],
+) -> dict[str, Any]:
+    """Area under the ROC curve and detection at 1 and 5 %, pooled and for each setting."""
+    pooled = {name: np.concatenate([part[name] for part in parts.values()]) for name in clean}
+    return {
+        "rows": len(pooled["N = 1"]),
+        "pooled": {name: figures(clean[name], pooled[name]) for name in clean},
+        "parts": {
+            setting: {
+                "rows": len(part["N = 1"]),
+                **{name: figures(clean[name], part[name]) for name in clean},
+            }
+            for setting, part in parts.items()
+        },
+    }
+
+
+def figures(clean: np.ndarray[Any, Any], attacked: np.ndarray[Any, Any]) -> list[float] | None:
+    """Area under the curve, and shares above what 1 % and 5 % of the clean ones are above."""
+    if not len(attacked):
+        return None
+    labels = np.repeat([0, 1], [len(clean), len(attacked)])
+    area = roc_auc_score(labels, np.concatenate([clean, attacked]))
+    shares = [float((attacked > np.quantile(clean, 1 - fpr)).mean()) for fpr in (0.01, 0.05)]
+    return [float(area), *shares]
+
+
+def false_alarms(mrr: MRR, victim: Victim) -> dict[str, Any]:
+    """Share of clean images that is flagged, right or wrong answers alike, by policy and N."""
+    found: dict[str, Any] = {"images": len(victim.test.x)}
+    scores = mrr.scores(victim.test.x)
+    for percent in (1, 5):
+        for n in (n for n in COUNTS if n <= scores.shape[1]):
+            shorter = mrr.first(n).with_policy(security=percent)
+            risk = scores[:, :n].amax(1)
+            try:
+                together = float((risk > shorter.threshold).double().mean())
+            except ValueError:  # too few are held out for so small a share
+                together = float("nan")
+            each = float((risk > 1 - percent / 100).double().mean())
+            found[f"{percent} %, N = {n}"] = {"jointly": together, "each": each}
+    return found
+
+
+def milliseconds(mrr: MRR, x: Tensor) -> dict[str, float]:
+    """Of the risk of one image, the median of 50, and of 1,000 at once."""
+    times = []
+    for _ in range(50):
+        began = time.perf_counter()
+        mrr.risk(x[:1])
+        times.append(time.perf_counter() - began)
+    many = x[torch.arange(1000) % len(x)]
+    began = time.perf_counter()
+    mrr.risk(many)
+    return {
+        "one image": 1e3 * float(np.median(times)),
+        "1,000 images": 1e3 * (time.perf_counter() - began),
+    }
+
+
+# --- simpler detectors on what the victim sees ---------------------------------------------------
+
+
+class Seen:
+    """Features of the victim at the defenders' layer, and its logits."""
+
+    def __init__(self, mrr: MRR) -> None:
+        self.model = mrr.fitted.victim
+        self.tap = mrr.fitted.latent[0].defenders[0].tapped.tap
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`(n, width)`, averaged over space, and `(n, classes)`."""
+        layer = self.model.module.get_submodule(self.tap.layer)
+        caught: list[Tensor] = []
+        if self.tap.side == "output":
+            handle = layer.register_forward_hook(lambda _, args, out: caught.append(out))
+        else:
+            handle = layer.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+        try:
+            with torch.no_grad(), hold(self.model):
+                logits = [self.model.logits(part) for part in torch.split(x, 128)]
+        finally:
+            handle.remove()
+        features = [part.flatten(2).mean(2) if part.ndim > 2 else part for part in caught]
+        return torch.cat(features), torch.cat(logits)
+
+
+def seen(mrr: MRR, x: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """As arrays; of no inputs, nothing."""
+    if not len(x):
+        return np.zeros((0, 1)), np.zeros((0, 1))
+    features, logits = Seen(mrr)(x)
+    return features.numpy(), logits.numpy()
+
+
+_baselines: dict[str, dict[str, Any]] = {}
+
+
+def baselines(mrr: MRR, victim: Victim) -> dict[str, Any]:
+    """Detectors of outputs that know clean data alone, fitted once for each victim."""
+    if victim.name not in _baselines:
+        data = victim.fit.head(5000)
+        features, logits = seen(mrr, data.x)
+        y = data.y.numpy()
+        _baselines[victim.name] = {
+            "max softmax": detectors.MaxSoftmax().fit(logits),
+            "Mahalanobis": detectors.Mahalanobis().fit(features, y),
+            "kernel density": detectors.KernelDensity().fit(features, y),
+        }
+    return _baselines[victim.name]
+
+
+# --- ImageNet ------------------------------------------------------------------------------------
+
+
+def mobilenet(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any], str]:
+    """One defender on a net of ImageNet, with one image of each of 100 classes.
+
+    The article has ten classes with many images. Here each class is known by crops of the one image
+    that is then attacked, so that the figures say how the features of an image move, and nothing of
+    images that were not seen.
+    """
+    data = load_npz(folder / "imagenet_sample_224.npz").head(100 if size is FULL else 3)
+    net = published.imagenet_mobilenet_v1()
+    weights = torch.load(folder / "imagenet_mobilenet_v1_050.pt", weights_only=True)
+    net.load_state_dict({name: value.float() for name, value in weights.items()})
+    settings = LatentDefenders(count=1, epochs=3 if size is FULL else 1, batch_size=25, lr=1e-4)
+    mrr = MRR(settings, held_out=0.3)
+    views = 12 if size is FULL else 8
+    known = Dataset(crops(data.x, views), data.y.repeat(views))
+    began = time.perf_counter()
+    mrr.fit(net, known.x, known.y, progress=True)
+    fit = time.perf_counter() - began
+    x = F.interpolate(data.x, size=160, mode="bilinear", antialias=True).clamp(0, 1)
+    right = answers(mrr.fitted.victim, x) == data.y
+    x, y = x[right], data.y[right]
+    fresh = crops(data.x[right], 3, seed=1)
+    labels = answers(mrr.fitted.victim, fresh)
+    same = labels == y.repeat(3)
+    negatives = torch.cat([distances(mrr, x, y), distances(mrr, fresh[same], labels[same])])
+    pixels = {f"eps {eps}": attacks.FGSM(eps=eps) for eps in (0.01, 0.03, 0.1)}
+    tried: dict[str, dict[str, Any]] = {
+        "FGS": pixels,
+        "DeepFool": {"10 classes": attacks.DeepFool()},
+        "C&W": {"confidence 0": attacks.CarliniWagnerL2(search_steps=2, steps=25)},
+        "BIM": {
+            "20 steps of 0.002": attacks.BIM(eps=0.04, steps=20, step_size=0.002, stop="never")
+        },
+    }
+    found = {}
+    for method, settings_ in tried.items():
+        positives = []
+        for attack in settings_.values():
+            x_adv = attack(net, x, y)
+            told = answers(mrr.fitted.victim, x_adv)
+            positives.append(distances(mrr, x_adv[told != y], told[told != y]))
+        found[method] = figures(negatives.numpy(), torch.cat(positives).numpy())
+    rows = [[name, shown(f), ARTICLE["ImageNet"][name]] for name, f in found.items()]
+    results = {"attacks": found, "images": len(x), "fit seconds": round(fit)}
+    return results, f"## MobileNet V1 0.50\n\n{markdown(['attack', 'here', 'article'], rows)}\n"
+
+
+def distances(mrr: MRR, x: Tensor, labels: Tensor) -> Tensor:
+    """To the centre of the class that is answered; a class that no image shows is further than all.
+
+    With a handful of images for each class there is no distribution for each of them.
+    """
+    if not len(x):
+        return torch.zeros(0)
+    with torch.no_grad():
+        parts = zip(torch.split(x, 25), torch.split(labels, 25), strict=True)
+        found = torch.cat([mrr.fitted.distances(a, b)[:, 0] for a, b in parts])
+    return found.clamp_max(10.0)  # unit vectors are nearer than 2
+
+
+def crops(x: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Of each image `count` crops of 160 pixels, mirrored at random: `(count * n, 3, 160, 160)`."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for _ in range(count):
+        for image in x:
+            side = int(torch.randint(176, 225, (), generator=generator))
+            top, left = (int(v) for v in torch.randint(0, 225 - side, (2,), generator=generator))
+            part = image[None, :, top : top + side, left : left + side]
+            part = part.flip(3) if torch.rand((), generator=generator) < 0.5 else part
+            parts.append(F.interpolate(part, size=160, mode="bilinear", antialias=True))
+    return torch.cat(parts).clamp(0, 1)
+
+
+# --- what is printed -----------------------------------------------------------------------------
+
+
+def report(victim: Victim, results: Mapping[str, Any]) -> str:
+    """Tables of one victim, in Markdown."""
+    found = results["attacks"]
+    names = list(next(iter(found.values()))["pooled"])
+    article = ARTICLE[victim.images]
+    head = ["attack", "rows", *names, "article, N = 16"]
+    areas = [
+        [method, f["rows"], *(shown(f["pooled"][name]) for name in names), article[method]]
+        for method, f in found.items()
+    ]
+    caught = [
+        [method, *(percent(f["pooled"][name]) for name in names)] for method, f in found.items()
+    ]
+    most = [name for name in names if name.startswith("N")][-1]
+    parts = [
+        [method, setting, part["rows"], shown(part[most]), percent(part[most])]
+        for method, f in found.items()
+        for setting, part in f["parts"].items()
+    ]
+    alarms = [
+        [name, *(f"{100 * f[kind]:.2f}" for kind in ("jointly", "each"))]
+        for name, f in results["false alarms"].items()
+        if name != "images"
+    ]
+    off = np.array(results["correlation"])[np.triu_indices(len(results["correlation"]), 1)]
+    return f"""## {victim.name}: {100 * results["accuracy"]:.1f} % accurate, fit \
+{results["fit seconds"]} s
+
+Area under the ROC curve, settings pooled
+
+{markdown(head, areas)}
+
+Detected at 1 and 5 % of {results["clean images"]} clean images, in %
+
+{markdown(["attack", *names], caught)}
+
+Each setting, {most}
+
+{markdown(["attack", "setting", "rows", "area", "detected"], parts)}
+
+False alarms in %, of {results["false alarms"]["images"]} clean images
+
+{markdown(["security", "jointly", "each"], alarms)}
+
+Correlation of two defenders' scores on clean images: {off.min():.2f} to {off.max():.2f}. \
+Risk of one image {results["milliseconds"]["one image"]:.1f} ms, \
+of 1,000 {results["milliseconds"]["1,000 images"]:.0f} ms.
+"""
+
+
+def shown(found: list[float] | None) -> str:
+    """An area."""
+    return "none" if found is None else f"{found[0]:.4f}"
+
+
+def percent(found: list[float] | None) -> str:
+    """Two shares."""
+    return "none" if found is None else f"{100 * found[1]:.1f}, {100 * found[2]:.1f}"
+
+
+# --- attacks that know the defenders, Table 2; what both see, Figure 4 ---------------------------
+
+
+def knowing(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any], str]:
+    """Table 2, on the article's net."""
+    victim = mlp(folder, size, out)
+    mrr, _ = fitted(victim, out)
+    layer = replace(victim.settings.latent[0], chain=None)
+    other = replace(victim, name="MLP seeds", settings=MRR(layer, security=1))
+    seeds, _ = fitted(other, out)
+    right = answers(mrr.fitted.victim, victim.test.x) == victim.test.y
+    data = Dataset(victim.test.x[right], victim.test.y[right]).head(size.adaptive)
+    case = Case(
+        victim.net, mrr, seeds, victim.test, data, victim.fit.x[: 10 * size.few // 2], size.rounds
+    )
+    return adaptive(case, [n for n in COUNTS if n <= size.defenders])
+
+
+def figure(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any], str]:
+    """Figure 4: features and distances to their class's centre, of victim and first defender."""
+    victim = mlp(folder, size, out)
+    mrr, _ = fitted(victim, out)
+    data = victim.test.head(size.attacked)
+    x_adv = attacks.FGSM(eps=0.1)(victim.net, data.x, data.y)
+    model = mrr.fitted.victim
+    right, wrong = answers(model, data.x) == data.y, answers(model, x_adv) != data.y
+    clean, moved = data.x[right], x_adv[right & wrong]
+    labels = {"clean": answers(model, clean), "FGSM": answers(model, moved)}
+    seen_by = Seen(mrr)
+    train = victim.fit.head(10_000)
+    centres = class_means(seen_by(train.x)[0], train.y)
+    of_victim = {k: seen_by(x)[0] for k, x in (("clean", clean), ("FGSM", moved))}
+    own = mrr.first(1)
+    of_defender = {k: own.features(x).detach() for k, x in (("clean", clean), ("FGSM", moved))}
+    away = {
+        "victim": {k: (f - centres[labels[k]]).norm(dim=1) for k, f in of_victim.items()},
+        "defender": {
+            k: own.fitted.distances(x, labels[k])[:, 0].detach()
+            for k, x in (("clean", clean), ("FGSM", moved))
+        },
+    }
+    areas = {
+        name: roc_auc_score(
+            np.repeat([0, 1], [len(part["clean"]), len(part["FGSM"])]), torch.cat([*part.values()])
+        )
+        for name, part in away.items()
+    }
+    if out is not None:
+        drawn = draw({"victim": of_victim, "defender": of_defender}, away, labels, areas)
+        with replacing(out / "figure4.png") as path:
+            drawn.savefig(path, format="png", dpi=80)
+    said = ", ".join(f"{area:.3f} in the {name}" for name, area in areas.items())
+    return {"areas": areas}, f"## Figure 4\n\nArea under the curve by distance: {said}\n"
+
+
+def class_means(features: Tensor, y: Tensor) -> Tensor:
+    """`(10, width)`."""
+    return torch.stack([features[y == label].mean(0) for label in range(10)])
+
+
+def draw(
+    features: Mapping[str, Mapping[str, Tensor]],
+    away: Mapping[str, Mapping[str, Tensor]],
+    labels: Mapping[str, Tensor],
+    areas: Mapping[str, float],
+) -> Any:
+    """Three principal axes of the features above, distances to the centre of the class below."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = Figure(figsize=(11, 9), layout="constrained")
+    FigureCanvasAgg(shown)
+    for column, name in enumerate(features):
+        clean, moved = features[name]["clean"], features[name]["FGSM"]
+        mean = clean.mean(0)
+        axes = torch.linalg.svd(clean - mean, full_matrices=False).Vh[:3].T
+        space = shown.add_subplot(2, 2, 1 + column, projection="3d")
+        points, dots = (clean - mean) @ axes, (moved - mean) @ axes
+        space.scatter(*points.T, c=labels["clean"], cmap="tab10", s=6, alpha=0.6)
+        space.scatter(*dots[:200].T, c="red", s=10, marker="x", label="FGSM, eps 0.1")
+        space.set_title(f"What the {name} sees: three principal axes")
+        space.legend(loc="upper right")
+        chart = shown.add_subplot(2, 2, 3 + column)
+        most = float(torch.cat([*away[name].values()]).quantile(0.995))
+        bins = np.linspace(0, most, 40)
+        for kind, colour in (("clean", "tab:blue"), ("FGSM", "tab:red")):
+            chart.hist(away[name][kind], bins, density=True, alpha=0.6, color=colour, label=kind)
+        chart.set_title(f"Distance to the centre of the answer's class: AUC {areas[name]:.3f}")
+        chart.set_xlabel("distance")
+        chart.set_ylabel("density of images")
+        chart.legend()
+    return shown
+
+
+VICTIMS: dict[str, Any] = {"mlp": mlp, "lenet5": lenet5, "resnet20": resnet20, "cnn": cnn}
+PARTS: dict[str, Callable[[Path, Size, Path | None], tuple[dict[str, Any], str]]] = {
+    **{part: oblivious(part) for part in VICTIMS},
+    "mobilenet": mobilenet,
+    "adaptive": knowing,
+    "figure": figure,
+}
+
+
+if __name__ == "__main__":
+    main()
