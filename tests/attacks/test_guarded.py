@@ -394,7 +394,7 @@ def test_one_goal_at_a_time_succeeds_where_the_sum_of_both_goes_past(x, y):
 def test_one_step_of_each_kind_is_that_of_the_formula():
     """Right: up the margin. Wrong and loud: down the excess, without what opposes the margin."""
     guard = Guard(Plane(), Ball(0.1), 0.0)
-    x = torch.tensor([[0.4, 0.4, 0.5], [0.95, 0.6, 0.5]], dtype=torch.float64)
+    x = torch.tensor([[0.45, 0.1, 0.5], [0.95, 0.6, 0.5]], dtype=torch.float64)  # louder than wrong
     y = torch.zeros(2, dtype=torch.int64)
     away = CENTRES[1] - x[1]
     across = away * torch.tensor([0.0, 1.0, 1.0])
@@ -487,6 +487,12 @@ def test_matching_needs_no_gradient_of_the_decision(x, y, natural):
         Guard(Plane(), Steps(0.1), 0.0), x, y
     )
     assert result.success.all()
+
+
+def test_a_ball_with_the_guide_in_it_costs_a_look(x, y, natural):
+    result = FeatureMatching(eps=1.0, natural=natural).run(ball(), x, y)
+    assert (result.queries.forward == 3).all()  # clean, the guide, the guard
+    assert (result.queries.backward == 0).all()
 
 
 def test_another_guide_is_tried_where_one_leads_nowhere(y):

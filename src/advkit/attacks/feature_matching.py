@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -95,6 +95,7 @@ class FeatureMatching(GuardedAttack):
     """
 
     eps: float | Tensor
+    natural: Tensor = field()  # without the default that the others have
     norm: Norm = "linf"
     steps: int = 100
     step_size: float | None = None

@@ -111,13 +111,13 @@ class _Course(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class JointCarliniWagner(GuardedAttack):
-    """Carlini and Wagner's attack in l2 on a guarded model and its detector, together.
+    """Carlini and Wagner's attack in l2 on a guarded model (2017, arXiv:1705.07263).
 
     Minimizes |x_adv - x|^2 + c1 * max(confidence - margin, 0) + c2 * sum of max(excess + room, 0)
-    over the parts of the detector, by Adam in the box: the form in which detectors were broken
-    (Carlini and Wagner, 2017, arXiv:1705.07263) and MagNet was (2017, arXiv:1711.08478). Margin
-    and excess are those of one class that the sample heads for. What counts is what the guard
-    answers; a rejection is no success, and a failure gives the clean input.
+    over the parts of the detector, by Adam in the box: the form in which they broke detectors, and
+    MagNet (2017, arXiv:1711.08478). Margin and excess are those of one class that the sample heads
+    for. What counts is what the guard answers; a rejection is no success, and a failure gives the
+    clean input.
 
     Both constants are searched for, for each sample and each by itself: a round that fails raises
     those whose term its best iterate left unmet, a success lowers both. The first rounds go for the
@@ -270,9 +270,8 @@ class JointCarliniWagner(GuardedAttack):
         near = _FINER * nearest.distance.to(far) / (upper - lower)
         reach = torch.where(nearest.success, near, far)
         found, unmet = self._round(part, course, start, reach, advance)
-        course = course.after(
-            found.success, unmet.terms > 0, torch.ones_like(unmet.terms[0], dtype=torch.bool)
-        )
+        both = torch.ones(2, dtype=torch.bool, device=part.x.device)
+        course = course.after(found.success, unmet.terms > 0, both)
         return nearest.nearer(approach(part, found, _HALVINGS)), course._replace(least=unmet.least)
 
     def _from_natural(
