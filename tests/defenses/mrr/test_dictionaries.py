@@ -217,13 +217,14 @@ def test_atoms_have_length_one_and_classes_are_those_that_occur(fitted):
 
 def test_fitting_follows_from_images_and_seed_alone(train):
     x, y = train[0][:60], train[1][:60]
+    settings = replace(SMALL, atoms=100)  # so many that some are not used, and drawn anew
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    found = SMALL.fit(x, y, UNIT)
+    found = settings.fit(x, y, UNIT)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
-    assert same(SMALL.fit(x, y, UNIT), found)
-    assert not same(replace(SMALL, seed=1).fit(x, y, UNIT), found)
-    alone = SMALL.fit(x[y == 4], y[y == 4], UNIT)
+    assert same(settings.fit(x, y, UNIT), found)
+    assert not same(replace(settings, seed=1).fit(x, y, UNIT), found)
+    alone = settings.fit(x[y == 4], y[y == 4], UNIT)
     assert torch.equal(alone.atoms[0], found.atoms[1])
 
 
@@ -260,17 +261,31 @@ def test_each_image_gives_as_many_patches_as_said():
 
 def test_patches_come_from_everywhere():
     """A ramp down or across: the first pixel of a patch tells where it was."""
-    ramp = torch.arange(8.0).view(8, 1).expand(8, 8) / 10
-    x = torch.stack([ramp, ramp.T])[None].expand(300, 2, 8, 8)
+    down = torch.arange(8.0).view(8, 1).expand(8, 6) / 10
+    across = torch.arange(6.0).expand(8, 6) / 10
+    x = torch.stack([down, across])[None].expand(300, 2, 8, 6)
     found = replace(SMALL, iterations=20).fit(x, torch.zeros(300), UNIT)
-    tops, lefts = found.mean[0, 0], found.mean[0, 9]
-    spread = math.sqrt(35 / 12) / 10  # of the six places 0..5
-    torch.testing.assert_close(
-        torch.stack([tops, lefts]), torch.full((2,), 0.25), atol=0.02, rtol=0
-    )
-    torch.testing.assert_close(found.std[0], torch.full((18,), spread), atol=0.01, rtol=0)
-    torch.testing.assert_close(found.mean[0, 3] - tops, torch.tensor(0.1))
-    torch.testing.assert_close(found.mean[0, 10] - lefts, torch.tensor(0.1))
+    mean, std = found.mean[0].view(2, 3, 3), found.std[0].view(2, 9)
+    for ramp, places in enumerate((6, 4)):
+        middle, spread = (places - 1) / 20, math.sqrt((places**2 - 1) / 12) / 10
+        assert mean[ramp, 0, 0] == pytest.approx(middle, abs=0.02)
+        assert std[ramp].tolist() == pytest.approx([spread] * 9, abs=0.02)
+    torch.testing.assert_close(mean[0].diff(dim=0), torch.full((2, 3), 0.1))
+    torch.testing.assert_close(mean[1].diff(dim=1), torch.full((3, 2), 0.1))
+
+
+def test_no_more_patches_are_cut_than_steps_can_take():
+    """Of 100 images 64 are seen, each once: so many of them are white, and no share of 64."""
+    x = (torch.arange(100) < 33).float().view(100, 1, 1, 1).expand(100, 1, 3, 3)
+    found = replace(SMALL, iterations=1, per_image=1).fit(x, torch.zeros(100), UNIT)
+    white = 64 * found.mean
+    torch.testing.assert_close(white, white.round())
+
+
+def test_classes_draw_patches_of_their_own(train):
+    x, y = (part[:20] for part in train)
+    found = SMALL.fit(torch.cat([x, x]), torch.cat([0 * y, 0 * y + 1]), UNIT)
+    assert not torch.allclose(found.mean[0], found.mean[1])
 
 
 def test_bounds_give_the_peak_and_the_least_deviation():
@@ -278,6 +293,7 @@ def test_bounds_give_the_peak_and_the_least_deviation():
     found = SMALL.fit(x, torch.zeros(4), (0, 255))
     assert torch.equal(found.std, torch.ones(1, 9))
     assert found.peak == 255
+    torch.testing.assert_close(torch.linalg.vector_norm(found.atoms, dim=2), torch.ones(1, 12))
     assert found.distances(x, torch.zeros(4)).abs().max() == 0
 
 
@@ -296,12 +312,19 @@ def test_the_unit_of_the_pixels_does_not_count(train, held_out):
         )
 
 
-def test_patches_that_are_all_alike_are_learned_without_a_warning(train):
-    settings = InputDefender(patch=8, atoms=50, iterations=5, per_image=30)
-    found = settings.fit(train[0][:90], train[1][:90], UNIT)
+def test_patches_that_are_alike_are_learned_without_a_warning():
+    generator = torch.Generator().manual_seed(0)
+    shades = torch.rand(30, 1, 1, 1, generator=generator).expand(30, 1, 8, 8)
+    settings = InputDefender(patch=7, atoms=100, iterations=10)
+    found = settings.fit(shades, torch.zeros(30), UNIT)
     assert found.atoms.isfinite().all()
-    few = InputDefender(patch=8, atoms=50, iterations=2).fit(train[0][:1], train[1][:1], UNIT)
-    assert few.distances(train[0][:1], train[1][:1]) < 1e-3
+    assert found.distances(shades, torch.zeros(30)).max() < 0.05
+
+
+def test_a_single_image_is_enough(train):
+    x, y = (part[:1] for part in train)
+    found = InputDefender(patch=8, atoms=50, iterations=2).fit(x, y, UNIT)
+    assert found.distances(x, y) < 1e-3
 
 
 def test_what_was_learned_survives_a_file(fitted, held_out, tmp_path):

@@ -91,10 +91,13 @@ def test_atoms_that_are_nearly_alike_still_give_a_projection():
     assert (length(found) <= length(signals)).all()
 
 
-def test_the_span_is_that_of_the_atoms():
-    atoms, signals = unit_rows(5, 30), normal(40, 30, seed=3)
-    on_span = torch.linalg.lstsq(atoms.T, signals.T).solution
-    torch.testing.assert_close(pursue(signals, atoms, 5), (atoms.T @ on_span).T)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_more_than_the_span_of_the_atoms_is_used(dtype):
+    atoms, signals = unit_rows(5, 30, dtype=dtype), normal(40, 30, seed=3, dtype=dtype)
+    expected = (atoms.T @ torch.linalg.lstsq(atoms.T, signals.T).solution).T
+    for sparsity in (5, 9):
+        found = pursue(signals, torch.cat([atoms, atoms]), sparsity)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_neither_a_graph_nor_a_trace():

@@ -175,11 +175,10 @@ class InputDefender:
         learner = MiniBatchDictionaryLearning(
             n_components=self.atoms,
             alpha=self.alpha,
-            dict_init=rng.permutation(np.unique(patches, axis=0))[: self.atoms],
             random_state=int(rng.integers(2**31)),
         )
         with warnings.catch_warnings():
-            # Atoms that are alike, as few patches make them, are dropped from a code: no harm.
+            # Where atoms are alike, all but one are left out of a code: no harm, and no news.
             warnings.simplefilter("ignore", ConvergenceWarning)
             for rows in np.resize(order, (self.iterations, _BATCH)):
                 learner.partial_fit(patches[rows])
@@ -287,7 +286,7 @@ class InputDictionaries:
             raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"x must be of a floating dtype, got {x.dtype}; convert it, x.float()")
-        if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
+        if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(str(side) for side in self.shape)
             raise ValueError(
                 f"x must have shape (n, {wanted}) like the images of fit, got {tuple(x.shape)}"
@@ -297,8 +296,8 @@ class InputDictionaries:
         """Scores `(n,)` of images `x` with the dictionary of the `i`-th class."""
         atoms, mean, std = (part[i].to(x) for part in (self.atoms, self.mean, self.std))
         tiles = (self._tiles(x) - mean) / std  # (n, t, d)
-        flat = tiles.detach().flatten(0, 1)
-        left = tiles - pursue(flat, atoms, self.settings.sparsity).view_as(tiles)
+        sums = pursue(tiles.flatten(0, 1), atoms, self.settings.sparsity)
+        left = tiles - sums.view_as(tiles)
         residual: Tensor = torch.linalg.vector_norm(left, dim=(1, 2))
         if self.settings.score == "residual":
             return residual
@@ -310,9 +309,7 @@ class InputDictionaries:
         side = self.settings.patch
         rows, columns = (_tile_indices(length, side, x.device) for length in x.shape[-2:])
         tiles = x[:, :, rows[:, None, :, None], columns[None, :, None, :]]  # (n, c, a, b, p, p)
-        if self.settings.channels == "joint":
-            tiles = tiles.movedim(1, 3)
-        return tiles.reshape(len(x), -1, self.atoms.shape[2])
+        return tiles.movedim(1, 3).reshape(len(x), -1, self.atoms.shape[2])
 
 
 _LEARNED = tuple(
