@@ -14,7 +14,7 @@ from advkit.attacks._engine import Nearest
 from advkit.attacks._guarded import Clean, _without, alarm, approach, nearest_clean
 from advkit.attacks._problem import Goal
 from advkit.attacks.feature_matching import FeatureMatching, _shares
-from advkit.attacks.joint_carlini_wagner import JointCarliniWagner, _begun
+from advkit.attacks.joint_carlini_wagner import JointCarliniWagner, _begun, _fresh, _Penalty
 from advkit.attacks.selective_pgd import SelectivePGD
 from advkit.core.norms import lp_norm
 from advkit.detectors.guard import Guard
@@ -313,6 +313,50 @@ def test_room_keeps_off_the_limit_on_the_way_and_confidence_off_the_boundary(x, 
     assert roomy.run(ball(0.1), x, y).success.all()
 
 
+def begun(attack, guard, x, y):
+    """The problem that a search begins with, and its first look."""
+    problem = attack._problem(attack._view(guard), x, y, None)
+    weight, unmet = _fresh(problem, torch.tensor([[2.0, 3.0]], dtype=x.dtype).expand(len(x), 2))
+    more = {"room": attack.room, "weight": weight, "unmet": unmet}
+    joint = attack._joint(_Penalty, problem, **more)
+    return joint, joint.judge(x, differentiate=False)
+
+
+def test_the_objective_and_what_is_left_unmet_of_it(x, y):
+    joint, at = begun(JointCarliniWagner(room=0.07), ball(0.4), x, y)
+    behind = 4 * (0.5 - x[:, 0])
+    above = (lp_norm(x - CENTRES[1], "l2") - 0.4 + 0.07).clamp_min(0)
+    torch.testing.assert_close(at.value, -(2 * behind + 3 * above))
+    torch.testing.assert_close(joint.unmet.terms, torch.stack([behind, above], 1))
+    joint.judge(x - 0.01, differentiate=False)  # leaves more
+    torch.testing.assert_close(joint.unmet.least, 2 * behind + 3 * above)
+
+
+def test_the_course_is_that_of_the_nearest_class(x):
+    """Whether it is the first or the last of the candidates."""
+    x, y = three_classes()
+    near, far = (torch.eye(3, dtype=torch.float64) * s for s in (0.8, 1.0))
+    for chosen in (1, 2):
+        centres = torch.where(torch.arange(3)[:, None] == chosen, near, far)
+        guard = Guard(nn.Identity(), Ball(0.1, centres=centres), 0.0)
+        attack = JointCarliniWagner(steps=40, candidates=2)
+        joint, at = begun(attack, guard, x[y == 0], y[y == 0])
+        nearest, course, left = attack._towards_each(joint, at, lambda _: None)
+        assert left == 5
+        assert nearest.success.all()
+        assert (course.heading == chosen).all()
+        assert (nearest.x_adv.argmax(1) == chosen).all()
+
+
+def test_what_is_found_cannot_come_nearer_on_its_way(x, y):
+    coarse = JointCarliniWagner(search_steps=2, steps=12, lr=0.3, candidates=1)
+    guard = ball(0.4)
+    result = coarse.run(guard, x, y)
+    assert result.success.any()
+    nearer = x + 0.995 * (result.x_adv - x)
+    assert (guard.predict(nearer) != 1)[result.success].all()
+
+
 def test_the_nearest_natural_image_is_a_start_where_no_descent_gets(x, y, natural):
     """Neither the detector nor the class shows a way: both are steps."""
 
@@ -354,14 +398,14 @@ def test_bisection_stops_at_the_boundary(x, y):
 
 
 def test_rounding_at_the_boundary_is_no_reason_to_lose_a_success(x, y, natural):
-    """A guard whose limit is a hair tighter than what its parts say."""
+    """A guard whose limit is a little tighter than what its parts say."""
 
     class Tight(Ball):
         def risk(self, x, labels):
-            return super().risk(x, labels) + 1e-6
+            return super().risk(x, labels) + 1e-3
 
-    guard = Guard(Plane(), Tight(0.1), 0.0)
-    result = JointCarliniWagner(natural=natural).run(guard, x, y)
+    guard = Guard(Plane(), Tight(0.25), 0.0)
+    result = JointCarliniWagner(natural=natural, steps=40).run(guard, x, y)
     assert result.success.all()
     assert (guard.predict(result.x_adv) == 1).all()
 
