@@ -144,6 +144,21 @@ class TestThreshold:
         slack = 3 * (0.1 * 0.9 * (1 / n + 1 / (8 * len(new)))) ** 0.5
         assert abs(np.mean(rates) - 0.1) < slack
 
+    def test_clean_inputs_may_be_given(self, net, clean):
+        """All of `x` is learned from, and scores are ranks among half of the others."""
+        x, y = digits(300)
+        found = MRR(LatentDefenders(epochs=1), security=10).fit(net, x, y, clean[0])
+        alone = MRR(LatentDefenders(epochs=1), held_out=0.0, jointly=False).fit(net, x, y)
+        fitted, other = found.fitted, alone.fitted
+        assert torch.equal(fitted.latent[0].features(x), other.latent[0].features(x))
+        assert int(fitted.calibration.counts.sum()) == len(fitted.clean) == 150
+        labels = fitted.victim.predict(clean[0])
+        distances = fitted.distances(clean[0], labels)[:, 0].double()
+        kept = fitted.calibration.distances[fitted.calibration.distances.isfinite()]
+        nearest = torch.cdist(kept[:, None], distances[:, None]).amin(1)
+        assert (nearest < 1e-5).all()
+        assert 0.02 < found.flag(clean[0]).double().mean() < 0.2
+
     def test_each_by_itself_is_the_papers_rule(self, mrr, clean):
         """Thresholding the greatest score is the alarm of any defender at its own percentile."""
         x, _ = clean
@@ -329,7 +344,6 @@ class TestGuard:
         ({"security": 0}, ValueError, "security must be a percentage between 0 and 100, got 0"),
         ({"security": 100}, ValueError, "security must be a percentage"),
         ({"jointly": 1}, TypeError, "jointly must be True or False"),
-        ({"held_out": 0.0}, ValueError, "jointly must be False with held_out=0"),
         ({"held_out": 1}, ValueError, "held_out must be below 1"),
         ({"seed": 0.5}, TypeError, "seed must be an int"),
     ],
@@ -355,6 +369,20 @@ class TestErrorsOfFit:
         x, y = digits(3)
         with pytest.raises(ValueError, match="x must have more samples to hold out 0.2 of them"):
             MRR().fit(net, x, y)
+
+    def test_nothing_to_find_the_threshold_on(self, net):
+        with pytest.raises(ValueError, match="jointly must be False with held_out=0 and without"):
+            MRR(QUICK, held_out=0.0).fit(net, *digits(100))
+        own = MRR(LatentDefenders(epochs=1), held_out=0.0, jointly=False).fit(net, *digits(100))
+        with pytest.raises(ValueError, match="jointly must be False: no clean inputs were held"):
+            own.with_policy(jointly=True).flag(digits(3)[0])
+
+    def test_clean_inputs_of_the_wrong_kind(self, net):
+        x, y = digits(100)
+        with pytest.raises(ValueError, match="clean must hold at least 2 inputs, got 1"):
+            MRR().fit(net, x, y, x[:1])
+        with pytest.raises(ValueError, match="argument 'clean': x must lie in the model's bounds"):
+            MRR().fit(net, x, y, x + 3)
 
     def test_one_precision_for_each(self, net):
         rule = {"aggregate": "noisy_or", "precision": [0.5, 0.6]}

@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit.core import checks
+from advkit.core.naming import blamed_on
 from advkit.defenses.mrr import storage
 from advkit.defenses.mrr.aggregation import Rule, RuleName
 from advkit.defenses.mrr.calibration import calibrated
@@ -44,8 +45,8 @@ class MRR:
 
     The method is patented (US 11,526,601 B2).
 
-    Deviations from the article and its authors' code: scores are calibrated on clean inputs held
-    out from the fit, by the victim's answers, and not on the fit's own; the security parameter is
+    Deviations from the article and its authors' code: scores are calibrated on clean inputs that
+    are not fitted on, by the victim's answers, and not on the fit's own; the security parameter is
     that of all defenders together unless `jointly=False`; the weights of noisy-or are constants and
     not learned from the attacks that are then evaluated; a rule that votes gives the greatest level
     at which it carries, so that its risk is no coarser than the scores. With `held_out=0.0`,
@@ -61,8 +62,8 @@ class MRR:
         security: the security parameter, in percent: the share of clean inputs that is flagged, by
             all defenders together, or by each.
         jointly: whether it is that of all together.
-        held_out: share of the data that is not fitted on but calibrated on, half of it for the
-            scores and half for the threshold; 0 calibrates the scores on the data of the fit.
+        held_out: share of the data that is not fitted on but calibrated on, unless `fit` is given
+            other clean inputs for that; 0 calibrates the scores on the data of the fit.
         seed: of what is held out, and of the orders in which defenders see their images.
 
     Raises:
@@ -122,6 +123,7 @@ class MRR:
         model: object,
         x: Tensor,
         y: Tensor,
+        clean: Tensor | None = None,
         *,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool = False,
@@ -134,6 +136,10 @@ class MRR:
             model: an `nn.Module` on inputs in [0, 1], or a `TorchClassifier`.
             x: clean inputs `(n, *features)` within the model's bounds.
             y: true labels `(n,)`.
+            clean: inputs `(m, *features)` to calibrate on, half of them for the scores and half for
+                the threshold, best such that the model has not learned from; `None` holds out a
+                share of `x`. A model that was trained on those knows them, and flags somewhat more
+                of new inputs than is asked for.
             checkpoint: path of a file that is replaced after each latent defender: a fit that was
                 killed goes on after the last of them and ends with the same numbers. Kept at the
                 end.
@@ -144,15 +150,18 @@ class MRR:
 
         Raises:
             TypeError: the model is no torch module.
-            ValueError: `x` or `y` have the wrong shape or range, there are too few to hold some
-                out, a layer is not there, or the checkpoint is of another fit.
+            ValueError: an argument has the wrong shape or range, there are too few inputs to hold
+                some out, or none for `jointly`, a layer is not there, or the checkpoint is of
+                another fit.
             OSError: the checkpoint cannot be written or read.
         """
         victim = as_victim(model)
         x = checks.inputs(x, victim.bounds)
         y = checks.labels("y", y, x)
         checks.flag("progress", progress)
-        learn, scale, decide = _parts(len(x), self.held_out, self.seed, x.device)
+        if clean is None and self.jointly and not self.held_out:
+            raise ValueError("jointly must be False with held_out=0 and without clean inputs")
+        learn, scale, decide = self._parts(x, clean, victim)
         victim.predict(x[:1])  # learns the number of classes, and fails here if at all
         checks.labels_within("y", y, victim.num_classes, torch.arange(len(y), device=y.device))
         with torch.inference_mode(False), torch.no_grad():
@@ -170,7 +179,7 @@ class MRR:
                 for i, own in enumerate(self.latent)
             )
             inputs = None if self.inputs is None else self.inputs.fit(*data, victim.bounds)
-            fitted = _calibrated(victim, latent, inputs, x[scale], x[decide])
+            fitted = _calibrated(victim, latent, inputs, scale, decide)
         self._check_precision(fitted)
         self._fitted = fitted
         return self
@@ -187,6 +196,8 @@ class MRR:
             return 1 - level
         risks = self.rule.risk(self.fitted.clean).sort().values
         allowed = math.floor(level * (len(risks) + 1))  # so that a new one is above with level
+        if not len(risks):
+            raise ValueError("jointly must be False: no clean inputs were held out for a threshold")
         if not allowed:
             raise ValueError(
                 f"security must be at least {100 / (len(risks) + 1):.2g} %, since {len(risks)} "
@@ -379,12 +390,35 @@ class MRR:
         if not 0 < security < 100:
             raise ValueError(f"security must be a percentage between 0 and 100, got {security}")
         checks.flag("jointly", jointly)
-        if jointly and not self.held_out:
-            raise ValueError(
-                "jointly must be False with held_out=0: there is nothing to find it on"
-            )
         self.security = float(security)
         self.jointly = jointly
+
+    def _parts(
+        self, x: Tensor, clean: Tensor | None, victim: TorchClassifier
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of `x` to learn from, and inputs to scale scores on and to find the threshold on.
+
+        Raises:
+            ValueError: there are too few.
+        """
+        if clean is not None:
+            with blamed_on("argument", "clean"):
+                clean = checks.inputs(clean, victim.bounds)
+            if len(clean) < 2:
+                raise ValueError(f"clean must hold at least 2 inputs, got {len(clean)}")
+            order = _order(len(clean), self.seed, clean.device)
+            half = len(clean) // 2
+            return torch.arange(len(x), device=x.device), clean[order[:half]], clean[order[half:]]
+        if not self.held_out:
+            return torch.arange(len(x), device=x.device), x, x[:0]
+        held = round(self.held_out * len(x))
+        if held < 2 or len(x) - held < 2:
+            raise ValueError(
+                f"x must have more samples to hold out {self.held_out:g} of them, got {len(x)}"
+            )
+        order = _order(len(x), self.seed, x.device)
+        learn = order[held:].sort().values  # in the caller's order, whatever is held out
+        return learn, x[order[: held // 2]], x[order[held // 2 : held]]
 
     def _check_precision(self, fitted: Fitted) -> None:
         """Raise unless there is one precision, or one for each defender."""
@@ -428,21 +462,9 @@ def _layers(latent: LatentDefenders | Sequence[LatentDefenders]) -> tuple[Latent
     return tuple(layers)
 
 
-def _parts(n: int, held_out: float, seed: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Rows to learn from, to scale the scores on, and to find the threshold on.
-
-    Raises:
-        ValueError: there are too few rows.
-    """
-    if not held_out:
-        rows = torch.arange(n, device=device)
-        return rows, rows, rows[:0]
-    held = round(held_out * n)
-    if held < 2 or n - held < 2:
-        raise ValueError(f"x must have more samples to hold out {held_out:g} of them, got {n}")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(device)
-    learn = order[held:].sort().values  # in the caller's order, whatever is held out
-    return learn, order[: held // 2], order[held // 2 : held]
+def _order(n: int, seed: int, device: torch.device) -> Tensor:
+    """A random order of `n` rows."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 def _calibrated(
