@@ -55,7 +55,7 @@ class InputDefender:
         patch: side of patches and tiles, in pixels.
         atoms: of each class.
         sparsity: atoms that a tile may use; at most `atoms`, and below the numbers of a patch.
-        per_image: patches to learn from of an image, at most.
+        per_image: patches to learn from of an image, or of each of its separate channels, at most.
         iterations: steps of learning, each on 64 patches.
         alpha: weight of the l1 norm of the codes while learning; positive.
         score: `"residual"`, the l2 norm of what the tiles leave, in standard deviations of the
