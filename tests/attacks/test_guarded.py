@@ -10,10 +10,11 @@ from torch import nn
 
 from advkit import QueryBudgetExceeded, QueryCounter, attacks
 from advkit import eval as rob
-from advkit.attacks._engine import Nearest
+from advkit.attacks import feature_matching
+from advkit.attacks._engine import Nearest, none_near
 from advkit.attacks._guarded import Clean, _without, alarm, approach, nearest_clean
 from advkit.attacks._problem import Goal
-from advkit.attacks.feature_matching import FeatureMatching, _shares
+from advkit.attacks.feature_matching import FeatureMatching, _Matching, _shares
 from advkit.attacks.joint_carlini_wagner import JointCarliniWagner, _begun, _fresh, _Penalty
 from advkit.attacks.selective_pgd import SelectivePGD
 from advkit.core.norms import lp_norm
@@ -348,6 +349,19 @@ def test_the_course_is_that_of_the_nearest_class(x):
         assert (nearest.x_adv.argmax(1) == chosen).all()
 
 
+def test_a_natural_image_that_is_nearest_sets_the_course():
+    x, y = three_classes()
+    centres = torch.eye(3, dtype=torch.float64) * 0.8
+    guard = Guard(nn.Identity(), Ball(0.1, centres=centres), 0.0)
+    attack = JointCarliniWagner(natural=centres[2:])
+    joint, _ = begun(attack, guard, x[y == 0], y[y == 0])
+    fresh = _begun(y[y == 1], x[:2, 0], torch.ones(2, 2, dtype=x.dtype))
+    nearest, course = attack._from_natural(joint, none_near(joint), fresh)
+    assert nearest.success.all()
+    assert course.heading.tolist() == [2, 2]
+    assert (course.const != 1).all()
+
+
 def test_what_is_found_cannot_come_nearer_on_its_way(x, y):
     coarse = JointCarliniWagner(search_steps=2, steps=12, lr=0.3, candidates=1)
     guard = ball(0.4)
@@ -531,6 +545,38 @@ def test_matching_needs_no_gradient_of_the_decision(x, y, natural):
         Guard(Plane(), Steps(0.1), 0.0), x, y
     )
     assert result.success.all()
+
+
+def test_what_is_matched_is_a_share_of_features_and_one_of_logits(x, y, natural):
+    attack = FeatureMatching(eps=0.1, natural=natural)
+    problem = attack._problem(attack._view(ball()), x, y, None)
+    here, guide = (torch.cat([v, Plane()(v)], 1) for v in (x, CENTRES[1:].expand_as(x)))
+    weight = _shares(here - guide, 3)
+    matching = attack._joint(_Matching, problem, guide=guide, weight=weight)
+    for share in (0.0, 0.5, 1.0):
+        at = matching.judge(x.lerp(CENTRES[1:], share), differentiate=False)
+        torch.testing.assert_close(at.value, torch.full_like(x[:, 0], -2 * (1 - share) ** 2))
+
+
+def test_each_guide_is_gone_for_from_two_starts(x, y, natural):
+    for candidates in (1, 2):
+        attack = FeatureMatching(eps=0.01, natural=natural, steps=4, candidates=candidates)
+        queries = attack.run(ball(), x, y).queries
+        assert (queries.forward == 2 + candidates * 2 * 5).all()
+        assert (queries.backward == candidates * 2 * 4).all()
+
+
+def test_guides_are_compared_in_features_or_without_a_guard_in_logits(x, y, natural, monkeypatch):
+    seen = []
+
+    def spy(clean, goal, at, places, most):
+        seen.append((at, places))
+        return nearest_clean(clean, goal, at, places, most)
+
+    monkeypatch.setattr(feature_matching, "nearest_clean", spy)
+    for model, look in ((ball(), nn.Identity()), (Plane(), Plane())):
+        FeatureMatching(eps=0.01, natural=CENTRES, steps=1)(model, x, y)
+        torch.testing.assert_close(seen.pop(), (look(x), look(CENTRES)))
 
 
 def test_a_ball_with_the_guide_in_it_costs_a_look(x, y, natural):
