@@ -53,9 +53,10 @@ class Size:
     """How much is trained and attacked.
 
     Attributes:
-        train: images that defenders learn from, at most.
+        train: images of MNIST, and
+        cifar: of CIFAR-10 that defenders learn from, at most; the plain net twice as many.
         defenders: of each victim.
-        epochs: of a net that is trained here.
+        epochs: of the net for MNIST, as in the article; a quarter of that of the plain one.
         attacked: images attacked, at most.
         few: of these, what the dearer attacks get.
         search: rounds and steps of C&W.
@@ -64,6 +65,7 @@ class Size:
     """
 
     train: int
+    cifar: int
     defenders: int
     epochs: int
     attacked: int
@@ -73,8 +75,8 @@ class Size:
     rounds: tuple[int, int]
 
 
-FULL = Size(60_000, 16, 15, 1000, 200, (5, 60), 100, (9, 100))
-QUICK = Size(1000, 2, 4, 12, 4, (2, 3), 4, (2, 4))
+FULL = Size(60_000, 4000, 16, 50, 1000, 200, (5, 60), 100, (9, 100))
+QUICK = Size(1500, 100, 2, 4, 12, 4, (2, 3), 4, (2, 4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,8 @@ class Victim:
         net: in evaluation mode.
         settings: of the defenders.
         fit: what they learn from.
-        test: clean images that are asked about, none of them learned from.
+        clean: images to calibrate on, which neither they nor the net have learned from.
+        test: clean images that are asked about, which are neither.
         attacked: how many of these are attacked, from the first one on.
         few: of these, what the dearer attacks get.
         jsma: whether there is time for JSMA.
@@ -98,6 +101,7 @@ class Victim:
     net: nn.Module
     settings: MRR
     fit: Dataset
+    clean: Tensor
     test: Dataset
     attacked: int
     few: int
@@ -132,55 +136,81 @@ def main() -> None:
 
 
 def mlp(folder: Path, size: Size, out: Path | None) -> Victim:
-    """The article's net for MNIST: 784-300-100-10, trained here."""
+    """The article's net for MNIST: 784-300-100-10, trained here without the last sixth."""
     train, test = mnist(folder, size)
+    known = 5 * len(train.x) // 6
+    clean, train = train.x[known:], train.head(known)
     net = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Dropout(), nn.Linear(300, 100),
         nn.ReLU(), nn.Dropout(), nn.Linear(100, 10),
     )  # fmt: skip
-    path = None if out is None else out / "mlp.pt"
-    if path is not None and path.is_file():
-        net.load_state_dict(torch.load(path, weights_only=True))
-    else:
+
+    def learn(net: nn.Module) -> nn.Module:
         defenses.fit(
             net, batches(train), loss=lambda m, x, y: F.cross_entropy(m(x), y),
             optimizer=torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9),
             epochs=size.epochs, progress=False,
         )  # fmt: skip
-        if path is not None:
-            with replacing(path) as temporary:
-                torch.save(net.state_dict(), temporary)
+        return net
+
+    net = kept(None if out is None else out / "mlp.pt", net, learn)
     settings = MRR(LatentDefenders(count=size.defenders))
-    return Victim("MLP", "MNIST", net.eval(), settings, train, test, size.attacked, size.attacked)
+    n = size.attacked
+    return Victim("MLP", "MNIST", net.eval(), settings, train, clean, test, n, n)
 
 
 def lenet5(folder: Path, size: Size, out: Path | None) -> Victim:
-    """A published convolutional net for MNIST."""
+    """A published convolutional net for MNIST, which knows all training images."""
     train, test = mnist(folder, size)
     net = loaded(folder, "mnist_lenet5", "mnist_lenet5_plain.pt")
     settings = MRR(LatentDefenders(count=size.defenders, epochs=2))
-    fit = train.head(20_000)
-    return Victim("LeNet-5", "MNIST", net, settings, fit, test, size.attacked // 2, size.few)
+    fit, half = train.head(20_000), len(test.x) // 2
+    clean, test = test.x[half:], test.head(half)
+    return Victim("LeNet-5", "MNIST", net, settings, fit, clean, test, size.attacked // 2, size.few)
 
 
 def resnet20(folder: Path, size: Size, out: Path | None) -> Victim:
-    """A published residual net for CIFAR-10."""
+    """A published residual net for CIFAR-10, which knows all training images.
+
+    The only other ones that are at hand beside those attacked are JPEG copies of test images.
+    """
     net = loaded(folder, "cifar10_resnet20", "cifar10_resnet20.pt")
-    return cifar("ResNet-20", net, folder, size)
+    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.cifar)
+    clean = load_npz(folder / "cifar10_test_jpeg_1000_2999.npz").x
+    return cifar("ResNet-20", net, folder, size, train, clean)
 
 
 def cnn(folder: Path, size: Size, out: Path | None) -> Victim:
-    """A plain convolutional net for CIFAR-10, trained here on a fifth of the images."""
-    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.train)
-    return cifar("plain CNN", trained(plain_cnn(), train, size.epochs), folder, size)
+    """A plain convolutional net for CIFAR-10, trained here on 8,000 images."""
+    data = load_npz(folder / "cifar10_train_00000_09999.npz")
+    train, clean = data.head(2 * size.cifar), data.x[8000:]
+    path = None if out is None else out / "cnn.pt"
+    net = kept(path, plain_cnn(), lambda net: trained(net, train, size.epochs // 4))
+    return cifar("plain CNN", net, folder, size, train, clean)
 
 
-def cifar(name: str, net: nn.Module, folder: Path, size: Size) -> Victim:
-    """With two epochs for each defender, since the net is dear."""
-    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.train)
+def cifar(
+    name: str, net: nn.Module, folder: Path, size: Size, train: Dataset, clean: Tensor
+) -> Victim:
+    """With fewer and larger steps for each defender than on MNIST, since the nets are dear."""
     test = load_npz(folder / "cifar10_test_0000_0499.npz")
-    settings = MRR(LatentDefenders(count=size.defenders, epochs=2))
-    return Victim(name, "CIFAR-10", net.eval(), settings, train, test, size.few, size.few // 2)
+    epochs = 4 if size is FULL else 1
+    settings = MRR(LatentDefenders(count=size.defenders, epochs=epochs, lr=1e-3))
+    clean = clean if size is FULL else clean[:100]
+    few = size.few if size is FULL else 4
+    return Victim(name, "CIFAR-10", net.eval(), settings, train, clean, test, few, few // 2)
+
+
+def kept(path: Path | None, net: nn.Module, learn: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """`net` after `learn`, or with the weights at `path` if they are there."""
+    if path is not None and path.is_file():
+        net.load_state_dict(torch.load(path, weights_only=True))
+        return net
+    net = learn(net)
+    if path is not None:
+        with replacing(path) as temporary:
+            torch.save(net.state_dict(), temporary)
+    return net
 
 
 def mnist(folder: Path, size: Size) -> tuple[Dataset, Dataset]:
@@ -207,15 +237,15 @@ def fitted(victim: Victim, out: Path | None) -> tuple[MRR, float]:
     path = None if out is None else out / f"{name}_mrr.npz"
     if path is not None and path.is_file():
         return MRR.load(path, victim.net), float("nan")
-    kept = None if out is None else out / f"{name}_checkpoint.npz"
+    partly = None if out is None else out / f"{name}_checkpoint.npz"
     began = time.perf_counter()
     mrr = victim.settings.fit(
-        victim.net, victim.fit.x, victim.fit.y, checkpoint=kept, progress=True
+        victim.net, victim.fit.x, victim.fit.y, victim.clean, checkpoint=partly, progress=True
     )
     seconds = time.perf_counter() - began
-    if path is not None and kept is not None:
+    if path is not None and partly is not None:
         mrr.save(path)
-        kept.unlink()
+        partly.unlink()
     return mrr, seconds
 
 
@@ -288,7 +318,7 @@ def methods(
                 ),
                 few,
             )
-            for confidence in (0, 10, 20, 40, 70)
+            for confidence in (0, 10, 20, 30, 40, 50, 60, 70)
         },
         "BIM": {
             f"{steps} steps of {step}": on(
@@ -451,7 +481,7 @@ def mobilenet(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any
     settings = LatentDefenders(count=1, epochs=3 if size is FULL else 1, batch_size=25, lr=1e-4)
     mrr = MRR(settings, held_out=0.3)
     views = 12 if size is FULL else 8
-    known = Dataset(crops(data.x, views), data.y.repeat(views))
+    known = Dataset(crops(data.x, views), data.y.repeat(views), "crops")
     began = time.perf_counter()
     mrr.fit(net, known.x, known.y, progress=True)
     fit = time.perf_counter() - began
@@ -479,7 +509,7 @@ def mobilenet(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any
             told = answers(mrr.fitted.victim, x_adv)
             positives.append(distances(mrr, x_adv[told != y], told[told != y]))
         found[method] = figures(negatives.numpy(), torch.cat(positives).numpy())
-    rows = [[name, shown(f), ARTICLE["ImageNet"][name]] for name, f in found.items()]
+    rows = [[name, shown(f), f"{ARTICLE['ImageNet'][name]:.3f}"] for name, f in found.items()]
     results = {"attacks": found, "images": len(x), "fit seconds": round(fit)}
     return results, f"## MobileNet V1 0.50\n\n{markdown(['attack', 'here', 'article'], rows)}\n"
 
@@ -521,7 +551,7 @@ def report(victim: Victim, results: Mapping[str, Any]) -> str:
     article = ARTICLE[victim.images]
     head = ["attack", "rows", *names, "article, N = 16"]
     areas = [
-        [method, f["rows"], *(shown(f["pooled"][name]) for name in names), article[method]]
+        [method, f["rows"], *(shown(f["pooled"][name]) for name in names), f"{article[method]:.3f}"]
         for method, f in found.items()
     ]
     caught = [
@@ -585,7 +615,7 @@ def knowing(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any],
     other = replace(victim, name="MLP seeds", settings=MRR(layer, security=1))
     seeds, _ = fitted(other, out)
     right = answers(mrr.fitted.victim, victim.test.x) == victim.test.y
-    data = Dataset(victim.test.x[right], victim.test.y[right]).head(size.adaptive)
+    data = Dataset(victim.test.x[right], victim.test.y[right], "right").head(size.adaptive)
     case = Case(
         victim.net, mrr, seeds, victim.test, data, victim.fit.x[: 10 * size.few // 2], size.rounds
     )
