@@ -311,7 +311,7 @@ def test_attacks_that_need_models_are_from_python_only(more_attacks, capsys):
     assert main(["attacks"]) == 0
     shown = capsys.readouterr().out
     assert "\nMade: Has a budget" in shown
-    assert re.search(r"\n\nFrom Python only, .*\bBorrows\n$", shown)
+    assert re.search(r"\n\nFrom Python only, [^:]*:[\w,\s]*\bBorrows\n$", shown)
     assert "Made" not in shown.splitlines()[-1]
     made = attacks_from(["all"], [0.1], seed=0)
     assert [a.eps for a in made if isinstance(a, Made)] == [0.1]

@@ -19,7 +19,8 @@ def listing() -> str:
     others = unwritable_attacks()
     if others:
         names = ", ".join(others)
-        entries.append(f"From Python only, being made of more than words: {names}")
+        told = f"From Python only, being made of more than words: {names}"
+        entries.append(textwrap.fill(told, _WIDTH))
     return "\n\n".join(entries)
 
 

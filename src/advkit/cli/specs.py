@@ -33,12 +33,18 @@ def number(text: str) -> float:
 
 def known_attacks() -> dict[str, type[Any]]:
     """The attacks that can be written here, by name: those that need a budget or nothing."""
-    return {name: kind for name, kind in _every_attack().items() if _needed(kind) <= {"eps"}}
+    return {name: kind for name, kind in _every_attack().items() if _writable(kind)}
 
 
 def unwritable_attacks() -> list[str]:
-    """The names of the other attacks, which need a model, say."""
+    """The names of the other attacks, which need a model, say, or are made for guards."""
     return [name for name in _every_attack() if name not in known_attacks()]
+
+
+def _writable(kind: type[Any]) -> bool:
+    """Whether it is made of words: those for guards begin at natural images."""
+    takes = {parameter.name for parameter in _parameters(kind)}
+    return _needed(kind) <= {"eps"} and "natural" not in takes
 
 
 def _every_attack() -> dict[str, type[Any]]:
