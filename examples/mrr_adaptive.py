@@ -77,14 +77,15 @@ def adaptive(case: Case, counts: Sequence[int]) -> tuple[dict[str, Any], str]:
     }
     for percent in PERCENT:
         for n in counts:
-            each = case.mrr.first(n).with_policy(security=percent, jointly=False)
+            chain = case.mrr.first(n, inputs=False)
+            each = chain.with_policy(security=percent, jointly=False)
             results["article"][f"{percent} %, N = {n}"] = minimum_norm(
                 case, weak, guard(case, each)
             )
             results["article"][f"{percent} %, N = {n}, tuned"] = minimum_norm(
                 case, strong, guard(case, each)
             )
-            together = case.mrr.first(n).with_policy(security=percent)
+            together = chain.with_policy(security=percent)
             results["honest"][f"{percent} %, N = {n}"] = minimum_norm(
                 case, strong, guard(case, together)
             )
@@ -130,12 +131,16 @@ def controls(
     most: int,
     article: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, float]]:
-    """One defender that flags as much as all, and defenders that differ by their seed alone."""
+    """One defender that flags as much as all; defenders that differ by their seed alone; more."""
     rate = article[f"{percent} %, N = {most}, tuned"]["false alarms"]
     least = 101 / len(case.mrr.fitted.clean)  # percent: one of what is held out
-    one = case.mrr.first(1).with_policy(security=max(rate, least))
+    one = case.mrr.first(1, inputs=False).with_policy(security=max(rate, least))
     seeds = case.seeds.with_policy(security=percent)
+    dictionaries = case.mrr.first(most).with_policy(security=percent)
     return {
+        f"N = {most} and the input defender, {percent} % jointly": minimum_norm(
+            case, attack, guard(case, dictionaries)
+        ),
         f"N = 1 at the rate of {most} with {percent} % each": minimum_norm(
             case, attack, guard(case, one)
         ),
@@ -149,7 +154,9 @@ def by_budget(case: Case, counts: Sequence[int]) -> dict[str, dict[str, list[flo
     """Share of images for which nothing in the budget is wrong and accepted, in percent."""
     models: dict[str, Any] = {"no guard": TorchClassifier(case.net)}
     for n in (counts[0], counts[-1]):
-        models[f"N = {n}, 5 % jointly"] = guard(case, case.mrr.first(n).with_policy(security=5))
+        models[f"N = {n}, 5 % jointly"] = guard(
+            case, case.mrr.first(n, inputs=False).with_policy(security=5)
+        )
     found: dict[str, dict[str, list[float]]] = {}
     for name, model in models.items():
         rows: dict[str, list[float]] = {}

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from advkit import TorchClassifier, attacks, defenses, detectors
 from advkit.core.files import replacing
 from advkit.data import Dataset, load_npz
-from advkit.defenses import MRR, LatentDefenders
+from advkit.defenses import MRR, InputDefender, LatentDefenders
 from advkit.models import hold
 
 SEED = 0
@@ -93,7 +93,7 @@ class Victim:
         test: clean images that are asked about, which are neither.
         attacked: how many of these are attacked, from the first one on.
         few: of these, what the dearer attacks get.
-        jsma: whether there is time for JSMA.
+        dear: whether there is time for some of the attacks' settings only.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Victim:
     test: Dataset
     attacked: int
     few: int
-    jsma: bool = True
+    dear: bool = False
 
 
 def main() -> None:
@@ -154,7 +154,8 @@ def mlp(folder: Path, size: Size, out: Path | None) -> Victim:
         return net
 
     net = kept(None if out is None else out / "mlp.pt", net, learn)
-    settings = MRR(LatentDefenders(count=size.defenders))
+    patches = InputDefender() if size is FULL else InputDefender(atoms=20, iterations=3)
+    settings = MRR(LatentDefenders(count=size.defenders), patches)
     n = size.attacked
     return Victim("MLP", "MNIST", net.eval(), settings, train, clean, test, n, n)
 
@@ -166,7 +167,9 @@ def lenet5(folder: Path, size: Size, out: Path | None) -> Victim:
     settings = MRR(LatentDefenders(count=size.defenders, epochs=2))
     fit, half = train.head(20_000), len(test.x) // 2
     clean, test = test.x[half:], test.head(half)
-    return Victim("LeNet-5", "MNIST", net, settings, fit, clean, test, size.attacked // 2, size.few)
+    return Victim(
+        "LeNet-5", "MNIST", net, settings, fit, clean, test, size.attacked // 2, size.few // 2
+    )
 
 
 def resnet20(folder: Path, size: Size, out: Path | None) -> Victim:
@@ -198,7 +201,9 @@ def cifar(
     settings = MRR(LatentDefenders(count=size.defenders, epochs=epochs, lr=1e-3))
     clean = clean if size is FULL else clean[:100]
     few = size.few if size is FULL else 4
-    return Victim(name, "CIFAR-10", net.eval(), settings, train, clean, test, few, few // 2)
+    return Victim(
+        name, "CIFAR-10", net.eval(), settings, train, clean, test, few, few // 4, dear=True
+    )
 
 
 def kept(path: Path | None, net: nn.Module, learn: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -231,18 +236,18 @@ class batches:  # noqa: N801 - a function of data, in other words
             yield self.data.x[rows], self.data.y[rows]
 
 
-def fitted(victim: Victim, out: Path | None) -> tuple[MRR, float]:
-    """The defenders, and the seconds of their fit; those in the folder if they are there."""
+def fitted(victim: Victim, out: Path | None) -> tuple[MRR, int | None]:
+    """The defenders, and the seconds of their fit; `None` for those that the folder has already."""
     name = victim.name.lower().replace(" ", "_")
     path = None if out is None else out / f"{name}_mrr.npz"
     if path is not None and path.is_file():
-        return MRR.load(path, victim.net), float("nan")
+        return MRR.load(path, victim.net), None
     partly = None if out is None else out / f"{name}_checkpoint.npz"
     began = time.perf_counter()
     mrr = victim.settings.fit(
         victim.net, victim.fit.x, victim.fit.y, victim.clean, checkpoint=partly, progress=True
     )
-    seconds = time.perf_counter() - began
+    seconds = round(time.perf_counter() - began)
     if path is not None and partly is not None:
         mrr.save(path)
         partly.unlink()
@@ -262,14 +267,15 @@ def oblivious(part: str) -> Callable[[Path, Size, Path | None], tuple[dict[str, 
         labels = answers(model, victim.test.x)
         right = labels == victim.test.y
         clean = scores_of_all(mrr, victim, victim.test.x[right])
+        latent = mrr.first(mrr.latent[0].count, inputs=False)
         results: dict[str, Any] = {
             "victim": victim.name,
             "accuracy": float(right.float().mean()),
-            "fit seconds": round(seconds),
+            "fit seconds": seconds,
             "clean images": int(right.sum()),
             "false alarms": false_alarms(mrr, victim),
-            "correlation": mrr.correlation(victim.test.x[right]).tolist(),
-            "milliseconds": milliseconds(mrr, victim.test.x),
+            "correlation": latent.correlation(victim.test.x[right]).tolist(),
+            "milliseconds": milliseconds(latent, victim.test.x),
             "attacks": {},
         }
         for method, settings in methods(victim, size).items():
@@ -291,7 +297,7 @@ def methods(
     """The article's attacks, by the settings that its authors' code has for MNIST."""
     data = victim.test.head(victim.attacked)
     few = data.head(victim.few)
-    rounds, steps = size.search
+    rounds, steps = (4, 40) if victim.dear else size.search
     target = (few.y + torch.randint(1, 10, few.y.shape)) % 10
 
     def on(
@@ -299,17 +305,18 @@ def methods(
     ) -> Callable[[], tuple[Tensor, Tensor]]:
         return lambda: (attack(victim.net, part.x, part.y, target=goal), part.y)
 
-    found = {
+    return {
         "FGS": {
             f"eps {eps}": on(attacks.FGSM(eps=eps), data)
             for eps in (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
         },
         "JSMA": {
             f"theta {theta}": on(attacks.JSMA(theta=theta, gamma=0.05), few, target)
-            for theta in ((0.6, 0.8, 1.0) if victim.jsma else ())
+            for theta in ((0.6, 1.0) if victim.dear else (0.6, 0.7, 0.8, 0.9, 1.0))
         },
         "DeepFool": {
-            f"{steps} steps": on(attacks.DeepFool(steps=steps), data) for steps in (2, 5, 10, 50)
+            f"{steps} steps": on(attacks.DeepFool(steps=steps), data)
+            for steps in ((5, 50) if victim.dear else (2, 5, 10, 20, 50, 100))
         },
         "C&W": {
             f"confidence {confidence}": on(
@@ -318,17 +325,16 @@ def methods(
                 ),
                 few,
             )
-            for confidence in (0, 10, 20, 30, 40, 50, 60, 70)
+            for confidence in ((0, 10, 20, 40) if victim.dear else range(0, 80, 10))
         },
         "BIM": {
             f"{steps} steps of {step}": on(
                 attacks.BIM(eps=0.5, steps=steps, step_size=step, stop="never"), data
             )
             for step in (0.001, 0.002)
-            for steps in (5, 10, 20, 50, 100)
+            for steps in ((5, 20, 50) if victim.dear else (5, 10, 20, 50, 100))
         },
     }
-    return {method: settings for method, settings in found.items() if settings}
 
 
 def answers(model: TorchClassifier, x: Tensor) -> Tensor:
@@ -340,9 +346,12 @@ def answers(model: TorchClassifier, x: Tensor) -> Tensor:
 def scores_of_all(mrr: MRR, victim: Victim, x: Tensor) -> dict[str, np.ndarray[Any, Any]]:
     """Risk by the first defenders, by other rules, and what simpler detectors say, by name."""
     scores = mrr.scores(x)
-    counts = [n for n in COUNTS if n <= scores.shape[1]]
-    found = {f"N = {n}": scores[:, :n].amax(1).numpy() for n in counts}
-    found["mean of all"] = scores.mean(1).numpy()
+    most = mrr.latent[0].count
+    found = {f"N = {n}": scores[:, :n].amax(1).numpy() for n in COUNTS if n <= most}
+    found["mean of all"] = scores[:, :most].mean(1).numpy()
+    if mrr.inputs is not None:
+        found["input defender"] = scores[:, most].numpy()
+        found["all and input"] = scores.amax(1).numpy()
     features, logits = seen(mrr, x)
     for name, detector in baselines(mrr, victim).items():
         rows = logits if name == "max softmax" else features
@@ -384,8 +393,8 @@ def false_alarms(mrr: MRR, victim: Victim) -> dict[str, Any]:
     found: dict[str, Any] = {"images": len(victim.test.x)}
     scores = mrr.scores(victim.test.x)
     for percent in (1, 5):
-        for n in (n for n in COUNTS if n <= scores.shape[1]):
-            shorter = mrr.first(n).with_policy(security=percent)
+        for n in (n for n in COUNTS if n <= mrr.latent[0].count):
+            shorter = mrr.first(n, inputs=False).with_policy(security=percent)
             risk = scores[:, :n].amax(1)
             try:
                 together = float((risk > shorter.threshold).double().mean())
@@ -569,7 +578,7 @@ def report(victim: Victim, results: Mapping[str, Any]) -> str:
         if name != "images"
     ]
     off = np.array(results["correlation"])[np.triu_indices(len(results["correlation"]), 1)]
-    return f"""## {victim.name}: {100 * results["accuracy"]:.1f} % accurate, fit \
+    return f"""## {victim.name}: {100 * results["accuracy"]:.1f} % accurate, fitted in \
 {results["fit seconds"]} s
 
 Area under the ROC curve, settings pooled
@@ -612,7 +621,7 @@ def knowing(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any],
     victim = mlp(folder, size, out)
     mrr, _ = fitted(victim, out)
     layer = replace(victim.settings.latent[0], chain=None)
-    other = replace(victim, name="MLP seeds", settings=MRR(layer, security=1))
+    other = replace(victim, name="MLP seeds", settings=MRR(layer))
     seeds, _ = fitted(other, out)
     right = answers(mrr.fitted.victim, victim.test.x) == victim.test.y
     data = Dataset(victim.test.x[right], victim.test.y[right], "right").head(size.adaptive)

@@ -203,6 +203,10 @@ class TestPolicy:
         assert two.latent == fitted.latent
         scores = both.scores(clean[0])
         assert torch.equal(both.first(1).scores(clean[0]), scores[:, [0, 3, 4]])
+        latent = both.first(1, inputs=False)
+        assert torch.equal(latent.scores(clean[0]), scores[:, [0, 3]])
+        assert latent.inputs is None
+        assert latent.threshold <= both.first(1).threshold
 
     def test_more_than_there_are(self, both):
         with pytest.raises(ValueError, match="count must be at most 1, the defenders of a layer"):

@@ -57,16 +57,18 @@ class Fitted:
         """Of all defenders, `(n, defenders)`."""
         return torch.cat([own.distances(x, labels) for own in self.modules], dim=1)
 
-    def first(self, count: int) -> Fitted:
-        """With the first `count` latent defenders of each layer."""
+    def first(self, count: int, *, inputs: bool) -> Fitted:
+        """With the first `count` latent defenders of each layer; dictionaries only if `inputs`."""
         kept, at = list[int](), 0
         for own in self.latent:
             kept += range(at, at + count)
             at += own.count
-        kept += range(at, self.clean.shape[1])
+        if inputs:
+            kept += range(at, self.clean.shape[1])
         return replace(
             self,
             latent=tuple(own.first(count) for own in self.latent),
+            inputs=self.inputs if inputs else None,
             calibration=self.calibration.take(kept),
             clean=self.clean[:, kept],
         )

@@ -215,6 +215,7 @@ def fit_latent(
     classes = victim.num_classes
     start = untrained(settings, victim, x, y)
     images, defenders = x, list[LatentDefender]()
+    last = settings.count - 1 if len(saved) < settings.count else 0  # nobody learns after that one
     for k in range(settings.count):
         if k < len(saved):
             defender = with_weights(start, saved[k])
@@ -222,7 +223,7 @@ def fit_latent(
             defender = _trained(settings, victim, start, images, y, seed=seed + k)
             done(defender)
         defenders.append(defender)
-        if settings.chain is not None and k + 1 < settings.count:
+        if settings.chain is not None and k < last:
             onward = images if settings.chain.accumulate else x
             images = _moved(settings.chain, victim, defender, onward)
             images = _mixed(settings.chain, images, x, seed=seed + k)

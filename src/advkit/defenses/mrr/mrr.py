@@ -317,15 +317,18 @@ class MRR:
             other._check_precision(other._fitted)
         return other
 
-    def first(self, count: int) -> MRR:
-        """With the first `count` latent defenders of each layer alone, and the input defender.
+    def first(self, count: int, *, inputs: bool = True) -> MRR:
+        """With fewer defenders. A chain's beginning is what a shorter chain would be.
 
-        A chain's beginning is what a shorter chain would be: nothing is fitted.
+        Args:
+            count: how many latent defenders of each layer to keep, from the first one on.
+            inputs: whether to keep the input defender, if there is one.
 
         Raises:
             ValueError: before `fit`, or a layer has fewer.
         """
         checks.whole("count", count, at_least=1)
+        checks.flag("inputs", inputs)
         least = min((own.count for own in self.latent), default=0)
         if count > least:
             raise ValueError(
@@ -333,7 +336,8 @@ class MRR:
             )
         other = copy.copy(self)
         other.latent = tuple(replace(own, count=count) for own in self.latent)
-        other._fitted = self.fitted.first(count)
+        other.inputs = self.inputs if inputs else None
+        other._fitted = self.fitted.first(count, inputs=inputs)
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
