@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -137,7 +137,12 @@ def controls(
     one = case.mrr.first(1, inputs=False).with_policy(security=max(rate, least))
     seeds = case.seeds.with_policy(security=percent)
     dictionaries = case.mrr.first(most).with_policy(security=percent)
+    chain = case.mrr.first(most, inputs=False).with_policy(security=percent)
+    longer = replace(attack, steps=4 * attack.steps)
     return {
+        f"{percent} %, N = {most}, four times the steps": minimum_norm(
+            case, longer, guard(case, chain)
+        ),
         f"N = {most} and the input defender, {percent} % jointly": minimum_norm(
             case, attack, guard(case, dictionaries)
         ),

@@ -54,7 +54,8 @@ class Size:
 
     Attributes:
         train: images of MNIST, and
-        cifar: of CIFAR-10 that defenders learn from, at most; the plain net twice as many.
+        cifar: of CIFAR-10 that defenders learn from, at most; the plain net learns from twice as
+            many.
         defenders: of each victim.
         epochs: of the net for MNIST, as in the article; a quarter of that of the plain one.
         attacked: images attacked, at most.
@@ -189,7 +190,7 @@ def cnn(folder: Path, size: Size, out: Path | None) -> Victim:
     train, clean = data.head(2 * size.cifar), data.x[8000:]
     path = None if out is None else out / "cnn.pt"
     net = kept(path, plain_cnn(), lambda net: trained(net, train, size.epochs // 4))
-    return cifar("plain CNN", net, folder, size, train, clean)
+    return cifar("plain CNN", net, folder, size, train.head(size.cifar), clean)
 
 
 def cifar(

@@ -435,12 +435,12 @@ class MRR:
 
     def _labels(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """The victim's answers, given or asked for."""
-        victim = self.fitted.victim
+        fitted = self.fitted
         if labels is None:
-            return _answers(victim, x)
+            return _answers(fitted.victim, x)
         labels = checks.labels("labels", labels, x)
         rows = torch.arange(len(x), device=x.device)
-        checks.labels_within("labels", labels, victim.num_classes, rows)
+        checks.labels_within("labels", labels, len(fitted.calibration.counts), rows)
         return labels
 
 
