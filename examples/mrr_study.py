@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from advkit import TorchClassifier, attacks, defenses, detectors
 from advkit.core.files import replacing
 from advkit.data import Dataset, load_npz
-from advkit.defenses import MRR, InputDefender, LatentDefenders
+from advkit.defenses import MRR, Chain, InputDefender, LatentDefenders
 from advkit.models import hold
 
 SEED = 0
@@ -184,13 +184,22 @@ def resnet20(folder: Path, size: Size, out: Path | None) -> Victim:
     return cifar("ResNet-20", net, folder, size, train, clean)
 
 
+def resnet20_half(folder: Path, size: Size, out: Path | None) -> Victim:
+    """The same with half of the images of a chain kept clean."""
+    victim = resnet20(folder, size, out)
+    layer = replace(victim.settings.latent[0], chain=Chain(clean=0.5))
+    return replace(victim, name="ResNet-20, half clean", settings=MRR(layer))
+
+
 def cnn(folder: Path, size: Size, out: Path | None) -> Victim:
-    """A plain convolutional net for CIFAR-10, trained here on 8,000 images."""
+    """A plain convolutional net for CIFAR-10, trained here on 8,000 images, chain half clean."""
     data = load_npz(folder / "cifar10_train_00000_09999.npz")
     train, clean = data.head(2 * size.cifar), data.x[8000:]
     path = None if out is None else out / "cnn.pt"
     net = kept(path, plain_cnn(), lambda net: trained(net, train, size.epochs // 4))
-    return cifar("plain CNN", net, folder, size, train.head(size.cifar), clean)
+    victim = cifar("plain CNN", net, folder, size, train.head(size.cifar), clean)
+    layer = replace(victim.settings.latent[0], chain=Chain(clean=0.5))
+    return replace(victim, settings=MRR(layer))
 
 
 def cifar(
@@ -239,7 +248,7 @@ class batches:  # noqa: N801 - a function of data, in other words
 
 def fitted(victim: Victim, out: Path | None) -> tuple[MRR, int | None]:
     """The defenders, and the seconds of their fit; `None` for those that the folder has already."""
-    name = victim.name.lower().replace(" ", "_")
+    name = victim.name.lower().replace(",", "").replace(" ", "_")
     path = None if out is None else out / f"{name}_mrr.npz"
     if path is not None and path.is_file():
         return MRR.load(path, victim.net), None
@@ -708,7 +717,13 @@ def draw(
     return shown
 
 
-VICTIMS: dict[str, Any] = {"mlp": mlp, "lenet5": lenet5, "resnet20": resnet20, "cnn": cnn}
+VICTIMS: dict[str, Callable[[Path, Size, Path | None], Victim]] = {
+    "mlp": mlp,
+    "lenet5": lenet5,
+    "resnet20": resnet20,
+    "resnet20_half": resnet20_half,
+    "cnn": cnn,
+}
 PARTS: dict[str, Callable[[Path, Size, Path | None], tuple[dict[str, Any], str]]] = {
     **{part: oblivious(part) for part in VICTIMS},
     "mobilenet": mobilenet,

@@ -88,6 +88,10 @@ class TestLastHidden:
     def test_with_one_linear_layer_its_input(self):
         assert last_hidden(convnet().eval(), images()) == Tap(layer="head", side="input")
 
+    def test_where_another_layer_is_last_the_input_of_the_last_linear_one(self):
+        net = nn.Sequential(mlp(), nn.BatchNorm1d(3)).eval()
+        assert last_hidden(net, images()) == Tap(layer="0.4", side="input")
+
     def test_without_any_the_input_of_the_last_layer_that_runs(self):
         assert last_hidden(Convolutional(), images()) == Tap(layer="last", side="input")
 
