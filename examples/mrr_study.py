@@ -198,7 +198,7 @@ def cnn(folder: Path, size: Size, out: Path | None) -> Victim:
     path = None if out is None else out / "cnn.pt"
     net = kept(path, plain_cnn(), lambda net: trained(net, train, size.epochs // 4))
     victim = cifar("plain CNN", net, folder, size, train.head(size.cifar), clean)
-    layer = replace(victim.settings.latent[0], chain=Chain(clean=0.5))
+    layer = replace(victim.settings.latent[0], chain=Chain(clean=0.5), epochs=2)
     return replace(victim, settings=MRR(layer))
 
 
