@@ -175,8 +175,25 @@ class TestChain:
         plain = fitted(TorchClassifier(net, num_classes=10), settings, n=200)
         torch.testing.assert_close(found.features(255 * x), plain.features(x), rtol=0.05, atol=0.01)
 
+    def test_the_gradient_of_a_scaled_input_is_scaled_too(self, victim):
+        x, y = digits(50)
+        scaled = TorchClassifier(
+            victim.module, bounds=(0, 255), preprocess=lambda x: x / 255, num_classes=10
+        )
+        start = latent.untrained(LatentDefenders(), victim, x, y)
+        moved = latent._moved(Chain(step=0.1), victim, start, x)
+        start = latent.untrained(LatentDefenders(), scaled, 255 * x, y)
+        same = latent._moved(Chain(step=0.1), scaled, start, 255 * x)
+        torch.testing.assert_close(same / 255, moved, rtol=1e-4, atol=1e-5)
+        assert (moved - x).abs().max() > 1e-3
+
 
 class TestModules:
+    def test_densities_are_those_of_clean_images(self, three):
+        seen = torch.stack([d(digits(600)[0]) for d in three.defenders])
+        mean = three.density.project(seen).mean(1)
+        torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-5)
+
     def test_a_few_together_are_as_many_one_after_another(self, three):
         x = digits(9)[0]
         whole = three.features(x)

@@ -157,6 +157,11 @@ class TestThreshold:
         kept = fitted.calibration.distances[fitted.calibration.distances.isfinite()]
         nearest = torch.cdist(kept[:, None], distances[:, None]).amin(1)
         assert (nearest < 1e-5).all()
+        scores = found.scores(clean[0])
+        ranks = scores[:, 0] * (fitted.calibration.counts[labels] + 1)
+        others = scores[(ranks - ranks.round()).abs() > 1e-3]  # its own have whole ranks
+        assert len(others) > 100
+        assert (torch.cdist(others, fitted.clean).amin(1) < 1e-3).all()
         assert 0.02 < found.flag(clean[0]).double().mean() < 0.2
 
     def test_each_by_itself_is_the_papers_rule(self, mrr, clean):
@@ -314,7 +319,10 @@ class TestFiles:
         with pytest.raises(ValueError, match="cannot be taken up: it was begun with another model"):
             MRR(settings).fit(model, x, y, checkpoint=path)
 
-    def test_a_checkpoint_that_cannot_be_written_costs_no_defender(self, net, tmp_path):
+    def test_a_checkpoint_that_cannot_be_written_costs_no_defender(
+        self, net, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(latent, "_trained", lambda *_, **__: pytest.fail("it was trained"))
         (tmp_path / "file").write_text("here")
         with pytest.raises(OSError, match="file"):
             MRR(QUICK).fit(net, *digits(300), checkpoint=tmp_path / "file" / "fit.npz")

@@ -421,8 +421,7 @@ class MRR:
                 f"x must have more samples to hold out {self.held_out:g} of them, got {len(x)}"
             )
         order = _order(len(x), self.seed, x.device)
-        learn = order[held:].sort().values  # in the caller's order, whatever is held out
-        return learn, x[order[: held // 2]], x[order[held // 2 : held]]
+        return order[held:], x[order[: held // 2]], x[order[held // 2 : held]]
 
     def _check_precision(self, fitted: Fitted) -> None:
         """Raise unless there is one precision, or one for each defender."""
