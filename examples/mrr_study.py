@@ -148,7 +148,7 @@ def mlp(folder: Path, size: Size, out: Path | None) -> Victim:
 
     def learn(net: nn.Module) -> nn.Module:
         defenses.fit(
-            net, batches(train), loss=lambda m, x, y: F.cross_entropy(m(x), y),
+            net, Shuffled(train), loss=lambda m, x, y: F.cross_entropy(m(x), y),
             optimizer=torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9),
             epochs=size.epochs, progress=False,
         )  # fmt: skip
@@ -235,7 +235,7 @@ def mnist(folder: Path, size: Size) -> tuple[Dataset, Dataset]:
     return train, test if size is FULL else test.head(100)
 
 
-class batches:  # noqa: N801 - a function of data, in other words
+class Shuffled:
     """A training set in another order each time."""
 
     def __init__(self, data: Dataset) -> None:
@@ -276,7 +276,8 @@ def oblivious(part: str) -> Callable[[Path, Size, Path | None], tuple[dict[str, 
         model = mrr.fitted.victim
         labels = answers(model, victim.test.x)
         right = labels == victim.test.y
-        clean = scores_of_all(mrr, victim, victim.test.x[right])
+        simpler = baselines(mrr, victim)
+        clean = scores_of_all(mrr, simpler, victim.test.x[right])
         latent = mrr.first(mrr.latent[0].count, inputs=False)
         results: dict[str, Any] = {
             "victim": victim.name,
@@ -293,7 +294,7 @@ def oblivious(part: str) -> Callable[[Path, Size, Path | None], tuple[dict[str, 
             for name, attack in settings.items():
                 x_adv, y = attack()
                 wrong = (answers(model, x_adv) != y) & right[: len(y)]
-                parts[name] = scores_of_all(mrr, victim, x_adv[wrong])
+                parts[name] = scores_of_all(mrr, simpler, x_adv[wrong])
                 print(f"{victim.name} {method} {name}: {int(wrong.sum())}", file=sys.stderr)
             results["attacks"][method] = judged(clean, parts)
         return results, report(victim, results)
@@ -353,7 +354,9 @@ def answers(model: TorchClassifier, x: Tensor) -> Tensor:
         return torch.cat([model.predict(part) for part in torch.split(x, 128)])
 
 
-def scores_of_all(mrr: MRR, victim: Victim, x: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+def scores_of_all(
+    mrr: MRR, simpler: Mapping[str, Any], x: Tensor
+) -> dict[str, np.ndarray[Any, Any]]:
     """Risk by the first defenders, by other rules, and what simpler detectors say, by name."""
     scores = mrr.scores(x)
     most = mrr.latent[0].count
@@ -363,7 +366,7 @@ def scores_of_all(mrr: MRR, victim: Victim, x: Tensor) -> dict[str, np.ndarray[A
         found["input defender"] = scores[:, most].numpy()
         found["all and input"] = scores.amax(1).numpy()
     features, logits = seen(mrr, x)
-    for name, detector in baselines(mrr, victim).items():
+    for name, detector in simpler.items():
         rows = logits if name == "max softmax" else features
         found[name] = np.asarray(detector.suspicion(rows)) if len(rows) else np.zeros(0)
     return found
@@ -466,21 +469,16 @@ def seen(mrr: MRR, x: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     return features.numpy(), logits.numpy()
 
 
-_baselines: dict[str, dict[str, Any]] = {}
-
-
 def baselines(mrr: MRR, victim: Victim) -> dict[str, Any]:
-    """Detectors of outputs that know clean data alone, fitted once for each victim."""
-    if victim.name not in _baselines:
-        data = victim.fit.head(5000)
-        features, logits = seen(mrr, data.x)
-        y = data.y.numpy()
-        _baselines[victim.name] = {
-            "max softmax": detectors.MaxSoftmax().fit(logits),
-            "Mahalanobis": detectors.Mahalanobis().fit(features, y),
-            "kernel density": detectors.KernelDensity().fit(features, y),
-        }
-    return _baselines[victim.name]
+    """Detectors of outputs that know clean data alone, by name."""
+    data = victim.fit.head(5000)
+    features, logits = seen(mrr, data.x)
+    y = data.y.numpy()
+    return {
+        "max softmax": detectors.MaxSoftmax().fit(logits),
+        "Mahalanobis": detectors.Mahalanobis().fit(features, y),
+        "kernel density": detectors.KernelDensity().fit(features, y),
+    }
 
 
 # --- ImageNet ------------------------------------------------------------------------------------

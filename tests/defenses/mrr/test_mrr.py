@@ -217,6 +217,11 @@ class TestPolicy:
         with pytest.raises(ValueError, match="count must be at most 1, the defenders of a layer"):
             both.first(2)
 
+    def test_a_precision_for_each_is_not_one_for_fewer(self, mrr):
+        found = mrr.with_policy(aggregate="noisy_or", precision=[0.2, 0.3, 0.4])
+        with pytest.raises(ValueError, match="one for each of 2 defenders, got 3"):
+            found.first(2)
+
     def test_correlations_are_numpys(self, mrr, clean):
         found = mrr.correlation(clean[0])
         np.testing.assert_allclose(found, np.corrcoef(mrr.scores(clean[0]).T), atol=1e-12)
@@ -405,8 +410,9 @@ class TestErrorsOfFit:
     def test_before_any(self, net):
         with pytest.raises(ValueError, match="MRR is not fitted: call fit"):
             MRR().risk(digits(3)[0])
-        with pytest.raises(ValueError, match="MRR is not fitted"):
-            Guard(net, MRR())
+        for jointly in (True, False):
+            with pytest.raises(ValueError, match="MRR is not fitted"):
+                Guard(net, MRR(jointly=jointly))
 
     def test_an_error_leaves_an_earlier_fit(self, net):
         found = MRR(LatentDefenders(epochs=1)).fit(net, *digits(200))

@@ -191,10 +191,10 @@ class MRR:
         Raises:
             ValueError: before `fit`, or without enough held out for so small a `security`.
         """
-        level = self.security / 100
+        clean, level = self.fitted.clean, self.security / 100
         if not self.jointly:
             return 1 - level
-        risks = self.rule.risk(self.fitted.clean).sort().values
+        risks = self.rule.risk(clean).sort().values
         allowed = math.floor(level * (len(risks) + 1))  # so that a new one is above with level
         if not len(risks):
             raise ValueError("jointly must be False: no clean inputs were held out for a threshold")
@@ -325,7 +325,7 @@ class MRR:
             inputs: whether to keep the input defender, if there is one.
 
         Raises:
-            ValueError: before `fit`, or a layer has fewer.
+            ValueError: before `fit`, a layer has fewer, or there is a precision for each defender.
         """
         checks.whole("count", count, at_least=1)
         checks.flag("inputs", inputs)
@@ -338,6 +338,7 @@ class MRR:
         other.latent = tuple(replace(own, count=count) for own in self.latent)
         other.inputs = self.inputs if inputs else None
         other._fitted = self.fitted.first(count, inputs=inputs)
+        other._check_precision(other._fitted)
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
