@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from advkit.defenses.mrr.calibration import Calibration
+from advkit.defenses.mrr.calibration import Calibration, calibrated
 from advkit.defenses.mrr.dictionaries import InputDictionaries
 from advkit.defenses.mrr.latent import LatentModules
-from advkit.models import TorchClassifier
+from advkit.models import TorchClassifier, hold
+
+_ASKED = 128  # inputs that are asked about at once
 
 
 class Modules(Protocol):
@@ -54,8 +57,13 @@ class Fitted:
         return (*self.latent, *(() if self.inputs is None else (self.inputs,)))
 
     def distances(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Of all defenders, `(n, defenders)`."""
-        return torch.cat([own.distances(x, labels) for own in self.modules], dim=1)
+        """Of all defenders, `(n, defenders)`, differentiable."""
+        return _side_by_side(self.modules, x, labels)
+
+    def scores(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Of all defenders, `(n, defenders)`, float64, a batch at a time."""
+        pairs = _batches(x, labels)
+        return torch.cat([self.calibration.scores(self.distances(a, b), b) for a, b in pairs])
 
     def first(self, count: int, *, inputs: bool) -> Fitted:
         """With the first `count` latent defenders of each layer; dictionaries only if `inputs`."""
@@ -72,3 +80,38 @@ class Fitted:
             calibration=self.calibration.take(kept),
             clean=self.clean[:, kept],
         )
+
+
+def calibrated_on(
+    victim: TorchClassifier,
+    latent: tuple[LatentModules, ...],
+    inputs: InputDictionaries | None,
+    scale: Tensor,
+    decide: Tensor,
+) -> Fitted:
+    """The modules with scores by the clean inputs `scale`, and those of the inputs `decide`."""
+    modules: tuple[Modules, ...] = latent if inputs is None else (*latent, inputs)
+    labels = answers(victim, scale)
+    distances = torch.cat([_side_by_side(modules, a, b) for a, b in _batches(scale, labels)])
+    fitted = Fitted(
+        victim=victim,
+        latent=latent,
+        inputs=inputs,
+        calibration=calibrated(distances, labels, victim.num_classes),
+        clean=distances[:0].double(),
+    )
+    return replace(fitted, clean=fitted.scores(decide, answers(victim, decide)))
+
+
+def answers(victim: TorchClassifier, x: Tensor) -> Tensor:
+    """The victim's labels, int64 `(n,)`, a batch at a time."""
+    with hold(victim):
+        return torch.cat([victim.predict(part) for part in torch.split(x, _ASKED)])
+
+
+def _side_by_side(modules: tuple[Modules, ...], x: Tensor, labels: Tensor) -> Tensor:
+    return torch.cat([own.distances(x, labels) for own in modules], dim=1)
+
+
+def _batches(x: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    return zip(torch.split(x, _ASKED), torch.split(labels, _ASKED), strict=True)

@@ -20,14 +20,12 @@ from advkit.core import checks
 from advkit.core.naming import blamed_on
 from advkit.defenses.mrr import storage
 from advkit.defenses.mrr.aggregation import Rule, RuleName
-from advkit.defenses.mrr.calibration import calibrated
-from advkit.defenses.mrr.dictionaries import InputDefender, InputDictionaries
-from advkit.defenses.mrr.fitted import Fitted, Modules
-from advkit.defenses.mrr.latent import LatentDefender, LatentDefenders, LatentModules, fit_latent
-from advkit.models import TorchClassifier, as_classifier, hold
+from advkit.defenses.mrr.dictionaries import InputDefender
+from advkit.defenses.mrr.fitted import Fitted, answers, calibrated_on
+from advkit.defenses.mrr.latent import LatentDefender, LatentDefenders, fit_latent
+from advkit.models import TorchClassifier, as_classifier
 
 _FOUR = LatentDefenders(count=4)  # most of what sixteen find, at a quarter of the cost
-_ASKED = 128  # inputs whose scores are found at once
 
 
 class MRR:
@@ -179,7 +177,7 @@ class MRR:
                 for i, own in enumerate(self.latent)
             )
             inputs = None if self.inputs is None else self.inputs.fit(*data, victim.bounds)
-            fitted = _calibrated(victim, latent, inputs, scale, decide)
+            fitted = calibrated_on(victim, latent, inputs, scale, decide)
         self._check_precision(fitted)
         self._fitted = fitted
         return self
@@ -233,10 +231,7 @@ class MRR:
         fitted = self.fitted
         x = checks.inputs(x, fitted.victim.bounds)
         with torch.no_grad():
-            labels = self._labels(x, labels)
-            pairs = zip(torch.split(x, _ASKED), torch.split(labels, _ASKED), strict=True)
-            parts = [fitted.calibration.scores(fitted.distances(a, b), b) for a, b in pairs]
-        return torch.cat(parts)
+            return fitted.scores(x, self._labels(x, labels))
 
     def risk(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """How risky the victim's answers are.
@@ -437,7 +432,7 @@ class MRR:
         """The victim's answers, given or asked for."""
         fitted = self.fitted
         if labels is None:
-            return _answers(fitted.victim, x)
+            return answers(fitted.victim, x)
         labels = checks.labels("labels", labels, x)
         rows = torch.arange(len(x), device=x.device)
         checks.labels_within("labels", labels, len(fitted.calibration.counts), rows)
@@ -469,35 +464,6 @@ def _layers(latent: LatentDefenders | Sequence[LatentDefenders]) -> tuple[Latent
 def _order(n: int, seed: int, device: torch.device) -> Tensor:
     """A random order of `n` rows."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(device)
-
-
-def _calibrated(
-    victim: TorchClassifier,
-    latent: tuple[LatentModules, ...],
-    inputs: InputDictionaries | None,
-    scale: Tensor,
-    decide: Tensor,
-) -> Fitted:
-    """The modules with scores by the clean inputs `scale`, and those of the inputs `decide`."""
-    modules: tuple[Modules, ...] = latent if inputs is None else (*latent, inputs)
-    labels = _answers(victim, scale)
-    distances = _distances(modules, scale, labels)
-    calibration = calibrated(distances, labels, victim.num_classes)
-    labels = _answers(victim, decide)
-    clean = calibration.scores(_distances(modules, decide, labels), labels)
-    return Fitted(victim=victim, latent=latent, inputs=inputs, calibration=calibration, clean=clean)
-
-
-def _distances(modules: Sequence[Modules], x: Tensor, labels: Tensor) -> Tensor:
-    """Of all modules, `(n, defenders)`, a batch at a time."""
-    pairs = zip(torch.split(x, _ASKED), torch.split(labels, _ASKED), strict=True)
-    return torch.cat([torch.cat([own.distances(a, b) for own in modules], dim=1) for a, b in pairs])
-
-
-def _answers(victim: TorchClassifier, x: Tensor) -> Tensor:
-    """The victim's labels, int64 `(n,)`, a batch at a time."""
-    with hold(victim):
-        return torch.cat([victim.predict(part) for part in torch.split(x, _ASKED)])
 
 
 class _Done:
