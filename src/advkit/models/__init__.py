@@ -1,7 +1,7 @@
 """Layer 1: one face for every model."""
 
 from advkit.models.callable import CallableClassifier
-from advkit.models.convert import as_classifier, as_differentiable
+from advkit.models.convert import as_classifier, as_differentiable, has_gradients
 from advkit.models.ensemble import Ensemble
 from advkit.models.onnx import OnnxClassifier
 from advkit.models.preprocessing import Normalize
@@ -34,5 +34,6 @@ __all__ = [
     "TorchClassifier",
     "as_classifier",
     "as_differentiable",
+    "has_gradients",
     "hold",
 ]

@@ -6,6 +6,7 @@ import re
 import textwrap
 
 from torch import nn
+from typing_extensions import TypeIs
 
 from advkit.models.protocols import Classifier, DifferentiableClassifier
 from advkit.models.sklearn import SklearnClassifier
@@ -50,8 +51,8 @@ def as_differentiable(obj: object, wanted_by: str) -> DifferentiableClassifier:
         TypeError: `obj` has no differentiable logits; says what it is and what to use instead.
     """
     model = as_classifier(obj)
-    if callable(getattr(model, "logits", None)):
-        return model  # type: ignore[return-value]
+    if has_gradients(model):
+        return model
     kind = "ScoreClassifier" if callable(getattr(model, "scores", None)) else "Classifier"
     raise TypeError(
         f"{wanted_by} needs gradients, so a DifferentiableClassifier (logits(x)); "
@@ -59,6 +60,11 @@ def as_differentiable(obj: object, wanted_by: str) -> DifferentiableClassifier:
         "none, or Transfer(attack=..., surrogate=...) from a differentiable model; a torch module "
         "goes into TorchClassifier"
     )
+
+
+def has_gradients(model: Classifier) -> TypeIs[DifferentiableClassifier]:
+    """Whether `model` has logits to differentiate."""
+    return callable(getattr(model, "logits", None))
 
 
 def _named(model: Classifier) -> str:
