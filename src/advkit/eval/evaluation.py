@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from advkit.core.batching import Batches, batches, counted_from, progress_bar
-from advkit.core.describe import settings
-from advkit.core.results import Attack, check_length, part_of
-from advkit.eval.budgets import distinct_budgets, radius_of
+from advkit.core.results import Attack
+from advkit.eval.budgets import distinct_budgets
 from advkit.eval.noise import NoiseTally
-from advkit.eval.outcome import AttackOutcome, Examples
 from advkit.eval.rates import Rate, correct
 from advkit.eval.report import Report
+from advkit.eval.tally import Tally, check_attacks
 from advkit.models import Classifier, as_classifier
-
-_EXAMPLES = 6
 
 
 def robust_accuracy(
@@ -114,20 +108,10 @@ def evaluate_stream(
     inputs. Arguments and errors are those of `evaluate`.
     """
     classifier = as_classifier(model)
-    _check_attacks(attacks, len(x) if isinstance(x, Tensor) else None)
+    check_attacks(attacks, len(x) if isinstance(x, Tensor) else None)
     pairs = batches(x, y, batch_size)
     total = len(x) if isinstance(x, Tensor) else None
     return _stream(classifier, pairs, attacks, total, device, progress=progress)
-
-
-def _check_attacks(attacks: Sequence[Attack], total: int | None) -> None:
-    made = isinstance(attacks, Sequence) and not any(isinstance(a, type) for a in attacks)
-    if not made or not all(hasattr(a, "run") for a in attacks):
-        raise TypeError(f"attacks must be a list of attacks, got {attacks!r}")
-    if not attacks:
-        raise ValueError("attacks must hold at least one attack, got none")
-    for attack in attacks:
-        check_length(attack, total)
 
 
 def _stream(
@@ -139,7 +123,7 @@ def _stream(
     *,
     progress: bool,
 ) -> Iterator[Report]:
-    tallies = [_Tally(attack) for attack in attacks]
+    tallies = [Tally(attack) for attack in attacks]
     noises = [NoiseTally(norm, eps) for norm, eps in distinct_budgets(attacks)]
     clean: list[Tensor] = []
     seen = 0
@@ -164,78 +148,3 @@ def _stream(
                 noise=tuple(noise.outcome() for noise in noises),
                 total=total,
             )
-
-
-class _Tally:
-    """What one attack has done so far, batch by batch."""
-
-    def __init__(self, attack: Attack) -> None:
-        self.attack: Any = attack
-        self.norm: str = getattr(attack, "norm", "")
-        self.columns: dict[str, list[Tensor]] = {
-            name: []
-            for name in ("radius", "robust", "distance", "forward", "backward", "no_gradient")
-        }
-        self.seconds = 0.0
-        self.examples: list[Examples] = []
-
-    def add(self, model: Classifier, x: Tensor, y: Tensor, right: Tensor, seen: int) -> None:
-        """Attack the samples of a batch where `right`; it is the data's part from `seen` on."""
-        n = len(x)
-        found = {
-            "radius": torch.zeros(n, dtype=torch.float64),
-            "robust": right.clone(),
-            "distance": torch.full((n,), torch.nan),
-            "forward": torch.zeros(n, dtype=torch.int64),
-            "backward": torch.zeros(n, dtype=torch.int64),
-            "no_gradient": torch.zeros(n, dtype=torch.bool),
-        }
-        if right.any():
-            rows = right.nonzero().flatten()
-            attack = part_of(self.attack, rows.cpu() + seen)
-            start = time.perf_counter()
-            result = attack.run(model, x[rows], y[rows])
-            success = result.success.cpu()  # waits for the device, so that the clock is right
-            self.seconds += time.perf_counter() - start
-            self.norm = result.norm
-            at = rows.cpu()
-            found["radius"][at] = radius_of(attack)
-            found["robust"] = found["robust"].cpu().index_put((at,), ~success)
-            found["distance"][at[success]] = result.distance.cpu()[success].float()
-            found["forward"][at] = result.queries.forward.cpu()
-            found["backward"][at] = result.queries.backward.cpu()
-            found["no_gradient"][at] = result.no_gradient.cpu()
-            self._keep_examples(model, x[rows], y[rows], result.x_adv, result.success)
-        for name, column in self.columns.items():
-            column.append(found[name].cpu())
-
-    def _keep_examples(
-        self, model: Classifier, x: Tensor, y: Tensor, x_adv: Tensor, success: Tensor
-    ) -> None:
-        room = _EXAMPLES - sum(len(e.y) for e in self.examples)
-        wanted = success.nonzero().flatten()[: 2 * room]
-        if self.examples and self.examples[0].x.shape[1:] != x.shape[1:]:
-            return  # pictures of one size only
-        if not len(wanted):
-            return
-        answer = model.predict(x_adv[wanted])
-        # On the boundary a batch of another size may round to the other side.
-        turned = (answer != y[wanted]).nonzero().flatten()[:room]
-        if len(turned):
-            rows = wanted[turned]
-            parts = (x[rows], x_adv[rows], y[rows], answer[turned])
-            self.examples.append(Examples(*(part.cpu() for part in parts)))
-
-    def outcome(self) -> AttackOutcome:
-        """All of it so far."""
-        eps = getattr(self.attack, "eps", None)
-        return AttackOutcome(
-            name=type(self.attack).__name__,
-            settings=settings(self.attack),
-            norm=self.norm,
-            minimum_norm=eps is None,
-            eps=float(eps) if isinstance(eps, Real) else None,
-            seconds=self.seconds,
-            examples=Examples.join(self.examples),
-            **{name: torch.cat(column) for name, column in self.columns.items()},
-        )
