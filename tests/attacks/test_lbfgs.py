@@ -150,11 +150,42 @@ def test_pairs_without_curvature_are_not_kept():
     assert (curve.weight == 0).all()
 
 
+def two_loops(slope, free, pairs):
+    """Nocedal and Wright, Numerical Optimization, algorithm 7.4, on the free features."""
+    q, shares = slope * free, []
+    for move, turn in reversed(pairs):
+        shares.append(move @ q / (move @ turn))
+        q = q - shares[-1] * turn
+    move, turn = pairs[-1]
+    q = q * (move @ turn) / (turn @ turn)
+    for (move, turn), share in zip(pairs, reversed(shares), strict=True):
+        q = q + (share - turn @ q / (move @ turn)) * move
+    return -q * free
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_the_course_is_that_of_the_published_two_loops(count):
+    rng, curve = np.random.default_rng(count), begun(memory=3)
+    curve = curve._replace(point=torch.tensor([[0.0, 0.5, 0.5, 0.5]]).double())  # the first is held
+    bend = rng.normal(size=(4, 4))
+    bend = bend @ bend.T + np.eye(4)
+    moves = rng.normal(size=(count, 4))
+    pairs = [(move, bend @ move) for move in moves]
+    taken = torch.tensor([True])
+    for move, turn in pairs:
+        rows = (torch.from_numpy(v)[None] for v in (move, turn))
+        curve = lbfgs._remembered(curve, taken, *rows)
+    expected = two_loops(curve.slope[0].numpy(), np.array([0, 1, 1, 1]), pairs[-3:])
+    np.testing.assert_allclose(lbfgs._course(curve)[0], expected, rtol=1e-9)
+
+
 def test_a_course_that_would_climb_is_replaced_by_steepest_descent():
     curve = begun()
     torch.testing.assert_close(lbfgs._course(curve), -0.5 * curve.slope)
     curve.moves[0, 1], curve.turns[0, 1] = curve.slope[0], -curve.slope[0]
-    curve.weight[0, 1] = 1 / float(curve.moves[0, 1] @ curve.turns[0, 1])  # negative curvature
+    curve.crossed[0, 1, 1] = curve.moves[0, 1] @ curve.turns[0, 1]
+    curve.turned[0, 1, 1] = curve.turns[0, 1] @ curve.turns[0, 1]
+    curve.weight[0, 1] = 1 / curve.crossed[0, 1, 1]  # negative curvature
     torch.testing.assert_close(lbfgs._course(curve), -0.5 * curve.slope)
 
 

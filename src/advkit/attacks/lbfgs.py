@@ -38,6 +38,8 @@ class _Curve(NamedTuple):
     share: Tensor  # (n,), how much of it
     moves: Tensor  # (n, memory, d), differences of points
     turns: Tensor  # (n, memory, d), differences of gradients
+    crossed: Tensor  # (n, memory, memory), products turn . move
+    turned: Tensor  # (n, memory, memory), products turn . turn
     weight: Tensor  # (n, memory), 1 / (move . turn), 0 where there is no pair
     place: Tensor  # int64 (n,), where the next pair goes
     closed: Tensor  # bool (n,), converged
@@ -119,6 +121,7 @@ class LBFGS(PenaltyAttack):
         flat = problem.x.flatten(1).to(const.dtype)
         zero, none = torch.zeros_like(flat), torch.zeros_like(const)
         pairs = flat.new_zeros(len(flat), self.memory, flat.shape[1])
+        products = flat.new_zeros(len(flat), self.memory, self.memory)
         return _Curve(
             const=const,
             point=zero,
@@ -128,6 +131,8 @@ class LBFGS(PenaltyAttack):
             share=none,
             moves=pairs,
             turns=pairs.clone(),
+            crossed=products,
+            turned=products.clone(),
             weight=pairs[:, :, 0].clone(),
             place=none.long(),
             closed=none.bool(),
@@ -184,6 +189,16 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1)
 
 
+def _products(pairs: Tensor, v: Tensor) -> Tensor:
+    """Each of `pairs` `(n, memory, d)` times `v` `(n, d)`: `(n, memory)`."""
+    return (pairs @ v[:, :, None]).squeeze(2)
+
+
+def _sum(shares: Tensor, pairs: Tensor) -> Tensor:
+    """The `shares` `(n, memory)` of `pairs` `(n, memory, d)` added up: `(n, d)`."""
+    return (shares[:, None] @ pairs).squeeze(1)
+
+
 def _remembered(curve: _Curve, taken: Tensor, move: Tensor, turn: Tensor) -> _Curve:
     """The curve with the pair of a step that was `taken` and met positive curvature."""
     curvature = _dot(move, turn)
@@ -193,6 +208,11 @@ def _remembered(curve: _Curve, taken: Tensor, move: Tensor, turn: Tensor) -> _Cu
     curve.moves[rows, place] = move[rows]
     curve.turns[rows, place] = turn[rows]
     curve.weight[rows, place] = 1 / curvature[rows]
+    curve.crossed[rows, place] = _products(curve.moves, turn)[rows]
+    curve.crossed[rows, :, place] = _products(curve.turns, move)[rows]
+    products = _products(curve.turns, turn)[rows]
+    curve.turned[rows, place] = products
+    curve.turned[rows, :, place] = products
     return curve._replace(place=curve.place + good)
 
 
@@ -200,20 +220,41 @@ def _course(curve: _Curve) -> Tensor:
     """Where to go: minus the inverse curvature times the gradient, over the features not held."""
     point, slope = curve.point, curve.slope
     free = ~((point <= 0) & (slope > 0) | (point >= 1) & (slope < 0))
-    rows, memory = torch.arange(len(point), device=point.device), curve.weight.shape[1]
-    q, shares = slope * free, []
-    order = [(curve.place - 1 - back) % memory for back in range(memory)]
-    for place in order:  # from the newest pair to the oldest
-        share = curve.weight[rows, place] * _dot(curve.moves[rows, place], q)
-        q = q - share[:, None] * curve.turns[rows, place]
-        shares.append(share)
-    newest = order[0]
-    turn, weight = curve.turns[rows, newest], curve.weight[rows, newest]
-    stretch = 1 / (weight * _dot(turn, turn)).clamp_min(1e-30)
-    q = q * torch.where(weight > 0, stretch, 0.5)[:, None]  # |delta|^2 alone curves by 2
-    for place, share in zip(reversed(order), reversed(shares), strict=True):
-        back = curve.weight[rows, place] * _dot(curve.turns[rows, place], q)
-        q = q + (share - back)[:, None] * curve.moves[rows, place]
-    course = -q * free
+    q = slope * free
+    stretch, turns, moves = _two_loops(curve, _products(curve.moves, q), _products(curve.turns, q))
+    ahead = stretch * (q - _sum(turns, curve.turns)) + _sum(moves, curve.moves)
+    course = -ahead * free
     downhill = _dot(course, slope) < 0
-    return torch.where(downhill[:, None], course, -0.5 * slope * free)
+    return torch.where(downhill[:, None], course, -0.5 * q)
+
+
+def _two_loops(curve: _Curve, moves_q: Tensor, turns_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two loops over the pairs (Nocedal, 1980) in the products of the vectors alone.
+
+    The vectors themselves are read twice, before and after, whatever the number of pairs (Chen,
+    Wang and Zhou, 2014, "Large-scale L-BFGS using MapReduce").
+
+    Args:
+        curve: with the pairs and their products.
+        moves_q: products of the moves and the gradient `q`, `(n, memory)`.
+        turns_q: products of the turns and `q`, `(n, memory)`.
+
+    Returns:
+        `stretch` `(n, 1)`, `turns` `(n, memory)` and `moves` `(n, memory)`, where the inverse
+        curvature times `q` is stretch * (q - the sum of turns) + the sum of moves.
+    """
+    rows, memory = torch.arange(len(curve.place), device=curve.place.device), curve.weight.shape[1]
+    order = [(curve.place - 1 - back) % memory for back in range(memory)]
+    turns, moves = torch.zeros_like(turns_q), torch.zeros_like(moves_q)
+    for place in order:  # from the newest pair to the oldest
+        along = moves_q[rows, place] - _dot(turns, curve.crossed[rows, :, place])
+        turns[rows, place] = curve.weight[rows, place] * along
+    newest = order[0]
+    weight, square = curve.weight[rows, newest], curve.turned[rows, newest, newest]
+    stretch = 1 / (weight * square).clamp_min(1e-30)
+    stretch = torch.where(weight > 0, stretch, 0.5)[:, None]  # |delta|^2 alone curves by 2
+    turns_q = stretch * (turns_q - _products(curve.turned, turns))
+    for place in reversed(order):
+        along = turns_q[rows, place] + _dot(moves, curve.crossed[rows, place])
+        moves[rows, place] = turns[rows, place] - curve.weight[rows, place] * along
+    return stretch, turns, moves
