@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from advkit import attacks
-from advkit.attacks.jsma import best_pair
+from advkit.attacks.jsma import best_pair, top_pair
 from tests.toys import Quadratic, answers, convnet, images
 
 
@@ -130,7 +130,7 @@ def test_the_best_pair_is_the_best_of_the_table(features, seed, kind):
     elif kind == "against":  # all on a front: none dominates another
         a, b = a.abs(), 3 - a.abs()
     choice = torch.rand(3, features, generator=generator) < 0.8
-    pair, found = best_pair(a, b, choice)
+    pair, found = top_pair(a, choice) if b is a else best_pair(a, b, choice)
     for i in range(3):
         best, expected = pair_of_table(a[i].numpy(), b[i].numpy(), choice[i].numpy())
         assert found[i].item() is (expected is not None)

@@ -139,3 +139,50 @@ def test_l1_projection_is_feasible_in_float32_and_high_dimension():
     delta = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) + 1
     eps = torch.tensor([1e-3, 12.0])
     assert (lp_norm(project(delta, eps, "l1"), "l1") <= eps * (1 + 1e-4)).all()
+
+
+def looked_at(monkeypatch, few):
+    """How many features are looked at first, and a list of how many were, look by look."""
+    looks = []
+    topk = torch.Tensor.topk
+
+    def counted(v, k, **options):
+        looks.append(k)
+        return topk(v, k, **options)
+
+    monkeypatch.setattr("advkit.core.norms._FEW", few)
+    monkeypatch.setattr(torch.Tensor, "topk", counted)
+    return looks
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_in_l1_a_look_at_the_largest_features_is_a_look_at_all(monkeypatch, ties):
+    generator = torch.Generator().manual_seed(0)
+    v, x = torch.randn(2, 5, 300, generator=generator, dtype=torch.float64)
+    if ties:
+        v = v.mul(2).round()
+    x = x.abs().clamp(0, 1)
+    eps = torch.tensor([0.3, 1, 5, 40, 1e4]).double()
+    rows = [slice(0, 2), slice(0, 5), slice(3, 4)]
+    jobs = [
+        job
+        for r in rows
+        for job in (
+            lambda r=r: project(v[r], eps[r], "l1"),
+            lambda r=r: steepest(v[r], eps[r], "l1", x[r], (0, 1)),
+        )
+    ]
+    whole = [job() for job in jobs]
+    looks = looked_at(monkeypatch, few=8)
+    for job, expected in zip(jobs, whole, strict=True):
+        looks.clear()
+        torch.testing.assert_close(job(), expected, rtol=1e-12, atol=1e-12)
+        assert looks[0] == 8
+    assert looks == [8, 32, 128]  # one row, for which nearly all features are needed
+
+
+def test_in_l1_nothing_is_looked_at_on_a_device_that_would_wait(monkeypatch):
+    monkeypatch.setattr("advkit.core.norms.asynchronous", lambda device: True)
+    looks = looked_at(monkeypatch, few=2)
+    project(torch.ones(1, 9), torch.ones(1), "l1")
+    assert not looks

@@ -106,8 +106,8 @@ class Ascent:
         return self._moved(problem, delta, pace.eps), pace
 
     def _moved(self, problem: Problem, delta: Tensor, eps: Tensor) -> Tensor:
-        """`x + delta` within ball and bounds."""
-        return problem.inside(problem.clip(problem.x + delta), eps)
+        """`x + delta` within ball and bounds; `delta` is used up."""
+        return problem.inside(problem.clip(delta.add_(problem.x)), eps)
 
 
 def _fooled(at: Judged, _: _Pace) -> Tensor:

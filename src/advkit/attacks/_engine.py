@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit.attacks._problem import Judged, Problem
+from advkit.core.devices import asynchronous
 from advkit.core.norms import per_sample
 
 Stop = Literal["first", "never"]
@@ -97,6 +98,8 @@ class Nearest(NamedTuple):
 
 def _each(better: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> list[Tensor]:
     """Row by row the `new` parts where bool `better` `(n,)` is true, else the `old` ones."""
+    if not asynchronous(better.device) and better.all():
+        return list(new)
     pairs = zip(new, old, strict=True)
     return [torch.where(per_sample(better, n), n, o) for n, o in pairs]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.devices import asynchronous
 from advkit.core.dtypes import wide
 from advkit.core.losses import Loss, margin
 from advkit.core.norms import Norm, lp_norm, per_sample
@@ -247,8 +248,9 @@ class Problem:
         """
         if not value.requires_grad:
             raise TypeError(_NO_GRAPH)
-        ones = torch.ones_like(value)
-        (grad,) = torch.autograd.grad(value, at.leaf, ones, retain_graph=again, allow_unused=True)
+        with torch.enable_grad():
+            total = value.sum()
+        (grad,) = torch.autograd.grad(total, at.leaf, retain_graph=again, allow_unused=True)
         if grad is None:
             raise TypeError(_NO_GRAPH)
         self.ledger.count(self.ledger.backward, at.rows)
@@ -264,11 +266,10 @@ class Problem:
 
     def usable(self, grad: Tensor) -> Tensor:
         """`grad` with samples that are zero or not finite at zero, and noted in the ledger."""
-        length = lp_norm(grad, "l2")  # the fastest look; squares may vanish or overflow
-        if ((length > 0) & (length < math.inf)).all():
-            return grad
         largest = lp_norm(grad, "linf")
         lost = ~((largest > 0) & (largest < math.inf))
+        if not asynchronous(lost.device) and not lost.any():
+            return grad
         self.ledger.blind[self.rows] |= lost
         return torch.where(per_sample(lost, grad), 0, grad)
 

@@ -134,40 +134,44 @@ class JSMA(MinimumNormAttack):
     def _step(
         self, i: int, problem: Problem, at: Judged, domain: _Domain
     ) -> tuple[Tensor, _Domain]:
-        raised, lowered = self._derivatives(problem, at, domain.goal)
         x_adv = at.x_adv.flatten(1).clone()
         bound = problem.model.bounds[1 if self.theta > 0 else 0]
         changed = x_adv != problem.x.flatten(1)
         full = changed.sum(1) + 2 > domain.limit
         choice = (x_adv != bound) & (changed | ~full[:, None])
-        pair, found = best_pair(raised, lowered, choice)
+        pair, found = self._pair(problem, at, domain.goal, choice)
         move = self.theta * found.to(x_adv.dtype)
         x_adv.scatter_add_(1, pair, move[:, None].expand_as(pair))
         return problem.clip(x_adv.view_as(problem.x)), domain._replace(closed=~found)
 
-    def _derivatives(self, problem: Problem, at: Judged, goal: Tensor) -> tuple[Tensor, Tensor]:
-        """How far a step raises the target's output, and lowers the others': `(n, d)` each.
-
-        Each is given up to a positive factor of each sample, which ranks the pairs alike.
-        """
+    def _pair(
+        self, problem: Problem, at: Judged, goal: Tensor, choice: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `best_pair`: the one that raises the target's output and lowers the others' most."""
+        of_probabilities = self.output == "probabilities"
         with torch.enable_grad():
-            logits = (
-                at.logits - at.logits.logsumexp(1, keepdim=True)
-                if self.output == "probabilities"
-                else at.logits
-            )
+            logits = at.logits
+            if of_probabilities:
+                logits = logits - logits.logsumexp(1, keepdim=True)
             own = logits.gather(1, goal[:, None]).squeeze(1)
             others = logits.sum(1) - own
-        raised = self._scaled(problem.usable(problem.pull(at, own, again=self.output == "logits")))
-        if self.output == "probabilities":
-            return raised, raised  # they sum to one: what one gains the others lose
-        return raised, -self._scaled(problem.usable(problem.pull(at, others)))
+        raised = self._scaled(problem.usable(problem.pull(at, own, again=not of_probabilities)))
+        if of_probabilities:
+            return top_pair(raised, choice)  # they sum to one: what one gains the others lose
+        lowered = -self._scaled(problem.usable(problem.pull(at, others)))
+        return best_pair(raised, lowered, choice)
 
     def _scaled(self, grad: Tensor) -> Tensor:
-        """`grad` in the direction of `theta`, flat, its largest entry one."""
+        """`grad` in the direction of `theta`, flat, its largest entry one: the pairs rank alike."""
         flat = wide(grad.flatten(1))
         largest = flat.abs().amax(1, keepdim=True)
         return flat / torch.where(largest > 0, largest, 1) * math.copysign(1, self.theta)
+
+
+def top_pair(raised: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
+    """`best_pair` where both coordinates are `raised` `(n, d)`: the two with most of it."""
+    top = raised.masked_fill(~choice, -math.inf).topk(2, dim=1)
+    return top.indices, top.values.sum(1) > 0
 
 
 def best_pair(raised: Tensor, lowered: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from advkit.core.devices import asynchronous
+
 Norm = Literal["l0", "l1", "l2", "linf"]
 ORDER: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}
+_FEW = 256  # features that are looked at first where only the largest matter
 
 
 def per_sample(v: Tensor, like: Tensor) -> Tensor:
@@ -19,9 +23,10 @@ def per_sample(v: Tensor, like: Tensor) -> Tensor:
 
 def lp_norm(delta: Tensor, norm: Norm) -> Tensor:
     """Norm of each sample: `(n, *features)` to `(n,)`."""
-    if norm == "linf":  # six times faster than vector_norm on a CPU
-        return delta.flatten(1).abs().amax(1)
-    length: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=ORDER[norm], dim=1)
+    flat = delta.flatten(1)
+    if norm == "linf":  # ten times faster than vector_norm on a CPU
+        return torch.maximum(flat.amax(1), -flat.amin(1))
+    length: Tensor = torch.linalg.vector_norm(flat, ord=ORDER[norm], dim=1)
     return length
 
 
@@ -71,14 +76,36 @@ def _project_l1(delta: Tensor, eps: Tensor) -> Tensor:
     the right k is the last one whose magnitude still exceeds its level. Inside the ball that level
     is not positive and nothing is taken off.
     """
-    magnitude = delta.flatten(1).abs()
-    ordered = magnitude.sort(dim=1, descending=True).values
-    count = torch.arange(1, ordered.shape[1] + 1, device=delta.device, dtype=delta.dtype)
-    levels = (ordered.cumsum(1) - eps[:, None]) / count
-    last = ((ordered > levels).sum(1, keepdim=True) - 1).clamp_min(0)
+    ordered, _ = _largest(delta.flatten(1).abs(), lambda top: ~_above(top, eps)[0][:, -1])
+    above, levels = _above(ordered, eps)
+    last = (above.sum(1, keepdim=True) - 1).clamp_min(0)
     level = per_sample(levels.gather(1, last).squeeze(1).clamp_min(0), delta)
     shrunk = delta.sign() * (delta.abs() - level).clamp_min(0)
     return _rescale(shrunk, eps, "l1")  # takes off what the sums have rounded
+
+
+def _above(ordered: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the `ordered` magnitudes `(n, k)` exceed their level, and the levels."""
+    count = torch.arange(1, ordered.shape[1] + 1, device=ordered.device, dtype=ordered.dtype)
+    levels = (ordered.cumsum(1) - eps[:, None]) / count
+    return ordered > levels, levels
+
+
+def _largest(v: Tensor, enough: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The largest entries of each row of `v` `(n, d)`, downwards, and where they stand.
+
+    Equal ones come in the order of the features. As many are given as are `enough` for each row,
+    bool `(n,)` of the entries: to pick a few hundred takes a fifth of the time of a whole sort.
+    """
+    few = _FEW
+    while few < v.shape[1] and not asynchronous(v.device):
+        where = v.topk(few, dim=1, sorted=False).indices.sort(dim=1).values
+        top, order = v.gather(1, where).sort(dim=1, descending=True, stable=True)
+        if enough(top).all():
+            return top, where.gather(1, order)
+        few *= 4
+    whole = v.sort(dim=1, descending=True, stable=True)
+    return whole.values, whole.indices
 
 
 def steepest(
@@ -105,9 +132,20 @@ def steepest(
         return grad.sign().mul_(per_sample(radius, grad))
     if norm == "l2":
         return normalize(grad, "l2") * per_sample(radius, grad)
-    room = torch.where(grad > 0, bounds[1] - x, x - bounds[0])
-    slope, order = grad.flatten(1).abs().sort(dim=1, descending=True, stable=True)
-    share = room.flatten(1).gather(1, order) * (slope > 0)
+    return _fill(grad, radius, torch.where(grad > 0, bounds[1] - x, x - bounds[0]))
+
+
+def _fill(grad: Tensor, radius: Tensor, room: Tensor) -> Tensor:
+    """The steepest step in l1 where each feature has `room` `(n, *features)` on its way."""
+    slopes, room = grad.flatten(1).abs(), room.flatten(1)
+
+    def used_up(top: Tensor) -> Tensor:
+        """Whether features that are steeper than the last of `top` take up the whole step."""
+        last = top[:, -1:]
+        return ((slopes > last) * room).sum(1).ge(radius) | (last[:, 0] <= 0)
+
+    slope, order = _largest(slopes, used_up)
+    share = room.gather(1, order) * (slope > 0)
     left = (radius[:, None] - (share.cumsum(1) - share)).clamp_min(0)
-    taken = torch.zeros_like(share).scatter(1, order, torch.minimum(share, left))
+    taken = torch.zeros_like(slopes).scatter(1, order, torch.minimum(share, left))
     return taken.view_as(grad) * grad.sign()
