@@ -57,8 +57,9 @@ def seconds(job: Callable[[], object]) -> float:
 def peak_memory(job: Callable[[], Result]) -> tuple[Result, int]:
     """What `job` returns, and the most bytes that it has in tensors at once.
 
-    Counted are the storages that torch's operations make while it runs, on all devices, not what
-    they work with inside. What an allocator holds in reserve and what NumPy allocates is not.
+    Counted are the storages that torch's operations make while it runs, on all devices, each with
+    the size that it is made with. Not counted are what operations work with inside, what an
+    allocator holds in reserve, and what NumPy or `torch.tensor` bring in.
 
     Example:
         >>> import torch

@@ -23,6 +23,7 @@ class Table(NamedTuple):
         rows: one for each attack.
         summary: rows over several attacks.
         baselines: rows of what no attack did; they stand between the others.
+        note: a sentence below all rows.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Table(NamedTuple):
     rows: list[tuple[str, ...]]
     summary: list[tuple[str, ...]]
     baselines: Sequence[tuple[str, ...]] = ()
+    note: str = ""
 
 
 def budget_table(
@@ -87,8 +89,8 @@ def _row(outcome: AttackOutcome, rate: Rate) -> tuple[str, ...]:
         outcome.norm,
         share(rate),
         length(outcome.median_distance),
-        _mean(outcome.sent(outcome.forward)),
-        _mean(outcome.sent(outcome.backward)),
+        mean(outcome.sent(outcome.forward)),
+        mean(outcome.sent(outcome.backward)),
         f"{outcome.seconds:.2f}",
     )
 
@@ -108,7 +110,8 @@ def length(distance: float | None) -> str:
     return "-" if distance is None else f"{distance:.4g}"
 
 
-def _mean(value: float | None) -> str:
+def mean(value: float | None) -> str:
+    """A mean in words, `-` for a mean of nothing."""
     return "-" if value is None else f"{value:.1f}"
 
 
@@ -130,7 +133,12 @@ def _columns(table: Table, wanted: Sequence[int]) -> Table:
         return [tuple(row[i] for i in wanted) for row in rows]
 
     (heading,) = cut([table.heading])
-    return Table(table.title, heading, cut(table.rows), cut(table.summary), cut(table.baselines))
+    return table._replace(
+        heading=heading,
+        rows=cut(table.rows),
+        summary=cut(table.summary),
+        baselines=cut(table.baselines),
+    )
 
 
 def lines(tables: Sequence[Table]) -> list[str]:
@@ -151,6 +159,7 @@ def lines(tables: Sequence[Table]) -> list[str]:
         below = [*table.baselines, *table.summary]
         found += [rule] * bool(below)
         found += [line for row in below for line in _set(row, widths)]
+        found += textwrap.wrap(table.note, WIDTH)
     return found[1:]
 
 

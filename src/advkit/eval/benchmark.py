@@ -1,0 +1,227 @@
+"""What attacks find on a user's own model and data, and what they take for it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from advkit.core import checks
+from advkit.core.batching import batches, counted_from, progress_bar
+from advkit.core.results import Attack, part_of
+from advkit.eval.benchmark_result import Benchmark, Floor
+from advkit.eval.cost import bare_pass, peak_memory, seconds
+from advkit.eval.outcome import AttackOutcome
+from advkit.eval.ranking import AttackCost
+from advkit.eval.rates import correct
+from advkit.eval.tally import Tally, check_attacks
+from advkit.models import Classifier, as_classifier, has_gradients, hold
+
+_PASSES = 3  # bare passes before each attack on a batch, and after it
+
+
+def benchmark(
+    model: object,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attacks: Sequence[Attack],
+    batch_size: int = 128,
+    rounds: int = 3,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Benchmark:
+    """Find out which attack finds most on a model, and for how many passes.
+
+    Each attack meets every input that the model labels correctly, once to warm up on the first
+    batch and then `rounds` times on all of them. Its time is told in floors: bare passes of exactly
+    the batch that it attacks, forward and backward to the input, timed just before and just after.
+    A machine whose speed wanders moves both. Of a model without gradients a floor is a forward
+    pass. What is found is that of the first round.
+
+    Args:
+        model: a classifier without a query budget, or an `nn.Module` with inputs in [0, 1].
+        x: inputs `(n, *features)`.
+        y: true labels `(n,)`.
+        attacks: what to attack with. An `eps` with one radius for each sample is cut along with the
+            batches.
+        batch_size: samples sent at once.
+        rounds: how often each attack is timed.
+        device: where the batches are moved to, all before the first attack; `None` leaves them
+            where they are.
+        progress: show a bar (needs the extra `report`).
+
+    Returns:
+        What was found and what it took; it prints as a table.
+
+    Raises:
+        ValueError: inputs or labels of the wrong shape or range, none that the model labels
+            correctly, no attack, a model with a query budget, or fewer rounds than one.
+        TypeError: inputs, labels, attacks or model of the wrong type, or an attack that asks for
+            what the model does not answer.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks, eval
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = net.weight.data.copy_(2 * torch.eye(2))
+        >>> x, y = torch.tensor([[0.6, 0.5], [0.4, 0.6]]), torch.tensor([0, 1])
+        >>> found = eval.benchmark(net, x, y, attacks=[attacks.FGSM(eps=0.075)])
+        >>> found.groups[0].title, str(found.groups[0].best.found)
+        ('Within linf 0.075', '50.00 % (1 of 2)')
+    """
+    classifier = as_classifier(model)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    check_attacks(attacks, len(x))
+    checks.whole("rounds", rounds, at_least=1)
+    _check_budget(classifier)
+    parts = _parts(classifier, x, y, batch_size, device)
+    if not any(part.right.any() for part in parts):
+        raise ValueError(
+            f"x must hold inputs that the model labels as y says, labels none of {len(x):,} so: "
+            "there is nothing to attack"
+        )
+    with progress_bar("runs", len(attacks) * (1 + rounds), progress) as advance:
+        costs, floor = _measured(classifier, parts, attacks, rounds, advance)
+    return Benchmark(
+        model=repr(classifier),
+        clean=torch.cat([part.right for part in parts]).cpu(),
+        attacks=tuple(costs),
+        floor=floor,
+        batch_size=batch_size,
+        rounds=rounds,
+        device=str(parts[0].x.device),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _check_budget(model: Classifier) -> None:
+    budget = getattr(model, "budget", None)
+    if budget is not None:
+        raise ValueError(
+            f"model must have no query budget, got one of {budget:,} samples: rounds and floors "
+            "would spend it; make it without a budget"
+        )
+
+
+class _Part(NamedTuple):
+    """A batch of the data, and which of its samples the model labels correctly."""
+
+    x: Tensor
+    y: Tensor
+    right: Tensor
+    start: int
+
+    @property
+    def rows(self) -> Tensor:
+        """The samples to attack, in the batch."""
+        return self.right.nonzero().flatten()
+
+    @property
+    def attacked(self) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of these."""
+        return self.x[self.rows], self.y[self.rows]
+
+
+def _parts(
+    model: Classifier, x: Tensor, y: Tensor, batch_size: int, device: str | torch.device | None
+) -> list[_Part]:
+    """The data in checked batches."""
+    found = []
+    start = 0
+    for xb, yb in batches(x, y, batch_size):
+        if device is not None:
+            xb, yb = xb.to(device), yb.to(device)
+        with counted_from(start):
+            found.append(_Part(*correct(model, xb, yb), start))
+        start += len(xb)
+    return found
+
+
+class _Round(NamedTuple):
+    """All batches attacked once.
+
+    Attributes:
+        outcome: of the attack.
+        passes: seconds of a bare pass of what is attacked in each batch; zero where nothing is.
+    """
+
+    outcome: AttackOutcome
+    passes: list[float]
+
+    @property
+    def floors(self) -> float:
+        """Time of the attack in bare passes."""
+        return self.outcome.seconds / sum(self.passes)
+
+
+def _measured(
+    model: Classifier,
+    parts: Sequence[_Part],
+    attacks: Sequence[Attack],
+    rounds: int,
+    advance: Callable[[int], None],
+) -> tuple[list[AttackCost], Floor]:
+    """What each attack costs, and what a floor is."""
+    first = next(i for i, part in enumerate(parts) if part.right.any())
+    _, floor_peak = peak_memory(lambda: _passes(model, parts[first]))
+    peaks = []
+    for (
+        attack
+    ) in attacks:  # all of them before the rounds, so that one that cannot run says so soon
+        peaks.append(_peak(model, attack, parts[first]))
+        advance(1)
+    found: list[list[_Round]] = [[] for _ in attacks]
+    for _ in range(rounds):  # round by round, so that a slow minute is not that of one attack
+        for attack, mine in zip(attacks, found, strict=True):
+            mine.append(_round(model, attack, parts))
+            advance(1)
+    costs = [_cost(mine, peak) for mine, peak in zip(found, peaks, strict=True)]
+    floor = Floor(
+        inputs=len(parts[first].rows),
+        seconds=statistics.median(one.passes[first] for mine in found for one in mine),
+        peak_memory=floor_peak,
+        backward=has_gradients(model),
+    )
+    return costs, floor
+
+
+def _peak(model: Classifier, attack: Any, part: _Part) -> int:
+    """The most bytes that an attack has in tensors while it works on a batch."""
+    attack = part_of(attack, part.rows.cpu() + part.start)
+    x, y = part.attacked
+    _, most = peak_memory(lambda: attack.run(model, x, y))
+    return most
+
+
+def _round(model: Classifier, attack: Attack, parts: Sequence[_Part]) -> _Round:
+    tally = Tally(attack, examples=0)
+    passes = []
+    for part in parts:
+        before = _passes(model, part)
+        tally.add(model, *part)
+        passes.append(statistics.median([*before, *_passes(model, part)]))
+    return _Round(tally.outcome(), passes)
+
+
+def _passes(model: Classifier, part: _Part) -> list[float]:
+    """Seconds of some bare passes of what is attacked in a batch, zero for nothing."""
+    if not part.right.any():
+        return [0.0]
+    x, y = part.attacked
+    with hold(model):
+        return [seconds(lambda: bare_pass(model, x, y)) for _ in range(_PASSES)]
+
+
+def _cost(rounds: Sequence[_Round], peak: int) -> AttackCost:
+    took = statistics.median(one.outcome.seconds for one in rounds)
+    return AttackCost(
+        outcome=replace(rounds[0].outcome, seconds=took),
+        floors=statistics.median(one.floors for one in rounds),
+        peak_memory=peak,
+    )
