@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import advkit
-from advkit.cli import evaluate
+from advkit.cli import bench, evaluate
 from advkit.cli.errors import UsageError
 from advkit.cli.listing import listing
 from advkit.cli.specs import number
 
-_EXAMPLES = """\
+_EVALUATE_EXAMPLES = """\
 examples:
   advkit evaluate
       train a small net on scikit-learn's digits, run every attack on it, write advkit-report/
@@ -26,6 +26,29 @@ examples:
       how near adversarial examples are; attacks that look for the nearest one take no --eps
   advkit evaluate --model nets.py:make_net --data test.npz --attack all --eps 8/255 --limit 100
       every attack on the first 100 images
+"""
+
+_BENCH = """\
+Which attack finds most on a net, and for how many passes: each attack is run on the images that
+the net labels correctly, and its time is told in floors. A floor is one bare forward and backward
+pass of the same batch, timed just before and after the attack, so that a busy or slow machine moves
+both. Attacks are ranked among those that look for the same thing: within a norm and a budget, or
+for the nearest adversarial example in a norm. A * says that no other finds as much for less.
+"""
+
+_BENCH_EXAMPLES = f"""\
+examples:
+  advkit bench
+      a small net for scikit-learn's digits, in about a minute: attacks of many kinds, those with a
+      budget at linf {bench.DIGITS_LINF} and l2 {bench.DIGITS_L2}
+  advkit bench --model nets.py:make_net --weights net.pt --data test.npz --eps 8/255
+      a net of your own; a first look at FGSM, BIM, PGD, DeepFool and FAB in linf
+  advkit bench --model nets.py:make_net --data test.npz --eps 0.1 --attack PGD --attack BIM:steps=99
+      two attacks of your choice; `advkit attacks` lists them all
+  advkit bench --model nets.py:make_net --data test.npz --attack DeepFool --attack FAB --limit 500
+      attacks that look for the nearest example need no --eps
+  advkit bench --model nets.py:make_net --data test.npz --eps 8/255 --rounds 9 --out bench.json
+      steadier figures, kept as JSON too
 """
 
 
@@ -74,6 +97,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"advkit {advkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_evaluate(commands)
+    _add_bench(commands)
     lister = commands.add_parser("attacks", help="list the attacks with their parameters")
     lister.set_defaults(run=_list, traceback=False)
     return parser
@@ -84,9 +108,52 @@ def _add_evaluate(commands: Any) -> None:
         "evaluate",
         help="attack a net and report how robust it is",
         description="Attack a net and report how robust it is.",
-        epilog=_EXAMPLES,
+        epilog=_EVALUATE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_subject(parser)
+    add = parser.add_argument
+    add("--attack", action="append", metavar="NAME[:key=value,...]",
+        help="attack to run, repeatable; all stands for every one (default: FGSM and PGD; without "
+        "--model every one but RandomNoise, which each report has as a baseline)")  # fmt: skip
+    add("--eps", action="append", type=number,
+        help="budget in input units, 8/255 say, repeatable; for the attacks that need one and set "
+        "none (default without --model: 0.05, 0.1, 0.15, 0.2)")  # fmt: skip
+    add("--limit", type=_at_least_one, metavar="N", help="attack the first N images only")
+    _add_work(parser)
+    add("--out", default="advkit-report", metavar="DIR",
+        help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
+    parser.set_defaults(run=evaluate.run)
+
+
+def _add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="find out which attack finds most on a net, and for how many passes",
+        description=_BENCH,
+        epilog=_BENCH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_subject(parser)
+    add = parser.add_argument
+    add("--attack", action="append", metavar="NAME[:key=value,...]",
+        help="attack to run, repeatable; all stands for every one (default: FGSM, BIM, PGD and, in "
+        "linf, DeepFool and FAB; without --model also Square, FGM, CarliniWagnerL2, JSMA, "
+        "HopSkipJump, and l2)")  # fmt: skip
+    add("--eps", action="append", type=number,
+        help="budget in input units, 8/255 say, repeatable; for the attacks that need one and set "
+        f"none (default without --model: {bench.DIGITS_LINF})")  # fmt: skip
+    add("--limit", type=_at_least_one, default=bench.LIMIT, metavar="N",
+        help=f"attack the first N images only (default: {bench.LIMIT})")  # fmt: skip
+    add("--rounds", type=_at_least_one, default=3, metavar="N",
+        help="how often each attack is timed; floors are medians (default: 3)")  # fmt: skip
+    _add_work(parser)
+    add("--out", metavar="FILE.json", help="also write the figures to FILE.json (default: nowhere)")
+    parser.set_defaults(run=bench.run)
+
+
+def _add_subject(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what is attacked."""
     add = parser.add_argument
     add(
         "--model", metavar="FILE.py:FACTORY", help="function without arguments that returns the net"
@@ -104,18 +171,13 @@ def _add_evaluate(commands: Any) -> None:
         help="mean that a normalization in front of the net takes off, per channel",
     )
     add("--std", nargs="+", type=number, help="likewise, the standard deviation")
-    add("--attack", action="append", metavar="NAME[:key=value,...]",
-        help="attack to run, repeatable; all stands for every one (default: FGSM and PGD; without "
-        "--model every one but RandomNoise, which each report has as a baseline)")  # fmt: skip
-    add("--eps", action="append", type=number,
-        help="budget in input units, 8/255 say, repeatable; for the attacks that need one and set "
-        "none (default without --model: 0.05, 0.1, 0.15, 0.2)")  # fmt: skip
-    add("--limit", type=_at_least_one, metavar="N", help="attack the first N images only")
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say how the work is done and told."""
+    add = parser.add_argument
     add("--batch-size", type=_at_least_one, default=128, metavar="N", help="(default: 128)")
     add("--device", default="cpu", help="(default: cpu)")
     add("--seed", type=int, default=0, help="of every random number (default: 0)")
-    add("--out", default="advkit-report", metavar="DIR",
-        help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
     add("--quiet", action="store_true", help="print errors and warnings only")
     add("--traceback", action="store_true", help="show where an error comes from")
-    parser.set_defaults(run=evaluate.run)

@@ -1,0 +1,97 @@
+"""`advkit bench`: which attack finds most on a net, and for how many passes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from advkit.cli.demo import one_thread
+from advkit.cli.errors import UsageError, reason
+from advkit.cli.specs import attacks_from
+from advkit.cli.subject import Subject, check_combination, subject_from, writable
+from advkit.eval import Benchmark, benchmark
+
+LIMIT = 128  # images, unless the arguments say otherwise: a batch
+DIGITS_LINF, DIGITS_L2 = 0.15, 0.75
+_DIGITS_ATTACKS = (
+    "FGSM",
+    "BIM",
+    "PGD",
+    "PGD:restarts=3",
+    "Square:queries=200",
+    f"FGM:norm=l2,eps={DIGITS_L2}",
+    f"PGD:norm=l2,eps={DIGITS_L2}",
+    "DeepFool",
+    "DeepFool:norm=linf",
+    "FAB",
+    "FAB:norm=linf",
+    "CarliniWagnerL2:steps=50",
+    "JSMA",
+    "HopSkipJump:queries=200",
+)
+_ATTACKS = ("FGSM", "BIM", "PGD", "DeepFool:norm=linf", "FAB:norm=linf")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Benchmark as `args` say, print the table, write it where it is wanted; the exit status."""
+    with nullcontext() if args.model else one_thread():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    check_combination(args)
+    if args.quiet and not args.out:
+        raise UsageError("--out is missing: with --quiet alone nothing is left of the work")
+    default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, (DIGITS_LINF,))
+    attacks = attacks_from(args.attack or default, args.eps or (), args.seed, default_eps)
+    bar = not args.quiet and sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+    subject = subject_from(args, bar=bar)
+    out = _check_out(args.out) if args.out else None
+    found = _found(subject, attacks, args, bar=bar)
+    _deliver(replace(found, about=subject.about), out, quiet=args.quiet)
+    return 0
+
+
+def _found(
+    subject: Subject, attacks: list[Any], args: argparse.Namespace, *, bar: bool
+) -> Benchmark:
+    try:
+        return benchmark(
+            subject.model,
+            subject.data.x,
+            subject.data.y,
+            attacks=attacks,
+            batch_size=args.batch_size,
+            rounds=args.rounds,
+            device=subject.device,
+            progress=bar,
+        )
+    except Exception as error:
+        raise UsageError(f"the benchmark failed: {reason(error)}") from error
+
+
+def _deliver(found: Benchmark, out: Path | None, *, quiet: bool) -> None:
+    if not quiet:
+        print(found)  # noqa: T201 - this is the command line
+    if out is None:
+        return
+    try:
+        found.save_json(out)
+    except OSError as error:
+        raise UsageError(f"--out: cannot write {out}: {reason(error)}") from error
+    if not quiet:
+        print(f"\nsaved {out}")  # noqa: T201
+
+
+def _check_out(name: str) -> Path:
+    """The file to write, tried before the work."""
+    out = Path(name)
+    if out.is_dir():
+        raise UsageError(f"--out: {out} is a folder")
+    writable(out.parent)
+    return out
