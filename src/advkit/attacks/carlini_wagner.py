@@ -120,15 +120,15 @@ class CarliniWagnerL2(PenaltyAttack):
         advance: Callable[[int], None],
     ) -> Nearest:
         lower, upper = problem.model.bounds
-        w = (((wide(start) - lower) / (upper - lower) * 2 - 1) / self._range).atanh()
-        none, never = torch.zeros_like(w), torch.full_like(weight.const, math.inf)
+        w = (((wide(start) - lower) / (upper - lower) * 2 - 1) / self._range).atanh_()
+        never = torch.full_like(weight.const, math.inf)
         return iterate(
             problem,
             start,
             _Adam(
                 w=w,
-                mean=none,
-                square=none,
+                mean=torch.zeros_like(w),
+                square=torch.zeros_like(w),
                 const=weight.const,
                 rate=self._rate(problem, weight),
                 least=never,
@@ -155,26 +155,28 @@ class CarliniWagnerL2(PenaltyAttack):
 
     def _step(self, i: int, problem: Problem, at: Judged, adam: _Adam) -> tuple[Tensor, _Adam]:
         lower, upper = problem.model.bounds
+        width = upper - lower
         grad = wide(problem.gradient(at))
-        delta = wide(at.x_adv - problem.x) / (upper - lower)
+        delta = wide(at.x_adv - problem.x).div_(width)
         missing = (self.confidence - at.value.detach()).clamp_min(0).to(grad.dtype)
+        lost = (missing > 0) & (lp_norm(grad, "linf") == 0)
         objective = lp_norm(delta, "l2").square() + adam.const * missing
-        weight = torch.where(missing > 0, adam.const * (upper - lower), 0)
-        slope = 2 * delta - per_sample(weight, grad) * grad
-        slope.mul_(1 - adam.w.tanh().square()).mul_(self._range / 2)
-        mean = torch.lerp(slope, adam.mean, _MEAN)
-        square = torch.lerp(slope.square_(), adam.square, _SQUARE)
-        scale = (square / (1 - _SQUARE ** (i + 1))).sqrt_().add_(_TINY)
+        weight = torch.where(missing > 0, adam.const * width, 0)
+        slope = delta.mul_(2).addcmul_(per_sample(weight, grad), grad, value=-1)
+        # by the chain rule through tanh; from here on everything is the loop's own, in place
+        slope.addcmul_(slope, adam.w.tanh().square_(), value=-1).mul_(self._range / 2)
+        adam.mean.lerp_(slope, 1 - _MEAN)
+        adam.square.lerp_(slope.square_(), 1 - _SQUARE)
+        scale = (adam.square / (1 - _SQUARE ** (i + 1))).sqrt_().add_(_TINY)
         rate = adam.rate / (1 - _MEAN ** (i + 1))
         if not self.published:
             rate = rate * ((1 + math.cos(math.pi * i / self.steps)) / 2)
         wall = math.atanh(1 / self._range)
-        w = (adam.w - per_sample(rate, mean) * mean / scale).clamp_(-wall, wall)
-        x_adv = problem.clip(lower + (upper - lower) * (1 + self._range * w.tanh()) / 2)
-        lost = (missing > 0) & (lp_norm(grad, "linf") == 0)
-        return x_adv, self._watched(i, adam, objective, lost)._replace(
-            w=w, mean=mean, square=square
-        )
+        move = torch.div(adam.mean, scale, out=scale).mul_(per_sample(rate, scale))
+        adam.w.sub_(move).clamp_(-wall, wall)
+        middle = (lower + upper) / 2
+        x_adv = problem.clip(adam.w.tanh().mul_(width / 2 * self._range).add_(middle))
+        return x_adv, self._watched(i, adam, objective, lost)
 
     def _watched(self, i: int, adam: _Adam, objective: Tensor, lost: Tensor) -> _Adam:
         """`adam` with what step `i` has shown of its prospects; `lost` samples have no gradient."""
