@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -131,6 +132,25 @@ class TestFloors:
         )
         assert (found.floor.inputs, found.floor.seconds) == (1, 1)
 
+    def test_a_model_is_held_over_several_bare_passes_as_over_an_attack(self, clock):
+        class Holding:
+            bounds, num_classes = (0.0, 1.0), 2
+            logits, held = Timed(clock), 0
+
+            def predict(self, x):
+                return self.logits(x).argmax(1)
+
+            @contextmanager
+            def hold(self):
+                self.held += 1
+                clock.spend(100)  # which is no part of a pass
+                yield
+
+        model = Holding()
+        found = rob.benchmark(model, *data(3), attacks=[Passes(passes=(5,))], rounds=2)
+        assert found.floor.seconds == 3
+        assert model.held == 1 + 2 * 2  # for the memory, then before and after each run
+
     def test_without_gradients_a_floor_is_a_forward_pass(self, clock):
         class Labels:
             bounds, num_classes = (0.0, 1.0), 2
@@ -240,6 +260,9 @@ def test_an_eps_for_each_sample_is_cut_along_the_batches_and_a_group_of_its_own(
     cut = [e.tolist() for _, e in attack.batches]
     rows = [[0, 2, 3], [0, 2, 3], [4, 5]]
     assert cut == [eps[row].tolist() for row in rows]
+    late = Passes(passes=(1,), eps=eps)
+    rob.benchmark(Timed(clock), *data(6, wrong=range(4)), attacks=[late], batch_size=4, rounds=1)
+    assert [e.tolist() for _, e in late.batches] == 2 * [eps[4:].tolist()]
     titles = [group.title for group in found.groups]
     assert titles == ["Within linf, a budget of its own for each input", "Within linf 0.5"]
 

@@ -68,6 +68,10 @@ def test_what_is_freed_after_the_peak_does_not_lower_it():
     assert peak_memory(job)[1] == 4000
 
 
+def test_a_storage_in_the_place_of_a_dead_one_is_counted():
+    assert peak_memory(lambda: [len(torch.ones(n)) for n in range(1, 51)])[1] == 200
+
+
 def test_a_storage_that_dies_leaves_room_for_its_successors():
     def job():
         kept = ones()
