@@ -1,4 +1,4 @@
-"""The published nets and batches that the benchmarks share."""
+"""The nets and batches that the benchmarks share: published ones, and the digits without them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advkit.data import Dataset, load_npz
+from advkit.cli.demo import digits_net
+from advkit.data import Dataset, digits, load_npz
 
 DATA = Path(os.environ.get("ADVKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @dataclass(frozen=True)
 class Case:
-    """A net, a batch of images and the budget at which it is attacked."""
+    """A net, a batch of images and the budget at which it is attacked.
 
+    Attributes:
+        name: in the table.
+        factory: function in `examples/nets.py` that makes the net.
+        weights: its file.
+        images: the archive of images.
+        batch: how many to take.
+        eps: budget in linf.
+        fallback: whether the embedded digits and a small net stand in where the files are absent.
+    """
+
+    name: str
     factory: str
     weights: str
     images: str
     batch: int
     eps: float
+    fallback: bool = False
+
+    @property
+    def published(self) -> bool:
+        """Whether the published net and its images are at hand; limits are for those."""
+        return (DATA / self.weights).is_file() and (DATA / self.images).is_file()
+
+    @property
+    def title(self) -> str:
+        """What is attacked."""
+        return self.name if self.published or not self.fallback else "digits"
 
     def load(self) -> tuple[nn.Module, Tensor, Tensor]:
         """Net, inputs and labels; skips a benchmark without the files."""
@@ -43,7 +66,9 @@ class Case:
         return net.requires_grad_(False), data.x[rows], data.y[rows]
 
     def _read(self, most: int) -> tuple[nn.Module, Dataset]:
-        if not (DATA / self.weights).is_file() or not (DATA / self.images).is_file():
+        if not self.published:
+            if self.fallback:
+                return digits_net(progress=False).eval(), digits("test").head(most)
             pytest.skip(f"needs {self.weights} and {self.images}; set ADVKIT_DATA to their folder")
         net: nn.Module = getattr(examples.nets, self.factory)()
         net.load_state_dict(torch.load(DATA / self.weights, weights_only=True))
@@ -51,9 +76,22 @@ class Case:
 
 
 RESNET20 = Case(
-    "cifar10_resnet20", "cifar10_resnet20.pt", "cifar10_test_0000_0499.npz", 64, 8 / 255
+    "ResNet-20",
+    "cifar10_resnet20",
+    "cifar10_resnet20.pt",
+    "cifar10_test_0000_0499.npz",
+    batch=64,
+    eps=8 / 255,
 )
-LENET = Case("mnist_lenet", "mnist_lenet.pt", "mnist_test.npz", 128, 0.3)
+LENET = Case(
+    "LeNet",
+    "mnist_lenet",
+    "mnist_lenet.pt",
+    "mnist_test.npz",
+    batch=128,
+    eps=0.3,
+    fallback=True,
+)
 
 
 def floor(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -23,16 +23,25 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Peer:
-    """An attack of another library, with its defaults but for the `options`."""
+    """An attack of another library, with its defaults but for the `options`.
+
+    Attributes:
+        library: one of `LIBRARIES`.
+        attack: the name of its class or function.
+        options: what it is made or called with.
+        eps: the budget where the library takes it with the call.
+        slow: takes more than 20 seconds on ResNet-20.
+    """
 
     library: str
     attack: str
     options: dict[str, Any] = field(default_factory=dict)
-    slow: bool = False  # takes more than 20 seconds, a minimum-norm attack on ResNet-20
+    eps: float | None = None
+    slow: bool = False
 
     def __str__(self) -> str:
-        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
-        return f"{self.library} {self.attack}({options})"
+        options = ", ".join(f"{name}={_short(value)}" for name, value in self.options.items())
+        return f"{self.library} `{self.attack}({options})`"
 
     def load(self) -> ModuleType:
         """The module with the attack; skips a benchmark without it."""
@@ -46,6 +55,10 @@ class Peer:
     def run(self, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
         """Adversarial inputs for images in [0, 1]; a failure may hold anything."""
         return LIBRARIES[self.library].call(self, module, net, x, goal)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager
@@ -67,7 +80,7 @@ def _adv_lib(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Te
 def _foolbox(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
     model = module.PyTorchModel(net, bounds=(0, 1))
     attack = getattr(module.attacks, peer.attack)(**peer.options)
-    return attack(model, x, goal, epsilons=None)[1]  # what lies within the bounds
+    return attack(model, x, goal, epsilons=peer.eps)[1]  # what lies within the bounds
 
 
 def _torchattacks(

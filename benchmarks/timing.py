@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from benchmarks.nets import floor
 
 Result = TypeVar("Result")
+
+
+class Times(NamedTuple):
+    """Medians over the rounds; `None` without the clock."""
+
+    floors: float | None
+    seconds: float | None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch, and for the BLAS that peers reach through numpy and scipy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, "blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_floors(
@@ -23,12 +45,11 @@ def in_floors(
     rounds: int,
     warmup_rounds: int = 0,
     bare: Callable[[nn.Module, Tensor, Tensor], object] = floor,
-) -> tuple[Result, float | None]:
-    """What `job` returns, and the median over its rounds of its time in floors of the `batch`.
+) -> tuple[Result, Times]:
+    """What `job` returns, and how long it takes, also in floors of the `batch`.
 
     The floor is a `bare` pass. Each round times it just before and just after the job, so that a
-    machine whose speed wanders moves both. With the benchmarks disabled the job runs once and the
-    time is `None`.
+    machine whose speed wanders moves both. With the benchmarks disabled the job runs once, untimed.
     """
     floors, times = [], []
 
@@ -49,13 +70,9 @@ def in_floors(
         timed_job, setup=timed_floor, rounds=rounds, warmup_rounds=warmup_rounds
     )
     if benchmark.disabled:
-        return result, None
+        return result, Times(None, None)
     timed_floor()
     around = [(a + b) / 2 for a, b in pairwise(floors)]
     ratios = [t / f for t, f in zip(times, around, strict=True)][warmup_rounds:]
-    ratio = statistics.median(ratios)
-    benchmark.extra_info |= {
-        "floors": round(ratio, 2),
-        "floor_ms": round(1000 * statistics.median(floors), 2),
-    }
-    return result, ratio
+    benchmark.extra_info["floor_ms"] = round(1000 * statistics.median(floors), 2)
+    return result, Times(statistics.median(ratios), statistics.median(times[warmup_rounds:]))

@@ -1,11 +1,11 @@
 """Steps of adversarial training against bare ones: forward, backward to the parameters.
 
-    python -m pytest benchmarks/test_training.py --benchmark-columns=median,iqr,rounds
+    python -m pytest benchmarks/test_defenses_training.py -s
 
-The figure `floors` of a benchmark is the median over the rounds, see `timing.py`; a floor is one
-bare training pass of the batch. A loss with k steps of an attack and one pass to learn from may
-take 1.1 * (k + 1) of them. TRADES and MART, which learn from clean inputs and examples, and compare
-them on the way, may take 1.1 * (k + 3).
+A floor is here one bare training pass of the batch, forward and backward to all parameters. A loss
+with k steps of an attack and one pass to learn from may take 1.1 * (k + 1) of them. TRADES and
+MART, which learn from clean inputs and examples, and compare them on the way, may take
+1.1 * (k + 3).
 
 Of the smallest net a backward pass to the input alone takes as long as one to all parameters, so
 that the passes of torch by themselves are near the limit and starts and steps come on top; its own
@@ -26,7 +26,9 @@ from advkit import attacks
 from advkit.defenses.adversarial_training import AdversarialTraining
 from advkit.defenses.mart import MART
 from advkit.defenses.trades import TRADES
-from benchmarks.timing import in_floors
+from advkit.eval.cost import peak_memory
+from benchmarks.table import Entry, Figures, check, record
+from benchmarks.timing import in_floors, one_thread
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,27 @@ def test_a_step(benchmark, case, name):
     if benchmark.disabled:
         x, y = x[:2], y[:2]  # without its clock it only has to run
     loss, passes = training(case.eps)[name]
-    _, floors = in_floors(
-        benchmark,
-        lambda: learn(net, loss(net, x, y)),
-        (net, x, y),
-        rounds=9,
-        warmup_rounds=1,
-        bare=lambda net, x, y: learn(net, F.cross_entropy(net(x), y)),
-    )
+    step = lambda: learn(net, loss(net, x, y))  # noqa: E731
+    with one_thread():
+        mib = None if benchmark.disabled else peak_memory(step)[1] / 2**20
+        _, times = in_floors(
+            benchmark,
+            step,
+            (net, x, y),
+            rounds=9,
+            warmup_rounds=1,
+            bare=lambda net, x, y: learn(net, F.cross_entropy(net(x), y)),
+        )
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    if floors is None:
+    if times.floors is None:
         return
-    limit = case.share * passes
-    benchmark.extra_info["limit"] = limit
-    print(f"\n{case.factory} {name}: {floors:.2f} of at most {limit:.1f} bare training passes")
-    assert floors < limit
+    entry = Entry(
+        suite="defenses",
+        job=f"a training step, {case.factory}, batch {len(x)}",
+        who=f"advkit {name}",
+        ours=True,
+        figures=Figures(floors=times.floors, seconds=times.seconds, mib=mib),
+        limits={"floors": case.share * passes},
+    )
+    record(benchmark, entry)
+    check(entry)

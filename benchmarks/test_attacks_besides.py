@@ -1,0 +1,101 @@
+"""How much of an attack's time is not spent in the passes of the net, on ResNet-20.
+
+    python -m pytest benchmarks/test_attacks_besides.py -s
+
+The passes are timed from within: each call of the net, and each call of `torch.autograd.grad`. What
+is left is the attack itself: steps, projections, records.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from advkit import attacks
+from benchmarks.nets import RESNET20
+from benchmarks.table import Entry, Figures, check, record
+from benchmarks.timing import one_thread
+
+EPS = RESNET20.eps
+SHARE = 0.05
+
+ATTACKS = [
+    attacks.FGSM(eps=EPS),
+    attacks.FGM(eps=0.5),
+    attacks.BIM(eps=EPS, stop="never"),
+    attacks.PGD(eps=EPS, steps=20, stop="never"),
+    attacks.PGD(eps=EPS, steps=40),
+    attacks.PGD(norm="l2", eps=0.5, steps=20, stop="never"),
+    attacks.PGD(norm="l1", eps=5.0, steps=20, stop="never"),
+    attacks.DeepFool(),
+    attacks.DeepFool(norm="linf"),
+    attacks.FAB(steps=30),
+    attacks.FAB(norm="linf", steps=30),
+    attacks.CarliniWagnerL2(search_steps=2, steps=20),
+    attacks.LBFGS(search_steps=2, steps=20),
+    attacks.JSMA(gamma=0.02),
+    attacks.Square(eps=2 / 255, queries=100),
+    attacks.Square(norm="l2", eps=0.3, queries=100),
+    attacks.HopSkipJump(queries=100),
+]
+
+
+class Passes:
+    """The seconds that were spent in passes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, job):
+        """`job`, with its time counted."""
+
+        def call(*args, **options):
+            start = time.perf_counter()
+            try:
+                return job(*args, **options)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return call
+
+
+@contextmanager
+def watched(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[Passes]:
+    """Count the passes of `net`."""
+    passes = Passes()
+    with monkeypatch.context() as patch:
+        patch.setattr(net, "forward", passes.timed(net.forward))
+        patch.setattr(torch.autograd, "grad", passes.timed(torch.autograd.grad))
+        yield passes
+
+
+@one_thread()
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+def test_work_besides_the_passes(benchmark, monkeypatch, attack):
+    net, x, y = RESNET20.load_correct(4 if benchmark.disabled else 64)
+    if not benchmark.disabled:
+        attack.run(net, x, y)
+    with watched(net, monkeypatch) as passes:
+        start = time.perf_counter()
+        benchmark.pedantic(attack.run, args=(net, x, y), rounds=1)
+        seconds = time.perf_counter() - start
+    assert 0 < passes.seconds < seconds
+    if benchmark.disabled:
+        return
+    besides = 1 - passes.seconds / seconds
+    entry = Entry(
+        "attacks, work besides the net's passes",
+        "ResNet-20, 64 images",
+        f"advkit `{attack!r}`",
+        True,
+        Figures(seconds=seconds, besides=besides),
+        {"besides": SHARE},
+        remark=f"{100 * besides:.1f} % besides the passes",
+    )
+    record(benchmark, entry)
+    check(entry)

@@ -1,0 +1,102 @@
+"""Attacks within a budget, beside the peers, and against the floor.
+
+    python -m pytest benchmarks/test_attacks_in_a_ball.py -s
+
+A job with every step taken shows what a step costs; ours looks twice more than the peers, at the
+last iterate and at what it returns. The default leaves an input alone once it is misclassified.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from advkit.attacks import FGSM, PGD
+from advkit.eval.cost import peak_memory
+from benchmarks.attacking import Job, measure_ours, measure_peer
+from benchmarks.nets import LENET, RESNET20, Case, floor
+from benchmarks.peers import Peer
+from benchmarks.timing import one_thread
+
+
+def job(what: str, case: Case, rounds: int) -> Job:
+    images = {RESNET20: 64, LENET: 128}[case]
+    return Job(what, case, images, norm="linf", eps=case.eps, rounds=rounds)
+
+
+EVERY = "PGD-40, every step"
+FIRST = "PGD-40, until misclassified"
+ONE = "FGSM"
+
+# How many floors each job may take.
+OURS = [
+    (job(EVERY, RESNET20, 3), PGD(eps=RESNET20.eps, steps=40, stop="never"), 1.05 * 40),
+    (job(EVERY, LENET, 5), PGD(eps=LENET.eps, steps=40, stop="never"), 1.2 * 40),
+    (job(FIRST, RESNET20, 9), PGD(eps=RESNET20.eps, steps=40), 3.0),
+    (job(FIRST, LENET, 9), PGD(eps=LENET.eps, steps=40), 6.0),
+    (job(ONE, RESNET20, 9), FGSM(eps=RESNET20.eps), math.inf),
+    (job(ONE, LENET, 9), FGSM(eps=LENET.eps), math.inf),
+]
+
+
+@pytest.mark.parametrize(("job", "attack", "floors"), OURS, ids=str)
+def test_ours(benchmark, job, attack, floors):
+    one_step = isinstance(attack, FGSM)
+    limits = {} if one_step else {"success": 1.0, "floors": floors, "mib": memory_limit(job)}
+    measure_ours(benchmark, job, attack, limits)
+
+
+@one_thread()
+def memory_limit(job: Job) -> float:
+    """1.3 times a bare pass, and six copies of the batch, in MiB."""
+    net, x, y = job.case.load_correct(job.images)
+    _, bare = peak_memory(lambda: floor(net, x, y))
+    return (1.3 * bare + 6 * x.nelement() * x.element_size()) / 2**20
+
+
+def pgd(eps: float) -> list[Peer]:
+    """Forty steps of the paper's length from a random start."""
+    step = 2.5 * eps / 40
+    return [
+        Peer(
+            "foolbox",
+            "LinfPGD",
+            {"steps": 40, "abs_stepsize": step, "random_start": True},
+            eps=eps,
+        ),
+        Peer("torchattacks", "PGD", {"eps": eps, "alpha": step, "steps": 40}),
+        Peer(
+            "art",
+            "ProjectedGradientDescentPyTorch",
+            {"eps": eps, "eps_step": step, "max_iter": 40, "num_random_init": 1},
+        ),
+        Peer("adv_lib", "pgd_linf", {EPSILON: eps, "steps": 40}),
+    ]
+
+
+def fgsm(eps: float) -> list[Peer]:
+    return [
+        Peer("foolbox", "FGSM", {"random_start": False}, eps=eps),
+        Peer("torchattacks", "FGSM", {"eps": eps}),
+        Peer("art", "FastGradientMethod", {"eps": eps}),
+    ]
+
+
+EPSILON = "\N{GREEK SMALL LETTER EPSILON}"  # adv_lib names arguments so
+# ART's many steps take as long as all others together
+PEERS = [
+    *(
+        (job(what, case, 3), peer)
+        for what in (EVERY, FIRST)
+        for case in (RESNET20, LENET)
+        for peer in pgd(case.eps)
+    ),
+    *((job(ONE, case, 9), peer) for case in (RESNET20, LENET) for peer in fgsm(case.eps)),
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # peers warn of much that is not ours to mend
+@pytest.mark.parametrize(("job", "peer"), PEERS, ids=str)
+def test_peer(benchmark, job, peer):
+    measure_peer(benchmark, job, peer)
