@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -164,10 +165,16 @@ class _Space(NamedTuple):
         """
         room = torch.tensor([s - b + 1 for s, b in zip(self.sides, box, strict=True)])
         corner = (u.double() * room.to(u.device)).long()
-        strides = torch.tensor([math.prod(self.sides[j + 1 :]) for j in range(len(box))])
-        axes = torch.meshgrid(*(torch.arange(b) for b in box), indexing="ij")
-        inner = (torch.stack(axes, -1).flatten(0, -2) * strides).sum(1)
+        strides, inner = _places(self.sides, box)
         return (corner * strides.to(u.device)).sum(1, keepdim=True) + inner.to(u.device)
+
+
+@lru_cache
+def _places(sides: tuple[int, ...], box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """How far apart neighbours along each axis stand, and where the features of a box do."""
+    strides = torch.tensor([math.prod(sides[j + 1 :]) for j in range(len(box))])
+    axes = torch.meshgrid(*(torch.arange(b) for b in box), indexing="ij")
+    return strides, (torch.stack(axes, -1).flatten(0, -2) * strides).sum(1)
 
 
 def _signs(u: Tensor) -> Tensor:
@@ -266,6 +273,7 @@ def _unit(v: Tensor) -> Tensor:
     return normalize(v.flatten(0, 1), "l2").view_as(v)
 
 
+@lru_cache
 def _split_bumps(sides: tuple[int, ...]) -> Tensor:
     """A bump and a negative one side by side along each axis, `(axes, features)`, of length 1."""
     found = []
