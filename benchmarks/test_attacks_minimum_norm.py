@@ -19,8 +19,8 @@ from benchmarks.peers import Peer
 
 DEEPFOOL = [Job("DeepFool", case) for case in (LENET, RESNET20)]
 CW_LENET = Job("C&W 9 x 100", LENET, rounds=1)
-CW_RESNET20 = Job("C&W 9 x 100", RESNET20, 32, rounds=1, quick=4)
-CW_SHORT = Job("C&W, fewer than 300 floors", RESNET20, 32, rounds=1, quick=4)
+CW_RESNET20 = Job("C&W 9 x 100", RESNET20, 32, rounds=1)
+CW_SHORT = Job("C&W, fewer than 300 floors", RESNET20, 32, rounds=1)
 CW_BLIND = Job("C&W, fewer than 300 floors", LENET, rounds=1)
 PIXELS = Job("JSMA to the next class", LENET, norm="l0", targeted=True)
 QUASI_NEWTON = Job("L-BFGS", LENET, 16)
