@@ -1,16 +1,20 @@
-"""What is asked of torch around an attack is honoured."""
+"""What is asked of torch around an attack is honoured: formats, precision, compiled modules."""
 
 import collections
 import dataclasses
 import sys
+from typing import ClassVar
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from advkit import attacks
+from advkit import as_classifier, attacks
+from tests.attacks.test_contract import keeps_its_word
 from tests.contract import ATTACKS, GRADIENT
 from tests.toys import answers, convnet, images
 
@@ -45,6 +49,70 @@ def x():
 @pytest.fixture
 def y(net, x):
     return answers(net, x)
+
+
+# Memory formats
+
+
+class Colours(nn.Module):
+    """`(n, 3, 4, 4)` of float64 to 3 logits: the least size whose formats differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.head = nn.Linear(6 * 4 * 4, 3)
+
+    def forward(self, x):
+        return 8 * self.head(nn.functional.leaky_relu(self.conv(2 * x - 1), 0.2).flatten(1))
+
+
+def colours():
+    """The same random net at every call, and what it notes: whether inputs are channels_last."""
+    with torch.random.fork_rng():
+        torch.manual_seed(10)
+        net = Colours().double().eval()
+    return Noted(net, lambda x, _: x.is_contiguous(memory_format=torch.channels_last))
+
+
+def coloured():
+    return images(12, dtype=torch.float64).reshape(-1, 3, 4, 4)
+
+
+def by_way_of(attack, net):
+    """The attack, with `net` for a surrogate if it has one."""
+    return dataclasses.replace(attack, surrogate=net) if hasattr(attack, "surrogate") else attack
+
+
+@every_attack
+def test_channels_last_reaches_every_pass_and_the_result(attack):
+    net, plain, x = colours(), colours(), coloured()
+    y = answers(colours(), x)
+    given = x.contiguous(memory_format=torch.channels_last)
+    result = by_way_of(attack, net).run(net, given, y)
+    assert net.noted
+    assert all(net.noted)
+    assert result.x_adv.is_contiguous(memory_format=torch.channels_last)
+    expected = by_way_of(attack, plain).run(plain, x, y)
+    assert not any(plain.noted)
+    assert expected.x_adv.is_contiguous()
+    assert expected.success.any()
+    assert torch.equal(result.success, expected.success)
+    torch.testing.assert_close(result.distance, expected.distance)
+
+
+# Precision
+
+
+@every_attack
+def test_autocast_is_the_nets_own_affair(attack, x):
+    net = Noted(convnet(), lambda _, logits: logits.dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = answers(net, x)
+        result = attack.run(net, x, y)
+        assert set(net.noted) == {torch.bfloat16}
+        keeps_its_word(attack, as_classifier(net), x, y, result)
+    assert result.distance.dtype == torch.float32
+    assert result.success.float().mean() > 0.5
 
 
 # Compiled modules
@@ -136,6 +204,56 @@ def test_gradients_of_parameters_would_be_seen(net, x):
     with Weights(net) as seen:
         net(x).sum().backward()
     assert {name for name, _ in seen.found} >= {"mm", "convolution_backward"}
+
+
+class Weighing(torch.autograd.Function):
+    """`x @ weight.T`, which notes whether the gradient of the weight is asked for."""
+
+    asked: ClassVar[list[bool]] = []
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx, grad):
+        Weighing.asked.append(ctx.needs_input_grad[1])
+        return grad @ ctx.saved_tensors[0], None
+
+
+def test_functions_with_their_own_backward_pass_are_not_asked_for_parameters(net, x, y):
+    class Weighed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(net.head.weight[:, :36].detach().clone())
+
+        def forward(self, x):
+            return Weighing.apply(x.flatten(1) - 0.5, self.weight)
+
+    Weighing.asked.clear()
+    attacks.PGD(eps=0.1, steps=3).run(Weighed(), x, y)
+    assert Weighing.asked
+    assert not any(Weighing.asked)
+
+
+@quiet
+def test_compiled_backward_passes_give_no_gradients_of_parameters(x, y):
+    """The default backend is built on AOTAutograd, which differentiates to all that asks for it."""
+    outputs = []
+
+    def backwards(graph, _):
+        *_, last = graph.graph.nodes
+        outputs.append([v for v in last.args[0] if v is not None])
+        return make_boxed_func(graph.forward)
+
+    torch.compiler.reset()
+    backend = aot_autograd(
+        fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=backwards
+    )
+    attacks.PGD(eps=0.1, steps=3, stop="never").run(torch.compile(convnet(), backend=backend), x, y)
+    torch.compiler.reset()
+    assert [len(out) for out in outputs] == [1]
 
 
 # Looks at the device

@@ -118,7 +118,7 @@ def test_keys_depend_on_where_a_value_stands():
 
 def test_numbers_stand_in_the_middle_of_their_cells(monkeypatch):
     """A hash of zero bits gives half a cell, not zero, which has no logarithm and no quantile."""
-    monkeypatch.setattr(randomness, "_stream", lambda keys, size: torch.zeros(1, 1).long())
+    monkeypatch.setattr(randomness, "_stream", lambda keys, start, stop: torch.zeros(1, 1).long())
     assert uniform(torch.zeros(1), 1, torch.float32).item() == 2.0**-24
     assert uniform(torch.zeros(1), 1, torch.float64).item() == 2.0**-53
 
@@ -163,7 +163,7 @@ def test_normal_numbers_are_normal_finite_and_uncorrelated(asked, given):
 def test_normal_numbers_are_finite_at_the_ends_of_the_uniform_ones(monkeypatch):
     for word in (0, -1):  # no bit of the hash set, and all of them
         hashed = torch.full((1, 1), word, dtype=torch.int64)
-        monkeypatch.setattr(randomness, "_stream", lambda keys, size, hashed=hashed: hashed)
+        monkeypatch.setattr(randomness, "_stream", lambda keys, start, stop, hashed=hashed: hashed)
         for dtype in (torch.float32, torch.float64):
             assert normal(torch.zeros(1), 1, dtype).isfinite().all()
 
@@ -201,3 +201,13 @@ def test_salt_and_pepper_keeps_shape_dtype_and_input(dtype):
     assert torch.equal(x, before)
     alone = salt_and_pepper(sample_keys(x[4:5], UNIT, 0), torch.tensor([3.0]), x[4:5], UNIT)
     assert torch.equal(alone, noisy[4:5])
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 10_000])
+def test_numbers_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch, block):
+    keys = derived_keys(torch.arange(5), 0)
+    whole = {dtype: uniform(keys, 33, dtype) for dtype in (torch.float32, torch.float64)}
+    monkeypatch.setattr("advkit.core.randomness._BLOCK", block)
+    for dtype, numbers in whole.items():
+        assert torch.equal(uniform(keys, 33, dtype), numbers)
+    assert uniform(keys[:0], 3, torch.float32).shape == (0, 3)

@@ -99,7 +99,7 @@ class Nearest(NamedTuple):
 def _each(better: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> list[Tensor]:
     """Row by row the `new` parts where bool `better` `(n,)` is true, else the `old` ones."""
     if not asynchronous(better.device) and better.all():
-        return list(new)
+        return [n.clone() for n in new]  # a record is written to, an iterate is not
     pairs = zip(new, old, strict=True)
     return [torch.where(per_sample(better, n), n, o) for n, o in pairs]
 

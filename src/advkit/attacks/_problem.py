@@ -169,8 +169,15 @@ class Problem:
         return lp_norm(x_adv - self.x, self.norm)
 
     def clip(self, x_adv: Tensor) -> Tensor:
-        """`x_adv` in the dtype of `x` and within the bounds; no sample gets further from it."""
-        return x_adv.to(self.x.dtype).clamp(*self.model.bounds)
+        """`x_adv` as `x` is stored and within the bounds; no sample gets further from it."""
+        return self.stored(x_adv.to(self.x.dtype)).clamp(*self.model.bounds)
+
+    def stored(self, x_adv: Tensor) -> Tensor:
+        """`x_adv` in the memory format of `x`, where images and volumes have one to choose."""
+        wanted = _CHANNELS_LAST.get(x_adv.ndim)
+        if wanted is not None and self.x.is_contiguous(memory_format=wanted):
+            return x_adv.contiguous(memory_format=wanted)
+        return x_adv
 
     def inside(self, x_adv: Tensor, eps: Tensor) -> Tensor:
         """`x_adv` without what 16 bits round out of an linf ball of radius `eps` `(n,)`."""
@@ -284,6 +291,7 @@ class Problem:
         return self.take(keep).judge(at.x_adv[keep], differentiate=True)
 
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _NO_GRAPH = (
     "the model's logits cannot be differentiated with respect to x (it detaches, rounds or leaves "
     "torch); use an attack without gradients, or transfer from a differentiable substitute"

@@ -184,7 +184,11 @@ class DeepFool(MinimumNormAttack):
         lower, upper = problem.model.bounds
         least = torch.finfo(problem.x.dtype).eps * (upper - lower)  # a tie is no step of zero
         longer = 1 + self.overshoot if i else _FIRST
-        length = torch.where(lost, 0, longer * distance + least)
+        # logits of 16 bits tie on a whole strip: there the overshoot is a share of the way so far
+        ahead = torch.where(
+            distance > 0, longer * distance, self.overshoot * problem.distance(at.x_adv)
+        )
+        length = torch.where(lost, 0, ahead + least)
         return problem.clip(at.x_adv + per_sample(length, unit) * straight), _Move(slopes, lost)
 
     def _nearest_plane(

@@ -167,11 +167,13 @@ class LBFGS(PenaltyAttack):
     def _evaluate(self, problem: Problem, at: Judged, const: Tensor) -> tuple[Tensor, Tensor]:
         """The objective at the iterates, `(n,)`, and its gradient, `(n, d)`."""
         lower, upper = problem.model.bounds
-        delta = wide(at.x_adv - problem.x).flatten(1) / (upper - lower)
+        width = upper - lower
+        delta = wide(at.x_adv - problem.x).flatten(1).div_(width)
         odds = at.value.detach().to(const.dtype)
-        grad = wide(problem.gradient(at).flatten(1)) * (upper - lower)
+        grad = wide(problem.gradient(at).flatten(1))
         value = _dot(delta, delta) + const * softplus(-odds)
-        return value, 2 * delta - (const * torch.sigmoid(-odds))[:, None] * grad
+        weight = width * const * torch.sigmoid(-odds)
+        return value, delta.mul_(2).addcmul_(weight[:, None], grad, value=-1)
 
 
 def _shortened(promised: Tensor, drop: Tensor) -> Tensor:
@@ -190,13 +192,15 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _products(pairs: Tensor, v: Tensor) -> Tensor:
-    """Each of `pairs` `(n, memory, d)` times `v` `(n, d)`: `(n, memory)`."""
-    return (pairs @ v[:, :, None]).squeeze(2)
+    """Each of `pairs` `(n, memory, d)` times `v` `(n, d)`, or `(n, d, k)` for several at once."""
+    with torch.autocast(pairs.device.type, enabled=False):  # which is for the model alone
+        return (pairs @ v.view(*v.shape[:2], -1)).view(*pairs.shape[:2], *v.shape[2:])
 
 
 def _sum(shares: Tensor, pairs: Tensor) -> Tensor:
     """The `shares` `(n, memory)` of `pairs` `(n, memory, d)` added up: `(n, d)`."""
-    return (shares[:, None] @ pairs).squeeze(1)
+    with torch.autocast(pairs.device.type, enabled=False):
+        return (shares[:, None] @ pairs).squeeze(1)
 
 
 def _remembered(curve: _Curve, taken: Tensor, move: Tensor, turn: Tensor) -> _Curve:
@@ -209,10 +213,10 @@ def _remembered(curve: _Curve, taken: Tensor, move: Tensor, turn: Tensor) -> _Cu
     curve.turns[rows, place] = turn[rows]
     curve.weight[rows, place] = 1 / curvature[rows]
     curve.crossed[rows, place] = _products(curve.moves, turn)[rows]
-    curve.crossed[rows, :, place] = _products(curve.turns, move)[rows]
-    products = _products(curve.turns, turn)[rows]
-    curve.turned[rows, place] = products
-    curve.turned[rows, :, place] = products
+    crossed, turned = _products(curve.turns, torch.stack([move, turn], 2))[rows].unbind(2)
+    curve.crossed[rows, :, place] = crossed
+    curve.turned[rows, place] = turned
+    curve.turned[rows, :, place] = turned
     return curve._replace(place=curve.place + good)
 
 

@@ -198,7 +198,8 @@ def _linf_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Ten
     step = signs * eps[:, None, None]
     moved, opposite = (problem.clip(centre + s) for s in (step, -step))
     same = (moved == before).flatten(1).all(1)[:, None, None]
-    return old.scatter(2, at, torch.where(same, opposite, moved)).view_as(problem.x)
+    changed = old.scatter(2, at, torch.where(same, opposite, moved))
+    return problem.stored(changed.view_as(problem.x))
 
 
 def _starts(space: _Space) -> list[tuple[bool, ...]]:

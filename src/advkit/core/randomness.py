@@ -19,6 +19,7 @@ _WEYL = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: 2**64 over the gold
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 _LEVELS = 16
+_BLOCK = 2**18  # numbers that are drawn at once
 
 
 def _wrap(value: int) -> int:
@@ -38,9 +39,9 @@ def _mix(z: Tensor) -> Tensor:
     return z.bitwise_xor_(_shift(z, 31))
 
 
-def _stream(keys: Tensor, size: int) -> Tensor:
-    """`size` hashed words for each of `keys` `(n,)`: int64 `(n, size)`."""
-    counter = torch.arange(1, size + 1, device=keys.device, dtype=torch.int64)
+def _stream(keys: Tensor, start: int, stop: int) -> Tensor:
+    """The hashed words from `start` up to `stop` of each of `keys` `(n,)`: int64 `(n, words)`."""
+    counter = torch.arange(start + 1, stop + 1, device=keys.device, dtype=torch.int64)
     return _mix(keys[:, None] + counter * _WEYL)
 
 
@@ -81,7 +82,12 @@ def uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     largest number below 1.
     """
     bits, wide = (52, torch.float64) if dtype == torch.float64 else (23, torch.float32)
-    return _shift(_stream(keys, size), 64 - bits).to(wide).add_(0.5).mul_(2.0**-bits)
+    drawn = torch.empty(len(keys), size, dtype=wide, device=keys.device)
+    block = max(1, _BLOCK // max(1, len(keys)))
+    for start in range(0, size, block):  # the words of all at once would be fetched page by page
+        words = _stream(keys, start, min(size, start + block))
+        drawn[:, start : start + block] = _shift(words, 64 - bits)
+    return drawn.add_(0.5).mul_(2.0**-bits)
 
 
 def normal(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:

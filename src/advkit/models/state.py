@@ -22,6 +22,10 @@ def undisturbed(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
     and of the module's devices. Inside another `undisturbed` of the same module and mode nothing is
     done, so that a random model draws new numbers from call to call there.
 
+    Entered without gradients enabled, no parameter asks for one inside. Who enables them there
+    wants those of the input alone, but torch does not know: a compiled module and a function with
+    a backward pass of its own would compute those of all parameters too.
+
     Args:
         module: the module.
         evaluate: whether to run in evaluation mode; `False` leaves every mode as it is.
@@ -32,22 +36,34 @@ def undisturbed(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
         return
     token = _held.set(held | {(id(module), evaluate)})
     modes = [(child, child.training) for child in module.modules()]
+    trainable = [] if torch.is_grad_enabled() else _trainable(module)
     buffers = [(child, _own(child), _copies(child)) for child in module.modules()]
     try:
         with torch.random.fork_rng(devices=_cuda_devices(module)):
             if evaluate:
                 module.eval()
+            for parameter in trainable:
+                parameter.requires_grad_(False)
             yield
     finally:
         _held.reset(token)
         for child, training in modes:
             child.training = training
+        for parameter in trainable:
+            parameter.requires_grad_()
         for child, own, copies in buffers:
             if own is not None:
                 child._buffers.clear()
                 child._buffers.update(own)
             for buffer, copy in copies:
                 _restore(buffer, copy)
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that ask for gradients, as far as they may stop asking."""
+    return [
+        p for p in module.parameters() if p.requires_grad and p.is_leaf and not p.is_inference()
+    ]
 
 
 def _own(child: nn.Module) -> dict[str, Tensor | None] | None:
