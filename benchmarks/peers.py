@@ -53,8 +53,16 @@ class Peer:
             pytest.skip(f"needs {self.library}, see the extra `peers`: {error!r}")
 
     def run(self, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
-        """Adversarial inputs for images in [0, 1]; a failure may hold anything."""
-        return LIBRARIES[self.library].call(self, module, net, x, goal)
+        """Adversarial inputs for images in [0, 1]; a failure may hold anything.
+
+        Where the library does not tell which of them succeed, the net is asked, as a user has to.
+        """
+        library = LIBRARIES[self.library]
+        x_adv = library.call(self, module, net, x, goal)
+        if not library.tells:
+            with torch.no_grad():
+                net(x_adv.to(x))
+        return x_adv
 
 
 def _short(value: object) -> str:
@@ -108,8 +116,10 @@ def _art(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor
     classifier = PyTorchClassifier(
         _Single(net), loss, shape, 10, clip_values=(0, 1), device_type="cpu"
     )
-    options = {"batch_size": len(x), "verbose": False} | peer.options
-    attack = getattr(module, peer.attack)(classifier, **options)
+    kind = getattr(module, peer.attack)
+    common = {"batch_size": len(x), "verbose": False}
+    known = {name: value for name, value in common.items() if name in kind.attack_params}
+    attack = kind(classifier, **known, **peer.options)
     return torch.from_numpy(attack.generate(x.numpy(), goal.numpy()))
 
 
@@ -153,13 +163,14 @@ class Library(NamedTuple):
     module: str
     call: Callable[[Peer, ModuleType, nn.Module, Tensor, Tensor], Tensor]
     not_needed: tuple[str, ...] = ()  # what it imports, but not for these attacks
+    tells: bool = False  # whether what it returns says which inputs succeed
 
 
 LIBRARIES = {
     # torchvision for a perceptual distance, visdom for plots
     "adv_lib": Library("adv_lib.attacks", _adv_lib, not_needed=("torchvision", "visdom")),
-    "foolbox": Library("foolbox", _foolbox),
+    "foolbox": Library("foolbox", _foolbox, tells=True),
     "torchattacks": Library("torchattacks", _torchattacks),
     "art": Library("art.attacks.evasion", _art),
-    "scipy": Library("scipy.optimize", _scipy),
+    "scipy": Library("scipy.optimize", _scipy, tells=True),
 }

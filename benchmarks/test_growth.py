@@ -30,6 +30,8 @@ from benchmarks.timing import one_thread
 TOLERANCE = 2**20
 CALLS, FEW_CALLS, WARM_UP = 200, 5, 3
 
+pytestmark = pytest.mark.slow  # minutes: 200 calls of every attack
+
 
 class Alive(TorchDispatchMode):
     """Knows the storages of all tensors that torch's operations give, as long as they live."""

@@ -26,6 +26,8 @@ from benchmarks.timing import in_floors
 
 CHANNELS = 3
 
+pytestmark = pytest.mark.slow  # five minutes: every size of every axis
+
 
 @dataclass(frozen=True)
 class Size:
