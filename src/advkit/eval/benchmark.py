@@ -171,9 +171,7 @@ def _measured(
     first = next(i for i, part in enumerate(parts) if part.right.any())
     _, floor_peak = peak_memory(lambda: _passes(model, parts[first]))
     peaks = []
-    for (
-        attack
-    ) in attacks:  # all of them before the rounds, so that one that cannot run says so soon
+    for attack in attacks:  # all before the rounds, so that one that cannot run says so soon
         peaks.append(_peak(model, attack, parts[first]))
         advance(1)
     found: list[list[_Round]] = [[] for _ in attacks]
