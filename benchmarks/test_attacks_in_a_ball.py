@@ -33,8 +33,8 @@ ONE = "FGSM"
 
 # How many floors each job may take.
 OURS = [
-    (job(EVERY, RESNET20, 2), PGD(eps=RESNET20.eps, steps=40, stop="never"), 1.05 * 40),
-    (job(EVERY, LENET, 3), PGD(eps=LENET.eps, steps=40, stop="never"), 1.2 * 40),
+    (job(EVERY, RESNET20, 3), PGD(eps=RESNET20.eps, steps=40, stop="never"), 1.05 * 40),
+    (job(EVERY, LENET, 9), PGD(eps=LENET.eps, steps=40, stop="never"), 1.2 * 40),
     (job(FIRST, RESNET20, 5), PGD(eps=RESNET20.eps, steps=40), 3.0),
     (job(FIRST, LENET, 9), PGD(eps=LENET.eps, steps=40), 6.0),
     (job(ONE, RESNET20, 5), FGSM(eps=RESNET20.eps), math.inf),

@@ -17,7 +17,7 @@ from benchmarks.attacking import Job, measure_ours, measure_peer
 from benchmarks.nets import LENET, RESNET20
 from benchmarks.peers import Peer
 
-DEEPFOOL = [Job("DeepFool", case) for case in (LENET, RESNET20)]
+DEEPFOOL = [Job("DeepFool", LENET), Job("DeepFool", RESNET20, rounds=2)]
 CW_LENET = Job("C&W 9 x 100", LENET, rounds=1)
 CW_RESNET20 = Job("C&W 9 x 100", RESNET20, 32, rounds=1)
 CW_SHORT = Job("C&W, fewer than 300 floors", RESNET20, 32, rounds=1)
@@ -26,12 +26,12 @@ PIXELS = Job("JSMA to the next class", LENET, norm="l0", targeted=True)
 QUASI_NEWTON = Job("L-BFGS", LENET, 16)
 FAST = [
     Job("the nearest in l2, 100 steps", LENET),
-    Job("the nearest in l2, 100 steps", RESNET20, rounds=2),
+    Job("the nearest in l2, 100 steps", RESNET20, rounds=1),
 ]
 LONG = Job("the nearest in l2, any schedule", LENET, rounds=1)
 FAST_LINF = [
     Job("the nearest in linf, 100 steps", LENET, norm="linf"),
-    Job("the nearest in linf, 100 steps", RESNET20, norm="linf", rounds=2),
+    Job("the nearest in linf, 100 steps", RESNET20, norm="linf", rounds=1),
 ]
 
 CW = CarliniWagnerL2(search_steps=9, steps=100)
