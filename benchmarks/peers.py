@@ -119,7 +119,7 @@ def _art(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor
     kind = getattr(module, peer.attack)
     common = {"batch_size": len(x), "verbose": False}
     known = {name: value for name, value in common.items() if name in kind.attack_params}
-    attack = kind(classifier, **known, **peer.options)
+    attack = kind(classifier, **known | peer.options)
     return torch.from_numpy(attack.generate(x.numpy(), goal.numpy()))
 
 

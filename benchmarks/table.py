@@ -119,12 +119,11 @@ def beaten(ours: Entry, peers: Iterable[Entry]) -> list[str]:
 
 def _stronger(peer: Entry, ours: Entry) -> bool:
     """Whether `peer` succeeds more often, or as often and nearer, to the digits that are shown."""
-    (a, b), (near, far) = (
-        (getattr(e.figures, name) for e in (peer, ours)) for name in ("success", "distance")
-    )
-    if a is not None and b is not None and round(a, 3) != round(b, 3):
-        return a > b + ours.chance
-    return None not in (near, far) and float(f"{near:.3g}") < float(f"{far:.3g}")
+    theirs, mine = peer.figures.success, ours.figures.success
+    if theirs is not None and mine is not None and round(theirs, 3) != round(mine, 3):
+        return theirs > mine + ours.chance
+    near, far = peer.figures.distance, ours.figures.distance
+    return near is not None and far is not None and float(f"{near:.3g}") < float(f"{far:.3g}")
 
 
 def _time(entry: Entry) -> float | None:
@@ -149,8 +148,10 @@ def cell(name: str, value: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the unit that suits them."""
-    if seconds < 1:
+    if seconds < 0.1:
         return f"{1000 * seconds:.2g} ms"
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:,.0f} s"
 
 

@@ -64,7 +64,7 @@ def carlini_wagner(rate: float) -> list[Peer]:
     adv_lib = {"binary_search_steps": 9, "max_iterations": 100, "learning_rate": rate}
     foolbox = {"binary_search_steps": 9, "steps": 100, "stepsize": rate}
     return [
-        Peer("adv_lib", "carlini_wagner_l2", adv_lib),
+        Peer("adv_lib", "carlini_wagner_l2", adv_lib, slow=True),
         Peer("foolbox", "L2CarliniWagnerAttack", foolbox),
     ]
 

@@ -85,7 +85,7 @@ def test_a_step(benchmark, case, name):
             benchmark,
             step,
             (net, x, y),
-            rounds=9,
+            rounds=5,
             warmup_rounds=1,
             bare=lambda net, x, y: learn(net, F.cross_entropy(net(x), y)),
         )
