@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from benchmarks.table import Entry, Figures, beaten, cell, check, tables, verdict
 
 
