@@ -39,6 +39,7 @@ OURS = [
     (DEEPFOOL[0], DeepFool(), {"floors": 25, "distance": 1.59}),
     (DEEPFOOL[1], DeepFool(), {"floors": 10, "distance": 0.1065}),
     (CW_LENET, CW, {"floors": 1000, "distance": 1.345}),
+    (CW_LENET, CarliniWagnerL2(steps=80), {"floors": 1000, "distance": 1.345}),
     (CW_RESNET20, CW, {"floors": 950, "distance": 0.101}),
     (CW_BLIND, CarliniWagnerL2(search_steps=3, steps=30), {}),
     (CW_SHORT, CarliniWagnerL2(search_steps=3, steps=60), {}),
