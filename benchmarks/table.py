@@ -205,10 +205,15 @@ def _summary(entries: Sequence[Entry]) -> list[str]:
     peers = {e.job: [p for p in entries if p.job == e.job and not p.ours] for e in ours}
     met = [entry for entry in ours if peers[entry.job]]
     ahead = sum(not beaten(entry, peers[entry.job]) for entry in met)
-    return [
-        f"{kept} of {len(held)} jobs with limits keep them. In {ahead} of {len(met)} jobs that "
-        "peers do as well, none of them is stronger or faster."
-    ]
+    said = []
+    if held:
+        said.append(f"{kept} of {len(held)} jobs with limits keep them.")
+    if met:
+        said.append(
+            f"In {ahead} of {len(met)} jobs that peers do as well, none of them is stronger or "
+            "faster."
+        )
+    return [" ".join(said)] if said else []
 
 
 def main(path: str) -> None:

@@ -74,6 +74,8 @@ def test_a_table_names_the_job_once_and_lists_peers_from_the_fastest_on():
     lines = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert lines == ["", "---", "**a job**", "advkit", "fast", "slow"]
     assert "In 1 of 1 jobs" in text
+    assert "with limits" not in text
+    assert "jobs" not in tables([OURS])
 
 
 @pytest.mark.parametrize(
