@@ -28,7 +28,7 @@ from benchmarks.timing import in_floors, one_thread
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
-MEMORY_SECONDS = 2.0  # of a job that are watched for its memory: what comes later is no larger
+MEMORY_SECONDS = 1.0  # of a job that are watched for its memory: what comes later is no larger
 
 
 @dataclass(frozen=True)
