@@ -38,7 +38,7 @@ class _Curve(NamedTuple):
     share: Tensor  # (n,), how much of it
     moves: Tensor  # (n, memory, d), differences of points
     turns: Tensor  # (n, memory, d), differences of gradients
-    crossed: Tensor  # (n, memory, memory), products turn . move
+    crossed: Tensor  # (n, memory, memory), products of each turn and the moves before it
     turned: Tensor  # (n, memory, memory), products turn . turn
     weight: Tensor  # (n, memory), 1 / (move . turn), 0 where there is no pair
     place: Tensor  # int64 (n,), where the next pair goes
@@ -192,9 +192,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _products(pairs: Tensor, v: Tensor) -> Tensor:
-    """Each of `pairs` `(n, memory, d)` times `v` `(n, d)`, or `(n, d, k)` for several at once."""
+    """Each of `pairs` `(n, memory, d)` times `v` `(n, d)`: `(n, memory)`."""
     with torch.autocast(pairs.device.type, enabled=False):  # which is for the model alone
-        return (pairs @ v.view(*v.shape[:2], -1)).view(*pairs.shape[:2], *v.shape[2:])
+        return (pairs @ v[:, :, None]).squeeze(2)
 
 
 def _sum(shares: Tensor, pairs: Tensor) -> Tensor:
@@ -213,8 +213,7 @@ def _remembered(curve: _Curve, taken: Tensor, move: Tensor, turn: Tensor) -> _Cu
     curve.turns[rows, place] = turn[rows]
     curve.weight[rows, place] = 1 / curvature[rows]
     curve.crossed[rows, place] = _products(curve.moves, turn)[rows]
-    crossed, turned = _products(curve.turns, torch.stack([move, turn], 2))[rows].unbind(2)
-    curve.crossed[rows, :, place] = crossed
+    turned = _products(curve.turns, turn)[rows]
     curve.turned[rows, place] = turned
     curve.turned[rows, :, place] = turned
     return curve._replace(place=curve.place + good)
