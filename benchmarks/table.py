@@ -187,11 +187,12 @@ def _line(entry: Entry, said: str) -> tuple[str, ...]:
 
 def verdict(ours: Entry, peers: Sequence[Entry]) -> str:
     """Whether the limits are kept and the peers are left behind."""
-    missed = ours.missed()
-    parts = [f"MISSED: {'; '.join(missed)}"] if missed else ["limits kept"] if ours.limits else []
-    if ours.limits and not missed:
-        at_most = (f"{n} {cell(n, v)}" for n, v in ours.limits.items())
-        parts = [f"limits kept ({', '.join(at_most)})"]
+    parts, missed = [], ours.missed()
+    if missed:
+        parts.append(f"MISSED: {'; '.join(missed)}")
+    elif ours.limits:
+        limits = ", ".join(f"{name} {cell(name, limit)}" for name, limit in ours.limits.items())
+        parts.append(f"limits kept ({limits})")
     if peers:
         parts += beaten(ours, peers) or ["no peer stronger or faster"]
     return "; ".join([*parts, *([ours.remark] if ours.remark else [])])

@@ -12,19 +12,18 @@ import gc
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from advkit import attacks
 from advkit.attacks import Evasion, Mimicry
 from advkit.data import digits
 from advkit.detectors import Guard
+from advkit.eval.cost import Storages
 from benchmarks.timing import one_thread
 
 TOLERANCE = 2**20
@@ -33,32 +32,10 @@ CALLS, FEW_CALLS, WARM_UP = 200, 5, 3
 pytestmark = pytest.mark.slow  # minutes: 200 calls of every attack
 
 
-class Alive(TorchDispatchMode):
-    """Knows the storages of all tensors that torch's operations give, as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.storages: WeakValueDictionary[int, torch.UntypedStorage] = WeakValueDictionary()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(value, Tensor):
-                storage = value.untyped_storage()
-                self.storages[storage._cdata] = storage
-        return out
-
-    def nbytes(self) -> int:
-        """How many bytes they have."""
-        return sum(storage.nbytes() for storage in self.storages.values())
-
-
 def growth(job: Callable[[], object], calls: int) -> tuple[int, int]:
     """By how many bytes tensors, and Python with NumPy, grow over `calls` of a warm `job`."""
-    with Alive() as alive:
-        tensors = difference(job, calls, alive.nbytes)
+    with Storages() as storages:
+        tensors = difference(job, calls, lambda: storages.now)
     tracemalloc.start()
     try:
         return tensors, difference(job, calls, lambda: tracemalloc.get_traced_memory()[0])

@@ -66,18 +66,22 @@ def peak_memory(job: Callable[[], Result]) -> tuple[Result, int]:
         >>> peak_memory(lambda: torch.ones(1000).add(1).sum().item())
         (2000.0, 8000)
     """
-    with _Storages() as storages:
+    with Storages() as storages:
         result = job()
     return result, storages.most
 
 
-class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches every operation of torch and counts the bytes of the storages that it makes."""
+class Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches every operation of torch and counts the bytes of the storages that it makes.
+
+    Attributes:
+        now: bytes of those that are alive.
+        most: the most that were alive at once.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.most = 0
-        self._now = 0
+        self.now = self.most = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(
@@ -98,11 +102,11 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._known:
             return
         size = storage.nbytes() if made else 0
-        self._now += size
-        self.most = max(self.most, self._now)
+        self.now += size
+        self.most = max(self.most, self.now)
 
         def gone(_: object) -> None:
-            self._now -= size
+            self.now -= size
             del self._known[key]
 
         self._known[key] = weakref.ref(storage, gone)
