@@ -34,7 +34,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from advkit import CallableClassifier, QueryBudgetExceeded, attacks, data
 from advkit import eval as rob
-from advkit.core.results import Attack
+from advkit.core.protocols import Attack
 
 EPS = 0.2
 ATTACKS: list[Attack] = [  # each is run with a budget of its own

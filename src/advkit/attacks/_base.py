@@ -11,7 +11,7 @@ from torch import Tensor
 from advkit.attacks._engine import Best, Nearest, nothing_yet
 from advkit.attacks._problem import Goal, Ledger, Problem
 from advkit.core import checks
-from advkit.core.describe import call, settings
+from advkit.core.hyperparameters import call, settings
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm
 from advkit.core.results import (

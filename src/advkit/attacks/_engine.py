@@ -14,8 +14,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit.attacks._problem import Judged, Problem
-from advkit.core.devices import asynchronous
 from advkit.core.norms import per_sample
+from advkit.core.tensors import asynchronous
 
 Stop = Literal["first", "never"]
 Keep = Literal["strongest", "last"]

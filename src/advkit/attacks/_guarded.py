@@ -17,10 +17,10 @@ from advkit.attacks._blackbox import BlackBoxAttack, ByLabels
 from advkit.attacks._engine import Best, Nearest, iterate, nothing_yet
 from advkit.attacks._problem import Goal, Judged, Problem
 from advkit.core import checks
-from advkit.core.dtypes import wide
 from advkit.core.losses import own_and_others
 from advkit.core.norms import lp_norm, normalize, per_sample, project
 from advkit.core.results import InconclusiveWarning
+from advkit.core.tensors import wide
 from advkit.models import DifferentiableClassifier, as_classifier, as_differentiable
 
 _PARALLEL = 1e-4  # what is left of a gradient beside another one, if that is all, is rounding

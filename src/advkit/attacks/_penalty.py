@@ -16,8 +16,8 @@ from advkit.attacks._minimum import MinimumNormAttack, first_look, polish, rival
 from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
-from advkit.core.dtypes import wide
 from advkit.core.norms import lp_norm
+from advkit.core.tensors import wide
 
 _FINER = 0.2  # how much shorter the way to the best point is from the nearest success
 _WIDER = 2.0  # and how much longer than expected without a success so far

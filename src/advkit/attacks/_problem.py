@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.devices import asynchronous
-from advkit.core.dtypes import wide
 from advkit.core.losses import Loss, margin
 from advkit.core.norms import Norm, lp_norm, per_sample
+from advkit.core.tensors import asynchronous, wide
 from advkit.models import DifferentiableClassifier
 
 # The least shortfall of a sample that is not a success: above zero in float32 and float64 alike.

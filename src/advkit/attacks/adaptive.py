@@ -15,10 +15,10 @@ from advkit.attacks._engine import Best, nothing_yet
 from advkit.attacks._family import BudgetAttack
 from advkit.attacks._problem import Judged, Ledger, Problem
 from advkit.core import checks
-from advkit.core.describe import call, settings
+from advkit.core.attack_options import part_of, with_seed
+from advkit.core.hyperparameters import call, settings
 from advkit.core.losses import Loss, LossName, check_loss, get_loss, margin
 from advkit.core.norms import Norm
-from advkit.core.results import part_of, with_seed
 from advkit.models import DifferentiableClassifier, as_classifier, as_differentiable
 
 Outputs = Literal["scores", "logits"]

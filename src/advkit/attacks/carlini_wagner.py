@@ -14,8 +14,8 @@ from advkit.attacks._engine import Nearest, iterate, none_near
 from advkit.attacks._penalty import PenaltyAttack, Weight
 from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
-from advkit.core.dtypes import wide
 from advkit.core.norms import Norm, lp_norm, per_sample
+from advkit.core.tensors import wide
 
 _MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8  # Adam's two decays and its epsilon
 _AMPLE = 2.0  # the first constant, as a multiple of what a linear model would need

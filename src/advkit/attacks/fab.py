@@ -22,8 +22,8 @@ from advkit.attacks._minimum import (
 from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
-from advkit.core.dtypes import wide
 from advkit.core.norms import Norm, lp_norm, per_sample
+from advkit.core.tensors import wide
 
 # The pace of a walk, measured on the nets of the documentation; none of these is delicate.
 _EXPLORE, _REFINE, _LAST = 0.5, 0.2, 0.01  # share of the way to the nearest point of the plane

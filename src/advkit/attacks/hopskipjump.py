@@ -15,9 +15,9 @@ from advkit.attacks._engine import Best, Nearest, none_near
 from advkit.attacks._problem import Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
-from advkit.core.dtypes import wide
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, normal, sample_keys, uniform
+from advkit.core.tensors import wide
 
 _HALVINGS = 9  # of the way to the boundary, so that it is known to a 512th of the distance
 _STEPS = 8  # lengths that a step away from the boundary is tried with

@@ -26,9 +26,9 @@ from advkit.attacks._problem import Judged, Problem
 from advkit.attacks.carlini_wagner import CarliniWagnerL2
 from advkit.core import checks
 from advkit.core.batching import progress_bar
-from advkit.core.dtypes import wide
 from advkit.core.losses import margin
 from advkit.core.norms import Norm, lp_norm, per_sample
+from advkit.core.tensors import wide
 
 _AMPLE = 4.0  # the first constants, as a multiple of what would balance a linear detector
 _GROWTH = 10.0  # of a constant whose term was not met

@@ -15,8 +15,8 @@ from advkit.attacks._minimum import MinimumNormAttack, first_look, rivals
 from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
-from advkit.core.dtypes import wide
 from advkit.core.norms import Norm
+from advkit.core.tensors import wide
 
 _BLOCK = 2**22  # pairs that are scored at once
 

@@ -15,9 +15,9 @@ from advkit.attacks._engine import Nearest, iterate, none_near
 from advkit.attacks._penalty import PenaltyAttack, Weight
 from advkit.attacks._problem import Judged, Problem
 from advkit.core import checks
-from advkit.core.dtypes import wide
 from advkit.core.losses import Loss, cross_entropy
 from advkit.core.norms import Norm
+from advkit.core.tensors import wide
 
 _AMPLE = 2.0  # the first constant, as a multiple of what a linear model would need
 _ARMIJO = 1e-4  # share of the predicted decrease that a step must bring

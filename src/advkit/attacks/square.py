@@ -15,9 +15,9 @@ from advkit.attacks._engine import Best, Stop, nothing_yet
 from advkit.attacks._problem import Problem
 from advkit.core import checks
 from advkit.core.batching import progress_bar
-from advkit.core.dtypes import wide
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, sample_keys, uniform
+from advkit.core.tensors import wide
 
 # Until which share of the queries a box has which part of the first one; 1/512 from there on.
 _SHRINK = ((0.001, 1), (0.005, 2), (0.02, 4), (0.05, 8), (0.1, 16), (0.2, 32), (0.4, 64),

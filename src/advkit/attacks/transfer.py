@@ -9,8 +9,9 @@ from torch import Tensor
 from advkit.attacks._blackbox import BlackBoxAttack
 from advkit.attacks._engine import Best, Nearest, none_near, unjudged
 from advkit.attacks._problem import Problem
+from advkit.core.attack_options import stopping
 from advkit.core.norms import Norm
-from advkit.core.results import Attack, stopping
+from advkit.core.protocols import Attack
 from advkit.models import as_classifier
 
 

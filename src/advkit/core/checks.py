@@ -17,6 +17,7 @@ from torch import Tensor
 
 _SHOWN = 5
 _MANY = 32
+_TOLERANCE = 1e-2  # of probabilities: services round what they answer
 
 
 def indices(bad: Tensor, rows: Tensor | None = None) -> str:
@@ -240,3 +241,19 @@ def look_like_probabilities(logits: Tensor) -> bool:
         return True
     tolerance = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 2e-2
     return bool(((logits.sum(1) - 1).abs() < tolerance).all())
+
+
+
+
+def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:
+    """Raise unless each row of `p` `(n, classes)`, of the samples `rows` `(n,)`, is a distribution.
+
+    Values and their sum may be off by 0.01, since services round what they answer.
+    """
+    inside = ((p >= -_TOLERANCE) & (p <= 1 + _TOLERANCE)).all(1)
+    bad = ~(inside & ((p.sum(1) - 1).abs() <= _TOLERANCE))
+    if bad.any():
+        raise ValueError(
+            f"{source} returned no probabilities (in [0, 1], summing to 1) "
+            f"for sample {indices(bad, rows)}; {way_out}"
+        )

@@ -1,12 +1,13 @@
-"""Files that are either whole or absent, and archives of arrays that run no code."""
+"""Files that are either whole or absent: text, JSON, and archives of arrays that run no code."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,20 @@ def write_npz(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
     assert not any(array.dtype.hasobject for array in arrays.values())
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # no array is named as a flag
+
+
+def save_text(path: str | Path, text: str) -> Path:
+    """Write `text` to `path`."""
+    path = Path(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def save_json(path: str | Path, plain: Mapping[str, Any]) -> Path:
+    """Write `plain` values to `path`.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+    """
+    return save_text(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advkit.core.devices import asynchronous
+from advkit.core.tensors import asynchronous
 
 Norm = Literal["l0", "l1", "l2", "linf"]
 ORDER: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}

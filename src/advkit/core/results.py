@@ -1,13 +1,10 @@
-"""What an attack returns, and what the rest of the library asks of an attack."""
+"""Results of attacks, and what they raise and warn of."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from advkit.core.norms import Norm
@@ -80,97 +77,3 @@ class InconclusiveWarning(UserWarning):
 
     Gradients vanished, or the model answered the same input twice in different ways.
     """
-
-
-class Attack(Protocol):
-    """What evaluation and training ask of an attack."""
-
-    def __call__(
-        self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
-    ) -> Tensor:
-        """Adversarial inputs like `x`."""
-        ...
-
-    def run(
-        self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
-    ) -> AttackResult:
-        """Adversarial inputs and what is known of them."""
-        ...
-
-
-class Detector(Protocol):
-    """What guards, adaptive attacks and evaluation ask of a detector of the model's outputs."""
-
-    def suspicion(self, outputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """How suspicious each of `outputs` `(n, width)` is: `(n,)`, greater is more suspicious."""
-        ...
-
-
-class InputDetector(Protocol):
-    """A detector that looks at inputs, and at what the model answers to them."""
-
-    def risk(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """How suspicious each of `x` `(n, *features)` is: `(n,)` in [0, 1], greater is more.
-
-        `labels` `(n,)`, int64, are what the model answers, if that is known.
-        """
-        ...
-
-
-class DifferentiableDetector(InputDetector, Protocol):
-    """An input detector that shows its parts, with gradients to the input."""
-
-    def excess(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
-        """How far each part is above what it lets pass, `(n, parts)`, if the answers are `labels`.
-
-        A risk above `threshold` means that at least one is positive, and none at or below it is.
-        """
-        ...
-
-    def features(self, x: Tensor) -> Tensor:
-        """What the parts look at, `(n, width)`."""
-        ...
-
-
-AnyAttack = TypeVar("AnyAttack", bound=Attack)
-
-
-def with_seed(attack: AnyAttack, seed: int) -> AnyAttack:
-    """`attack` with another `seed`, if it has one."""
-    if not hasattr(attack, "seed"):
-        return attack
-    return dataclasses.replace(attack, seed=seed)  # type: ignore[type-var]  # only those have one
-
-
-def stopping(attack: AnyAttack, stop: str) -> AnyAttack:
-    """`attack` with its `stop` set, if it has one and leaves it to the caller."""
-    if getattr(attack, "stop", stop) is not None:
-        return attack
-    return dataclasses.replace(attack, stop=stop)  # type: ignore[type-var]  # only those have one
-
-
-def check_length(attack: Any, total: int | None) -> None:
-    """Raise if `attack` has an `eps` for each sample, but not for `total` of them."""
-    eps = getattr(attack, "eps", None)
-    if isinstance(eps, Tensor) and total not in (None, len(eps)):
-        raise ValueError(f"eps has {len(eps)} values, but x has {total} samples")
-
-
-def part_of(attack: Any, rows: Tensor) -> Any:
-    """`attack` for the samples `rows` of the data, its `eps` cut if it has one for each sample."""
-    eps = getattr(attack, "eps", None)
-    if not isinstance(eps, Tensor):
-        return attack
-    if rows[-1] >= len(eps):
-        raise ValueError(
-            f"eps has {len(eps)} values, but x has {int(rows[-1]) + 1} samples or more"
-        )
-    return _cut(attack, rows)
-
-
-def _cut(attack: Any, rows: Tensor) -> Any:
-    """`attack` with its `eps` cut, or with that of the attack that it is built around."""
-    own = {field.name for field in dataclasses.fields(attack) if field.init}
-    if "eps" not in own and "attack" in own:
-        return dataclasses.replace(attack, attack=_cut(attack.attack, rows))
-    return dataclasses.replace(attack, eps=attack.eps[rows])

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.core.dtypes import wide
-from advkit.core.results import AnyAttack, Attack, InconclusiveWarning, stopping, with_seed
+from advkit.core.attack_options import stopping, with_seed
+from advkit.core.protocols import AnyAttack, Attack
+from advkit.core.results import InconclusiveWarning
+from advkit.core.tensors import wide
 from advkit.models import TorchClassifier
 from advkit.models.torch import Mode, checked_bounds, logits_from
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit.core import checks
-from advkit.core.dtypes import wide
 from advkit.core.norms import per_sample
+from advkit.core.tensors import wide
 from advkit.defenses._pixels import check_images, on_grid, shifted
 from advkit.models import REJECTED, Bounds, StraightThrough, as_classifier, hold
 

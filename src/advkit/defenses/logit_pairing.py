@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from advkit.core import checks
-from advkit.core.results import Attack
+from advkit.core.protocols import Attack
 from advkit.defenses._base import TrainingLoss, craft, cross_entropy, logits_of
 from advkit.models import TorchClassifier
 from advkit.models.torch import Mode, checked_bounds

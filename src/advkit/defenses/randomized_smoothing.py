@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from advkit.core import checks
 from advkit.core.batching import progress_bar
-from advkit.core.dtypes import wide
 from advkit.core.randomness import sample_keys
+from advkit.core.tensors import wide
 from advkit.defenses.certificates import Certificates, certified_radius, probability_bound
 from advkit.models import REJECTED
 from advkit.models.ensemble import Ask

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
-from advkit.core.dtypes import wide
 from advkit.core.losses import Loss
 from advkit.core.norms import per_sample
-from advkit.core.results import Attack
+from advkit.core.protocols import Attack
+from advkit.core.tensors import wide
 from advkit.defenses._base import (
     CraftingLoss,
     craft,

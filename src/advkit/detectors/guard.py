@@ -20,8 +20,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit.core import checks
-from advkit.core.dtypes import wide
-from advkit.core.results import Detector, InputDetector
+from advkit.core.protocols import Detector, InputDetector
+from advkit.core.tensors import wide
 from advkit.models import REJECTED, Bounds, as_classifier, hold
 
 Floats = npt.NDArray[np.float64]

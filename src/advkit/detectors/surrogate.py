@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from advkit.core import checks
 from advkit.core.fitting import fit
-from advkit.core.results import Detector
+from advkit.core.protocols import Detector
 
 Floats = npt.NDArray[np.float64]
 _BATCH = 64

@@ -14,10 +14,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit.core import checks
+from advkit.core.attack_options import check_length, part_of, stopping
 from advkit.core.batching import Batches, batches, counted_from, progress_bar
 from advkit.core.files import read_npz, write_npz
 from advkit.core.naming import Several, blamed_on, named
-from advkit.core.results import Attack, check_length, part_of, stopping
+from advkit.core.protocols import Attack
 from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.attack_options import part_of
 from advkit.core.batching import batches, counted_from, progress_bar
-from advkit.core.results import Attack, part_of
+from advkit.core.protocols import Attack
 from advkit.eval.benchmark_result import Benchmark, Floor
 from advkit.eval.cost import bare_pass, peak_memory, seconds
 from advkit.eval.outcome import AttackOutcome

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advkit.core.batching import Batches, batches, counted_from, progress_bar
-from advkit.core.results import Attack
+from advkit.core.protocols import Attack
 from advkit.eval.budgets import distinct_budgets
 from advkit.eval.noise import NoiseTally
 from advkit.eval.rates import Rate, correct

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from advkit.core.files import save_json
 from advkit.eval import tables
 from advkit.eval.rates import Rate
-from advkit.eval.saving import save_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

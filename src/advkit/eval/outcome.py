@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.core.describe import call
+from advkit.core.hyperparameters import call
 from advkit.eval.budgets import budget_words
 from advkit.eval.rates import Rate
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from advkit.core.files import save_json, save_text
 from advkit.eval import tables
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.outcome import AttackOutcome, Nearest
 from advkit.eval.rates import Rate
-from advkit.eval.saving import save_json, save_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.core.describe import settings
-from advkit.core.results import Attack, check_length, part_of
+from advkit.core.attack_options import check_length, part_of
+from advkit.core.hyperparameters import settings
+from advkit.core.protocols import Attack
 from advkit.eval.budgets import radius_of
 from advkit.eval.outcome import AttackOutcome, Examples
 from advkit.models import Classifier

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.attack_options import check_length, part_of, stopping
 from advkit.core.batching import Batches, batches, counted_from, progress_bar
-from advkit.core.describe import call, settings
+from advkit.core.hyperparameters import call, settings
 from advkit.core.naming import blamed_on, named
 from advkit.core.norms import Norm
-from advkit.core.results import Attack, check_length, part_of, stopping
+from advkit.core.protocols import Attack
 from advkit.eval.budgets import budget_words, distinct_budgets
 from advkit.eval.matrix import TransferMatrix, TransferSource
 from advkit.eval.noise import noisy

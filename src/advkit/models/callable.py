@@ -14,41 +14,12 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.results import QueryBudgetExceeded
 from advkit.models.protocols import REJECTED
+from advkit.models.query_budget import Budget
 from advkit.models.torch import checked_bounds
 
 Answer = Literal["logits", "probabilities", "labels"]
 Takes = Literal["numpy", "tensor"]
-_TOLERANCE = 1e-2  # services round what they answer
-
-
-class Budget:
-    """Samples that were answered, and how many may be.
-
-    Args:
-        limit: samples in all; `None` for any number.
-
-    Raises:
-        ValueError: `limit` is negative.
-        TypeError: `limit` is no int.
-    """
-
-    def __init__(self, limit: int | None) -> None:
-        if limit is not None:
-            checks.whole("budget", limit, at_least=0)
-        self.limit = limit
-        self.spent = 0
-
-    @property
-    def left(self) -> int | None:
-        """Samples that may still be sent; `None` for any number."""
-        return None if self.limit is None else self.limit - self.spent
-
-    def admit(self, wanted: int) -> None:
-        """Raise `QueryBudgetExceeded` unless `wanted` more samples fit."""
-        if self.limit is not None and self.spent + wanted > self.limit:
-            raise QueryBudgetExceeded(self.limit, self.spent, wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,22 +230,8 @@ class CallableClassifier:
         if self.output == "logits":
             checks.finite_logits(answer, rows)
         else:
-            probabilities("the function", answer, rows, "use output='logits'")
+            checks.probabilities("the function", answer, rows, "use output='logits'")
         return answer.double()
-
-
-def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:
-    """Raise unless each row of `p` `(n, classes)`, of the samples `rows` `(n,)`, is a distribution.
-
-    Values and their sum may be off by 0.01, since services round what they answer.
-    """
-    inside = ((p >= -_TOLERANCE) & (p <= 1 + _TOLERANCE)).all(1)
-    bad = ~(inside & ((p.sum(1) - 1).abs() <= _TOLERANCE))
-    if bad.any():
-        raise ValueError(
-            f"{source} returned no probabilities (in [0, 1], summing to 1) "
-            f"for sample {checks.indices(bad, rows)}; {way_out}"
-        )
 
 
 def as_numpy(x: Tensor) -> npt.NDArray[np.generic]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
-from advkit.models.callable import probabilities
 from advkit.models.convert import as_classifier
 from advkit.models.protocols import REJECTED, Bounds, Classifier, hold
 
@@ -147,7 +146,7 @@ class Ensemble:
             return logits.softmax(1, torch.promote_types(logits.dtype, torch.float32))
         scores: Tensor = model.scores(x)
         rows = torch.arange(len(x), device=x.device)
-        probabilities(f"member {i}, {model!r},", scores, rows, "use combine='vote'")
+        checks.probabilities(f"member {i}, {model!r},", scores, rows, "use combine='vote'")
         return scores
 
     def _votes(self, x: Tensor) -> Tensor:

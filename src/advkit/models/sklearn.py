@@ -14,7 +14,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.models.callable import as_numpy
-from advkit.models.layers import Array, Layers, as_layers, columns, compares_pairs
+from advkit.models.sklearn_layers import Array, Layers, as_layers, columns, compares_pairs
 from advkit.models.torch import checked_bounds
 
 _PROBES = 8

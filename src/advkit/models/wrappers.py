@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
-from advkit.models.callable import Budget
 from advkit.models.convert import as_classifier
 from advkit.models.ensemble import Ask, Combine, Ensemble
 from advkit.models.protocols import Bounds, hold
+from advkit.models.query_budget import Budget
 from advkit.models.state import undisturbed
 from advkit.models.torch import checked_bounds
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from advkit.core.dtypes import wide
+from advkit.core.tensors import wide
 
 DensityName = Literal["euclidean", "gaussian"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.core.dtypes import wide
+from advkit.core.tensors import wide
 from advkit.defenses._pixels import check_images
 from advkit.defenses.mrr.sparse import pursue
 from advkit.models.torch import checked_bounds

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from advkit.core.dtypes import wide
+from advkit.core.tensors import wide
 
 Side = Literal["input", "output"]
 _EPS = 1e-10  # a layer that gives nothing stays at zero

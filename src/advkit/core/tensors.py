@@ -1,8 +1,14 @@
-"""What tells devices apart."""
+"""Properties of tensors that every layer needs: precision and device."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
+
+def wide(v: Tensor) -> Tensor:
+    """`v` in float32 at least: 16 bits are too few to compute with."""
+    return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
 def asynchronous(device: torch.device) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advkit import QueryBudgetExceeded, attacks
-from advkit.core.results import check_length, part_of, stopping
+from advkit.core.attack_options import check_length, part_of, stopping
 
 
 @pytest.mark.parametrize("stop", ["first", "never"])

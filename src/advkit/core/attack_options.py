@@ -1,0 +1,51 @@
+"""Copies of attacks with other options: another seed or stop, the budgets of some samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+
+from advkit.core.protocols import AnyAttack
+
+
+def with_seed(attack: AnyAttack, seed: int) -> AnyAttack:
+    """`attack` with another `seed`, if it has one."""
+    if not hasattr(attack, "seed"):
+        return attack
+    return dataclasses.replace(attack, seed=seed)  # type: ignore[type-var]  # only those have one
+
+
+def stopping(attack: AnyAttack, stop: str) -> AnyAttack:
+    """`attack` with its `stop` set, if it has one and leaves it to the caller."""
+    if getattr(attack, "stop", stop) is not None:
+        return attack
+    return dataclasses.replace(attack, stop=stop)  # type: ignore[type-var]  # only those have one
+
+
+def check_length(attack: Any, total: int | None) -> None:
+    """Raise if `attack` has an `eps` for each sample, but not for `total` of them."""
+    eps = getattr(attack, "eps", None)
+    if isinstance(eps, Tensor) and total not in (None, len(eps)):
+        raise ValueError(f"eps has {len(eps)} values, but x has {total} samples")
+
+
+def part_of(attack: Any, rows: Tensor) -> Any:
+    """`attack` for the samples `rows` of the data, its `eps` cut if it has one for each sample."""
+    eps = getattr(attack, "eps", None)
+    if not isinstance(eps, Tensor):
+        return attack
+    if rows[-1] >= len(eps):
+        raise ValueError(
+            f"eps has {len(eps)} values, but x has {int(rows[-1]) + 1} samples or more"
+        )
+    return _cut(attack, rows)
+
+
+def _cut(attack: Any, rows: Tensor) -> Any:
+    """`attack` with its `eps` cut, or with that of the attack that it is built around."""
+    own = {field.name for field in dataclasses.fields(attack) if field.init}
+    if "eps" not in own and "attack" in own:
+        return dataclasses.replace(attack, attack=_cut(attack.attack, rows))
+    return dataclasses.replace(attack, eps=attack.eps[rows])

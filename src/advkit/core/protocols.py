@@ -1,0 +1,64 @@
+"""Protocols of attacks and detectors, through which the packages of layer 2 meet."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from advkit.core.results import AttackResult
+
+
+class Attack(Protocol):
+    """What evaluation and training ask of an attack."""
+
+    def __call__(
+        self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
+    ) -> Tensor:
+        """Adversarial inputs like `x`."""
+        ...
+
+    def run(
+        self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
+    ) -> AttackResult:
+        """Adversarial inputs and what is known of them."""
+        ...
+
+
+class Detector(Protocol):
+    """What guards, adaptive attacks and evaluation ask of a detector of the model's outputs."""
+
+    def suspicion(self, outputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """How suspicious each of `outputs` `(n, width)` is: `(n,)`, greater is more suspicious."""
+        ...
+
+
+class InputDetector(Protocol):
+    """A detector that looks at inputs, and at what the model answers to them."""
+
+    def risk(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """How suspicious each of `x` `(n, *features)` is: `(n,)` in [0, 1], greater is more.
+
+        `labels` `(n,)`, int64, are what the model answers, if that is known.
+        """
+        ...
+
+
+class DifferentiableDetector(InputDetector, Protocol):
+    """An input detector that shows its parts, with gradients to the input."""
+
+    def excess(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
+        """How far each part is above what it lets pass, `(n, parts)`, if the answers are `labels`.
+
+        A risk above `threshold` means that at least one is positive, and none at or below it is.
+        """
+        ...
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the parts look at, `(n, width)`."""
+        ...
+
+
+AnyAttack = TypeVar("AnyAttack", bound=Attack)
