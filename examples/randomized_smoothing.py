@@ -28,12 +28,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advkit.attacks import PGD
 from advkit.core.files import replacing
-from advkit.core.fitting import fit
 from advkit.data import Dataset, load_npz
 from advkit.defenses.certificates import Certificates
 from advkit.defenses.gaussian_noise import GaussianNoise
 from advkit.defenses.randomized_smoothing import RandomizedSmoothing
 from advkit.models import REJECTED
+from advkit.training.fit import fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from advkit import Ensemble, SklearnClassifier, TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.files import replacing
-from advkit.core.fitting import fit
 from advkit.data import Dataset, load_npz
+from advkit.training.fit import fit
 
 EPS = 0.3
 SEED = 0

@@ -10,7 +10,8 @@ ROOMS = {"attacks", "defenses", "detectors", "eval"}
 ALLOWED = {
     "core": set(),
     "models": {"core"},
-    **{room: {"core", "models"} for room in ROOMS},
+    "training": {"core"},
+    **{room: {"core", "models", "training"} for room in ROOMS},
     "data": {"core"},
 }
 EXTRAS = {

@@ -1,11 +1,9 @@
-"""What attacks leave to their caller, and the error of a budget that is spent."""
-
-import pickle
+"""Copies of attacks with other options."""
 
 import pytest
 import torch
 
-from advkit import QueryBudgetExceeded, attacks
+from advkit import attacks
 from advkit.core.attack_options import check_length, part_of, stopping
 
 
@@ -50,22 +48,3 @@ def test_radii_of_each_sample_go_along_with_a_part_of_the_samples():
     with pytest.raises(ValueError, match="eps has 3 values, but x has 2 samples"):
         check_length(attack, 2)
     check_length(attack, None)
-
-
-def test_a_spent_budget_says_what_it_was_and_what_was_wanted():
-    error = QueryBudgetExceeded(12_000, 11_990, 1_500)
-    assert isinstance(error, RuntimeError)
-    assert (error.budget, error.spent, error.wanted) == (12_000, 11_990, 1_500)
-    assert error.result is None
-    assert str(error) == (
-        "the query budget of 12,000 samples has 10 left, and 1,500 more were asked for; "
-        "what was found so far is in the error's .result"
-    )
-
-
-def test_a_spent_budget_survives_pickling():
-    error = QueryBudgetExceeded(10, 8, 5)
-    error.result = "what was found"
-    again = pickle.loads(pickle.dumps(error))
-    assert (again.budget, again.spent, again.wanted, again.result) == (10, 8, 5, "what was found")
-    assert str(again) == str(error)

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from advkit import CallableClassifier, QueryBudgetExceeded, TorchClassifier, attacks
-from advkit.core import fitting
 from advkit.core.results import InconclusiveWarning
 from advkit.data import digits
 from advkit.defenses import Distillation, DistillationLoss, TemperedCrossEntropy
+from advkit.training import fit as training_loop
 from tests.toys import Linear3, convnet, images
 
 
@@ -167,7 +167,7 @@ def test_the_floor_decides_how_far_a_student_goes():
 
 
 def test_the_student_learns_in_float32_where_fit_would_take_16_bits(monkeypatch):
-    monkeypatch.setattr(fitting, "_has_bfloat16", lambda device: True)
+    monkeypatch.setattr(training_loop, "_has_bfloat16", lambda device: True)
     seen = []
 
     class Watched(nn.Linear):

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from advkit.core.fitting import fit
 from advkit.defenses.free_adversarial_training import FreeAdversarialTraining, Replay
+from advkit.training.fit import fit
 from tests.defenses.losses import Watched, softmax, table
 from tests.toys import Linear3, convnet, images
 

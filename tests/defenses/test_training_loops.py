@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from advkit import attacks
-from advkit.core.fitting import fit
 from advkit.defenses.adversarial_training import AdversarialTraining
 from advkit.defenses.free_adversarial_training import FreeAdversarialTraining, Replay
 from advkit.defenses.label_smoothing import LabelSmoothing
@@ -16,6 +15,7 @@ from advkit.defenses.logit_pairing import LogitPairing
 from advkit.defenses.logit_squeezing import LogitSqueezing
 from advkit.defenses.mart import MART
 from advkit.defenses.trades import TRADES
+from advkit.training.fit import fit
 from tests.toys import convnet, images
 
 EPOCHS = 2

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advkit.core import checks
 from advkit.core.batching import progress_bar
-from advkit.core.fitting import fit
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
+from advkit.training.fit import fit
 
 
 @dataclass(frozen=True)

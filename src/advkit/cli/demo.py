@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit.core.files import replacing
-from advkit.core.fitting import fit
 from advkit.data import digits
+from advkit.training.fit import fit
 
 _EPOCHS = 40
 _BATCH = 64

@@ -243,8 +243,6 @@ def look_like_probabilities(logits: Tensor) -> bool:
     return bool(((logits.sum(1) - 1).abs() < tolerance).all())
 
 
-
-
 def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:
     """Raise unless each row of `p` `(n, classes)`, of the samples `rows` `(n,)`, is a distribution.
 

@@ -1,7 +1,5 @@
 """Layer 2: defenses, each with the attack that knows about it."""
 
-from advkit.core.fitting import fit
-from advkit.core.history import History
 from advkit.defenses._base import TrainingLoss, WeightedSum
 from advkit.defenses.adversarial_training import AdversarialTraining
 from advkit.defenses.certificates import Certificates
@@ -18,6 +16,8 @@ from advkit.defenses.mart import MART
 from advkit.defenses.mrr import MRR, Chain, InputDefender, LatentDefenders
 from advkit.defenses.randomized_smoothing import RandomizedSmoothing
 from advkit.defenses.trades import TRADES
+from advkit.training.fit import fit
+from advkit.training.history import History
 
 __all__ = [
     "MART",

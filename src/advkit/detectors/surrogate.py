@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import Self
 
 from advkit.core import checks
-from advkit.core.fitting import fit
 from advkit.core.protocols import Detector
+from advkit.training.fit import fit
 
 Floats = npt.NDArray[np.float64]
 _BATCH = 64

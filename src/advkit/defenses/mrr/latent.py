@@ -13,12 +13,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.core.fitting import fit
 from advkit.defenses.mrr.density import Density, DensityName, fit_density
 from advkit.defenses.mrr.regularizers import RegularizerName, placed, regularizer
 from advkit.defenses.mrr.taps import Side, Tap, Tapped, last_hidden, runs_of
 from advkit.models import TorchClassifier
 from advkit.models.torch import logits_from
+from advkit.training.fit import fit
 
 Preprocess = Callable[[Tensor], Tensor]
 _ASKED = 256  # images that are sent through a defender at once

@@ -19,8 +19,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from advkit.core import checks
 from advkit.core.batching import Batches
-from advkit.core.checkpoints import Run, resume, save
-from advkit.core.history import Epoch, History, heading, names_of, row
+from advkit.training.checkpoints import Run, resume, save
+from advkit.training.history import Epoch, History, heading, names_of, row
 
 BatchLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Evaluation = Callable[[nn.Module], Mapping[str, SupportsFloat]]

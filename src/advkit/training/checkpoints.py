@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from advkit.core.files import replacing
-from advkit.core.history import Epoch
+from advkit.training.history import Epoch
 
 _FORMAT = "advkit training 1"
 

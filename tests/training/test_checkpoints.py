@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from advkit.core import checkpoints
-from advkit.core.fitting import fit
+from advkit.training import checkpoints
+from advkit.training.fit import fit
 
 EPOCHS, BATCHES = 4, 3
 
@@ -241,7 +241,7 @@ class TestExactly:
         """With the signal that no process can handle."""
         options = {"loader": "own generator", "ema": 0.9}
         script = (
-            "import torch; torch.set_num_threads(1); from tests.core.test_checkpoints import *; "
+            "import torch; torch.set_num_threads(1); from tests.training.test_checkpoints import *; "
             f"train({str(path)!r}, killed=(3, 2), end=vanish, **{options})"
         )
         root = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from advkit.core.fitting import fit
-from advkit.core.history import Epoch, History
+from advkit.training.fit import fit
+from advkit.training.history import Epoch, History
 from tests.toys import convnet, images
 
 

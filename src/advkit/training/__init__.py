@@ -1,0 +1,1 @@
+"""Layer 1: the one training loop, its checkpoints and its history."""
