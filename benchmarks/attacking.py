@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core.norms import Norm, lp_norm
-from advkit.eval.cost import peak_memory
+from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.nets import RESNET20, Case
 from benchmarks.peers import Peer
 from benchmarks.table import Entry, Figures, check, record

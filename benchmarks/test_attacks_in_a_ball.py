@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from advkit.attacks import FGSM, PGD
-from advkit.eval.cost import peak_memory
+from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.attacking import Job, measure_ours, measure_peer
 from benchmarks.nets import LENET, RESNET20, Case, floor
 from benchmarks.peers import Peer

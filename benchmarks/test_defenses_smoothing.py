@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.defenses.randomized_smoothing import RandomizedSmoothing
-from advkit.eval.cost import peak_memory
+from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.nets import Case
 from benchmarks.table import Entry, Figures, check, record
 from benchmarks.timing import one_thread

@@ -26,7 +26,7 @@ from advkit import attacks
 from advkit.defenses.adversarial_training import AdversarialTraining
 from advkit.defenses.mart import MART
 from advkit.defenses.trades import TRADES
-from advkit.eval.cost import peak_memory
+from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.table import Entry, Figures, check, record
 from benchmarks.timing import in_floors, one_thread
 

@@ -17,7 +17,7 @@ import pytest
 
 from advkit import attacks
 from advkit import eval as rob
-from advkit.eval.cost import peak_memory
+from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.nets import DATA, LENET
 from benchmarks.table import Entry, Figures, check, record
 from benchmarks.timing import in_floors, one_thread

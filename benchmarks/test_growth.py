@@ -23,7 +23,7 @@ from advkit import attacks
 from advkit.attacks import Evasion, Mimicry
 from advkit.data import digits
 from advkit.detectors import Guard
-from advkit.eval.cost import Storages
+from advkit.eval.benchmarking.cost import Storages
 from benchmarks.timing import one_thread
 
 TOLERANCE = 2**20

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.defenses import MRR, LatentDefenders
-from advkit.eval.cost import peak_memory
+from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.table import Entry, Figures, check, record
 
 FIT_S = 600

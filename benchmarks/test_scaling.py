@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit import attacks
-from advkit.eval.cost import peak_memory
+from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.timing import in_floors
 
 CHANNELS = 3

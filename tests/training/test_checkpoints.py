@@ -241,7 +241,8 @@ class TestExactly:
         """With the signal that no process can handle."""
         options = {"loader": "own generator", "ema": 0.9}
         script = (
-            "import torch; torch.set_num_threads(1); from tests.training.test_checkpoints import *; "
+            "import torch; torch.set_num_threads(1); "
+            "from tests.training.test_checkpoints import *; "
             f"train({str(path)!r}, killed=(3, 2), end=vanish, **{options})"
         )
         root = Path(__file__).parents[2]

@@ -1,22 +1,17 @@
 """Layer 2: how robust a model is, in numbers that a reviewer can check."""
 
-from advkit.eval.benchmark import benchmark
-from advkit.eval.benchmark_result import Benchmark, Floor
-from advkit.eval.detection import (
-    ClassificationScores,
-    Detection,
-    DetectionScores,
-    classification_scores,
-    detection_scores,
-)
-from advkit.eval.evaluation import evaluate, evaluate_stream, robust_accuracy
-from advkit.eval.matrix import TransferMatrix, TransferSource
+from advkit.eval.accuracy import Rate, accuracy
+from advkit.eval.benchmarking.benchmark import benchmark
+from advkit.eval.benchmarking.ranking import AttackCost, Group, Row
+from advkit.eval.benchmarking.result import Benchmark, Floor
+from advkit.eval.detection.binary import Detection, DetectionScores, detection_scores
+from advkit.eval.detection.multiclass import ClassificationScores, classification_scores
 from advkit.eval.noise import NoiseOutcome
-from advkit.eval.outcome import AttackOutcome, Examples, Nearest
-from advkit.eval.ranking import AttackCost, Group, Row
-from advkit.eval.rates import Rate, accuracy
-from advkit.eval.report import Report
-from advkit.eval.transfer import transfer_matrix
+from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
+from advkit.eval.robustness.outcome import AttackOutcome, Examples, Nearest
+from advkit.eval.robustness.report import Report
+from advkit.eval.transfer.result import TransferMatrix, TransferSource
+from advkit.eval.transfer.transfer_matrix import transfer_matrix
 
 __all__ = [
     "AttackCost",

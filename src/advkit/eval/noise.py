@@ -10,8 +10,8 @@ from torch import Tensor
 from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_in_ball
+from advkit.eval.accuracy import Rate
 from advkit.eval.budgets import budget_words
-from advkit.eval.rates import Rate
 from advkit.models import Classifier
 
 _SEED = 0

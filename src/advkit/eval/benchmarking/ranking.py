@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.eval.outcome import AttackOutcome, finite, median
-from advkit.eval.rates import Rate
-from advkit.eval.tables import Table, length, mean, percent
+from advkit.eval.accuracy import Rate
+from advkit.eval.robustness.outcome import AttackOutcome, finite, median
+from advkit.eval.text_tables import Table, length, mean, percent
 
 _NEARLY = 0.01  # a point: what may be missing of the best
 _MIB = 2**20

@@ -15,8 +15,8 @@ from torch import nn
 from advkit import QueryCounter, TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
-from advkit.eval.outcome import AttackOutcome
-from advkit.eval.ranking import AttackCost, groups_of
+from advkit.eval.benchmarking.ranking import AttackCost, groups_of
+from advkit.eval.robustness.outcome import AttackOutcome
 
 
 class Clock:

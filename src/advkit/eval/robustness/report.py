@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +12,14 @@ import torch
 from torch import Tensor
 
 from advkit.core.files import save_json, save_text
-from advkit.eval import tables
+from advkit.eval.accuracy import Rate
 from advkit.eval.noise import NoiseOutcome
-from advkit.eval.outcome import AttackOutcome, Nearest
-from advkit.eval.rates import Rate
+from advkit.eval.robustness.outcome import AttackOutcome, Nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from advkit.eval import text_tables
+from advkit.eval.robustness import figures, html, tables
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,8 +47,8 @@ class Report:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        table = tables.lines(self.tables())
-        notes = [textwrap.fill(note, tables.WIDTH) for note in self.notes()]
+        table = text_tables.lines(self.tables())
+        notes = text_tables.wrapped(self.notes())
         return "\n".join([*self._heading(), "", *table, "", *notes])
 
     @property
@@ -99,7 +99,7 @@ class Report:
             groups.setdefault(outcome.norm, []).append(outcome)
         return {norm: Nearest.of(group) for norm, group in groups.items()}
 
-    def tables(self) -> list[tables.Table]:
+    def tables(self) -> list[text_tables.Table]:
         """The budget attacks with the worst cases, and the minimum-norm attacks; what there is."""
         found = []
         if self.budgeted:
@@ -206,9 +206,7 @@ class Report:
         Raises:
             ImportError: matplotlib is missing, naming the extra that brings it.
         """
-        from advkit.eval.figures import accuracy_curves
-
-        return accuracy_curves(self)
+        return figures.accuracy_curves(self.outcomes, self.clean, self.noise)
 
     def to_html(self) -> str:
         """One self-contained page: table, curves, and pictures of inputs that were turned.
@@ -216,9 +214,21 @@ class Report:
         Raises:
             ImportError: jinja2 or matplotlib is missing, naming the extra that brings it.
         """
-        from advkit.eval.html import page
-
-        return page(self)
+        shown = figures.showcase(self.outcomes)
+        page = html.Page(
+            model=self.model,
+            inputs=len(self.clean),
+            about=self.about,
+            headlines=html.headlines(
+                self.clean_accuracy, self.worst_case if self.budgeted else None, self.nearest
+            ),
+            tables=self.tables(),
+            notes=self.notes(),
+            curves=self.plot(),
+            attack=shown[0].label if shown else "",
+            grid=figures.example_grid(shown[1], self.bounds) if shown else None,
+        )
+        return html.render(page)
 
     def save_json(self, path: str | Path) -> Path:
         """Write `to_dict()` to `path`, whole or not at all."""

@@ -141,3 +141,13 @@ def ratio(part: Floats, whole: Floats, otherwise: float = np.nan) -> Floats:
     """`part / whole`, `otherwise` where the whole is zero."""
     found: Floats = np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
     return found
+
+
+def about_intervals(draws: int, *, grouped: bool) -> str:
+    """Describe in a sentence how the intervals were found."""
+    drawn = (
+        "all rows of a sample are drawn together"
+        if grouped
+        else "each row is drawn by itself, as if no two were of the same image"
+    )
+    return f"Intervals of 95 % are percentiles of {draws:,} bootstrap resamples; {drawn}."

@@ -16,10 +16,10 @@ from advkit.core.hyperparameters import call, settings
 from advkit.core.naming import blamed_on, named
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
+from advkit.eval.accuracy import correct
 from advkit.eval.budgets import budget_words, distinct_budgets
-from advkit.eval.matrix import TransferMatrix, TransferSource
 from advkit.eval.noise import noisy
-from advkit.eval.rates import correct
+from advkit.eval.transfer.result import TransferMatrix, TransferSource
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
 from advkit.models.protocols import leaves

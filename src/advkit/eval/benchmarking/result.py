@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,12 @@ import torch
 from torch import Tensor
 
 from advkit.core.files import save_json
-from advkit.eval import tables
-from advkit.eval.ranking import AttackCost, Group, groups_of
+from advkit.eval.benchmarking.ranking import AttackCost, Group, groups_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from advkit.eval import text_tables
+from advkit.eval.benchmarking.pareto_plot import found_against_floors
 
 _MIB = 2**20
 
@@ -83,9 +83,9 @@ class Benchmark:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        table = tables.lines([group.table() for group in self.groups])
-        notes = [textwrap.fill(note, tables.WIDTH) for note in self.notes()]
-        heading = [textwrap.fill(line, tables.WIDTH) for line in self._heading()]
+        table = text_tables.lines([group.table() for group in self.groups])
+        notes = text_tables.wrapped(self.notes())
+        heading = text_tables.wrapped(self._heading())
         return "\n".join([*heading, "", *table, "", *notes])
 
     @property
@@ -153,8 +153,6 @@ class Benchmark:
         Raises:
             ImportError: matplotlib is missing, naming the extra that brings it.
         """
-        from advkit.eval.fronts import found_against_floors
-
         return found_against_floors(self.groups)
 
     def _heading(self) -> list[str]:

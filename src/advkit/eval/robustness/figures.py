@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from advkit.core.norms import lp_norm
-from advkit.eval.outcome import AttackOutcome, Examples
-from advkit.eval.report import Report
+from advkit.eval.robustness.outcome import AttackOutcome, Examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+from advkit.eval.accuracy import Rate
+from advkit.eval.noise import NoiseOutcome
+from advkit.eval.plotting import new_figure
 
 _ACROSS = 3  # panels in a row
 _LEGEND = 34  # of a line in a legend, in characters
@@ -22,54 +25,67 @@ _NOISE: dict[str, Any] = {"color": "grey", "linestyle": "--", "linewidth": 1, "m
 _NEARLY_ALL = 0.99  # share of what a minimum-norm attack found that a panel is wide enough for
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches.
+def accuracy_curves(
+    outcomes: Sequence[AttackOutcome], clean: Tensor, noise: Sequence[NoiseOutcome]
+) -> Figure | None:
+    """Draw accuracy against eps: one panel for each norm, one curve for each attack.
 
-    Raises:
-        ImportError: matplotlib is missing, naming the extra that brings it.
+    Args:
+        outcomes: one for each attack.
+        clean: bool `(n,)`; which inputs are labelled correctly before any attack.
+        noise: the baselines.
+
+    Returns:
+        The figure; `None` where no attack has an axis to be drawn on.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'advkit[report]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def accuracy_curves(report: Report) -> Figure | None:
-    """Accuracy against eps: one panel for each norm, one curve for each attack."""
-    drawn = [o for o in report.outcomes if o.minimum_norm or o.eps is not None]
+    drawn = [o for o in outcomes if o.minimum_norm or o.eps is not None]
     norms = sorted({outcome.norm for outcome in drawn})
     if not norms:
         return None
     down = math.ceil(len(norms) / _ACROSS)
     across = math.ceil(len(norms) / down)
     figure = new_figure(5.2 * across, 3.6 * down)
+    accuracy = 100 * float(Rate.of(clean))
     for i, norm in enumerate(norms):
         axes = figure.add_subplot(down, across, i + 1)
-        _curves(axes, report, [outcome for outcome in drawn if outcome.norm == norm])
+        _draw_budgets(axes, [o for o in drawn if o.norm == norm], accuracy)
+        limit = _draw_minimum_norm(axes, [o for o in drawn if o.norm == norm], clean)
+        _draw_noise(axes, [n for n in noise if n.norm == norm], accuracy)
+        _label(axes, norm, limit)
     return figure
 
 
-def _curves(axes: Axes, report: Report, outcomes: list[AttackOutcome]) -> None:
-    """Draw `outcomes` of the same norm: points for budget attacks, steps for minimum-norm ones."""
+def _draw_budgets(axes: Axes, outcomes: list[AttackOutcome], accuracy: float) -> None:
+    """Draw the points of budget attacks, from the clean `accuracy` in percent at eps 0."""
     families: dict[str, list[tuple[float, float]]] = {}
-    clean, norm = 100 * float(report.clean_accuracy), outcomes[0].norm
     for outcome in outcomes:
         if outcome.eps is not None:
-            points = families.setdefault(outcome.family, [(0.0, clean)])
+            points = families.setdefault(outcome.family, [(0.0, accuracy)])
             points.append((outcome.eps, 100 * float(outcome.robust_accuracy)))
     for (family, points), marker in zip(sorted(families.items()), "osD^v*XP" * 9, strict=False):
         line = "-" if len(points) > 2 else ":"  # one budget makes no curve
         axes.plot(*zip(*sorted(points), strict=True), line, marker=marker, label=_wrapped(family))
+
+
+def _draw_minimum_norm(axes: Axes, outcomes: list[AttackOutcome], clean: Tensor) -> float:
+    """Draw the steps of minimum-norm attacks, and return the largest eps of the panel."""
     limit = _limit(outcomes)
     for outcome in outcomes:
         if outcome.minimum_norm:
-            eps, left = _steps(outcome, report.clean, limit)
+            eps, left = _steps(outcome, clean, limit)
             axes.step(eps, left, where="post", label=_wrapped(outcome.family))
-    baseline = [(n.eps, 100 * float(n.robust_accuracy)) for n in report.noise if n.norm == norm]
+    return limit
+
+
+def _draw_noise(axes: Axes, noise: list[NoiseOutcome], accuracy: float) -> None:
+    """Draw the baselines of one norm, if there are any."""
+    baseline = [(n.eps, 100 * float(n.robust_accuracy)) for n in noise]
     if baseline:
-        points = sorted([(0.0, clean), *baseline])
+        points = sorted([(0.0, accuracy), *baseline])
         axes.plot(*zip(*points, strict=True), label="random noise", **_NOISE)
+
+
+def _label(axes: Axes, norm: str, limit: float) -> None:
     units = "features changed" if norm == "l0" else "input units"
     axes.set(xlabel=f"eps ({norm}, {units})", ylabel="accuracy in %")
     axes.set(xlim=(-0.03 * limit, 1.03 * limit), ylim=(-3, 103))
@@ -105,9 +121,9 @@ def _steps(outcome: AttackOutcome, clean: Tensor, limit: float) -> tuple[list[fl
     return [*at, max(at[-1], 1.03 * limit)], [*left, left[-1]]
 
 
-def showcase(report: Report) -> tuple[AttackOutcome, Examples] | None:
+def showcase(outcomes: Sequence[AttackOutcome]) -> tuple[AttackOutcome, Examples] | None:
     """The attack to show: of those with most examples the one that changes them least, in l2."""
-    shown = [(o, o.examples) for o in report.outcomes if o.examples and _are_images(o.examples.x)]
+    shown = [(o, o.examples) for o in outcomes if o.examples and _are_images(o.examples.x)]
     return min(shown, key=lambda s: (-len(s[1].y), _change(s[1])), default=None)
 
 

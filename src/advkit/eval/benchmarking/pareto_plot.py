@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from advkit.eval.figures import new_figure
-from advkit.eval.ranking import Group, Row
+from advkit.eval.benchmarking.ranking import Group, Row
+from advkit.eval.plotting import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from advkit.core.hyperparameters import call
+from advkit.eval.accuracy import Rate
 from advkit.eval.budgets import budget_words
-from advkit.eval.rates import Rate
 
 _ROUNDING = 1e-6  # share by which a distance may exceed a budget and still lie within it
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from advkit import TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
-from advkit.eval import tables
+from advkit.eval import text_tables
 from advkit.eval.noise import noisy
 from advkit.models import REJECTED
 from tests.toys import Halfspace, answers, convnet, images
@@ -345,7 +345,7 @@ def test_long_names_of_sources_are_broken_before_columns_are_cut():
 def test_a_cut_table_keeps_its_rows_and_their_kinds():
     wide = [tuple(f"{kind}{i} " + 40 * "." for i in range(4)) for kind in "hrsb"]
     heading, row, summary, baseline = wide
-    parts = tables.split(tables.Table("title", heading, [row], [summary], [baseline]))
+    parts = text_tables.split(text_tables.Table("title", heading, [row], [summary], [baseline]))
     assert [part.title for part in parts] == ["title", *["title (continued)"] * 2]
     for i, part in enumerate(parts, 1):
         assert part.heading == (heading[0], heading[i])

@@ -14,7 +14,7 @@ from advkit.core.attack_options import check_length, part_of
 from advkit.core.hyperparameters import settings
 from advkit.core.protocols import Attack
 from advkit.eval.budgets import radius_of
-from advkit.eval.outcome import AttackOutcome, Examples
+from advkit.eval.robustness.outcome import AttackOutcome, Examples
 from advkit.models import Classifier
 
 _EXAMPLES = 6

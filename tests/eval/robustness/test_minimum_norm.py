@@ -12,8 +12,8 @@ from advkit import attacks
 from advkit import eval as rob
 from advkit.core.norms import lp_norm
 from advkit.core.results import AttackResult, Queries
-from advkit.eval import html
-from advkit.eval.figures import accuracy_curves, showcase
+from advkit.eval.robustness import html
+from advkit.eval.robustness.figures import accuracy_curves, showcase
 from tests.toys import Halfspace, answers, convnet, images
 
 
@@ -175,13 +175,18 @@ def test_budgets_of_each_sample_bound_what_counts():
     assert larger.worst_case == rob.Rate(0, 7)
 
 
+def headlines_of(report):
+    worst = report.worst_case if report.budgeted else None
+    return html.headlines(report.clean_accuracy, worst, report.nearest)
+
+
 def test_without_budgets_the_worst_case_is_at_any_distance_and_says_so():
     report = report_on([[0.1, 1.0], [1.0, 0.9], [1.0, 1.0]], Finds(0), Finds(1, norm="l1"))
     assert report.worst_case == rob.Rate(1, 3)
     assert report.worst_cases == {}
     assert "counts adversarial examples at any distance" in " ".join(report.notes())
     assert "worst case over all" not in str(report)
-    assert [h.name for h in html.headlines(report)] == [
+    assert [h.name for h in headlines_of(report)] == [
         "clean accuracy", "median distance, l2", "median distance, l1",
     ]  # fmt: skip
 
@@ -198,7 +203,7 @@ def test_the_nearest_over_all_attacks_of_a_norm():
     plain = report.to_dict()["nearest_by_norm"]
     assert list(plain) == ["l2", "linf"]
     assert plain["l2"]["median_distance_of_attacked"] == pytest.approx(0.2)
-    assert html.headlines(report)[2] == ("median distance, l2", "0.2", "success on 3 of 4")
+    assert headlines_of(report)[2] == ("median distance, l2", "0.2", "success on 3 of 4")
 
 
 def test_two_tables_with_a_heading_each():
@@ -266,7 +271,7 @@ def test_notes_are_of_what_is_there():
 
 def test_a_minimum_norm_attack_is_a_curve_of_steps():
     report = report_on(ROW, Finds(), Finds(eps=0.25), wrong=5)
-    (axes,) = accuracy_curves(report).axes
+    (axes,) = report.plot().axes
     points, steps, noise = axes.lines
     assert noise.get_label() == "random noise"
     assert points.get_xydata().tolist() == [[0, 50], [0.25, 30]]
@@ -321,7 +326,7 @@ def test_the_pictures_are_those_of_the_least_change():
     report = rob.evaluate(net, x, answers(net, x), attacks=made)
     change = [lp_norm(o.examples.x_adv - o.examples.x, "l2").mean() for o in report.outcomes]
     assert len({len(outcome.examples.y) for outcome in report.outcomes}) == 1
-    assert showcase(report)[0].name == "DeepFool"
+    assert showcase(report.outcomes)[0].name == "DeepFool"
     assert change[1] == min(change)
 
 

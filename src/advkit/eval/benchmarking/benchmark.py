@@ -14,12 +14,12 @@ from advkit.core import checks
 from advkit.core.attack_options import part_of
 from advkit.core.batching import batches, counted_from, progress_bar
 from advkit.core.protocols import Attack
-from advkit.eval.benchmark_result import Benchmark, Floor
-from advkit.eval.cost import bare_pass, peak_memory, seconds
-from advkit.eval.outcome import AttackOutcome
-from advkit.eval.ranking import AttackCost
-from advkit.eval.rates import correct
-from advkit.eval.tally import Tally, check_attacks
+from advkit.eval.accuracy import correct
+from advkit.eval.benchmarking.cost import bare_pass, peak_memory, seconds
+from advkit.eval.benchmarking.ranking import AttackCost
+from advkit.eval.benchmarking.result import Benchmark, Floor
+from advkit.eval.robustness.attack_recorder import Tally, check_attacks
+from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.models import Classifier, as_classifier, has_gradients, hold
 
 _PASSES = 3  # bare passes before each attack on a batch, and after it

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from advkit.core.files import save_json
-from advkit.eval import tables
-from advkit.eval.rates import Rate
+from advkit.eval.accuracy import Rate
+from advkit.eval.transfer.heat_maps import heat_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from advkit.eval import text_tables
 
 _BROAD = 14  # of a column's name, in characters
 
@@ -67,10 +68,7 @@ class TransferMatrix:
     random_noise: Mapping[str, Tensor]
 
     def __str__(self) -> str:
-        shown = [part for table in self.tables() for part in tables.split(table)]
-        text = [line for table in shown for line in ["", *tables.lines([table])]]
-        notes = [textwrap.fill(note, tables.WIDTH) for note in self.notes()]
-        return "\n".join([*text[1:], "", *notes])
+        return text_tables.separate(self.tables(), self.notes())
 
     @property
     def total(self) -> int:
@@ -101,24 +99,24 @@ class TransferMatrix:
             for name, wrong in {"no attack": self.no_attack, **noise}.items()
         }
 
-    def tables(self) -> list[tables.Table]:
+    def tables(self) -> list[text_tables.Table]:
         """Over all, given fooled, and what was run on the sources."""
         names = tuple("\n".join(textwrap.wrap(name, _BROAD)) for name in self.targets)
         given = self.given_fooled
         return [
-            tables.Table(
+            text_tables.Table(
                 f"Over all: share of all {self.total:,} inputs that the target gets wrong, in %",
                 ("source", *names),
                 [_row(name, rates) for name, rates in self.baselines.items()],
                 [_row(name, rates) for name, rates in self.over_all.items()],
             ),
-            tables.Table(
+            text_tables.Table(
                 "Given fooled: the same share of only those inputs that fool the source, in %",
                 ("source", *names),
                 [_row(f"{n} ({rate.count:,})", given[n]) for n, rate in self.fooled.items()],
                 [],
             ),
-            tables.Table(
+            text_tables.Table(
                 "Sources: what was run on each",
                 ("source: attack", "fooled", "forward\nper input", "backward\nper input"),
                 [_cost(source) for source in self.sources],
@@ -176,9 +174,13 @@ class TransferMatrix:
         Raises:
             ImportError: matplotlib is missing, naming the extra that brings it.
         """
-        from advkit.eval.heatmap import heat_maps
-
-        return heat_maps(self)
+        return heat_maps(
+            list(self.baselines.items()),
+            list(self.over_all.items()),
+            list(self.given_fooled.items()),
+            list(self.fooled.values()),
+            self.targets,
+        )
 
     def _rates(self, wrong: Tensor) -> dict[str, Rate]:
         """By target, of bool `(targets, k)`."""
@@ -186,7 +188,7 @@ class TransferMatrix:
 
 
 def _row(name: str, rates: Mapping[str, Rate]) -> tuple[str, ...]:
-    return (name, *(tables.percent(rate) for rate in rates.values()))
+    return (name, *(text_tables.percent(rate) for rate in rates.values()))
 
 
 def _cost(source: TransferSource) -> tuple[str, ...]:

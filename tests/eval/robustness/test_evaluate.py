@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from advkit import TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
-from advkit.eval import Examples, html
-from advkit.eval.figures import example_grid, showcase
+from advkit.eval import Examples
+from advkit.eval.robustness import figures
+from advkit.eval.robustness.figures import example_grid, showcase
 from tests.toys import answers, convnet, images
 
 
@@ -338,12 +339,12 @@ def test_no_more_than_six_examples_over_all_batches(net, x, y):
 def test_the_page_shows_the_smallest_budget_with_the_most_examples(net, x, y):
     made = [attacks.FGSM(eps=e) for e in (0.2, 0.1, 0.0005)]
     report = rob.evaluate(net, x, y, attacks=made)
-    outcome, examples = showcase(report)
+    outcome, examples = showcase(report.outcomes)
     assert outcome.eps == 0.1
     assert len(examples.y) == 6
     few = Examples(*(v[:3] for v in (examples.x, examples.x_adv, examples.y, examples.answer)))
     cut = dataclasses.replace(outcome, examples=few)
-    outcome, _ = showcase(dataclasses.replace(report, outcomes=(report.outcomes[0], cut)))
+    outcome, _ = showcase(dataclasses.replace(report, outcomes=(report.outcomes[0], cut)).outcomes)
     assert outcome.eps == 0.2
 
 
@@ -368,8 +369,8 @@ def test_pictures_are_drawn_from_black_to_white(x):
 
 def test_the_page_draws_in_the_bounds_of_the_model(net, x, y, monkeypatch):
     drawn = []
-    real = html.example_grid
-    monkeypatch.setattr(html, "example_grid", lambda e, b: drawn.append(b) or real(e, b))
+    real = figures.example_grid
+    monkeypatch.setattr(figures, "example_grid", lambda e, b: drawn.append(b) or real(e, b))
     wide = TorchClassifier(net, (0, 255), preprocess=lambda v: v / 255)
     rob.evaluate(wide, 255 * x, y, attacks=[attacks.FGM(eps=500.0)]).to_html()
     assert drawn == [(0, 255)]
@@ -425,7 +426,7 @@ def test_the_page_marks_worst_cases_and_names_the_attack_it_shows(net, x, y):
     report = report_of(net, x, y)
     page = report.to_html()
     assert page.count('class="worst"') == len(report.worst_cases) + 1 == 3
-    assert f"Found by {showcase(report)[0].label}." in page.replace("&#39;", "'")
+    assert f"Found by {showcase(report.outcomes)[0].label}." in page.replace("&#39;", "'")
 
 
 def test_errors_say_which_batch_they_count_in(net, x, y):

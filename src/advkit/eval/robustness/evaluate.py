@@ -9,11 +9,11 @@ from torch import Tensor
 
 from advkit.core.batching import Batches, batches, counted_from, progress_bar
 from advkit.core.protocols import Attack
+from advkit.eval.accuracy import Rate, correct
 from advkit.eval.budgets import distinct_budgets
 from advkit.eval.noise import NoiseTally
-from advkit.eval.rates import Rate, correct
-from advkit.eval.report import Report
-from advkit.eval.tally import Tally, check_attacks
+from advkit.eval.robustness.attack_recorder import Tally, check_attacks
+from advkit.eval.robustness.report import Report
 from advkit.models import Classifier, as_classifier
 
 

@@ -13,8 +13,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from advkit import attacks
 from advkit.detectors.forest import OutputForest
 from advkit.detectors.table import collect
-from advkit.eval.bootstrap import Estimate, Ranking, resampled
-from advkit.eval.detection import classification_scores, detection_scores
+from advkit.eval.detection.binary import detection_scores
+from advkit.eval.detection.bootstrap import Estimate, Ranking, resampled
+from advkit.eval.detection.multiclass import classification_scores
 from tests.toys import answers, convnet, images
 
 
@@ -171,7 +172,7 @@ def test_the_seed_and_the_parts_do_not_matter_to_what_is_drawn(monkeypatch):
     whole, other = scores(0), scores(1)
     assert whole != other
     assert whole["overall"]["auroc"]["value"] == other["overall"]["auroc"]["value"]
-    monkeypatch.setattr("advkit.eval.bootstrap._AT_ONCE", 900)
+    monkeypatch.setattr("advkit.eval.detection.bootstrap._AT_ONCE", 900)
     assert scores(0) == whole
 
 

@@ -1,21 +1,19 @@
-"""The tables of a report, as cells and as lines of text."""
+"""Tables as cells and as lines of text."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from advkit.eval.outcome import AttackOutcome, Nearest
-from advkit.eval.rates import Rate
+from advkit.eval.accuracy import Rate
 
 WIDTH = 100  # of the text, in characters
 _LEAST = 32  # of a first column that holds long names, whatever the others take
-_COSTS = ("median\ndistance", "forward\nper input", "backward\nper input", "seconds")
 
 
 class Table(NamedTuple):
-    """Attacks of one kind; a line break in a cell stays one.
+    """Cells under a heading; a line break in a cell stays one.
 
     Attributes:
         title: the kind, and what its figures say.
@@ -32,67 +30,6 @@ class Table(NamedTuple):
     summary: list[tuple[str, ...]]
     baselines: Sequence[tuple[str, ...]] = ()
     note: str = ""
-
-
-def budget_table(
-    outcomes: Sequence[AttackOutcome],
-    worst: Mapping[str, Rate],
-    over_all: Rate,
-    noise: Mapping[str, Rate],
-) -> Table:
-    """Attacks with a budget.
-
-    Args:
-        outcomes: of these attacks.
-        worst: robust accuracy against all that share a budget, by its words.
-        over_all: the same against everything.
-        noise: accuracy under random noise within a budget, by its words.
-    """
-    summary = {f"worst case, {budget}": rate for budget, rate in worst.items()}
-    summary["worst case over all"] = over_all
-    return Table(
-        "Budget attacks: how many inputs withstand them",
-        ("attack", "norm", "robust\naccuracy", *_COSTS),
-        [_row(outcome, outcome.robust_accuracy) for outcome in outcomes],
-        _rates(summary),
-        _rates({f"random noise, {budget}": rate for budget, rate in noise.items()}),
-    )
-
-
-def _rates(named: Mapping[str, Rate]) -> list[tuple[str, ...]]:
-    """Rows that have a rate and nothing more."""
-    return [(words, "", share(rate), *[""] * len(_COSTS)) for words, rate in named.items()]
-
-
-def minimum_table(outcomes: Sequence[AttackOutcome], nearest: Mapping[str, Nearest]) -> Table:
-    """Minimum-norm attacks.
-
-    Args:
-        outcomes: of these attacks.
-        nearest: what all of a norm found, by the norm; shown where that is more than one.
-    """
-    return Table(
-        "Minimum-norm attacks: how near adversarial examples are",
-        ("attack", "norm", "success", *_COSTS),
-        [_row(outcome, outcome.success_rate) for outcome in outcomes],
-        [
-            (f"nearest of all, {norm}", norm, share(n.success_rate), length(n.median_distance),
-             "", "", "")
-            for norm, n in nearest.items() if n.attacks > 1
-        ],
-    )  # fmt: skip
-
-
-def _row(outcome: AttackOutcome, rate: Rate) -> tuple[str, ...]:
-    return (
-        outcome.label,
-        outcome.norm,
-        share(rate),
-        length(outcome.median_distance),
-        mean(outcome.sent(outcome.forward)),
-        mean(outcome.sent(outcome.backward)),
-        f"{outcome.seconds:.2f}",
-    )
 
 
 def share(rate: Rate) -> str:
@@ -161,6 +98,18 @@ def lines(tables: Sequence[Table]) -> list[str]:
         found += [line for row in below for line in _set(row, widths)]
         found += textwrap.wrap(table.note, WIDTH)
     return found[1:]
+
+
+def separate(tables: Sequence[Table], notes: Sequence[str]) -> str:
+    """Text of tables whose columns need not match, split where they are wide, and of `notes`."""
+    parts = [part for table in tables for part in split(table)]
+    found = [line for part in parts for line in ["", *lines([part])]]
+    return "\n".join([*found[1:], "", *wrapped(notes)])
+
+
+def wrapped(notes: Sequence[str]) -> list[str]:
+    """Each of `notes` broken into lines of at most `WIDTH` characters."""
+    return [textwrap.fill(note, WIDTH) for note in notes]
 
 
 def _rows(table: Table) -> list[tuple[str, ...]]:

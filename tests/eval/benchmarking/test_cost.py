@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from advkit import TorchClassifier
-from advkit.eval.cost import bare_pass, peak_memory, seconds
+from advkit.eval.benchmarking.cost import bare_pass, peak_memory, seconds
 
 KIB = 1024  # bytes of 256 floats
 BEFORE = torch.ones(256)

@@ -1,0 +1,1 @@
+"""Which attack finds most for how many passes."""

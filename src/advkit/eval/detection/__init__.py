@@ -1,0 +1,1 @@
+"""How well detectors tell adversarial from clean inputs."""

@@ -1,0 +1,1 @@
+"""How robust a model is under attacks: the evaluation and its report."""

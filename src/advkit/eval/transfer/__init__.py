@@ -1,0 +1,1 @@
+"""How adversarial examples of one model do on other models."""
