@@ -43,7 +43,7 @@ from advkit.core.files import replacing
 from advkit.data import Dataset, load_npz
 from advkit.detectors import OutputForest, OutputTable
 from advkit.detectors.features import Feature
-from advkit.detectors.table import CLEAN
+from advkit.detectors.output_table import CLEAN
 
 Array = npt.NDArray[Any]
 SEED = 0

@@ -1,6 +1,6 @@
 """advkit: adversarial attacks in vectorised PyTorch, and evaluations to believe."""
 
-from advkit import attacks, data, defenses, eval, models
+from advkit import attacks, data, defenses, detectors, eval, models
 from advkit.core.results import InconclusiveWarning, QueryBudgetExceeded
 from advkit.models import (
     Bounds,
@@ -41,6 +41,7 @@ __all__ = [
     "attacks",
     "data",
     "defenses",
+    "detectors",
     "eval",
     "models",
 ]

@@ -17,8 +17,8 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from advkit.detectors._flat import FlatForest
 from advkit.detectors.features import Features
+from advkit.detectors.flat_forest import FlatForest
 from advkit.detectors.forest import OutputForest
 
 

@@ -18,9 +18,9 @@ from torch import nn
 from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.norms import lp_norm
+from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
-from advkit.detectors.table import collect
 from advkit.models import REJECTED, hold
 from tests.toys import Halfspace, answers, convnet, images
 

@@ -1,16 +1,17 @@
 """Layer 2: detectors of attacks, told by what the attacked model answers."""
 
+from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Alarm, Guard
-from advkit.detectors.scores import (
+from advkit.detectors.outlier_scores import (
     KernelDensity,
     LocalIntrinsicDimensionality,
     Mahalanobis,
     MaxSoftmax,
     OutputEntropy,
 )
+from advkit.detectors.output_table import OutputTable
 from advkit.detectors.surrogate import Surrogate
-from advkit.detectors.table import OutputTable, collect
 
 __all__ = [
     "Alarm",

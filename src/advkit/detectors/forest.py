@@ -17,7 +17,6 @@ from typing_extensions import Self
 
 from advkit.core import checks
 from advkit.core.files import read_npz, write_npz
-from advkit.detectors._flat import FlatForest
 from advkit.detectors.features import (
     Feature,
     Features,
@@ -28,6 +27,7 @@ from advkit.detectors.features import (
     rows_to_judge,
     rows_to_learn,
 )
+from advkit.detectors.flat_forest import FlatForest
 
 _TREES = 100
 _SINGLE = (DecisionTreeClassifier, ExtraTreeClassifier)

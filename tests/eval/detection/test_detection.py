@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from advkit import attacks
+from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
-from advkit.detectors.table import collect
 from advkit.eval.detection.binary import detection_scores
 from advkit.eval.detection.bootstrap import Estimate, Ranking, resampled
 from advkit.eval.detection.multiclass import classification_scores

@@ -13,7 +13,7 @@ from advkit import eval as rob
 from advkit.core.norms import lp_norm
 from advkit.core.results import AttackResult, Queries
 from advkit.eval.robustness import html
-from advkit.eval.robustness.figures import accuracy_curves, showcase
+from advkit.eval.robustness.figures import showcase
 from tests.toys import Halfspace, answers, convnet, images
 
 
@@ -284,7 +284,7 @@ def test_a_minimum_norm_attack_is_a_curve_of_steps():
 
 def test_panels_reach_to_the_largest_budget_or_nearly_all_distances():
     def limit(*made, distances=ROW):
-        (axes,) = accuracy_curves(report_on(distances, *made)).axes
+        (axes,) = report_on(distances, *made).plot().axes
         return axes.get_xlim()[1] / 1.03
 
     assert limit(Finds(), Finds(eps=0.9)) == pytest.approx(0.9)

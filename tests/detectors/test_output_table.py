@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advkit import CallableClassifier, TorchClassifier, attacks
 from advkit.core.norms import lp_norm
-from advkit.detectors.table import OutputTable, collect
+from advkit.detectors.collect import collect
+from advkit.detectors.output_table import OutputTable
 from tests.toys import Halfspace, convnet, images
 
 COLUMNS = ("sample", "model", "attack", "label", "predicted", "success", "distance", "norm")

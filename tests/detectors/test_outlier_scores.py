@@ -11,7 +11,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from advkit.detectors.scores import (
+from advkit.detectors.outlier_scores import (
     KernelDensity,
     LocalIntrinsicDimensionality,
     Mahalanobis,

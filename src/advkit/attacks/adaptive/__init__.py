@@ -1,0 +1,1 @@
+"""Attacks on a model and its detector together."""

@@ -1,0 +1,1 @@
+"""What attacks share. The attacks themselves are in the files next to this folder."""

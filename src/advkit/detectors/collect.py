@@ -1,0 +1,193 @@
+"""Tables of what models answer to clean and to attacked inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advkit.core import checks
+from advkit.core.attack_options import check_length, part_of, stopping
+from advkit.core.batching import Batches, batches, counted_from, progress_bar
+from advkit.core.naming import Several, blamed_on, named
+from advkit.core.protocols import Attack
+from advkit.detectors.features import OUTPUTS, Outputs
+from advkit.detectors.output_table import CLEAN, OutputTable
+from advkit.models import Classifier, as_classifier
+from advkit.models.convert import short_name
+from advkit.models.protocols import leaves
+
+
+def collect(
+    models: Several,
+    attacks: Several,
+    x: Tensor | Batches,
+    y: Tensor | None = None,
+    *,
+    outputs: Outputs = "scores",
+    first_sample: int = 0,
+    batch_size: int = 128,
+    progress: bool = False,
+) -> OutputTable:
+    """Run every attack on every model, and keep what each model answers to each input.
+
+    Each model is asked about the inputs as they are, which is the attack `"clean"`, and about what
+    each attack makes of them. All inputs are attacked, also those that the model gets wrong by
+    itself, and attacks that failed have their rows too, as in Kalin, Ciolino and Noever (2021,
+    arXiv:2102.09695). An attack that leaves `stop` to its caller is run with `"never"`. `success`
+    is what `predicted` says: that the model, asked once more about exactly the attacked input,
+    gives a wrong label; a rejection is none.
+
+    Rows are ordered by model, then attack, then sample. What is found for a sample does not depend
+    on `batch_size`, except for what the model's own arithmetic rounds differently.
+
+    Args:
+        models: models by name, or a list of models, which are named after their classes. A model is
+            a classifier, or whatever `as_classifier` makes one of. All have as many outputs.
+        attacks: attacks by name, or a list of attacks, which are named after the calls that make
+            them; none is named `"clean"`. Empty for clean rows alone. An `eps` with one radius for
+            each sample is cut along with the batches.
+        x: inputs `(n, *features)` within the bounds of every model, or an iterable of batches
+            `(x, y)`.
+        y: true labels `(n,)`; `None` if `x` is an iterable of batches.
+        outputs: what to keep of an answer: `"scores"`, probabilities for most models, or
+            `"logits"`, of models that have them.
+        first_sample: number of the first input. Tables of different inputs that are to be
+            concatenated need different numbers.
+        batch_size: samples sent at once.
+        progress: show a bar (needs the extra `report`).
+
+    Raises:
+        ValueError: no model, models of different width, an attack named `"clean"`, or inputs or
+            labels of the wrong shape or range.
+        TypeError: models, attacks, inputs or labels of the wrong type, a model without such
+            outputs, or without gradients under an attack that needs them.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks, detectors
+        >>> nets = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
+        >>> made = {"small": attacks.FGSM(eps=0.01), "large": attacks.FGSM(eps=0.3)}
+        >>> table = detectors.collect(nets, made, torch.rand(5, 4), torch.arange(5) % 3)
+        >>> sorted(set(table.model.tolist())), len(table)
+        (['Linear', 'Linear 2'], 30)
+    """
+    checks.one_of("outputs", outputs, OUTPUTS)
+    checks.whole("first_sample", first_sample, at_least=0)
+    classifiers = _classifiers(models, outputs)
+    made = _attacks(attacks, len(x) if isinstance(x, Tensor) else None)
+    tasks = [_Task(*pair, made, outputs, first_sample) for pair in classifiers.items()]
+    total = len(x) * len(tasks) if isinstance(x, Tensor) else None
+    seen = 0
+    with progress_bar("inputs x models", total, progress) as advance:
+        for xb, yb in batches(x, y, batch_size):
+            if not len(xb):
+                continue
+            for task in tasks:
+                with counted_from(seen), blamed_on("model", task.name):
+                    task.add(xb, yb, seen)
+                advance(len(xb))
+            _check_widths(tasks)
+            seen += len(xb)
+    if not seen:
+        raise ValueError("x must hold at least one sample, got none")
+    return OutputTable.concatenate(part for task in tasks for part in task.parts())
+
+
+def _classifiers(models: Several, outputs: Outputs) -> dict[str, Classifier]:
+    """The models by name, each of which has such outputs."""
+    given = named("models", models, {}, kind="model", short=short_name)
+    found = {name: as_classifier(model) for name, model in given.items()}
+    for name, model in found.items():
+        if not callable(getattr(model, outputs, None)):
+            raise TypeError(f"model {name!r} has no {outputs}: {model!r}")
+    return found
+
+
+def _attacks(attacks: Several, total: int | None) -> dict[str, Attack]:
+    """The attacks by name, going on to the strongest example where they leave that open."""
+    if isinstance(attacks, (dict, list, tuple)) and not attacks:
+        return {}
+    given = named("attacks", attacks, {}, kind="attack", short=repr)
+    if CLEAN in given:
+        raise ValueError(f"attacks must not be named {CLEAN!r}, which stands for no attack")
+    for attack in given.values():
+        checks.attack("attacks", attack)
+        check_length(attack, total)
+    return {name: stopping(attack, "never") for name, attack in given.items()}
+
+
+class _Task:
+    """One model, and what it has said so far."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Classifier,
+        attacks: dict[str, Attack],
+        outputs: Outputs,
+        first_sample: int,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.attacks = attacks
+        self.outputs: Outputs = outputs
+        self.first_sample = first_sample
+        self.found: dict[str, list[OutputTable]] = {attack: [] for attack in (CLEAN, *attacks)}
+
+    def add(self, x: Tensor, y: Tensor, seen: int) -> None:
+        """Attack a batch, which is the data's part from `seen` on."""
+        x = checks.inputs(x, self.model.bounds)
+        y = checks.labels("y", y, x)
+        rows = torch.arange(len(x)) + seen
+        clean = self._part(CLEAN, x, y, rows, torch.zeros(len(x)), "")
+        checks.labels_within("y", y.cpu(), clean.width, torch.arange(len(x)))
+        self.found[CLEAN].append(clean)
+        for name, attack in self.attacks.items():
+            result = part_of(attack, rows).run(self.model, x, y)
+            part = self._part(name, result.x_adv, y, rows, result.distance, result.norm)
+            self.found[name].append(part)
+
+    def _part(
+        self, attack: str, x: Tensor, y: Tensor, rows: Tensor, distance: Tensor, norm: str
+    ) -> OutputTable:
+        """What the model says to `x`, which `attack` has made of the samples `rows`."""
+        with torch.no_grad():
+            outputs = getattr(self.model, self.outputs)(x)
+            predicted = self.model.predict(x)
+        success = leaves(predicted, y) & (attack != CLEAN)
+        return OutputTable(
+            outputs=outputs.float().cpu().numpy(),
+            sample=rows.numpy() + self.first_sample,
+            model=np.full(len(x), self.name),
+            attack=np.full(len(x), attack),
+            label=y.cpu().numpy(),
+            predicted=predicted.cpu().numpy(),
+            success=success.cpu().numpy(),
+            distance=distance.cpu().numpy(),
+            norm=np.full(len(x), norm),
+            kind=self.outputs,
+        )
+
+    @property
+    def width(self) -> int:
+        """Numbers in an answer of the model."""
+        return self.found[CLEAN][0].width
+
+    def parts(self) -> Iterator[OutputTable]:
+        """All of it, attack by attack."""
+        for parts in self.found.values():
+            yield from parts
+
+
+def _check_widths(tasks: list[_Task]) -> None:
+    """Raise unless all models have as many outputs."""
+    first, *others = tasks
+    for other in others:
+        if other.width != first.width:
+            raise ValueError(
+                f"models must have as many {first.outputs}, got {first.width} of "
+                f"{first.name!r} and {other.width} of {other.name!r}"
+            )
