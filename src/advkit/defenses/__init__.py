@@ -1,6 +1,5 @@
 """Layer 2: defenses, each with the attack that knows about it."""
 
-from advkit.defenses._base import TrainingLoss, WeightedSum
 from advkit.defenses.adversarial_training import AdversarialTraining
 from advkit.defenses.certificates import Certificates
 from advkit.defenses.distillation import Distillation, DistillationLoss, TemperedCrossEntropy
@@ -16,6 +15,7 @@ from advkit.defenses.mart import MART
 from advkit.defenses.mrr import MRR, Chain, InputDefender, LatentDefenders
 from advkit.defenses.randomized_smoothing import RandomizedSmoothing
 from advkit.defenses.trades import TRADES
+from advkit.defenses.training_loss import TrainingLoss, WeightedSum
 from advkit.training.fit import fit
 from advkit.training.history import History
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.defenses._base import CraftingLoss, logits_of
+from advkit.defenses.training_loss import CraftingLoss, logits_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advkit.core import checks
 from advkit.core.checks import probabilities
-from advkit.defenses._base import TrainingLoss, cross_entropy, logits_of
+from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
 from advkit.training.fit import fit
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from advkit.core import checks
 from advkit.core.tensors import wide
-from advkit.defenses._pixels import check_images, on_grid, padded, shifted
+from advkit.defenses.pixels import check_images, on_grid, padded, shifted
 from advkit.models import Bounds, StraightThrough, as_classifier
 
 _MOST_BITS = 16

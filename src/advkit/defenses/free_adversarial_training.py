@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.core.batching import Batches
-from advkit.defenses._base import TrainingLoss, cross_entropy, logits_of
+from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
 from advkit.models.torch import checked_bounds
 
 

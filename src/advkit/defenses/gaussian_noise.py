@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
-from advkit.defenses._base import TrainingLoss, cross_entropy, logits_of
+from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
 
 
 @dataclass(frozen=True, kw_only=True)

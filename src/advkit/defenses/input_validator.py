@@ -15,7 +15,7 @@ from typing_extensions import Self
 from advkit.core import checks
 from advkit.core.norms import per_sample
 from advkit.core.tensors import wide
-from advkit.defenses._pixels import check_images, on_grid, shifted
+from advkit.defenses.pixels import check_images, on_grid, shifted
 from advkit.models import REJECTED, Bounds, StraightThrough, as_classifier, hold
 
 _CHUNK = 256  # images whose windows are in memory at once

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from advkit.core import checks
 from advkit.core.tensors import wide
-from advkit.defenses._pixels import check_images
+from advkit.defenses.pixels import check_images
 from advkit.models import Bounds, StraightThrough, as_classifier
 from advkit.models.wrappers import instead
 

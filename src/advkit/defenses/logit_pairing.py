@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.core.protocols import Attack
-from advkit.defenses._base import TrainingLoss, craft, cross_entropy, logits_of
+from advkit.defenses.training_loss import TrainingLoss, craft, cross_entropy, logits_of
 from advkit.models import TorchClassifier
 from advkit.models.torch import Mode, checked_bounds
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.core.losses import own_and_others
-from advkit.defenses._base import CraftingLoss, cross_entropy, divergence, logits_of
+from advkit.defenses.training_loss import CraftingLoss, cross_entropy, divergence, logits_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from advkit.core.losses import Loss
 from advkit.core.norms import per_sample
 from advkit.core.protocols import Attack
 from advkit.core.tensors import wide
-from advkit.defenses._base import (
+from advkit.defenses.training_loss import (
     CraftingLoss,
     craft,
     crafting,

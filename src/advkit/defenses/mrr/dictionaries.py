@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from advkit.core import checks
 from advkit.core.tensors import wide
-from advkit.defenses._pixels import check_images
 from advkit.defenses.mrr.sparse import pursue
+from advkit.defenses.pixels import check_images
 from advkit.models.torch import checked_bounds
 
 Score = Literal["residual", "psnr"]
