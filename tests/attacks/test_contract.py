@@ -17,7 +17,7 @@ from advkit import (
 from advkit.attacks import FGM, FGSM, DeepFool, RandomNoise, Square, Transfer
 from advkit.attacks.adaptive import Adaptive
 from advkit.core.norms import lp_norm
-from tests.contract import (
+from tests.attack_cases import (
     ATTACKS,
     BLACK_BOX,
     BUDGET,

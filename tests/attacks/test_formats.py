@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from advkit import as_classifier, attacks
+from tests.attack_cases import ATTACKS, GRADIENT
 from tests.attacks.test_contract import keeps_its_word
-from tests.contract import ATTACKS, GRADIENT
 from tests.toys import answers, convnet, images
 
 pytestmark = pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes")

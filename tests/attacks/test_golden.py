@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from advkit import TorchClassifier, attacks
-from advkit.attacks._ascent import shrinking
+from advkit.attacks.engine.steepest_ascent import shrinking
 from tests.toys import Linear3
 
 W = np.array(Linear3.W)

@@ -6,7 +6,7 @@ from torch import nn
 
 from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier
 from advkit.attacks import HopSkipJump
-from advkit.attacks._engine import none_near
+from advkit.attacks.engine.records import none_near
 from advkit.attacks.hopskipjump import _Search
 from advkit.core.norms import normalize
 from tests.toys import Halfspace, answers, convnet, images

@@ -10,7 +10,8 @@ from torch import nn
 
 from advkit import TorchClassifier, attacks
 from advkit.attacks import lbfgs
-from advkit.attacks._engine import iterate, write
+from advkit.attacks.engine.loop import iterate
+from advkit.attacks.engine.records import write
 from tests.toys import Quadratic, answers, convnet, images
 
 

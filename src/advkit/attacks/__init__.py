@@ -1,20 +1,24 @@
 """Layer 2: attacks, each a frozen object of hyper-parameters that is called with a model."""
 
-from advkit.attacks.adaptive import Adaptive, Evasion, Mimicry
+from advkit.attacks.adaptive import (
+    Adaptive,
+    Evasion,
+    FeatureMatching,
+    JointCarliniWagner,
+    Mimicry,
+    SelectivePGD,
+)
 from advkit.attacks.bim import BIM
 from advkit.attacks.carlini_wagner import CarliniWagnerL2
 from advkit.attacks.deepfool import DeepFool
 from advkit.attacks.fab import FAB
-from advkit.attacks.feature_matching import FeatureMatching
 from advkit.attacks.fgm import FGM
 from advkit.attacks.fgsm import FGSM
 from advkit.attacks.hopskipjump import HopSkipJump
-from advkit.attacks.joint_carlini_wagner import JointCarliniWagner
 from advkit.attacks.jsma import JSMA
 from advkit.attacks.lbfgs import LBFGS
 from advkit.attacks.pgd import PGD
 from advkit.attacks.random_noise import RandomNoise
-from advkit.attacks.selective_pgd import SelectivePGD
 from advkit.attacks.square import Square
 from advkit.attacks.substitute import Substitute
 from advkit.attacks.transfer import Transfer

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from advkit.attacks._ascent import Ascent, constant
-from advkit.attacks._engine import Best
-from advkit.attacks._family import BudgetAttack
-from advkit.attacks._problem import Problem
+from advkit.attacks.engine.budget import BudgetAttack
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.steepest_ascent import Ascent, constant
 from advkit.core import checks
 from advkit.core.norms import Norm
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Nearest, iterate, none_near
-from advkit.attacks._penalty import PenaltyAttack, Weight
-from advkit.attacks._problem import Judged, Problem
+from advkit.attacks.engine.constant_search import PenaltyAttack, Weight
+from advkit.attacks.engine.loop import iterate
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Nearest, none_near
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, per_sample
 from advkit.core.tensors import wide

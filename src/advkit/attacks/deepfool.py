@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._base import GradientAttack
-from advkit.attacks._engine import Best, Nearest, iterate, none_near, write
-from advkit.attacks._minimum import DUAL, MinimumNormAttack, along_walls, polish
-from advkit.attacks._problem import Judged, Problem
+from advkit.attacks.engine.base import GradientAttack
+from advkit.attacks.engine.loop import iterate
+from advkit.attacks.engine.minimum_norm import DUAL, MinimumNormAttack, along_walls, polish
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Best, Nearest, none_near, write
 from advkit.core import checks
 from advkit.core.losses import Loss, own_and_others
 from advkit.core.norms import Norm, lp_norm, per_sample, project

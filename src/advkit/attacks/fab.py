@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Nearest, iterate
-from advkit.attacks._minimum import (
+from advkit.attacks.engine.loop import iterate
+from advkit.attacks.engine.minimum_norm import (
     DUAL,
     MinimumNormAttack,
     along_walls,
@@ -19,7 +19,8 @@ from advkit.attacks._minimum import (
     polish,
     rivals,
 )
-from advkit.attacks._problem import Judged, Problem
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm, lp_norm, per_sample

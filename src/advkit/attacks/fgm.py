@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from advkit.attacks._ascent import Ascent, constant
-from advkit.attacks._engine import Best
-from advkit.attacks._family import BALLS, BudgetAttack
-from advkit.attacks._problem import Problem
+from advkit.attacks.engine.budget import BALLS, BudgetAttack
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.steepest_ascent import Ascent, constant
 from advkit.core import checks
 from advkit.core.norms import Norm
 

@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from advkit.attacks._blackbox import BlackBoxAttack
-from advkit.attacks._engine import Best, Nearest, none_near
-from advkit.attacks._problem import Problem
+from advkit.attacks.engine.black_box import BlackBoxAttack
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best, Nearest, none_near
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample

@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Nearest, iterate
-from advkit.attacks._minimum import MinimumNormAttack, first_look, rivals
-from advkit.attacks._problem import Judged, Problem
+from advkit.attacks.engine.loop import iterate
+from advkit.attacks.engine.minimum_norm import MinimumNormAttack, first_look, rivals
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from advkit.attacks._engine import Nearest, iterate, none_near
-from advkit.attacks._penalty import PenaltyAttack, Weight
-from advkit.attacks._problem import Judged, Problem
+from advkit.attacks.engine.constant_search import PenaltyAttack, Weight
+from advkit.attacks.engine.loop import iterate
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Nearest, none_near
 from advkit.core import checks
 from advkit.core.losses import Loss, cross_entropy
 from advkit.core.norms import Norm

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from advkit.attacks._ascent import Ascent, constant, shrinking
-from advkit.attacks._engine import Best
-from advkit.attacks._family import BALLS, BudgetAttack
-from advkit.attacks._problem import Problem
+from advkit.attacks.engine.budget import BALLS, BudgetAttack
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.steepest_ascent import Ascent, constant, shrinking
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm

@@ -7,9 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from advkit.attacks._blackbox import BlackBoxAttack
-from advkit.attacks._engine import Best, Stop, nothing_yet
-from advkit.attacks._problem import Problem
+from advkit.attacks.engine.black_box import BlackBoxAttack
+from advkit.attacks.engine.loop import Stop
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best, nothing_yet
 from advkit.core import checks
 from advkit.core.norms import Norm, normalize, per_sample
 from advkit.core.randomness import normal, salt_and_pepper, sample_keys, uniform_in_ball

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._blackbox import BlackBoxAttack, ByScores, by_scores
-from advkit.attacks._engine import Best, Stop, nothing_yet
-from advkit.attacks._problem import Problem
+from advkit.attacks.engine.black_box import BlackBoxAttack, ByScores, by_scores
+from advkit.attacks.engine.loop import Stop
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best, nothing_yet
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from advkit.attacks._blackbox import BlackBoxAttack
-from advkit.attacks._engine import Best, Nearest, none_near, unjudged
-from advkit.attacks._problem import Problem
+from advkit.attacks.engine.black_box import BlackBoxAttack
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best, Nearest, none_near, unjudged
 from advkit.core.attack_options import stopping
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack

@@ -11,10 +11,10 @@ from advkit import eval as rob
 from advkit.attacks.adaptive import Adaptive, Evasion, Mimicry
 from advkit.core.losses import margin
 from advkit.core.norms import lp_norm
+from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
 from advkit.detectors.surrogate import Surrogate
-from advkit.detectors.table import collect
 from advkit.models import REJECTED
 from tests.toys import Halfspace, Linear3, answers, convnet, images
 

@@ -10,13 +10,18 @@ from torch import nn
 
 from advkit import QueryBudgetExceeded, QueryCounter, attacks
 from advkit import eval as rob
-from advkit.attacks import feature_matching
-from advkit.attacks._engine import Nearest, none_near
-from advkit.attacks._guarded import Clean, _without, alarm, approach, nearest_clean
-from advkit.attacks._problem import Goal
-from advkit.attacks.feature_matching import FeatureMatching, _Matching, _shares
-from advkit.attacks.joint_carlini_wagner import JointCarliniWagner, _begun, _fresh, _Penalty
-from advkit.attacks.selective_pgd import SelectivePGD
+from advkit.attacks.adaptive import feature_matching
+from advkit.attacks.adaptive.feature_matching import FeatureMatching, _Matching, _shares
+from advkit.attacks.adaptive.guarded_attack import Clean, _without, alarm, approach, nearest_clean
+from advkit.attacks.adaptive.joint_carlini_wagner import (
+    JointCarliniWagner,
+    _begun,
+    _fresh,
+    _Penalty,
+)
+from advkit.attacks.adaptive.selective_pgd import SelectivePGD
+from advkit.attacks.engine.goal import Goal
+from advkit.attacks.engine.records import Nearest, none_near
 from advkit.core.norms import lp_norm
 from advkit.detectors.guard import Guard
 from advkit.models import REJECTED

@@ -7,8 +7,8 @@ import torch
 
 from advkit import QueryCounter
 from advkit.attacks import PGD
-from advkit.attacks._family import BudgetAttack
-from tests.contract import BUDGET
+from advkit.attacks.engine.budget import BudgetAttack
+from tests.attack_cases import BUDGET
 from tests.toys import answers, convnet, images
 
 pytestmark = pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes")

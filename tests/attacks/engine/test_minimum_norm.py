@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from advkit import TorchClassifier, attacks
-from advkit.attacks import _minimum, _penalty
-from advkit.attacks._engine import Nearest
-from advkit.attacks._minimum import polish
+from advkit.attacks.engine import constant_search, minimum_norm
+from advkit.attacks.engine.minimum_norm import polish
+from advkit.attacks.engine.records import Nearest
 from tests.toys import Halfspace, convnet, images
 
 
@@ -161,8 +161,8 @@ def test_no_more_passes_than_the_schedule_allows(kind):
         queries = attack.run(net, x).queries
         looks = min(candidates, search_steps)  # at the slope to each class
         assert (queries.backward <= search_steps * steps + looks).all()
-        most = search_steps * (steps + 1 + 1 + _penalty._POLISH) + looks
-        rest = 2 + 1 + len(_minimum._FURTHER)  # the label and the first look; the last ones
+        most = search_steps * (steps + 1 + 1 + constant_search._POLISH) + looks
+        rest = 2 + 1 + len(minimum_norm._FURTHER)  # the label and the first look; the last ones
         again = queries.backward  # passes of the few that go on, see `Problem.narrow`
         assert (queries.forward <= most + rest + again).all()
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit.attacks._ascent import Ascent, constant, shrinking
-from advkit.attacks._engine import Best, nothing_yet
-from advkit.attacks._family import BALLS
-from advkit.attacks._guarded import GuardedAttack, Joint, climb, nearest_clean
-from advkit.attacks._problem import Judged, Problem
+from advkit.attacks.adaptive.guarded_attack import GuardedAttack, Joint, climb, nearest_clean
+from advkit.attacks.engine.budget import BALLS
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Best, nothing_yet
+from advkit.attacks.engine.steepest_ascent import Ascent, constant, shrinking
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit.attacks._ascent import Ascent, _fooled, _Pace
-from advkit.attacks._blackbox import BlackBoxAttack, ByLabels
-from advkit.attacks._engine import Best, Nearest, iterate, nothing_yet
-from advkit.attacks._problem import Goal, Judged, Problem
+from advkit.attacks.engine.black_box import BlackBoxAttack, ByLabels
+from advkit.attacks.engine.goal import Goal
+from advkit.attacks.engine.loop import iterate
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Best, Nearest, nothing_yet
+from advkit.attacks.engine.steepest_ascent import Ascent, _fooled, _Pace
 from advkit.core import checks
 from advkit.core.losses import own_and_others
 from advkit.core.norms import lp_norm, normalize, per_sample, project

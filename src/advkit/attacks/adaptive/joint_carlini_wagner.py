@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Best, Nearest, none_near, write
-from advkit.attacks._guarded import (
+from advkit.attacks.adaptive.guarded_attack import (
     GuardedAttack,
     Joint,
     TwoGoals,
@@ -20,10 +19,11 @@ from advkit.attacks._guarded import (
     recast,
     towards,
 )
-from advkit.attacks._minimum import first_look, rivals
-from advkit.attacks._penalty import Weight
-from advkit.attacks._problem import Judged, Problem
 from advkit.attacks.carlini_wagner import CarliniWagnerL2
+from advkit.attacks.engine.constant_search import Weight
+from advkit.attacks.engine.minimum_norm import first_look, rivals
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Best, Nearest, none_near, write
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.losses import margin

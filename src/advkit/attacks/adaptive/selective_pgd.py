@@ -9,11 +9,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advkit.attacks._ascent import Ascent, constant, shrinking
-from advkit.attacks._engine import Best, Stop
-from advkit.attacks._family import BALLS
-from advkit.attacks._guarded import GuardedAttack, Joint, TwoGoals, climb, nearest_clean
-from advkit.attacks._problem import Problem
+from advkit.attacks.adaptive.guarded_attack import (
+    GuardedAttack,
+    Joint,
+    TwoGoals,
+    climb,
+    nearest_clean,
+)
+from advkit.attacks.engine.budget import BALLS
+from advkit.attacks.engine.loop import Stop
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.steepest_ascent import Ascent, constant, shrinking
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.losses import Loss, LossName, check_loss, get_loss

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Best, Nearest, nothing_yet
-from advkit.attacks._problem import Goal, Ledger, Problem
+from advkit.attacks.engine.goal import Goal
+from advkit.attacks.engine.problem import Ledger, Problem
+from advkit.attacks.engine.records import Best, Nearest, nothing_yet
 from advkit.core import checks
 from advkit.core.hyperparameters import call, settings
 from advkit.core.losses import Loss

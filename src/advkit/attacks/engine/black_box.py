@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advkit.attacks._base import BaseAttack
-from advkit.attacks._engine import Best
-from advkit.attacks._problem import Problem
+from advkit.attacks.engine.base import BaseAttack
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best
 from advkit.core import checks
 from advkit.core.losses import Loss, margin
 from advkit.core.results import InconclusiveWarning

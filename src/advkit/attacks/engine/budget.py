@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit.attacks._base import GradientAttack
-from advkit.attacks._engine import Stop
+from advkit.attacks.engine.base import GradientAttack
+from advkit.attacks.engine.loop import Stop
 from advkit.core import checks
 from advkit.core.losses import Loss, LossName, check_loss, get_loss
 from advkit.models import hold

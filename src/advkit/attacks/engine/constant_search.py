@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Nearest, none_near
-from advkit.attacks._minimum import MinimumNormAttack, first_look, polish, rivals
-from advkit.attacks._problem import Judged, Problem
+from advkit.attacks.engine.minimum_norm import MinimumNormAttack, first_look, polish, rivals
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Nearest, none_near
 from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.norms import lp_norm

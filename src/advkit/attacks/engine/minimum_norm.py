@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit.attacks._base import GradientAttack
-from advkit.attacks._engine import Best, Nearest, none_near
-from advkit.attacks._problem import Goal, Judged, Problem
+from advkit.attacks.engine.base import GradientAttack
+from advkit.attacks.engine.goal import Goal
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Best, Nearest, none_near
 from advkit.core.losses import Loss, margin, own_and_others
 from advkit.core.norms import Norm, per_sample
 

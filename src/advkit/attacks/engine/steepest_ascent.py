@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks._engine import Best, Keep, Stop, iterate, nothing_yet, unjudged
-from advkit.attacks._problem import Judged, Problem
+from advkit.attacks.engine.loop import Keep, Stop, iterate
+from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.records import Best, nothing_yet, unjudged
 from advkit.core.norms import Norm, normalize, project, steepest
 from advkit.core.randomness import sample_keys, uniform_in_ball
 
