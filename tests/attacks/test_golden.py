@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from advkit import TorchClassifier, attacks
-from advkit.attacks.engine.steepest_ascent import shrinking
+from advkit.attacks.engine.steepest_ascent import step_schedule
 from tests.toys import Linear3
 
 W = np.array(Linear3.W)
@@ -178,5 +178,5 @@ def test_steps_have_the_lengths_that_the_docstrings_say():
 
 
 def test_shrinking_steps_fall_linearly_from_eps():
-    found = shrinking(torch.tensor([1.0, 8.0]), 4)
+    found = step_schedule(torch.tensor([1.0, 8.0]), 4)
     torch.testing.assert_close(found, torch.tensor([[1, 0.75, 0.5, 0.25], [8, 6, 4, 2]]))

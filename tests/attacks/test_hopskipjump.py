@@ -6,7 +6,7 @@ from torch import nn
 
 from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier
 from advkit.attacks import HopSkipJump
-from advkit.attacks.engine.records import none_near
+from advkit.attacks.engine.records import Nearest
 from advkit.attacks.hopskipjump import _Search
 from advkit.core.norms import normalize
 from tests.toys import Halfspace, answers, convnet, images
@@ -73,7 +73,7 @@ def test_the_normal_is_that_of_the_plane():
 
 def searching(attack, model, x, kind=_Search):
     problem = attack._problem(attack._view(model), x, model.predict(x), None)
-    return kind(attack, problem, none_near(problem), lambda _: None)
+    return kind(attack, problem, Nearest.empty(problem.x))
 
 
 def test_halving_ends_just_past_the_boundary():

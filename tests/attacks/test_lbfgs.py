@@ -11,7 +11,6 @@ from torch import nn
 from advkit import TorchClassifier, attacks
 from advkit.attacks import lbfgs
 from advkit.attacks.engine.loop import iterate
-from advkit.attacks.engine.records import write
 from tests.toys import Quadratic, answers, convnet, images
 
 
@@ -43,12 +42,6 @@ class Lowest(NamedTuple):
         x_adv = torch.where(lower[:, None], at.x_adv, self.x_adv)
         return Lowest(x_adv, torch.minimum(value, self.value), self.const)
 
-    def take(self, keep):
-        return Lowest(*(part[keep] for part in self))
-
-    def put(self, rows, found):
-        write(self[:2], rows, found[:2])
-
 
 def lowest_point(attack, net, x, y, rival, const):
     """Where one constant leads to from the inputs."""
@@ -56,7 +49,7 @@ def lowest_point(attack, net, x, y, rival, const):
     const = torch.full((len(x),), const, dtype=x.dtype)
     return iterate(
         problem,
-        x,
+        problem.judge(x, differentiate=True),
         attack._begin(problem, const),
         attack._step,
         steps=attack.steps,

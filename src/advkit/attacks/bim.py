@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
+from torch import Tensor
 
-from advkit.attacks.engine.budget import BudgetAttack
-from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best
-from advkit.attacks.engine.steepest_ascent import Ascent, constant
+from advkit.attacks.engine.budget import BudgetAttack, check_step_size
+from advkit.attacks.engine.steepest_ascent import Ascent, constant_steps, step_schedule
 from advkit.core import checks
 from advkit.core.norms import Norm
 
@@ -47,14 +45,11 @@ class BIM(BudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.whole("steps", self.steps, at_least=1)
-        if self.step_size is not None:
-            checks.positive("step_size", self.step_size)
+        check_step_size(self.step_size)
 
-    def _search(self, problem: Problem) -> Best:
-        eps = checks.budget(self.eps, problem.x)
+    def _ascent(self, eps: Tensor) -> Ascent:
         if self.step_size is None:
-            length = 1.25 * eps / self.steps
+            lengths = constant_steps(1.25 * eps / self.steps, self.steps)
         else:
-            length = torch.full_like(eps, self.step_size)
-        lengths = constant(length, self.steps)
-        return Ascent(norm="linf", eps=eps, lengths=lengths, stop=self._stop).search(problem)
+            lengths = step_schedule(eps, self.steps, self.step_size)
+        return Ascent(norm="linf", eps=eps, lengths=lengths, stop=self._stop)

@@ -9,20 +9,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.base import GradientAttack
+from advkit.attacks.engine.boundary import drop_active_bounds, refine_to_boundary
 from advkit.attacks.engine.loop import iterate
-from advkit.attacks.engine.minimum_norm import DUAL, MinimumNormAttack, along_walls, polish
+from advkit.attacks.engine.minimum_norm import MinimumNormAttack
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Best, Nearest, none_near, write
+from advkit.attacks.engine.records import Best, Nearest
+from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.losses import Loss, own_and_others
-from advkit.core.norms import Norm, lp_norm, per_sample, project
+from advkit.core.norms import DUAL, Norm, lp_norm, per_sample, project
 
 _MOST = 9  # classes beside the label: the ten likeliest of the paper
 _SLACK = 1.15  # how much steeper than it was before a class may have become
 _FIRST = 1.001  # length of the first step in ways to the boundary, against rounding
 _BLUNT = 3  # steps that run into the walls of the box
-_POLISH = 2
+_REFINE_STEPS = 2
 
 
 class _Move(NamedTuple):
@@ -33,27 +34,24 @@ class _Move(NamedTuple):
 
 
 class _Crossing(NamedTuple):
-    """The last iterate of each sample that was no success, and the first that was one."""
+    """The first iterate of each sample that is a success, and the last one before it."""
 
-    inner: Tensor  # (n, *features)
+    x_adv: Tensor  # (n, *features), the success; the clean input where there was none
+    shortfall: Tensor  # (n,), of the success, inf without one
+    distance: Tensor  # (n,), of the success, inf without one
+    inner: Tensor  # (n, *features), the last iterate that was not a success
     gap: Tensor  # (n,), its shortfall; 0 where there was none
-    outer: Nearest
+
+    @property
+    def outer(self) -> Nearest:
+        """The successes; writing to them writes to the crossing."""
+        return Nearest(self.x_adv, self.shortfall, self.distance)
 
     def improved(self, problem: Problem, at: Judged) -> _Crossing:
-        """With another iterate."""
-        x_adv = at.x_adv
-        inner = torch.where(per_sample(at.success, x_adv), self.inner, x_adv)
+        """Return the crossing with another iterate."""
+        inner = torch.where(per_sample(at.success, at.x_adv), self.inner, at.x_adv)
         gap = torch.where(at.success, self.gap, at.shortfall)
-        return _Crossing(inner, gap, self.outer.improved(problem, at))
-
-    def take(self, keep: Tensor) -> _Crossing:
-        """The same for the samples where bool `keep` `(n,)` is true."""
-        return _Crossing(self.inner[keep], self.gap[keep], self.outer.take(keep))
-
-    def put(self, rows: Tensor, found: _Crossing) -> None:
-        """Write `found` into the samples `rows`, in place."""
-        write(self[:2], rows, found[:2])
-        self.outer.put(rows, found.outer)
+        return _Crossing(*self.outer.improved(problem, at), inner, gap)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -118,41 +116,42 @@ class DeepFool(MinimumNormAttack):
             raise ValueError("target must be None: DeepFool has no targeted form; FAB has one")
         return super()._objective(targeted=targeted)
 
-    def _search(self, problem: Problem) -> Best:
-        if self.eps is None:
-            return super()._search(problem)
+    def _search(self, problem: Problem) -> Best | Nearest:
+        """Return the nearest successes, or with `eps` what the ball holds of the crossings.
+
+        In place of the template's search: the first step needs the graph of the pass that evaluates
+        the clean inputs.
+        """
         crossing = self._crossing(problem)
-        outer, eps = crossing.outer, checks.budget(self.eps, problem.x)
+        if self.eps is None:
+            return crossing.outer
+        return self._into_ball(problem, crossing, checks.budget(self.eps, problem.x))
+
+    def _into_ball(self, problem: Problem, crossing: _Crossing, eps: Tensor) -> Best:
+        """Return the successes and failures projected onto the ball; a success within it counts."""
+        outer = crossing.outer
         found = torch.where(per_sample(outer.success, problem.x), outer.x_adv, crossing.inner)
         x_adv = problem.clip(problem.x + project(found - problem.x, eps, self.norm))
         return Best(x_adv, outer.shortfall.where(outer.distance <= eps, math.inf))
 
-    def _last_look(self, problem: Problem, best: Best) -> Best:
-        if self.eps is None:
-            return super()._last_look(problem, best)
-        return GradientAttack._last_look(self, problem, best)
-
-    def _rescued(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
-        """Of the iterates only those in the ball."""
+    def _partial_result(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
+        """Return the iterates `kept`, with `eps` only those in the ball."""
         if self.eps is None:
             return kept
-        eps = checks.budget(self.eps, problem.x)
-        outside = problem.distance(kept.x_adv) > eps
+        outside = problem.distance(kept.x_adv) > checks.budget(self.eps, problem.x)
         x_adv = torch.where(per_sample(outside, problem.x), problem.x, kept.x_adv)
         return Best(x_adv, kept.shortfall.masked_fill(outside, math.inf))
 
-    def _approach(self, problem: Problem) -> Nearest:
-        return self._crossing(problem).outer
-
     def _crossing(self, problem: Problem) -> _Crossing:
+        """Return where the walk of each sample crosses the boundary, refined."""
         crossing = self._walk(problem)
         if self.candidates is None:
-            self._look_again(problem, crossing)
+            self._walk_again(problem, crossing)
         logits = problem.logits(crossing.inner)
-        polish(problem, crossing.inner, logits, crossing.outer, _POLISH)
+        refine_to_boundary(problem, crossing.inner, logits, crossing.outer, _REFINE_STEPS)
         return crossing
 
-    def _look_again(self, problem: Problem, crossing: _Crossing) -> None:
+    def _walk_again(self, problem: Problem, crossing: _Crossing) -> None:
         """Consider all candidates where one step was enough, in place.
 
         There the logits are as good as linear, and the nearest class is worth its price.
@@ -161,21 +160,21 @@ class DeepFool(MinimumNormAttack):
         rows = (one & crossing.outer.success).nonzero().flatten()
         if len(rows):
             other = replace(self, candidates=_MOST)._walk(problem.take(rows))
-            nearer = other.outer.distance < crossing.outer.distance[rows]
-            crossing.put(rows[nearer], other.take(nearer))
+            nearer = other.distance < crossing.distance[rows]
+            write(crossing, rows[nearer], take(other, nearer))
 
     def _walk(self, problem: Problem) -> _Crossing:
-        nothing = none_near(problem)
-        slopes, lost = torch.zeros_like(nothing.shortfall)[:, None], nothing.success
+        """Step to the nearest class boundary until it is crossed."""
+        nothing = Nearest.empty(problem.x)
+        unknown = torch.zeros_like(nothing.distance)
         return iterate(
             problem,
-            problem.x,
-            _Move(slopes, lost),
+            problem.judge(problem.x, differentiate=True, first=True),
+            _Move(slopes=unknown[:, None], lost=nothing.success),
             self._step,
             steps=self.steps,
-            best=_Crossing(problem.x.clone(), torch.zeros_like(nothing.shortfall), nothing),
+            best=_Crossing(*nothing, inner=problem.x.clone(), gap=unknown.clone()),
             finished=lambda at, move: at.success | move.lost,
-            first_look=True,
         )
 
     def _step(self, i: int, problem: Problem, at: Judged, move: _Move) -> tuple[Tensor, _Move]:
@@ -217,7 +216,7 @@ class DeepFool(MinimumNormAttack):
             slope = self._slope(grad, own.dtype)
             blind[rows] &= slope == 0
             if i >= _BLUNT:
-                grad = along_walls(problem, at.x_adv[rows], grad)
+                grad = drop_active_bounds(problem, at.x_adv[rows], grad)
                 slope = self._slope(grad, own.dtype)
             slopes[rows, rival[rows]] = slope
             reach = torch.where(slope > 0, gap[rows] / slope, math.inf)

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from advkit.attacks.engine.boundary import drop_active_bounds
 from advkit.attacks.engine.loop import iterate
-from advkit.attacks.engine.minimum_norm import (
-    DUAL,
-    MinimumNormAttack,
-    along_walls,
-    first_look,
-    polish,
-    rivals,
-)
+from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
-from advkit.core.batching import progress_bar
-from advkit.core.norms import Norm, lp_norm, per_sample
+from advkit.core.norms import DUAL, Norm, lp_norm, per_sample
 from advkit.core.tensors import wide
 
 # The pace of a walk, measured on the nets of the documentation; none of these is delicate.
@@ -34,7 +26,6 @@ _LESS, _MORE = 0.7, 1.3  # what becomes of that after a success and after a fail
 _SHORTEST = 5  # steps that one rival gets at least
 _HOPELESS = 1.2  # times the nearest success so far: such a rival is given up
 _PATIENCE, _GAIN = 10, 1e-3  # steps in which the distance must shrink by this share
-_POLISH = 2
 
 
 class _Walk(NamedTuple):
@@ -91,6 +82,7 @@ class FAB(MinimumNormAttack):
     steps: int = 100
     candidates: int = 5
     progress: bool = False
+    _refine_steps: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         checks.one_of("norm", self.norm, tuple(DUAL))
@@ -98,57 +90,42 @@ class FAB(MinimumNormAttack):
         checks.whole("candidates", self.candidates, at_least=1)
         checks.flag("progress", self.progress)
 
-    def _approach(self, problem: Problem) -> Nearest:
-        nearest, at = first_look(problem)
-        rows = (~nearest.success).nonzero().flatten()
-        if len(rows):
-            part, at = problem.take(rows), at.take(rows)
-            with progress_bar("FAB", self.steps, self.progress) as advance:
-                found = self._walks(part, at, nearest.take(rows), advance)
-            nearest.put(rows, polish(part, part.x, at.logits, found, _POLISH))
-        return nearest
-
-    def _walks(
-        self, problem: Problem, at: Judged, nearest: Nearest, advance: Callable[[int], None]
-    ) -> Nearest:
-        """To one rival after another from the inputs, then on from the nearest success."""
-        classes = rivals(at, problem, min(self.candidates, self.steps // (2 * _SHORTEST)))
+    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
+        """Walk to one class after another from the inputs, then on from the nearest success."""
+        nearest = Nearest.empty(problem.x)
+        classes = candidates(at, problem, min(self.candidates, self.steps // (2 * _SHORTEST)))
         each = self.steps // (2 * len(classes)) if len(classes) > 1 else 0
         pace = _pace(_EXPLORE, each)
         for rival in classes if each else ():
             walk = _begin(problem, limit=_HOPELESS * nearest.distance)
-            nearest = self._walk(problem.against(rival), problem.x, walk, pace, nearest, advance)
+            nearest = self._walk(problem.against(rival), problem.x, walk, pace, nearest)
         rest = _pace(_REFINE if each else _EXPLORE, self.steps - each * len(classes))
         walk = _begin(problem, limit=torch.full_like(nearest.distance, math.inf))
-        return self._walk(problem, nearest.x_adv, walk, rest, nearest, advance)
+        return self._walk(problem, nearest.x_adv, walk, rest, nearest)
+
+    def _total_steps(self, problem: Problem) -> int:
+        return self.steps
 
     def _walk(
-        self,
-        problem: Problem,
-        start: Tensor,
-        walk: _Walk,
-        pace: list[float],
-        nearest: Nearest,
-        advance: Callable[[int], None],
+        self, problem: Problem, start: Tensor, walk: _Walk, pace: list[float], nearest: Nearest
     ) -> Nearest:
         def step(i: int, problem: Problem, at: Judged, walk: _Walk) -> tuple[Tensor, _Walk]:
             return self._step(i, pace[i], problem, at, walk)
 
         return iterate(
             problem,
-            start,
+            problem.judge(start, differentiate=True),
             walk,
             step,
             steps=len(pace),
             best=nearest,
             finished=lambda _, walk: walk.closed,
-            advance=advance,
         )
 
     def _step(
         self, i: int, share: float, problem: Problem, at: Judged, walk: _Walk
     ) -> tuple[Tensor, _Walk]:
-        grad = wide(along_walls(problem, at.x_adv, problem.gradient(at)))
+        grad = wide(drop_active_bounds(problem, at.x_adv, problem.gradient(at)))
         delta = wide(at.x_adv - problem.x)
         distance, slope = lp_norm(delta, self.norm), lp_norm(grad, DUAL[self.norm])
         gap = -at.value.detach().to(slope.dtype)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from advkit.attacks.engine.budget import BALLS, BudgetAttack
-from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best
-from advkit.attacks.engine.steepest_ascent import Ascent, constant
+from advkit.attacks.engine.steepest_ascent import Ascent, constant_steps
 from advkit.core import checks
 from advkit.core.norms import Norm
 
@@ -43,8 +43,6 @@ class FGM(BudgetAttack):
         super().__post_init__()
         checks.one_of("norm", self.norm, BALLS)
 
-    def _search(self, problem: Problem) -> Best:
-        eps = checks.budget(self.eps, problem.x)
-        lengths = constant(eps, 1)
-        ascent = Ascent(norm=self.norm, eps=eps, lengths=lengths, keep="last", stop=self._stop)
-        return ascent.search(problem)
+    def _ascent(self, eps: Tensor) -> Ascent:
+        lengths = constant_steps(eps, 1)
+        return Ascent(norm=self.norm, eps=eps, lengths=lengths, keep="last", stop=self._stop)

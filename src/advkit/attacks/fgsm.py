@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from advkit.attacks.engine.budget import BudgetAttack
-from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best
-from advkit.attacks.engine.steepest_ascent import Ascent, constant
+from advkit.attacks.engine.steepest_ascent import Ascent, constant_steps
 from advkit.core import checks
 from advkit.core.norms import Norm
 
@@ -57,14 +55,13 @@ class FGSM(BudgetAttack):
         checks.flag("random_start", self.random_start)
         checks.whole("seed", self.seed)
 
-    def _search(self, problem: Problem) -> Best:
-        eps: Tensor = checks.budget(self.eps, problem.x)
+    def _ascent(self, eps: Tensor) -> Ascent:
         return Ascent(
             norm="linf",
             eps=eps,
-            lengths=constant(1.25 * eps if self.random_start else eps, 1),
+            lengths=constant_steps(1.25 * eps if self.random_start else eps, 1),
             random_start=self.random_start,
             seed=self.seed,
             keep="last",
             stop=self._stop,
-        ).search(problem)
+        )

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best, Nearest, none_near
+from advkit.attacks.engine.records import Best, Nearest, evaluate_clean
+from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
-from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, normal, sample_keys, uniform
 from advkit.core.tensors import wide
@@ -86,25 +86,25 @@ class HopSkipJump(BlackBoxAttack):
         checks.whole("seed", self.seed)
         checks.flag("progress", self.progress)
 
-    def _search(self, problem: Problem) -> Best:
+    def _search(self, problem: Problem) -> Nearest:
         starts = self._checked_starts(problem)
-        nearest = self._nothing(problem)
+        nearest = self._empty_record(problem)
         if problem.ledger.kept is not None:
             problem.ledger.kept = nearest  # filled as the search goes on
-        at = problem.judge(problem.x, differentiate=False, first=True)
-        rows = at.success.nonzero().flatten()
-        nearest.put(rows, nearest.improved(problem, at).take(rows))
-        with progress_bar("HopSkipJump", self.queries, self.progress) as advance:
-            search = _Search(self, problem, nearest, advance)
-            begun = search.begin((~at.success).nonzero().flatten(), starts)
-            search.walk(begun)
-        return Best(nearest.x_adv, nearest.shortfall)
+        at = evaluate_clean(problem, nearest)
+        search = _Search(self, problem, nearest)
+        begun = search.begin((~at.success).nonzero().flatten(), starts)
+        search.walk(begun)
+        return nearest
 
-    def _nothing(self, problem: Problem) -> Nearest:
-        return none_near(problem)
+    def _total_steps(self, problem: Problem) -> int:
+        return self.queries
 
-    def _last_look(self, problem: Problem, best: Best) -> Best:
-        seen = super()._last_look(problem, best)
+    def _empty_record(self, problem: Problem) -> Nearest:
+        return Nearest.empty(problem.x)
+
+    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
+        seen = super()._verify(problem, found)
         # a failure gives the clean input, which was none at the first look
         return Best(torch.where(per_sample(seen.success, seen.x_adv), seen.x_adv, problem.x),
                     seen.shortfall)  # fmt: skip
@@ -126,17 +126,10 @@ class _Search:
     Samples are known by their rows in the batch.
     """
 
-    def __init__(
-        self,
-        attack: HopSkipJump,
-        problem: Problem,
-        nearest: Nearest,
-        advance: Callable[[int], None],
-    ) -> None:
+    def __init__(self, attack: HopSkipJump, problem: Problem, nearest: Nearest) -> None:
         self.attack = attack
         self.problem = problem
         self.nearest = nearest
-        self.advance = advance
         self.keys = sample_keys(problem.x, problem.model.bounds, attack.seed)
 
     @property
@@ -150,14 +143,14 @@ class _Search:
         size = self.attack.batch_size
         parts = [slice(i, i + size) for i in range(0, len(rows), size)]
         found = torch.cat([self.problem.reached(x_adv[part], rows[part]) for part in parts])
-        self.advance(int(self.problem.ledger.forward.max()) - before)
+        self.problem.ledger.advance(int(self.problem.ledger.forward.max()) - before)
         return found
 
     def keep(self, x_adv: Tensor, rows: Tensor) -> None:
         """Successes `x_adv` of the samples `rows`, if they are nearer than those before."""
         part = self.problem.take(rows)
         found = Nearest(x_adv, x_adv.new_full((len(rows),), -1), wide(part.distance(x_adv)))
-        self.nearest.put(rows, self.nearest.take(rows).nearer(found))
+        write(self.nearest, rows, take(self.nearest, rows).nearer(found))
 
     def begin(self, rows: Tensor, starts: Tensor | None) -> Tensor:
         """Give the samples `rows` a first success, on the boundary; those that have got one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -11,11 +10,10 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.loop import iterate
-from advkit.attacks.engine.minimum_norm import MinimumNormAttack, first_look, rivals
+from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
-from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm
 from advkit.core.tensors import wide
 
@@ -88,18 +86,14 @@ class JSMA(MinimumNormAttack):
         checks.whole("candidates", self.candidates, at_least=1)
         checks.flag("progress", self.progress)
 
-    def _approach(self, problem: Problem) -> Nearest:
-        nearest, at = first_look(problem)
-        rows = (~nearest.success).nonzero().flatten()
-        if len(rows):
-            part, found = problem.take(rows), nearest.take(rows)
-            targets = rivals(at.take(rows), part, self.candidates) or [part.goal.labels]
-            steps = self._steps(part)
-            with progress_bar("JSMA", len(targets) * steps, self.progress) as advance:
-                for target in targets:
-                    found = self._run(part, target, found, steps, advance)
-            nearest.put(rows, found)
-        return nearest
+    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
+        found = Nearest.empty(problem.x)
+        for target in candidates(at, problem, self.candidates) or [problem.goal.labels]:
+            found = self._run(problem, target, found)
+        return found
+
+    def _total_steps(self, problem: Problem) -> int:
+        return (1 if problem.goal.targeted else self.candidates) * self._steps(problem)
 
     def _most(self, problem: Problem) -> int:
         """How many features may differ."""
@@ -110,26 +104,18 @@ class JSMA(MinimumNormAttack):
         lower, upper = problem.model.bounds
         return math.ceil((upper - lower) / abs(self.theta)) * (self._most(problem) // 2)
 
-    def _run(
-        self,
-        problem: Problem,
-        target: Tensor,
-        nearest: Nearest,
-        steps: int,
-        advance: Callable[[int], None],
-    ) -> Nearest:
+    def _run(self, problem: Problem, target: Tensor, nearest: Nearest) -> Nearest:
         """Raise the class `target` `(n,)`, as long as it takes fewer features than `nearest`."""
         limit = (nearest.distance - 1).clamp_max(self._most(problem))
         domain = _Domain(target, limit, torch.zeros_like(nearest.success))
         return iterate(
             problem,
-            problem.x,
+            problem.judge(problem.x, differentiate=True),
             domain,
             self._step,
-            steps=steps,
+            steps=self._steps(problem),
             best=nearest,
             finished=lambda at, domain: at.success | domain.closed,
-            advance=advance,
         )
 
     def _step(

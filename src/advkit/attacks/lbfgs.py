@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from advkit.attacks.engine.constant_search import PenaltyAttack, Weight
+from advkit.attacks.engine.constant_search import PenaltyAttack, PenaltyState
 from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Nearest, none_near
+from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
 from advkit.core.losses import Loss, cross_entropy
 from advkit.core.norms import Norm
@@ -97,25 +96,18 @@ class LBFGS(PenaltyAttack):
         return cross_entropy
 
     @property
-    def _ample(self) -> float:
+    def _initial_factor(self) -> float:
         return _AMPLE * 4  # at the boundary the cross-entropy has half the slope of the logits
 
-    def _descend(
-        self,
-        problem: Problem,
-        start: Tensor,
-        weight: Weight,
-        advance: Callable[[int], None],
-    ) -> Nearest:
+    def _descend(self, problem: Problem, start: Tensor, penalty: PenaltyState) -> Nearest:
         return iterate(
             problem,
-            start,
-            self._begin(problem, weight.const),
+            problem.judge(start, differentiate=True),
+            self._begin(problem, penalty.const),
             self._step,
             steps=self.steps,
-            best=none_near(problem),
+            best=Nearest.empty(problem.x),
             finished=lambda _, curve: curve.closed,
-            advance=advance,
         )
 
     def _begin(self, problem: Problem, const: Tensor) -> _Curve:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-from advkit.attacks.engine.budget import BALLS, BudgetAttack
+from advkit.attacks.engine.budget import BALLS, BudgetAttack, check_restarts, check_step_size
 from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best
-from advkit.attacks.engine.steepest_ascent import Ascent, constant, shrinking
+from advkit.attacks.engine.steepest_ascent import Ascent, step_schedule
 from advkit.core import checks
-from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm
 
 
@@ -54,7 +52,7 @@ class PGD(BudgetAttack):
         TypeError: a value has the wrong type.
 
     Example:
-        >>> import torch
+        >>> from torch import Tensor
         >>> from advkit import attacks
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
@@ -76,31 +74,23 @@ class PGD(BudgetAttack):
         super().__post_init__()
         checks.one_of("norm", self.norm, BALLS)
         checks.whole("steps", self.steps, at_least=1)
-        if self.step_size is not None:
-            checks.positive("step_size", self.step_size)
-        checks.whole("restarts", self.restarts, at_least=1)
-        checks.flag("random_start", self.random_start)
-        if self.restarts > 1 and not self.random_start:
-            raise ValueError("restarts must be 1 without random_start: all runs would be the same")
+        check_step_size(self.step_size)
+        check_restarts(self.restarts, self.random_start)
         checks.not_negative("momentum", self.momentum)
         checks.whole("seed", self.seed)
         checks.flag("progress", self.progress)
 
-    def _search(self, problem: Problem) -> Best:
-        eps = checks.budget(self.eps, problem.x)
-        if self.step_size is None:
-            lengths = shrinking(eps, self.steps)
-        else:
-            lengths = constant(torch.full_like(eps, self.step_size), self.steps)
-        ascent = Ascent(
+    def _ascent(self, eps: Tensor) -> Ascent:
+        return Ascent(
             norm=self.norm,
             eps=eps,
-            lengths=lengths,
+            lengths=step_schedule(eps, self.steps, self.step_size),
             momentum=self.momentum,
             random_start=self.random_start,
             restarts=self.restarts,
             seed=self.seed,
             stop=self._stop,
         )
-        with progress_bar("PGD", self.restarts * self.steps, self.progress) as advance:
-            return ascent.search(problem, advance)
+
+    def _total_steps(self, problem: Problem) -> int:
+        return self.restarts * self.steps

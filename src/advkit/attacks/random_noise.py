@@ -10,10 +10,12 @@ from torch import Tensor
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best, nothing_yet
+from advkit.attacks.engine.random_start import random_start
+from advkit.attacks.engine.records import Best, evaluate_clean
+from advkit.attacks.engine.rows import write
 from advkit.core import checks
 from advkit.core.norms import Norm, normalize, per_sample
-from advkit.core.randomness import normal, salt_and_pepper, sample_keys, uniform_in_ball
+from advkit.core.randomness import normal, salt_and_pepper, sample_keys
 
 Kind = Literal["uniform", "gaussian", "salt_and_pepper"]
 NORMS: dict[Kind, tuple[Norm, ...]] = {
@@ -73,27 +75,29 @@ class RandomNoise(BlackBoxAttack):
 
     def _search(self, problem: Problem) -> Best:
         eps = checks.budget(self.eps, problem.x)
-        best = nothing_yet(problem)
+        best = Best.unjudged(problem.x)
         if self.stop != "never":
-            at = problem.judge(problem.x, differentiate=False, first=True)
-            best.put(problem.rows[at.success], Best(at.x_adv, at.shortfall).take(at.success))
+            evaluate_clean(problem, best)
         for restart in range(self.restarts):
             rows = problem.rows[~best.success]
             if not len(rows):
                 break
             part = problem.take(rows)
-            keys = sample_keys(part.x, part.model.bounds, self.seed, restart)
-            x_adv = part.inside(part.clip(self._noisy(part, keys, eps[rows])), eps[rows])
+            x_adv = self._draw(part, eps[rows], restart)
             first = self.stop == "never" and restart == 0
             at = part.judge(x_adv, differentiate=False, first=first)
-            best.put(rows, Best(x_adv, at.shortfall))
+            write(best, rows, Best(x_adv, at.shortfall))
         return best
 
-    def _noisy(self, problem: Problem, keys: Tensor, eps: Tensor) -> Tensor:
-        x = problem.x
+    def _draw(self, problem: Problem, eps: Tensor, restart: int) -> Tensor:
+        """Return the inputs with the noise of one restart, cut to ball and bounds."""
+        if self.kind == "uniform":
+            return random_start(problem, eps, self.seed, restart)
+        x, bounds = problem.x, problem.model.bounds
+        keys = sample_keys(x, bounds, self.seed, restart)
         if self.kind == "salt_and_pepper":
-            return salt_and_pepper(keys, eps, x, problem.model.bounds)
-        if self.kind == "gaussian":
+            noisy = salt_and_pepper(keys, eps, x, bounds)
+        else:
             noise = normalize(normal(keys, x[:1].numel(), x.dtype), "l2").view(x.shape)
-            return x + noise * per_sample(eps, x)
-        return x + uniform_in_ball(keys, eps, self.norm, x)
+            noisy = x + noise * per_sample(eps, x)
+        return problem.inside(problem.clip(noisy), eps)

@@ -13,9 +13,9 @@ from torch import Tensor
 from advkit.attacks.engine.black_box import BlackBoxAttack, ByScores, by_scores
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best, nothing_yet
+from advkit.attacks.engine.records import Best, evaluate_clean
+from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
-from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, sample_keys, uniform
 from advkit.core.tensors import wide
@@ -104,25 +104,26 @@ class Square(BlackBoxAttack):
         eps = checks.budget(self.eps, problem.x)
         keys = sample_keys(problem.x, problem.model.bounds, self.seed)
         change = _linf_change if self.norm == "linf" else _l2_change
-        at = problem.judge(problem.x, differentiate=False, first=True)
-        best = nothing_yet(problem)  # the first pattern is taken even if the input were better
-        best.put(problem.rows[at.success], Best(at.x_adv, at.shortfall).take(at.success))
+        best = Best.unjudged(problem.x)  # the first pattern is taken even if the input were better
+        evaluate_clean(problem, best)
         rounds = self.queries - int(problem.ledger.forward.max()) - 1  # the last look is one too
         open_rows = torch.arange(len(keys), device=keys.device)
-        with progress_bar("Square", rounds, self.progress) as advance:
-            for i in range(rounds):
-                if self.stop != "never":
-                    open_rows = open_rows[~best.success[open_rows]]
-                if not len(open_rows):
-                    break
-                part, found = problem.take(open_rows), best.take(open_rows)
-                box = _Box(i, self._part(i), derived_keys(keys[open_rows], i))
-                x_adv = part.inside(change(part, found.x_adv, eps[open_rows], box), eps[open_rows])
-                at = part.judge(x_adv, differentiate=False)
-                better = at.shortfall <= found.shortfall
-                best.put(open_rows[better], Best(x_adv, at.shortfall).take(better))
-                advance(1)
+        for i in range(rounds):
+            if self.stop != "never":
+                open_rows = open_rows[~best.success[open_rows]]
+            if not len(open_rows):
+                break
+            part, found = problem.take(open_rows), take(best, open_rows)
+            box = _Box(i, self._part(i), derived_keys(keys[open_rows], i))
+            x_adv = part.inside(change(part, found.x_adv, eps[open_rows], box), eps[open_rows])
+            at = part.judge(x_adv, differentiate=False)
+            better = at.shortfall <= found.shortfall
+            write(best, open_rows[better], take(Best(x_adv, at.shortfall), better))
+            problem.ledger.advance(1)
         return best
+
+    def _total_steps(self, problem: Problem) -> int:
+        return self.queries
 
     def _part(self, i: int) -> float:
         """The share of the features that the box of round `i` covers."""

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best, Nearest, none_near, unjudged
+from advkit.attacks.engine.records import Best, Nearest
+from advkit.attacks.engine.rows import write
 from advkit.core.attack_options import stopping
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
@@ -72,16 +73,18 @@ class Transfer(BlackBoxAttack):
         goal = {"target": labels} if problem.goal.targeted else {"y": labels}
         found = stopping(self.attack, "never").run(surrogate, problem.x, **goal)
         problem.ledger.blind |= found.no_gradient
-        return unjudged(found.x_adv)
+        return Best.unjudged(found.x_adv)
 
-    def _nothing(self, problem: Problem) -> Nearest:
-        return none_near(problem)  # a budget attack asks once: all of it is judged, or nothing
+    def _empty_record(self, problem: Problem) -> Nearest:
+        return Nearest.empty(
+            problem.x
+        )  # a budget attack asks once: all of it is judged, or nothing
 
-    def _last_look(self, problem: Problem, best: Best) -> Best:
-        at = problem.judge(best.x_adv, differentiate=False, first=True)
+    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
+        at = problem.judge(found.x_adv, differentiate=False, first=True)
         seen = Best(at.x_adv, at.shortfall)
         failed = (~seen.success).nonzero().flatten()
         if self.eps is None and len(failed):
             clean = problem.take(failed)
-            seen.put(failed, Best(clean.x, self._asked(clean, clean.x)))
+            write(seen, failed, Best(clean.x, clean.shortfall(clean.x)))
         return seen

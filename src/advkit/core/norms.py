@@ -12,6 +12,8 @@ from torch import Tensor
 from advkit.core.tensors import asynchronous
 
 Norm = Literal["l0", "l1", "l2", "linf"]
+# The dual of the norm of a distance to a plane, in which the plane's normal is measured.
+DUAL: dict[Norm, Norm] = {"l2": "l2", "linf": "l1"}
 ORDER: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}
 _FEW = 128  # features that are looked at first where only the largest matter
 

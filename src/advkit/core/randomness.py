@@ -128,6 +128,24 @@ def uniform_in_ball(keys: Tensor, eps: Tensor, norm: Norm, like: Tensor) -> Tens
     return (point.view_as(like) * per_sample(eps, like)).to(like.dtype)
 
 
+def uniform_noise(
+    x: Tensor, eps: Tensor, norm: Norm, bounds: tuple[float, float], *words: int
+) -> Tensor:
+    """Return `x` plus a point drawn uniformly from the volume of each sample's ball.
+
+    Args:
+        x: `(n, *features)` within `bounds`.
+        eps: radius of each ball, `(n,)`.
+        norm: `"linf"`, `"l2"` or `"l1"`.
+        bounds: lower and upper end of the box; the noisy points may lie outside.
+        words: any integers (seed, restart, ...), see `sample_keys`.
+
+    Returns:
+        `(n, *features)`.
+    """
+    return x + uniform_in_ball(sample_keys(x, bounds, *words), eps, norm, x)
+
+
 def salt_and_pepper(keys: Tensor, counts: Tensor, x: Tensor, bounds: tuple[float, float]) -> Tensor:
     """`x` with random features of each sample at the lower or the upper bound.
 

@@ -12,16 +12,18 @@ from advkit import QueryBudgetExceeded, QueryCounter, attacks
 from advkit import eval as rob
 from advkit.attacks.adaptive import feature_matching
 from advkit.attacks.adaptive.feature_matching import FeatureMatching, _Matching, _shares
-from advkit.attacks.adaptive.guarded_attack import Clean, _without, alarm, approach, nearest_clean
+from advkit.attacks.adaptive.guarded_attack import Clean, nearest_clean
 from advkit.attacks.adaptive.joint_carlini_wagner import (
     JointCarliniWagner,
     _begun,
     _fresh,
     _Penalty,
 )
+from advkit.attacks.adaptive.joint_problem import _without, alarm
 from advkit.attacks.adaptive.selective_pgd import SelectivePGD
+from advkit.attacks.engine.boundary import bisect_to_boundary
 from advkit.attacks.engine.goal import Goal
-from advkit.attacks.engine.records import Nearest, none_near
+from advkit.attacks.engine.records import Nearest
 from advkit.core.norms import lp_norm
 from advkit.detectors.guard import Guard
 from advkit.models import REJECTED
@@ -347,7 +349,7 @@ def test_the_course_is_that_of_the_nearest_class(x):
         guard = Guard(nn.Identity(), Ball(0.1, centres=centres), 0.0)
         attack = JointCarliniWagner(steps=40, candidates=2)
         joint, at = begun(attack, guard, x[y == 0], y[y == 0])
-        nearest, course, left = attack._towards_each(joint, at, lambda _: None)
+        nearest, course, left = attack._towards_each(joint, at)
         assert left == 5
         assert nearest.success.all()
         assert (course.heading == chosen).all()
@@ -361,7 +363,7 @@ def test_a_natural_image_that_is_nearest_sets_the_course():
     attack = JointCarliniWagner(natural=centres[2:])
     joint, _ = begun(attack, guard, x[y == 0], y[y == 0])
     fresh = _begun(y[y == 1], x[:2, 0], torch.ones(2, 2, dtype=x.dtype))
-    nearest, course = attack._from_natural(joint, none_near(joint), fresh)
+    nearest, course = attack._from_natural(joint, Nearest.empty(joint.x), fresh)
     assert nearest.success.all()
     assert course.heading.tolist() == [2, 2]
     assert (course.const != 1).all()
@@ -408,7 +410,7 @@ def test_bisection_stops_at_the_boundary(x, y):
     nearest = Nearest(outer, torch.full_like(x[:, 0], -0.1), look.distance(outer))
     nearest.shortfall[0] = math.inf
     expected = nearest_in_ball(x, 0.1) / lp_norm(x - CENTRES[1], "l2")
-    found = approach(look, nearest, 12)
+    found = bisect_to_boundary(look, nearest, 12)
     share = found.distance / lp_norm(x - CENTRES[1], "l2")
     assert share[0] == 1
     assert (share[1:] >= expected[1:] - 1e-9).all()

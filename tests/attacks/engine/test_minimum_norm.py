@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from advkit import TorchClassifier, attacks
-from advkit.attacks.engine import constant_search, minimum_norm
-from advkit.attacks.engine.minimum_norm import polish
+from advkit.attacks.engine import constant_search
+from advkit.attacks.engine.boundary import OUTWARD_FACTORS, refine_to_boundary
 from advkit.attacks.engine.records import Nearest
 from tests.toys import Halfspace, convnet, images
 
@@ -34,7 +34,7 @@ def test_one_step_finds_the_first_of_several_boundaries():
     """Of three classes the one that is passed first, though another leads at the end."""
     x = torch.zeros(2, 1, dtype=torch.float64)
     problem, logits = segment(lambda t: torch.stack([6 - t, t, 4 * t - 12, 0 * t], 1), x)
-    found = polish(problem, x, logits, success_at(problem, 9.0), 1)
+    found = refine_to_boundary(problem, x, logits, success_at(problem, 9.0), 1)
     torch.testing.assert_close(found.distance, torch.full((2,), 3.0).double(), rtol=2e-3, atol=0)
     assert found.success.all()
 
@@ -45,14 +45,14 @@ def test_a_target_needs_the_last_of_several_boundaries():
     problem, logits = segment(
         lambda t: torch.stack([6 - t, t, 4 + 0 * t, 0 * t], 1), x, target=target
     )
-    found = polish(problem, x, logits, success_at(problem, 9.0), 1)
+    found = refine_to_boundary(problem, x, logits, success_at(problem, 9.0), 1)
     torch.testing.assert_close(found.distance, torch.full((2,), 4.0).double(), rtol=2e-3, atol=0)
 
 
 def test_the_confidence_is_kept():
     x = torch.zeros(1, 1, dtype=torch.float64)
     problem, logits = segment(lambda t: torch.stack([6 - t, t], 1), x, confidence=2.0)
-    found = polish(problem, x, logits, success_at(problem, 9.0), 1)
+    found = refine_to_boundary(problem, x, logits, success_at(problem, 9.0), 1)
     torch.testing.assert_close(found.distance, torch.tensor([4.0]).double(), rtol=2e-3, atol=0)
 
 
@@ -60,7 +60,8 @@ def test_bends_take_more_steps():
     x = torch.zeros(1, 1, dtype=torch.float64)
     problem, logits = segment(lambda t: torch.stack([9 + 0 * t, t**2], 1), x)
     far = [
-        float(polish(problem, x, logits, success_at(problem, 9.0), k).distance) for k in range(9)
+        float(refine_to_boundary(problem, x, logits, success_at(problem, 9.0), k).distance)
+        for k in range(9)
     ]
     assert far[0] == 9
     assert far[8] == pytest.approx(3, rel=1e-2)
@@ -74,7 +75,7 @@ def test_what_is_no_success_and_what_begins_as_one_stay_as_they_are():
     nearest = success_at(problem, 2.0)  # no success
     nearest = Nearest(nearest.x_adv, nearest.shortfall, torch.tensor([torch.inf, 2.0]))
     before = problem.ledger.forward.clone()
-    assert polish(problem, x, logits, nearest, 3) is nearest
+    assert refine_to_boundary(problem, x, logits, nearest, 3) is nearest
     assert torch.equal(problem.ledger.forward, before)
 
 
@@ -83,7 +84,7 @@ def test_a_tie_is_no_reason_to_stop():
     x = torch.full((1, 1), 3.0, dtype=torch.float64)
     problem, logits = segment(lambda t: torch.stack([6 - t, t], 1), x)
     assert not problem.judge(x, differentiate=False).success
-    found = polish(problem, x, logits, success_at(problem, 5.0), 2)
+    found = refine_to_boundary(problem, x, logits, success_at(problem, 5.0), 2)
     assert found.distance < 0.05
 
 
@@ -161,8 +162,8 @@ def test_no_more_passes_than_the_schedule_allows(kind):
         queries = attack.run(net, x).queries
         looks = min(candidates, search_steps)  # at the slope to each class
         assert (queries.backward <= search_steps * steps + looks).all()
-        most = search_steps * (steps + 1 + 1 + constant_search._POLISH) + looks
-        rest = 2 + 1 + len(minimum_norm._FURTHER)  # the label and the first look; the last ones
+        most = search_steps * (steps + 1 + 1 + constant_search._REFINE_STEPS) + looks
+        rest = 2 + 1 + len(OUTWARD_FACTORS)  # the label and the first look; the last ones
         again = queries.backward  # passes of the few that go on, see `Problem.narrow`
         assert (queries.forward <= most + rest + again).all()
 

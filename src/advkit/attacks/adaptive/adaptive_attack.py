@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advkit.attacks.adaptive.guarded_model import behind_guards
 from advkit.attacks.engine.black_box import BlackBoxAttack, ByLabels
 from advkit.attacks.engine.budget import BudgetAttack
 from advkit.attacks.engine.problem import Judged, Ledger, Problem
-from advkit.attacks.engine.records import Best, nothing_yet
+from advkit.attacks.engine.records import Best, evaluate_clean
+from advkit.attacks.engine.rows import write
 from advkit.core import checks
 from advkit.core.attack_options import part_of, with_seed
 from advkit.core.losses import Loss, LossName, check_loss, get_loss, margin
 from advkit.core.norms import Norm
-from advkit.models import DifferentiableClassifier, as_classifier, as_differentiable
+from advkit.models import as_classifier, as_differentiable
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -108,9 +110,8 @@ class Adaptive(BlackBoxAttack):
 
     def _search(self, problem: Problem) -> Best:
         checks.budget(self.eps, problem.x)  # climbs see only their part of it
-        at = problem.judge(problem.x, differentiate=False, first=True)
-        best = nothing_yet(problem)
-        best.put(problem.rows[at.success], Best(at.x_adv, at.shortfall).take(at.success))
+        best = Best.unjudged(problem.x)
+        evaluate_clean(problem, best)
         for restart in range(self.restarts):
             for loss in self.losses:
                 rows = problem.rows[~best.success]
@@ -118,7 +119,7 @@ class Adaptive(BlackBoxAttack):
                     return best
                 part = problem.take(rows)
                 at = part.judge(self._candidates(part, loss, restart), differentiate=False)
-                best.put(rows, Best(at.x_adv, at.shortfall))
+                write(best, rows, Best(at.x_adv, at.shortfall))
         return best
 
     def _candidates(self, part: Problem, loss: LossName | Loss, restart: int) -> Tensor:
@@ -128,7 +129,7 @@ class Adaptive(BlackBoxAttack):
         attack = dataclasses.replace(attack, stop="never")
         climb = _climb(part, get_loss(loss))
         try:
-            return attack._search(climb).x_adv
+            return attack.search(climb).x_adv
         finally:  # a query budget may end it, and what was sent is sent
             part.ledger.forward[part.rows] += climb.ledger.forward
             part.ledger.backward[part.rows] += climb.ledger.backward
@@ -140,7 +141,8 @@ class _Guarded(ByLabels):
 
     def __init__(self, guard: Any) -> None:
         super().__init__(guard)
-        self.climbed = _differentiable(guard)
+        inner, _ = behind_guards(guard)
+        self.climbed = as_differentiable(inner, "Adaptive")
 
 
 class _Climb(Problem):
@@ -165,14 +167,3 @@ def _climb(part: Problem, loss: Loss) -> _Climb:
     n, device = len(part.x), part.x.device
     rows, ledger = torch.arange(n, device=device), Ledger(n, device)
     return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, ledger)
-
-
-def _differentiable(guard: Any) -> DifferentiableClassifier:
-    """What has the logits: `guard` itself, or the model that it guards.
-
-    Raises:
-        TypeError: nothing that it is around has any.
-    """
-    while not callable(getattr(guard, "logits", None)) and hasattr(guard, "model"):
-        guard = guard.model  # perhaps a counter's, whose guard is next
-    return as_differentiable(guard, "Adaptive")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from advkit.attacks.adaptive.guarded_attack import GuardedAttack, Joint, climb, nearest_clean
-from advkit.attacks.engine.budget import BALLS
+from advkit.attacks.adaptive.guarded_attack import GuardedAttack, nearest_clean
+from advkit.attacks.adaptive.joint_problem import Joint
+from advkit.attacks.engine.budget import BALLS, check_step_size
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Best, nothing_yet
-from advkit.attacks.engine.steepest_ascent import Ascent, constant, shrinking
+from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.steepest_ascent import Ascent, step_schedule
 from advkit.core import checks
-from advkit.core.batching import progress_bar
 from advkit.core.norms import Norm
 
 
@@ -110,35 +110,26 @@ class FeatureMatching(GuardedAttack):
         checks.eps(self.eps)
         checks.one_of("norm", self.norm, BALLS)
         checks.whole("steps", self.steps, at_least=1)
-        if self.step_size is not None:
-            checks.positive("step_size", self.step_size)
+        check_step_size(self.step_size)
         checks.whole("candidates", self.candidates, at_least=1)
         checks.flag("progress", self.progress)
 
     def _search(self, problem: Problem) -> Best:
         seen = self._joint(_Seen, problem)
         eps = checks.budget(self.eps, problem.x)
-        if self.step_size is None:
-            lengths = shrinking(eps, self.steps)
-        else:
-            lengths = constant(torch.full_like(eps, self.step_size), self.steps)
+        lengths = step_schedule(eps, self.steps, self.step_size)
         ascent = Ascent(norm=self.norm, eps=eps, lengths=lengths, stop="first")
         at = seen.judge(seen.x, differentiate=False, first=True)
-        best = nothing_yet(seen).improved(seen, at)
-        total = 2 * self.candidates * self.steps
-        with progress_bar("FeatureMatching", total, self.progress) as advance:
-            if not best.success.all():
-                self._follow(problem, seen, at, ascent, best, advance)
+        best = Best.unjudged(seen.x).improved(seen, at)
+        if not best.success.all():
+            self._follow(problem, seen, at, ascent, best)
         return best
 
+    def _total_steps(self, problem: Problem) -> int:
+        return 2 * self.candidates * self.steps
+
     def _follow(
-        self,
-        problem: Problem,
-        seen: _Seen,
-        at: Judged,
-        ascent: Ascent,
-        best: Best,
-        advance: Callable[[int], None],
+        self, problem: Problem, seen: _Seen, at: Judged, ascent: Ascent, best: Best
     ) -> None:
         """Go for one guide after another, and write what is better into `best`."""
         clean = self._clean(seen)
@@ -158,9 +149,9 @@ class FeatureMatching(GuardedAttack):
                 rows = (exists & ~best.success).nonzero().flatten()
                 if not len(rows):
                     break
-                found = climb(ascent, matching.take(rows), start[rows], advance)
+                found = ascent.search_from(matching.take(rows), start[rows])
                 better = found.shortfall < best.shortfall[rows]
-                best.put(rows[better], found.take(better))
+                write(best, rows[better], take(found, better))
 
 
 def _shares(gap: Tensor, width: int) -> Tensor:

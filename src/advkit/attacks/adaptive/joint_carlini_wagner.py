@@ -3,45 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from advkit.attacks.adaptive.guarded_attack import (
-    GuardedAttack,
-    Joint,
-    TwoGoals,
-    approach,
-    nearest_clean,
-    recast,
-    towards,
+from advkit.attacks.adaptive.guarded_attack import GuardedAttack, nearest_clean
+from advkit.attacks.adaptive.joint_problem import Joint, TwoGoals, recast, towards
+from advkit.attacks.engine.black_box import warn_of_random_labels
+from advkit.attacks.engine.boundary import bisect_to_boundary, move_outward
+from advkit.attacks.engine.box_adam import BoxAdam
+from advkit.attacks.engine.constant_search import (
+    CLOSE,
+    FINER,
+    MAX_CONST,
+    WIDER,
+    Bracket,
+    PenaltyState,
+    warm_start,
 )
-from advkit.attacks.carlini_wagner import CarliniWagnerL2
-from advkit.attacks.engine.constant_search import Weight
-from advkit.attacks.engine.minimum_norm import first_look, rivals
+from advkit.attacks.engine.minimum_norm import candidates
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Best, Nearest, none_near, write
+from advkit.attacks.engine.records import Best, Nearest, evaluate_clean
+from advkit.attacks.engine.rows import choose, take, write
 from advkit.core import checks
-from advkit.core.batching import progress_bar
 from advkit.core.losses import margin
 from advkit.core.norms import Norm, lp_norm, per_sample
 from advkit.core.tensors import wide
 
 _AMPLE = 4.0  # the first constants, as a multiple of what would balance a linear detector
-_GROWTH = 10.0  # of a constant whose term was not met
-_MOST = 1e30  # of a constant, so that its products stay finite
-_STUCK = 0.9  # a bracket from more than this share of its upper end is closed
-_INSIDE = 0.98  # share of the way to the nearest success where a round begins
-_FINER = 0.2  # how much shorter the way to the best point is from the nearest success
-_WIDER = 2.0  # and how much longer than expected without a success so far
 _HALVINGS = 10
 _TRIES = 2  # rounds for each class before the best of them is chosen
 _WEAK = 1000  # the article's constant of the detector, as a multiple of the first of the class
-# Where a success goes, as a multiple of its perturbation, while the guard does not confirm it.
-_FURTHER = (1 + 2**-10, 1 + 2**-7, 1 + 2**-4)
 
 
 class _Unmet(NamedTuple):
@@ -84,11 +78,6 @@ class _Course(NamedTuple):
     high: Tensor  # (n, 2)
     least: Tensor  # (n,), what was missing at the best iterate
 
-    def where(self, better: Tensor, other: _Course) -> _Course:
-        """This where bool `better` `(n,)` is true, else the `other`."""
-        pairs = zip(self, other, strict=True)
-        return _Course(*(torch.where(per_sample(better, a), a, b) for a, b in pairs))
-
     def after(self, success: Tensor, unmet: Tensor, free: Tensor) -> _Course:
         """The constants to try next.
 
@@ -99,14 +88,12 @@ class _Course(NamedTuple):
         """
         lowered = success[:, None] & free
         raised = ~success[:, None] & unmet & free
-        low = torch.where(raised, self.const, self.low)
-        high = torch.where(lowered, self.const, self.high)
+        bracket = Bracket(self.const, self.low, self.high).narrowed(lowered, raised)
         if free.all():  # what was enough beside another constant may not be enough beside this one
-            high = torch.where(raised & (low > _STUCK * high), math.inf, high)
-        larger = (_GROWTH * self.const).clamp_max(_MOST)
-        tried = torch.where(high.isinf(), larger, (low + high) / 2)
-        const = torch.where(lowered | raised, tried, self.const)
-        return self._replace(const=const, low=low, high=high)
+            closed = raised & (bracket.low > CLOSE * bracket.high)
+            bracket = bracket._replace(high=torch.where(closed, math.inf, bracket.high))
+        const = torch.where(lowered | raised, bracket.next(), self.const)
+        return self._replace(const=const, low=bracket.low, high=bracket.high)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -200,79 +187,80 @@ class JointCarliniWagner(GuardedAttack):
         if self.published and (self.natural is not None or self.room):
             raise ValueError("natural and room must not be given with published=True: it has none")
 
-    def _nothing(self, problem: Problem) -> Nearest:
-        return none_near(problem)
+    def _empty_record(self, problem: Problem) -> Nearest:
+        return Nearest.empty(problem.x)
 
-    def _search(self, problem: Problem) -> Best:
+    def _total_steps(self, problem: Problem) -> int:
+        return self.search_steps * self.steps
+
+    def _search(self, problem: Problem) -> Nearest:
         weight, unmet = _fresh(problem, wide(problem.x).new_ones(len(problem.x), 2))
         goal = replace(problem.goal, confidence=self.confidence)
         joint = self._joint(
             _Penalty, problem, goal=goal, room=self.room, weight=weight, unmet=unmet
         )
-        nearest, at = first_look(joint)
+        nearest = self._empty_record(joint)
+        at = evaluate_clean(joint, nearest)
         rows = (~nearest.success).nonzero().flatten()
         if len(rows):
-            total = self.search_steps * self.steps
-            with progress_bar("JointCarliniWagner", total, self.progress) as advance:
-                search = self._as_published if self.published else self._search_both
-                nearest.put(rows, search(joint.take(rows), at.take(rows), advance))
-        return Best(nearest.x_adv, nearest.shortfall)
+            search = self._as_published if self.published else self._search_both
+            write(nearest, rows, search(joint.take(rows), at.take(rows)))
+        return nearest
 
-    def _as_published(self, joint: _Penalty, at: Judged, advance: Callable[[int], None]) -> Nearest:
+    def _as_published(self, joint: _Penalty, at: Judged) -> Nearest:
         """Round after round from the input, whichever class is best, with one constant fixed."""
-        nearest = none_near(joint)
+        nearest = Nearest.empty(joint.x)
         first = self.initial_const or 1e-3
         const = wide(joint.x).new_tensor([first, _WEAK * first]).expand(len(joint.x), 2)
         course = _begun(joint.goal.labels, torch.ones_like(nearest.distance), const)
         free = torch.tensor([True, False], device=const.device)
         for _ in range(self.search_steps):
-            found, _ = self._round(joint, course, joint.x, course.reach, advance)
+            found, _ = self._round(joint, course, joint.x, course.reach)
             nearest = nearest.nearer(found)
             course = course.after(found.success, torch.ones_like(const, dtype=torch.bool), free)
         return nearest
 
-    def _search_both(self, joint: _Penalty, at: Judged, advance: Callable[[int], None]) -> Nearest:
+    def _search_both(self, joint: _Penalty, at: Judged) -> Nearest:
         """Class after class from the input, then on from the nearest success."""
-        nearest, course, rounds = self._towards_each(joint, at, advance)
+        nearest, course, rounds = self._towards_each(joint, at)
         nearest, course = self._from_natural(joint, nearest, course)
         for _ in range(rounds):
-            nearest, course = self._onward(joint, nearest, course, advance)
+            nearest, course = self._onward(joint, nearest, course)
         return nearest
 
-    def _towards_each(
-        self, joint: _Penalty, at: Judged, advance: Callable[[int], None]
-    ) -> tuple[Nearest, _Course, int]:
+    def _towards_each(self, joint: _Penalty, at: Judged) -> tuple[Nearest, _Course, int]:
         """Some rounds for each of the likeliest classes; the best course, and how many are left."""
-        classes = rivals(at, joint, min(self.candidates, self.search_steps))
+        classes = candidates(at, joint, min(self.candidates, self.search_steps))
         headings = classes or [joint.goal.labels]
         tries = max(1, min(_TRIES, self.search_steps // len(headings)))
-        nearest = none_near(joint)
+        nearest = Nearest.empty(joint.x)
         blank = wide(joint.x).new_ones(len(joint.x), 2)
         course = _begun(headings[0], blank[:, 0], blank)
         for heading in headings:
-            found, tried = none_near(joint), self._linear(towards(joint, heading))
+            found, tried = Nearest.empty(joint.x), self._linear(towards(joint, heading))
             for _ in range(tries):
-                found, tried = self._onward(joint, found, tried, advance)
+                found, tried = self._onward(joint, found, tried)
             better = found.distance < nearest.distance
             better |= ~found.success & ~nearest.success & (tried.least < course.least)
-            course, nearest = tried.where(better, course), nearest.nearer(found)
+            course = _Course(*choose(better, tried, course))
+            nearest = nearest.nearer(found)
         return nearest, course, self.search_steps - tries * len(headings)
 
     def _onward(
-        self, joint: _Penalty, nearest: Nearest, course: _Course, advance: Callable[[int], None]
+        self, joint: _Penalty, nearest: Nearest, course: _Course
     ) -> tuple[Nearest, _Course]:
         """One more round, from the nearest successes or the inputs."""
         part = towards(joint, course.heading)
         lower, upper = part.model.bounds
-        # from just inside the boundary, so that a success is the doing of these constants
-        start = part.x.lerp(nearest.x_adv, _INSIDE)
-        far = torch.where((course.low > 0).any(1), _WIDER, 1) * course.reach
-        near = _FINER * nearest.distance.to(far) / (upper - lower)
+        far = torch.where((course.low > 0).any(1), WIDER, 1) * course.reach
+        near = FINER * nearest.distance.to(far) / (upper - lower)
         reach = torch.where(nearest.success, near, far)
-        found, unmet = self._round(part, course, start, reach, advance)
+        found, unmet = self._round(part, course, warm_start(part, nearest), reach)
         both = torch.ones(2, dtype=torch.bool, device=part.x.device)
         course = course.after(found.success, unmet.terms > 0, both)
-        return nearest.nearer(approach(part, found, _HALVINGS)), course._replace(least=unmet.least)
+        return nearest.nearer(bisect_to_boundary(part, found, _HALVINGS)), course._replace(
+            least=unmet.least
+        )
 
     def _from_natural(
         self, joint: _Penalty, nearest: Nearest, course: _Course
@@ -287,28 +275,23 @@ class JointCarliniWagner(GuardedAttack):
             chosen = index[rows]
             part = towards(joint.take(rows), clean.labels[chosen])
             at = part.judge(clean.x[chosen], differentiate=False)
-            found = approach(part, none_near(part).improved(part, at), _HALVINGS)
+            found = bisect_to_boundary(part, Nearest.empty(part.x).improved(part, at), _HALVINGS)
             better = found.distance < nearest.distance[rows]
             if better.any():
                 fresh = self._linear(part.take(better))
                 write(course, rows[better], fresh)
-                nearest.put(rows[better], found.take(better))
+                write(nearest, rows[better], take(found, better))
         return nearest, course
 
     def _round(
-        self,
-        joint: _Penalty,
-        course: _Course,
-        start: Tensor,
-        reach: Tensor,
-        advance: Callable[[int], None],
+        self, joint: _Penalty, course: _Course, start: Tensor, reach: Tensor
     ) -> tuple[Nearest, _Unmet]:
         """The nearest successes of one descent from `start`, and what its best iterates lack."""
         weight, unmet = _fresh(joint, course.const)
         part = replace(joint, weight=weight, unmet=unmet)
         one = torch.ones_like(reach)
-        adam = CarliniWagnerL2(steps=self.steps, lr=self.lr, published=self.published)
-        found = adam._descend(part, start, Weight(one, torch.zeros_like(one), reach), advance)
+        adam = BoxAdam(steps=self.steps, lr=self.lr, published=self.published)
+        found = adam.descend(part, start, PenaltyState(one, torch.zeros_like(one), reach))
         return found, _Unmet(*(v[joint.rows] for v in unmet))
 
     def _linear(self, part: _Penalty) -> _Course:
@@ -323,30 +306,17 @@ class JointCarliniWagner(GuardedAttack):
         steep = (slope > 0) & slope.isfinite()
         reach = torch.where(steep, gap.clamp_min(0).to(slope) / slope, 0).amax(1)
         reach = torch.where(reach > 0, reach, 1).clamp_max(math.sqrt(part.x[0].numel()))
-        const = torch.where(steep, _AMPLE * reach[:, None] / slope, 1).clamp_max(_MOST)
+        const = torch.where(steep, _AMPLE * reach[:, None] / slope, 1).clamp_max(MAX_CONST)
         if self.initial_const is not None:
             const = torch.full_like(const, self.initial_const)
         return _begun(part.goal.labels, reach, const)
 
-    def _last_look(self, problem: Problem, best: Best) -> Best:
-        last = super()._last_look(problem, self._confirmed(problem, best))
+    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
+        verified = Best(found.x_adv, problem.shortfall(found.x_adv))
+        last = move_outward(problem, found, verified)
+        warn_of_random_labels(found, last)
         x_adv = torch.where(per_sample(last.success, last.x_adv), last.x_adv, problem.x)
         return Best(x_adv, last.shortfall)
-
-    def _confirmed(self, problem: Problem, best: Best) -> Best:
-        """`best`, a little further out where the guard does not say what was found.
-
-        These points lie on the boundary, and a batch of another size rounds differently.
-        """
-        x_adv, seen = best.x_adv.clone(), self._asked(problem, best.x_adv)
-        for factor in _FURTHER:
-            lost = (best.success & ~(seen <= 0)).nonzero().flatten()
-            if not len(lost):
-                break
-            part = problem.take(lost)
-            x_adv[lost] = part.clip(part.x + factor * (best.x_adv[lost] - part.x))
-            seen[lost] = self._asked(part, x_adv[lost])
-        return Best(x_adv, best.shortfall)
 
 
 def _begun(heading: Tensor, reach: Tensor, const: Tensor) -> _Course:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from advkit.attacks.adaptive.guarded_attack import (
-    GuardedAttack,
-    Joint,
-    TwoGoals,
-    climb,
-    nearest_clean,
-)
-from advkit.attacks.engine.budget import BALLS
+from advkit.attacks.adaptive.guarded_attack import GuardedAttack, nearest_clean
+from advkit.attacks.adaptive.joint_problem import Joint, TwoGoals
+from advkit.attacks.engine.budget import BALLS, ascent_loss, check_restarts, check_step_size
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
-from advkit.attacks.engine.steepest_ascent import Ascent, constant, shrinking
+from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.steepest_ascent import Ascent, step_schedule
 from advkit.core import checks
-from advkit.core.batching import progress_bar
-from advkit.core.losses import Loss, LossName, check_loss, get_loss
+from advkit.core.losses import Loss, LossName, check_loss
 from advkit.core.norms import Norm
 
 
@@ -110,57 +103,45 @@ class SelectivePGD(GuardedAttack):
         checks.eps(self.eps)
         checks.one_of("norm", self.norm, BALLS)
         checks.whole("steps", self.steps, at_least=1)
-        if self.step_size is not None:
-            checks.positive("step_size", self.step_size)
+        check_step_size(self.step_size)
         checks.one_of("kind", self.kind, ("selective", "orthogonal"))
-        checks.whole("restarts", self.restarts, at_least=1)
-        checks.flag("random_start", self.random_start)
-        if self.restarts > 1 and not self.random_start:
-            raise ValueError("restarts must be 1 without random_start: all runs would be the same")
+        check_restarts(self.restarts, self.random_start)
         check_loss(self.loss)
         checks.one_of("stop", self.stop, ("first", "never", None))
         checks.whole("seed", self.seed)
         checks.flag("progress", self.progress)
 
     def _objective(self, *, targeted: bool) -> Loss:
-        if targeted and self.loss == "dlr":
-            raise ValueError("loss must not be 'dlr' with a target; 'ce' and 'margin' have targets")
-        return get_loss(self.loss)
+        return ascent_loss(self.loss, targeted=targeted)
 
     def _search(self, problem: Problem) -> Best:
         joint = self._joint(TwoGoals, problem, orthogonal=self.kind == "orthogonal")
         eps = checks.budget(self.eps, problem.x)
-        if self.step_size is None:
-            lengths = shrinking(eps, self.steps)
-        else:
-            lengths = constant(torch.full_like(eps, self.step_size), self.steps)
         ascent = Ascent(
             norm=self.norm,
             eps=eps,
-            lengths=lengths,
+            lengths=step_schedule(eps, self.steps, self.step_size),
             random_start=self.random_start,
             restarts=self.restarts,
             seed=self.seed,
             stop=self.stop or "first",
         )
-        runs = self.restarts + (self.natural is not None)
-        with progress_bar("SelectivePGD", runs * self.steps, self.progress) as advance:
-            best = ascent.search(joint, advance)
-            return self._from_natural(joint, ascent, best, advance)
+        return self._from_natural(joint, ascent, ascent.search(joint))
 
-    def _from_natural(
-        self, joint: Joint, ascent: Ascent, best: Best, advance: Callable[[int], None]
-    ) -> Best:
+    def _total_steps(self, problem: Problem) -> int:
+        return (self.restarts + (self.natural is not None)) * self.steps
+
+    def _from_natural(self, joint: Joint, ascent: Ascent, best: Best) -> Best:
         """`best`, or what is better on the way that begins towards an accepted natural image."""
         clean = self._clean(joint)
-        todo = ~best.success if ascent.stop == "first" else torch.ones_like(best.success)
+        todo = ascent.unsolved(best)
         if clean is None or not todo.any():
             return best
         part = joint.take(todo)
         places = (part.x.flatten(1), clean.x.flatten(1))
         for index, exists in nearest_clean(clean, part.goal, *places, most=1):
             open_part = part.take(exists)
-            found = climb(ascent, open_part, clean.x[index[exists]], advance)
+            found = ascent.search_from(open_part, clean.x[index[exists]])
             better = found.shortfall < best.shortfall[open_part.rows]
-            best.put(open_part.rows[better], found.take(better))
+            write(best, open_part.rows[better], take(found, better))
         return best

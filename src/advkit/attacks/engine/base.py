@@ -10,8 +10,9 @@ from torch import Tensor
 
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.problem import Ledger, Problem
-from advkit.attacks.engine.records import Best, Nearest, nothing_yet
+from advkit.attacks.engine.records import Best, Nearest
 from advkit.core import checks
+from advkit.core.batching import progress_bar
 from advkit.core.hyperparameters import call, settings
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm
@@ -29,7 +30,7 @@ class BaseAttack(ABC):
     """The door and the last judgement of every attack.
 
     A subclass is a frozen dataclass of hyper-parameters with a `norm`, a `_view` of the model and a
-    `_search`.
+    `_search`. One with a `progress` shows a bar.
     """
 
     norm: Norm
@@ -86,15 +87,23 @@ class BaseAttack(ABC):
         with torch.inference_mode(False), torch.no_grad(), hold(view):
             problem = self._problem(view, x, y, target)
             if not len(problem.x):
-                return _conclude(problem, nothing_yet(problem))
+                return _result(problem, Best.unjudged(problem.x))
             if getattr(view, "budget", None) is not None:
-                problem.ledger.kept = self._nothing(problem)
+                problem.ledger.kept = self._empty_record(problem)
             try:
-                return _conclude(problem, self._last_look(problem, self._search(problem)))
+                return _result(problem, self._verify(problem, self.search(problem)))
             except QueryBudgetExceeded as error:
                 if problem.ledger.kept is not None:
-                    error.result = _conclude(problem, self._rescued(problem, problem.ledger.kept))
+                    partial = self._partial_result(problem, problem.ledger.kept)
+                    error.result = _result(problem, partial)
                 raise
+
+    def search(self, problem: Problem) -> Best | Nearest:
+        """Return what the attack finds for a batch that is not empty, before it is verified."""
+        show = getattr(self, "progress", False)
+        with progress_bar(type(self).__name__, self._total_steps(problem), show) as advance:
+            problem.ledger.advance = advance
+            return self._search(problem)
 
     def _problem(
         self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
@@ -140,19 +149,23 @@ class BaseAttack(ABC):
         """
 
     @abstractmethod
-    def _search(self, problem: Problem) -> Best:
-        """The best iterates of a batch that is not empty."""
+    def _search(self, problem: Problem) -> Best | Nearest:
+        """Return what is found for a batch that is not empty."""
 
     @abstractmethod
-    def _last_look(self, problem: Problem, best: Best) -> Best:
-        """What is returned, as the model judges exactly that."""
+    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
+        """Evaluate once more exactly what is returned."""
 
-    def _nothing(self, problem: Problem) -> Best | Nearest:
-        """What is found before the search."""
-        return nothing_yet(problem)
+    def _total_steps(self, problem: Problem) -> int | None:
+        """Return the most steps that the progress bar can show, `None` if unknown."""
+        return None
 
-    def _rescued(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
-        """What can be returned of the iterates `kept` when a query budget ends the search."""
+    def _empty_record(self, problem: Problem) -> Best | Nearest:
+        """Return the record of a batch before the search."""
+        return Best.unjudged(problem.x)
+
+    def _partial_result(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
+        """Return what is left of the iterates `kept` when a query budget ends the search."""
         return kept
 
 
@@ -162,16 +175,16 @@ class GradientAttack(BaseAttack):
     def _view(self, model: object) -> DifferentiableClassifier:
         return as_differentiable(model, type(self).__name__)
 
-    def _last_look(self, problem: Problem, best: Best) -> Best:
-        logits = problem.logits(best.x_adv)
+    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
+        logits = problem.logits(found.x_adv)
         checks.warn_of_probabilities(logits)
         after = problem.goal.shortfall(logits)
-        _warn_of_chance(best.shortfall, after, problem.x.dtype)
-        return Best(best.x_adv, after)
+        _warn_of_chance(found.shortfall, after, problem.x.dtype)
+        return Best(found.x_adv, after)
 
 
-def _conclude(problem: Problem, best: Best | Nearest) -> AttackResult:
-    """What a reader of the result must know of the `best`, as judged last."""
+def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
+    """Return the result of the run, and warn of failures that say nothing about robustness."""
     no_gradient = problem.ledger.blind & ~best.success
     if no_gradient.any():
         checks.warn(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from advkit.attacks.engine.base import BaseAttack
 from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.records import Best, Nearest
 from advkit.core import checks
 from advkit.core.losses import Loss, margin
 from advkit.core.results import InconclusiveWarning
@@ -109,21 +109,24 @@ class BlackBoxAttack(BaseAttack):
     def _objective(self, *, targeted: bool) -> Loss:
         return margin
 
-    def _last_look(self, problem: Problem, best: Best) -> Best:
-        seen = self._asked(problem, best.x_adv)
-        changed = (seen <= 0) != best.success
-        changed &= best.shortfall.isfinite()
-        if changed.any():
-            checks.warn(
-                f"the model labelled {int(changed.sum())} of {len(changed)} inputs differently "
-                "when asked again: it is random, or its labels are not those of its highest "
-                "scores. Success is its last answer; attack its expectation instead",
-                InconclusiveWarning,
-            )
-        return Best(best.x_adv, seen)
+    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
+        verified = Best(found.x_adv, self._by_labels(problem).shortfall(found.x_adv))
+        warn_of_random_labels(found, verified)
+        return verified
 
-    def _asked(self, problem: Problem, x_adv: Tensor) -> Tensor:
-        """The shortfall of `x_adv` `(n, *features)` by the model's labels, `(n,)`; counted."""
+    def _by_labels(self, problem: Problem) -> Problem:
+        """Return `problem` as the model's labels decide it."""
         view = problem.model
-        asked = problem.through(ByLabels(view.model) if isinstance(view, ByScores) else view)
-        return problem.goal.shortfall(asked.logits(x_adv))
+        return problem.through(ByLabels(view.model)) if isinstance(view, ByScores) else problem
+
+
+def warn_of_random_labels(found: Best | Nearest, verified: Best) -> None:
+    """Warn if the model labels differently what it has labelled before."""
+    changed = (verified.success != found.success) & found.shortfall.isfinite()
+    if changed.any():
+        checks.warn(
+            f"the model labelled {int(changed.sum())} of {len(changed)} inputs differently "
+            "when asked again: it is random, or its labels are not those of its highest "
+            "scores. Success is its last answer; attack its expectation instead",
+            InconclusiveWarning,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from advkit.attacks.engine.base import GradientAttack
 from advkit.attacks.engine.loop import Stop
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.steepest_ascent import Ascent
 from advkit.core import checks
 from advkit.core.losses import Loss, LossName, check_loss, get_loss
 from advkit.models import hold
@@ -18,7 +22,7 @@ BALLS = ("linf", "l2", "l1")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class BudgetAttack(GradientAttack):
-    """A gradient attack within a ball of radius `eps`."""
+    """A gradient attack within a ball of radius `eps`; a subclass says how to climb."""
 
     eps: float | Tensor
     loss: LossName | Loss = "ce"
@@ -41,13 +45,43 @@ class BudgetAttack(GradientAttack):
         view = self._view(model)
         with torch.inference_mode(False), torch.no_grad(), hold(view):
             problem = self._problem(view, x, y, None)
-            return self._search(problem).x_adv if len(problem.x) else problem.x
+            return self.search(problem).x_adv if len(problem.x) else problem.x
+
+    @abstractmethod
+    def _ascent(self, eps: Tensor) -> Ascent:
+        """Return the ascent in balls of radius `eps` `(n,)`."""
+
+    def _search(self, problem: Problem) -> Best:
+        return self._ascent(checks.budget(self.eps, problem.x)).search(problem)
 
     @property
     def _stop(self) -> Stop:
         return self.stop or "first"
 
     def _objective(self, *, targeted: bool) -> Loss:
-        if targeted and self.loss == "dlr":
-            raise ValueError("loss must not be 'dlr' with a target; 'ce' and 'margin' have targets")
-        return get_loss(self.loss)
+        return ascent_loss(self.loss, targeted=targeted)
+
+
+def ascent_loss(loss: LossName | Loss, *, targeted: bool) -> Loss:
+    """Return the loss to climb.
+
+    Raises:
+        ValueError: it has no targeted form.
+    """
+    if targeted and loss == "dlr":
+        raise ValueError("loss must not be 'dlr' with a target; 'ce' and 'margin' have targets")
+    return get_loss(loss)
+
+
+def check_restarts(restarts: int, random_start: bool) -> None:
+    """Raise unless `restarts` is at least 1, and 1 where all runs would be equal."""
+    checks.whole("restarts", restarts, at_least=1)
+    checks.flag("random_start", random_start)
+    if restarts > 1 and not random_start:
+        raise ValueError("restarts must be 1 without random_start: all runs would be the same")
+
+
+def check_step_size(step_size: float | None) -> None:
+    """Raise unless `step_size` is positive or `None`."""
+    if step_size is not None:
+        checks.positive("step_size", step_size)

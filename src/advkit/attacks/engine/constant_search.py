@@ -1,44 +1,66 @@
-"""Distance plus a constant times a loss: the search over the constant behind C&W and L-BFGS."""
+"""Distance plus a constant times a loss: the search for the constant of C&W and L-BFGS."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.minimum_norm import MinimumNormAttack, first_look, polish, rivals
+from advkit.attacks.engine.boundary import refine_to_boundary
+from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Nearest, none_near
+from advkit.attacks.engine.records import Nearest
+from advkit.attacks.engine.rows import choose, take, write
 from advkit.core import checks
-from advkit.core.batching import progress_bar
 from advkit.core.norms import lp_norm
 from advkit.core.tensors import wide
 
-_FINER = 0.2  # how much shorter the way to the best point is from the nearest success
-_WIDER = 2.0  # and how much longer than expected without a success so far
-_GAIN = 1e-3  # by which share a search step must bring a sample nearer
+FINER = 0.2  # the distance to expect from the nearest success, as a share of the one from the input
+WIDER = 2.0  # and without a success so far, as a multiple of the expected one
+CLOSE = 0.9  # constants that are nearer to each other than this count as equal
+MAX_CONST = 1e30  # so that products of a constant stay finite
+_GROWTH = 10  # of a constant without a success
+_GAIN = 1e-3  # share by which a search step must bring a sample nearer
 _INSIDE = 0.98  # share of the way to the nearest success where a search step begins
-_CLOSE = 0.9  # constants that are nearer to each other than this are the same
-_GROWTH = 10  # of the constant without a success
-_MOST = 1e30  # of a constant, so that its products stay finite
-_POLISH = 3
+_REFINE_STEPS = 3
 
 
-class Weight(NamedTuple):
+class PenaltyState(NamedTuple):
     """What the objective of each sample is measured in."""
 
     const: Tensor  # (n,), weight of the loss beside the squared distance
-    least: Tensor  # (n,), below this a success is luck: it costs more than staying at the input
-    reach: Tensor  # (n,), distance to expect; like all distances here in widths of the box
+    min_const: Tensor  # (n,), below this a success is luck: it costs more than staying at the input
+    expected_distance: Tensor  # (n,), in widths of the box, like all distances here
 
-    def where(self, better: Tensor, other: Weight) -> Weight:
-        """This where bool `better` `(n,)` is true, else the `other`."""
-        return Weight(*(torch.where(better, *pair) for pair in zip(self, other, strict=True)))
+
+class Bracket(NamedTuple):
+    """Constants, and between which others the least that succeeds lies; of any shape `(n, ...)`."""
+
+    const: Tensor
+    low: Tensor  # the largest that failed, 0 without one
+    high: Tensor  # the least that succeeded, inf without one
+
+    def narrowed(self, succeeded: Tensor, failed: Tensor) -> Bracket:
+        """Return the bracket after constants have `succeeded` or `failed`, masks of its shape."""
+        low = torch.where(failed, self.const, self.low)
+        return self._replace(low=low, high=torch.where(succeeded, self.const, self.high))
+
+    def next(self) -> Tensor:
+        """Return the constants to try next: the middle, or larger ones without a success."""
+        larger = (_GROWTH * self.const).clamp_max(MAX_CONST)
+        return torch.where(self.high.isinf(), larger, (self.low + self.high) / 2)
+
+
+def warm_start(problem: Problem, nearest: Nearest) -> Tensor:
+    """Return points just inside the nearest successes, the inputs where there is none.
+
+    From there a success is due to the constants that led to it.
+    """
+    return problem.x.lerp(nearest.x_adv, _INSIDE)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -66,106 +88,92 @@ class PenaltyAttack(MinimumNormAttack):
         checks.flag("progress", self.progress)
 
     @abstractmethod
-    def _descend(
-        self,
-        problem: Problem,
-        start: Tensor,
-        weight: Weight,
-        advance: Callable[[int], None],
-    ) -> Nearest:
-        """The nearest successes in `steps` steps down the objective from `start`."""
+    def _descend(self, problem: Problem, start: Tensor, penalty: PenaltyState) -> Nearest:
+        """Return the nearest successes in `steps` steps down the objective from `start`."""
 
-    def _approach(self, problem: Problem) -> Nearest:
-        nearest, at = first_look(problem)
-        rows = (~nearest.success).nonzero().flatten()
-        if len(rows):
-            bar = progress_bar(type(self).__name__, self.search_steps * self.steps, self.progress)
-            with bar as advance:
-                found = self._search_all(problem.take(rows), at.take(rows), advance)
-            nearest.put(rows, found)
-        return nearest
+    @property
+    @abstractmethod
+    def _initial_factor(self) -> float:
+        """First constant, as a multiple of the least one that a linear model needs."""
 
-    def _search_all(self, problem: Problem, at: Judged, advance: Callable[[int], None]) -> Nearest:
-        """The nearest successes of samples that are none, judged `at` their inputs."""
-        nearest = none_near(problem)
-        classes = rivals(at, problem, min(self.candidates, self.search_steps))
-        towards_each = [problem.against(rival) for rival in classes] or [problem]
-        weights: list[Weight] = []
-        for towards in towards_each:
-            weight = self._linear(towards)
-            found = self._descend(towards, problem.x, weight, advance)
-            found = polish(problem, problem.x, at.logits, found, _POLISH)
-            better = found.distance < nearest.distance
-            weights.append(weight.where(better, weights[-1]) if weights else weight)
+    def _total_steps(self, problem: Problem) -> int:
+        return self.search_steps * self.steps
+
+    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
+        classes = candidates(at, problem, min(self.candidates, self.search_steps))
+        first, *others = [problem.against(rival) for rival in classes] or [problem]
+        penalty = self._linear(first)
+        nearest = self._descend_refined(first, first.x, penalty, at.logits)
+        for towards in others:
+            tried = self._linear(towards)
+            found = self._descend_refined(towards, towards.x, tried, at.logits)
+            penalty = PenaltyState(*choose(found.distance < nearest.distance, tried, penalty))
             nearest = nearest.nearer(found)
-        rounds = self.search_steps - len(weights)
-        return self._search_const(problem, nearest, weights[-1], rounds, advance, onward=at.logits)
+        rounds = self.search_steps - 1 - len(others)
+        return self._search_warm(problem, at.logits, nearest, penalty, rounds)
 
-    def _linear(self, problem: Problem) -> Weight:
-        """What would do if the logits were linear; 1 without a gradient."""
+    def _descend_refined(
+        self, problem: Problem, start: Tensor, penalty: PenaltyState, logits: Tensor
+    ) -> Nearest:
+        """Return the successes of a descent, moved to the boundary from inputs with `logits`."""
+        found = self._descend(problem, start, penalty)
+        return refine_to_boundary(problem, problem.x, logits, found, _REFINE_STEPS)
+
+    def _linear(self, problem: Problem) -> PenaltyState:
+        """Return what would do if the logits were linear; constants of 1 without a gradient."""
         at = problem.judge(problem.x, differentiate=True)
         lower, upper = problem.model.bounds
         slope = (upper - lower) * lp_norm(wide(problem.gradient(at)), "l2")
         gap = self._confidence - at.value.detach().to(slope.dtype)
         steep = slope > 0
-        reach = torch.where(steep, gap / slope, 1).clamp_max(math.sqrt(problem.x[0].numel()))
-        least = torch.where(steep, reach / slope, 0)
-        const = torch.where(steep, self._ample * least, 1).clamp_max(_MOST)
+        distance = torch.where(steep, gap / slope, 1).clamp_max(math.sqrt(problem.x[0].numel()))
+        least = torch.where(steep, distance / slope, 0)
+        const = torch.where(steep, self._initial_factor * least, 1).clamp_max(MAX_CONST)
         if self.initial_const is not None:
             const = torch.full_like(const, self.initial_const)
-        return Weight(const, least, reach)
+        return PenaltyState(const, least, distance)
 
-    @property
-    @abstractmethod
-    def _ample(self) -> float:
-        """A constant that takes a linear model past the boundary, as a multiple of `least`."""
-
-    def _search_const(
-        self,
-        problem: Problem,
-        nearest: Nearest,
-        weight: Weight,
-        rounds: int,
-        advance: Callable[[int], None],
-        *,
-        onward: Tensor | None,
+    def _search_warm(
+        self, problem: Problem, logits: Tensor, nearest: Nearest, penalty: PenaltyState, rounds: int
     ) -> Nearest:
-        """Smaller constants where there was a success, larger ones where there was none.
+        """Search on from the nearest successes, and leave samples alone that come no nearer.
 
         Args:
             problem: `n` samples.
+            logits: of their inputs, `(n, classes)`.
             nearest: their nearest successes so far.
-            weight: the constants that led there, or failed.
+            penalty: the constants that led there, or failed.
             rounds: how many more to try.
-            advance: told of each step taken.
-            onward: the logits of the inputs `(n, classes)`, to go on from the nearest success,
-                polish what is found, and leave samples alone that come no nearer; `None` to begin
-                at the input, with the constants as they are, and go through all rounds.
         """
-        const, low = weight.const.clone(), torch.zeros_like(weight.const)
-        high = torch.where(nearest.success & (const >= weight.least), const, math.inf)
+        const, never = penalty.const, torch.full_like(penalty.const, math.inf)
+        reached = nearest.success & (const >= penalty.min_const)
+        bracket = Bracket(const, torch.zeros_like(const), torch.where(reached, const, never))
         rows = torch.arange(len(const), device=const.device)
-        for k in range(rounds):
-            if onward is not None or k:
-                larger = (_GROWTH * const).clamp_max(_MOST)
-                const = torch.where(high.isinf(), larger, (low + high) / 2)
-            part, before = problem.take(rows), nearest.take(rows)
-            # from just inside the boundary, so that a success is the doing of this constant
-            start = part.x if onward is None else part.x.lerp(before.x_adv, _INSIDE)
-            reach = weight.reach[rows]
-            if onward is not None:
-                reach = reach * torch.where(before.success, _FINER, _WIDER)
-            tried = Weight(const[rows], weight.least[rows], reach)
-            found = self._descend(part, start, tried, advance)
-            if onward is not None:
-                found = polish(part, part.x, onward[rows], found, _POLISH)
-            nearest.put(rows, before.nearer(found))
-            reached = found.success & (tried.const >= tried.least)
-            high[rows] = torch.where(reached, tried.const, high[rows])
-            low[rows] = torch.where(reached, low[rows], tried.const)
-            if onward is not None:
-                gained = found.distance < (1 - _GAIN) * before.distance
-                rows = rows[gained | ~reached & (low[rows] < _CLOSE * high[rows])]
-                if not len(rows):
-                    break
+        for _ in range(rounds):
+            if not len(rows):
+                break
+            tried = take(bracket, rows)
+            tried = tried._replace(const=tried.next())
+            part, before, least = problem.take(rows), take(nearest, rows), penalty.min_const[rows]
+            expected = penalty.expected_distance[rows] * torch.where(before.success, FINER, WIDER)
+            state = PenaltyState(tried.const, least, expected)
+            found = self._descend_refined(part, warm_start(part, before), state, logits[rows])
+            write(nearest, rows, before.nearer(found))
+            reached = found.success & (tried.const >= least)
+            tried = tried.narrowed(reached, ~reached)
+            write(bracket, rows, tried)
+            gained = found.distance < (1 - _GAIN) * before.distance
+            rows = rows[gained | ~reached & (tried.low < CLOSE * tried.high)]
+        return nearest
+
+    def _search_from_input(self, problem: Problem, penalty: PenaltyState) -> Nearest:
+        """Search in all rounds from the inputs, with the constants of `penalty` first."""
+        nearest = Nearest.empty(problem.x)
+        const = penalty.const
+        bracket = Bracket(const, torch.zeros_like(const), torch.full_like(const, math.inf))
+        for _ in range(self.search_steps):
+            found = self._descend(problem, problem.x, penalty._replace(const=bracket.const))
+            nearest = nearest.nearer(found)
+            bracket = bracket.narrowed(found.success, ~found.success)
+            bracket = bracket._replace(const=bracket.next())
         return nearest

@@ -1,27 +1,28 @@
-"""What every iterative attack repeats, written once.
+"""The loop of every iterative attack.
 
-Judge the current iterate, keep the best of each sample, drop finished samples from the batch.
+Evaluate the current iterate, keep the best of each sample, drop finished samples from the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Kept
+from advkit.attacks.engine.rows import take, write
 
 Stop = Literal["first", "never"]
 Keep = Literal["strongest", "last"]
 State = TypeVar("State", bound=tuple[Tensor, ...])
+Kept = TypeVar("Kept", bound=Any)  # a `Record`, which is also a tuple of tensors
 
 
 def iterate(
     problem: Problem,
-    x_adv: Tensor,
+    at: Judged,
     state: State,
     step: Callable[[int, Problem, Judged, State], tuple[Tensor, State]],
     *,
@@ -29,27 +30,24 @@ def iterate(
     best: Kept,
     finished: Callable[[Judged, State], Tensor] | None = None,
     formula: Callable[[Tensor], Kept] | None = None,
-    first_look: bool = False,
-    advance: Callable[[int], None] = lambda _: None,
 ) -> Kept:
-    """Repeat `step` from `x_adv` and keep an iterate of each sample.
+    """Repeat `step` and keep an iterate of each sample.
 
-    Every iterate is judged, the first and the last too. A finished sample leaves the batch at once:
-    it is not moved, not judged and not differentiated again.
+    Every iterate is evaluated, the first and the last too. A finished sample leaves the batch at
+    once: it is not moved, evaluated or differentiated again.
 
     Args:
         problem: `n` samples.
-        x_adv: where to begin, `(n, *features)`.
+        at: where to begin, evaluated with its graph.
         state: what the step carries along, a `NamedTuple` of tensors `(n, ...)`.
         step: from `(i, problem, at, state)` to the next iterate and state, each of them for the
-            samples still open; it asks `problem` for the gradient at `at`.
-        steps: number of steps; one forward pass each, and one more for the last iterate.
+            samples still open; it gets the gradient at `at` from `problem`.
+        steps: number of steps; one forward pass after each of them.
         best: what has been kept of these samples so far.
-        finished: which samples are, bool `(n,)`, from what was judged and carried; `None` for none.
+        finished: which samples are, bool `(n,)`, from what was evaluated and carried; `None` for
+            none.
         formula: for attacks that are one formula and return what it gives: makes the record of the
-            last iterates, which are not judged here, since `conclude` does it anyway.
-        first_look: whether these samples have not been judged before, see `Problem.judge`.
-        advance: told of each step taken.
+            last iterates, which are not evaluated here, since the attack's `_verify` does so.
 
     Returns:
         What is kept of all `n` samples; `best` is used up.
@@ -57,21 +55,21 @@ def iterate(
     found = best
     open_rows = torch.arange(len(problem.x), device=problem.x.device)
     for i in range(steps):
-        at = problem.judge(x_adv, differentiate=True, first=first_look and i == 0)
         best = best.improved(problem, at)
         done = None if finished is None else finished(at, state)
         if done is not None and done.any():
-            found.put(open_rows[done], best.take(done))
+            write(found, open_rows[done], take(best, done))
             still = ~done
             if not still.any():
                 return found
-            at, problem, best = problem.narrow(at, still), problem.take(still), best.take(still)
-            open_rows, state = open_rows[still], type(state)(*(part[still] for part in state))
+            at, problem, best = problem.narrow(at, still), problem.take(still), take(best, still)
+            open_rows, state = open_rows[still], take(state, still)
         x_adv, state = step(i, problem, at, state)
-        advance(1)
-    if formula is not None:
-        best = formula(x_adv)
-    else:
-        best = best.improved(problem, problem.judge(x_adv, differentiate=False))
-    found.put(open_rows, best)
+        problem.ledger.advance(1)
+        last = i == steps - 1
+        if last and formula is not None:
+            write(found, open_rows, formula(x_adv))
+            return found
+        at = problem.judge(x_adv, differentiate=not last)
+    write(found, open_rows, best.improved(problem, at))
     return found

@@ -7,6 +7,7 @@ pass.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.goal import Goal
+from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, lp_norm, per_sample
@@ -32,6 +34,7 @@ class Ledger:
         self.backward = torch.zeros(n, dtype=torch.int64, device=device)
         self.blind = torch.zeros(n, dtype=torch.bool, device=device)
         self.kept: Any = None  # a record of the engine, or None where nothing ends the run
+        self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run
 
     def count(self, passes: Tensor, rows: Tensor) -> None:
         """One more of `passes`, which is `forward` or `backward`, for the samples `rows`."""
@@ -43,8 +46,8 @@ class Ledger:
     def keep(self, problem: Problem, at: Judged) -> None:
         """What `at` has that is better, where the run may end at any pass."""
         if self.kept is not None:
-            found = self.kept.take(problem.rows)
-            self.kept.put(problem.rows, found.improved(problem, at))
+            found = take(self.kept, problem.rows)
+            write(self.kept, problem.rows, found.improved(problem, at))
 
 
 class Judged(NamedTuple):
@@ -162,6 +165,10 @@ class Problem:
             checks.labels_within(name, self.goal.labels, classes, self.rows)
             raise ValueError(f"y must be below {classes}, the number of classes, got {highest}")
         return wide(logits)
+
+    def shortfall(self, x_adv: Tensor) -> Tensor:
+        """One counted pass: how much the goal is missed by at `x_adv`, `(n,)`."""
+        return self.goal.shortfall(self.logits(x_adv))
 
     def reached(self, x_adv: Tensor, rows: Tensor) -> Tensor:
         """One counted pass over candidates of a whole batch: whether each reaches the goal.

@@ -1,8 +1,7 @@
-"""Steepest ascent within a ball: the one loop behind FGSM, FGM, BIM and PGD."""
+"""Steepest ascent within a ball: the one search of FGSM, FGM, BIM and PGD."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,12 +10,13 @@ from torch import Tensor
 
 from advkit.attacks.engine.loop import Keep, Stop, iterate
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Best, nothing_yet, unjudged
+from advkit.attacks.engine.random_start import random_start
+from advkit.attacks.engine.records import Best, evaluate_clean
+from advkit.attacks.engine.rows import take, write
 from advkit.core.norms import Norm, normalize, project, steepest
-from advkit.core.randomness import sample_keys, uniform_in_ball
 
 
-class _Pace(NamedTuple):
+class AscentState(NamedTuple):
     """What each sample carries from step to step."""
 
     eps: Tensor  # (n,)
@@ -50,78 +50,80 @@ class Ascent:
     keep: Keep = "strongest"
     stop: Stop
 
-    def search(self, problem: Problem, advance: Callable[[int], None] = lambda _: None) -> Best:
-        """The best iterates over all restarts; each restart takes up what is still unsolved."""
-        best = nothing_yet(problem)
-        if self._looks_before:
-            best = self._leave_out_misclassified(problem, best)
+    def search(self, problem: Problem) -> Best:
+        """Return the best iterates over all restarts; each takes up what is still unsolved."""
+        best = Best.unjudged(problem.x)
+        # a random start would move inputs that need no attack: those are left out before
+        look_before = self.stop == "first" and self.random_start
+        if look_before:
+            evaluate_clean(problem, best)
         for restart in range(self.restarts):
-            unsolved = ~best.success if self.stop == "first" else torch.ones_like(best.success)
+            unsolved = self.unsolved(best)
             if not unsolved.any():
                 break
             part = problem.take(unsolved)
-            found = self._climb(part, restart, advance)
+            start = part.x
+            if self.random_start:
+                start = random_start(part, self.eps[part.rows], self.seed, restart)
+            found = self._climb(part, start, first=restart == 0 and not look_before)
             better = (found.shortfall < best.shortfall[unsolved]) | (self.keep == "last")
-            best.put(part.rows[better], found.take(better))
+            write(best, part.rows[better], take(found, better))
         return best
 
-    @property
-    def _looks_before(self) -> bool:
-        """A random start would move inputs that need no attack: those are looked for before."""
-        return self.stop == "first" and self.random_start
+    def search_from(self, problem: Problem, start: Tensor) -> Best:
+        """Return the best iterates from the points of the balls that are nearest to `start`."""
+        eps = self.eps[problem.rows]
+        return self._climb(problem, self._inside(problem, start.clone(), eps))
 
-    def _leave_out_misclassified(self, problem: Problem, best: Best) -> Best:
-        """Misclassified inputs as they are, for `best`."""
-        at = problem.judge(problem.x, differentiate=False, first=True)
-        best.put(problem.rows[at.success], Best(at.x_adv, at.shortfall).take(at.success))
-        return best
+    def unsolved(self, best: Best) -> Tensor:
+        """Mask of the samples of the whole batch that are still to be attacked."""
+        return ~best.success if self.stop == "first" else torch.ones_like(best.success)
 
-    def _climb(self, problem: Problem, restart: int, advance: Callable[[int], None]) -> Best:
+    def _climb(self, problem: Problem, start: Tensor, *, first: bool = False) -> Best:
         x, rows = problem.x, problem.rows
-        still = x.new_zeros(len(x), *[1] * (x.ndim - 1))
-        pace = _Pace(self.eps[rows], self.lengths[rows], still)
-        start = x
-        if self.random_start:
-            keys = sample_keys(x, problem.model.bounds, self.seed, restart)
-            start = self._moved(problem, uniform_in_ball(keys, pace.eps, self.norm, x), pace.eps)
+        at_rest = x.new_zeros(len(x), *[1] * (x.ndim - 1))
         return iterate(
             problem,
-            start,
-            pace,
+            problem.judge(start, differentiate=True, first=first),
+            AscentState(self.eps[rows], self.lengths[rows], at_rest),
             self._step,
             steps=self.lengths.shape[1],
-            best=nothing_yet(problem),
-            finished=_fooled if self.stop == "first" else None,
-            formula=unjudged if self.keep == "last" else None,
-            first_look=restart == 0 and not self._looks_before,
-            advance=advance,
+            best=Best.unjudged(x),
+            finished=_succeeded if self.stop == "first" else None,
+            formula=Best.unjudged if self.keep == "last" else None,
         )
 
-    def _step(self, i: int, problem: Problem, at: Judged, pace: _Pace) -> tuple[Tensor, _Pace]:
+    def _step(
+        self, i: int, problem: Problem, at: Judged, state: AscentState
+    ) -> tuple[Tensor, AscentState]:
         x_adv, grad = at.x_adv, problem.gradient(at)
         if self.momentum:
-            velocity = self.momentum * pace.velocity + normalize(grad, "l1")
-            pace, grad = pace._replace(velocity=velocity), velocity
-        move = steepest(grad, pace.lengths[:, i], self.norm, x_adv, problem.model.bounds)
-        delta = project(move.add_(x_adv).sub_(problem.x), pace.eps, self.norm)
-        return self._moved(problem, delta, pace.eps), pace
+            velocity = self.momentum * state.velocity + normalize(grad, "l1")
+            state, grad = state._replace(velocity=velocity), velocity
+        move = steepest(grad, state.lengths[:, i], self.norm, x_adv, problem.model.bounds)
+        return self._inside(problem, move.add_(x_adv), state.eps), state
 
-    def _moved(self, problem: Problem, delta: Tensor, eps: Tensor) -> Tensor:
-        """`x + delta` within ball and bounds; `delta` is used up."""
+    def _inside(self, problem: Problem, x_adv: Tensor, eps: Tensor) -> Tensor:
+        """Return the point of ball and box next to `x_adv`, which is used up."""
+        delta = project(x_adv.sub_(problem.x), eps, self.norm)
         return problem.inside(problem.clip(delta.add_(problem.x)), eps)
 
 
-def _fooled(at: Judged, _: _Pace) -> Tensor:
-    """`finished` of an attack that stops at the first success."""
-    return at.success
+def step_schedule(eps: Tensor, steps: int, step_size: float | None = None) -> Tensor:
+    """Return the lengths `(n, steps)` of the steps in balls of radius `eps` `(n,)`.
+
+    They are `step_size` each. Without it they shrink linearly from `eps` to `eps / steps`.
+    """
+    if step_size is not None:
+        return constant_steps(torch.full_like(eps, step_size), steps)
+    decay = torch.arange(steps, 0, -1, device=eps.device, dtype=eps.dtype) / steps
+    return eps[:, None] * decay
 
 
-def constant(length: Tensor, steps: int) -> Tensor:
-    """Steps of the same `length` `(n,)`: `(n, steps)`."""
+def constant_steps(length: Tensor, steps: int) -> Tensor:
+    """Return steps of the same `length` `(n,)`, `(n, steps)`."""
     return length[:, None].expand(-1, steps)
 
 
-def shrinking(eps: Tensor, steps: int) -> Tensor:
-    """Steps from `eps` `(n,)` down to `eps / steps`, shrinking linearly: `(n, steps)`."""
-    share = torch.arange(steps, 0, -1, device=eps.device, dtype=eps.dtype) / steps
-    return eps[:, None] * share
+def _succeeded(at: Judged, _: AscentState) -> Tensor:
+    return at.success

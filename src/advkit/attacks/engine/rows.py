@@ -1,0 +1,32 @@
+"""Rows of a `NamedTuple` of tensors: select samples, write to them, choose sample by sample."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from advkit.core.norms import per_sample
+from advkit.core.tensors import asynchronous
+
+Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
+
+
+def take(rows: Rows, keep: Tensor) -> Rows:
+    """Return the samples of a `NamedTuple` of tensors that `keep` selects, a mask or indices."""
+    return type(rows)(*(part[keep] for part in rows))
+
+
+def write(rows: tuple[Tensor, ...], where: Tensor, found: tuple[Tensor, ...]) -> None:
+    """Write `found` into the samples `where` of `rows`, in place."""
+    for part, new in zip(rows, found, strict=True):
+        part[where] = new.to(part.dtype)
+
+
+def choose(better: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the `new` parts of the samples where bool `better` `(n,)` is true, else the `old`."""
+    if not asynchronous(better.device) and better.all():
+        return [n.clone() for n in new]  # a record is written to, an iterate is not
+    pairs = zip(new, old, strict=True)
+    return [torch.where(per_sample(better, n), n, o) for n, o in pairs]
