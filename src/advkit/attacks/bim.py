@@ -52,4 +52,4 @@ class BIM(BudgetAttack):
             lengths = constant_steps(1.25 * eps / self.steps, self.steps)
         else:
             lengths = step_schedule(eps, self.steps, self.step_size)
-        return Ascent(norm="linf", eps=eps, lengths=lengths, stop=self._stop)
+        return Ascent(eps=eps, lengths=lengths, stop=self._stop)

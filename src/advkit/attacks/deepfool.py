@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.boundary import drop_active_bounds, refine_to_boundary
 from advkit.attacks.engine.loop import iterate
-from advkit.attacks.engine.minimum_norm import MinimumNormAttack
+from advkit.attacks.engine.minimum_norm import MinimumNormAttack, refine_to_boundary
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import take, write
@@ -216,7 +215,7 @@ class DeepFool(MinimumNormAttack):
             slope = self._slope(grad, own.dtype)
             blind[rows] &= slope == 0
             if i >= _BLUNT:
-                grad = drop_active_bounds(problem, at.x_adv[rows], grad)
+                grad = problem.drop_active_bounds(at.x_adv[rows], grad)
                 slope = self._slope(grad, own.dtype)
             slopes[rows, rival[rows]] = slope
             reach = torch.where(slope > 0, gap[rows] / slope, math.inf)

@@ -9,7 +9,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.boundary import drop_active_bounds
 from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
 from advkit.attacks.engine.problem import Judged, Problem
@@ -93,28 +92,38 @@ class FAB(MinimumNormAttack):
     def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
         """Walk to one class after another from the inputs, then on from the nearest success."""
         nearest = Nearest.empty(problem.x)
-        classes = candidates(at, problem, min(self.candidates, self.steps // (2 * _SHORTEST)))
+        classes = candidates(at, problem.goal, min(self.candidates, self.steps // (2 * _SHORTEST)))
         each = self.steps // (2 * len(classes)) if len(classes) > 1 else 0
         pace = _pace(_EXPLORE, each)
         for rival in classes if each else ():
-            walk = _begin(problem, limit=_HOPELESS * nearest.distance)
-            nearest = self._walk(problem.against(rival), problem.x, walk, pace, nearest)
+            limit = _HOPELESS * nearest.distance
+            nearest = self._walk(problem, rival, problem.x, limit, pace, nearest)
         rest = _pace(_REFINE if each else _EXPLORE, self.steps - each * len(classes))
-        walk = _begin(problem, limit=torch.full_like(nearest.distance, math.inf))
-        return self._walk(problem, nearest.x_adv, walk, rest, nearest)
+        never = torch.full_like(nearest.distance, math.inf)
+        return self._walk(problem, None, nearest.x_adv, never, rest, nearest)
 
     def _total_steps(self, problem: Problem) -> int:
         return self.steps
 
     def _walk(
-        self, problem: Problem, start: Tensor, walk: _Walk, pace: list[float], nearest: Nearest
+        self,
+        problem: Problem,
+        rival: Tensor | None,
+        start: Tensor,
+        limit: Tensor,
+        pace: list[float],
+        nearest: Nearest,
     ) -> Nearest:
+        """Walk from `start` to the class `rival`, `None` for the best; end beyond `limit`."""
+        walk = _begin(problem, limit)
+        towards = problem.against(rival)
+
         def step(i: int, problem: Problem, at: Judged, walk: _Walk) -> tuple[Tensor, _Walk]:
             return self._step(i, pace[i], problem, at, walk)
 
         return iterate(
-            problem,
-            problem.judge(start, differentiate=True),
+            towards,
+            towards.judge(start, differentiate=True),
             walk,
             step,
             steps=len(pace),
@@ -125,7 +134,7 @@ class FAB(MinimumNormAttack):
     def _step(
         self, i: int, share: float, problem: Problem, at: Judged, walk: _Walk
     ) -> tuple[Tensor, _Walk]:
-        grad = wide(drop_active_bounds(problem, at.x_adv, problem.gradient(at)))
+        grad = wide(problem.drop_active_bounds(at.x_adv, problem.gradient(at)))
         delta = wide(at.x_adv - problem.x)
         distance, slope = lp_norm(delta, self.norm), lp_norm(grad, DUAL[self.norm])
         gap = -at.value.detach().to(slope.dtype)

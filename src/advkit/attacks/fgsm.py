@@ -57,7 +57,6 @@ class FGSM(BudgetAttack):
 
     def _ascent(self, eps: Tensor) -> Ascent:
         return Ascent(
-            norm="linf",
             eps=eps,
             lengths=constant_steps(1.25 * eps if self.random_start else eps, 1),
             random_start=self.random_start,

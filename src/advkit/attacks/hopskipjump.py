@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best, Nearest, evaluate_clean
+from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
@@ -91,7 +91,7 @@ class HopSkipJump(BlackBoxAttack):
         nearest = self._empty_record(problem)
         if problem.ledger.kept is not None:
             problem.ledger.kept = nearest  # filled as the search goes on
-        at = evaluate_clean(problem, nearest)
+        at = problem.evaluate_clean(nearest)
         search = _Search(self, problem, nearest)
         begun = search.begin((~at.success).nonzero().flatten(), starts)
         search.walk(begun)

@@ -88,7 +88,7 @@ class JSMA(MinimumNormAttack):
 
     def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
         found = Nearest.empty(problem.x)
-        for target in candidates(at, problem, self.candidates) or [problem.goal.labels]:
+        for target in candidates(at, problem.goal, self.candidates) or [problem.goal.labels]:
             found = self._run(problem, target, found)
         return found
 

@@ -82,7 +82,6 @@ class PGD(BudgetAttack):
 
     def _ascent(self, eps: Tensor) -> Ascent:
         return Ascent(
-            norm=self.norm,
             eps=eps,
             lengths=step_schedule(eps, self.steps, self.step_size),
             momentum=self.momentum,

@@ -10,12 +10,11 @@ from torch import Tensor
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.random_start import random_start
-from advkit.attacks.engine.records import Best, evaluate_clean
+from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import write
 from advkit.core import checks
 from advkit.core.norms import Norm, normalize, per_sample
-from advkit.core.randomness import normal, salt_and_pepper, sample_keys
+from advkit.core.randomness import normal, salt_and_pepper, sample_keys, uniform_noise
 
 Kind = Literal["uniform", "gaussian", "salt_and_pepper"]
 NORMS: dict[Kind, tuple[Norm, ...]] = {
@@ -77,7 +76,7 @@ class RandomNoise(BlackBoxAttack):
         eps = checks.budget(self.eps, problem.x)
         best = Best.unjudged(problem.x)
         if self.stop != "never":
-            evaluate_clean(problem, best)
+            problem.evaluate_clean(best)
         for restart in range(self.restarts):
             rows = problem.rows[~best.success]
             if not len(rows):
@@ -91,13 +90,12 @@ class RandomNoise(BlackBoxAttack):
 
     def _draw(self, problem: Problem, eps: Tensor, restart: int) -> Tensor:
         """Return the inputs with the noise of one restart, cut to ball and bounds."""
+        x, bounds, words = problem.x, problem.model.bounds, (self.seed, restart)
         if self.kind == "uniform":
-            return random_start(problem, eps, self.seed, restart)
-        x, bounds = problem.x, problem.model.bounds
-        keys = sample_keys(x, bounds, self.seed, restart)
-        if self.kind == "salt_and_pepper":
-            noisy = salt_and_pepper(keys, eps, x, bounds)
+            noisy = uniform_noise(x, eps, self.norm, bounds, *words)
+        elif self.kind == "salt_and_pepper":
+            noisy = salt_and_pepper(sample_keys(x, bounds, *words), eps, x, bounds)
         else:
-            noise = normalize(normal(keys, x[:1].numel(), x.dtype), "l2").view(x.shape)
-            noisy = x + noise * per_sample(eps, x)
+            drawn = normal(sample_keys(x, bounds, *words), x[:1].numel(), x.dtype)
+            noisy = x + normalize(drawn, "l2").view(x.shape) * per_sample(eps, x)
         return problem.inside(problem.clip(noisy), eps)

@@ -13,7 +13,7 @@ from torch import Tensor
 from advkit.attacks.engine.black_box import BlackBoxAttack, ByScores, by_scores
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
-from advkit.attacks.engine.records import Best, evaluate_clean
+from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
@@ -105,7 +105,7 @@ class Square(BlackBoxAttack):
         keys = sample_keys(problem.x, problem.model.bounds, self.seed)
         change = _linf_change if self.norm == "linf" else _l2_change
         best = Best.unjudged(problem.x)  # the first pattern is taken even if the input were better
-        evaluate_clean(problem, best)
+        problem.evaluate_clean(best)
         rounds = self.queries - int(problem.ledger.forward.max()) - 1  # the last look is one too
         open_rows = torch.arange(len(keys), device=keys.device)
         for i in range(rounds):

@@ -6,7 +6,8 @@ from torch import nn
 
 from advkit import TorchClassifier, attacks
 from advkit.attacks.engine import constant_search
-from advkit.attacks.engine.boundary import OUTWARD_FACTORS, refine_to_boundary
+from advkit.attacks.engine.base import OUTWARD_FACTORS
+from advkit.attacks.engine.minimum_norm import refine_to_boundary
 from advkit.attacks.engine.records import Nearest
 from tests.toys import Halfspace, convnet, images
 

@@ -14,7 +14,7 @@ from advkit.attacks.adaptive.guarded_model import behind_guards
 from advkit.attacks.engine.black_box import BlackBoxAttack, ByLabels
 from advkit.attacks.engine.budget import BudgetAttack
 from advkit.attacks.engine.problem import Judged, Ledger, Problem
-from advkit.attacks.engine.records import Best, evaluate_clean
+from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import write
 from advkit.core import checks
 from advkit.core.attack_options import part_of, with_seed
@@ -111,7 +111,7 @@ class Adaptive(BlackBoxAttack):
     def _search(self, problem: Problem) -> Best:
         checks.budget(self.eps, problem.x)  # climbs see only their part of it
         best = Best.unjudged(problem.x)
-        evaluate_clean(problem, best)
+        problem.evaluate_clean(best)
         for restart in range(self.restarts):
             for loss in self.losses:
                 rows = problem.rows[~best.success]

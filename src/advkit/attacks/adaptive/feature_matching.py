@@ -118,7 +118,7 @@ class FeatureMatching(GuardedAttack):
         seen = self._joint(_Seen, problem)
         eps = checks.budget(self.eps, problem.x)
         lengths = step_schedule(eps, self.steps, self.step_size)
-        ascent = Ascent(norm=self.norm, eps=eps, lengths=lengths, stop="first")
+        ascent = Ascent(eps=eps, lengths=lengths, stop="first")
         at = seen.judge(seen.x, differentiate=False, first=True)
         best = Best.unjudged(seen.x).improved(seen, at)
         if not best.success.all():

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from advkit.attacks.adaptive.guarded_attack import GuardedAttack, nearest_clean
 from advkit.attacks.adaptive.joint_problem import Joint, TwoGoals, recast, towards
+from advkit.attacks.engine.base import move_outward
 from advkit.attacks.engine.black_box import warn_of_random_labels
-from advkit.attacks.engine.boundary import bisect_to_boundary, move_outward
 from advkit.attacks.engine.box_adam import BoxAdam
 from advkit.attacks.engine.constant_search import (
     CLOSE,
@@ -23,9 +23,9 @@ from advkit.attacks.engine.constant_search import (
     PenaltyState,
     warm_start,
 )
-from advkit.attacks.engine.minimum_norm import candidates
+from advkit.attacks.engine.minimum_norm import bisect_to_boundary, candidates
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Best, Nearest, evaluate_clean
+from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import choose, take, write
 from advkit.core import checks
 from advkit.core.losses import margin
@@ -200,7 +200,7 @@ class JointCarliniWagner(GuardedAttack):
             _Penalty, problem, goal=goal, room=self.room, weight=weight, unmet=unmet
         )
         nearest = self._empty_record(joint)
-        at = evaluate_clean(joint, nearest)
+        at = joint.evaluate_clean(nearest)
         rows = (~nearest.success).nonzero().flatten()
         if len(rows):
             search = self._as_published if self.published else self._search_both
@@ -230,7 +230,7 @@ class JointCarliniWagner(GuardedAttack):
 
     def _towards_each(self, joint: _Penalty, at: Judged) -> tuple[Nearest, _Course, int]:
         """Some rounds for each of the likeliest classes; the best course, and how many are left."""
-        classes = candidates(at, joint, min(self.candidates, self.search_steps))
+        classes = candidates(at, joint.goal, min(self.candidates, self.search_steps))
         headings = classes or [joint.goal.labels]
         tries = max(1, min(_TRIES, self.search_steps // len(headings)))
         nearest = Nearest.empty(joint.x)

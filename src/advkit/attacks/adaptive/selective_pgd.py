@@ -118,7 +118,6 @@ class SelectivePGD(GuardedAttack):
         joint = self._joint(TwoGoals, problem, orthogonal=self.kind == "orthogonal")
         eps = checks.budget(self.eps, problem.x)
         ascent = Ascent(
-            norm=self.norm,
             eps=eps,
             lengths=step_schedule(eps, self.steps, self.step_size),
             random_start=self.random_start,

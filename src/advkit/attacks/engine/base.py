@@ -15,7 +15,7 @@ from advkit.core import checks
 from advkit.core.batching import progress_bar
 from advkit.core.hyperparameters import call, settings
 from advkit.core.losses import Loss
-from advkit.core.norms import Norm
+from advkit.core.norms import Norm, per_sample
 from advkit.core.results import (
     AttackResult,
     InconclusiveWarning,
@@ -23,6 +23,10 @@ from advkit.core.results import (
     QueryBudgetExceeded,
 )
 from advkit.models import DifferentiableClassifier, as_differentiable, hold
+
+# A success that is not confirmed is moved out to these multiples of its perturbation: it lies on
+# the boundary, and a batch of another size rounds differently. The last one is the clean input.
+OUTWARD_FACTORS = (1 + 2**-10, 1 + 2**-7, 1 + 2**-4, 0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -101,7 +105,8 @@ class BaseAttack(ABC):
     def search(self, problem: Problem) -> Best | Nearest:
         """Return what the attack finds for a batch that is not empty, before it is verified."""
         show = getattr(self, "progress", False)
-        with progress_bar(type(self).__name__, self._total_steps(problem), show) as advance:
+        total = self._total_steps(problem) if show else None
+        with progress_bar(type(self).__name__, total, show) as advance:
             problem.ledger.advance = advance
             return self._search(problem)
 
@@ -178,9 +183,33 @@ class GradientAttack(BaseAttack):
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
         logits = problem.logits(found.x_adv)
         checks.warn_of_probabilities(logits)
-        after = problem.goal.shortfall(logits)
-        _warn_of_chance(found.shortfall, after, problem.x.dtype)
-        return Best(found.x_adv, after)
+        verified = Best(found.x_adv, problem.goal.shortfall(logits))
+        _warn_of_chance(found.shortfall, verified.shortfall, problem.x.dtype)
+        if isinstance(found, Nearest):
+            return move_outward(problem, found, verified)
+        return verified
+
+
+def move_outward(problem: Problem, found: Best | Nearest, verified: Best) -> Best:
+    """Move the successes out that a second evaluation does not confirm.
+
+    Args:
+        problem: `n` samples.
+        found: what the search has found.
+        verified: the iterates of `found`, evaluated once more.
+
+    Returns:
+        The iterates, as they were evaluated last.
+    """
+    success, delta, best = found.success, found.x_adv - problem.x, verified
+    for factor in OUTWARD_FACTORS:
+        lost = success & ~best.success
+        if not lost.any():
+            break
+        moved = problem.clip(problem.x + factor * delta)
+        x_adv = torch.where(per_sample(lost, moved), moved, best.x_adv)
+        best = Best(x_adv, problem.shortfall(x_adv))
+    return best
 
 
 def _result(problem: Problem, best: Best | Nearest) -> AttackResult:

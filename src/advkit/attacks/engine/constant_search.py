@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.boundary import refine_to_boundary
-from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
+from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates, refine_to_boundary
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.attacks.engine.rows import choose, take, write
@@ -100,7 +99,7 @@ class PenaltyAttack(MinimumNormAttack):
         return self.search_steps * self.steps
 
     def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
-        classes = candidates(at, problem, min(self.candidates, self.search_steps))
+        classes = candidates(at, problem.goal, min(self.candidates, self.search_steps))
         first, *others = [problem.against(rival) for rival in classes] or [problem]
         penalty = self._linear(first)
         nearest = self._descend_refined(first, first.x, penalty, at.logits)

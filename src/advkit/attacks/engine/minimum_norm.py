@@ -5,36 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from advkit.attacks.engine.base import GradientAttack
-from advkit.attacks.engine.boundary import move_outward, refine_to_boundary
+from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Best, Nearest, evaluate_clean
-from advkit.attacks.engine.rows import write
+from advkit.attacks.engine.records import Best, Nearest
+from advkit.attacks.engine.rows import take, write
 from advkit.core.losses import Loss, margin, own_and_others
+from advkit.core.norms import per_sample
+
+BOUNDARY_MARGIN = 1.001  # a refined success stays that far past the boundary, against rounding
+FIRST_SHARE = 0.9  # of the way to a success, tried before the way is halved
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class MinimumNormAttack(GradientAttack):
     """A gradient attack that looks for the nearest success; a failure gives the clean input.
 
-    Evaluates the clean batch, searches the samples that are not misclassified from the start,
-    refines what is found to the decision boundary, and verifies it. A subclass supplies the search.
+    Evaluates the clean batch, searches the samples that are not misclassified from the start, and
+    refines what is found to the decision boundary. A subclass supplies the search.
     """
 
     _refine_steps: ClassVar[int] = 0  # forward passes that move a success to the boundary
 
-    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
-        """Return the nearest successes of samples whose clean inputs, evaluated `at`, are none.
-
-        An attack that evaluates the clean inputs itself overrides `_search` instead.
-        """
-        raise NotImplementedError
-
     def _search(self, problem: Problem) -> Best | Nearest:
         nearest = self._empty_record(problem)
-        at = evaluate_clean(problem, nearest)
+        at = problem.evaluate_clean(nearest)
         rows = (~nearest.success).nonzero().flatten()
         if len(rows):
             part, at = problem.take(rows), at.take(rows)
@@ -43,9 +41,12 @@ class MinimumNormAttack(GradientAttack):
             write(nearest, rows, found)
         return nearest
 
-    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        verified = super()._verify(problem, found)
-        return move_outward(problem, found, verified) if isinstance(found, Nearest) else verified
+    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
+        """Return the nearest successes of samples whose clean inputs, evaluated `at`, are none.
+
+        An attack that evaluates the clean inputs itself overrides `_search` instead.
+        """
+        raise NotImplementedError
 
     def _empty_record(self, problem: Problem) -> Nearest:
         return Nearest.empty(problem.x)
@@ -54,13 +55,90 @@ class MinimumNormAttack(GradientAttack):
         return margin
 
 
-def candidates(at: Judged, problem: Problem, most: int) -> list[Tensor]:
+def candidates(at: Judged, goal: Goal, most: int) -> list[Tensor]:
     """Return the likeliest classes besides the label, at most `most`, each `(n,)`.
 
     An untargeted attack goes for one after another. A targeted one has none to choose from.
     """
-    if problem.goal.targeted:
+    if goal.targeted:
         return []
-    others = own_and_others(at.logits, problem.goal.labels)[1]
+    others = own_and_others(at.logits, goal.labels)[1]
     most = min(most, others.shape[1] - 1)
     return list(others.topk(most, dim=1).indices.unbind(1))
+
+
+def refine_to_boundary(
+    problem: Problem, inner: Tensor, logits: Tensor, nearest: Nearest, steps: int
+) -> Nearest:
+    """Move each success towards a point that is none, as far as it stays one.
+
+    On the segment between the two the logits are taken for linear functions, each class by itself:
+    where they are, one step finds the boundary, whichever class it belongs to.
+
+    Args:
+        problem: `n` samples.
+        inner: points `(n, *features)`; samples where they are successes are left as they are.
+        logits: of `inner`, `(n, classes)`.
+        nearest: the successes; samples without one are left as they are.
+        steps: forward passes for each sample, after one for the success.
+
+    Returns:
+        `nearest`, which is written to.
+    """
+    rows = (nearest.success & (problem.goal.shortfall(logits) > 0)).nonzero().flatten()
+    if not len(rows) or not steps:
+        return nearest
+    part, best, inner = problem.take(rows), take(nearest, rows), inner[rows]
+    span = best.x_adv - inner
+    low, high = torch.zeros_like(best.distance), torch.ones_like(best.distance)
+    below = part.goal.gaps(logits[rows])
+    above = part.goal.gaps(part.judge(best.x_adv, differentiate=False).logits)
+    for _ in range(steps):
+        root = BOUNDARY_MARGIN * linear_root(below, above, part.goal)
+        share = low + (high - low) * root.clamp(0.02, 0.98)
+        at = part.judge(part.clip(inner + per_sample(share, span) * span), differentiate=False)
+        best, gaps = best.improved(part, at), part.goal.gaps(at.logits)
+        low, high = torch.where(at.success, low, share), torch.where(at.success, share, high)
+        # the end that stays put counts half (Illinois): bends would keep it for ever
+        below = torch.where(at.success[:, None], below / 2, gaps)
+        above = torch.where(at.success[:, None], gaps, above / 2)
+    write(nearest, rows, best)
+    return nearest
+
+
+def linear_root(below: Tensor, above: Tensor, goal: Goal) -> Tensor:
+    """Return where straight lines between two points first meet the goal, as a share `(n,)`.
+
+    Args:
+        below: `Goal.gaps` at the point that is not a success, `(n, classes)`.
+        above: `Goal.gaps` at the success, `(n, classes)`.
+        goal: leaving a label takes one class, reaching one takes all.
+    """
+    ahead = below.clamp_min(0)  # a tie that is not a success is at the boundary
+    root = ahead / (ahead - above).clamp_min(torch.finfo(above.dtype).tiny)
+    if goal.targeted:
+        return torch.where(below > 0, root, 0).amax(1)
+    return torch.where(above <= 0, root, 1).amin(1)
+
+
+def bisect_to_boundary(problem: Problem, nearest: Nearest, halvings: int) -> Nearest:
+    """Move each success towards its input by bisection, as far as it stays one.
+
+    Returns:
+        `nearest`, which is written to.
+    """
+    rows = nearest.success.nonzero().flatten()
+    if not len(rows):
+        return nearest
+    part, best = problem.take(rows), take(nearest, rows)
+    span = best.x_adv - part.x
+    low, high = torch.zeros_like(best.distance), torch.ones_like(best.distance)
+    share = FIRST_SHARE * high
+    for _ in range(halvings):
+        x_adv = part.clip(part.x + per_sample(share, span) * span)
+        at = part.judge(x_adv, differentiate=False)
+        best = best.improved(part, at)
+        low, high = torch.where(at.success, low, share), torch.where(at.success, share, high)
+        share = (low + high) / 2
+    write(nearest, rows, best)
+    return nearest

@@ -18,7 +18,7 @@ from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.losses import Loss
-from advkit.core.norms import Norm, lp_norm, per_sample
+from advkit.core.norms import Norm, lp_norm, per_sample, project
 from advkit.core.tensors import asynchronous, wide
 from advkit.models import DifferentiableClassifier
 
@@ -125,6 +125,28 @@ class Problem:
             return x_adv
         over = (x_adv.float() - self.x.float()).abs() > per_sample(eps, x_adv).float()
         return torch.where(over, x_adv.nextafter(self.x), x_adv)
+
+    def into_ball(self, x_adv: Tensor, eps: Tensor) -> Tensor:
+        """Return the point of ball and box next to `x_adv`, which is used up."""
+        delta = project(x_adv.sub_(self.x), eps, self.norm)
+        return self.inside(self.clip(delta.add_(self.x)), eps)
+
+    def drop_active_bounds(self, x_adv: Tensor, grad: Tensor) -> Tensor:
+        """Return `grad` without the features at a bound that a step along it would push out."""
+        lower, upper = self.model.bounds
+        active = (x_adv <= lower) & (grad < 0) | (x_adv >= upper) & (grad > 0)
+        return torch.where(active, 0, grad)
+
+    def evaluate_clean(self, record: tuple[Tensor, ...]) -> Judged:
+        """Evaluate the clean inputs of a whole batch, and write the successes into `record`.
+
+        The record is empty: it holds the clean inputs, whose distance is 0.
+        """
+        at = self.judge(self.x, differentiate=False, first=True)
+        rows = at.success.nonzero().flatten()
+        clean = (at.x_adv, at.shortfall, torch.zeros_like(at.shortfall))
+        write(record, rows, tuple(part[rows] for part in clean[: len(record)]))
+        return at
 
     def judge(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Judged:
         """One forward pass.

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.rows import choose, take, write
+from advkit.attacks.engine.rows import choose
 
 
 class Record(Protocol):
@@ -70,11 +70,3 @@ class Nearest(NamedTuple):
     def nearer(self, other: Nearest) -> Nearest:
         """Return each sample's nearer one of the two."""
         return Nearest(*choose(other.distance < self.distance, other, self))
-
-
-def evaluate_clean(problem: Problem, record: Best | Nearest) -> Judged:
-    """Evaluate the clean inputs of a whole batch, and write the successes into `record`."""
-    at = problem.judge(problem.x, differentiate=False, first=True)
-    rows = at.success.nonzero().flatten()
-    write(record, rows, take(record.improved(problem, at), rows))
-    return at

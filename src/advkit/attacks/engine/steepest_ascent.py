@@ -10,10 +10,10 @@ from torch import Tensor
 
 from advkit.attacks.engine.loop import Keep, Stop, iterate
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.random_start import random_start
-from advkit.attacks.engine.records import Best, evaluate_clean
+from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import take, write
-from advkit.core.norms import Norm, normalize, project, steepest
+from advkit.core.norms import normalize, steepest
+from advkit.core.randomness import uniform_noise
 
 
 class AscentState(NamedTuple):
@@ -29,7 +29,6 @@ class Ascent:
     """One way to climb: `steps` steps of steepest ascent, projected onto ball and box.
 
     Attributes:
-        norm: of the ball and of the steps.
         eps: radius for each sample, `(n,)`.
         lengths: of the steps, in input units, `(n, steps)`.
         momentum: weight of the previous direction.
@@ -40,7 +39,6 @@ class Ascent:
         stop: whether successful samples are finished.
     """
 
-    norm: Norm
     eps: Tensor
     lengths: Tensor
     momentum: float = 0.0
@@ -56,7 +54,7 @@ class Ascent:
         # a random start would move inputs that need no attack: those are left out before
         look_before = self.stop == "first" and self.random_start
         if look_before:
-            evaluate_clean(problem, best)
+            problem.evaluate_clean(best)
         for restart in range(self.restarts):
             unsolved = self.unsolved(best)
             if not unsolved.any():
@@ -64,7 +62,9 @@ class Ascent:
             part = problem.take(unsolved)
             start = part.x
             if self.random_start:
-                start = random_start(part, self.eps[part.rows], self.seed, restart)
+                eps, bounds = self.eps[part.rows], part.model.bounds
+                noisy = uniform_noise(part.x, eps, part.norm, bounds, self.seed, restart)
+                start = part.inside(part.clip(noisy), eps)
             found = self._climb(part, start, first=restart == 0 and not look_before)
             better = (found.shortfall < best.shortfall[unsolved]) | (self.keep == "last")
             write(best, part.rows[better], take(found, better))
@@ -73,7 +73,7 @@ class Ascent:
     def search_from(self, problem: Problem, start: Tensor) -> Best:
         """Return the best iterates from the points of the balls that are nearest to `start`."""
         eps = self.eps[problem.rows]
-        return self._climb(problem, self._inside(problem, start.clone(), eps))
+        return self._climb(problem, problem.into_ball(start.clone(), eps))
 
     def unsolved(self, best: Best) -> Tensor:
         """Mask of the samples of the whole batch that are still to be attacked."""
@@ -100,13 +100,8 @@ class Ascent:
         if self.momentum:
             velocity = self.momentum * state.velocity + normalize(grad, "l1")
             state, grad = state._replace(velocity=velocity), velocity
-        move = steepest(grad, state.lengths[:, i], self.norm, x_adv, problem.model.bounds)
-        return self._inside(problem, move.add_(x_adv), state.eps), state
-
-    def _inside(self, problem: Problem, x_adv: Tensor, eps: Tensor) -> Tensor:
-        """Return the point of ball and box next to `x_adv`, which is used up."""
-        delta = project(x_adv.sub_(problem.x), eps, self.norm)
-        return problem.inside(problem.clip(delta.add_(problem.x)), eps)
+        move = steepest(grad, state.lengths[:, i], problem.norm, x_adv, problem.model.bounds)
+        return problem.into_ball(move.add_(x_adv), state.eps), state
 
 
 def step_schedule(eps: Tensor, steps: int, step_size: float | None = None) -> Tensor:
