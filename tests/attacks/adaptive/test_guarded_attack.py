@@ -22,7 +22,6 @@ from advkit.attacks.adaptive.joint_carlini_wagner import (
 from advkit.attacks.adaptive.joint_problem import _without, alarm
 from advkit.attacks.adaptive.selective_pgd import SelectivePGD
 from advkit.attacks.engine.goal import Goal
-from advkit.attacks.engine.minimum_norm import bisect_to_boundary
 from advkit.attacks.engine.records import Nearest
 from advkit.core.norms import lp_norm
 from advkit.detectors.guard import Guard

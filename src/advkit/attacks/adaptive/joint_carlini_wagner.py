@@ -23,7 +23,7 @@ from advkit.attacks.engine.constant_search import (
     PenaltyState,
     warm_start,
 )
-from advkit.attacks.engine.minimum_norm import bisect_to_boundary, candidates
+from advkit.attacks.engine.minimum_norm import candidates
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import choose, take, write
@@ -34,6 +34,7 @@ from advkit.core.tensors import wide
 
 _AMPLE = 4.0  # the first constants, as a multiple of what would balance a linear detector
 _HALVINGS = 10
+_FIRST_SHARE = 0.9  # of the way to a success, tried before the way is halved
 _TRIES = 2  # rounds for each class before the best of them is chosen
 _WEAK = 1000  # the article's constant of the detector, as a multiple of the first of the class
 
@@ -335,3 +336,26 @@ def _fresh(problem: Problem, const: Tensor) -> tuple[Tensor, _Unmet]:
     """The constants `(n, 2)` of a part as those of the whole batch, and nothing yet of unmet."""
     weight = const.new_ones(len(problem.ledger.forward), 2).index_put((problem.rows,), const)
     return weight, _Unmet(torch.full_like(weight[:, 0], math.inf), torch.zeros_like(weight))
+
+
+def bisect_to_boundary(problem: Joint, nearest: Nearest, halvings: int) -> Nearest:
+    """Move each success towards its input by bisection, as far as it stays one.
+
+    Returns:
+        `nearest`, which is written to.
+    """
+    rows = nearest.success.nonzero().flatten()
+    if not len(rows):
+        return nearest
+    part, best = problem.take(rows), take(nearest, rows)
+    span = best.x_adv - part.x
+    low, high = torch.zeros_like(best.distance), torch.ones_like(best.distance)
+    share = _FIRST_SHARE * high
+    for _ in range(halvings):
+        x_adv = part.clip(part.x + per_sample(share, span) * span)
+        at = part.judge(x_adv, differentiate=False)
+        best = best.improved(part, at)
+        low, high = torch.where(at.success, low, share), torch.where(at.success, share, high)
+        share = (low + high) / 2
+    write(nearest, rows, best)
+    return nearest

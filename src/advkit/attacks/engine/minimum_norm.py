@@ -17,7 +17,6 @@ from advkit.core.losses import Loss, margin, own_and_others
 from advkit.core.norms import per_sample
 
 BOUNDARY_MARGIN = 1.001  # a refined success stays that far past the boundary, against rounding
-FIRST_SHARE = 0.9  # of the way to a success, tried before the way is halved
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -119,26 +118,3 @@ def linear_root(below: Tensor, above: Tensor, goal: Goal) -> Tensor:
     if goal.targeted:
         return torch.where(below > 0, root, 0).amax(1)
     return torch.where(above <= 0, root, 1).amin(1)
-
-
-def bisect_to_boundary(problem: Problem, nearest: Nearest, halvings: int) -> Nearest:
-    """Move each success towards its input by bisection, as far as it stays one.
-
-    Returns:
-        `nearest`, which is written to.
-    """
-    rows = nearest.success.nonzero().flatten()
-    if not len(rows):
-        return nearest
-    part, best = problem.take(rows), take(nearest, rows)
-    span = best.x_adv - part.x
-    low, high = torch.zeros_like(best.distance), torch.ones_like(best.distance)
-    share = FIRST_SHARE * high
-    for _ in range(halvings):
-        x_adv = part.clip(part.x + per_sample(share, span) * span)
-        at = part.judge(x_adv, differentiate=False)
-        best = best.improved(part, at)
-        low, high = torch.where(at.success, low, share), torch.where(at.success, share, high)
-        share = (low + high) / 2
-    write(nearest, rows, best)
-    return nearest
