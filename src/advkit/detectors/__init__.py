@@ -1,8 +1,9 @@
 """Layer 2: detectors of attacks, told by what the attacked model answers."""
 
+from advkit.detectors.alarm import Alarm
 from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
-from advkit.detectors.guard import Alarm, Guard
+from advkit.detectors.guard import Guard
 from advkit.detectors.outlier_scores import (
     KernelDensity,
     LocalIntrinsicDimensionality,
