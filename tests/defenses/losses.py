@@ -19,7 +19,7 @@ from advkit.defenses import (
     TemperedCrossEntropy,
     WeightedSum,
 )
-from tests import contract
+from tests import attack_cases
 
 PGD = attacks.PGD(eps=0.1, steps=3)
 
@@ -53,7 +53,7 @@ def scaled(loss, factor):
         return FreeAdversarialTraining(eps=factor * loss.eps, bounds=(0, factor))
     changes = {}
     if getattr(loss, "attack", None) is not None:
-        changes["attack"] = contract.scaled(loss.attack, factor)
+        changes["attack"] = attack_cases.scaled(loss.attack, factor)
     for name in ("noise", "sigma"):
         if hasattr(loss, name):
             changes[name] = factor * getattr(loss, name)

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from advkit.core import checks
 from advkit.core.norms import per_sample
 from advkit.core.tensors import wide
-from advkit.defenses.pixels import check_images, on_grid, shifted
+from advkit.defenses.pixels import check_floats, check_images, on_grid, shifted
 from advkit.models import REJECTED, Bounds, StraightThrough, as_classifier, hold
 
 _CHUNK = 256  # images whose windows are in memory at once
@@ -221,10 +221,7 @@ class InputValidator:
 
     def _check(self, x: Tensor) -> None:
         """Raise unless every property can be looked for in `x`."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"x must be of a floating dtype, got {x.dtype}; convert it, x.float()")
+        check_floats(x)
         if x.ndim < 2 or (len(x) and not x.numel()):
             raise ValueError(f"x must have shape (n, *features), got {tuple(x.shape)}")
         if self.limit is not None:

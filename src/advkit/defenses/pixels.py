@@ -1,4 +1,4 @@
-"""Pixels: the windows around them, and the grid of values that they may have."""
+"""Pixels: checks of them, the windows around them, and the grid of values that they may have."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ def check_images(x: Tensor, wanted_by: str) -> None:
         raise ValueError(
             f"{wanted_by} needs images (n, channels, height, width), got shape {tuple(x.shape)}"
         )
+
+
+def check_floats(x: Tensor) -> None:
+    """Raise unless `x` is a tensor of a floating dtype."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of a floating dtype, got {x.dtype}; convert it, x.float()")
 
 
 def on_grid(x: Tensor, bounds: tuple[float, float], steps: int) -> Tensor:

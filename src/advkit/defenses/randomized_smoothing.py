@@ -18,7 +18,7 @@ from advkit.core.tensors import wide
 from advkit.defenses.certificates import Certificates, certified_radius, probability_bound
 from advkit.models import REJECTED
 from advkit.models.ensemble import Ask
-from advkit.models.wrappers import _Around, instead
+from advkit.models.wrappers import ClassifierWrapper, instead
 
 # Draws come in blocks of this size, so that they do not depend on the batch size.
 _BLOCK = 100
@@ -29,7 +29,7 @@ _FINER = 64
 _GUESS, _BOUND, _CLIMB = range(3)
 
 
-class RandomizedSmoothing(_Around):
+class RandomizedSmoothing(ClassifierWrapper):
     """The class that a model answers most often under Gaussian noise, certified within an l2 ball.
 
     Cohen, Rosenfeld and Kolter (2019, arXiv:1902.02918). The smoothed classifier g gives the class

@@ -1,15 +1,15 @@
 """Layer 2: detectors of attacks, told by what the attacked model answers."""
 
+from advkit.detectors.alarm import Alarm
 from advkit.detectors.collect import collect
-from advkit.detectors.forest import OutputForest
-from advkit.detectors.guard import Alarm, Guard
-from advkit.detectors.outlier_scores import (
+from advkit.detectors.confidence_scores import MaxSoftmax, OutputEntropy
+from advkit.detectors.distance_scores import (
     KernelDensity,
     LocalIntrinsicDimensionality,
     Mahalanobis,
-    MaxSoftmax,
-    OutputEntropy,
 )
+from advkit.detectors.forest import OutputForest
+from advkit.detectors.guard import Guard
 from advkit.detectors.output_table import OutputTable
 from advkit.detectors.surrogate import Surrogate
 

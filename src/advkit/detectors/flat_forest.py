@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from advkit.detectors.features import Floats
+
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
 _LEVELS = 8  # between two looks at who has arrived

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from typing_extensions import Self
@@ -22,55 +15,19 @@ from typing_extensions import Self
 from advkit.core import checks
 from advkit.core.protocols import Detector, InputDetector
 from advkit.core.tensors import wide
-from advkit.models import REJECTED, Bounds, as_classifier, hold
-
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Judgement:
-    """What a guard says of `n` inputs.
-
-    Attributes:
-        labels: int64 `(n,)`, the guard's answers: after what happens on an alarm.
-        suspicion: float64 `(n,)`, as the detector gives it.
-        alarm: bool `(n,)`; the suspicion is above the threshold.
-    """
-
-    labels: Tensor
-    suspicion: Floats
-    alarm: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Alarm:
-    """The `k` inputs of a request that raised an alarm.
-
-    Attributes:
-        x: `(k, *features)`.
-        outputs: `(k, classes)`, what the model gave and the detector looked at, detached.
-        labels: int64 `(k,)`, the model's.
-        suspicion: float64 `(k,)`.
-        rows: int64 `(k,)`, where they stand in the request.
-    """
-
-    x: Tensor
-    outputs: Tensor
-    labels: Tensor
-    suspicion: Floats
-    rows: Tensor
-
-
-class Writable(Protocol):
-    """What lines of text can be written to."""
-
-    def write(self, text: str, /) -> object:
-        """Take `text`, a whole line."""
-        ...
-
-
-OnAlarm = Literal["reject", "flag"] | Callable[[Alarm], Tensor]
-Outputs = Literal["scores", "logits"]
+from advkit.detectors.alarm import (
+    Alarm,
+    Judgement,
+    OnAlarm,
+    answer_alarm,
+    raise_alarm,
+    visible_scores,
+)
+from advkit.detectors.alarm_log import AlarmLog, Writable, alarm_lines
+from advkit.detectors.features import OUTPUTS, Outputs
+from advkit.detectors.request_counter import RequestCounter
+from advkit.detectors.suspicion import check_detector, looks_at_inputs, suspicion_of
+from advkit.models import Bounds, as_classifier, hold
 
 
 class Guard:
@@ -138,8 +95,8 @@ class Guard:
         outputs: Outputs = "scores",
         log: str | os.PathLike[str] | Writable | None = None,
     ) -> None:
-        _check_detector(detector)
-        if threshold is None and _looks_at_inputs(detector):
+        check_detector(detector)
+        if threshold is None and looks_at_inputs(detector):
             threshold = getattr(detector, "threshold", None)
         if threshold is not None:
             checks.number("threshold", threshold)
@@ -147,7 +104,7 @@ class Guard:
                 raise ValueError(f"threshold must be finite, got {threshold}")
         if not callable(on_alarm):
             checks.one_of("on_alarm", on_alarm, ("reject", "flag"))
-        checks.one_of("outputs", outputs, ("scores", "logits"))
+        checks.one_of("outputs", outputs, OUTPUTS)
         self.model: Any = as_classifier(model)
         if not callable(getattr(self.model, outputs, None)):
             raise TypeError(f"model must have {outputs}(x) for outputs={outputs!r}, got {model!r}")
@@ -155,20 +112,20 @@ class Guard:
         self.on_alarm: OnAlarm = on_alarm
         self.outputs: Outputs = outputs
         self._threshold = None if threshold is None else float(threshold)
-        self._log = _checked_log(log)
-        self._begin_to_count()
+        self._log = None if log is None else AlarmLog(log)
+        self._counter = RequestCounter()
 
     def __repr__(self) -> str:
         given = f"threshold={self._threshold!r}, on_alarm={self.on_alarm!r}"
         return f"{type(self).__name__}({self.model!r}, {self.detector!r}, {given})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the lock, which cannot be copied."""
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+        """Return all but the counter: a copy begins at zero."""
+        return {name: value for name, value in vars(self).items() if name != "_counter"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._begin_to_count()
+        self._counter = RequestCounter()
 
     @property
     def bounds(self) -> Bounds:
@@ -209,19 +166,16 @@ class Guard:
     @property
     def requests(self) -> int:
         """Inputs that were judged."""
-        with self._lock:
-            return self._requests
+        return self.counts()["requests"]
 
     @property
     def alarms(self) -> int:
         """Those of them that raised an alarm."""
-        with self._lock:
-            return self._alarms
+        return self.counts()["alarms"]
 
     def counts(self) -> dict[str, int]:
         """`requests` and `alarms` of the same moment, by name."""
-        with self._lock:
-            return {"requests": self._requests, "alarms": self._alarms}
+        return self._counter.counts()
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep the model in the state of an evaluation over many calls."""
@@ -258,8 +212,10 @@ class Guard:
                 f"x must hold at least {math.ceil(1 / fpr)} inputs for fpr={fpr:g}, got {len(x)}"
             )
         with hold(self.model):
-            cut = torch.split(x, batch_size)
-            parts = [self._suspicion(self._asked(part), part) for part in cut]
+            parts = [
+                suspicion_of(self.detector, self._outputs_for(part), part)
+                for part in torch.split(x, batch_size)
+            ]
         self._threshold = float(np.sort(np.concatenate(parts))[-1 - allowed])
         return self
 
@@ -290,34 +246,23 @@ class Guard:
         judgement, outputs = self._judged(x)
         if self.on_alarm == "flag":
             return outputs
-        labels = judgement.labels[:, None]
-        seen = torch.zeros_like(outputs).scatter(1, labels.clamp_min(0), 1)
-        seen = seen.masked_fill(labels == REJECTED, -math.inf)
+        seen = visible_scores(outputs, judgement.labels)
         return torch.where(judgement.alarm[:, None], seen, outputs)
 
     def _judged(self, x: Tensor) -> tuple[Judgement, Tensor]:
-        """The judgement, and the model's outputs."""
-        threshold = self.threshold  # before anything is asked
-        outputs = self._asked(x)
-        suspicion = self._suspicion(outputs, x)
-        flagged = suspicion > threshold
-        alarm = torch.from_numpy(flagged).to(outputs.device)
+        """Return the judgement, and the model's outputs."""
+        threshold = self.threshold  # before the model is queried
+        outputs = self._outputs_for(x)
+        suspicion = suspicion_of(self.detector, outputs, x)
         labels = outputs.argmax(1)
-        rows = alarm.nonzero().flatten()
-        raised = Alarm(
-            x=x[rows],
-            outputs=outputs[rows],
-            labels=labels[rows],
-            suspicion=suspicion[flagged],
-            rows=rows,
-        )
-        self._note(len(x), raised, threshold)
-        if len(rows):
-            labels = labels.index_put((rows,), self._answer(raised))
-        return Judgement(labels=labels, suspicion=suspicion, alarm=alarm), outputs
+        raised, alarm = raise_alarm(x, outputs, labels, suspicion, threshold)
+        self._record(len(x), alarm, threshold)
+        if len(alarm.rows):
+            labels = labels.index_put((alarm.rows,), answer_alarm(self.on_alarm, alarm))
+        return Judgement(labels=labels, suspicion=suspicion, alarm=raised), outputs
 
-    def _asked(self, x: Tensor) -> Tensor:
-        """The model's outputs for `x`, `(n, classes)`, detached, of float32 at least."""
+    def _outputs_for(self, x: Tensor) -> Tensor:
+        """Return the model's outputs for `x`, `(n, classes)`, detached, of float32 at least."""
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
         with torch.no_grad():
@@ -335,118 +280,11 @@ class Guard:
             )
         return outputs
 
-    def _suspicion(self, outputs: Tensor, x: Tensor) -> Floats:
-        """What the detector says of each row of `outputs`, one finite number."""
-        if not len(x):
-            return np.zeros(0)  # estimators refuse to look at nothing
-        name = type(self.detector).__name__
-        try:
-            found = np.asarray(self._found(outputs, x))
-        except Exception as error:
-            raise RuntimeError(f"{name} failed, so nothing is answered: {error}") from error
-        if found.dtype.kind not in "fiu":
-            raise TypeError(f"{name} must give suspicion as numbers, gave {found.dtype}")
-        if found.shape != (len(x),):
-            raise ValueError(
-                f"{name} must give suspicion of shape ({len(x)},), one for each input, "
-                f"gave {found.shape}"
-            )
-        bad = torch.from_numpy(~np.isfinite(found))
-        if bad.any():
-            raise ValueError(
-                f"{name} gave NaN or infinite suspicion for sample {checks.indices(bad)}"
-            )
-        return found.astype(np.float64)
-
-    def _found(self, outputs: Tensor, x: Tensor) -> npt.ArrayLike:
-        """What the detector says, whatever that is."""
-        detector: Any = self.detector
-        if not _looks_at_inputs(detector):
-            return detector.suspicion(outputs.cpu().numpy())  # type: ignore[no-any-return]
-        with torch.no_grad():
-            risk = detector.risk(x, outputs.argmax(1))
-        return risk.detach().cpu().numpy() if isinstance(risk, Tensor) else risk
-
-    def _answer(self, raised: Alarm) -> Tensor:
-        """Labels `(k,)` for the inputs of an alarm."""
-        if not callable(self.on_alarm):
-            rejected = torch.full_like(raised.labels, REJECTED)
-            return raised.labels if self.on_alarm == "flag" else rejected
-        labels = self.on_alarm(raised)
-        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-            raise TypeError(f"on_alarm must return labels as an int64 tensor, got {kind}")
-        if labels.shape != raised.labels.shape:
-            wanted, got = tuple(raised.labels.shape), tuple(labels.shape)
-            raise ValueError(f"on_alarm must return labels {wanted}, got shape {got}")
-        labels, classes = labels.to(raised.labels.device), raised.outputs.shape[1]
-        bad = ~((labels == REJECTED) | ((labels >= 0) & (labels < classes)))
-        if bad.any():
-            raise ValueError(
-                f"on_alarm must return labels below {classes} or {REJECTED}, "
-                f"got {int(labels[bad][0])} for sample {checks.indices(bad, raised.rows)}"
-            )
-        return labels
-
-    def _begin_to_count(self) -> None:
-        self._lock = threading.Lock()
-        self._requests = self._alarms = 0
-
-    def _note(self, n: int, raised: Alarm, threshold: float) -> None:
+    def _record(self, n: int, alarm: Alarm, threshold: float) -> None:
         """Count `n` inputs and the alarms among them, and log those."""
-        lines = [] if self._log is None else self._lines(raised, threshold)
-        with self._lock:
-            self._requests += n
-            self._alarms += len(raised.rows)
-            if lines and self._log is not None:
-                _append(self._log, lines)
-
-    def _lines(self, raised: Alarm, threshold: float) -> list[str]:
-        """A line of JSON for each input of an alarm."""
-        about = {
-            "threshold": threshold,
-            "model": repr(self.model),
-            "detector": type(self.detector).__name__,
-        }
-        columns = (raised.rows.tolist(), raised.labels.tolist(), raised.suspicion.tolist())
-        time = datetime.now(timezone.utc).isoformat()
-        return [
-            json.dumps({"time": time, "row": r, "label": y, "suspicion": s, **about}) + "\n"
-            for r, y, s in zip(*columns, strict=True)
-        ]
-
-
-def _looks_at_inputs(detector: object) -> bool:
-    """Whether a detector wants the inputs, and not the model's outputs."""
-    return callable(getattr(detector, "risk", None))
-
-
-def _check_detector(detector: object) -> None:
-    """Raise unless `detector` can be asked in one way or the other; a class cannot."""
-    asked = _looks_at_inputs(detector) or callable(getattr(detector, "suspicion", None))
-    if isinstance(detector, type) or not asked:
-        raise TypeError(
-            f"detector must have suspicion(outputs) or risk(x, labels), got {detector!r}"
-        )
-
-
-def _checked_log(log: object) -> Path | Writable | None:
-    """`log` as a path to which something can be appended, or as it is."""
-    if isinstance(log, (str, os.PathLike)):
-        path = Path(log)
-        with path.open("ab"):  # fails here, not at the first alarm
-            return path
-    if log is not None and not callable(getattr(log, "write", None)):
-        raise TypeError(f"log must be a path or have write(text), got {type(log).__name__}")
-    return log  # type: ignore[return-value]  # None, or just seen to have a `write`
-
-
-def _append(log: Path | Writable, lines: list[str]) -> None:
-    """Write `lines` one by one: other processes may append to the same file, line by line."""
-    if not isinstance(log, Path):
-        for line in lines:
-            log.write(line)
-        return
-    with log.open("ab", buffering=0) as file:
-        for line in lines:
-            file.write(line.encode())
+        lines = []
+        if self._log is not None:
+            lines = alarm_lines(alarm, threshold, self.model, self.detector)
+        with self._counter.adding(n, len(alarm.rows)):
+            if self._log is not None:
+                self._log.append(lines)

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from typing_extensions import Self
 
 from advkit.core import checks
 from advkit.core.files import read_npz, write_npz
-from advkit.detectors.features import OUTPUTS, Outputs
+from advkit.detectors.features import OUTPUTS, Outputs, check_finite
 
 Column = npt.NDArray[Any]
 
@@ -230,10 +229,7 @@ def _checked_outputs(outputs: Column) -> npt.NDArray[np.float32]:
     if outputs.ndim != 2 or outputs.shape[1] == 0:
         raise ValueError(f"outputs must have shape (n, width), got {outputs.shape}")
     outputs = outputs.astype(np.float32, copy=False)
-    bad = ~np.isfinite(outputs).all(1)
-    if bad.any():
-        where = checks.indices(torch.from_numpy(bad))
-        raise ValueError(f"outputs must be finite, have NaN or infinity in row {where}")
+    check_finite(outputs)
     return outputs
 
 

@@ -17,9 +17,9 @@ from typing_extensions import Self
 
 from advkit.core import checks
 from advkit.core.protocols import Detector
+from advkit.detectors.features import Floats
 from advkit.training.fit import fit
 
-Floats = npt.NDArray[np.float64]
 _BATCH = 64
 
 

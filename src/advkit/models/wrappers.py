@@ -19,7 +19,7 @@ from advkit.models.state import undisturbed
 from advkit.models.torch import checked_bounds
 
 
-class _Around(ABC):
+class ClassifierWrapper(ABC):
     """A classifier that answers through another one, `asked`."""
 
     def __init__(self, model: object) -> None:
@@ -78,7 +78,7 @@ class _Around(ABC):
         """What `ask`, a function of the inner model, answers to `x` by way of this one."""
 
 
-class Expectation(_Around):
+class Expectation(ClassifierWrapper):
     """The expectation over a model's own randomness (Athalye et al., 2018, arXiv:1707.07397).
 
     Each call asks the model `draws` times; an attack on it climbs the expectation, which a random
@@ -121,7 +121,7 @@ class Expectation(_Around):
             return ask(x)
 
 
-class StraightThrough(_Around):
+class StraightThrough(ClassifierWrapper):
     """A model behind a step that cannot be differentiated (Athalye et al., 2018, arXiv:1802.00420).
 
     Forward it is exactly `step`; backward it is the identity, or the function given for that: the
@@ -194,7 +194,7 @@ class StraightThrough(_Around):
         return instead(likeness, value)
 
 
-class QueryCounter(_Around):
+class QueryCounter(ClassifierWrapper):
     """A model that counts the samples sent through it, and may stop at a budget.
 
     Args:

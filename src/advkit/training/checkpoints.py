@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from advkit.core.files import replacing
 from advkit.training.history import Epoch
@@ -41,7 +42,7 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None
-    averaged: nn.Module | None
+    averaged: AveragedModel | None
     generators: tuple[torch.Generator, ...]
     device: torch.device
     setup: Mapping[str, str]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from advkit.core import checks
 from advkit.core.tensors import wide
 from advkit.defenses.mrr.sparse import pursue
-from advkit.defenses.pixels import check_images
+from advkit.defenses.pixels import check_floats, check_images
 from advkit.models.torch import checked_bounds
 
 Score = Literal["residual", "psnr"]
@@ -282,10 +282,7 @@ class InputDictionaries:
         return replace(self, **{name: getattr(self, name).to(device) for name in _LEARNED})
 
     def _check(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"x must be of a floating dtype, got {x.dtype}; convert it, x.float()")
+        check_floats(x)
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(str(side) for side in self.shape)
             raise ValueError(

@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from advkit.core import checks
 from advkit.defenses.mrr.calibration import Calibration, calibrated
 from advkit.defenses.mrr.dictionaries import InputDictionaries
 from advkit.defenses.mrr.latent import LatentModules
-from advkit.models import TorchClassifier, hold
-
-_ASKED = 128  # inputs that are asked about at once
+from advkit.defenses.mrr.victim import BATCH, answers
+from advkit.models import TorchClassifier
 
 
 class Modules(Protocol):
@@ -65,6 +65,15 @@ class Fitted:
         pairs = _batches(x, labels)
         return torch.cat([self.calibration.scores(self.distances(a, b), b) for a, b in pairs])
 
+    def labels(self, x: Tensor, given: Tensor | None) -> Tensor:
+        """Return the victim's labels of `x` `(n,)`: those given, checked, or its predictions."""
+        if given is None:
+            return answers(self.victim, x)
+        labels = checks.labels("labels", given, x)
+        rows = torch.arange(len(x), device=x.device)
+        checks.labels_within("labels", labels, len(self.calibration.counts), rows)
+        return labels
+
     def first(self, count: int, *, inputs: bool) -> Fitted:
         """With the first `count` latent defenders of each layer; dictionaries only if `inputs`."""
         kept, at = list[int](), 0
@@ -103,15 +112,9 @@ def calibrated_on(
     return replace(fitted, clean=fitted.scores(decide, answers(victim, decide)))
 
 
-def answers(victim: TorchClassifier, x: Tensor) -> Tensor:
-    """The victim's labels, int64 `(n,)`, a batch at a time."""
-    with hold(victim):
-        return torch.cat([victim.predict(part) for part in torch.split(x, _ASKED)])
-
-
 def _side_by_side(modules: tuple[Modules, ...], x: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([own.distances(x, labels) for own in modules], dim=1)
 
 
 def _batches(x: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(torch.split(x, _ASKED), torch.split(labels, _ASKED), strict=True)
+    return zip(torch.split(x, BATCH), torch.split(labels, BATCH), strict=True)

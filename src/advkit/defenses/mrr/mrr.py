@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +14,15 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit.core import checks
-from advkit.core.naming import blamed_on
 from advkit.defenses.mrr import storage
 from advkit.defenses.mrr.aggregation import Rule, RuleName
+from advkit.defenses.mrr.calibration_split import hold_out, split_given
 from advkit.defenses.mrr.dictionaries import InputDefender
-from advkit.defenses.mrr.fitted import Fitted, answers, calibrated_on
-from advkit.defenses.mrr.latent import LatentDefender, LatentDefenders, fit_latent
-from advkit.models import TorchClassifier, as_classifier
+from advkit.defenses.mrr.fitted import Fitted, calibrated_on
+from advkit.defenses.mrr.latent import LatentDefenders
+from advkit.defenses.mrr.latent_layers import fit_layers
+from advkit.defenses.mrr.policy import Policy
+from advkit.defenses.mrr.victim import as_victim
 
 _FOUR = LatentDefenders(count=4)  # most of what sixteen find, at a quarter of the cost
 
@@ -109,7 +108,7 @@ class MRR:
         checks.whole("seed", seed)
         self.seed = seed
         self._fitted: Fitted | None = None
-        self._set_policy(aggregate, precision, security, jointly)
+        self._policy = Policy.of(aggregate, precision, security, jointly)
 
     def __repr__(self) -> str:
         state = "not fitted" if self._fitted is None else f"{self._fitted.clean.shape[1]} defenders"
@@ -159,28 +158,42 @@ class MRR:
         checks.flag("progress", progress)
         if clean is None and self.jointly and not self.held_out:
             raise ValueError("jointly must be False with held_out=0 and without clean inputs")
-        learn, scale, decide = self._parts(x, clean, victim)
+        if clean is None:
+            learn, scale, decide = hold_out(x, self.held_out, self.seed)
+        else:
+            learn, scale, decide = split_given(x, clean, victim.bounds, self.seed)
         victim.predict(x[:1])  # learns the number of classes, and fails here if at all
         checks.labels_within("y", y, victim.num_classes, torch.arange(len(y), device=y.device))
         with torch.inference_mode(False), torch.no_grad():
             data = x[learn], y[learn]
-            kept = storage.Checkpoint(checkpoint, self.latent, self.seed, victim, *data)
-            latent = tuple(
-                fit_latent(
-                    own,
-                    victim,
-                    *data,
-                    seed=self.seed,
-                    saved=kept.weights(i),
-                    done=_Done(kept, i, own, progress),
-                )
-                for i, own in enumerate(self.latent)
+            latent = fit_layers(
+                self.latent,
+                victim,
+                *data,
+                seed=self.seed,
+                checkpoint=checkpoint,
+                progress=progress,
             )
             inputs = None if self.inputs is None else self.inputs.fit(*data, victim.bounds)
             fitted = calibrated_on(victim, latent, inputs, scale, decide)
-        self._check_precision(fitted)
+        self._policy.check_count(fitted.clean.shape[1])
         self._fitted = fitted
         return self
+
+    @property
+    def rule(self) -> Rule:
+        """How scores become a risk."""
+        return self._policy.rule
+
+    @property
+    def security(self) -> float:
+        """Share of clean inputs that is flagged, in percent."""
+        return self._policy.security
+
+    @property
+    def jointly(self) -> bool:
+        """True if `security` is that of all defenders together, and not of each."""
+        return self._policy.jointly
 
     @property
     def threshold(self) -> float:
@@ -189,19 +202,7 @@ class MRR:
         Raises:
             ValueError: before `fit`, or without enough held out for so small a `security`.
         """
-        clean, level = self.fitted.clean, self.security / 100
-        if not self.jointly:
-            return 1 - level
-        risks = self.rule.risk(clean).sort().values
-        allowed = math.floor(level * (len(risks) + 1))  # so that a new one is above with level
-        if not len(risks):
-            raise ValueError("jointly must be False: no clean inputs were held out for a threshold")
-        if not allowed:
-            raise ValueError(
-                f"security must be at least {100 / (len(risks) + 1):.2g} %, since {len(risks)} "
-                f"inputs are held out for it, got {self.security:g} %; hold out more"
-            )
-        return float(risks[-allowed])
+        return self._policy.threshold(self.fitted.clean)
 
     @property
     def fitted(self) -> Fitted:
@@ -231,7 +232,7 @@ class MRR:
         fitted = self.fitted
         x = checks.inputs(x, fitted.victim.bounds)
         with torch.no_grad():
-            return fitted.scores(x, self._labels(x, labels))
+            return fitted.scores(x, fitted.labels(x, labels))
 
     def risk(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """How risky the victim's answers are.
@@ -302,14 +303,14 @@ class MRR:
     ) -> MRR:
         """The same defenders under another policy; `None` keeps what is set. Nothing is fitted."""
         other = copy.copy(self)
-        other._set_policy(
+        other._policy = Policy.of(
             self.rule.name if aggregate is None else aggregate,
             self.rule.precision if precision is None else precision,
             self.security if security is None else security,
             self.jointly if jointly is None else jointly,
         )
         if other._fitted is not None:
-            other._check_precision(other._fitted)
+            other._policy.check_count(other._fitted.clean.shape[1])
         return other
 
     def first(self, count: int, *, inputs: bool = True) -> MRR:
@@ -333,7 +334,7 @@ class MRR:
         other.latent = tuple(replace(own, count=count) for own in self.latent)
         other.inputs = self.inputs if inputs else None
         other._fitted = self.fitted.first(count, inputs=inputs)
-        other._check_precision(other._fitted)
+        other._policy.check_count(other._fitted.clean.shape[1])
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -375,114 +376,9 @@ class MRR:
             "seed": self.seed,
         }
 
-    def _set_policy(
-        self,
-        aggregate: RuleName,
-        precision: float | Sequence[float],
-        security: float,
-        jointly: bool,
-    ) -> None:
-        self.rule = Rule(
-            name=aggregate,
-            precision=tuple(precision) if isinstance(precision, Sequence) else precision,
-        )
-        checks.number("security", security)
-        if not 0 < security < 100:
-            raise ValueError(f"security must be a percentage between 0 and 100, got {security}")
-        checks.flag("jointly", jointly)
-        self.security = float(security)
-        self.jointly = jointly
-
-    def _parts(
-        self, x: Tensor, clean: Tensor | None, victim: TorchClassifier
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of `x` to learn from, and inputs to scale scores on and to find the threshold on.
-
-        Raises:
-            ValueError: there are too few.
-        """
-        if clean is not None:
-            with blamed_on("argument", "clean"):
-                clean = checks.inputs(clean, victim.bounds)
-            if len(clean) < 2:
-                raise ValueError(f"clean must hold at least 2 inputs, got {len(clean)}")
-            order = _order(len(clean), self.seed, clean.device)
-            half = len(clean) // 2
-            return torch.arange(len(x), device=x.device), clean[order[:half]], clean[order[half:]]
-        if not self.held_out:
-            return torch.arange(len(x), device=x.device), x, x[:0]
-        held = round(self.held_out * len(x))
-        if held < 2 or len(x) - held < 2:
-            raise ValueError(
-                f"x must have more samples to hold out {self.held_out:g} of them, got {len(x)}"
-            )
-        order = _order(len(x), self.seed, x.device)
-        return order[held:], x[order[: held // 2]], x[order[held // 2 : held]]
-
-    def _check_precision(self, fitted: Fitted) -> None:
-        """Raise unless there is one precision, or one for each defender."""
-        given, count = self.rule.precision, fitted.clean.shape[1]
-        if isinstance(given, tuple) and len(given) != count:
-            raise ValueError(
-                f"precision must be one number or one for each of {count} defenders, "
-                f"got {len(given)}"
-            )
-
-    def _labels(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """The victim's answers, given or asked for."""
-        fitted = self.fitted
-        if labels is None:
-            return answers(fitted.victim, x)
-        labels = checks.labels("labels", labels, x)
-        rows = torch.arange(len(x), device=x.device)
-        checks.labels_within("labels", labels, len(fitted.calibration.counts), rows)
-        return labels
-
-
-def as_victim(model: object) -> TorchClassifier:
-    """`model` as something whose layers can be copied.
-
-    Raises:
-        TypeError: it cannot.
-    """
-    victim = as_classifier(model)
-    if not isinstance(victim, TorchClassifier):
-        raise TypeError(
-            "model must be an nn.Module or a TorchClassifier, whose layers can be copied, "
-            f"got {model!r}"
-        )
-    return victim
-
 
 def _layers(latent: LatentDefenders | Sequence[LatentDefenders]) -> tuple[LatentDefenders, ...]:
     layers = (latent,) if isinstance(latent, LatentDefenders) else latent
     if not isinstance(layers, Sequence) or not all(isinstance(v, LatentDefenders) for v in layers):
         raise TypeError(f"latent must be LatentDefenders or a list of them, got {latent!r}")
     return tuple(layers)
-
-
-def _order(n: int, seed: int, device: torch.device) -> Tensor:
-    """A random order of `n` rows."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(device)
-
-
-class _Done:
-    """What happens after each defender of a layer: it is kept, and a line is written."""
-
-    def __init__(
-        self, kept: storage.Checkpoint, index: int, layer: LatentDefenders, progress: bool
-    ) -> None:
-        self.kept, self.index, self.layer, self.progress = kept, index, layer, progress
-        self.count = len(kept.weights(index))
-        self.began = time.perf_counter()
-
-    def __call__(self, defender: LatentDefender) -> None:
-        self.kept.add(self.index, defender)
-        self.count += 1
-        if not self.progress:
-            return
-        seconds, self.began = time.perf_counter() - self.began, time.perf_counter()
-        where = defender.tapped.tap.layer
-        line = f"defender {self.count} of {self.layer.count} at {where}: {seconds:.0f} s"
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()

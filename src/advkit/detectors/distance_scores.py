@@ -1,14 +1,8 @@
-"""Detectors that know clean rows alone: how sure a model is, and how near to clean rows it answers.
-
-They are scikit-learn outlier detectors: greater `score_samples` are more normal, `predict` gives +1
-or -1. None of them sees an attack before it has to tell one.
-"""
-# ruff: noqa: N803 - scikit-learn's methods call their rows X
+"""Scores of a row by clean rows: how near they are, how dense, and in how many directions."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -17,172 +11,16 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
-from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.covariance import ledoit_wolf
-from typing_extensions import Self
 
 from advkit.core import checks
-from advkit.detectors.features import (
-    Floats,
-    Outputs,
-    Rows,
-    check_kind,
-    entropy,
-    probabilities,
-    rows_to_judge,
-    rows_to_learn,
-)
-
-Ints = npt.NDArray[np.intp]
+from advkit.detectors.features import Floats, Rows
+from advkit.detectors.outlier_score import Ints, OutlierScore
 
 _CHUNK = 256  # rows whose distances to all clean rows are in memory at once
 
 
-class _CleanScore(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # no types there
-    """Base of the detectors that are fitted on clean rows alone.
-
-    A subclass has a constructor with `fpr`, a `_learn` and a `_score`.
-    """
-
-    fpr: float
-    offset_: float
-
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike | None = None) -> Self:
-        """Learn what clean rows look like.
-
-        Args:
-            X: clean rows `(n, width)`, finite.
-            y: their classes `(n,)` for detectors that tell classes apart; others ignore it.
-
-        Returns:
-            This detector.
-
-        Raises:
-            ValueError: rows or classes of the wrong shape, rows that are not finite or too few, or
-                an option out of range.
-            TypeError: an option of the wrong type.
-        """
-        checks.share("fpr", self.fpr)
-        if self.fpr == 1:
-            raise ValueError("fpr must be below 1, got 1")
-        rows, labels = rows_to_learn(self, X, "no_validation" if y is None else y)
-        if labels is None:
-            labels = np.zeros(len(rows), dtype=np.intp)
-        own = self._learn(rows, np.unique(labels, return_inverse=True)[1])
-        self.offset_ = float(np.sort(own)[math.floor(self.fpr * len(own))])
-        return self
-
-    def score_samples(self, X: npt.ArrayLike) -> Floats:
-        """How normal each of `X` `(n, width)` is, `(n,)`; greater is more normal.
-
-        Raises:
-            NotFittedError: before `fit`; a ValueError.
-            ValueError: rows of another width, or that are not finite.
-        """
-        return self._score(rows_to_judge(self, X))
-
-    def decision_function(self, X: npt.ArrayLike) -> Floats:
-        """`score_samples` minus `offset_`, `(n,)`: below zero where `predict` gives -1."""
-        return np.asarray(self.score_samples(X) - self.offset_)
-
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """1 for rows that look clean, -1 for the others, `(n,)`."""
-        return np.where(self.decision_function(X) >= 0, 1, -1)
-
-    def suspicion(self, outputs: npt.ArrayLike) -> Floats:
-        """Minus `score_samples`, `(n,)`: greater is more suspicious; raises as it does."""
-        return -self.score_samples(outputs)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "offset_")
-
-    @abstractmethod
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
-        """Learn from clean `rows` `(n, width)` of the classes `groups` `(n,)`, 0 and up.
-
-        Returns:
-            The score of each as that of a row that was not learned from, as far as that is to be
-            had, `(n,)`.
-        """
-
-    @abstractmethod
-    def _score(self, rows: Rows) -> Floats:
-        """How normal each of `rows` `(n, width)` is, `(n,)`."""
-
-
-class _Confidence(_CleanScore):
-    """Base of the scores that look at the row alone; from clean rows they learn the offset."""
-
-    def __init__(self, outputs: Outputs = "logits", fpr: float = 0.05) -> None:
-        self.outputs = outputs
-        self.fpr = fpr
-
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
-        checks.one_of("outputs", self.outputs, ("scores", "logits"))
-        check_kind(rows, self.outputs)
-        return self._score(rows)
-
-    def _score(self, rows: Rows) -> Floats:
-        return self._certainty(probabilities(rows, self.outputs))
-
-    @abstractmethod
-    def _certainty(self, p: Floats) -> Floats:
-        """How sure distributions `(n, width)` are, `(n,)`."""
-
-
-class MaxSoftmax(_Confidence):
-    """The largest probability (Hendrycks and Gimpel, 2017, arXiv:1610.02136).
-
-    The article finds unknown and misclassified inputs with it, and does not promise attacks: a
-    confident attack looks cleaner than clean.
-
-    Args:
-        outputs: what the rows are: `"logits"`, of which the softmax is taken, or `"scores"`,
-            probabilities as they are.
-        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1).
-
-    Attributes:
-        offset_: the score below which `predict` gives -1.
-
-    Example:
-        >>> import numpy as np
-        >>> from advkit.detectors import MaxSoftmax
-        >>> clean = np.random.default_rng(0).normal(size=(100, 3)) + [6, 0, 0]
-        >>> MaxSoftmax().fit(clean).predict([[7.0, 0.0, 0.0], [0.4, 0.3, 0.3]])
-        array([ 1, -1])
-    """
-
-    def _certainty(self, p: Floats) -> Floats:
-        return np.asarray(p.max(1))
-
-
-class OutputEntropy(_Confidence):
-    """Minus the entropy of the probabilities, in nats.
-
-    It looks at the whole row where `MaxSoftmax` looks at one entry. Of Hendrycks and Gimpel's
-    method (2017, arXiv:1610.02136) only this number is another.
-
-    Args:
-        outputs: what the rows are: `"logits"`, of which the softmax is taken, or `"scores"`,
-            probabilities as they are.
-        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1).
-
-    Attributes:
-        offset_: the score below which `predict` gives -1.
-
-    Example:
-        >>> import numpy as np
-        >>> from advkit.detectors import OutputEntropy
-        >>> detector = OutputEntropy("scores").fit(np.eye(3))
-        >>> bool(detector.suspicion([[0.5, 0.25, 0.25]]) > detector.suspicion([[0.9, 0.1, 0]]))
-        True
-    """
-
-    def _certainty(self, p: Floats) -> Floats:
-        return -entropy(p)
-
-
-class Mahalanobis(_CleanScore):
+class Mahalanobis(OutlierScore):
     """Minus the squared Mahalanobis distance to the nearest class (Lee et al., 2018).
 
     Lee, Lee, Lee and Shin (arXiv:1807.03888) fit a Gaussian to each class, all with one covariance,
@@ -251,7 +89,7 @@ class Mahalanobis(_CleanScore):
         return np.concatenate(found)
 
 
-class KernelDensity(_CleanScore):
+class KernelDensity(OutlierScore):
     """Logarithm of a Gaussian kernel density of clean rows (Feinman et al., 2017).
 
     Feinman, Curtin, Shintre and Gardner (arXiv:1703.00410) take the density of the class that the
@@ -334,7 +172,7 @@ class KernelDensity(_CleanScore):
         return np.stack(found, axis=1)
 
 
-class LocalIntrinsicDimensionality(_CleanScore):
+class LocalIntrinsicDimensionality(OutlierScore):
     """Minus the local intrinsic dimensionality among clean rows (Ma et al., 2018).
 
     How fast clean rows become more as one moves away from a row, by the maximum likelihood estimate

@@ -1,134 +1,19 @@
-"""Scores that know clean rows alone: closed forms, references, and what they refuse."""
+"""Scores of a row by clean rows: closed forms, references, and what they refuse."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import entropy, gaussian_kde, multivariate_normal
+from scipy.stats import gaussian_kde, multivariate_normal
 from sklearn import neighbors
 from sklearn.covariance import LedoitWolf
-from sklearn.exceptions import NotFittedError
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from advkit.detectors.outlier_scores import (
+from advkit.detectors.distance_scores import (
     KernelDensity,
     LocalIntrinsicDimensionality,
     Mahalanobis,
-    MaxSoftmax,
-    OutputEntropy,
 )
-
-DETECTORS = [
-    MaxSoftmax(),
-    OutputEntropy(),
-    Mahalanobis(),
-    Mahalanobis(shrinkage=0.1),
-    KernelDensity(),
-    KernelDensity(bandwidth=0.5),
-    LocalIntrinsicDimensionality(k=5),
-]
-
-
-@parametrize_with_checks(DETECTORS)
-def test_scikit_learns_own_checks(estimator, check):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of fewer neighbours than were asked for, say
-        check(estimator)
-
-
-def clean(n=200, width=3, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, width)) + 3 * np.eye(width)[0]
-
-
-def three_classes(n=240, seed=0):
-    """Rows of three unlike Gaussians, and their classes."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(3, size=n)
-    centres = np.array([[0.0, 0, 0], [9, 0, 0], [0, 0, 9]])
-    return centres[y] + rng.normal(size=(n, 3)) * [2, 1, 0.5], y
-
-
-@pytest.mark.parametrize("detector", DETECTORS, ids=repr)
-class TestContract:
-    def test_suspicion_is_minus_the_score_and_the_offset_decides(self, detector):
-        detector.fit(clean())
-        rows = clean(seed=1, n=600)
-        score = detector.score_samples(rows)
-        assert score.dtype == np.float64
-        assert np.isfinite(score).all()
-        np.testing.assert_array_equal(detector.suspicion(rows), -score)
-        np.testing.assert_array_equal(
-            detector.predict(rows), np.where(score >= detector.offset_, 1, -1)
-        )
-        one = np.concatenate([detector.score_samples(rows[i : i + 1]) for i in range(600)])
-        np.testing.assert_allclose(one, score, rtol=1e-9)
-
-    @pytest.mark.parametrize("fpr", [0.0, 0.2])
-    def test_about_a_share_of_fpr_of_clean_rows_is_flagged(self, detector, fpr):
-        detector = type(detector)(**detector.get_params() | {"fpr": fpr}).fit(clean(n=1000))
-        new = (detector.predict(clean(n=1000, seed=1)) < 0).mean()
-        assert new == pytest.approx(fpr, abs=0.05)
-
-    def test_bad_input(self, detector):
-        x = clean()
-        for ask in (detector.score_samples, detector.suspicion, detector.predict):
-            with pytest.raises(NotFittedError):
-                type(detector)().suspicion(x)
-            detector.fit(x)
-            with pytest.raises(ValueError, match="X has 2 features, but .* is expecting 3"):
-                ask(x[:1, :2])
-            for value in (np.nan, np.inf):
-                with pytest.raises(ValueError, match="have NaN or infinity in row 1"):
-                    ask(np.array([[0.0, 0, 0], [0, value, 0]]))
-        x[5, 0] = np.nan
-        with pytest.raises(ValueError, match="have NaN or infinity in row 5"):
-            detector.fit(x)
-        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-            detector.fit(clean(), np.zeros(7))
-        for fpr, words in ((1, "fpr must be below 1"), (1.5, "fpr must lie in"), (-1, "lie in")):
-            with pytest.raises(ValueError, match=words):
-                type(detector)(fpr=fpr).fit(clean())
-
-    def test_rows_far_from_clean_ones_are_more_suspicious(self, detector):
-        if isinstance(detector, LocalIntrinsicDimensionality):
-            pytest.skip("counts directions, not distance")
-        detector.fit(clean())
-        middle, far = np.array([[3.0, 0, 0]]), np.array([[-3.0, -3, -3]])
-        assert detector.suspicion(far) > detector.suspicion(middle)
-
-
-P = np.array([[0.7, 0.2, 0.1], [0.4, 0.3, 0.3], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
-
-
-def test_confidence_in_closed_form():
-    for kind, rows in (("scores", P), ("logits", np.log(np.maximum(P, 1e-300)) + 4)):
-        largest = MaxSoftmax(kind).fit(rows)
-        np.testing.assert_allclose(largest.score_samples(rows), [0.7, 0.4, 1, 0.5])
-        spread = OutputEntropy(kind).fit(rows)
-        np.testing.assert_allclose(spread.suspicion(rows), entropy(P, axis=1), atol=1e-12)
-
-
-def test_the_offset_leaves_a_share_of_fpr_below():
-    rows = np.stack([np.linspace(0.5, 0.95, 10), 1 - np.linspace(0.5, 0.95, 10)], axis=1)
-    for fpr, flagged in ((0, 0), (0.05, 0), (0.1, 1), (0.29, 2), (0.3, 3), (0.99, 9)):
-        detector = MaxSoftmax("scores", fpr=fpr).fit(rows)
-        assert (detector.predict(rows) < 0).sum() == flagged
-
-
-@pytest.mark.parametrize("kind", [MaxSoftmax, OutputEntropy])
-def test_rows_are_what_they_are_said_to_be(kind):
-    with pytest.raises(ValueError, match="outputs must be logits, got rows that are probabilities"):
-        kind().fit(P)
-    with pytest.raises(
-        ValueError, match=r"outputs must be probabilities .* row 0, 1, 2, 3, 4 and 195"
-    ):
-        kind("scores").fit(clean() + 9)
-    detector = kind("scores").fit(P)
-    with pytest.raises(ValueError, match="not in row 1; say outputs='logits'"):
-        detector.suspicion([[0.5, 0.5, 0], [0.9, 0.9, 0]])
-    with pytest.raises(ValueError, match="outputs must be one of"):
-        kind("labels").fit(P)
+from tests.detectors.clean_rows import clean, three_classes
 
 
 @pytest.mark.parametrize("shrinkage", [0, 0.3, "ledoit_wolf"])

@@ -1,0 +1,31 @@
+"""The victim: the model that is copied, and its labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from advkit.models import TorchClassifier, as_classifier, hold
+
+BATCH = 128  # inputs that are sent through a model at once
+
+
+def as_victim(model: object) -> TorchClassifier:
+    """Return `model` as a classifier whose layers can be copied.
+
+    Raises:
+        TypeError: it has no such layers.
+    """
+    victim = as_classifier(model)
+    if not isinstance(victim, TorchClassifier):
+        raise TypeError(
+            "model must be an nn.Module or a TorchClassifier, whose layers can be copied, "
+            f"got {model!r}"
+        )
+    return victim
+
+
+def answers(victim: TorchClassifier, x: Tensor) -> Tensor:
+    """Return the victim's labels, int64 `(n,)`, a batch at a time."""
+    with hold(victim):
+        return torch.cat([victim.predict(part) for part in torch.split(x, BATCH)])

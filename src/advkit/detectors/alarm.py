@@ -1,0 +1,124 @@
+"""Alarms: which inputs of a request raise one, and which labels answer them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from advkit.core import checks
+from advkit.detectors.features import Floats
+from advkit.models import REJECTED
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judgement:
+    """What a guard says of `n` inputs.
+
+    Attributes:
+        labels: int64 `(n,)`, the guard's answers: after what happens on an alarm.
+        suspicion: float64 `(n,)`, as the detector gives it.
+        alarm: bool `(n,)`; the suspicion is above the threshold.
+    """
+
+    labels: Tensor
+    suspicion: Floats
+    alarm: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alarm:
+    """The `k` inputs of a request that raised an alarm.
+
+    Attributes:
+        x: `(k, *features)`.
+        outputs: `(k, classes)`, what the model gave and the detector looked at, detached.
+        labels: int64 `(k,)`, the model's.
+        suspicion: float64 `(k,)`.
+        rows: int64 `(k,)`, where they stand in the request.
+    """
+
+    x: Tensor
+    outputs: Tensor
+    labels: Tensor
+    suspicion: Floats
+    rows: Tensor
+
+
+OnAlarm = Literal["reject", "flag"] | Callable[[Alarm], Tensor]
+
+
+def raise_alarm(
+    x: Tensor, outputs: Tensor, labels: Tensor, suspicion: Floats, threshold: float
+) -> tuple[Tensor, Alarm]:
+    """Raise an alarm for the inputs whose suspicion is above the threshold.
+
+    Args:
+        x: the inputs of a request, `(n, *features)`.
+        outputs: `(n, classes)`, what the model gave for them.
+        labels: int64 `(n,)`, the model's.
+        suspicion: `(n,)`, as the detector gives it.
+        threshold: the most suspicion that raises no alarm.
+
+    Returns:
+        Mask of these inputs, bool `(n,)`, and the alarm of all of them.
+    """
+    above = suspicion > threshold
+    raised = torch.from_numpy(above).to(outputs.device)
+    rows = raised.nonzero().flatten()
+    alarm = Alarm(
+        x=x[rows],
+        outputs=outputs[rows],
+        labels=labels[rows],
+        suspicion=suspicion[above],
+        rows=rows,
+    )
+    return raised, alarm
+
+
+def answer_alarm(on_alarm: OnAlarm, alarm: Alarm) -> Tensor:
+    """Return the labels `(k,)` that a guard gives for the inputs of an alarm.
+
+    Raises:
+        TypeError: the function `on_alarm` returned something other than int64 labels.
+        ValueError: it returned labels of another shape, or a label that is not a class.
+    """
+    if callable(on_alarm):
+        return _checked_labels(on_alarm(alarm), alarm)
+    return alarm.labels if on_alarm == "flag" else torch.full_like(alarm.labels, REJECTED)
+
+
+def visible_scores(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return scores `(n, classes)` that say nothing but the labels `(n,)`.
+
+    They are 1 for the label and 0 elsewhere, and minus infinity for a rejected input.
+    """
+    seen = torch.zeros_like(outputs).scatter(1, labels[:, None].clamp_min(0), 1)
+    return seen.masked_fill(labels[:, None] == REJECTED, -math.inf)
+
+
+def _checked_labels(labels: Tensor, alarm: Alarm) -> Tensor:
+    """Return `labels` on the device of the alarm.
+
+    Raises:
+        TypeError: they are not an int64 tensor.
+        ValueError: they have another shape, or one is neither a class nor `REJECTED`.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"on_alarm must return labels as an int64 tensor, got {kind}")
+    if labels.shape != alarm.labels.shape:
+        wanted, got = tuple(alarm.labels.shape), tuple(labels.shape)
+        raise ValueError(f"on_alarm must return labels {wanted}, got shape {got}")
+    labels, classes = labels.to(alarm.labels.device), alarm.outputs.shape[1]
+    bad = ~((labels == REJECTED) | ((labels >= 0) & (labels < classes)))
+    if bad.any():
+        raise ValueError(
+            f"on_alarm must return labels below {classes} or {REJECTED}, "
+            f"got {int(labels[bad][0])} for sample {checks.indices(bad, alarm.rows)}"
+        )
+    return labels

@@ -1,0 +1,181 @@
+"""The training loop: epochs, batches and steps, and checks of what they meet."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import SupportsFloat
+
+import torch
+from torch import Tensor
+
+from advkit.core.batching import Batches
+from advkit.training.arguments import BatchLoss, Evaluation
+from advkit.training.checkpoints import Run, resume, save
+from advkit.training.history import Epoch, heading, names_of, row
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingLoop:
+    """The epochs of a run.
+
+    Attributes:
+        run: what changes while the model learns.
+        loader: batches `(x, y)`.
+        loss: the scalar to go down.
+        every_batch: step the scheduler after each batch, and not after each epoch.
+        evaluate: called after each epoch.
+        half: compute the loss under autocast to bfloat16.
+        path: of the checkpoint.
+    """
+
+    run: Run
+    loader: Batches
+    loss: BatchLoss
+    every_batch: bool
+    evaluate: Evaluation | None
+    half: bool
+    path: Path | None
+
+    def go(self, epochs: int, *, progress: bool) -> list[Epoch]:
+        """Return all epochs, those of the checkpoint among them."""
+        done = self._begin(epochs)
+        for number in range(len(done) + 1, epochs + 1):
+            done.append(self._epoch(number))
+            if self.path is not None:
+                save(self.path, self.run, done)
+            if progress:
+                _show(done, epochs)
+        return done
+
+    def _begin(self, epochs: int) -> list[Epoch]:
+        """The epochs of the checkpoint; the first one is written here.
+
+        So a path that cannot be written, or a state that cannot be read again, costs no epoch, and
+        a run that is killed in its first epoch begins anew with the same weights.
+        """
+        if self.path is None:
+            return []
+        if self.path.exists():
+            return resume(self.path, self.run, epochs)
+        save(self.path, self.run, [])
+        return []
+
+    def _epoch(self, number: int) -> Epoch:
+        lr = float(self.run.optimizer.param_groups[0]["lr"])
+        begin = time.perf_counter()
+        self.run.model.train()
+        mean = self._pass(number)
+        self._check_weights(number)
+        if self.run.scheduler is not None and not self.every_batch:
+            self.run.scheduler.step()
+        seconds = time.perf_counter() - begin
+        return Epoch(epoch=number, loss=mean, seconds=seconds, lr=lr, evaluated=self._evaluated())
+
+    def _pass(self, number: int) -> float:
+        """Go through the data once; the mean loss of a sample."""
+        total, samples = 0.0, 0
+        for i, batch in enumerate(self.loader, 1):
+            x, y = _pair(batch, i)
+            x = x.to(self.run.device, non_blocking=True)
+            y = y.to(self.run.device, non_blocking=True)
+            total += len(x) * self._step(x, y, number, i)
+            samples += len(x)
+        if not samples:
+            raise ValueError(f"loader must give at least one batch, gave none in epoch {number}")
+        return total / samples
+
+    def _step(self, x: Tensor, y: Tensor, number: int, i: int) -> float:
+        loss = self._loss(x, y, number, i)
+        value = _scalar(loss)
+        if not math.isfinite(value):
+            where = f"in epoch {number}, batch {i}"
+            raise ValueError(f"the loss became {value} {where}{self._kept(number)}")
+        self.run.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.run.optimizer.step()
+        if self.run.averaged is not None:
+            self.run.averaged.update_parameters(self.run.model)
+        if self.run.scheduler is not None and self.every_batch:
+            self.run.scheduler.step()
+        return value
+
+    def _loss(self, x: Tensor, y: Tensor, number: int, i: int) -> Tensor:
+        half = torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.half)
+        try:
+            with torch.enable_grad(), half:
+                return self.loss(self.run.model, x, y)
+        except ValueError as error:  # an attack, say, that met logits which are NaN
+            where = f"in epoch {number}, batch {i}"
+            raise ValueError(f"{where}: {error}{self._kept(number)}") from error
+
+    def _check_weights(self, number: int) -> None:
+        """Raise if the last step spoilt the weights, which no later loss would tell in time."""
+        for name, parameter in self.run.model.named_parameters():
+            if parameter.requires_grad and not parameter.isfinite().all():
+                where = f"in epoch {number}"
+                raise ValueError(f"{name} became NaN or infinite {where}{self._kept(number)}")
+
+    def _kept(self, number: int) -> str:
+        """What is left of the epochs before epoch `number`, to end a sentence with."""
+        if self.path is None:
+            return "; nothing was kept, as checkpoint=... would have" if number > 1 else ""
+        when = f"after epoch {number - 1}" if number > 1 else "at its beginning"
+        return f"; checkpoint {self.path} holds the run as it was {when}"
+
+    def _evaluated(self) -> dict[str, float]:
+        if self.evaluate is None:
+            return {}
+        model = self.run.model if self.run.averaged is None else self.run.averaged.module
+        model.eval()
+        with torch.no_grad(), self.run.undrawn():
+            found = self.evaluate(model)
+        if not isinstance(found, Mapping):
+            raise TypeError(f"evaluate must give numbers by name, gave {type(found).__name__}")
+        return {str(name): _number(name, value) for name, value in found.items()}
+
+
+def _pair(batch: object, i: int) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, (tuple, list)):
+        raise TypeError(
+            f"loader must give batches (x, y), gave {type(batch).__name__} as batch {i}"
+        )
+    if len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+        kinds = ", ".join(type(part).__name__ for part in batch)
+        raise TypeError(f"loader must give batches (x, y) of tensors, gave ({kinds}) as batch {i}")
+    x, y = batch
+    if not x.ndim or not y.ndim or len(x) != len(y):
+        raise ValueError(
+            "loader must give as many labels as inputs, gave x of shape "
+            f"{tuple(x.shape)} and y of shape {tuple(y.shape)} as batch {i}"
+        )
+    return x, y
+
+
+def _scalar(loss: Tensor) -> float:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"loss must give a scalar tensor, gave {got}")
+    return float(loss.item())
+
+
+def _number(name: object, value: object) -> float:
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(
+            f"evaluate must give numbers by name, gave {type(value).__name__} as {name!r}"
+        )
+    return float(value)
+
+
+def _show(done: Sequence[Epoch], epochs: int) -> None:
+    """A line for the last epoch, below the names of its columns where they are new."""
+    last = done[-1]
+    names = names_of([last])
+    if last.epoch == 1 or names != names_of(done[-2:-1]):
+        sys.stderr.write(f"{heading(names)}\n")
+    sys.stderr.write(f"{row(last, epochs, names)}\n")
+    sys.stderr.flush()

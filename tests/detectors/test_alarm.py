@@ -1,0 +1,74 @@
+"""Which inputs raise an alarm, and what answers them."""
+
+import numpy as np
+import pytest
+import torch
+
+from advkit.detectors.guard import Guard
+from advkit.models import REJECTED
+from tests.detectors.stub_detectors import Identity, Second, Unsure
+from tests.toys import answers, convnet, images
+
+
+@pytest.fixture
+def x():
+    return images(40)
+
+
+def test_a_suspicion_at_the_threshold_is_no_alarm():
+    rows = torch.tensor([[0.0, 0.5], [0.0, 0.5001], [0.0, 0.4999]])
+    guard = Guard(Identity(), Second(), threshold=0.5, outputs="logits")
+    assert guard.judge(rows).alarm.tolist() == [False, True, False]
+
+
+def test_a_flag_changes_no_answer(x):
+    guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm="flag")
+    found = guard.judge(x)
+    assert torch.equal(found.labels, answers(convnet(), x))
+    assert found.alarm.any()
+    assert guard.alarms == int(found.alarm.sum())
+    torch.testing.assert_close(guard.scores(x), convnet()(x).softmax(1).detach())
+
+
+def test_a_function_answers_to_alarms_by_another_model(x):
+    given = []
+
+    def route(alarm):
+        given.append(alarm)
+        return 2 - alarm.labels
+
+    guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=route)
+    found = guard.judge(x)
+    (alarm,) = given
+    rows, y = found.alarm.nonzero().flatten(), answers(convnet(), x)
+    assert torch.equal(alarm.rows, rows)
+    assert torch.equal(alarm.x, x[rows])
+    assert torch.equal(alarm.labels, y[rows])
+    torch.testing.assert_close(alarm.outputs, convnet()(x[rows]).softmax(1).detach())
+    np.testing.assert_array_equal(alarm.suspicion, found.suspicion[found.alarm.numpy()])
+    assert torch.equal(found.labels, torch.where(found.alarm, 2 - y, y))
+    quiet = x[~found.alarm]
+    guard.predict(quiet)
+    assert len(given) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (lambda a: a.labels.tolist(), TypeError, "int64 tensor, got list"),
+        (lambda a: a.labels.float(), TypeError, "got torch.float32"),
+        (lambda a: a.labels[1:], ValueError, "on_alarm must return labels"),
+        (lambda a: a.labels[:, None], ValueError, "on_alarm must return labels"),
+        (lambda a: a.labels + 3, ValueError, "labels below 3 or -1, got"),
+        (lambda a: torch.full_like(a.labels, -2), ValueError, "below 3 or -1, got -2 for sample"),
+    ],
+)
+def test_what_on_alarm_gives_is_checked(x, answer, error, words):
+    guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=answer)
+    with pytest.raises(error, match=words):
+        guard.predict(x)
+
+
+def test_on_alarm_may_reject(x):
+    route = Guard(convnet(), Unsure(), 0.4, lambda a: torch.full_like(a.labels, REJECTED))
+    assert torch.equal(route.predict(x), Guard(convnet(), Unsure(), 0.4).predict(x))
