@@ -18,6 +18,7 @@ from advkit.attacks.adaptive.joint_carlini_wagner import (
     _begun,
     _fresh,
     _Penalty,
+    bisect_to_boundary,
 )
 from advkit.attacks.adaptive.joint_problem import _without, alarm
 from advkit.attacks.adaptive.selective_pgd import SelectivePGD
