@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from advkit.cli.errors import UsageError, reason
+from advkit.core.extras import require
 from advkit.data import Dataset, Layout, load_npz
 
 
@@ -90,12 +91,11 @@ def _read_state(path: Path) -> Any:
         raise UsageError(f"--weights: no such file: {path}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            safetensors = require("safetensors.torch", extra="report", needed_by=path.suffix)
+            return safetensors.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
-        raise UsageError("--weights: .safetensors needs pip install 'advkit[report]'") from error
+        raise UsageError(f"--weights: {error}") from error
     except Exception as error:
         raise UsageError(f"--weights: cannot read {path}: {reason(error)}") from error
 

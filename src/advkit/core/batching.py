@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.extras import require
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -55,10 +56,7 @@ def progress_bar(label: str, total: int | None, show: bool) -> Iterator[Callable
     if not show:
         yield lambda _: None
         return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError("progress needs tqdm: pip install 'advkit[report]'") from error
+    tqdm = require("tqdm.auto", extra="report", needed_by="progress").tqdm
     with tqdm(total=total, desc=label) as bar:
 
         def advance(amount: int) -> None:

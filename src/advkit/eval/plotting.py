@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from advkit.core.extras import require
 from advkit.eval.accuracy import Rate
 
 if TYPE_CHECKING:
@@ -25,11 +26,9 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         ImportError: matplotlib is missing, naming the extra that brings it.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'advkit[report]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    module = require("matplotlib.figure", extra="report", needed_by="plotting")
+    figure: Figure = module.Figure(figsize=(width, height), layout="constrained")
+    return figure
 
 
 def draw_shares(axes: Axes, rows: Sequence[Row], columns: Sequence[str]) -> AxesImage:
