@@ -82,37 +82,43 @@ def transfer_matrix(
         >>> print(matrix.over_all["even"]["even"], "|", matrix.over_all["even"]["uneven"])
         100.00 % (2 of 2) | 50.00 % (1 of 2)
     """
-    known: dict[int, str] = {}
-    given = named("sources", sources, known, kind="model", short=short_name)
-    asked = (
-        given
-        if targets is None
-        else named("targets", targets, known, kind="model", short=short_name)
-    )
-    classifiers = {id(m): as_classifier(m) for m in (*given.values(), *asked.values())}
-    bounds = _common_bounds(classifiers, known)
+    made_on, tried_on = _classifiers(sources, targets)
     total = len(x) if isinstance(x, Tensor) else None
-    each = _attack_of_each(attack, given, total)
-    wanted = {name: classifiers[id(model)] for name, model in asked.items()}
-    recorders = [_SourceRecorder(n, classifiers[id(m)], each[n], wanted) for n, m in given.items()]
+    each = _attack_of_each(attack, made_on, total)
+    recorders = [_SourceRecorder(*pair, each[pair[0]], tried_on) for pair in made_on.items()]
     budgets = distinct_budgets(each.values())
     baselines = BatchRecorder()
     with progress_bar("inputs x sources", total and total * len(recorders), progress) as advance:
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             with counted_from(first):
-                xb = checks.inputs(xb, bounds)
+                xb = checks.inputs(xb, recorders[0].model.bounds)
                 yb = checks.labels("y", yb, xb)
-                baselines.update(_wrong_without_attack(wanted, xb, yb, budgets))
+                baselines.update(_wrong_without_attack(tried_on, xb, yb, budgets))
                 for recorder in recorders:
                     recorder.update(xb, yb, first)
                     advance(len(xb))
     wrong = baselines.compute()
     return TransferMatrix(
-        targets=tuple(asked),
+        targets=tuple(tried_on),
         sources=tuple(recorder.compute() for recorder in recorders),
         no_attack=wrong.pop(_NO_ATTACK),
         random_noise=wrong,
     )
+
+
+def _classifiers(
+    sources: Models, targets: Models | None
+) -> tuple[dict[str, Classifier], dict[str, Classifier]]:
+    """Return sources and targets by name; a model that is both is one classifier."""
+    known: dict[int, str] = {}
+    given = named("sources", sources, known, kind="model", short=short_name)
+    asked = given
+    if targets is not None:
+        asked = named("targets", targets, known, kind="model", short=short_name)
+    classifiers = {id(m): as_classifier(m) for m in (*given.values(), *asked.values())}
+    _check_bounds([(known[key], model) for key, model in classifiers.items()])
+    made_on = {name: classifiers[id(model)] for name, model in given.items()}
+    return made_on, {name: classifiers[id(model)] for name, model in asked.items()}
 
 
 @dataclass
@@ -183,18 +189,15 @@ def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
     return leaves(torch.stack(answers), y)
 
 
-def _common_bounds(
-    classifiers: Mapping[int, Classifier], known: Mapping[int, str]
-) -> tuple[float, float]:
-    """The bounds that all classifiers have."""
-    (first, model), *others = classifiers.items()
-    for key, other in others:
+def _check_bounds(classifiers: Sequence[tuple[str, Classifier]]) -> None:
+    """Raise unless all classifiers, each with its name, have the same bounds."""
+    (first, model), *others = classifiers
+    for name, other in others:
         if tuple(other.bounds) != tuple(model.bounds):
             raise ValueError(
                 "sources and targets must have the same bounds, got "
-                f"{_interval(model)} for {known[first]!r} and {_interval(other)} for {known[key]!r}"
+                f"{_interval(model)} for {first!r} and {_interval(other)} for {name!r}"
             )
-    return model.bounds
 
 
 def _interval(model: Classifier) -> str:
