@@ -6,13 +6,14 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import advkit
 from advkit.cli import bench, evaluate
 from advkit.cli.errors import UsageError
 from advkit.cli.listing import listing
 from advkit.cli.specs import number
+from advkit.data import Layout
 
 _EVALUATE_EXAMPLES = """\
 examples:
@@ -160,7 +161,7 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
     )
     add("--weights", metavar="FILE", help="its state dict, .pt or .safetensors")
     add("--data", metavar="FILE.npz", help="arrays images (bytes or floats) and labels")
-    add("--layout", default="auto", choices=("auto", "channels_last", "channels_first", "as_is"),
+    add("--layout", default="auto", choices=get_args(Layout),
         help="axes of the images (default: the axis of 1, 3 or 4 holds the channels)")  # fmt: skip
     add("--bounds", nargs=2, type=number, metavar=("LOWER", "UPPER"),
         help="valid input values; bytes 0..255 are spread over them (default: 0 1)")  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advkit.core import checks
 from advkit.core.attack_options import check_length, part_of
 from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.hyperparameters import settings
@@ -33,8 +34,7 @@ _NOT_ATTACKED = {  # value and dtype of the columns
 
 def check_attacks(attacks: Sequence[Attack], total: int | None) -> None:
     """Raise unless `attacks` is a list of attacks for `total` samples, `None` for any number."""
-    made = isinstance(attacks, Sequence) and not any(isinstance(a, type) for a in attacks)
-    if not made or not all(hasattr(a, "run") for a in attacks):
+    if not (isinstance(attacks, Sequence) and all(map(checks.is_attack, attacks))):
         raise TypeError(f"attacks must be a list of attacks, got {attacks!r}")
     if not attacks:
         raise ValueError("attacks must hold at least one attack, got none")

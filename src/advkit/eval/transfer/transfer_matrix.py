@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,24 +14,21 @@ from advkit.core.attack_options import check_length, part_of, stopping
 from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.batching import Batches, batches, counted_from, progress_bar, without_empty
 from advkit.core.hyperparameters import call, settings
-from advkit.core.naming import blamed_on, named
+from advkit.core.naming import Several, blamed_on, did_you_mean, named, quoted
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import correct
 from advkit.eval.budgets import budget_words, distinct_budgets
 from advkit.eval.noise import noisy
-from advkit.eval.transfer.result import TransferMatrix, TransferSource
+from advkit.eval.transfer.result import NO_ATTACK, TransferMatrix, TransferSource
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
 from advkit.models.protocols import leaves
 
-Models = Mapping[str, object] | Sequence[object]
-_NO_ATTACK = "no attack"
-
 
 def transfer_matrix(
-    sources: Models,
-    targets: Models | None,
+    sources: Several,
+    targets: Several | None,
     attack: Attack | Mapping[str, Attack],
     x: Tensor | Batches,
     y: Tensor | None = None,
@@ -101,13 +97,13 @@ def transfer_matrix(
     return TransferMatrix(
         targets=tuple(tried_on),
         sources=tuple(recorder.compute() for recorder in recorders),
-        no_attack=wrong.pop(_NO_ATTACK),
+        no_attack=wrong.pop(NO_ATTACK),
         random_noise=wrong,
     )
 
 
 def _classifiers(
-    sources: Models, targets: Models | None
+    sources: Several, targets: Several | None
 ) -> tuple[dict[str, Classifier], dict[str, Classifier]]:
     """Return sources and targets by name; a model that is both is one classifier."""
     known: dict[int, str] = {}
@@ -173,7 +169,7 @@ def _wrong_without_attack(
     for name, target in targets.items():
         with blamed_on("target", name):
             right.append(correct(target, x, y)[2].cpu())
-    found = {_NO_ATTACK: ~torch.stack(right)}
+    found = {NO_ATTACK: ~torch.stack(right)}
     bounds = next(iter(targets.values())).bounds
     for norm, eps in budgets:
         found[budget_words(norm, eps)] = _wrong(targets, noisy(x, bounds, norm, eps), y)
@@ -213,7 +209,7 @@ def _attack_of_each(
         _check_names(attack, sources)
     each = attack if isinstance(attack, Mapping) else dict.fromkeys(sources, attack)
     for one in each.values():
-        if isinstance(one, type) or not hasattr(one, "run"):
+        if not checks.is_attack(one):
             raise TypeError(
                 f"attack must be an attack or a mapping from sources to attacks, got {one!r}"
             )
@@ -224,16 +220,11 @@ def _attack_of_each(
 def _check_names(attack: Mapping[str, Attack], sources: Mapping[str, object]) -> None:
     for name in attack:
         if name not in sources:
-            close = difflib.get_close_matches(str(name), sources, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(str(name), sources)
             raise ValueError(
                 f"attack has one for {name!r}, which is no source{hint}; "
-                f"sources are {_quoted(sources)}"
+                f"sources are {quoted(sources)}"
             )
     missing = [name for name in sources if name not in attack]
     if missing:
-        raise ValueError(f"attack must have one for every source, has none for {_quoted(missing)}")
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
+        raise ValueError(f"attack must have one for every source, has none for {quoted(missing)}")
