@@ -14,7 +14,7 @@ import torch
 from advkit import attacks
 from advkit.cli import listing, main
 from advkit.cli.errors import UsageError
-from advkit.cli.main import _parser
+from advkit.cli.main import build_parser
 from advkit.cli.specs import attacks_from, known_attacks, number, unwritable_attacks
 
 NETS = """
@@ -401,7 +401,7 @@ def test_the_examples_of_the_help_can_be_run(capsys):
     examples = re.findall(r"^  advkit (evaluate.*)$", shown, re.M)
     assert len(examples) == 5
     for example in examples:
-        args = _parser().parse_args(example.split())
+        args = build_parser().parse_args(example.split())
         attacks_from(args.attack or ["FGSM"], args.eps or [], seed=0, default_eps=[0.1])
     assert max(map(len, shown.splitlines())) <= 110
 

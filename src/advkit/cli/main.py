@@ -62,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0, 2 for bad input, 130 for an interrupt."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -93,7 +93,8 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
-def _parser() -> _Parser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = _Parser(prog="advkit", description=advkit.__doc__)
     parser.add_argument("--version", action="version", version=f"advkit {advkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
