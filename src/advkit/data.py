@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +107,7 @@ def _in_bounds(images: npt.NDArray[np.generic], bounds: tuple[float, float], pat
 
 
 def _channels_first(x: Tensor, layout: Layout, path: Path) -> Tensor:
-    checks.one_of("layout", layout, ("auto", "channels_last", "channels_first", "as_is"))
+    checks.one_of("layout", layout, get_args(Layout))
     if layout == "as_is" or x.ndim not in (3, 4):
         return x
     if x.ndim == 3:

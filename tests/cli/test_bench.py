@@ -1,15 +1,15 @@
 """`advkit bench`, as a user meets it."""
 
-import builtins
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from advkit.cli import main
-from advkit.cli.main import _parser
+from advkit.cli.main import build_parser
 from advkit.cli.specs import attacks_from
 
 NETS = """
@@ -101,8 +101,8 @@ def test_every_option_arrives(folder, capsys):
 
 
 def test_a_batch_of_images_unless_more_are_wanted(folder):
-    assert _parser().parse_args(["bench"]).limit == 128
-    assert _parser().parse_args(["evaluate"]).limit is None
+    assert build_parser().parse_args(["bench"]).limit == 128
+    assert build_parser().parse_args(["evaluate"]).limit is None
 
 
 def test_what_is_written_is_said(folder, capsys):
@@ -112,13 +112,10 @@ def test_what_is_written_is_said(folder, capsys):
 
 
 def test_no_extra_is_needed(folder, monkeypatch, capsys):
-    real = builtins.__import__
-
-    def without_extras(name, *args, **kwargs):
-        assert name.split(".")[0] not in ("matplotlib", "jinja2", "tqdm", "safetensors"), name
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_extras)
+    extras = ("matplotlib", "jinja2", "tqdm", "safetensors")
+    for module in {*sys.modules, *extras}:
+        if module.split(".")[0] in extras:
+            monkeypatch.setitem(sys.modules, module, None)
     assert main([*MINE, "--eps", "0.1", "--rounds", "1", "--out", "found.json"]) == 0
 
 
@@ -203,7 +200,7 @@ def test_the_help_explains_itself_and_its_examples_can_be_run(capsys):
     examples = re.findall(r"^  advkit (bench.*)$", shown, re.M)
     assert len(examples) == 5
     for example in examples:
-        args = _parser().parse_args(example.split())
+        args = build_parser().parse_args(example.split())
         attacks_from(args.attack or ["FGSM"], args.eps or [], seed=0, default_eps=[0.1])
     assert max(map(len, shown.splitlines())) <= 110
 
@@ -211,7 +208,7 @@ def test_the_help_explains_itself_and_its_examples_can_be_run(capsys):
 def test_the_default_job_has_groups_of_every_kind(tmp_path, monkeypatch, capsys):
     """On a net that is hardly trained: which attacks run, not what they find."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("advkit.cli.demo._EPOCHS", 1)
+    monkeypatch.setattr("advkit.cli.demo.EPOCHS", 1)
     monkeypatch.setenv("ADVKIT_CACHE", str(tmp_path / "cache"))
     before = torch.get_num_threads()
     assert main(["bench", "--limit", "4", "--rounds", "1", "--out", "found.json", "--quiet"]) == 0

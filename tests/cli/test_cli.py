@@ -14,7 +14,7 @@ import torch
 from advkit import attacks
 from advkit.cli import listing, main
 from advkit.cli.errors import UsageError
-from advkit.cli.main import _parser
+from advkit.cli.main import build_parser
 from advkit.cli.specs import attacks_from, known_attacks, number, unwritable_attacks
 
 NETS = """
@@ -226,6 +226,22 @@ def test_an_interrupt_before_the_first_batch_says_so(folder, capsys):
     assert not list(folder.glob("**/report.*"))
 
 
+@pytest.mark.parametrize("module", ["jinja2", "matplotlib", "tqdm"])
+def test_what_a_report_needs_is_asked_for_before_the_work(folder, monkeypatch, capsys, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main([*MINE, "--eps", "0.1"]) == 2
+    said = f"error: the report needs {module}: pip install 'advkit[report]'\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_what_weights_need_is_named(folder, monkeypatch, capsys):
+    (folder / "net.safetensors").touch()
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    assert main([*MINE, "--eps", "0.1", "--weights", "net.safetensors"]) == 2
+    said = "--weights: .safetensors needs safetensors: pip install 'advkit[report]'\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 def test_the_traceback_is_there_on_demand(folder):
     with pytest.raises(Exception, match="no such file"):
         main([*MINE, "--eps", "0", "--data", "none.npz", "--traceback"])
@@ -385,7 +401,7 @@ def test_the_examples_of_the_help_can_be_run(capsys):
     examples = re.findall(r"^  advkit (evaluate.*)$", shown, re.M)
     assert len(examples) == 5
     for example in examples:
-        args = _parser().parse_args(example.split())
+        args = build_parser().parse_args(example.split())
         attacks_from(args.attack or ["FGSM"], args.eps or [], seed=0, default_eps=[0.1])
     assert max(map(len, shown.splitlines())) <= 110
 

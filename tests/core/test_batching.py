@@ -1,24 +1,41 @@
 """Minibatches and progress."""
 
+import itertools
 import sys
 
 import pytest
 import torch
 
-from advkit.core.batching import batches, progress_bar
+from advkit.core.batching import batches, progress_bar, without_empty
 
 
 def test_tensors_are_cut_without_a_rest():
     x, y = torch.arange(10).view(5, 2), torch.arange(5)
     parts = list(batches(x, y, 2))
-    assert [len(p[0]) for p in parts] == [2, 2, 1]
+    assert [(len(p[0]), p[2]) for p in parts] == [(2, 0), (2, 2), (1, 4)]
     assert torch.equal(torch.cat([p[0] for p in parts]), x)
     assert torch.equal(torch.cat([p[1] for p in parts]), y)
 
 
-def test_an_iterable_of_batches_passes_through():
-    pairs = [(torch.zeros(2, 2), torch.zeros(2))]
-    assert batches(pairs, None, 128) is pairs
+def test_the_batches_of_an_iterable_are_numbered():
+    pairs = [(torch.zeros(n, 2), torch.zeros(n)) for n in (2, 0, 3, 1)]
+    found = list(batches(pairs, None, 128))
+    assert [first for _, _, first in found] == [0, 2, 2, 5]
+    assert all(x is a and y is b for (x, y, _), (a, b) in zip(found, pairs, strict=True))
+
+
+def test_batches_are_moved_to_the_device_one_at_a_time():
+    (x, y, first), *_ = batches(torch.zeros(4, 2), torch.zeros(4), 3, device="meta")
+    assert (x.device.type, y.device.type, first) == ("meta", "meta", 0)
+    endless = ((torch.ones(1, 1), torch.ones(1)) for _ in itertools.count())
+    assert next(batches(endless, None, 1, device="meta"))[0].device.type == "meta"
+
+
+def test_batches_without_samples_are_left_out():
+    pairs = [(torch.zeros(n, 2), torch.zeros(n)) for n in (0, 2, 0, 1)]
+    assert [first for *_, first in without_empty(batches(pairs, None, 1))] == [0, 2]
+    with pytest.raises(ValueError, match="x must hold at least one sample, got none"):
+        list(without_empty(batches(pairs[:1], None, 1)))
 
 
 def test_bad_arguments():

@@ -144,3 +144,15 @@ def test_a_budget_is_rounded_down_to_the_dtype(dtype):
         assert found.dtype == dtype
         assert (found.double() <= eps).all()
         assert (found.double() >= eps * (1 - 2 * torch.finfo(dtype).eps)).all()
+
+
+def test_what_can_be_run_is_an_attack_and_its_class_is_not():
+    class Runs:
+        def run(self, model, x):
+            return x
+
+    assert checks.is_attack(Runs())
+    assert not checks.is_attack(Runs)
+    assert not checks.is_attack(len)
+    with pytest.raises(TypeError, match="attack must be an attack, such as"):
+        checks.attack("attack", Runs())  # it cannot be called

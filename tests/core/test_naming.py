@@ -2,7 +2,7 @@
 
 import pytest
 
-from advkit.core.naming import blamed_on, named
+from advkit.core.naming import blamed_on, did_you_mean, named, quoted
 
 
 def by_type(thing):
@@ -48,3 +48,12 @@ def test_what_is_refused():
 def test_an_error_says_whose_it_is(kind):
     with pytest.raises(kind, match="^model 'mine': too small$"), blamed_on("model", "mine"):
         raise kind("too small")
+
+
+def test_names_in_quotes():
+    assert quoted(["a", "it's", None]) == "'a', \"it's\", None"
+
+
+def test_the_nearest_known_name_is_offered_in_its_own_case():
+    assert did_you_mean("deepfol", ["PGD", "DeepFool"]) == ", did you mean 'DeepFool'?"
+    assert did_you_mean("square", ["PGD", "DeepFool"]) == ""

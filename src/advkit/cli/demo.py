@@ -16,7 +16,7 @@ from advkit.core.files import replacing
 from advkit.data import digits
 from advkit.training.fit import fit
 
-_EPOCHS = 40
+EPOCHS = 40
 _BATCH = 64
 
 
@@ -78,7 +78,7 @@ def _train(net: nn.Module, *, progress: bool) -> None:
         torch.utils.data.TensorDataset(train.x, train.y), batch_size=_BATCH, shuffle=True
     )
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-    fit(net, shuffled, loss=_loss, optimizer=optimizer, epochs=_EPOCHS, progress=progress)
+    fit(net, shuffled, loss=_loss, optimizer=optimizer, epochs=EPOCHS, progress=progress)
 
 
 def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:

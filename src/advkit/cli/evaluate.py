@@ -13,6 +13,7 @@ from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, reason
 from advkit.cli.specs import attacks_from
 from advkit.cli.subject import Subject, check_combination, subject_from, writable
+from advkit.core.extras import require
 from advkit.eval import Report, evaluate_stream
 
 _DIGITS_EPS = (0.05, 0.1, 0.15, 0.2)
@@ -56,11 +57,10 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check_extra() -> None:
     try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-        import tqdm  # noqa: F401
+        for module in ("jinja2", "matplotlib", "tqdm"):
+            require(module, extra="report", needed_by="the report")
     except ImportError as error:
-        raise UsageError(f"the report needs {error.name}: pip install 'advkit[report]'") from error
+        raise UsageError(str(error)) from error
 
 
 def _check_out(folder: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ import torch
 from torch import nn
 
 from advkit.cli.errors import UsageError, reason
+from advkit.core.extras import require
+from advkit.core.naming import did_you_mean
 from advkit.data import Dataset, Layout, load_npz
 
 
@@ -63,9 +64,7 @@ def _factory(module: ModuleType, name: str, file: str) -> Any:
         for key, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", None) == module.__name__
     ]
-    close = difflib.get_close_matches(name, own, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"--model: {file} has no factory {name!r}{hint}")
+    raise UsageError(f"--model: {file} has no factory {name!r}{did_you_mean(name, own)}")
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -90,12 +89,11 @@ def _read_state(path: Path) -> Any:
         raise UsageError(f"--weights: no such file: {path}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            safetensors = require("safetensors.torch", extra="report", needed_by=path.suffix)
+            return safetensors.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
-        raise UsageError("--weights: .safetensors needs pip install 'advkit[report]'") from error
+        raise UsageError(f"--weights: {error}") from error
     except Exception as error:
         raise UsageError(f"--weights: cannot read {path}: {reason(error)}") from error
 

@@ -6,13 +6,14 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import advkit
 from advkit.cli import bench, evaluate
 from advkit.cli.errors import UsageError
 from advkit.cli.listing import listing
 from advkit.cli.specs import number
+from advkit.data import Layout
 
 _EVALUATE_EXAMPLES = """\
 examples:
@@ -61,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0, 2 for bad input, 130 for an interrupt."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -92,7 +93,8 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
-def _parser() -> _Parser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = _Parser(prog="advkit", description=advkit.__doc__)
     parser.add_argument("--version", action="version", version=f"advkit {advkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -160,7 +162,7 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
     )
     add("--weights", metavar="FILE", help="its state dict, .pt or .safetensors")
     add("--data", metavar="FILE.npz", help="arrays images (bytes or floats) and labels")
-    add("--layout", default="auto", choices=("auto", "channels_last", "channels_first", "as_is"),
+    add("--layout", default="auto", choices=get_args(Layout),
         help="axes of the images (default: the axis of 1, 3 or 4 holds the channels)")  # fmt: skip
     add("--bounds", nargs=2, type=number, metavar=("LOWER", "UPPER"),
         help="valid input values; bytes 0..255 are spread over them (default: 0 1)")  # fmt: skip

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from advkit import attacks
 from advkit.cli.errors import UsageError
+from advkit.core.naming import did_you_mean
 
 _ALL = "all"
 
@@ -106,8 +106,8 @@ def _parsed(text: str, seed: int) -> _Spec:
     for key in given:
         if key not in names:
             raise UsageError(
-                f"--attack {text}: {kind.__name__} has no parameter {key!r}{_meant(key, names)}; "
-                f"it has {', '.join(names)}"
+                f"--attack {text}: {kind.__name__} has no parameter {key!r}"
+                f"{did_you_mean(key, names)}; it has {', '.join(names)}"
             )
     if "seed" in names:
         given.setdefault("seed", seed)
@@ -145,16 +145,9 @@ def _find(name: str) -> type[Any]:
                 f"--attack: {candidate} needs more than numbers and words: from Python only"
             )
     raise UsageError(
-        f"--attack: there is no attack {name!r}{_meant(name, known)}; "
+        f"--attack: there is no attack {name!r}{did_you_mean(name, known)}; "
         f"known are {', '.join(known)}, and {_ALL} for all of them"
     )
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    """The known name that is most like `word`, in whatever case, as a question."""
-    lowered = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1)
-    return f", did you mean {lowered[close[0]]!r}?" if close else ""
 
 
 def _setting(spec: str, part: str) -> tuple[str, Any]:

@@ -6,15 +6,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.extras import require
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+NumberedBatches = Iterator[tuple[Tensor, Tensor, int]]
 
 
-def batches(x: Tensor | Batches, y: Tensor | None, batch_size: int) -> Batches:
-    """`x` and `y` cut into pairs of at most `batch_size` samples, or the batches that `x` is."""
+def batches(
+    x: Tensor | Batches, y: Tensor | None, batch_size: int, device: str | torch.device | None = None
+) -> NumberedBatches:
+    """Cut `x` and `y` into batches of at most `batch_size` samples, or take those that `x` is.
+
+    Each is moved to `device` and comes with the number of its first sample in the data.
+    """
     if isinstance(x, np.ndarray):
         raise TypeError("x must be a torch.Tensor, got a NumPy array; torch.from_numpy(x)")
     if not isinstance(x, Tensor):
@@ -24,14 +32,34 @@ def batches(x: Tensor | Batches, y: Tensor | None, batch_size: int) -> Batches:
             raise TypeError(
                 f"x must be a Tensor or an iterable of (x, y) batches, got {type(x).__name__}"
             )
-        return x
+        return _numbered(x, device)
     if not isinstance(y, Tensor):
         raise TypeError(f"y must be a torch.Tensor when x is one, got {type(y).__name__}")
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} samples, but y has {len(y)} labels")
     checks.whole("batch_size", batch_size, at_least=1)
     starts = range(0, len(x), batch_size)
-    return [(x[i : i + batch_size], y[i : i + batch_size]) for i in starts]
+    return _numbered(((x[i : i + batch_size], y[i : i + batch_size]) for i in starts), device)
+
+
+def _numbered(pairs: Batches, device: str | torch.device | None) -> NumberedBatches:
+    first = 0
+    for x, y in pairs:
+        if device is not None:
+            x, y = x.to(device), y.to(device)
+        yield x, y, first
+        first += len(x)
+
+
+def without_empty(numbered: NumberedBatches) -> NumberedBatches:
+    """Leave out the batches without samples, and raise if there are no others."""
+    total = 0
+    for x, y, first in numbered:
+        if len(x):
+            yield x, y, first
+        total += len(x)
+    if not total:
+        raise ValueError("x must hold at least one sample, got none")
 
 
 @contextmanager
@@ -55,10 +83,7 @@ def progress_bar(label: str, total: int | None, show: bool) -> Iterator[Callable
     if not show:
         yield lambda _: None
         return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError("progress needs tqdm: pip install 'advkit[report]'") from error
+    tqdm = require("tqdm.auto", extra="report", needed_by="progress").tqdm
     with tqdm(total=total, desc=label) as bar:
 
         def advance(amount: int) -> None:

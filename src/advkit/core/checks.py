@@ -15,6 +15,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from advkit.core.naming import quoted
+
 _SHOWN = 5
 _MANY = 32
 _TOLERANCE = 1e-2  # of probabilities: services round what they answer
@@ -81,9 +83,14 @@ def share(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
+def is_attack(value: object) -> bool:
+    """Return whether `value` can be run as attacks are; a class cannot."""
+    return not isinstance(value, type) and hasattr(value, "run")
+
+
 def attack(name: str, value: object) -> None:
     """Raise unless `value` can be called and run as attacks are; a class cannot."""
-    if isinstance(value, type) or not (callable(value) and hasattr(value, "run")):
+    if not (callable(value) and is_attack(value)):
         raise TypeError(f"{name} must be an attack, such as PGD(eps=0.1), got {value!r}")
 
 
@@ -96,8 +103,7 @@ def detector(name: str, value: object) -> None:
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise unless `value` is one of `choices`."""
     if value not in choices:
-        wanted = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} must be one of {wanted}, got {value!r}")
+        raise ValueError(f"{name} must be one of {quoted(choices)}, got {value!r}")
 
 
 def eps(value: float | Tensor) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,6 +73,21 @@ def _free(name: str, taken: Container[str]) -> str:
     numbered = (f"{name} {i}" for i in itertools.count(2))
     candidates = itertools.chain([name], numbered)
     return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def quoted(names: Iterable[object]) -> str:
+    """Return the names in quotes, separated by commas."""
+    return ", ".join(map(repr, names))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the known name that is most like `word`, in whatever case, as the end of an error.
+
+    It is empty where none is much like it.
+    """
+    lowered = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1)
+    return f", did you mean {lowered[close[0]]!r}?" if close else ""
 
 
 @contextmanager

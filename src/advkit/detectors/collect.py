@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.attack_options import check_length, part_of, stopping
-from advkit.core.batching import Batches, batches, counted_from, progress_bar
+from advkit.core.batching import Batches, batches, counted_from, progress_bar, without_empty
 from advkit.core.naming import Several, blamed_on, named
 from advkit.core.protocols import Attack
 from advkit.detectors.features import OUTPUTS, Outputs
@@ -77,23 +79,17 @@ def collect(
     checks.one_of("outputs", outputs, OUTPUTS)
     checks.whole("first_sample", first_sample, at_least=0)
     classifiers = _classifiers(models, outputs)
-    made = _attacks(attacks, len(x) if isinstance(x, Tensor) else None)
-    tasks = [_Task(*pair, made, outputs, first_sample) for pair in classifiers.items()]
-    total = len(x) * len(tasks) if isinstance(x, Tensor) else None
-    seen = 0
-    with progress_bar("inputs x models", total, progress) as advance:
-        for xb, yb in batches(x, y, batch_size):
-            if not len(xb):
-                continue
-            for task in tasks:
-                with counted_from(seen), blamed_on("model", task.name):
-                    task.add(xb, yb, seen)
+    total = len(x) if isinstance(x, Tensor) else None
+    made = _attacks(attacks, total)
+    recorders = [_ModelRecorder(*pair, made, outputs, first_sample) for pair in classifiers.items()]
+    with progress_bar("inputs x models", total and total * len(recorders), progress) as advance:
+        for xb, yb, first in without_empty(batches(x, y, batch_size)):
+            for recorder in recorders:
+                with counted_from(first), blamed_on("model", recorder.name):
+                    recorder.update(xb, yb, first)
                 advance(len(xb))
-            _check_widths(tasks)
-            seen += len(xb)
-    if not seen:
-        raise ValueError("x must hold at least one sample, got none")
-    return OutputTable.concatenate(part for task in tasks for part in task.parts())
+            _check_widths(recorders)
+    return OutputTable.concatenate(part for recorder in recorders for part in recorder.parts())
 
 
 def _classifiers(models: Several, outputs: Outputs) -> dict[str, Classifier]:
@@ -119,29 +115,22 @@ def _attacks(attacks: Several, total: int | None) -> dict[str, Attack]:
     return {name: stopping(attack, "never") for name, attack in given.items()}
 
 
-class _Task:
+@dataclass
+class _ModelRecorder:
     """One model, and what it has said so far."""
 
-    def __init__(
-        self,
-        name: str,
-        model: Classifier,
-        attacks: dict[str, Attack],
-        outputs: Outputs,
-        first_sample: int,
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.attacks = attacks
-        self.outputs: Outputs = outputs
-        self.first_sample = first_sample
-        self.found: dict[str, list[OutputTable]] = {attack: [] for attack in (CLEAN, *attacks)}
+    name: str
+    model: Classifier
+    attacks: dict[str, Attack]
+    outputs: Outputs
+    first_sample: int
+    found: dict[str, list[OutputTable]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, x: Tensor, y: Tensor, seen: int) -> None:
-        """Attack a batch, which is the data's part from `seen` on."""
+    def update(self, x: Tensor, y: Tensor, first: int) -> None:
+        """Attack a batch, whose first sample is the `first` of the data."""
         x = checks.inputs(x, self.model.bounds)
         y = checks.labels("y", y, x)
-        rows = torch.arange(len(x)) + seen
+        rows = torch.arange(len(x)) + first
         clean = self._part(CLEAN, x, y, rows, torch.zeros(len(x)), "")
         checks.labels_within("y", y.cpu(), clean.width, torch.arange(len(x)))
         self.found[CLEAN].append(clean)
@@ -177,14 +166,14 @@ class _Task:
         return self.found[CLEAN][0].width
 
     def parts(self) -> Iterator[OutputTable]:
-        """All of it, attack by attack."""
+        """Return the parts of the table, attack by attack."""
         for parts in self.found.values():
             yield from parts
 
 
-def _check_widths(tasks: list[_Task]) -> None:
+def _check_widths(recorders: list[_ModelRecorder]) -> None:
     """Raise unless all models have as many outputs."""
-    first, *others = tasks
+    first, *others = recorders
     for other in others:
         if other.width != first.width:
             raise ValueError(

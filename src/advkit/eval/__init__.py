@@ -4,8 +4,10 @@ from advkit.eval.accuracy import Rate, accuracy
 from advkit.eval.benchmarking.benchmark import benchmark
 from advkit.eval.benchmarking.ranking import AttackCost, Group, Row
 from advkit.eval.benchmarking.result import Benchmark, Floor
-from advkit.eval.detection.binary import Detection, DetectionScores, detection_scores
-from advkit.eval.detection.multiclass import ClassificationScores, classification_scores
+from advkit.eval.detection.binary import detection_scores
+from advkit.eval.detection.binary_result import Detection, DetectionScores
+from advkit.eval.detection.multiclass import classification_scores
+from advkit.eval.detection.multiclass_result import ClassificationScores
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
 from advkit.eval.robustness.outcome import AttackOutcome, Examples, Nearest

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.batching import Batches, batches, counted_from
+from advkit.core.batching import Batches, NumberedBatches, batches, counted_from
 from advkit.models import Classifier, as_classifier
 
 
@@ -63,14 +65,43 @@ def accuracy(
         >>> print(eval.accuracy(net, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])))
         50.00 % (1 of 2)
     """
-    classifier = as_classifier(model)
-    hits: list[Tensor] = []
-    seen = 0
-    for xb, yb in batches(x, y, batch_size):
-        with counted_from(seen):
-            hits.append(correct(classifier, xb, yb)[2])
-        seen += len(xb)
+    numbered = batches(x, y, batch_size)
+    hits = [batch.right for batch in classified(as_classifier(model), numbered)]
     return Rate.of(torch.cat(hits)) if hits else Rate(0, 0)
+
+
+class ClassifiedBatch(NamedTuple):
+    """A checked batch of the data, and which of its samples the model labels correctly.
+
+    Attributes:
+        x: inputs `(n, *features)`.
+        y: labels `(n,)`.
+        right: bool `(n,)`; labelled correctly.
+        first: number of the first sample in the data.
+    """
+
+    x: Tensor
+    y: Tensor
+    right: Tensor
+    first: int
+
+    @property
+    def rows(self) -> Tensor:
+        """Rows of the batch that are labelled correctly, `(k,)`: those to attack."""
+        return self.right.nonzero().flatten()
+
+    @property
+    def attacked(self) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of these rows."""
+        return self.x[self.rows], self.y[self.rows]
+
+
+def classified(model: Classifier, numbered: NumberedBatches) -> Iterator[ClassifiedBatch]:
+    """Check each batch and classify it."""
+    for x, y, first in numbered:
+        with counted_from(first):
+            batch = ClassifiedBatch(*correct(model, x, y), first)
+        yield batch
 
 
 def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_in_ball
-from advkit.eval.accuracy import Rate
+from advkit.eval.accuracy import ClassifiedBatch, Rate
 from advkit.eval.budgets import budget_words
 from advkit.models import Classifier
 
@@ -42,25 +41,13 @@ class NoiseOutcome:
         return Rate.of(self.robust)
 
 
-class NoiseTally:
-    """What the noise of one budget has done so far, batch by batch."""
-
-    def __init__(self, norm: Norm, eps: float) -> None:
-        self.norm = norm
-        self.eps = eps
-        self.robust: list[Tensor] = []
-
-    def add(self, model: Classifier, x: Tensor, y: Tensor, right: Tensor) -> None:
-        """Ask the model about noisy versions of those samples of a batch where `right`."""
-        robust = right.clone()
-        if right.any():
-            x_noisy = noisy(x[right], model.bounds, self.norm, self.eps)
-            robust[right] = model.predict(x_noisy) == y[right]
-        self.robust.append(robust.cpu())
-
-    def outcome(self) -> NoiseOutcome:
-        """All of it so far."""
-        return NoiseOutcome(norm=self.norm, eps=self.eps, robust=torch.cat(self.robust))
+def withstands_noise(model: Classifier, batch: ClassifiedBatch, norm: Norm, eps: float) -> Tensor:
+    """Return which samples are labelled correctly both without noise and with it, bool `(n,)`."""
+    robust = batch.right.clone()
+    if robust.any():
+        x, y = batch.attacked
+        robust[batch.right] = model.predict(noisy(x, model.bounds, norm, eps)) == y
+    return robust
 
 
 def noisy(x: Tensor, bounds: tuple[float, float], norm: Norm, eps: float) -> Tensor:

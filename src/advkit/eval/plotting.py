@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from advkit.core.extras import require
 from advkit.eval.accuracy import Rate
 
 if TYPE_CHECKING:
@@ -25,11 +27,17 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         ImportError: matplotlib is missing, naming the extra that brings it.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'advkit[report]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    module = require("matplotlib.figure", extra="report", needed_by="plotting")
+    figure: Figure = module.Figure(figsize=(width, height), layout="constrained")
+    return figure
+
+
+def new_panels(count: int, across: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `count` panels of that size in inches, at most `across` in a row."""
+    down = math.ceil(count / across)
+    across = math.ceil(count / down)
+    figure = new_figure(width * across, height * down)
+    return figure, [figure.add_subplot(down, across, i + 1) for i in range(count)]
 
 
 def draw_shares(axes: Axes, rows: Sequence[Row], columns: Sequence[str]) -> AxesImage:
@@ -52,16 +60,12 @@ def draw_shares(axes: Axes, rows: Sequence[Row], columns: Sequence[str]) -> Axes
             words = "-" if value != value else f"{value:.1f}"  # no share of nothing
             colour = "white" if value > _DARK else "black"
             axes.text(j, i, words, ha="center", va="center", fontsize=9, color=colour)
-    axes.set_xticks(range(len(columns)), [_wrapped(name) for name in columns])
+    axes.set_xticks(range(len(columns)), [textwrap.fill(name, _NAME) for name in columns])
     axes.tick_params(axis="x", labelrotation=40)
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), [_wrapped(name) for name, _ in rows])
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, _NAME) for name, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
     axes.hlines([i - 0.5 for i in range(1, len(rows))], -0.5, len(columns) - 0.5, "white")
     return drawn
-
-
-def _wrapped(name: str) -> str:
-    return "\n".join(textwrap.wrap(name, _NAME))

@@ -52,6 +52,16 @@ def mean(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
+def counted(count: int, word: str) -> str:
+    """Return how many there are of what `word` names in the singular."""
+    return f"{count:,} {word}" + "s" * (count != 1)
+
+
+def mebibytes(size: int) -> str:
+    """Return a number of bytes in MiB."""
+    return f"{size / 2**20:.2f}"
+
+
 def split(table: Table) -> list[Table]:
     """`table` in parts of all rows and some columns that fit the `WIDTH`; the first is in each."""
     widths = [max(_broad(row[i]) for row in _rows(table)) for i in range(len(table.heading))]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advkit.core import checks
+from advkit.core.extras import require
 from advkit.models.callable import CallableClassifier
 
 _FLOATS = {
@@ -108,10 +109,7 @@ class OnnxClassifier(CallableClassifier):
 
 
 def _session(path: str | os.PathLike[str] | bytes, providers: Sequence[str]) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("ONNX models need onnxruntime: pip install 'advkit[onnx]'") from error
+    onnxruntime = require("onnxruntime", extra="onnx", needed_by="OnnxClassifier")
     if not isinstance(path, bytes):
         path = os.fspath(path)
         if not os.path.isfile(path):

@@ -72,6 +72,18 @@ def test_accuracy_states_its_denominator(net, x, y):
     assert rob.accuracy(net, [], None) == rob.Rate(0, 0)
 
 
+def test_what_an_attack_refuses_is_counted_over_all_inputs(net, x, y):
+    class Refuses(Fools):
+        def run(self, model, x, y=None, *, target=None):
+            if len(x) == 8:
+                return super().run(model, x, y, target=target)
+            raise ValueError("not these")
+
+    said = "in the batch that begins at input 8: not these"
+    with pytest.raises(ValueError, match=said):
+        rob.evaluate(net, x[10:22], y[10:22], attacks=[Refuses(0.0, 0.5)], batch_size=8)
+
+
 def test_worst_case_is_taken_input_by_input(net, x, y):
     """Two attacks that each turn some inputs: the union counts, not the better of the means."""
     low, high = Fools(0.0, 0.4), Fools(0.6, 1.1)

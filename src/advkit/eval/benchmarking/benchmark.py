@@ -12,13 +12,13 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.attack_options import part_of
-from advkit.core.batching import batches, counted_from, progress_bar
+from advkit.core.batching import batches, progress_bar
 from advkit.core.protocols import Attack
-from advkit.eval.accuracy import correct
+from advkit.eval.accuracy import ClassifiedBatch, classified
 from advkit.eval.benchmarking.cost import bare_pass, peak_memory, seconds
 from advkit.eval.benchmarking.ranking import AttackCost
 from advkit.eval.benchmarking.result import Benchmark, Floor
-from advkit.eval.robustness.attack_recorder import Tally, check_attacks
+from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.models import Classifier, as_classifier, has_gradients, hold
 
@@ -81,7 +81,7 @@ def benchmark(
     check_attacks(attacks, len(x))
     checks.whole("rounds", rounds, at_least=1)
     _check_budget(classifier)
-    parts = _parts(classifier, x, y, batch_size, device)
+    parts = list(classified(classifier, batches(x, y, batch_size, device)))
     if not any(part.right.any() for part in parts):
         raise ValueError(
             f"x must hold inputs that the model labels as y says, labels none of {len(x):,} so: "
@@ -110,40 +110,6 @@ def _check_budget(model: Classifier) -> None:
         )
 
 
-class _Part(NamedTuple):
-    """A batch of the data, and which of its samples the model labels correctly."""
-
-    x: Tensor
-    y: Tensor
-    right: Tensor
-    start: int
-
-    @property
-    def rows(self) -> Tensor:
-        """The samples to attack, in the batch."""
-        return self.right.nonzero().flatten()
-
-    @property
-    def attacked(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of these."""
-        return self.x[self.rows], self.y[self.rows]
-
-
-def _parts(
-    model: Classifier, x: Tensor, y: Tensor, batch_size: int, device: str | torch.device | None
-) -> list[_Part]:
-    """The data in checked batches."""
-    found = []
-    start = 0
-    for xb, yb in batches(x, y, batch_size):
-        if device is not None:
-            xb, yb = xb.to(device), yb.to(device)
-        with counted_from(start):
-            found.append(_Part(*correct(model, xb, yb), start))
-        start += len(xb)
-    return found
-
-
 class _Round(NamedTuple):
     """All batches attacked once.
 
@@ -163,7 +129,7 @@ class _Round(NamedTuple):
 
 def _measured(
     model: Classifier,
-    parts: Sequence[_Part],
+    parts: Sequence[ClassifiedBatch],
     attacks: Sequence[Attack],
     rounds: int,
     advance: Callable[[int], None],
@@ -190,25 +156,25 @@ def _measured(
     return costs, floor
 
 
-def _peak(model: Classifier, attack: Any, part: _Part) -> int:
+def _peak(model: Classifier, attack: Any, part: ClassifiedBatch) -> int:
     """The most bytes that an attack has in tensors while it works on a batch."""
-    attack = part_of(attack, part.rows.cpu() + part.start)
+    attack = part_of(attack, part.rows.cpu() + part.first)
     x, y = part.attacked
     _, most = peak_memory(lambda: attack.run(model, x, y))
     return most
 
 
-def _round(model: Classifier, attack: Attack, parts: Sequence[_Part]) -> _Round:
-    tally = Tally(attack, examples=0)
+def _round(model: Classifier, attack: Attack, parts: Sequence[ClassifiedBatch]) -> _Round:
+    recorder = AttackRecorder(attack, examples=0)
     passes = []
     for part in parts:
         before = _passes(model, part)
-        tally.add(model, *part)
+        recorder.update(model, part)
         passes.append(statistics.median([*before, *_passes(model, part)]))
-    return _Round(tally.outcome(), passes)
+    return _Round(recorder.compute(), passes)
 
 
-def _passes(model: Classifier, part: _Part) -> list[float]:
+def _passes(model: Classifier, part: ClassifiedBatch) -> list[float]:
     """Seconds of some bare passes of what is attacked in a batch, zero for nothing."""
     if not part.right.any():
         return [0.0]

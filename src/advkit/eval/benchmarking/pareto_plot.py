@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from advkit.eval.benchmarking.ranking import Group, Row
-from advkit.eval.plotting import new_figure
+from advkit.eval.plotting import new_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,11 +22,9 @@ def found_against_floors(groups: Sequence[Group]) -> Figure | None:
     drawn = [group for group in groups if _drawn(group, group.rows)]
     if not drawn:
         return None
-    across = min(len(drawn), _ACROSS)
-    down = math.ceil(len(drawn) / across)
-    figure = new_figure(6.4 * across, 4.0 * down)
-    for i, group in enumerate(drawn):
-        _panel(figure.add_subplot(down, across, i + 1), group)
+    figure, panels = new_panels(len(drawn), _ACROSS, 6.4, 4.0)
+    for axes, group in zip(panels, drawn, strict=True):
+        _panel(axes, group)
     return figure
 
 

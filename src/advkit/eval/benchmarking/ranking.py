@@ -13,10 +13,9 @@ from torch import Tensor
 
 from advkit.eval.accuracy import Rate
 from advkit.eval.robustness.outcome import AttackOutcome, finite, median
-from advkit.eval.text_tables import Table, length, mean, percent
+from advkit.eval.text_tables import Table, length, mean, mebibytes, percent
 
 _NEARLY = 0.01  # a point: what may be missing of the best
-_MIB = 2**20
 _HEADING = (
     "attack",
     "found\n%",
@@ -169,7 +168,7 @@ def _line(row: Row, mark: str) -> tuple[str, ...]:
         mean(outcome.sent(outcome.forward)),
         mean(outcome.sent(outcome.backward)),
         f"{outcome.seconds:.3f}",
-        f"{row.cost.peak_memory / _MIB:.2f}",
+        mebibytes(row.cost.peak_memory),
     )
 
 

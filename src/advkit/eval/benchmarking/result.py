@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from advkit.core.files import save_json
+from advkit.eval import text_tables
+from advkit.eval.benchmarking.pareto_plot import found_against_floors
 from advkit.eval.benchmarking.ranking import AttackCost, Group, groups_of
+from advkit.eval.text_tables import counted, mebibytes
+from advkit.eval.versions import versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from advkit.eval import text_tables
-from advkit.eval.benchmarking.pareto_plot import found_against_floors
-
-_MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +40,8 @@ class Floor:
     def __str__(self) -> str:
         passes = "forward and backward pass" if self.backward else "forward pass (no gradients)"
         return (
-            f"floor: a bare {passes}; of {_counted(self.inputs, 'input')} it takes "
-            f"{1000 * self.seconds:.3g} ms and {self.peak_memory / _MIB:.2f} MiB"
+            f"floor: a bare {passes}; of {counted(self.inputs, 'input')} it takes "
+            f"{1000 * self.seconds:.3g} ms and {mebibytes(self.peak_memory)} MiB"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +100,7 @@ class Benchmark:
             "attacked input.",
             "Floors are the time of an attack in bare passes of the same batches, timed just "
             "before and after it; floors and seconds are medians of "
-            f"{_counted(self.rounds, 'round')}. They may exceed the passes: the last few inputs go "
+            f"{counted(self.rounds, 'round')}. They may exceed the passes: the last few inputs go "
             "in small batches, at a higher price for each. The peak is what tensors hold at once "
             "while the first batch is attacked.",
         ]
@@ -116,7 +114,7 @@ class Benchmark:
     def _notes_on_gradients(self) -> list[str]:
         lost = ((cost.outcome.label, int(cost.outcome.no_gradient.sum())) for cost in self.attacks)
         return [
-            f"{label} met no usable gradient on {_counted(count, 'input')} that it did not fool: "
+            f"{label} met no usable gradient on {counted(count, 'input')} that it did not fool: "
             "to find nothing there says nothing."
             for label, count in lost
             if count
@@ -137,7 +135,7 @@ class Benchmark:
             "attacks": [cost.to_dict() for cost in self.attacks],
             "groups": [group.to_dict() for group in self.groups],
             "notes": self.notes(),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "versions": versions(),
         }
 
     def save_json(self, path: str | Path) -> Path:
@@ -157,19 +155,15 @@ class Benchmark:
 
     def _heading(self) -> list[str]:
         return [
-            f"{self.model} on {_counted(len(self.clean), 'input')}",
+            f"{self.model} on {counted(len(self.clean), 'input')}",
             f"attacked: {int(self.clean.sum()):,}, those that are labelled correctly",
             *(f"{name}: {value}" for name, value in self.about.items()),
             str(self.floor),
-            f"{_counted(self.rounds, 'round')} in batches of {self.batch_size:,} "
-            f"on {self.device}, {_counted(self.threads, 'thread')}",
+            f"{counted(self.rounds, 'round')} in batches of {self.batch_size:,} "
+            f"on {self.device}, {counted(self.threads, 'thread')}",
         ]
 
 
 def _has_guests(group: Group) -> bool:
     """Whether minimum-norm attacks stand in a group with a budget."""
     return group.budget and any(row.cost.outcome.minimum_norm for row in group.rows)
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count:,} {word}" + "s" * (count != 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,21 @@ class Estimate:
             return Estimate(float(value), math.nan, math.nan)
         low, high = np.quantile(known, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
         return Estimate(float(value), float(low), float(high))
+
+
+def estimates(
+    points: Mapping[Any, float],
+    figures: Callable[[Floats], dict[Any, Floats]],
+    samples: Ints,
+    draws: int,
+    seed: int,
+) -> dict[Any, Estimate]:
+    """Return the figures `points` of the rows as they are with their intervals, by name.
+
+    The other arguments are those of `resampled`.
+    """
+    drawn = resampled(figures, samples, draws, seed)
+    return {name: Estimate.of(value, drawn[name]) for name, value in points.items()}
 
 
 def resampled(

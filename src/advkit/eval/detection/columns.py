@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,6 @@ import torch
 
 from advkit.core import checks
 from advkit.eval.detection.bootstrap import Floats, Ints
-
-if TYPE_CHECKING:
-    pass
 
 
 def checked_column(name: str, values: npt.ArrayLike, n: int) -> npt.NDArray[Any]:

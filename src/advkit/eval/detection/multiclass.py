@@ -1,11 +1,10 @@
-"""How well rows are given to their classes, with intervals."""
+"""Scores of a classifier of rows, with intervals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,126 +14,9 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from advkit.eval.detection.bootstrap import (
-    Estimate,
-    Floats,
-    Ints,
-    Ranking,
-    about_intervals,
-    ratio,
-    resampled,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-from advkit.eval import text_tables
-from advkit.eval.accuracy import Rate
-from advkit.eval.detection.columns import (
-    check_draws,
-    checked_floats,
-    checked_samples,
-)
-from advkit.eval.plotting import draw_shares, new_figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassScore:
-    """How well the rows of one class are told from all others.
-
-    Attributes:
-        rows: how many the class has.
-        ap: average precision of its probability.
-        recall: share of its rows that are given to it.
-        f1: F1 of the rows that are given to it.
-    """
-
-    rows: int
-    ap: Estimate
-    recall: Estimate
-    f1: Estimate
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, figures as `Estimate.to_dict`."""
-        figures = {"ap": self.ap, "recall": self.recall, "f1": self.f1}
-        return {"rows": self.rows, **{name: v.to_dict() for name, v in figures.items()}}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ClassificationScores:
-    """How well rows are given to their classes, say to attacks or to models.
-
-    Attributes:
-        classes: their names, in the order of the probabilities.
-        per_class: by name.
-        mean_ap: mean of the average precision over the classes that have rows.
-        confusion: int `(classes, classes)`; rows of each true class by the class that they are
-            given to.
-        grouped: whether rows of one sample were drawn together.
-        draws: resamples behind each interval.
-    """
-
-    classes: tuple[str, ...]
-    per_class: Mapping[str, ClassScore]
-    mean_ap: Estimate
-    confusion: npt.NDArray[np.int64]
-    grouped: bool
-    draws: int
-
-    def __str__(self) -> str:
-        return text_tables.separate([self.table()], self.notes())
-
-    def table(self) -> text_tables.Table:
-        """A row for each class, and the mean."""
-        rows: list[tuple[str, ...]] = [
-            (name, f"{found.rows:,}", str(found.ap), str(found.recall), str(found.f1))
-            for name, found in self.per_class.items()
-        ]
-        mean = ("mean", f"{int(self.confusion.sum()):,}", str(self.mean_ap), "", "")
-        heading = ("class", "rows", "AP", "recall", "F1")
-        return text_tables.Table(
-            "Classification: each class against all others", heading, rows, [mean]
-        )
-
-    def notes(self) -> list[str]:
-        """What the numbers mean."""
-        return [
-            "A row is given to its most probable class. The mean is over the classes that have "
-            "rows.",
-            about_intervals(self.draws, grouped=self.grouped),
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "classes": list(self.classes),
-            "per_class": {name: found.to_dict() for name, found in self.per_class.items()},
-            "mean_ap": self.mean_ap.to_dict(),
-            "confusion": self.confusion.tolist(),
-            "grouped": self.grouped,
-            "draws": self.draws,
-            "notes": self.notes(),
-        }
-
-    def plot(self) -> Figure:
-        """The confusion matrix as a heat map: of each true class, the shares in percent.
-
-        Raises:
-            ImportError: matplotlib is missing, naming the extra that brings it.
-        """
-        k = len(self.classes)
-        figure = new_figure(0.62 * k + 3.2, 0.46 * k + 2.2)
-        axes = figure.add_subplot()
-        rows = [
-            (
-                name,
-                {g: Rate(int(c), int(row.sum())) for g, c in zip(self.classes, row, strict=True)},
-            )
-            for name, row in zip(self.classes, self.confusion, strict=True)
-        ]
-        drawn = draw_shares(axes, rows, self.classes)
-        axes.set(xlabel="given to", ylabel="true class")
-        figure.colorbar(drawn, ax=axes, label="%", shrink=0.8, pad=0.02)
-        return figure
+from advkit.eval.detection.bootstrap import Floats, Ints, Ranking, estimates, ratio
+from advkit.eval.detection.columns import check_draws, checked_floats, checked_samples
+from advkit.eval.detection.multiclass_result import ClassificationScores, ClassScore
 
 
 def classification_scores(
@@ -173,35 +55,27 @@ def classification_scores(
         >>> scores.confusion.tolist(), float(scores.mean_ap)
         ([[1, 1], [0, 2]], 1.0)
     """
-    names = list(np.asarray(classes).tolist())
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"classes must be two or more different ones, got {names}")
+    names = _checked_classes(classes)
     labels = _checked_labels(y, names)
-    n, k = len(labels), len(names)
-    given = checked_floats("probabilities", probabilities, (n, k))
-    if given.min() < 0 or given.max() > 1:
-        raise ValueError(
-            f"probabilities must lie in [0, 1], got values in [{given.min():g}, {given.max():g}]"
-        )
-    ids = checked_samples(samples, n)
+    given = _checked_probabilities(probabilities, (len(labels), len(names)))
+    ids = checked_samples(samples, len(labels))
     check_draws(bootstrap, seed)
     task = _Sorted(labels, given)
-    drawn = resampled(task.figures, ids, bootstrap, seed)
-    found = {key: Estimate.of(value, drawn[key]) for key, value in task.points().items()}
-    shown = tuple(map(str, names))
+    found = estimates(task.points(), task.figures, ids, bootstrap, seed)
+    confusion = confusion_matrix(labels, given.argmax(1), labels=range(len(names)))
     return ClassificationScores(
-        classes=shown,
+        classes=tuple(map(str, names)),
         per_class={
-            name: ClassScore(
+            str(name): ClassScore(
                 rows=int((labels == i).sum()),
                 ap=found["ap", i],
                 recall=found["recall", i],
                 f1=found["f1", i],
             )
-            for i, name in enumerate(shown)
+            for i, name in enumerate(names)
         },
         mean_ap=found["mean_ap"],
-        confusion=confusion_matrix(labels, given.argmax(1), labels=range(k)).astype(np.int64),
+        confusion=confusion.astype(np.int64),
         grouped=samples is not None,
         draws=bootstrap,
     )
@@ -249,6 +123,22 @@ class _Sorted:
             **{("recall", i): row for i, row in enumerate(recall)},
             **{("f1", i): row for i, row in enumerate(f1)},
         }
+
+
+def _checked_classes(classes: Sequence[object]) -> list[Any]:
+    names = list(np.asarray(classes).tolist())
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"classes must be two or more different ones, got {names}")
+    return names
+
+
+def _checked_probabilities(values: npt.ArrayLike, shape: tuple[int, int]) -> Floats:
+    given = checked_floats("probabilities", values, shape)
+    if given.min() < 0 or given.max() > 1:
+        raise ValueError(
+            f"probabilities must lie in [0, 1], got values in [{given.min():g}, {given.max():g}]"
+        )
+    return given
 
 
 def _checked_labels(y: npt.ArrayLike, names: list[Any]) -> Ints:

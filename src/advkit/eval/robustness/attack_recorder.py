@@ -10,20 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advkit.core import checks
 from advkit.core.attack_options import check_length, part_of
+from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.hyperparameters import settings
 from advkit.core.protocols import Attack
+from advkit.core.results import AttackResult
+from advkit.eval.accuracy import ClassifiedBatch
 from advkit.eval.budgets import radius_of
 from advkit.eval.robustness.outcome import AttackOutcome, Examples
 from advkit.models import Classifier
 
 _EXAMPLES = 6
+_NOT_ATTACKED = {  # value and dtype of the columns
+    "radius": (0, torch.float64),
+    "robust": (False, torch.bool),
+    "distance": (torch.nan, torch.float32),
+    "forward": (0, torch.int64),
+    "backward": (0, torch.int64),
+    "no_gradient": (False, torch.bool),
+}
 
 
 def check_attacks(attacks: Sequence[Attack], total: int | None) -> None:
     """Raise unless `attacks` is a list of attacks for `total` samples, `None` for any number."""
-    made = isinstance(attacks, Sequence) and not any(isinstance(a, type) for a in attacks)
-    if not made or not all(hasattr(a, "run") for a in attacks):
+    if not (isinstance(attacks, Sequence) and all(map(checks.is_attack, attacks))):
         raise TypeError(f"attacks must be a list of attacks, got {attacks!r}")
     if not attacks:
         raise ValueError("attacks must hold at least one attack, got none")
@@ -31,7 +42,7 @@ def check_attacks(attacks: Sequence[Attack], total: int | None) -> None:
         check_length(attack, total)
 
 
-class Tally:
+class AttackRecorder:
     """What one attack has done so far, batch by batch.
 
     Args:
@@ -42,63 +53,55 @@ class Tally:
     def __init__(self, attack: Attack, *, examples: int = _EXAMPLES) -> None:
         self.attack: Any = attack
         self.norm: str = getattr(attack, "norm", "")
-        self.columns: dict[str, list[Tensor]] = {
-            name: []
-            for name in ("radius", "robust", "distance", "forward", "backward", "no_gradient")
-        }
+        self.columns = BatchRecorder()
         self.seconds = 0.0
         self.wanted = examples
         self.examples: list[Examples] = []
 
-    def add(self, model: Classifier, x: Tensor, y: Tensor, right: Tensor, seen: int) -> None:
-        """Attack the samples of a batch where `right`; it is the data's part from `seen` on."""
-        n = len(x)
-        found = {
-            "radius": torch.zeros(n, dtype=torch.float64),
-            "robust": right.clone(),
-            "distance": torch.full((n,), torch.nan),
-            "forward": torch.zeros(n, dtype=torch.int64),
-            "backward": torch.zeros(n, dtype=torch.int64),
-            "no_gradient": torch.zeros(n, dtype=torch.bool),
-        }
-        if right.any():
-            rows = right.nonzero().flatten()
-            attack = part_of(self.attack, rows.cpu() + seen)
-            start = time.perf_counter()
-            result = attack.run(model, x[rows], y[rows])
-            success = result.success.cpu()  # waits for the device, so that the clock is right
-            self.seconds += time.perf_counter() - start
-            self.norm = result.norm
-            at = rows.cpu()
-            found["radius"][at] = radius_of(attack)
-            found["robust"] = found["robust"].cpu().index_put((at,), ~success)
-            found["distance"][at[success]] = result.distance.cpu()[success].float()
-            found["forward"][at] = result.queries.forward.cpu()
-            found["backward"][at] = result.queries.backward.cpu()
-            found["no_gradient"][at] = result.no_gradient.cpu()
-            self._keep_examples(model, x[rows], y[rows], result.x_adv, result.success)
-        for name, column in self.columns.items():
-            column.append(found[name].cpu())
+    def update(self, model: Classifier, batch: ClassifiedBatch) -> None:
+        """Attack the samples of a batch that the model labels correctly."""
+        n, rows = len(batch.x), batch.rows.cpu()
+        found = {k: torch.full((n,), v, dtype=dtype) for k, (v, dtype) in _NOT_ATTACKED.items()}
+        if len(rows):
+            attack = part_of(self.attack, rows + batch.first)
+            for name, values in self._attack(attack, model, *batch.attacked).items():
+                found[name][rows] = values
+        self.columns.update(found)
 
-    def _keep_examples(
-        self, model: Classifier, x: Tensor, y: Tensor, x_adv: Tensor, success: Tensor
-    ) -> None:
+    def _attack(self, attack: Any, model: Classifier, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Run the `attack` on samples of a batch and return what it finds, by column."""
+        start = time.perf_counter()
+        result = attack.run(model, x, y)
+        success = result.success.cpu()  # waits for the device, so that the clock is right
+        self.seconds += time.perf_counter() - start
+        self.norm = result.norm
+        self._keep_examples(model, x, y, result)
+        return {
+            "radius": radius_of(attack),
+            "robust": ~success,
+            "distance": torch.where(success, result.distance.cpu().float(), torch.nan),
+            "forward": result.queries.forward.cpu(),
+            "backward": result.queries.backward.cpu(),
+            "no_gradient": result.no_gradient.cpu(),
+        }
+
+    def _keep_examples(self, model: Classifier, x: Tensor, y: Tensor, result: AttackResult) -> None:
         room = self.wanted - sum(len(e.y) for e in self.examples)
-        wanted = success.nonzero().flatten()[: 2 * room]
+        wanted = result.success.nonzero().flatten()[: 2 * room]
         if self.examples and self.examples[0].x.shape[1:] != x.shape[1:]:
             return  # pictures of one size only
         if not len(wanted):
             return
-        answer = model.predict(x_adv[wanted])
+        answer = model.predict(result.x_adv[wanted])
         # On the boundary a batch of another size may round to the other side.
         turned = (answer != y[wanted]).nonzero().flatten()[:room]
         if len(turned):
             rows = wanted[turned]
-            parts = (x[rows], x_adv[rows], y[rows], answer[turned])
+            parts = (x[rows], result.x_adv[rows], y[rows], answer[turned])
             self.examples.append(Examples(*(part.cpu() for part in parts)))
 
-    def outcome(self) -> AttackOutcome:
-        """All of it so far."""
+    def compute(self) -> AttackOutcome:
+        """Return what the attack did to all batches so far."""
         eps = getattr(self.attack, "eps", None)
         return AttackOutcome(
             name=type(self.attack).__name__,
@@ -108,5 +111,5 @@ class Tally:
             eps=float(eps) if isinstance(eps, Real) else None,
             seconds=self.seconds,
             examples=Examples.join(self.examples),
-            **{name: torch.cat(column) for name, column in self.columns.items()},
+            **self.columns.compute(),
         )

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.batching import Batches, batches, counted_from, progress_bar
 from advkit.core.protocols import Attack
-from advkit.eval.accuracy import Rate, correct
+from advkit.eval.accuracy import ClassifiedBatch, Rate, classified
 from advkit.eval.budgets import distinct_budgets
-from advkit.eval.noise import NoiseTally
-from advkit.eval.robustness.attack_recorder import Tally, check_attacks
+from advkit.eval.noise import NoiseOutcome, withstands_noise
+from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
 from advkit.eval.robustness.report import Report
 from advkit.models import Classifier, as_classifier
 
@@ -108,43 +109,40 @@ def evaluate_stream(
     inputs. Arguments and errors are those of `evaluate`.
     """
     classifier = as_classifier(model)
-    check_attacks(attacks, len(x) if isinstance(x, Tensor) else None)
-    pairs = batches(x, y, batch_size)
     total = len(x) if isinstance(x, Tensor) else None
-    return _stream(classifier, pairs, attacks, total, device, progress=progress)
+    check_attacks(attacks, total)
+    parts = classified(classifier, batches(x, y, batch_size, device))
+    return _stream(classifier, parts, attacks, total, progress=progress)
 
 
 def _stream(
     classifier: Classifier,
-    pairs: Batches,
+    parts: Iterator[ClassifiedBatch],
     attacks: Sequence[Attack],
     total: int | None,
-    device: str | torch.device | None,
     *,
     progress: bool,
 ) -> Iterator[Report]:
-    tallies = [Tally(attack) for attack in attacks]
-    noises = [NoiseTally(norm, eps) for norm, eps in distinct_budgets(attacks)]
+    recorders = [AttackRecorder(attack) for attack in attacks]
+    budgets = distinct_budgets(attacks)
+    noise = BatchRecorder()
     clean: list[Tensor] = []
-    seen = 0
     with progress_bar("inputs", total, progress) as advance:
-        for xb, yb in pairs:
-            if device is not None:
-                xb, yb = xb.to(device), yb.to(device)
-            with counted_from(seen):
-                xb, yb, right = correct(classifier, xb, yb)
-                for tally in tallies:
-                    tally.add(classifier, xb, yb, right, seen)
-                for noise in noises:
-                    noise.add(classifier, xb, yb, right)
-            clean.append(right.cpu())
-            seen += len(xb)
-            advance(len(xb))
+        for batch in parts:
+            with counted_from(batch.first):
+                for recorder in recorders:
+                    recorder.update(classifier, batch)
+                noise.update({b: withstands_noise(classifier, batch, *b) for b in budgets})
+            clean.append(batch.right.cpu())
+            advance(len(batch.x))
             yield Report(
                 model=repr(classifier),
                 bounds=classifier.bounds,
                 clean=torch.cat(clean),
-                outcomes=tuple(tally.outcome() for tally in tallies),
-                noise=tuple(noise.outcome() for noise in noises),
+                outcomes=tuple(recorder.compute() for recorder in recorders),
+                noise=tuple(
+                    NoiseOutcome(norm=norm, eps=eps, robust=robust)
+                    for (norm, eps), robust in noise.compute().items()
+                ),
                 total=total,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from advkit.core.norms import lp_norm
+from advkit.eval.accuracy import Rate
+from advkit.eval.noise import NoiseOutcome
+from advkit.eval.plotting import new_figure, new_panels
 from advkit.eval.robustness.outcome import AttackOutcome, Examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from advkit.eval.accuracy import Rate
-from advkit.eval.noise import NoiseOutcome
-from advkit.eval.plotting import new_figure
 
 _ACROSS = 3  # panels in a row
 _LEGEND = 34  # of a line in a legend, in characters
@@ -42,12 +41,9 @@ def accuracy_curves(
     norms = sorted({outcome.norm for outcome in drawn})
     if not norms:
         return None
-    down = math.ceil(len(norms) / _ACROSS)
-    across = math.ceil(len(norms) / down)
-    figure = new_figure(5.2 * across, 3.6 * down)
+    figure, panels = new_panels(len(norms), _ACROSS, 5.2, 3.6)
     accuracy = 100 * float(Rate.of(clean))
-    for i, norm in enumerate(norms):
-        axes = figure.add_subplot(down, across, i + 1)
+    for axes, norm in zip(panels, norms, strict=True):
         _draw_budgets(axes, [o for o in drawn if o.norm == norm], accuracy)
         limit = _draw_minimum_norm(axes, [o for o in drawn if o.norm == norm], clean)
         _draw_noise(axes, [n for n in noise if n.norm == norm], accuracy)

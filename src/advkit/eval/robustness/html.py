@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
+from advkit.core.extras import require
 from advkit.eval.accuracy import Rate
 from advkit.eval.robustness.outcome import Nearest
 from advkit.eval.text_tables import Table, length
@@ -56,16 +57,14 @@ def render(page: Page) -> str:
     Raises:
         ImportError: jinja2 is missing, naming the extra that brings it.
     """
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise ImportError("HTML needs jinja2: pip install 'advkit[report]'") from error
+    jinja2 = require("jinja2", extra="report", needed_by="HTML")
     folder = resources.files("advkit.eval.robustness")
     source = folder.joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pictures = {"curves": page.curves, "grid": page.grid}
     embedded = {name: f and _embedded(f) for name, f in pictures.items()}
-    return environment.from_string(source).render(**{**page._asdict(), **embedded})
+    text: str = environment.from_string(source).render(**{**page._asdict(), **embedded})
+    return text
 
 
 def headlines(

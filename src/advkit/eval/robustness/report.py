@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,16 @@ import torch
 from torch import Tensor
 
 from advkit.core.files import save_json, save_text
+from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate
 from advkit.eval.noise import NoiseOutcome
+from advkit.eval.robustness import figures, html, tables
 from advkit.eval.robustness.outcome import AttackOutcome, Nearest
+from advkit.eval.text_tables import counted
+from advkit.eval.versions import versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from advkit.eval import text_tables
-from advkit.eval.robustness import figures, html, tables
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,8 +157,9 @@ class Report:
             missed = int((self._unturned_within(noise.norm, noise.eps) & ~noise.robust).sum())
             if missed:
                 notes.append(
-                    f"Random noise of {noise.budget} turned {_inputs(missed)} that no attack "
-                    "turned within that budget: the attacks are too weak, or gradients mislead."
+                    f"Random noise of {noise.budget} turned {counted(missed, 'input')} that no "
+                    "attack turned within that budget: the attacks are too weak, or gradients "
+                    "mislead."
                 )
         return notes
 
@@ -192,7 +194,7 @@ class Report:
             "random_noise": {n.budget: n.robust_accuracy.to_dict() for n in self.noise},
             "nearest_by_norm": {norm: found.to_dict() for norm, found in self.nearest.items()},
             "notes": self.notes(),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "versions": versions(),
         }
 
     def plot(self) -> Figure | None:
@@ -266,7 +268,3 @@ class Report:
             if outcome.norm in radii:
                 robust &= ~outcome.within(radii[outcome.norm])
         return Rate.of(robust)
-
-
-def _inputs(count: int) -> str:
-    return "1 input" if count == 1 else f"{count:,} inputs"

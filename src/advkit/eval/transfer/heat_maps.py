@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from advkit.eval.accuracy import Rate
-from advkit.eval.plotting import new_figure
+from advkit.eval.plotting import Row, draw_shares, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from advkit.eval.plotting import Row, draw_shares
 
 _CELL = (0.62, 0.46)  # width and height in inches
 _LEAST = 2.8  # width of a panel that has a title, in inches

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import platform
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from advkit.core.files import save_json
+from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate
 from advkit.eval.transfer.heat_maps import heat_maps
+from advkit.eval.versions import versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from advkit.eval import text_tables
 
+NO_ATTACK = "no attack"  # name of the baseline without an attack
 _BROAD = 14  # of a column's name, in characters
 
 
@@ -95,13 +95,12 @@ class TransferMatrix:
         """Share of all inputs that a target gets wrong without an attack, and under noise."""
         noise = {f"random noise, {budget}": w for budget, w in self.random_noise.items()}
         return {
-            name: self._rates(wrong)
-            for name, wrong in {"no attack": self.no_attack, **noise}.items()
+            name: self._rates(wrong) for name, wrong in {NO_ATTACK: self.no_attack, **noise}.items()
         }
 
     def tables(self) -> list[text_tables.Table]:
         """Over all, given fooled, and what was run on the sources."""
-        names = tuple("\n".join(textwrap.wrap(name, _BROAD)) for name in self.targets)
+        names = tuple(textwrap.fill(name, _BROAD) for name in self.targets)
         given = self.given_fooled
         return [
             text_tables.Table(
@@ -161,7 +160,7 @@ class TransferMatrix:
             "no_attack": _plain(self._rates(self.no_attack)),
             "random_noise": {b: _plain(self._rates(w)) for b, w in self.random_noise.items()},
             "notes": self.notes(),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "versions": versions(),
         }
 
     def save_json(self, path: str | Path) -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,25 +11,24 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.attack_options import check_length, part_of, stopping
-from advkit.core.batching import Batches, batches, counted_from, progress_bar
+from advkit.core.batch_recorder import BatchRecorder
+from advkit.core.batching import Batches, batches, counted_from, progress_bar, without_empty
 from advkit.core.hyperparameters import call, settings
-from advkit.core.naming import blamed_on, named
+from advkit.core.naming import Several, blamed_on, did_you_mean, named, quoted
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import correct
 from advkit.eval.budgets import budget_words, distinct_budgets
 from advkit.eval.noise import noisy
-from advkit.eval.transfer.result import TransferMatrix, TransferSource
+from advkit.eval.transfer.result import NO_ATTACK, TransferMatrix, TransferSource
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
 from advkit.models.protocols import leaves
 
-Models = Mapping[str, object] | Sequence[object]
-
 
 def transfer_matrix(
-    sources: Models,
-    targets: Models | None,
+    sources: Several,
+    targets: Several | None,
     attack: Attack | Mapping[str, Attack],
     x: Tensor | Batches,
     y: Tensor | None = None,
@@ -79,60 +78,59 @@ def transfer_matrix(
         >>> print(matrix.over_all["even"]["even"], "|", matrix.over_all["even"]["uneven"])
         100.00 % (2 of 2) | 50.00 % (1 of 2)
     """
+    made_on, tried_on = _classifiers(sources, targets)
+    total = len(x) if isinstance(x, Tensor) else None
+    each = _attack_of_each(attack, made_on, total)
+    recorders = [_SourceRecorder(*pair, each[pair[0]], tried_on) for pair in made_on.items()]
+    budgets = distinct_budgets(each.values())
+    baselines = BatchRecorder()
+    with progress_bar("inputs x sources", total and total * len(recorders), progress) as advance:
+        for xb, yb, first in without_empty(batches(x, y, batch_size)):
+            with counted_from(first):
+                xb = checks.inputs(xb, recorders[0].model.bounds)
+                yb = checks.labels("y", yb, xb)
+                baselines.update(_wrong_without_attack(tried_on, xb, yb, budgets))
+                for recorder in recorders:
+                    recorder.update(xb, yb, first)
+                    advance(len(xb))
+    wrong = baselines.compute()
+    return TransferMatrix(
+        targets=tuple(tried_on),
+        sources=tuple(recorder.compute() for recorder in recorders),
+        no_attack=wrong.pop(NO_ATTACK),
+        random_noise=wrong,
+    )
+
+
+def _classifiers(
+    sources: Several, targets: Several | None
+) -> tuple[dict[str, Classifier], dict[str, Classifier]]:
+    """Return sources and targets by name; a model that is both is one classifier."""
     known: dict[int, str] = {}
     given = named("sources", sources, known, kind="model", short=short_name)
-    asked = (
-        given
-        if targets is None
-        else named("targets", targets, known, kind="model", short=short_name)
-    )
+    asked = given
+    if targets is not None:
+        asked = named("targets", targets, known, kind="model", short=short_name)
     classifiers = {id(m): as_classifier(m) for m in (*given.values(), *asked.values())}
-    bounds = _common_bounds(classifiers, known)
-    total = len(x) if isinstance(x, Tensor) else None
-    each = _attack_of_each(attack, given, total)
-    wanted = {name: classifiers[id(model)] for name, model in asked.items()}
-    makers = [_Maker(n, classifiers[id(m)], each[n], wanted) for n, m in given.items()]
-    baselines = _Baselines(wanted, bounds, distinct_budgets(each.values()))
-    seen = 0
-    with progress_bar("inputs x sources", total and total * len(makers), progress) as advance:
-        for xb, yb in batches(x, y, batch_size):
-            if not len(xb):
-                continue
-            with counted_from(seen):
-                xb = checks.inputs(xb, bounds)
-                yb = checks.labels("y", yb, xb)
-                baselines.add(xb, yb)
-                for maker in makers:
-                    maker.add(xb, yb, seen)
-                    advance(len(xb))
-            seen += len(xb)
-    if not seen:
-        raise ValueError("x must hold at least one sample, got none")
-    return TransferMatrix(
-        targets=tuple(asked),
-        sources=tuple(maker.source() for maker in makers),
-        no_attack=baselines.no_attack(),
-        random_noise=baselines.random_noise(),
-    )
+    _check_bounds([(known[key], model) for key, model in classifiers.items()])
+    made_on = {name: classifiers[id(model)] for name, model in given.items()}
+    return made_on, {name: classifiers[id(model)] for name, model in asked.items()}
 
 
-class _Maker:
+@dataclass
+class _SourceRecorder:
     """One source, and what the targets have said to its adversarial examples so far."""
 
-    def __init__(
-        self, name: str, model: Classifier, attack: Any, targets: Mapping[str, Classifier]
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.attack = attack
-        self.targets = targets
-        names = ("fooled", "wrong", "forward", "backward")
-        self.columns: dict[str, list[Tensor]] = {name: [] for name in names}
+    name: str
+    model: Classifier
+    attack: Any
+    targets: Mapping[str, Classifier]
+    columns: BatchRecorder = field(default_factory=BatchRecorder)
 
-    def add(self, x: Tensor, y: Tensor, seen: int) -> None:
-        """Attack a batch, which is the data's part from `seen` on, and ask every target."""
+    def update(self, x: Tensor, y: Tensor, first: int) -> None:
+        """Attack a batch, whose first sample is the `first` of the data, and query all targets."""
         with blamed_on("source", self.name):
-            attack = part_of(self.attack, torch.arange(len(x)) + seen)
+            attack = part_of(self.attack, torch.arange(len(x)) + first)
             result = attack.run(self.model, x, y)
         wrong = _wrong(self.targets, result.x_adv, y)
         found = {
@@ -141,8 +139,7 @@ class _Maker:
             "forward": result.queries.forward,
             "backward": result.queries.backward,
         }
-        for name, column in self.columns.items():
-            column.append(found[name].cpu())
+        self.columns.update(found)
 
     def _fooled(self, x_adv: Tensor, y: Tensor, wrong: Tensor) -> Tensor:
         """Whether the source is wrong on `x_adv`, `(n,)`; not asked again if it is a target."""
@@ -152,46 +149,31 @@ class _Maker:
         with blamed_on("source", self.name):
             return leaves(self.model.predict(x_adv), y)
 
-    def source(self) -> TransferSource:
-        """All of it so far."""
+    def compute(self) -> TransferSource:
+        """Return what came of all batches so far."""
         return TransferSource(
             name=self.name,
             attack=call(type(self.attack).__name__, settings(self.attack)),
-            **{name: torch.cat(column, dim=-1) for name, column in self.columns.items()},
+            **self.columns.compute(),
         )
 
 
-class _Baselines:
-    """What the targets have said so far to clean inputs and to random noise."""
+def _wrong_without_attack(
+    targets: Mapping[str, Classifier], x: Tensor, y: Tensor, budgets: list[tuple[Norm, float]]
+) -> dict[str, Tensor]:
+    """Return where each target is wrong on a batch, bool `(targets, n)`, by what is done to it.
 
-    def __init__(
-        self,
-        targets: Mapping[str, Classifier],
-        bounds: tuple[float, float],
-        budgets: list[tuple[Norm, float]],
-    ) -> None:
-        self.targets = targets
-        self.bounds = bounds
-        self.clean: list[Tensor] = []
-        self.noise: dict[tuple[Norm, float], list[Tensor]] = {budget: [] for budget in budgets}
-
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Ask every target about a batch as it is, and with noise of each budget."""
-        right = []
-        for name, target in self.targets.items():
-            with blamed_on("target", name):
-                right.append(correct(target, x, y)[2].cpu())
-        self.clean.append(~torch.stack(right))
-        for (norm, eps), found in self.noise.items():
-            found.append(_wrong(self.targets, noisy(x, self.bounds, norm, eps), y).cpu())
-
-    def no_attack(self) -> Tensor:
-        """Whether each target is wrong on each clean input so far: `(targets, n)`."""
-        return torch.cat(self.clean, dim=1)
-
-    def random_noise(self) -> dict[str, Tensor]:
-        """The same under the noise of each budget, by its words."""
-        return {budget_words(*b): torch.cat(found, dim=1) for b, found in self.noise.items()}
+    Nothing is done, or random noise is added: a uniform draw from each of the `budgets`.
+    """
+    right = []
+    for name, target in targets.items():
+        with blamed_on("target", name):
+            right.append(correct(target, x, y)[2].cpu())
+    found = {NO_ATTACK: ~torch.stack(right)}
+    bounds = next(iter(targets.values())).bounds
+    for norm, eps in budgets:
+        found[budget_words(norm, eps)] = _wrong(targets, noisy(x, bounds, norm, eps), y)
+    return found
 
 
 def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
@@ -203,18 +185,15 @@ def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
     return leaves(torch.stack(answers), y)
 
 
-def _common_bounds(
-    classifiers: Mapping[int, Classifier], known: Mapping[int, str]
-) -> tuple[float, float]:
-    """The bounds that all classifiers have."""
-    (first, model), *others = classifiers.items()
-    for key, other in others:
+def _check_bounds(classifiers: Sequence[tuple[str, Classifier]]) -> None:
+    """Raise unless all classifiers, each with its name, have the same bounds."""
+    (first, model), *others = classifiers
+    for name, other in others:
         if tuple(other.bounds) != tuple(model.bounds):
             raise ValueError(
                 "sources and targets must have the same bounds, got "
-                f"{_interval(model)} for {known[first]!r} and {_interval(other)} for {known[key]!r}"
+                f"{_interval(model)} for {first!r} and {_interval(other)} for {name!r}"
             )
-    return model.bounds
 
 
 def _interval(model: Classifier) -> str:
@@ -230,7 +209,7 @@ def _attack_of_each(
         _check_names(attack, sources)
     each = attack if isinstance(attack, Mapping) else dict.fromkeys(sources, attack)
     for one in each.values():
-        if isinstance(one, type) or not hasattr(one, "run"):
+        if not checks.is_attack(one):
             raise TypeError(
                 f"attack must be an attack or a mapping from sources to attacks, got {one!r}"
             )
@@ -241,16 +220,11 @@ def _attack_of_each(
 def _check_names(attack: Mapping[str, Attack], sources: Mapping[str, object]) -> None:
     for name in attack:
         if name not in sources:
-            close = difflib.get_close_matches(str(name), sources, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(str(name), sources)
             raise ValueError(
                 f"attack has one for {name!r}, which is no source{hint}; "
-                f"sources are {_quoted(sources)}"
+                f"sources are {quoted(sources)}"
             )
     missing = [name for name in sources if name not in attack]
     if missing:
-        raise ValueError(f"attack must have one for every source, has none for {_quoted(missing)}")
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
+        raise ValueError(f"attack must have one for every source, has none for {quoted(missing)}")

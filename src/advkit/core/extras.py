@@ -1,0 +1,24 @@
+"""Optional dependencies, imported inside the functions that need them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+def require(module: str, *, extra: str, needed_by: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: its dotted name, such as `"matplotlib.figure"`.
+        extra: the extra of this package that installs it.
+        needed_by: the subject of the error message, such as `"HTML"`.
+
+    Raises:
+        ImportError: the dependency is missing; the message names the extra.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(f"{needed_by} needs {package}: pip install 'advkit[{extra}]'") from error

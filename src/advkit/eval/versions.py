@@ -1,0 +1,12 @@
+"""The software that a result was computed with."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and torch, plain values for JSON."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__)}

@@ -1,0 +1,19 @@
+"""Optional dependencies: imported when they are needed, named with their extra if missing."""
+
+import json
+import sys
+
+import pytest
+
+from advkit.core.extras import require
+
+
+def test_a_module_that_is_there_is_returned():
+    assert require("json", extra="report", needed_by="this") is json
+
+
+def test_a_missing_module_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "there.inside", None)
+    said = r"^HTML needs there: pip install 'advkit\[report\]'$"
+    with pytest.raises(ImportError, match=said):
+        require("there.inside", extra="report", needed_by="HTML")

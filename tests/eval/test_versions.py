@@ -1,0 +1,12 @@
+"""The software that a result was computed with."""
+
+import platform
+
+import torch
+
+from advkit.eval.versions import versions
+
+
+def test_versions_are_plain():
+    assert versions() == {"python": platform.python_version(), "torch": str(torch.__version__)}
+    assert type(versions()["torch"]) is str  # torch's own is a subclass
