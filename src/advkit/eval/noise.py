@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.norms import Norm
-from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_in_ball
+from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_noise
 from advkit.eval.accuracy import ClassifiedBatch, Rate
 from advkit.eval.budgets import budget_words
 from advkit.models import Classifier
@@ -56,8 +56,7 @@ def noisy(x: Tensor, bounds: tuple[float, float], norm: Norm, eps: float) -> Ten
     In l0, `eps` features chosen at random are set to one of the bounds. The noise of a sample does
     not depend on its batch.
     """
-    keys = sample_keys(x, bounds, _SEED)
     radius = checks.budget(eps, x)
     if norm == "l0":
-        return salt_and_pepper(keys, radius, x, bounds)
-    return (x + uniform_in_ball(keys, radius, norm, x)).clamp(*bounds)
+        return salt_and_pepper(sample_keys(x, bounds, _SEED), radius, x, bounds)
+    return uniform_noise(x, radius, norm, bounds, _SEED).clamp(*bounds)

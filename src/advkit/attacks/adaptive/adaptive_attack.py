@@ -13,7 +13,8 @@ from torch import Tensor
 from advkit.attacks.adaptive.guarded_model import behind_guards
 from advkit.attacks.engine.black_box import BlackBoxAttack, ByLabels
 from advkit.attacks.engine.budget import BudgetAttack
-from advkit.attacks.engine.problem import Judged, Ledger, Problem
+from advkit.attacks.engine.ledger import Ledger
+from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import write
 from advkit.core import checks

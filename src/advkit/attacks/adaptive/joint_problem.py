@@ -60,7 +60,7 @@ class Joint(Problem):
         missed = self.goal.shortfall(logits.detach())
         worst = torch.cat([missed[:, None], excess.detach().to(missed)], 1).amax(1)
         at = Judged(x_adv, self.rows, None, logits, value, worst)
-        self.ledger.keep(self, at)
+        self.keep_better(at)
         return at
 
     @abstractmethod

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.goal import Goal
-from advkit.attacks.engine.problem import Ledger, Problem
+from advkit.attacks.engine.ledger import Ledger
+from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.core import checks
 from advkit.core.batching import progress_bar

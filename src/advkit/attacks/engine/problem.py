@@ -7,47 +7,20 @@ pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from advkit.attacks.engine.goal import Goal
+from advkit.attacks.engine.ledger import Ledger
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, lp_norm, per_sample, project
 from advkit.core.tensors import asynchronous, wide
 from advkit.models import DifferentiableClassifier
-
-
-class Ledger:
-    """What one run has to say of each of its `n` inputs: passes, and gradients that failed.
-
-    Where the model's query budget may end the run at any pass, also what is found so far.
-    """
-
-    def __init__(self, n: int, device: torch.device) -> None:
-        self.forward = torch.zeros(n, dtype=torch.int64, device=device)
-        self.backward = torch.zeros(n, dtype=torch.int64, device=device)
-        self.blind = torch.zeros(n, dtype=torch.bool, device=device)
-        self.kept: Any = None  # a record of the engine, or None where nothing ends the run
-        self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run
-
-    def count(self, passes: Tensor, rows: Tensor) -> None:
-        """One more of `passes`, which is `forward` or `backward`, for the samples `rows`."""
-        if len(rows) == len(passes):
-            passes += 1  # the rows are all of them: three times as fast as the index
-        else:
-            passes[rows] += 1
-
-    def keep(self, problem: Problem, at: Judged) -> None:
-        """What `at` has that is better, where the run may end at any pass."""
-        if self.kept is not None:
-            found = take(self.kept, problem.rows)
-            write(self.kept, problem.rows, found.improved(problem, at))
 
 
 class Judged(NamedTuple):
@@ -170,8 +143,14 @@ class Problem:
             answered = (logits != -math.inf).any(1)
             checks.finite_logits(logits[answered], self.rows[answered])
         at = Judged(x_adv, self.rows, None, logits, value, shortfall)
-        self.ledger.keep(self, at)
+        self.keep_better(at)
         return at
+
+    def keep_better(self, at: Judged) -> None:
+        """Keep what `at` has that is better, where a query budget may end the run at any pass."""
+        kept = self.ledger.kept
+        if kept is not None:
+            write(kept, self.rows, take(kept, self.rows).improved(self, at))
 
     def logits(self, x_adv: Tensor) -> Tensor:
         """Counted logits `(n, classes)`, of float32 at least.
