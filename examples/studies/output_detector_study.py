@@ -1,6 +1,6 @@
 """Can a forest tell from a model's output that it was attacked, how, and which model it was?
 
-    python examples/output_detector_study.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/output_detector_study.py --data ../shared/data [--quick] [--out FOLDER]
 
 Follows "Fortify Machine Learning Production Systems: Detect and Classify Adversarial Attacks"
 (Kalin, Ciolino and Noever, 2021): six attacks on pre-trained nets, and a random forest on the class

@@ -1,6 +1,6 @@
 """What is left of input defenses once the attacker knows of them?
 
-    python examples/input_defenses.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/input_defenses.py --data ../shared/data [--quick] [--out FOLDER]
 
 A LeNet for MNIST and a ResNet-20 for CIFAR-10, each behind squeezers, JPEG compression and input
 validation. Robust accuracy under PGD that attacks the bare net (unaware), that differentiates the

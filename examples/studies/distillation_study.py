@@ -1,6 +1,6 @@
 """Distillation: what it seems to defend, what is left of it, and the cloud study's Table 5.
 
-    python examples/distillation_study.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/distillation_study.py --data ../shared/data [--quick] [--out FOLDER]
 
 First defensive distillation as Papernot et al. (2016, arXiv:1511.04508) made it, on MNIST at
 temperature 100, under attacks that stand still before it and under those that do not (Carlini and

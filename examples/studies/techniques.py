@@ -1,6 +1,6 @@
 """Do adversarial examples pass from one technique of machine learning to another?
 
-    python examples/techniques.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/techniques.py --data ../shared/data [--quick] [--out FOLDER]
 
 Six techniques learn MNIST from 2,000 images each, every one from its own: a deep net, logistic
 regression, an SVM, a decision tree, k nearest neighbours, and a vote of these five, after Papernot,

@@ -4,7 +4,6 @@ import importlib
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,18 +14,9 @@ from advkit.data import Dataset
 from advkit.defenses import MRR, LatentDefenders
 from advkit.detectors import Guard
 
-ROOT = Path(__file__).parents[2]
-REAL = ROOT.parent / "shared" / "data"
-
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("mrr_study")
-
-
-@pytest.fixture
-def adaptive(example):
+def adaptive(study):
     return importlib.import_module("mrr_adaptive")
 
 
@@ -49,32 +39,32 @@ def case(adaptive):
 
 
 class TestOblivious:
-    def test_areas_and_shares(self, example):
+    def test_areas_and_shares(self, study):
         clean, attacked = np.arange(100.0), np.array([98.5, 99.5, 50.0, -1.0])
-        area, at_one, at_five = example.figures(clean, attacked)
+        area, at_one, at_five = study.figures(clean, attacked)
         assert area == pytest.approx((99 + 100 + 50.5 + 0) / 400)
         assert (at_one, at_five) == (0.5, 0.5)
-        assert example.figures(clean, clean[:0]) is None
+        assert study.figures(clean, clean[:0]) is None
 
-    def test_settings_are_pooled_and_stand_alone(self, example):
+    def test_settings_are_pooled_and_stand_alone(self, study):
         clean = {"N = 1": np.arange(10.0)}
         parts = {"weak": {"N = 1": np.array([20.0])}, "none": {"N = 1": np.zeros(0)}}
-        found = example.judged(clean, parts)
+        found = study.judged(clean, parts)
         assert found["rows"] == 1
         assert found["pooled"]["N = 1"][0] == 1
         assert found["parts"]["none"] == {"rows": 0, "N = 1": None}
 
-    def test_crops_show_the_image(self, example):
+    def test_crops_show_the_image(self, study):
         x = torch.rand(2, 3, 224, 224)
-        found = example.crops(0.5 + 0 * x, 2)
+        found = study.crops(0.5 + 0 * x, 2)
         assert found.shape == (4, 3, 160, 160)
         torch.testing.assert_close(found, torch.full_like(found, 0.5))
-        assert torch.equal(example.crops(x, 1), example.crops(x, 1))
-        assert not torch.equal(example.crops(x, 1), example.crops(x, 1, seed=1))
+        assert torch.equal(study.crops(x, 1), study.crops(x, 1))
+        assert not torch.equal(study.crops(x, 1), study.crops(x, 1, seed=1))
 
-    def test_features_are_those_at_the_defenders_layer(self, example, case):
+    def test_features_are_those_at_the_defenders_layer(self, study, case):
         x = case.data.x
-        features, logits = example.Seen(case.mrr)(x)
+        features, logits = study.Seen(case.mrr)(x)
         torch.testing.assert_close(features, case.net[0](x))
         torch.testing.assert_close(logits, case.net(x))
 
@@ -113,12 +103,12 @@ class TestAdaptive:
         assert math.isnan(found["mean"])
 
 
-@pytest.mark.skipif(not (REAL / "mnist_train.npz").is_file(), reason="needs the shared images")
-def test_a_part_is_written_and_taken_up_again(example, tmp_path, monkeypatch, capsys):
-    arguments = ["mrr_study.py", "--data", str(REAL), "--quick", "--out", str(tmp_path)]
+def test_a_part_is_written_and_taken_up_again(study, real, tmp_path, monkeypatch, capsys):
+    folder = real("mnist_train.npz").parent
+    arguments = ["mrr_study.py", "--data", str(folder), "--quick", "--out", str(tmp_path)]
     for part in ("mlp", "figure"):
         monkeypatch.setattr(sys, "argv", [*arguments, "--only", part])
-        example.main()
+        study.main()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"mlp.pt", "mlp_mrr.npz", "mlp.json", "figure.json", "figure4.png"}
     found = json.loads((tmp_path / "mlp.json").read_text())
@@ -128,7 +118,7 @@ def test_a_part_is_written_and_taken_up_again(example, tmp_path, monkeypatch, ca
     assert err.count("defender 1 of 2") == 1  # the figure has them from the file
 
 
-def test_without_data_it_says_so(example, tmp_path, monkeypatch, capsys):
+def test_without_data_it_says_so(study, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mrr_study.py", "--data", str(tmp_path)])
-    example.main()
+    study.main()
     assert "skipped: no nets and images" in capsys.readouterr().err

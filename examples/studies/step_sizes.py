@@ -1,6 +1,6 @@
 """PGD's shrinking steps beside the customary constant step, on published nets.
 
-    python examples/step_sizes.py --data ../shared/data [--quick]
+    python examples/studies/step_sizes.py --data ../shared/data [--quick]
 
 Prints robust accuracy and the samples sent backward for each attacked input, for the default of
 `advkit.attacks.PGD` and for a constant step of 2.5 * eps / steps (Madry et al., 2018), with the

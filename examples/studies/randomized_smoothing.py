@@ -1,6 +1,6 @@
 """How far does randomised smoothing hold on MNIST: as proved, and as an adaptive attack finds?
 
-    python examples/randomized_smoothing.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/randomized_smoothing.py --data ../shared/data [--quick] [--out FOLDER]
 
 A small net is trained on MNIST plainly and with Gaussian noise of two sizes. The latter two are
 smoothed and certified after Cohen, Rosenfeld and Kolter (2019, arXiv:1902.02918), and attacked in

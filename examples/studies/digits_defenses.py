@@ -1,6 +1,6 @@
 """Every training defense on scikit-learn's digits, in minutes and without a download.
 
-    python examples/digits_defenses.py [--quick]
+    python examples/studies/digits_defenses.py [--quick]
 
 One small net, trained by each loss of `advkit.defenses` at eps 0.15 in linf, and attacked on the
 500 test images by FGSM, PGD on two losses and Square; the last column is the worst of them, input

@@ -1,35 +1,23 @@
-"""What the cross-technique example trains and runs."""
+"""What the cross-technique study trains and runs."""
 
-import importlib
-from pathlib import Path
-
-import pytest
 import torch
 
 from advkit import attacks
 from advkit.data import Dataset, digits
 
-ROOT = Path(__file__).parents[2]
 
-
-@pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("techniques")
-
-
-def test_six_techniques_each_with_images_of_its_own(example, monkeypatch):
+def test_six_techniques_each_with_images_of_its_own(study, monkeypatch):
     """scikit-learn's digits, blown up to the size that the LeNet takes."""
     train = digits("train")
     large = Dataset(torch.nn.functional.interpolate(train.x, (28, 28)), train.y, train.name)
     seen = []
-    fitted = example.fitted
-    monkeypatch.setattr(example, "fitted", lambda e, x, y: (seen.append(x), fitted(e, x, y))[1])
-    monkeypatch.setattr(example, "deep_net", lambda x, y: (seen.append(x), net_of(example))[1])
-    models = example.techniques(large, 200)
+    fitted = study.fitted
+    monkeypatch.setattr(study, "fitted", lambda e, x, y: (seen.append(x), fitted(e, x, y))[1])
+    monkeypatch.setattr(study, "deep_net", lambda x, y: (seen.append(x), net_of(study))[1])
+    models = study.techniques(large, 200)
     assert [len(x) for x in seen] == [200] * 5
     assert torch.equal(torch.cat(seen), large.x[:1000])
-    kinds = {name: type(attack) for name, attack in example.attack_of_each(models, 50).items()}
+    kinds = {name: type(attack) for name, attack in study.attack_of_each(models, 50).items()}
     with_gradients = {name for name, kind in kinds.items() if kind is attacks.FGSM}
     assert with_gradients == {"deep net", "logistic regression"}
     assert kinds["ensemble"] is attacks.Square
@@ -41,20 +29,20 @@ def test_six_techniques_each_with_images_of_its_own(example, monkeypatch):
     assert (models["k-NN"].predict(x) == y).float().mean() > 0.7
 
 
-def net_of(example):
+def net_of(study):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return example.TorchClassifier(example.MnistLeNet())
+        return study.TorchClassifier(study.MnistLeNet())
 
 
-def test_the_deep_net_learns_the_same_whatever_was_drawn_before(example):
+def test_the_deep_net_learns_the_same_whatever_was_drawn_before(study):
     x, y = torch.rand(10, 1, 28, 28), torch.arange(10)
-    first = example.deep_net(x, y).logits(x)
+    first = study.deep_net(x, y).logits(x)
     torch.rand(3)
-    assert torch.equal(example.deep_net(x, y).logits(x), first)
+    assert torch.equal(study.deep_net(x, y).logits(x), first)
 
 
-def test_without_data_it_says_so(example, monkeypatch, capsys, tmp_path):
+def test_without_data_it_says_so(study, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("sys.argv", ["techniques", "--data", str(tmp_path)])
-    example.main()
+    study.main()
     assert "skipped" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Road signs: four attacks, what is said of them, and what training against one is worth.
 
-    python examples/road_signs.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/road_signs.py --data ../shared/data [--quick] [--out FOLDER]
 
 A blog's case study (data augmentation, ensembles, and the attacks L-BFGS, FGSM, JSMA and DeepFool)
 has no figures of its own; here they are, on GTSRB (Stallkamp et al., 2012), 43 signs of 32x32

@@ -3,7 +3,7 @@
 Each factory returns an untrained module in evaluation mode whose parameter names are those of the
 published state dict, so that `module.load_state_dict(torch.load(path, weights_only=True))` fits:
 
-    advkit evaluate --model examples/nets.py:mnist_lenet --weights mnist_lenet.pt --data ...
+    advkit evaluate --model examples/studies/nets.py:mnist_lenet --weights mnist_lenet.pt --data ...
 
 Inputs lie in [0, 1]; where a net was trained on normalized images the factory normalizes inside.
 """

@@ -1,22 +1,12 @@
 """The parts of the study that could be wrong without anybody noticing."""
 
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from advkit.data import digits
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("cloud_automl_study")
 
 
 class Recorder:

@@ -1,9 +1,7 @@
 """What the study of distillation trains, attacks, counts and writes."""
 
-import importlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +10,6 @@ from torch import nn
 
 from advkit import CallableClassifier
 from advkit.data import Dataset, digits
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("distillation_study")
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """The study of training defenses on MNIST, in small."""
 
-import importlib
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +10,6 @@ from torch.nn import functional as F
 
 from advkit import attacks, defenses
 from advkit.data import Dataset
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("mnist_defenses")
 
 
 @pytest.fixture

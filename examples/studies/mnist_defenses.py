@@ -1,6 +1,6 @@
 """Training defenses on MNIST, each under the attacks that know about it.
 
-    python examples/mnist_defenses.py --data ../shared/data [--quick] [--only NAME] [--out FOLDER]
+    python examples/studies/mnist_defenses.py --data FOLDER [--quick] [--only NAME] [--out FOLDER]
 
 One small net, trained in eleven ways: plainly, with what only smooths or squeezes its answers,
 against FGSM in two forms, with logit pairing, distilled at a temperature of 100, and against PGD
@@ -12,9 +12,9 @@ plain net.
 
 `--out` gets the nets, `results.json` and `mnist_defenses.png`; nets that lie there already are not
 trained again. `--only` trains and attacks that net alone, beside the plain one. The weights in
-`examples/weights/mnist_pgd.pt` are the `net` of the file `PGD.pt` that is made by
+`examples/studies/weights/mnist_pgd.pt` are the `net` of the file `PGD.pt` that is made by
 
-    python examples/mnist_defenses.py --data ../shared/data --only PGD --out FOLDER
+    python examples/studies/mnist_defenses.py --data ../shared/data --only PGD --out FOLDER
 
 `--quick` takes 640 training and 40 test images.
 """

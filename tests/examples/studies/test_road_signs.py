@@ -1,24 +1,14 @@
 """What the study of road signs trains, measures and writes."""
 
 import dataclasses
-import importlib
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from advkit import attacks, defenses
 from advkit.data import Dataset
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("road_signs")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Do defenders that know clean data alone detect attacks, and what if the attacker knows them?
 
-    python examples/mrr_study.py --data ../shared/data [--only PART] [--quick] [--out FOLDER]
+    python examples/studies/mrr_study.py --data FOLDER [--only PART] [--quick] [--out FOLDER]
 
 Follows "Safe Machine Learning and Defeating Adversarial Attacks" (Rouhani, Samragh, Javidi and
 Koushanfar, 2019): modular robust redundancy. Its Table 1 for nets of MNIST, CIFAR-10 and ImageNet:

@@ -1,6 +1,6 @@
 """Two black boxes behind CSV and JSON, attacked through a LeNet: the study of cloud AutoML models.
 
-    python examples/cloud_automl_study.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/cloud_automl_study.py --data ../shared/data [--quick] [--out FOLDER]
 
 Follows "Evaluating the Robustness of Cloud Auto-AI Models against Adversarial Attacks" (Trivedi and
 Trivedi): FGSM on their LeNet, judged by models that are reached only by rows of CSV. The clouds'
