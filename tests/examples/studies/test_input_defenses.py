@@ -100,9 +100,3 @@ def test_a_real_net(study, real_net, mnist_test):
     assert bits.clean > 0.9
     assert bits.aware < bits.autograd
     assert grid.aware < grid.unaware == grid.clean
-
-
-def test_without_data_it_says_so(study, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["input_defenses", "--data", str(tmp_path)])
-    study.main()
-    assert "skipped" in capsys.readouterr().err

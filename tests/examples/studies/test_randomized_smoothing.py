@@ -36,7 +36,7 @@ def test_everything_is_recorded(study, dark_or_bright, capsys, tmp_path):
     assert near["certified"] == near["withstood"] == near["right"] == near["unaware"] == 1
     assert far["certified"] == 0  # beyond what 200 draws can prove
     assert "4 inputs, sigma 0.25" in capsys.readouterr().out
-    study.picture([found, found], tmp_path / "picture.png")
+    study.save_figure(tmp_path / "picture.png", study.picture([found, found]))
     assert (tmp_path / "picture.png").read_bytes()[1:4] == b"PNG"
     assert json.loads(json.dumps(found))["attacked"] == [near, far]
 
@@ -91,9 +91,3 @@ def test_training_is_the_same_whatever_was_drawn_before(study, dark_or_bright):
         torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)
     )
     assert not first.training
-
-
-def test_without_data_it_says_so(study, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["randomized_smoothing", "--data", str(tmp_path)])
-    study.main()
-    assert "skipped" in capsys.readouterr().err

@@ -40,9 +40,3 @@ def test_the_deep_net_learns_the_same_whatever_was_drawn_before(study):
     first = study.deep_net(x, y).logits(x)
     torch.rand(3)
     assert torch.equal(study.deep_net(x, y).logits(x), first)
-
-
-def test_without_data_it_says_so(study, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["techniques", "--data", str(tmp_path)])
-    study.main()
-    assert "skipped" in capsys.readouterr().err
