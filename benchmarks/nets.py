@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import examples.nets
+import examples.studies.nets
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Case:
 
     Attributes:
         name: in the table.
-        factory: function in `examples/nets.py` that makes the net.
+        factory: function in `examples/studies/nets.py` that makes the net.
         weights: its file.
         images: the archive of images.
         batch: how many to take.
@@ -70,7 +70,7 @@ class Case:
             if self.fallback:
                 return digits_net(progress=False).eval(), digits("test").head(most)
             pytest.skip(f"needs {self.weights} and {self.images}; set ADVKIT_DATA to their folder")
-        net: nn.Module = getattr(examples.nets, self.factory)()
+        net: nn.Module = getattr(examples.studies.nets, self.factory)()
         net.load_state_dict(torch.load(DATA / self.weights, weights_only=True))
         return net.eval(), load_npz(DATA / self.images).head(most)
 

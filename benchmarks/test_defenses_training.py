@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import examples.nets
+import examples.studies.nets
 import pytest
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class Net:
 
     def load(self) -> tuple[nn.Module, Tensor, Tensor]:
         torch.manual_seed(0)
-        net: nn.Module = getattr(examples.nets, self.factory)()
+        net: nn.Module = getattr(examples.studies.nets, self.factory)()
         return net.train(), torch.rand(self.shape), torch.randint(10, self.shape[:1])
 
 

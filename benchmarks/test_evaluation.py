@@ -56,7 +56,7 @@ def test_six_techniques(benchmark):
         pytest.skip("needs mnist_train.npz; set ADVKIT_DATA to its folder")
     if benchmark.disabled:
         pytest.skip("run as an example")
-    command = ("examples/techniques.py", "--data", str(DATA))
+    command = ("examples/studies/techniques.py", "--data", str(DATA))
     benchmark.pedantic(run, args=command, rounds=1)
     note(
         benchmark,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-import examples.nets
+import examples.studies.nets
 import pytest
 import torch
 
@@ -35,10 +35,10 @@ def real():
 
 @pytest.fixture(scope="session")
 def real_net(real):
-    """A function that loads a published net into a factory of examples/nets.py."""
+    """A function that loads a published net into a factory of examples/studies/nets.py."""
 
     def load(factory, name):
-        net = getattr(examples.nets, factory)()
+        net = getattr(examples.studies.nets, factory)()
         net.load_state_dict(torch.load(real(name), weights_only=True))
         return net
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import examples.nets
+import examples.studies.nets
 import pytest
 import torch
 
@@ -29,7 +29,7 @@ def test_fgsm_on_the_lenet_of_the_pytorch_tutorial(real_net, mnist_test):
 def test_the_same_from_the_command_line(real, tmp_path):
     budgets = [word for eps in FGSM_ON_LENET for word in ("--eps", str(eps))]
     arguments = [
-        "--model", "examples/nets.py:mnist_lenet", "--weights", str(real("mnist_lenet.pt")),
+        "--model", "examples/studies/nets.py:mnist_lenet", "--weights", str(real("mnist_lenet.pt")),
         "--data", str(real("mnist_test.npz")), "--attack", "FGSM", *budgets,
         "--batch-size", "500", "--out", str(tmp_path), "--quiet",
     ]  # fmt: skip
@@ -96,9 +96,11 @@ def test_a_net_with_misleading_gradients_is_fooled_at_last(attack, real_net, mni
 
 
 def test_the_net_trained_here_withstands_what_it_was_trained_against(mnist_test):
-    """`examples/weights/mnist_pgd.pt`, as `examples/mnist_defenses.py` made it."""
-    net = examples.nets.mnist_cnn_certified()
-    net.load_state_dict(torch.load(ROOT / "examples/weights/mnist_pgd.pt", weights_only=True))
+    """`examples/studies/weights/mnist_pgd.pt`, as `examples/studies/mnist_defenses.py` made it."""
+    net = examples.studies.nets.mnist_cnn_certified()
+    net.load_state_dict(
+        torch.load(ROOT / "examples/studies/weights/mnist_pgd.pt", weights_only=True)
+    )
     assert sum(p.numel() for p in net.parameters()) < 700_000
     part = mnist_test.head(200)
     report = rob.evaluate(net, part.x, part.y, attacks=[attacks.PGD(eps=0.3, steps=100)])

@@ -4,7 +4,7 @@ import copy
 import pickle
 import sys
 
-import examples.serve_over_http as serve_over_http
+import examples.studies.serve_over_http as serve_over_http
 import numpy as np
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Attack a model behind an HTTP service: CSV rows in, JSON scores out, and a bill by the sample.
 
-    python examples/serve_over_http.py [--quick]
+    python examples/studies/serve_over_http.py [--quick]
 
 Trains a random forest on scikit-learn's digits, serves it on loopback as a cloud service would (at
 most 10 rows a request, and every seventh request is answered with 503 Service Unavailable), and

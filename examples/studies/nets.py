@@ -1,9 +1,9 @@
-"""The architectures of the published nets that the examples, tests and benchmarks load.
+"""The architectures of the published nets that studies, tests and benchmarks load.
 
 Each factory returns an untrained module in evaluation mode whose parameter names are those of the
 published state dict, so that `module.load_state_dict(torch.load(path, weights_only=True))` fits:
 
-    advkit evaluate --model examples/nets.py:mnist_lenet --weights mnist_lenet.pt --data ...
+    advkit evaluate --model examples/studies/nets.py:mnist_lenet --weights mnist_lenet.pt --data ...
 
 Inputs lie in [0, 1]; where a net was trained on normalized images the factory normalizes inside.
 """
@@ -300,3 +300,12 @@ def imagenet_mobilenet_v2() -> nn.Module:
 def imagenet_squeezenet() -> nn.Module:
     """`imagenet_squeezenet11.pt`."""
     return SqueezeNet().eval()
+
+
+def plain_cnn() -> nn.Module:
+    """A net for CIFAR-10 of convolutions and pooling, without shortcuts or published weights."""
+    layers: list[nn.Module] = [nn.BatchNorm2d(3)]
+    for before, after in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(2048, 10)).eval()

@@ -1,6 +1,6 @@
 """What is left of input defenses once the attacker knows of them?
 
-    python examples/input_defenses.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/input_defenses.py --data ../shared/data [--quick] [--out FOLDER]
 
 A LeNet for MNIST and a ResNet-20 for CIFAR-10, each behind squeezers, JPEG compression and input
 validation. Robust accuracy under PGD that attacks the bare net (unaware), that differentiates the
@@ -11,22 +11,17 @@ model as advkit gives it (aware); and under Square, which needs no gradients. `-
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import torch
 from nets import cifar10_resnet20, mnist_lenet
+from study import SEED, arguments, lacks, loaded, save_json, table_head, table_row
 from torch import Tensor, nn
 
 from advkit import StraightThrough, TorchClassifier, attacks
-from advkit.core.files import replacing
 from advkit.core.results import InconclusiveWarning
 from advkit.data import Dataset, load_npz
 from advkit.defenses.feature_squeezing import FeatureSqueezing, NonLocalMeans
@@ -38,8 +33,10 @@ FILES = (
     ("mnist_test.npz", "mnist_lenet.pt", mnist_lenet, 0.2),
     ("cifar10_test_0000_0499.npz", "cifar10_resnet20.pt", cifar10_resnet20, 2 / 255),
 )
-SEED = 0
 ROUNDING = 1e-6  # of distances
+COLUMNS = (
+    "defense", "clean", "unaware", "autograd", "identity", "aware", "Square", "unaware - aware",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,46 +65,32 @@ class Row:
     def __str__(self) -> str:
         shares = (self.clean, self.unaware, self.autograd, self.identity, self.aware, self.square)
         shown = [f"{100 * s:.1f}" if s is not None else "" for s in shares]
-        cells = [self.defense, *shown, f"{100 * (self.unaware - self.aware):.1f}"]
-        return f"| {' | '.join(cells)} |"
+        return table_row([self.defense, *shown, f"{100 * (self.unaware - self.aware):.1f}"])
 
 
 def main() -> None:
     """Attack every defense of both nets, print the tables and write what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of nets and images")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for input_defenses.json")
-    args = parser.parse_args()
-    if not all((args.data / name).is_file() for files in FILES for name in files[:2]):
-        print(f"skipped: not all nets and images in {args.data}", file=sys.stderr)
+    args = arguments(__doc__, data="nets and images", out="input_defenses.json")
+    if lacks(args.data, *(name for files in FILES for name in files[:2])):
         return
     began, tables = time.perf_counter(), {}
     sizes = (4, 4) if args.quick else (500, 100)
     for (images, weights, factory, eps), limit in zip(FILES, sizes, strict=True):
-        net = factory()
-        net.load_state_dict(torch.load(args.data / weights, weights_only=True))
+        net = loaded(factory(), args.data / weights)
         data = load_npz(args.data / images)
         attack = attacks.PGD(
             eps=eps, steps=2 if args.quick else 20, restarts=2, loss="margin", seed=SEED
         )
         square = attacks.Square(eps=eps, queries=4 if args.quick else 100, seed=SEED)
         test, clean = data.head(limit), data.x[-200:]
-        print(f"\n{images}, {limit} inputs, linf {eps:.4f}\n\n{HEADING}")
+        print(f"\n{images}, {limit} inputs, linf {eps:.4f}\n\n{table_head(COLUMNS)}")
         tables[images] = []
         for row in rows(TorchClassifier(net), defenses(net, clean), test, attack, square):
             print(row, flush=True)
             tables[images].append(asdict(row))
     print(f"\n{time.perf_counter() - began:.0f} seconds")
     if args.out is not None:
-        with replacing(args.out / "input_defenses.json") as path:
-            path.write_text(json.dumps(tables, indent=1))
-
-
-HEADING = (
-    "| defense | clean | unaware | autograd | identity | aware | Square | unaware - aware |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- |"
-)
+        save_json(args.out / "input_defenses.json", tables)
 
 
 def defenses(net: nn.Module, clean: Tensor) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Two black boxes behind CSV and JSON, attacked through a LeNet: the study of cloud AutoML models.
 
-    python examples/cloud_automl_study.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/cloud_automl_study.py --data ../shared/data [--quick] [--out FOLDER]
 
 Follows "Evaluating the Robustness of Cloud Auto-AI Models against Adversarial Attacks" (Trivedi and
 Trivedi): FGSM on their LeNet, judged by models that are reached only by rows of CSV. The clouds'
@@ -12,40 +12,33 @@ figures. `--quick` takes 1,500 training and 300 test images and two budgets.
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from black_boxes import PUBLISHED, BlackBox, black_boxes, boosted, sklearn_trees
 from nets import mnist_lenet
-from sklearn.ensemble import GradientBoostingClassifier
+from study import (
+    SEED,
+    arguments,
+    lacks,
+    loaded,
+    percent,
+    save_figure,
+    save_json,
+    seeded,
+    table,
+)
 from torch import Tensor
 
 from advkit import CallableClassifier, TorchClassifier, attacks
-from advkit.core.files import replacing
 from advkit.data import Dataset, load_npz
 from advkit.models import Classifier
 
-PUBLISHED = {
-    "IBM": {
-        "validation": 96.534, 0.0: 99.643,
-        0.10: 11.002, 0.15: 10.489, 0.20: 10.001, 0.25: 9.441, 0.30: 8.903,
-    },
-    "Google": {
-        "validation": 97.316, 0.0: 98.632,
-        0.10: 21.806, 0.15: 18.073, 0.20: 15.062, 0.25: 11.290, 0.30: 10.812,
-    },
-}  # fmt: skip
-BATCH = 1000  # rows in a request
-SEED = 0
 SHOWN = 5  # digits in the picture
 
 
@@ -76,33 +69,18 @@ FULL = Size(60_000, 10_000, 2000, 60, (0.10, 0.15, 0.20, 0.25, 0.30), 6400, 10)
 QUICK = Size(1500, 300, 100, 4, (0.10, 0.20), 400, 2)
 
 
-@dataclass(frozen=True)
-class BlackBox:
-    """A model that is known by its answers, and its accuracy on what was held out, in percent."""
-
-    name: str
-    model: CallableClassifier
-    validation: float
-
-
 def main() -> None:
     """Run the study, print its tables and write what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of nets and images")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for results.json and the figures")
-    args = parser.parse_args()
-    if not (args.data / "mnist_lenet.pt").is_file():
-        print(f"skipped: no published nets and images in {args.data}", file=sys.stderr)
+    args = arguments(__doc__, data="nets and images", out="results.json and the figures")
+    if lacks(args.data, "mnist_lenet.pt"):
         return
     began = time.perf_counter()
     size = QUICK if args.quick else FULL
-    lenet = mnist_lenet()
-    lenet.load_state_dict(torch.load(args.data / "mnist_lenet.pt", weights_only=True))
+    lenet = loaded(mnist_lenet(), args.data / "mnist_lenet.pt")
     surrogate = TorchClassifier(lenet)
     train = load_npz(args.data / "mnist_train.npz").head(size.train)
     test = load_npz(args.data / "mnist_test.npz").head(size.test)
-    boxes = black_boxes(train, test, surrogate.predict(test.x) == test.y, size.trees)
+    boxes = three_boxes(train, test, surrogate.predict(test.x) == test.y, size.trees)
     sets = {0.0: test.x}
     for eps in size.eps:
         sets[eps] = attacks.FGSM(eps=eps, stop="never")(lenet, test.x, test.y)
@@ -126,78 +104,13 @@ def main() -> None:
         save(args.out, results, sets, said, test.y)
 
 
-def black_boxes(train: Dataset, test: Dataset, right: Tensor, trees: int) -> list[BlackBox]:
+def three_boxes(train: Dataset, test: Dataset, right: Tensor, trees: int) -> list[BlackBox]:
     """Boosted trees trained on `train`; the last ones on the test images `right` `(n,)` instead."""
-    boxes = [boosted("scikit-learn", sklearn_trees(trees), train)]
-    if (other := other_trees(trees)) is None:
+    boxes = black_boxes(train, trees)
+    if len(boxes) == 1:
         print("Neither LightGBM nor XGBoost is installed: scikit-learn's trees alone.\n")
-    else:
-        boxes.append(boosted(*other, train))
     known = Dataset(test.x[right], test.y[right], "test images that the LeNet gets right")
     return [*boxes, boosted("trained on test", sklearn_trees(trees), known)]
-
-
-def sklearn_trees(trees: int) -> Any:
-    """IBM's pick; with a sample of rows and columns for each tree, to be done in minutes."""
-    return GradientBoostingClassifier(
-        n_estimators=trees, learning_rate=0.2, max_depth=6, max_features="sqrt", subsample=0.5,
-        random_state=SEED,
-    )  # fmt: skip
-
-
-def other_trees(trees: int) -> tuple[str, Any] | None:
-    """Boosted trees of LightGBM, else of XGBoost, with a name; `None` where neither is there."""
-    common = {"n_estimators": trees, "learning_rate": 0.2, "random_state": SEED, "n_jobs": 1}
-    if find_spec("lightgbm"):
-        from lightgbm import LGBMClassifier
-
-        alike = {"deterministic": True, "force_col_wise": True, "verbose": -1}
-        return "LightGBM", LGBMClassifier(colsample_bytree=0.1, **common, **alike)
-    if find_spec("xgboost"):
-        from xgboost import XGBClassifier
-
-        return "XGBoost", XGBClassifier(colsample_bytree=0.1, tree_method="hist", **common)
-    return None
-
-
-def boosted(name: str, estimator: Any, data: Dataset) -> BlackBox:
-    """Fit on nine tenths of `data`, and hide it behind CSV and JSON."""
-    rows, labels = data.x.flatten(1).numpy(), data.y.numpy()
-    fitted = len(rows) - len(rows) // 10
-    estimator.fit(rows[:fitted], labels[:fitted])
-    model = CallableClassifier(over_text(service(estimator)), num_classes=10, max_batch=BATCH)
-    held_out = model.predict(data.x[fitted:]) == data.y[fitted:]
-    return BlackBox(name, model, percent(held_out))
-
-
-def service(estimator: Any) -> Callable[[str], str]:
-    """What a cloud offers: rows of CSV in, scores as JSON out."""
-
-    def answer(csv: str) -> str:
-        rows = np.loadtxt(io.StringIO(csv), dtype=np.float32, delimiter=",", ndmin=2)
-        return json.dumps({"scores": np.round(estimator.predict_proba(rows), 6).tolist()})
-
-    return answer
-
-
-def over_text(remote: Callable[[str], str]) -> Callable[[np.ndarray], list[list[float]]]:
-    """A client of `remote`: a function from images `(m, ...)` to scores `(m, classes)`."""
-
-    def ask(images: np.ndarray) -> list[list[float]]:
-        return json.loads(remote(as_csv(images)))["scores"]
-
-    return ask
-
-
-def as_csv(images: np.ndarray) -> str:
-    """Float32 `(m, ...)` as `m` lines.
-
-    Nine digits give back every float32: an eps of 0.1 or 0.3 puts pixels halfway between two of the
-    256 levels, which is where trees split, so that fewer digits would move some to the other side.
-    """
-    rows = images.reshape(len(images), -1)
-    line = ",".join(["%.9g"] * rows.shape[1])
-    return "\n".join(line % tuple(row) for row in rows.tolist())
 
 
 def conventions(said: Mapping[str, Mapping[float, Tensor]], y: Tensor) -> dict[str, Any]:
@@ -271,8 +184,7 @@ def substituted(
 ) -> dict[str, Any]:
     """A net trained from the victim's labels alone, and its FGSM beside noise, at eps 0.2."""
     own = train.x[-(size.queries // 8) :]  # held out from the victim; their labels are not used
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+    with seeded():
         net = type(lenet)()
     learn = attacks.Substitute(
         queries=size.queries, rounds=3, step_size=0.2, epochs=size.epochs, seed=SEED
@@ -295,11 +207,6 @@ def uniform_noise(x: Tensor, eps: float) -> Tensor:
     """Every pixel somewhere within `eps`, drawn by `RandomNoise`; no model has a say in it."""
     anything = CallableClassifier(lambda rows: np.zeros(len(rows), int), 10, output="labels")
     return attacks.RandomNoise(eps=eps, stop="never", seed=SEED)(anything, x)
-
-
-def percent(right: Tensor) -> float:
-    """Share of bool `(n,)` in percent; NaN of nothing."""
-    return 100 * float(right.double().mean())
 
 
 def shares(answers: Mapping[float, Tensor]) -> dict[float, list[float]]:
@@ -373,17 +280,6 @@ def substitute_lines(found: Mapping[str, Any]) -> str:
     return f"{steps}\n\n" + table([f"{found['victim']} under, eps 0.2", "accuracy"], accuracies)
 
 
-def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(str(value) for value in line)} |" for line in lines)
-
-
-def cell(value: object) -> str:
-    """One figure, with two digits after the point."""
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
 def save(
     folder: Path,
     results: Mapping[str, Any],
@@ -392,14 +288,9 @@ def save(
     y: Tensor,
 ) -> None:
     """Write `results.json`, `accuracy.png` and `digits.png`."""
-    with replacing(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1))
-    for name, figure in (
-        ("accuracy.png", accuracy_figure(results)),
-        ("digits.png", digits_figure(sets, said, y)),
-    ):
-        with replacing(folder / name) as path:
-            figure.savefig(path, format="png", dpi=80)
+    save_json(folder / "results.json", results)
+    save_figure(folder / "accuracy.png", accuracy_figure(results))
+    save_figure(folder / "digits.png", digits_figure(sets, said, y))
 
 
 def accuracy_figure(results: Mapping[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """Training defenses on MNIST, each under the attacks that know about it.
 
-    python examples/mnist_defenses.py --data ../shared/data [--quick] [--only NAME] [--out FOLDER]
+    python examples/studies/mnist_defenses.py --data FOLDER [--quick] [--only NAME] [--out FOLDER]
 
 One small net, trained in eleven ways: plainly, with what only smooths or squeezes its answers,
 against FGSM in two forms, with logit pairing, distilled at a temperature of 100, and against PGD
@@ -12,30 +12,40 @@ plain net.
 
 `--out` gets the nets, `results.json` and `mnist_defenses.png`; nets that lie there already are not
 trained again. `--only` trains and attacks that net alone, beside the plain one. The weights in
-`examples/weights/mnist_pgd.pt` are the `net` of the file `PGD.pt` that is made by
+`examples/studies/weights/mnist_pgd.pt` are the `net` of the file `PGD.pt` that is made by
 
-    python examples/mnist_defenses.py --data ../shared/data --only PGD --out FOLDER
+    python examples/studies/mnist_defenses.py --data ../shared/data --only PGD --out FOLDER
 
 `--quick` takes 640 training and 40 test images.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from nets import mnist_cnn_certified
+from study import (
+    SEED,
+    Loss,
+    arguments,
+    batches,
+    cross_entropy,
+    lacks,
+    learn,
+    save_figure,
+    save_json,
+    seeded,
+    table,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from advkit import attacks, defenses
 from advkit import eval as rob
@@ -44,13 +54,10 @@ from advkit.data import Dataset, load_npz
 
 EPS = 0.3
 TEMPERATURE = 100.0
-SEED = 0
 BATCH = 128
 LR = 3e-3
 PLAIN = "plain"
 DISTILLED = f"distilled, T = {TEMPERATURE:g}"
-
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,21 +106,11 @@ class Recipe:
 
 def main() -> None:
     """Train, attack, print the table and write what is asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of images")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", metavar="NAME", help="a net to train, beside the plain one")
-    parser.add_argument("--out", type=Path, help="folder for nets, results.json and the figure")
-    args = parser.parse_args()
-    size = QUICK if args.quick else FULL
-    names = [*recipes(size), DISTILLED]
-    if args.only not in (None, *names):
-        parser.error(f"--only must be one of {', '.join(names)}; got {args.only}")
-    if not (args.data / "mnist_train.npz").is_file():
-        print(f"skipped: no images in {args.data}", file=sys.stderr)
+    names = [*recipes(FULL), DISTILLED]
+    args = arguments(__doc__, data="images", out="nets, results.json and the figure", only=names)
+    if lacks(args.data, "mnist_train.npz"):
         return
+    size = QUICK if args.quick else FULL
     train = load_npz(args.data / "mnist_train.npz").head(size.train)
     test = load_npz(args.data / "mnist_test.npz").head(10 * size.test)
     results: dict[str, Any] = {}
@@ -154,11 +151,6 @@ def recipes(size: Size) -> dict[str, Recipe]:
     }
 
 
-def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The loss of everyday training."""
-    return F.cross_entropy(net(x), y)
-
-
 def plain_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """The cross-entropy as it is usually climbed: in float32 it has no slope where a net is sure.
 
@@ -176,8 +168,7 @@ def made(name: str, train: Dataset, size: Size, out: Path | None) -> tuple[nn.Mo
         net.load_state_dict(saved["net"])
         return net, float(saved["seconds"])
     began = time.process_time()
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+    with seeded():
         net = distilled(train, size) if name == DISTILLED else trained(recipes(size)[name], train)
     seconds = time.process_time() - began
     if path is not None:
@@ -189,27 +180,18 @@ def made(name: str, train: Dataset, size: Size, out: Path | None) -> tuple[nn.Mo
 def trained(recipe: Recipe, train: Dataset) -> nn.Module:
     """A net trained by a recipe: Adam, one cycle of the learning rate, averaged weights."""
     net = mnist_cnn_certified()
-    loader = batches(train)
-    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
+    loader = batches(train.x, train.y, BATCH)
     total = recipe.epochs * len(loader)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=total)
     growing = total // 3 if recipe.grows else 0
-    defenses.fit(
+    return learn(
         net,
         loader,
         loss=grown(recipe.loss, growing) if growing else recipe.loss,
-        optimizer=optimizer,
         epochs=recipe.epochs,
-        scheduler=cycle,
-        schedule="batch",
+        peak=LR,
         ema=1 - 7 / max(total, 14),  # over about the last seventh of the training
+        progress=True,
     )
-    return net
-
-
-def batches(train: Dataset) -> DataLoader[tuple[Tensor, ...]]:
-    """Shuffled batches."""
-    return DataLoader(TensorDataset(train.x, train.y), batch_size=BATCH, shuffle=True)
 
 
 def grown(loss: Any, batches: int) -> Loss:
@@ -234,7 +216,7 @@ def distilled(train: Dataset, size: Size) -> nn.Module:
     distillation = defenses.Distillation(
         temperature=TEMPERATURE, epochs=size.epochs, lr=1e-3, batch_size=BATCH, seed=SEED
     )
-    return distillation.fit(teacher, mnist_cnn_certified(), batches(train))
+    return distillation.fit(teacher, mnist_cnn_certified(), batches(train.x, train.y, BATCH))
 
 
 def judged(net: nn.Module, plain: nn.Module, test: Dataset, size: Size) -> dict[str, float]:
@@ -275,16 +257,13 @@ def report(results: Mapping[str, Mapping[str, float]]) -> str:
         [name, *(f"{found[column]:.{0 if column == 'seconds' else 1}f}" for column in columns)]
         for name, found in results.items()
     ]
-    lines = [["trained with", *columns], ["---"] * (len(columns) + 1), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return table(["trained with", *columns], rows)
 
 
 def save(out: Path, results: Mapping[str, Mapping[str, float]]) -> None:
     """`results.json`, and the table as a picture where matplotlib is there."""
-    with replacing(out / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1))
-    with replacing(out / "mnist_defenses.png") as path:
-        figure(results).savefig(path, format="png", dpi=100)
+    save_json(out / "results.json", results)
+    save_figure(out / "mnist_defenses.png", figure(results), dpi=100)
 
 
 def figure(results: Mapping[str, Mapping[str, float]]) -> Any:

@@ -1,6 +1,6 @@
 """Do adversarial examples pass from one technique of machine learning to another?
 
-    python examples/techniques.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/techniques.py --data ../shared/data [--quick] [--out FOLDER]
 
 Six techniques learn MNIST from 2,000 images each, every one from its own: a deep net, logistic
 regression, an SVM, a decision tree, k nearest neighbours, and a vote of these five, after Papernot,
@@ -11,41 +11,28 @@ gradients and with Square where there are only scores, and all are asked about t
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import torch
 from nets import MnistLeNet
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from study import SEED, arguments, batches, cross_entropy, lacks, learn, save_figure, seeded
+from torch import Tensor
 
 from advkit import Ensemble, SklearnClassifier, TorchClassifier, attacks
 from advkit import eval as rob
-from advkit.core.files import replacing
 from advkit.data import Dataset, load_npz
-from advkit.training.fit import fit
 
 EPS = 0.3
-SEED = 0
 
 
 def main() -> None:
     """Train, attack, print the tables and write what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of images")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for techniques.json and techniques.png")
-    args = parser.parse_args()
-    if not (args.data / "mnist_train.npz").is_file():
-        print(f"skipped: no images in {args.data}", file=sys.stderr)
+    args = arguments(__doc__, data="images", out="techniques.json and techniques.png")
+    if lacks(args.data, "mnist_train.npz"):
         return
     began = time.perf_counter()
     images, inputs, queries = (200, 30, 20) if args.quick else (2000, 300, 200)
@@ -56,8 +43,7 @@ def main() -> None:
     print(f"\n{time.perf_counter() - began:.0f} seconds")
     if args.out is not None:
         matrix.save_json(args.out / "techniques.json")
-        with replacing(args.out / "techniques.png") as path:
-            matrix.plot().savefig(path, format="png", dpi=80)
+        save_figure(args.out / "techniques.png", matrix.plot())
 
 
 def techniques(train: Dataset, images: int) -> dict[str, Any]:
@@ -81,18 +67,9 @@ def starts(images: int) -> range:
 
 def deep_net(x: Tensor, y: Tensor) -> TorchClassifier:
     """A LeNet trained for 30 epochs."""
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        net = MnistLeNet()
-        loader = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True)
-        optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-        fit(net, loader, loss=cross_entropy, optimizer=optimizer, epochs=30, progress=False)
+    with seeded():
+        net = learn(MnistLeNet(), batches(x, y, 50), loss=cross_entropy, epochs=30, lr=2e-3)
     return TorchClassifier(net)
-
-
-def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The loss to go down."""
-    return F.cross_entropy(net(x), y)
 
 
 def fitted(estimator: Any, x: Tensor, y: Tensor) -> SklearnClassifier:

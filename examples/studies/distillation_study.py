@@ -1,21 +1,18 @@
 """Distillation: what it seems to defend, what is left of it, and the cloud study's Table 5.
 
-    python examples/distillation_study.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/distillation_study.py --data ../shared/data [--quick] [--out FOLDER]
 
 First defensive distillation as Papernot et al. (2016, arXiv:1511.04508) made it, on MNIST at
 temperature 100, under attacks that stand still before it and under those that do not (Carlini and
 Wagner, 2016, arXiv:1607.04311). Then Table 5 of "Evaluating the Robustness of Cloud Auto-AI Models
 against Adversarial Attacks" (Trivedi and Trivedi): LeNets that learn from the scores of black
-boxes, here the boosted trees of `cloud_automl_study.py`, at several temperatures, beside the same
+boxes, here the boosted trees of `black_boxes.py`, at several temperatures, beside the same
 LeNet trained on the true labels. `--out` gets `results.json` and `distillation.png`. `--quick`
 takes a small part of everything.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,25 +21,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cloud_automl_study import (
-    PUBLISHED,
-    BlackBox,
-    boosted,
-    other_trees,
+from black_boxes import PUBLISHED, BlackBox, black_boxes
+from nets import mnist_cnn_certified, mnist_lenet
+from study import (
+    SEED,
+    Batches,
+    Loss,
+    arguments,
+    batches,
+    lacks,
+    learn,
+    loaded,
     percent,
-    sklearn_trees,
+    save_figure,
+    save_json,
+    seeded,
     table,
 )
-from nets import mnist_cnn_certified, mnist_lenet
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from advkit import TorchClassifier, attacks
-from advkit.core.files import replacing
 from advkit.core.results import AttackResult, InconclusiveWarning
 from advkit.data import Dataset, load_npz
-from advkit.defenses import Distillation, TemperedCrossEntropy, fit
+from advkit.defenses import Distillation, TemperedCrossEntropy
 
 TABLE_5 = {
     "IBM": {0.0: 98.981, 0.10: 74.193, 0.15: 68.645, 0.20: 49.981, 0.25: 20.451, 0.30: 19.001},
@@ -51,7 +53,6 @@ TABLE_5 = {
 TEMPERATURE = 100.0  # of the defense
 EPS = 0.3
 WHITE = (0.1, 0.3)  # budgets against the students themselves
-SEED = 0
 LR = 2e-3
 BATCH = 64
 
@@ -101,20 +102,14 @@ QUICK = Size(
 
 def main() -> None:
     """Run both parts, print their tables and write what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of nets and images")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for results.json and distillation.png")
-    args = parser.parse_args()
-    if not (args.data / "mnist_lenet.pt").is_file():
-        print(f"skipped: no published nets and images in {args.data}", file=sys.stderr)
+    args = arguments(__doc__, data="nets and images", out="results.json and distillation.png")
+    if lacks(args.data, "mnist_lenet.pt"):
         return
     began = time.perf_counter()
     size = QUICK if args.quick else FULL
     train = load_npz(args.data / "mnist_train.npz").head(size.train)
     test = load_npz(args.data / "mnist_test.npz")
-    lenet = mnist_lenet()
-    lenet.load_state_dict(torch.load(args.data / "mnist_lenet.pt", weights_only=True))
+    lenet = loaded(mnist_lenet(), args.data / "mnist_lenet.pt")
     results = {
         "size": {**vars(size), "nearest": repr(size.nearest)},
         "defense": defense(train, test, size),
@@ -139,36 +134,28 @@ def defense(train: Dataset, test: Dataset, size: Size) -> dict[str, Any]:
 
 def defended(train: Dataset, size: Size) -> dict[str, nn.Module]:
     """A net at temperature 1; a teacher at 100; and the student that learns its answers at 100."""
-    loader = shuffled(train.x, train.y)
+    loader = batches(train.x, train.y, BATCH)
     plain, teacher, student = (new(mnist_cnn_certified) for _ in range(3))
-    learn(plain, loader, TemperedCrossEntropy(temperature=1.0), size.epochs)
-    learn(teacher, loader, TemperedCrossEntropy(temperature=TEMPERATURE), size.epochs)
+    train_net(plain, loader, TemperedCrossEntropy(temperature=1.0), size.epochs)
+    train_net(teacher, loader, TemperedCrossEntropy(temperature=TEMPERATURE), size.epochs)
     distillation(TEMPERATURE, size.epochs).fit(teacher, student, train.x.split(1000))
     return {"plain": plain, "distilled": student}
 
 
 def new(factory: Callable[[], nn.Module]) -> nn.Module:
     """The same untrained net at every call."""
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+    with seeded():
         return factory()
 
 
-def shuffled(x: Tensor, y: Tensor) -> DataLoader[tuple[Tensor, ...]]:
-    """Batches in a new order in each epoch."""
-    return DataLoader(TensorDataset(x, y), batch_size=BATCH, shuffle=True)
-
-
-def learn(net: nn.Module, loader: Any, loss: Any, epochs: int) -> None:
-    """Train `net` in place."""
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        optimizer = torch.optim.Adam(net.parameters(), lr=LR)
-        fit(net, loader, loss=loss, optimizer=optimizer, epochs=epochs, progress=False)
+def train_net(net: nn.Module, loader: Batches, loss: Loss, epochs: int) -> None:
+    """Train `net` in place, with the same draws at every call."""
+    with seeded():
+        learn(net, loader, loss=loss, epochs=epochs, lr=LR)
 
 
 def distillation(temperature: float, epochs: int) -> Distillation:
-    """The defense, with the optimizer, batches and seed of `learn`."""
+    """The defense, with the optimizer, batches and seed of `train_net`."""
     return Distillation(temperature=temperature, epochs=epochs, lr=LR, batch_size=BATCH, seed=SEED)
 
 
@@ -234,14 +221,6 @@ def margins(net: nn.Module, x: Tensor) -> float:
     return float((top[:, 0] - top[:, 1]).median())
 
 
-def black_boxes(train: Dataset, trees: int) -> list[BlackBox]:
-    """Boosted trees of scikit-learn, and others where there are any, behind CSV and JSON."""
-    boxes = [boosted("scikit-learn", sklearn_trees(trees), train)]
-    if (other := other_trees(trees)) is not None:
-        boxes.append(boosted(*other, train))
-    return boxes
-
-
 class Sharpened:
     """A black box whose scores are taken for its answers at the temperature.
 
@@ -304,7 +283,7 @@ def students(boxes: Sequence[BlackBox], x: Tensor, y: Tensor, size: Size) -> dic
         nets[name] = student_of(sharp, x, TEMPERATURE, size)
     nets["true labels"] = new(mnist_lenet)
     loss = TemperedCrossEntropy(temperature=1.0)
-    learn(nets["true labels"], shuffled(x, y), loss, size.student_epochs)
+    train_net(nets["true labels"], batches(x, y, BATCH), loss, size.student_epochs)
     return nets
 
 
@@ -417,10 +396,8 @@ def pair(one: Mapping[str, float]) -> str:
 
 def save(folder: Path, results: Mapping[str, Any]) -> None:
     """Write `results.json` and `distillation.png`."""
-    with replacing(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1))
-    with replacing(folder / "distillation.png") as path:
-        figure(results).savefig(path, format="png", dpi=80)
+    save_json(folder / "results.json", results)
+    save_figure(folder / "distillation.png", figure(results))
 
 
 def figure(results: Mapping[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """Road signs: four attacks, what is said of them, and what training against one is worth.
 
-    python examples/road_signs.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/road_signs.py --data ../shared/data [--quick] [--out FOLDER]
 
 A blog's case study (data augmentation, ensembles, and the attacks L-BFGS, FGSM, JSMA and DeepFool)
 has no figures of its own; here they are, on GTSRB (Stallkamp et al., 2012), 43 signs of 32x32
@@ -11,26 +11,35 @@ on four of the signs: its figures mean nothing.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from cloud_automl_study import percent, table
 from scipy.stats import binomtest
+from study import (
+    SEED,
+    Loss,
+    arguments,
+    batches,
+    cross_entropy,
+    lacks,
+    learn,
+    percent,
+    save_figure,
+    save_json,
+    seeded,
+    table,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from advkit import Ensemble, TorchClassifier, attacks, defenses
 from advkit import eval as rob
-from advkit.core.files import replacing
 from advkit.core.norms import lp_norm
 from advkit.core.results import AttackResult, Queries
 from advkit.data import Dataset, load_npz
@@ -49,10 +58,7 @@ STOP = SIGNS.index("stop")
 LEVELS = 255  # budgets are stated in steps of an 8-bit pixel
 EPS = (2, 4, 8, 16)
 THREE = ("plain", "robust 4/255", "robust 8/255")
-SEED = 0
 BATCH = 250
-
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -103,13 +109,8 @@ class Recipe(NamedTuple):
 
 def main() -> None:
     """Train, attack, print the tables and write what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of images")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for results.json and the figures")
-    args = parser.parse_args()
-    if not (args.data / "gtsrb_train_sample.npz").is_file():
-        print(f"skipped: no road signs in {args.data}", file=sys.stderr)
+    args = arguments(__doc__, data="images", out="results.json and the figures")
+    if lacks(args.data, "gtsrb_train_sample.npz"):
         return
     began = time.process_time()
     size = QUICK if args.quick else FULL
@@ -154,11 +155,6 @@ def recipes(steps: int) -> dict[str, Recipe]:
     }
 
 
-def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The loss of plain training."""
-    return F.cross_entropy(net(x), y)
-
-
 def against(eps: float, steps: int) -> Loss:
     """The loss of adversarial training."""
     return defenses.AdversarialTraining(attack=attacks.PGD(eps=eps, steps=steps))
@@ -183,19 +179,9 @@ def shift(x: Tensor, places: Tensor, most: int) -> Tensor:
 
 def trained(recipe: Recipe, train: Dataset, epochs: int) -> nn.Module:
     """A small net, trained by its recipe; the same whatever was drawn before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        net = small_net()
-        loader = DataLoader(TensorDataset(train.x, train.y), batch_size=64, shuffle=True)
-        optimizer = torch.optim.Adam(net.parameters())
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=2e-3, total_steps=epochs * len(loader)
-        )
-        defenses.fit(
-            net, loader, loss=recipe.loss, optimizer=optimizer, epochs=epochs, scheduler=cycle,
-            schedule="batch", progress=False,
-        )  # fmt: skip
-    return net
+    with seeded(recipe.seed):
+        loader = batches(train.x, train.y, 64)
+        return learn(small_net(), loader, loss=recipe.loss, epochs=epochs, peak=2e-3)
 
 
 def small_net() -> nn.Sequential:
@@ -511,17 +497,14 @@ def save(
     size: Size,
 ) -> None:
     """Write `results.json`, `accuracy.png` and, if all nets know a stop sign, `stop_signs.png`."""
-    with replacing(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1))
-    with replacing(folder / "accuracy.png") as path:
-        accuracy_figure(results["under"]).savefig(path, format="png", dpi=80)
+    save_json(folder / "results.json", results)
+    save_figure(folder / "accuracy.png", accuracy_figure(results["under"]))
     shown = {name: nets[name] for name in ("plain", "robust 8/255")}
     stops = read_by_all(list(shown.values()), of_signs(test, [STOP]))
     if not len(stops):
         print("no stop sign that both nets read correctly: no picture of one", file=sys.stderr)
         return
-    with replacing(folder / "stop_signs.png") as path:
-        stop_figure(shown, stops, size).savefig(path, format="png", dpi=80)
+    save_figure(folder / "stop_signs.png", stop_figure(shown, stops, size))
 
 
 def accuracy_figure(under: Mapping[str, Mapping[str, Any]]) -> Any:

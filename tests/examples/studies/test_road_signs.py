@@ -1,24 +1,14 @@
 """What the study of road signs trains, measures and writes."""
 
 import dataclasses
-import importlib
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from advkit import attacks, defenses
 from advkit.data import Dataset
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("road_signs")
 
 
 @pytest.fixture
@@ -350,9 +340,3 @@ def test_a_change_is_enlarged_until_it_fills_the_range(study):
     assert float(picture[2, 0, 0]) == 0.5
     assert words == "x 10.0, l2 0.05"
     assert study.enlarged(torch.zeros(3, 2, 2))[1] == "nothing found"
-
-
-def test_without_data_it_says_so(study, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["road_signs", "--data", str(tmp_path)])
-    study.main()
-    assert "skipped" in capsys.readouterr().err

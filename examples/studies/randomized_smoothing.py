@@ -1,6 +1,6 @@
 """How far does randomised smoothing hold on MNIST: as proved, and as an adaptive attack finds?
 
-    python examples/randomized_smoothing.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/randomized_smoothing.py --data ../shared/data [--quick] [--out FOLDER]
 
 A small net is trained on MNIST plainly and with Gaussian noise of two sizes. The latter two are
 smoothed and certified after Cohen, Rosenfeld and Kolter (2019, arXiv:1902.02918), and attacked in
@@ -11,35 +11,38 @@ know of it, without. `--out` gets `randomized_smoothing.json` and `randomized_sm
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from nets import mnist_cnn_certified
+from study import (
+    SEED,
+    Loss,
+    arguments,
+    batches,
+    cross_entropy,
+    lacks,
+    learn,
+    save_figure,
+    save_json,
+    seeded,
+)
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from advkit.attacks import PGD
-from advkit.core.files import replacing
 from advkit.data import Dataset, load_npz
 from advkit.defenses.certificates import Certificates
 from advkit.defenses.gaussian_noise import GaussianNoise
 from advkit.defenses.randomized_smoothing import RandomizedSmoothing
 from advkit.models import REJECTED
-from advkit.training.fit import fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SIGMAS = (0.25, 0.5)
-SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +97,8 @@ class Attacked:
 
 def main() -> None:
     """Train, certify, attack, print the tables and write what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of images")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for a .json and a .png")
-    args = parser.parse_args()
-    if not (args.data / "mnist_train.npz").is_file():
-        print(f"skipped: no images in {args.data}", file=sys.stderr)
+    args = arguments(__doc__, data="images", out="a .json and a .png")
+    if lacks(args.data, "mnist_train.npz"):
         return
     began = time.process_time()
     size = QUICK if args.quick else Size()
@@ -111,28 +109,15 @@ def main() -> None:
     records = [record(sigma, plain, train, test, size) for sigma in SIGMAS]
     print(f"\n{time.process_time() - began:.0f} seconds of the processor")
     if args.out is not None:
-        with replacing(args.out / "randomized_smoothing.json") as path:
-            path.write_text(json.dumps(records, indent=1) + "\n")
-        with replacing(args.out / "randomized_smoothing.png") as path:
-            picture(records, path)
+        save_json(args.out / "randomized_smoothing.json", records)
+        save_figure(args.out / "randomized_smoothing.png", picture(records))
 
 
-def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The loss of the plain net."""
-    return F.cross_entropy(net(x), y)
-
-
-def trained(
-    train: Dataset, epochs: int, loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
-) -> nn.Module:
+def trained(train: Dataset, epochs: int, loss: Loss) -> nn.Module:
     """A small convolutional net."""
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+    with seeded():
         net = mnist_cnn_certified()
-        loader = DataLoader(TensorDataset(train.x, train.y), batch_size=100, shuffle=True)
-        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-        fit(net, loader, loss=loss, optimizer=optimizer, epochs=epochs, progress=False)
-    return net
+        return learn(net, batches(train.x, train.y, 100), loss=loss, epochs=epochs)
 
 
 def accuracy(net: nn.Module, data: Dataset) -> float:
@@ -250,7 +235,7 @@ def table(rows: list[Attacked]) -> str:
     return "\n".join(lines)
 
 
-def picture(records: list[dict[str, Any]], path: Path) -> None:
+def picture(records: list[dict[str, Any]]) -> Figure:
     """Certified accuracy against the radius, and what attacks leave."""
     from matplotlib.figure import Figure
 
@@ -260,7 +245,7 @@ def picture(records: list[dict[str, Any]], path: Path) -> None:
         panel(axes, found)
     panels[0].set_ylabel("share of images")
     panels[0].legend(fontsize="small")
-    figure.savefig(path, format="png", dpi=80)
+    return figure
 
 
 def panel(axes: Axes, found: dict[str, Any]) -> None:

@@ -1,8 +1,6 @@
 """What the study of detectors of outputs counts."""
 
-import importlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +10,7 @@ from advkit import TorchClassifier, attacks, detectors
 from advkit.detectors import Guard, OutputTable
 from tests.toys import Halfspace
 
-ROOT = Path(__file__).parents[2]
 PLANE = Halfspace(torch.tensor([8.0, 0.0]), b=-4.0)  # label 1 where the first feature is above 0.5
-
-
-@pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("output_detector_study")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Can a forest tell from a model's output that it was attacked, how, and which model it was?
 
-    python examples/output_detector_study.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/output_detector_study.py --data ../shared/data [--quick] [--out FOLDER]
 
 Follows "Fortify Machine Learning Production Systems: Detect and Classify Adversarial Attacks"
 (Kalin, Ciolino and Noever, 2021): six attacks on pre-trained nets, and a random forest on the class
@@ -14,12 +14,9 @@ a handful of images: its figures mean nothing.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,24 +26,30 @@ import nets as published
 import numpy as np
 import numpy.typing as npt
 import torch
-from cloud_automl_study import table as markdown
 from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+from study import (
+    SEED,
+    arguments,
+    lacks,
+    learn_mirrored,
+    loaded,
+    save_figure,
+    save_json,
+    seeded,
+    table,
+)
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
-from advkit import TorchClassifier, attacks, defenses, detectors
+from advkit import TorchClassifier, attacks, detectors
 from advkit import eval as rob
 from advkit.attacks import Adaptive, Evasion, Mimicry
-from advkit.core.files import replacing
 from advkit.data import Dataset, load_npz
 from advkit.detectors import OutputForest, OutputTable
 from advkit.detectors.features import Feature
 from advkit.detectors.output_table import CLEAN
 
 Array = npt.NDArray[Any]
-SEED = 0
 EPS = 0.03  # of FGSM and PGD, linf, in the paper
 PAPER = {
     "FGM": attacks.FGM(eps=5.0, norm="l2"),
@@ -56,15 +59,17 @@ PAPER = {
     "L2PGD": attacks.PGD(eps=5.0, norm="l2", steps=10),
     "L2DeepFool": attacks.DeepFool(eps=5.0, steps=10, candidates=10),
 }
+IMAGENET_IMAGES = "imagenet_sample_224.npz"
+CIFAR_IMAGES = "cifar10_test_0000_0499.npz"
 IMAGENET = {
-    "MobileNet V2": ("imagenet_mobilenet_v2", "imagenet_mobilenet_v2.pt"),
-    "MobileNet V1 0.50": ("imagenet_mobilenet_v1", "imagenet_mobilenet_v1_050.pt"),
-    "SqueezeNet 1.1": ("imagenet_squeezenet", "imagenet_squeezenet11.pt"),
+    "MobileNet V2": (published.imagenet_mobilenet_v2, "imagenet_mobilenet_v2.pt"),
+    "MobileNet V1 0.50": (published.imagenet_mobilenet_v1, "imagenet_mobilenet_v1_050.pt"),
+    "SqueezeNet 1.1": (published.imagenet_squeezenet, "imagenet_squeezenet11.pt"),
 }
 CIFAR = {
-    "ResNet-20": ("cifar10_resnet20", "cifar10_resnet20.pt"),
-    "ResNet-44": ("cifar10_resnet44", "cifar10_resnet44.pt"),
-    "robust ResNet": ("cifar10_resnet4b", "cifar10_resnet4b_robust.pt"),
+    "ResNet-20": (published.cifar10_resnet20, "cifar10_resnet20.pt"),
+    "ResNet-44": (published.cifar10_resnet44, "cifar10_resnet44.pt"),
+    "robust ResNet": (published.cifar10_resnet4b, "cifar10_resnet4b_robust.pt"),
 }
 VICTIM = "ResNet-20"  # of the attacks that the forest never saw, and of those that know it
 FPR = 0.05
@@ -107,27 +112,20 @@ QUICK = Size(2, 48, 128, 1, 5, 2, 20, 20, 2, 12, 10)
 
 def main() -> None:
     """Attack, learn, print the tables and write what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of nets and images")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for tables, results.json and the figures")
-    args = parser.parse_args()
-    wanted = ["imagenet_sample_224.npz", "cifar10_test_0000_0499.npz"]
-    if not all((args.data / name).is_file() for name in wanted):
-        print(f"skipped: no nets and images in {args.data}", file=sys.stderr)
+    args = arguments(__doc__, data="nets and images", out="tables, results.json and the figures")
+    if lacks(args.data, IMAGENET_IMAGES, CIFAR_IMAGES):
         return
     began = time.process_time()
     size = QUICK if args.quick else FULL
     results: dict[str, Any] = {}
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+    with seeded():
         of_cifar = cifar_outputs(args.data, size, args.out)
         of_imagenet = imagenet_outputs(args.data, size, args.out)
         for name, outputs in (("ImageNet", of_imagenet), ("CIFAR-10", of_cifar)):
             results[name] = tables_of_the_paper(outputs, size)
         of_cifar = moved(of_cifar)
-        data = load_npz(args.data / wanted[1]).head(size.cifar)
-        victim = loaded(args.data, *CIFAR[VICTIM])
+        data = load_npz(args.data / CIFAR_IMAGES).head(size.cifar)
+        victim = published_nets(args.data, [VICTIM])[VICTIM]
         results["scores"] = by_clean_data_alone(of_cifar, size)
         results["unseen"] = unseen_attacks(of_cifar, size)
         results["weaker"] = weaker_attacks(of_cifar, victim, data, size)
@@ -144,16 +142,14 @@ def main() -> None:
 
 def imagenet_outputs(folder: Path, size: Size, out: Path | None) -> OutputTable:
     """Logits of the ImageNet nets."""
-    data = load_npz(folder / "imagenet_sample_224.npz").head(size.imagenet)
+    data = load_npz(folder / IMAGENET_IMAGES).head(size.imagenet)
     names = list(IMAGENET) if size is FULL else list(IMAGENET)[1:]
-    return collected(
-        "imagenet", lambda: {n: loaded(folder, *IMAGENET[n]) for n in names}, data, out, 20
-    )
+    return collected("imagenet", lambda: published_nets(folder, names), data, out, 20)
 
 
 def cifar_outputs(folder: Path, size: Size, out: Path | None) -> OutputTable:
     """Logits of the CIFAR-10 nets."""
-    data = load_npz(folder / "cifar10_test_0000_0499.npz").head(size.cifar)
+    data = load_npz(folder / CIFAR_IMAGES).head(size.cifar)
     return collected("cifar10", lambda: cifar_nets(folder, size), data, out, 125)
 
 
@@ -161,46 +157,16 @@ def cifar_nets(folder: Path, size: Size) -> dict[str, nn.Module]:
     """The CIFAR-10 nets: three published, two trained."""
     train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.train)
     return {
-        **{name: loaded(folder, *where) for name, where in CIFAR.items()},
-        "plain CNN": trained(plain_cnn(), train, size.epochs),
-        "separable CNN": trained(separable_cnn(), train, size.epochs),
+        **published_nets(folder, CIFAR),
+        "plain CNN": learn_mirrored(published.plain_cnn(), train, size.epochs),
+        "separable CNN": learn_mirrored(separable_cnn(), train, size.epochs),
     }
 
 
-def loaded(folder: Path, factory: str, weights: str) -> nn.Module:
-    """A published net."""
-    net: nn.Module = getattr(published, factory)()
-    net.load_state_dict(torch.load(folder / weights, weights_only=True))
-    return net
-
-
-def trained(net: nn.Module, data: Dataset, epochs: int) -> nn.Module:
-    """A net of another architecture, trained briefly, images mirrored at random."""
-    loader = DataLoader(TensorDataset(data.x, data.y), batch_size=64, shuffle=True)
-    optimizer = torch.optim.Adam(net.parameters())
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=3e-3, total_steps=epochs * len(loader)
-    )
-    defenses.fit(
-        net, loader, loss=mirrored_cross_entropy, optimizer=optimizer, epochs=epochs,
-        scheduler=cycle, schedule="batch", progress=False,
-    )  # fmt: skip
-    return net.eval()
-
-
-def mirrored_cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The loss of everyday training, half of the images mirrored."""
-    mirrored = torch.rand(len(x)) < 0.5
-    return F.cross_entropy(net(torch.where(mirrored[:, None, None, None], x.flip(3), x)), y)
-
-
-def plain_cnn() -> nn.Module:
-    """Convolutions and pooling, no shortcuts."""
-    layers: list[nn.Module] = [nn.BatchNorm2d(3)]
-    for before, after in ((3, 32), (32, 64), (64, 128)):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(2048, 10))
+def published_nets(folder: Path, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Return published nets by name."""
+    found = {name: (IMAGENET | CIFAR)[name] for name in names}
+    return {name: loaded(factory(), folder / file) for name, (factory, file) in found.items()}
 
 
 def separable_cnn() -> nn.Module:
@@ -450,7 +416,7 @@ def from_pixels(net: nn.Module, data: Dataset, size: Size) -> dict[str, Any]:
     fake = torch.from_numpy(attack != CLEAN).long()
     suspicion = np.empty(len(images))
     for learn, judge in folds(size, grouped=True).split(sample, attack, groups=sample):
-        detector = trained(pixel_net(), balanced(images[learn], fake[learn]), size.epochs)
+        detector = learn_mirrored(pixel_net(), balanced(images[learn], fake[learn]), size.epochs)
         scores = TorchClassifier(detector).scores(images[judge])
         suspicion[judge] = scores[:, 1].numpy()
     return rob.detection_scores(
@@ -577,7 +543,7 @@ def accuracy_table(found: Mapping[str, Mapping[str, float]]) -> str:
     """Table II."""
     columns = list(next(iter(found.values())))
     rows = [[model, *(f"{share[c]:.1f}" for c in columns)] for model, share in found.items()]
-    return markdown(["model", *columns], rows)
+    return table(["model", *columns], rows)
 
 
 def fake_table(found: Mapping[str, Any]) -> str:
@@ -591,7 +557,7 @@ def fake_table(found: Mapping[str, Any]) -> str:
             rows.append([f"{name}, {split}", *map(estimate, both), estimate(auroc)])
             rows[-1] += [f"{scores['per_class'][c][k]['value']:.3f}" for c, k in RATES]
     columns = ["AP fake", "AP clean", "AUROC", *(f"{k} {c}" for c, k in RATES)]
-    return markdown(["forest on", *columns], rows)
+    return table(["forest on", *columns], rows)
 
 
 def class_table(found: Mapping[str, Any], question: str) -> str:
@@ -603,7 +569,7 @@ def class_table(found: Mapping[str, Any], question: str) -> str:
             cells = [estimate(figures[k]) for k in ("ap", "recall", "f1")]
             rows.append([f"{name}, {split}", *cells])
         rows.append([f"mean, {split}", estimate(scores["mean_ap"]), "", ""])
-    return markdown(["class", "AP", "recall", "F1"], rows)
+    return table(["class", "AP", "recall", "F1"], rows)
 
 
 def confusion_table(scores: Mapping[str, Any]) -> str:
@@ -612,7 +578,7 @@ def confusion_table(scores: Mapping[str, Any]) -> str:
     rows = []
     for name, counts in zip(names, scores["confusion"], strict=True):
         rows.append([name, *(f"{100 * count / max(1, sum(counts)):.0f}" for count in counts)])
-    return markdown(["attack", *names], rows)
+    return table(["attack", *names], rows)
 
 
 def caught_by_split(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -637,7 +603,7 @@ def detection_table(found: Mapping[str, Mapping[str, Any]]) -> str:
             caught = 100 * of_attack["tpr"][f"{FPR:g}"]["value"]
             cells.append(f"{of_attack['auroc']['value']:.3f}, {caught:.0f} %")
         rows.append([attack, *cells])
-    return markdown(["attack", *found], rows)
+    return table(["attack", *found], rows)
 
 
 def adaptive_table(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -650,7 +616,7 @@ def adaptive_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         for guard, figures in found.items()
     ]  # fmt: skip
-    return markdown(["guard", "false alarms", "clean", *names], rows)
+    return table(["guard", "false alarms", "clean", *names], rows)
 
 
 def estimate(figure: Mapping[str, Any]) -> str:
@@ -660,10 +626,8 @@ def estimate(figure: Mapping[str, Any]) -> str:
 
 def save(folder: Path, results: Mapping[str, Any]) -> None:
     """Write `results.json` and `adaptive.png`."""
-    with replacing(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1))
-    with replacing(folder / "adaptive.png") as path:
-        adaptive_figure(results["adaptive"]).savefig(path, format="png", dpi=80)
+    save_json(folder / "results.json", results)
+    save_figure(folder / "adaptive.png", adaptive_figure(results["adaptive"]))
 
 
 def adaptive_figure(found: Mapping[str, Mapping[str, Any]]) -> Any:

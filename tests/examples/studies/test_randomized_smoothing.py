@@ -1,9 +1,7 @@
-"""What the smoothing example trains, measures and writes."""
+"""What the smoothing study trains, measures and writes."""
 
-import importlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +10,6 @@ from advkit.data import Dataset
 from advkit.defenses.gaussian_noise import GaussianNoise
 from advkit.defenses.randomized_smoothing import RandomizedSmoothing
 from advkit.models import REJECTED
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("randomized_smoothing")
 
 
 @pytest.fixture
@@ -30,12 +20,12 @@ def dark_or_bright():
     return Dataset(x, y, "dark or bright")
 
 
-def test_everything_is_recorded(example, dark_or_bright, capsys, tmp_path):
-    size = replace(example.QUICK, images=4)
-    plain = example.trained(dark_or_bright, 6, example.cross_entropy)
+def test_everything_is_recorded(study, dark_or_bright, capsys, tmp_path):
+    size = replace(study.QUICK, images=4)
+    plain = study.trained(dark_or_bright, 6, study.cross_entropy)
     test = dark_or_bright.head(4)
-    assert example.accuracy(plain, test) == 1
-    found = example.record(0.25, plain, dark_or_bright, test, replace(size, epochs=6))
+    assert study.accuracy(plain, test) == 1
+    found = study.record(0.25, plain, dark_or_bright, test, replace(size, epochs=6))
     assert found["net without noise"] == found["plain net"] == 1
     assert found["abstained"] == found["no certificate"] == 0
     assert found["smoothed"] == 1
@@ -46,18 +36,18 @@ def test_everything_is_recorded(example, dark_or_bright, capsys, tmp_path):
     assert near["certified"] == near["withstood"] == near["right"] == near["unaware"] == 1
     assert far["certified"] == 0  # beyond what 200 draws can prove
     assert "4 inputs, sigma 0.25" in capsys.readouterr().out
-    example.picture([found, found], tmp_path / "picture.png")
+    study.save_figure(tmp_path / "picture.png", study.picture([found, found]))
     assert (tmp_path / "picture.png").read_bytes()[1:4] == b"PNG"
     assert json.loads(json.dumps(found))["attacked"] == [near, far]
 
 
-def test_an_attack_is_judged_by_the_smoothed_model(example, dark_or_bright):
+def test_an_attack_is_judged_by_the_smoothed_model(study, dark_or_bright):
     """At a radius beyond the other class all fall, and what was wrong before is not counted."""
-    net = example.trained(dark_or_bright, 6, GaussianNoise(sigma=0.25))
+    net = study.trained(dark_or_bright, 6, GaussianNoise(sigma=0.25))
     smoothed = RandomizedSmoothing(net, 0.25, n=200, draws=4)
     test = dark_or_bright.head(4)
     mislabelled = Dataset(test.x, torch.tensor([0, 0, 0, 1]), "one is wrong")
-    study = example.Study(
+    smoothing = study.Study(
         smoothed=smoothed,
         plain=net,
         judge=RandomizedSmoothing(net, 0.25, seed=1),
@@ -65,22 +55,22 @@ def test_an_attack_is_judged_by_the_smoothed_model(example, dark_or_bright):
         clean=torch.tensor([True, False, True, True]),
         certificates=smoothed.certify(test.x),
     )
-    far = study.at(23.0, 5)
+    far = smoothing.at(23.0, 5)
     assert (far.withstood, far.right, far.certified) == (0, 0, 0)
-    near = study.at(0.1, 5)
+    near = smoothing.at(0.1, 5)
     assert (near.withstood, near.right, near.unaware, near.certified) == (0.75,) * 4
     assert near.plain == 0.75
 
 
-def test_an_abstention_is_not_wrong_and_not_right(example, dark_or_bright):
+def test_an_abstention_is_not_wrong_and_not_right(study, dark_or_bright):
     class Silent:
         def predict(self, x):
             return torch.full((len(x),), REJECTED)
 
-    net = example.trained(dark_or_bright, 1, example.cross_entropy)
+    net = study.trained(dark_or_bright, 1, study.cross_entropy)
     smoothed = RandomizedSmoothing(net, 0.25, n=100, draws=4)
     test = dark_or_bright.head(4)
-    study = example.Study(
+    smoothing = study.Study(
         smoothed=smoothed,
         plain=net,
         judge=Silent(),
@@ -88,22 +78,16 @@ def test_an_abstention_is_not_wrong_and_not_right(example, dark_or_bright):
         clean=torch.tensor([True, False, True, True]),
         certificates=smoothed.certify(test.x),
     )
-    row = study.at(0.1, 1)
+    row = smoothing.at(0.1, 1)
     assert (row.withstood, row.unaware, row.right) == (0.75, 0.75, 0)
 
 
-def test_training_is_the_same_whatever_was_drawn_before(example, dark_or_bright):
+def test_training_is_the_same_whatever_was_drawn_before(study, dark_or_bright):
     data = dark_or_bright.head(100)
-    first = example.trained(data, 1, GaussianNoise(sigma=0.5))
+    first = study.trained(data, 1, GaussianNoise(sigma=0.5))
     torch.rand(3)
-    again = example.trained(data, 1, GaussianNoise(sigma=0.5))
+    again = study.trained(data, 1, GaussianNoise(sigma=0.5))
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)
     )
     assert not first.training
-
-
-def test_without_data_it_says_so(example, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["randomized_smoothing", "--data", str(tmp_path)])
-    example.main()
-    assert "skipped" in capsys.readouterr().err

@@ -1,45 +1,48 @@
-"""Do defenders that know clean data alone detect attacks, and what if the attacker knows them?
+"""Do defenders that know clean data alone detect attacks that ignore them?
 
-    python examples/mrr_study.py --data ../shared/data [--only PART] [--quick] [--out FOLDER]
+    python examples/studies/mrr_study.py --data FOLDER [--only PART] [--quick] [--out FOLDER]
 
 Follows "Safe Machine Learning and Defeating Adversarial Attacks" (Rouhani, Samragh, Javidi and
 Koushanfar, 2019): modular robust redundancy. Its Table 1 for nets of MNIST, CIFAR-10 and ImageNet:
-how well attacks that ignore the defenders are detected. Its Table 2, in `mrr_adaptive.py`: what is
-left when the attack knows them, by the article's attack and by stronger ones. Its Figure 4: what
-victim and defender see. `--out` gets the nets and defenders, a .json file for each part and the
-figure, and goes on from what is there. `--quick` takes a handful of
-images: its figures mean nothing.
+how well attacks that ignore the defenders are detected. Its Figure 4: what victim and defender see.
+Its Table 2 is reproduced by `mrr_adaptive.py`. `--out` gets the nets and defenders, a .json file
+for each part and the figure, and goes on from what is there. `--quick` takes a handful of images:
+its figures mean nothing.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nets as published
 import numpy as np
 import torch
-from cloud_automl_study import table as markdown
-from mrr_adaptive import Case, adaptive
-from output_detector_study import loaded, plain_cnn, trained
+from mrr_victims import (
+    COUNTS,
+    FULL,
+    QUICK,
+    VICTIMS,
+    Size,
+    Victim,
+    answers,
+    fitted,
+    mlp,
+)
+from nets import imagenet_mobilenet_v1
 from sklearn.metrics import roc_auc_score
+from study import arguments, lacks, run_part, save_figure, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advkit import TorchClassifier, attacks, defenses, detectors
-from advkit.core.files import replacing
+from advkit import attacks, detectors
 from advkit.data import Dataset, load_npz
-from advkit.defenses import MRR, Chain, InputDefender, LatentDefenders
+from advkit.defenses import MRR, LatentDefenders
 from advkit.models import hold
 
-SEED = 0
-COUNTS = (1, 2, 4, 8, 16)
 # Area under the ROC curve with 16 defenders, in the article's Table 1.
 ARTICLE = {
     "MNIST": {"FGS": 0.996, "JSMA": 0.995, "DeepFool": 0.996, "C&W": 0.989, "BIM": 0.994},
@@ -48,220 +51,19 @@ ARTICLE = {
 }
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much is trained and attacked.
-
-    Attributes:
-        train: images of MNIST, and
-        cifar: of CIFAR-10 that defenders learn from, at most; the plain net learns from twice as
-            many.
-        defenders: of each victim.
-        epochs: of the net for MNIST, as in the article; a quarter of that of the plain one.
-        attacked: images attacked, at most.
-        few: of these, what the dearer attacks get.
-        search: rounds and steps of C&W.
-        adaptive: images for the attacks that know the defenders.
-        rounds: of these attacks, and how many steps each has.
-    """
-
-    train: int
-    cifar: int
-    defenders: int
-    epochs: int
-    attacked: int
-    few: int
-    search: tuple[int, int]
-    adaptive: int
-    rounds: tuple[int, int]
-
-
-FULL = Size(60_000, 4000, 16, 50, 1000, 200, (5, 60), 100, (9, 100))
-QUICK = Size(1500, 100, 2, 4, 12, 4, (2, 3), 4, (2, 4))
-
-
-@dataclass(frozen=True, eq=False)
-class Victim:
-    """A net, its defenders' settings, and its data.
-
-    Attributes:
-        name: of the net.
-        images: of which data set.
-        net: in evaluation mode.
-        settings: of the defenders.
-        fit: what they learn from.
-        clean: images to calibrate on, which neither they nor the net have learned from.
-        test: clean images that are asked about, which are neither.
-        attacked: how many of these are attacked, from the first one on.
-        few: of these, what the dearer attacks get.
-        dear: whether there is time for some of the attacks' settings only.
-    """
-
-    name: str
-    images: str
-    net: nn.Module
-    settings: MRR
-    fit: Dataset
-    clean: Tensor
-    test: Dataset
-    attacked: int
-    few: int
-    dear: bool = False
-
-
 def main() -> None:
     """Fit, attack, print the tables and write what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of nets and images")
-    parser.add_argument("--only", choices=list(PARTS), help="one part of it")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for defenders, .json files and the figure")
-    args = parser.parse_args()
-    if not (args.data / "mnist_train.npz").is_file():
-        print(f"skipped: no nets and images in {args.data}", file=sys.stderr)
+    args = arguments(
+        __doc__,
+        data="nets and images",
+        out="defenders, .json files and the figure",
+        only=list(PARTS),
+    )
+    if lacks(args.data, "mnist_train.npz"):
         return
     size = QUICK if args.quick else FULL
-    for part in list(PARTS) if args.only is None else [args.only]:
-        began = time.process_time()
-        with torch.random.fork_rng():
-            torch.manual_seed(SEED)
-            results, text = PARTS[part](args.data, size, args.out)
-        results["seconds"] = round(time.process_time() - began)
-        if args.out is not None:
-            with replacing(args.out / f"{part}.json") as path:
-                path.write_text(json.dumps(results, indent=1))
-        print(text, flush=True)
-
-
-# --- victims -------------------------------------------------------------------------------------
-
-
-def mlp(folder: Path, size: Size, out: Path | None) -> Victim:
-    """The article's net for MNIST: 784-300-100-10, trained here without the last sixth."""
-    train, test = mnist(folder, size)
-    known = 5 * len(train.x) // 6
-    clean, train = train.x[known:], train.head(known)
-    net = nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Dropout(), nn.Linear(300, 100),
-        nn.ReLU(), nn.Dropout(), nn.Linear(100, 10),
-    )  # fmt: skip
-
-    def learn(net: nn.Module) -> nn.Module:
-        defenses.fit(
-            net, Shuffled(train), loss=lambda m, x, y: F.cross_entropy(m(x), y),
-            optimizer=torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9),
-            epochs=size.epochs, progress=False,
-        )  # fmt: skip
-        return net
-
-    net = kept(None if out is None else out / "mlp.pt", net, learn)
-    patches = InputDefender() if size is FULL else InputDefender(atoms=20, iterations=3)
-    settings = MRR(LatentDefenders(count=size.defenders), patches)
-    n = size.attacked
-    return Victim("MLP", "MNIST", net.eval(), settings, train, clean, test, n, n)
-
-
-def lenet5(folder: Path, size: Size, out: Path | None) -> Victim:
-    """A published convolutional net for MNIST, which knows all training images."""
-    train, test = mnist(folder, size)
-    net = loaded(folder, "mnist_lenet5", "mnist_lenet5_plain.pt")
-    settings = MRR(LatentDefenders(count=size.defenders, epochs=2))
-    fit, half = train.head(20_000), len(test.x) // 2
-    clean, test = test.x[half:], test.head(half)
-    return Victim(
-        "LeNet-5", "MNIST", net, settings, fit, clean, test, size.attacked // 2, size.few // 2
-    )
-
-
-def resnet20(folder: Path, size: Size, out: Path | None) -> Victim:
-    """A published residual net for CIFAR-10, which knows all training images.
-
-    The only other ones that are at hand beside those attacked are JPEG copies of test images.
-    """
-    net = loaded(folder, "cifar10_resnet20", "cifar10_resnet20.pt")
-    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.cifar)
-    clean = load_npz(folder / "cifar10_test_jpeg_1000_2999.npz").x
-    return cifar("ResNet-20", net, folder, size, train, clean)
-
-
-def resnet20_half(folder: Path, size: Size, out: Path | None) -> Victim:
-    """The same with half of the images of a chain kept clean."""
-    victim = resnet20(folder, size, out)
-    layer = replace(victim.settings.latent[0], chain=Chain(clean=0.5))
-    return replace(victim, name="ResNet-20, half clean", settings=MRR(layer))
-
-
-def cnn(folder: Path, size: Size, out: Path | None) -> Victim:
-    """A plain convolutional net for CIFAR-10, trained here on 8,000 images, chain half clean."""
-    data = load_npz(folder / "cifar10_train_00000_09999.npz")
-    train, clean = data.head(2 * size.cifar), data.x[8000:]
-    path = None if out is None else out / "cnn.pt"
-    net = kept(path, plain_cnn(), lambda net: trained(net, train, size.epochs // 4))
-    victim = cifar("plain CNN", net, folder, size, train.head(size.cifar), clean)
-    layer = replace(victim.settings.latent[0], chain=Chain(clean=0.5), epochs=2)
-    return replace(victim, settings=MRR(layer))
-
-
-def cifar(
-    name: str, net: nn.Module, folder: Path, size: Size, train: Dataset, clean: Tensor
-) -> Victim:
-    """With fewer and larger steps for each defender than on MNIST, since the nets are dear."""
-    test = load_npz(folder / "cifar10_test_0000_0499.npz")
-    epochs = 4 if size is FULL else 1
-    settings = MRR(LatentDefenders(count=size.defenders, epochs=epochs, lr=1e-3))
-    clean = clean if size is FULL else clean[:100]
-    few = size.few if size is FULL else 4
-    return Victim(
-        name, "CIFAR-10", net.eval(), settings, train, clean, test, few, few // 4, dear=True
-    )
-
-
-def kept(path: Path | None, net: nn.Module, learn: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """`net` after `learn`, or with the weights at `path` if they are there."""
-    if path is not None and path.is_file():
-        net.load_state_dict(torch.load(path, weights_only=True))
-        return net
-    net = learn(net)
-    if path is not None:
-        with replacing(path) as temporary:
-            torch.save(net.state_dict(), temporary)
-    return net
-
-
-def mnist(folder: Path, size: Size) -> tuple[Dataset, Dataset]:
-    """Training and test images."""
-    train = load_npz(folder / "mnist_train.npz").head(size.train)
-    test = load_npz(folder / "mnist_test.npz")
-    return train, test if size is FULL else test.head(100)
-
-
-class Shuffled:
-    """A training set in another order each time."""
-
-    def __init__(self, data: Dataset) -> None:
-        self.data = data
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.randperm(len(self.data.x)).split(100):
-            yield self.data.x[rows], self.data.y[rows]
-
-
-def fitted(victim: Victim, out: Path | None) -> tuple[MRR, int | None]:
-    """The defenders, and the seconds of their fit; `None` for those that the folder has already."""
-    name = victim.name.lower().replace(",", "").replace(" ", "_")
-    path = None if out is None else out / f"{name}_mrr.npz"
-    if path is not None and path.is_file():
-        return MRR.load(path, victim.net), None
-    partly = None if out is None else out / f"{name}_checkpoint.npz"
-    began = time.perf_counter()
-    mrr = victim.settings.fit(
-        victim.net, victim.fit.x, victim.fit.y, victim.clean, checkpoint=partly, progress=True
-    )
-    seconds = round(time.perf_counter() - began)
-    if path is not None and partly is not None:
-        mrr.save(path)
-        partly.unlink()
-    return mrr, seconds
+    for name in PARTS if args.only is None else [args.only]:
+        run_part(name, partial(PARTS[name], args.data, size, args.out), args.out)
 
 
 # --- attacks that ignore the defenders, Table 1 --------------------------------------------------
@@ -346,12 +148,6 @@ def methods(
             for steps in ((5, 20, 50) if victim.dear else (5, 10, 20, 50, 100))
         },
     }
-
-
-def answers(model: TorchClassifier, x: Tensor) -> Tensor:
-    """Labels `(n,)`, a batch at a time."""
-    with hold(model):
-        return torch.cat([model.predict(part) for part in torch.split(x, 128)])
 
 
 def scores_of_all(
@@ -493,7 +289,7 @@ def mobilenet(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any
     and be found by that alone.
     """
     data = load_npz(folder / "imagenet_sample_224.npz").head(100 if size is FULL else 3)
-    net = AmongClasses(published.imagenet_mobilenet_v1(), data.y)
+    net = AmongClasses(imagenet_mobilenet_v1(), data.y)
     data = Dataset(data.x, torch.arange(len(data.y)), data.name)
     weights = torch.load(folder / "imagenet_mobilenet_v1_050.pt", weights_only=True)
     net.net.load_state_dict({name: value.float() for name, value in weights.items()})
@@ -530,7 +326,7 @@ def mobilenet(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any
         found[method] = figures(negatives.numpy(), torch.cat(positives).numpy())
     rows = [[name, shown(f), f"{ARTICLE['ImageNet'][name]:.3f}"] for name, f in found.items()]
     results = {"attacks": found, "images": len(x), "fit seconds": round(fit)}
-    return results, f"## MobileNet V1 0.50\n\n{markdown(['attack', 'here', 'article'], rows)}\n"
+    return results, f"## MobileNet V1 0.50\n\n{table(['attack', 'here', 'article'], rows)}\n"
 
 
 class AmongClasses(nn.Module):
@@ -605,19 +401,19 @@ def report(victim: Victim, results: Mapping[str, Any]) -> str:
 
 Area under the ROC curve, settings pooled
 
-{markdown(head, areas)}
+{table(head, areas)}
 
 Detected at 1 and 5 % of {results["clean images"]} clean images, in %
 
-{markdown(["attack", *names], caught)}
+{table(["attack", *names], caught)}
 
 Each setting, {most}
 
-{markdown(["attack", "setting", "rows", "area", "detected"], parts)}
+{table(["attack", "setting", "rows", "area", "detected"], parts)}
 
 False alarms in %, of {results["false alarms"]["images"]} clean images
 
-{markdown(["security", "jointly", "each"], alarms)}
+{table(["security", "jointly", "each"], alarms)}
 
 Correlation of two defenders' scores on clean images: {off.min():.2f} to {off.max():.2f}. \
 Risk of one image {results["milliseconds"]["one image"]:.1f} ms, \
@@ -635,22 +431,7 @@ def percent(found: list[float] | None) -> str:
     return "none" if found is None else f"{100 * found[1]:.1f}, {100 * found[2]:.1f}"
 
 
-# --- attacks that know the defenders, Table 2; what both see, Figure 4 ---------------------------
-
-
-def knowing(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any], str]:
-    """Table 2, on the article's net."""
-    victim = mlp(folder, size, out)
-    mrr, _ = fitted(victim, out)
-    layer = replace(victim.settings.latent[0], chain=None)
-    other = replace(victim, name="MLP seeds", settings=MRR(layer))
-    seeds, _ = fitted(other, out)
-    right = answers(mrr.fitted.victim, victim.test.x) == victim.test.y
-    data = Dataset(victim.test.x[right], victim.test.y[right], "right").head(size.adaptive)
-    case = Case(
-        victim.net, mrr, seeds, victim.test, data, victim.fit.x[: 10 * size.few // 2], size.rounds
-    )
-    return adaptive(case, [n for n in COUNTS if n <= size.defenders])
+# --- what victim and defender see, Figure 4 ------------------------------------------------------
 
 
 def figure(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any], str]:
@@ -684,8 +465,7 @@ def figure(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any], 
     }
     if out is not None:
         drawn = draw({"victim": of_victim, "defender": of_defender}, away, labels, areas)
-        with replacing(out / "figure4.png") as path:
-            drawn.savefig(path, format="png", dpi=80)
+        save_figure(out / "figure4.png", drawn)
     said = ", ".join(f"{area:.3f} in the {name}" for name, area in areas.items())
     return {"areas": areas}, f"## Figure 4\n\nArea under the curve by distance: {said}\n"
 
@@ -729,17 +509,9 @@ def draw(
     return shown
 
 
-VICTIMS: dict[str, Callable[[Path, Size, Path | None], Victim]] = {
-    "mlp": mlp,
-    "lenet5": lenet5,
-    "resnet20": resnet20,
-    "resnet20_half": resnet20_half,
-    "cnn": cnn,
-}
 PARTS: dict[str, Callable[[Path, Size, Path | None], tuple[dict[str, Any], str]]] = {
     **{part: oblivious(part) for part in VICTIMS},
     "mobilenet": mobilenet,
-    "adaptive": knowing,
     "figure": figure,
 }
 

@@ -1,9 +1,7 @@
 """What the study of distillation trains, attacks, counts and writes."""
 
-import importlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,26 +9,13 @@ import torch
 from torch import nn
 
 from advkit import CallableClassifier
-from advkit.data import Dataset, digits
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return importlib.import_module("distillation_study")
+from advkit.data import Dataset
+from tests.examples.studies.toys import images
 
 
 @pytest.fixture
 def tiny(study):
     return replace(study.QUICK, epochs=1, student_epochs=1, steps=4, attacked=20, few=2)
-
-
-def images(n):
-    """`n` digits of scikit-learn's, as large as those of MNIST."""
-    few = digits("train").head(n)
-    return Dataset(nn.functional.interpolate(few.x, (28, 28)), few.y, few.name)
 
 
 class Recorder:
@@ -48,17 +33,17 @@ class Recorder:
 
 def test_the_protocol_is_that_of_papernot(study, tiny, monkeypatch):
     learnt, distilled = [], []
-    learn, fit = study.learn, study.Distillation.fit
+    train, fit = study.train_net, study.Distillation.fit
 
-    def learning(net, loader, loss, epochs):
+    def training(net, loader, loss, epochs):
         learnt.append((net, loss.temperature))
-        learn(net, loader, loss, epochs)
+        train(net, loader, loss, epochs)
 
     def distilling(self, teacher, student, loader):
         distilled.append((teacher, student, self.temperature))
         return fit(self, teacher, student, loader)
 
-    monkeypatch.setattr(study, "learn", learning)
+    monkeypatch.setattr(study, "train_net", training)
     monkeypatch.setattr(study.Distillation, "fit", distilling)
     nets = study.defended(images(40), tiny)
     (plain, one), (teacher, hot) = learnt
@@ -195,15 +180,6 @@ def test_the_table_is_judged_on_fgsm_of_the_lenet(study, tiny):
     )
 
 
-def test_black_boxes_by_what_is_installed(study, monkeypatch):
-    monkeypatch.setattr(study, "other_trees", lambda trees: None)
-    (box,) = study.black_boxes(images(40), 1)
-    assert box.name == "scikit-learn"
-    other = ("other", study.sklearn_trees(1))
-    monkeypatch.setattr(study, "other_trees", lambda trees: other)
-    assert [box.name for box in study.black_boxes(images(40), 1)] == ["scikit-learn", "other"]
-
-
 def test_googles_figures_are_shares_of_the_whole_sets(study):
     """What the page says of them: whole numbers of all images that fool it, digits cut off."""
     google = study.TABLE_5["Google"]
@@ -216,12 +192,6 @@ def test_googles_figures_are_shares_of_the_whole_sets(study):
         assert 100_000 * right // images_there / 1000 == google[eps]
     assert round(100 * 984 / 1300, 2) == google[0.10]
     assert round(100 * 1942 / 1962, 3) == study.TABLE_5["IBM"][0.0]
-
-
-def test_without_data_it_says_so(study, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["study", "--data", str(tmp_path)])
-    study.main()
-    assert "skipped" in capsys.readouterr().err
 
 
 def test_what_is_written(study, tmp_path):

@@ -1,4 +1,10 @@
-"""What is left of the defenders of `mrr_study.py` when the attack knows them: its Table 2.
+"""What is left of defenders that know clean data alone when the attack knows them?
+
+    python examples/studies/mrr_adaptive.py --data FOLDER [--quick] [--out FOLDER]
+
+Table 2 of the article that `mrr_study.py` follows, on its net for MNIST. `--out` gets
+`adaptive.json`, and the net and defenders, which both studies go on from. `--quick` takes a handful
+of images: its figures mean nothing.
 
 Three ways to count, each with what it hides. The article's: each defender alarms at its own
 percentile, so that more defenders flag more clean images, and an attack whose weight of the
@@ -13,10 +19,13 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from cloud_automl_study import table as markdown
+from mrr_victims import COUNTS, FULL, QUICK, Size, answers, fitted, mlp
+from study import arguments, lacks, percent, run_part, table
 from torch import Tensor, nn
 
 from advkit import TorchClassifier, attacks
@@ -63,6 +72,30 @@ class Case:
     rounds: tuple[int, int]
 
 
+def main() -> None:
+    """Fit, attack, print the tables and write what is asked for."""
+    args = arguments(__doc__, data="nets and images", out="defenders and adaptive.json")
+    if lacks(args.data, "mnist_train.npz"):
+        return
+    size = QUICK if args.quick else FULL
+    run_part("adaptive", partial(knowing, args.data, size, args.out), args.out)
+
+
+def knowing(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any], str]:
+    """Table 2, on the article's net."""
+    victim = mlp(folder, size, out)
+    mrr, _ = fitted(victim, out)
+    layer = replace(victim.settings.latent[0], chain=None)
+    other = replace(victim, name="MLP seeds", settings=MRR(layer))
+    seeds, _ = fitted(other, out)
+    right = answers(mrr.fitted.victim, victim.test.x) == victim.test.y
+    data = Dataset(victim.test.x[right], victim.test.y[right], "right").head(size.adaptive)
+    case = Case(
+        victim.net, mrr, seeds, victim.test, data, victim.fit.x[: 10 * size.few // 2], size.rounds
+    )
+    return adaptive(case, [n for n in COUNTS if n <= size.defenders])
+
+
 def adaptive(case: Case, counts: Sequence[int]) -> tuple[dict[str, Any], str]:
     """All of it, as figures and as text."""
     plain = TorchClassifier(case.net)
@@ -75,21 +108,21 @@ def adaptive(case: Case, counts: Sequence[int]) -> tuple[dict[str, Any], str]:
         "honest": {"0": minimum_norm(case, strong, plain)},
         "control": {},
     }
-    for percent in PERCENT:
+    for security in PERCENT:
         for n in counts:
             chain = case.mrr.first(n, inputs=False)
-            each = chain.with_policy(security=percent, jointly=False)
-            results["article"][f"{percent} %, N = {n}"] = minimum_norm(
+            each = chain.with_policy(security=security, jointly=False)
+            results["article"][f"{security} %, N = {n}"] = minimum_norm(
                 case, weak, guard(case, each)
             )
-            results["article"][f"{percent} %, N = {n}, tuned"] = minimum_norm(
+            results["article"][f"{security} %, N = {n}, tuned"] = minimum_norm(
                 case, strong, guard(case, each)
             )
-            together = chain.with_policy(security=percent)
-            results["honest"][f"{percent} %, N = {n}"] = minimum_norm(
+            together = chain.with_policy(security=security)
+            results["honest"][f"{security} %, N = {n}"] = minimum_norm(
                 case, strong, guard(case, together)
             )
-        results["control"] |= controls(case, strong, percent, counts[-1], results["article"])
+        results["control"] |= controls(case, strong, security, counts[-1], results["article"])
     results["budgets"] = by_budget(case, counts)
     return results, report(results, counts)
 
@@ -105,7 +138,7 @@ def minimum_norm(case: Case, attack: JointCarliniWagner, model: Any) -> dict[str
     won = found.distance[found.success]
     all_of_them = torch.where(found.success, found.distance, math.inf)
     figures = {
-        "defended": 100 * float((~found.success).double().mean()),
+        "defended": percent(~found.success),
         "mean": float(won.mean()) if len(won) else math.nan,
         "mean square": float(won.square().mean()) if len(won) else math.nan,
         "median": float(all_of_them.sort().values[(len(all_of_them) - 1) // 2]),
@@ -121,35 +154,35 @@ def false_alarms(case: Case, model: Any) -> float:
         return 0.0
     right = model.model.predict(case.clean.x) == case.clean.y
     rejected = model.judge(case.clean.x).alarm
-    return 100 * float(rejected[right].double().mean())
+    return percent(rejected[right])
 
 
 def controls(
     case: Case,
     attack: JointCarliniWagner,
-    percent: int,
+    security: int,
     most: int,
     article: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, float]]:
     """One defender that flags as much as all; defenders that differ by their seed alone; more."""
-    rate = article[f"{percent} %, N = {most}, tuned"]["false alarms"]
+    rate = article[f"{security} %, N = {most}, tuned"]["false alarms"]
     least = 101 / len(case.mrr.fitted.clean)  # percent: one of what is held out
     one = case.mrr.first(1, inputs=False).with_policy(security=max(rate, least))
-    seeds = case.seeds.with_policy(security=percent)
-    dictionaries = case.mrr.first(most).with_policy(security=percent)
-    chain = case.mrr.first(most, inputs=False).with_policy(security=percent)
+    seeds = case.seeds.with_policy(security=security)
+    dictionaries = case.mrr.first(most).with_policy(security=security)
+    chain = case.mrr.first(most, inputs=False).with_policy(security=security)
     longer = replace(attack, steps=4 * attack.steps)
     return {
-        f"{percent} %, N = {most}, four times the steps": minimum_norm(
+        f"{security} %, N = {most}, four times the steps": minimum_norm(
             case, longer, guard(case, chain)
         ),
-        f"N = {most} and the input defender, {percent} % jointly": minimum_norm(
+        f"N = {most} and the input defender, {security} % jointly": minimum_norm(
             case, attack, guard(case, dictionaries)
         ),
-        f"N = 1 at the rate of {most} with {percent} % each": minimum_norm(
+        f"N = 1 at the rate of {most} with {security} % each": minimum_norm(
             case, attack, guard(case, one)
         ),
-        f"{most} seeds without a chain, {percent} % jointly": minimum_norm(
+        f"{most} seeds without a chain, {security} % jointly": minimum_norm(
             case, attack, guard(case, seeds)
         ),
     }
@@ -170,8 +203,8 @@ def by_budget(case: Case, counts: Sequence[int]) -> dict[str, dict[str, list[flo
             for attack_name, attack in by_name(case, eps).items():
                 success = attacked(attack, model, case.data)
                 worst |= success
-                rows.setdefault(attack_name, []).append(left(success))
-            rows.setdefault("worst of all", []).append(left(worst))
+                rows.setdefault(attack_name, []).append(percent(~success))
+            rows.setdefault("worst of all", []).append(percent(~worst))
         found[name] = rows
         print(f"{name}: {rows}", file=sys.stderr, flush=True)
     return found
@@ -200,26 +233,21 @@ def attacked(attack: Callable[[Any, Tensor, Tensor], Tensor], model: Any, data: 
     return (answer != data.y) & (answer >= 0)
 
 
-def left(success: Tensor) -> float:
-    """What an attack leaves, in percent."""
-    return 100 * float((~success).double().mean())
-
-
 def report(results: Mapping[str, Any], counts: Sequence[int]) -> str:
     """Tables in Markdown."""
     return f"""## Attacks that know the defenders, {results["images"]} images
 
 The article's way: each defender at its own percentile
 
-{markdown(*article_rows(results["article"], counts))}
+{table(*article_rows(results["article"], counts))}
 
 The honest way: matched false alarms, tuned attack
 
-{markdown(*honest_rows({**results["honest"], **results["control"]}))}
+{table(*honest_rows({**results["honest"], **results["control"]}))}
 
 Defended by budget, linf, in %
 
-{markdown(*budget_rows(results["budgets"]))}
+{table(*budget_rows(results["budgets"]))}
 """
 
 
@@ -231,11 +259,11 @@ def article_rows(found: Mapping[str, Mapping[str, float]], counts: Sequence[int]
     head: list[object] = ["each", "N", "false alarms", "article", "defended", "article"]
     head += ["normalised distortion", "article", "tuned: defended", "tuned: mean l2"]
     base, rows = found["0"]["mean square"], []
-    for percent in PERCENT:
+    for security in PERCENT:
         for n in counts:
-            weak, tuned = (found[f"{percent} %, N = {n}{end}"] for end in ("", ", tuned"))
-            said = ARTICLE[percent].get(n, ("-", "-", "-"))
-            row: list[object] = [f"{percent} %", n, f"{weak['false alarms']:.1f}", said[2]]
+            weak, tuned = (found[f"{security} %, N = {n}{end}"] for end in ("", ", tuned"))
+            said = ARTICLE[security].get(n, ("-", "-", "-"))
+            row: list[object] = [f"{security} %", n, f"{weak['false alarms']:.1f}", said[2]]
             row += [f"{weak['defended']:.0f}", said[0]]
             row += [f"{weak['mean square'] / base:.2f}", said[1]]
             rows.append([*row, f"{tuned['defended']:.0f}", f"{tuned['mean']:.2f}"])
@@ -268,3 +296,7 @@ def budget_rows(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Rows:
         for attack, shares in parts.items()
     ]
     return ["guard", "attack", *BUDGETS], rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """PGD's shrinking steps beside the customary constant step, on published nets.
 
-    python examples/step_sizes.py --data ../shared/data [--quick]
+    python examples/studies/step_sizes.py --data ../shared/data [--quick]
 
 Prints robust accuracy and the samples sent backward for each attacked input, for the default of
 `advkit.attacks.PGD` and for a constant step of 2.5 * eps / steps (Madry et al., 2018), with the
@@ -9,10 +9,7 @@ same seeds. `--quick` takes 20 images and one seed.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
-from pathlib import Path
 
 import torch
 from nets import (
@@ -22,6 +19,7 @@ from nets import (
     mnist_lenet,
     mnist_lenet5,
 )
+from study import arguments, lacks, loaded, table_head, table_row
 
 from advkit import attacks
 from advkit import eval as rob
@@ -44,19 +42,14 @@ CASES = [
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of nets and images")
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
-    if not (args.data / MNIST).is_file():
-        print(f"skipped: no published nets and images in {args.data}", file=sys.stderr)
+    args = arguments(__doc__, data="nets and images")
+    if lacks(args.data, MNIST):
         return
     seeds, images = (1, 20) if args.quick else (3, 300)
-    print("| net | norm, eps | steps | constant: robust, backward | shrinking: robust, backward |")
-    print("| --- | --- | --- | --- | --- |")
+    columns = ["constant: robust, backward", "shrinking: robust, backward"]
+    print(table_head(["net", "norm, eps", "steps", *columns]))
     for factory, weights, archive, norm, eps in CASES:
-        net = factory()
-        net.load_state_dict(torch.load(args.data / weights, weights_only=True))
+        net = loaded(factory(), args.data / weights)
         data = load_npz(args.data / archive).head(images)
         for steps in (10, 40):
             constant = {"step_size": 2.5 * eps / steps}
@@ -64,7 +57,7 @@ def main() -> None:
                 measured(net, data, seeds, norm=norm, eps=eps, steps=steps, **setting)
                 for setting in (constant, {})
             ]
-            print(f"| {weights[:-3]} | {norm}, {eps:.4g} | {steps} | {cells[0]} | {cells[1]} |")
+            print(table_row([weights[:-3], f"{norm}, {eps:.4g}", steps, *cells]))
 
 
 def measured(net: torch.nn.Module, data: object, seeds: int, **settings: object) -> str:

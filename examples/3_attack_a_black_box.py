@@ -1,0 +1,58 @@
+"""Attack a model that you can only query.
+
+The victim is a random forest behind a function that takes rows and returns scores, as a service
+would. You see neither its insides nor gradients, each query costs, and the budget is limited. This
+script attacks its scores, then its labels alone, and then a copy trained on its answers.
+
+    python examples/3_attack_a_black_box.py
+"""
+
+import numpy as np
+import torch
+from sklearn.ensemble import RandomForestClassifier
+from torch import nn
+
+from advkit import CallableClassifier, attacks, data
+
+EPS = 0.2
+
+
+def main() -> dict[str, float]:
+    """Attack the service in four ways; print and return the accuracy that each leaves."""
+    train, test = data.digits("train"), data.digits("test")
+    forest = RandomForestClassifier(50, random_state=0).fit(train.x.flatten(1), train.y)
+    x, y = test.x[:100], test.y[:100]
+
+    def service(rows: np.ndarray) -> np.ndarray:
+        """Return the scores of a batch; a request to your server would stand here."""
+        return forest.predict_proba(rows.reshape(len(rows), -1))
+
+    # The classifier cuts batches, retries failed calls and never sends more than the budget.
+    victim = CallableClassifier(service, num_classes=10, max_batch=500, retries=3, budget=200_000)
+
+    # A net that has learned from 800 answers has gradients; its examples may fool the forest too.
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    copy = attacks.Substitute(queries=800, seed=0).fit(victim, student, test.x[100:200])
+
+    tried = {
+        "random noise": attacks.RandomNoise(eps=EPS, seed=0),  # what any attack must beat
+        "scores": attacks.Square(eps=EPS, queries=200, seed=0),
+        "labels alone": attacks.HopSkipJump(norm="linf", queries=300, seed=0),
+        "a copy": attacks.Transfer(attack=attacks.PGD(eps=EPS), surrogate=copy.model),
+    }
+    left = {}
+    for name, attack in tried.items():
+        before = victim.queries
+        result = attack.run(victim, x, y)
+        # HopSkipJump looks for the nearest example, so what lies outside of the budget fails.
+        fooled = result.success & (result.distance <= EPS + 1e-6)
+        left[name] = float((~fooled).float().mean())
+        spent = (victim.queries - before) / len(x)
+        print(f"{name:>12}: accuracy {left[name]:.0%}, {spent:.0f} queries for each image")
+    print(f"{victim.queries} queries in all, {victim.left} left")
+    return left
+
+
+if __name__ == "__main__":
+    main()
