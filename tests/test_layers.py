@@ -2,7 +2,11 @@
 
 import ast
 import io
+import re
+import subprocess
+import sys
 import tokenize
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -186,10 +190,38 @@ def test_no_private_name_of_another_module_is_used(name):
     assert list(private_names_of_others(name, MODULES)) == []
 
 
-def test_extras_are_imported_where_they_are_used_and_nowhere_else():
+def test_extras_are_imported_for_types_alone():
     for module in MODULES.values():
-        for name, top in imports(module):
-            assert not (top and name.split(".")[0] in EXTRAS), f"{module.path} imports {name}"
+        guards = [n for n in ast.walk(module.tree) if isinstance(n, ast.If)
+                  and ast.unparse(n.test) == "TYPE_CHECKING"]  # fmt: skip
+        guarded = {id(node) for guard in guards for node in ast.walk(guard)}
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in guarded:
+                names = [getattr(node, "module", None) or alias.name for alias in node.names]
+                found = EXTRAS & {name.split(".")[0] for name in names}
+                assert not found, f"{module.path} imports {found}"
+
+
+def test_extras_are_required_inside_functions_by_the_extra_that_installs_them():
+    installed = metadata.requires("advkit")  # lines such as: tqdm>=4.66; extra == 'report'
+    for name, module in MODULES.items():
+        if name != "advkit.core.extras":
+            assert "import_module" not in module.text, f"{module.path} imports by name"
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func) != "require":
+                continue
+            if not isinstance(node.args[0], ast.Constant):
+                continue  # a loop over names that are required elsewhere too
+            wanted, given = node.args[0].value, {k.arg: k.value for k in node.keywords}
+            package, extra = wanted.split(".")[0], given["extra"].value
+            listed = [line for line in installed if re.search(rf"extra == .{extra}.$", line)]
+            assert any(line.startswith(package) for line in listed), f"{extra} lacks {package}"
+            assert node.col_offset > 0, f"{module.path} requires {wanted} at the top"
+
+
+def test_every_package_is_there_after_one_import():
+    named = ", ".join(f"advkit.{package}" for package in sorted(PACKAGES))
+    subprocess.run([sys.executable, "-c", f"import advkit; {named}"], check=True)
 
 
 def test_files_are_short():

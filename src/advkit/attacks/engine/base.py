@@ -1,4 +1,4 @@
-"""The base of the attacks: the door before the search and the judgement after it."""
+"""The base of the attacks: checks before the search, verification and the result after it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OUTWARD_FACTORS = (1 + 2**-10, 1 + 2**-7, 1 + 2**-4, 0)
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class BaseAttack(ABC):
-    """The door and the last judgement of every attack.
+    """The entry point of every attack, and what becomes of its search.
 
     A subclass is a frozen dataclass of hyper-parameters with a `norm`, a `_view` of the model and a
     `_search`. One with a `progress` shows a bar.
