@@ -1,8 +1,8 @@
 """Attack a model that you can only query.
 
-The victim is a random forest behind a function that takes rows and returns scores, as a service
-would. You see neither its insides nor gradients, each query costs, and the budget is limited. This
-script attacks its scores, then its labels alone, and then a copy trained on its answers.
+The victim is a random forest behind a function that returns scores, as a service would: you see no
+gradients, each query costs, and the budget is limited. This script tries random noise, then attacks
+its scores, its labels alone, and a copy that is trained on its answers.
 
     python examples/3_attack_a_black_box.py
 """
@@ -34,6 +34,8 @@ def main() -> dict[str, float]:
     torch.manual_seed(0)
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     copy = attacks.Substitute(queries=800, seed=0).fit(victim, student, test.x[100:200])
+    print(f"clean accuracy {float((victim.predict(x) == y).float().mean()):.0%}")
+    print(f"the copy took {copy.queries} queries to train")
 
     tried = {
         "random noise": attacks.RandomNoise(eps=EPS, seed=0),  # what any attack must beat
@@ -49,7 +51,7 @@ def main() -> dict[str, float]:
         fooled = result.success & (result.distance <= EPS + 1e-6)
         left[name] = float((~fooled).float().mean())
         spent = (victim.queries - before) / len(x)
-        print(f"{name:>12}: accuracy {left[name]:.0%}, {spent:.0f} queries for each image")
+        print(f"{name:>12}: accuracy {left[name]:.0%}, {spent:.0f} queries per image")
     print(f"{victim.queries} queries in all, {victim.left} left")
     return left
 

@@ -28,7 +28,8 @@ def main() -> dict[str, float]:
     forest = detectors.OutputForest(outputs="logits", random_state=0)
     forest.fit(table.outputs, table.adversarial)
 
-    # Calibrate on clean inputs that neither has seen, to reject about one in twenty of them.
+    # Calibrate on clean inputs that neither has seen, to reject about one in twenty. A hundred
+    # inputs place the threshold only roughly.
     guard = detectors.Guard(net, forest, outputs="logits", on_alarm="reject")
     guard.calibrate(test.x[200:300], fpr=0.05)
 

@@ -1,7 +1,7 @@
 """Write your own attack and evaluate it next to built-in ones.
 
-An attack is an object whose `run` returns an `AttackResult`, and which returns the adversarial
-inputs alone when called. This is the momentum attack of Dong et al. (2018) in plain PyTorch.
+An attack is an object with a `run` that returns an `AttackResult`, and which gives the adversarial
+inputs when called. This is the momentum attack of Dong et al. (2018) in plain PyTorch.
 
     python examples/5_write_my_own_attack.py
 """
@@ -27,8 +27,9 @@ class Momentum:
         return self.run(model, x, y, target=target).x_adv
 
     def run(self, model, x, y=None, *, target=None):
-        """Return what an untargeted attack on the labels `y` finds."""
-        model = as_classifier(model)  # a net or an estimator: now it has `logits` and `predict`
+        """Return what the attack finds for images in [0, 1]; `y` must be given."""
+        assert target is None, "this attack has no targets"
+        model = as_classifier(model)  # now it has `logits` and `predict`
         lower, upper = (x - self.eps).clamp_min(0), (x + self.eps).clamp_max(1)
         x_adv, momentum = x.clone(), torch.zeros_like(x)
         for _ in range(self.steps):
@@ -39,8 +40,7 @@ class Momentum:
             x_adv = (x_adv.detach() + self.eps / self.steps * momentum.sign()).clamp(lower, upper)
         success = model.predict(x_adv) != y  # judged on exactly what is returned
         return AttackResult(
-            x_adv=x_adv, success=success, norm="linf",
-            distance=(x_adv - x).abs().flatten(1).amax(1),
+            x_adv=x_adv, success=success, norm="linf", distance=(x_adv - x).abs().amax((1, 2, 3)),
             queries=Queries(torch.full(y.shape, self.steps + 1), torch.full(y.shape, self.steps)),
             no_gradient=~success & (grad == 0).flatten(1).all(1),  # such a failure proves nothing
         )  # fmt: skip

@@ -1,12 +1,11 @@
-"""Minibatches and progress."""
+"""Minibatches."""
 
 import itertools
-import sys
 
 import pytest
 import torch
 
-from advkit.core.batching import batches, progress_bar, without_empty
+from advkit.core.batching import batches, without_empty
 
 
 def test_tensors_are_cut_without_a_rest():
@@ -50,21 +49,3 @@ def test_bad_arguments():
         batches(x, torch.zeros(3), 2)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         batches(x, torch.zeros(4), 0)
-
-
-def test_progress_goes_to_standard_error_and_only_when_asked(capsys):
-    with progress_bar("attack", 3, show=False) as advance:
-        advance(2)
-    assert capsys.readouterr() == ("", "")
-    with progress_bar("attack", 3, show=True) as advance:
-        advance(2)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "attack" in shown.err
-    assert "2/3" in shown.err
-
-
-def test_progress_without_tqdm_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(ImportError, match=r"advkit\[report\]"), progress_bar("a", 1, show=True):
-        pass

@@ -47,7 +47,7 @@ class FAB(MinimumNormAttack):
     onto that plane, and from there part of the way to the plane's point nearest to the input, so
     that the walk slides along the boundary towards the input. As in the targeted form of the paper
     the likeliest classes are walked to one after another; half of the steps go to that, the other
-    half to the walk that came nearest.
+    half to a walk on from the nearest success.
 
     Deviations: the plane's normal is a running mean over the steps, which is what carries the walk
     over the kinks of nets with ReLU and max-pooling; the overshoot grows after a failure and

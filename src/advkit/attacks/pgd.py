@@ -52,7 +52,7 @@ class PGD(BudgetAttack):
         TypeError: a value has the wrong type.
 
     Example:
-        >>> from torch import Tensor
+        >>> import torch
         >>> from advkit import attacks
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)

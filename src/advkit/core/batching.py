@@ -1,8 +1,8 @@
-"""Minibatches and progress."""
+"""Minibatches, numbered by their first sample."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.extras import require
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 NumberedBatches = Iterator[tuple[Tensor, Tensor, int]]
@@ -71,22 +70,3 @@ def counted_from(first: int) -> Iterator[None]:
         if first == 0:
             raise
         raise ValueError(f"in the batch that begins at input {first}: {error}") from error
-
-
-@contextmanager
-def progress_bar(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, as a function that advances it; silent unless `show`.
-
-    Raises:
-        ImportError: `show` without tqdm, naming the extra that brings it.
-    """
-    if not show:
-        yield lambda _: None
-        return
-    tqdm = require("tqdm.auto", extra="report", needed_by="progress").tqdm
-    with tqdm(total=total, desc=label) as bar:
-
-        def advance(amount: int) -> None:
-            bar.update(amount)
-
-        yield advance

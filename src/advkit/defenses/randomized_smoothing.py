@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.core.batching import progress_bar
+from advkit.core.progress import progress_bar
 from advkit.core.randomness import sample_keys
 from advkit.core.tensors import wide
 from advkit.defenses.certificates import Certificates, certified_radius, probability_bound

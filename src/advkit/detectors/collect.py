@@ -12,8 +12,9 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.attack_options import check_length, part_of, stopping
-from advkit.core.batching import Batches, batches, counted_from, progress_bar, without_empty
+from advkit.core.batching import Batches, batches, counted_from, without_empty
 from advkit.core.naming import Several, blamed_on, named
+from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.detectors.output_table import CLEAN, OutputTable

@@ -13,10 +13,10 @@ from advkit.attacks.engine.ledger import Ledger
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.core import checks
-from advkit.core.batching import progress_bar
 from advkit.core.hyperparameters import call, settings
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
+from advkit.core.progress import progress_bar
 from advkit.core.results import (
     AttackResult,
     InconclusiveWarning,

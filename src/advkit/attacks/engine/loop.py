@@ -1,4 +1,4 @@
-"""The loop of every iterative attack.
+"""The loop of every iterative attack with gradients.
 
 Evaluate the current iterate, keep the best of each sample, drop finished samples from the batch.
 """

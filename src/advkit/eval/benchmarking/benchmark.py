@@ -12,7 +12,8 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.attack_options import part_of
-from advkit.core.batching import batches, progress_bar
+from advkit.core.batching import batches
+from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch, classified
 from advkit.eval.benchmarking.cost import bare_pass, peak_memory, seconds

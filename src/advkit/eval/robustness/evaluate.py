@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.core.batching import Batches, batches, counted_from, progress_bar
+from advkit.core.batching import Batches, batches, counted_from
+from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch, Rate, classified
 from advkit.eval.budgets import distinct_budgets

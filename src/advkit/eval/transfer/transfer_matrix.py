@@ -12,10 +12,11 @@ from torch import Tensor
 from advkit.core import checks
 from advkit.core.attack_options import check_length, part_of, stopping
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.core.batching import Batches, batches, counted_from, progress_bar, without_empty
+from advkit.core.batching import Batches, batches, counted_from, without_empty
 from advkit.core.hyperparameters import call, settings
 from advkit.core.naming import Several, blamed_on, did_you_mean, named, quoted
 from advkit.core.norms import Norm
+from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import correct
 from advkit.eval.budgets import budget_words, distinct_budgets

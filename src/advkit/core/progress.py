@@ -1,0 +1,27 @@
+"""The progress bar, on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from advkit.core.extras import require
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, as a function that advances it; silent unless `show`.
+
+    Raises:
+        ImportError: `show` without tqdm, naming the extra that brings it.
+    """
+    if not show:
+        yield lambda _: None
+        return
+    tqdm = require("tqdm.auto", extra="report", needed_by="progress").tqdm
+    with tqdm(total=total, desc=label) as bar:
+
+        def advance(amount: int) -> None:
+            bar.update(amount)
+
+        yield advance
