@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from advkit import TorchClassifier, attacks
+from advkit.attacks.engine.base import OUTWARD_FACTORS, move_outward
+from advkit.attacks.engine.records import Best, Nearest
 from tests.toys import Halfspace
 
 
@@ -47,3 +49,28 @@ def test_what_cannot_be_confirmed_is_the_clean_input():
     assert torch.equal(result.x_adv[~result.success], x[~result.success])
     assert (result.distance[~result.success] == 0).all()
     assert not result.success[1::2].any()
+
+
+def to_the_right(x):
+    """The problem of getting `x` `(n, 1)` to the right of 3."""
+    plane = Halfspace(torch.ones(1, dtype=torch.float64), b=-3.0)
+    y = torch.zeros(len(x), dtype=torch.int64)
+    return attacks.FAB()._problem(TorchClassifier(plane, bounds=(0, 10)), x, y, None)
+
+
+def test_only_successes_that_are_lost_are_moved():
+    """One that is confirmed, one that is not, and a failure."""
+    problem = to_the_right(torch.zeros(3, 1, dtype=torch.float64))
+    x_adv = torch.tensor([[4.0], [2.999], [0.0]], dtype=torch.float64)
+    found = Nearest(x_adv, torch.tensor([-1.0, -1.0, torch.inf]), x_adv[:, 0])
+    best = move_outward(problem, found, Best(x_adv, problem.shortfall(x_adv)))
+    assert best.success.tolist() == [True, True, False]
+    assert best.x_adv.flatten().tolist() == [4.0, 2.999 * OUTWARD_FACTORS[0], 0.0]
+    assert problem.ledger.forward.tolist() == [2, 2, 2]
+
+
+def test_failures_are_not_evaluated_again():
+    problem = to_the_right(torch.zeros(2, 1, dtype=torch.float64))
+    verified = Best(problem.x, problem.shortfall(problem.x))
+    assert move_outward(problem, Nearest.empty(problem.x), verified) is verified
+    assert problem.ledger.forward.tolist() == [1, 1]
