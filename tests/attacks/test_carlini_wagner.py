@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from advkit import TorchClassifier, attacks
-from advkit.attacks import carlini_wagner
+from advkit.attacks.engine import box_adam
 from tests.toys import Halfspace, Quadratic, answers, convnet, images
 
 
@@ -156,7 +156,7 @@ def test_a_rate_and_a_constant_of_ones_own_are_used():
 
 def test_the_rate_falls_to_zero(monkeypatch):
     """Steps across the boundary and back get short towards the end of a search step."""
-    monkeypatch.setattr(carlini_wagner, "_SAME", 9.0)  # no early end
+    monkeypatch.setattr(box_adam, "_SAME", 9.0)  # no early end
     seen = []
 
     class Plane(nn.Module):

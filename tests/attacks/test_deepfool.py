@@ -13,7 +13,7 @@ DUAL = {"l2": 2, "linf": 1}
 
 
 def deepfool_numpy(net, x0, norm, steps, overshoot, free):
-    """One sample: to the nearest linearized boundary, until the answer changes; no polish."""
+    """One sample: to the nearest linearized boundary, until the answer changes; not refined."""
     a, w, b = net.numpy()
 
     def logits(x):
@@ -45,7 +45,7 @@ def deepfool_numpy(net, x0, norm, steps, overshoot, free):
 @pytest.mark.parametrize("overshoot", [0.02, 0.3])
 @pytest.mark.parametrize("seed", range(4))
 def test_numpy(norm, overshoot, seed, monkeypatch):
-    monkeypatch.setattr(deepfool, "_POLISH", 0)
+    monkeypatch.setattr(deepfool, "_REFINE_STEPS", 0)
     net = Quadratic(seed=seed)
     x = torch.rand(12, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x[0] = (x[0] > 0.5).double()
@@ -71,11 +71,11 @@ def test_fewer_candidates_cost_fewer_passes():
 
 
 def test_one_forward_pass_a_step(monkeypatch):
-    monkeypatch.setattr(deepfool, "_POLISH", 0)
+    monkeypatch.setattr(deepfool, "_REFINE_STEPS", 0)
     plane = Halfspace(torch.linspace(-1, 1, 8), b=0.3)
     result = attacks.DeepFool(candidates=9).run(plane, torch.full((4, 8), 0.5))
     assert result.success.all()
-    # the label; one step from the input; its last failure, to polish from; what is returned
+    # the label; one step from the input; its last failure, to refine from; what is returned
     assert (result.queries.forward == 1 + 2 + 1 + 1).all()
     assert (result.queries.backward == 1).all()
 
@@ -89,7 +89,7 @@ def test_memory_does_not_grow_with_the_classes():
     assert (result.queries.backward <= 50).all()
 
 
-def test_a_success_is_polished():
+def test_a_success_is_refined():
     """A large overshoot costs no distance where the boundary is flat."""
     plane = Halfspace(torch.linspace(-1, 2, 12, dtype=torch.float64), b=-5.0)
     x = torch.full((3, 12), 0.5, dtype=torch.float64)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from advkit import TorchClassifier, attacks
-from advkit.attacks import fab
 from tests.toys import Halfspace, Quadratic, answers, convnet, images
 
 
@@ -54,7 +53,7 @@ def walk_numpy(net, x0, target, norm, steps):
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("seed", range(4))
 def test_numpy(norm, seed, monkeypatch):
-    monkeypatch.setattr(fab, "_POLISH", 0)
+    monkeypatch.setattr(attacks.FAB, "_refine_steps", 0)
     net = Quadratic(seed=seed)
     x = torch.rand(12, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x[0] = (x[0] > 0.5).double()

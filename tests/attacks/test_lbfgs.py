@@ -40,7 +40,7 @@ class Lowest(NamedTuple):
         value = problem.distance(at.x_adv).square() + self.const * loss
         lower = value < self.value
         x_adv = torch.where(lower[:, None], at.x_adv, self.x_adv)
-        return Lowest(x_adv, torch.minimum(value, self.value), self.const)
+        return Lowest(x_adv, torch.minimum(value, self.value), self.const.clone())
 
 
 def lowest_point(attack, net, x, y, rival, const):

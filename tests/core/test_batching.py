@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from advkit.core.batching import batches, without_empty
+from advkit.core.batching import batches, counted_from, without_empty
 
 
 def test_tensors_are_cut_without_a_rest():
@@ -35,6 +35,13 @@ def test_batches_without_samples_are_left_out():
     assert [first for *_, first in without_empty(batches(pairs, None, 1))] == [0, 2]
     with pytest.raises(ValueError, match="x must hold at least one sample, got none"):
         list(without_empty(batches(pairs[:1], None, 1)))
+
+
+def test_an_error_says_where_its_batch_begins():
+    said = "in the batch that begins at input 8: y is wrong"
+    for first, message in ((0, "y is wrong"), (8, said)):
+        with pytest.raises(ValueError, match=f"^{message}$"), counted_from(first):
+            raise ValueError("y is wrong")
 
 
 def test_bad_arguments():

@@ -61,12 +61,20 @@ def test_a_function_answers_to_alarms_by_another_model(x):
         (lambda a: a.labels[:, None], ValueError, "on_alarm must return labels"),
         (lambda a: a.labels + 3, ValueError, "labels below 3 or -1, got"),
         (lambda a: torch.full_like(a.labels, -2), ValueError, "below 3 or -1, got -2 for sample"),
+        (lambda a: torch.full_like(a.labels, 3), ValueError, "below 3 or -1, got 3 for sample"),
     ],
 )
 def test_what_on_alarm_gives_is_checked(x, answer, error, words):
     guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=answer)
     with pytest.raises(error, match=words):
         guard.predict(x)
+
+
+def test_an_error_names_the_sample_of_the_request():
+    rows = torch.tensor([[0.0, 0.1], [0.0, 0.2], [0.0, 0.9]])
+    guard = Guard(Identity(), Second(), 0.5, lambda a: a.labels + 9, outputs="logits")
+    with pytest.raises(ValueError, match="got 10 for sample 2$"):
+        guard.predict(rows)
 
 
 def test_on_alarm_may_reject(x):

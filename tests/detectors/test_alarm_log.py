@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from advkit.detectors.alarm_log import AlarmLog
 from advkit.detectors.guard import Guard
 from tests.detectors.stub_detectors import Unsure, unsure
 from tests.toys import answers, convnet, images
@@ -63,3 +64,16 @@ def test_a_request_without_an_alarm_does_not_open_the_file(tmp_path, x):
     path.unlink()
     guard.predict(x)
     assert not path.exists()
+
+
+def test_each_line_is_in_the_file_before_the_next_is_written(tmp_path):
+    path = tmp_path / "alarms.jsonl"
+
+    class Watched(list):
+        def __iter__(self):
+            for count, line in enumerate(super().__iter__()):
+                assert path.read_text() == "".join(self[:count])
+                yield line
+
+    AlarmLog(path).append(Watched(["first\n", "second\n"]))
+    assert path.read_text() == "first\nsecond\n"

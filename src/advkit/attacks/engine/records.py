@@ -17,7 +17,7 @@ class Record(Protocol):
     """A `NamedTuple` of tensors `(n, ...)` that keeps an iterate of each sample."""
 
     def improved(self, problem: Problem, at: Judged) -> Self:
-        """Return the record with those iterates of `at` that are better."""
+        """Return a record with those iterates of `at` that are better, in tensors of its own."""
         ...
 
 

@@ -1,0 +1,76 @@
+"""The verification: what another evaluation does not confirm is moved outward."""
+
+import pytest
+import torch
+from torch import nn
+
+from advkit import TorchClassifier, attacks
+from advkit.attacks.engine.base import OUTWARD_FACTORS, move_outward
+from advkit.attacks.engine.records import Best, Nearest
+from tests.toys import Halfspace
+
+
+class Biased(nn.Module):
+    """Answers depend a little on how many inputs come at once, as they do by rounding."""
+
+    def __init__(self, plane, bias):
+        super().__init__()
+        self.plane, self.bias = plane, bias
+
+    def forward(self, x):
+        z = self.plane(x)
+        return z - torch.tensor([0.0, self.bias * len(x)]).to(z)
+
+
+ATTACKS = [attacks.DeepFool(), attacks.FAB(steps=20), attacks.LBFGS(), attacks.CarliniWagnerL2()]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+def test_a_success_survives_the_rounding_of_another_batch_size(attack):
+    plane = Halfspace(torch.linspace(-1, 2, 12, dtype=torch.float64), b=-5.0)
+    x = torch.linspace(0.3, 0.6, 16, dtype=torch.float64)[:, None].expand(16, 12).clone()
+    wrong = torch.arange(16) % 2 == 0  # leave the batch at once: the others go on by themselves
+    y = torch.where(wrong, 1, 0)
+    model = TorchClassifier(Biased(plane, 2e-4), bounds=(-9, 9))
+    result = attack.run(model, x, y)
+    assert result.success.all()
+    exact = plane.distance(x, "l2") + 16 * 2e-4 / plane.w.detach().norm()
+    assert (result.distance[~wrong] <= 1.02 * exact[~wrong]).all()
+
+
+def test_what_cannot_be_confirmed_is_the_clean_input():
+    """Successes of a small batch that are far from one in a large batch."""
+    plane = Halfspace(torch.linspace(-1, 2, 12, dtype=torch.float64), b=-5.0)
+    x = torch.full((16, 12), 0.4, dtype=torch.float64)
+    y = (torch.arange(16) % 2 == 0).long()
+    model = TorchClassifier(Biased(plane, 1.0), bounds=(-9, 9))
+    with pytest.warns(UserWarning, match="it is random"):
+        result = attacks.FAB(steps=20).run(model, x, y)
+    assert torch.equal(result.x_adv[~result.success], x[~result.success])
+    assert (result.distance[~result.success] == 0).all()
+    assert not result.success[1::2].any()
+
+
+def to_the_right(x):
+    """The problem of getting `x` `(n, 1)` to the right of 3."""
+    plane = Halfspace(torch.ones(1, dtype=torch.float64), b=-3.0)
+    y = torch.zeros(len(x), dtype=torch.int64)
+    return attacks.FAB()._problem(TorchClassifier(plane, bounds=(0, 10)), x, y, None)
+
+
+def test_only_successes_that_are_lost_are_moved():
+    """One that is confirmed, one that is not, and a failure."""
+    problem = to_the_right(torch.zeros(3, 1, dtype=torch.float64))
+    x_adv = torch.tensor([[4.0], [2.999], [0.0]], dtype=torch.float64)
+    found = Nearest(x_adv, torch.tensor([-1.0, -1.0, torch.inf]), x_adv[:, 0])
+    best = move_outward(problem, found, Best(x_adv, problem.shortfall(x_adv)))
+    assert best.success.tolist() == [True, True, False]
+    assert best.x_adv.flatten().tolist() == [4.0, 2.999 * OUTWARD_FACTORS[0], 0.0]
+    assert problem.ledger.forward.tolist() == [2, 2, 2]
+
+
+def test_failures_are_not_evaluated_again():
+    problem = to_the_right(torch.zeros(2, 1, dtype=torch.float64))
+    verified = Best(problem.x, problem.shortfall(problem.x))
+    assert move_outward(problem, Nearest.empty(problem.x), verified) is verified
+    assert problem.ledger.forward.tolist() == [1, 1]

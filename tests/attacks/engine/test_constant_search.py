@@ -1,0 +1,56 @@
+"""The search for a constant of C&W and L-BFGS."""
+
+import pytest
+import torch
+
+from advkit import TorchClassifier, attacks
+from advkit.attacks.engine import constant_search
+from advkit.attacks.engine.base import OUTWARD_FACTORS
+from tests.toys import Halfspace, convnet, images
+
+
+@pytest.mark.parametrize("attack", [attacks.LBFGS(), attacks.CarliniWagnerL2()], ids=repr)
+def test_a_constant_that_is_too_small_grows(attack):
+    """From far too small to enough, and down again to the boundary."""
+    plane = Halfspace(torch.linspace(-1, 2, 12, dtype=torch.float64), b=-5.0)
+    x = torch.full((3, 12), 0.4, dtype=torch.float64)
+    model = TorchClassifier(plane, bounds=(-9, 9))
+    small = type(attack)(**{**vars_of(attack), "initial_const": 3e-6})
+    result = small.run(model, x)
+    assert result.success.all()
+    torch.testing.assert_close(result.distance, plane.distance(x, "l2"), rtol=0.02, atol=0)
+
+
+def test_a_success_by_a_constant_that_is_too_small_is_luck():
+    """A rate so large that any constant leads past the boundary is no reason to go below it."""
+    plane = Halfspace(torch.linspace(-1, 2, 12, dtype=torch.float64), b=-5.0)
+    x = torch.full((1, 12), 0.4, dtype=torch.float64)
+    attack = attacks.CarliniWagnerL2(initial_const=3e-6, lr=0.05, search_steps=12)
+    result = attack.run(TorchClassifier(plane, bounds=(-9, 9)), x)
+    torch.testing.assert_close(result.distance, plane.distance(x, "l2"), rtol=0.05, atol=0)
+
+
+def vars_of(attack):
+    return {"search_steps": attack.search_steps, "steps": attack.steps}
+
+
+@pytest.mark.parametrize("kind", [attacks.LBFGS, attacks.CarliniWagnerL2])
+def test_no_more_passes_than_the_schedule_allows(kind):
+    net, x = convnet(classes=10), images(16)
+    for search_steps, steps, candidates in ((1, 10, 5), (3, 10, 5), (9, 5, 2)):
+        attack = kind(search_steps=search_steps, steps=steps, candidates=candidates)
+        queries = attack.run(net, x).queries
+        looks = min(candidates, search_steps)  # at the slope to each class
+        assert (queries.backward <= search_steps * steps + looks).all()
+        most = search_steps * (steps + 1 + 1 + constant_search._REFINE_STEPS) + looks
+        rest = 2 + 1 + len(OUTWARD_FACTORS)  # the label and the first look; the last ones
+        again = queries.backward  # passes of the few that go on, see `Problem.narrow`
+        assert (queries.forward <= most + rest + again).all()
+
+
+@pytest.mark.parametrize("kind", [attacks.LBFGS, attacks.CarliniWagnerL2])
+def test_later_search_steps_come_nearer(kind):
+    net, x = convnet(classes=10, dtype=torch.float64), images(32, torch.float64)
+    few, many = (kind(search_steps=s, candidates=2).run(net, x).distance for s in (2, 9))
+    assert (many <= few * (1 + 1e-9)).all()
+    assert many.mean() < few.mean()
