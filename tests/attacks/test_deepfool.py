@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from advkit import TorchClassifier, attacks
+from advkit import QueryCounter, TorchClassifier, attacks
 from advkit.attacks import deepfool
+from advkit.core.results import QueryBudgetExceeded
 from tests.toys import Halfspace, Quadratic, answers, convnet, images
 
 DUAL = {"l2": 2, "linf": 1}
@@ -152,3 +153,54 @@ def test_a_target_is_refused():
     net, x = convnet(), images()
     with pytest.raises(ValueError, match="target must be None: DeepFool has no targeted form"):
         attacks.DeepFool()(net, x, target=answers(net, x))
+
+
+def axes(gaps, slopes):
+    """A model of which each class but the first has a feature, its slope and its gap at 0."""
+    net = nn.Linear(len(gaps), 1 + len(gaps), dtype=torch.float64)
+    net.weight.data = torch.cat([torch.zeros(1, len(gaps)), torch.diag(torch.tensor(slopes))], 0)
+    net.bias.data = -torch.tensor([0.0, *gaps])
+    return TorchClassifier(net.double(), bounds=(-9, 9))
+
+
+def test_the_nine_likeliest_classes_count_where_one_step_is_enough():
+    """The ninth has the nearest boundary, but a slope not to be guessed from that of the first."""
+    model = axes([1.0, *[1.3] * 7, 1.4, 1.5], [1.0] * 8 + [10.0, 100.0])
+    x, y = torch.zeros(2, 10, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    found = attacks.DeepFool().run(model, x, y).distance
+    torch.testing.assert_close(found, torch.full((2,), 0.14).double(), rtol=2e-3, atol=0)
+
+
+def test_misclassified_inputs_are_not_walked_from_again():
+    model = axes([1.0, 2.0], [1.0, 1.0])
+    x, y = torch.zeros(2, 2, dtype=torch.float64), torch.tensor([1, 2])
+    queries = attacks.DeepFool().run(model, x, y).queries
+    assert queries.forward.tolist() == [3, 3]  # of the input, as a point to refine to, as result
+    assert queries.backward.tolist() == [0, 0]
+
+
+def test_a_strip_of_ties_is_crossed():
+    """Logits of few bits: there the distance to the boundary is zero, but no success."""
+
+    class Coarse(nn.Module):
+        def forward(self, x):
+            v = x.sum(1) - 3
+            steps = v + ((2 * v).floor() / 2 - v).detach()
+            return torch.stack([0 * v, steps], 1)
+
+    x, y = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([0])
+    result = attacks.DeepFool().run(TorchClassifier(Coarse(), bounds=(0, 9)), x, y)
+    assert result.success.all()
+    assert 3.5 <= float(result.distance) < 3.6
+
+
+def test_a_spent_budget_leaves_no_success_outside_the_ball():
+    plane = Halfspace(torch.ones(2, dtype=torch.float64), b=-2.0)
+    x, y = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])
+    for eps, inside in ((0.5, False), (2.0, True)):
+        counter = QueryCounter(TorchClassifier(plane, bounds=(-9, 9)), budget=2)
+        with pytest.raises(QueryBudgetExceeded) as error:
+            attacks.DeepFool(eps=eps).run(counter, x, y)
+        found = error.value.result
+        assert bool(found.success) == inside
+        assert (float(found.distance) > 0) == inside

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from advkit import TorchClassifier, attacks
+from advkit.attacks import fab
 from tests.toys import Halfspace, Quadratic, answers, convnet, images
 
 
@@ -65,6 +66,31 @@ def test_numpy(norm, seed, monkeypatch):
     np.testing.assert_allclose(
         result.x_adv[found].numpy(), np.stack(expected)[found.numpy()], atol=1e-8
     )
+
+
+def test_a_success_is_refined_in_two_steps(monkeypatch):
+    """After one pass for the success itself; few steps leave it far past the boundary."""
+    plane = Halfspace(torch.linspace(-1, 2, 12, dtype=torch.float64), b=-5.0)
+    x = torch.full((3, 12), 0.5, dtype=torch.float64)
+    attack, model = attacks.FAB(steps=1), TorchClassifier(plane, bounds=(-9, 9))
+    refined = attack.run(model, x)
+    torch.testing.assert_close(refined.distance, plane.distance(x, "l2"), rtol=2e-3, atol=0)
+    monkeypatch.setattr(attacks.FAB, "_refine_steps", 0)
+    found = attack.run(model, x)
+    assert (found.distance > 1.01 * refined.distance).all()
+    assert torch.equal(refined.queries.forward, found.queries.forward + 1 + 2)
+
+
+def test_the_last_walk_goes_on_from_the_nearest_success_at_a_slower_pace(monkeypatch):
+    net, x = convnet(classes=10), images(1)
+    y, seen, paces, pace = answers(net, x), [], [], fab._pace
+    monkeypatch.setattr(fab, "_pace", lambda *given: paces.append(given) or pace(*given))
+
+    hook = net.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach().clone()))
+    attacks.FAB(steps=20).run(net, x, y)
+    hook.remove()
+    assert paces == [(0.5, 5), (0.2, 10)]
+    assert sum(torch.equal(each, x) for each in seen) == 1 + 2  # evaluated, and a start twice
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 50, 100])

@@ -1,4 +1,4 @@
-"""What is found batch by batch, joined over the data."""
+"""A recorder of tensors that come batch by batch and are joined over the data."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from advkit import TorchClassifier, attacks
-from advkit.attacks.engine.minimum_norm import refine_to_boundary
+from advkit.attacks.engine.minimum_norm import candidates, refine_to_boundary
 from advkit.attacks.engine.records import Nearest
 from tests.toys import convnet, images
 
@@ -66,6 +66,31 @@ def test_bends_take_more_steps():
     assert far[8] == pytest.approx(3, rel=1e-2)
     assert sorted(far, reverse=True) == far
     assert far[3] < 3.5
+
+
+def test_a_bend_the_other_way_takes_more_steps_too():
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    problem, logits = segment(lambda t: torch.stack([9 + 0 * t, 81 * (t / 9) ** 0.25 - 45], 1), x)
+    found = refine_to_boundary(problem, x, logits, success_at(problem, 9.0), 8)
+    assert float(found.distance) == pytest.approx(9 * (2 / 3) ** 4, rel=2e-2)
+
+
+def test_an_inner_point_that_is_a_success_is_not_refined_to():
+    x = torch.full((1, 1), 4.0, dtype=torch.float64)  # past the boundary
+    problem, logits = segment(lambda t: torch.stack([6 - t, t], 1), x)
+    nearest = success_at(problem, 9.0)
+    before = problem.ledger.forward.clone()
+    assert float(refine_to_boundary(problem, x, logits, nearest, 3).distance) == 5
+    assert torch.equal(problem.ledger.forward, before)
+
+
+def test_candidates_are_the_likeliest_classes_without_the_label():
+    x = torch.tensor([[1.0], [9.0]], dtype=torch.float64)
+    problem, _ = segment(lambda t: torch.stack([5 + 0 * t, t, 10 - t], 1), x)
+    at = problem.judge(x, differentiate=False)
+    found = candidates(at, problem.goal, 5)
+    assert torch.stack(found, 1).tolist() == [[2, 1], [1, 2]]
+    assert torch.stack(candidates(at, problem.goal, 1), 1).tolist() == [[2], [1]]
 
 
 def test_what_is_no_success_and_what_begins_as_one_stay_as_they_are():

@@ -1,1 +1,1 @@
-"""What attacks share. The attacks themselves are in the files next to this folder."""
+"""Code that attacks share. The attacks themselves are in the files next to this folder."""

@@ -1,4 +1,4 @@
-"""What counts as success, and what is climbed to get there."""
+"""The goal of an attack: the condition of success, and the value to climb."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples to attack, what counts as success, and one judged, counted pass through the model.
+"""Samples to attack, and one evaluated, counted pass through the model.
 
 One forward pass does three jobs: it judges the iterate, gives the loss and starts the backward
 pass.

@@ -116,7 +116,7 @@ def step_schedule(eps: Tensor, steps: int, step_size: float | None = None) -> Te
 
 
 def constant_steps(length: Tensor, steps: int) -> Tensor:
-    """Return steps of the same `length` `(n,)`, `(n, steps)`."""
+    """Return the lengths `(n, steps)` of steps that are all of `length` `(n,)`."""
     return length[:, None].expand(-1, steps)
 
 

@@ -26,7 +26,7 @@ class Headline(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What the page shows.
+    """Contents of the page.
 
     Attributes:
         model: the model in words.

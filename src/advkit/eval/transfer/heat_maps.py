@@ -30,7 +30,7 @@ def heat_maps(
     Args:
         baselines: rates of each target without an attack and under noise, at least one row.
         over_all: rates of each target over all inputs, a row for each source.
-        given_fooled: the same over the inputs that fool the source.
+        given_fooled: rates of each target over the inputs that fool the source.
         fooled: the share of the inputs that fool each source.
         targets: their names.
     """
