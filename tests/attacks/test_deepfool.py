@@ -171,6 +171,13 @@ def test_the_nine_likeliest_classes_count_where_one_step_is_enough():
     torch.testing.assert_close(found, torch.full((2,), 0.14).double(), rtol=2e-3, atol=0)
 
 
+def test_nine_classes_as_steep_as_each_other_are_all_considered():
+    model = axes([1 + k / 1000 for k in range(10)], [1.0] * 10)
+    x, y = torch.zeros(1, 10, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    queries = attacks.DeepFool().run(model, x, y).queries
+    assert queries.backward.tolist() == [9 + 9]  # one step each of two walks
+
+
 def test_misclassified_inputs_are_not_walked_from_again():
     model = axes([1.0, 2.0], [1.0, 1.0])
     x, y = torch.zeros(2, 2, dtype=torch.float64), torch.tensor([1, 2])

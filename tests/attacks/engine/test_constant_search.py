@@ -21,11 +21,12 @@ def test_a_constant_that_is_too_small_grows(attack):
     torch.testing.assert_close(result.distance, plane.distance(x, "l2"), rtol=0.02, atol=0)
 
 
-def test_a_success_by_a_constant_that_is_too_small_is_luck():
+@pytest.mark.parametrize("steps", [30, 100])
+def test_a_success_by_a_constant_that_is_too_small_is_luck(steps):
     """A rate so large that any constant leads past the boundary is no reason to go below it."""
     plane = Halfspace(torch.linspace(-1, 2, 12, dtype=torch.float64), b=-5.0)
     x = torch.full((1, 12), 0.4, dtype=torch.float64)
-    attack = attacks.CarliniWagnerL2(initial_const=3e-6, lr=0.05, search_steps=12)
+    attack = attacks.CarliniWagnerL2(initial_const=3e-6, lr=0.05, search_steps=12, steps=steps)
     result = attack.run(TorchClassifier(plane, bounds=(-9, 9)), x)
     torch.testing.assert_close(result.distance, plane.distance(x, "l2"), rtol=0.05, atol=0)
 
@@ -54,3 +55,30 @@ def test_later_search_steps_come_nearer(kind):
     few, many = (kind(search_steps=s, candidates=2).run(net, x).distance for s in (2, 9))
     assert (many <= few * (1 + 1e-9)).all()
     assert many.mean() < few.mean()
+
+
+def test_the_search_goes_on_with_the_constants_of_the_nearest_class(monkeypatch):
+    """The likeliest class is far, the next one near."""
+    net = torch.nn.Linear(2, 3, dtype=torch.float64)
+    net.weight.data = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 10.0]], dtype=torch.float64)
+    net.bias.data = torch.tensor([0.0, -0.5, -1.0], dtype=torch.float64)
+    x, y, seen = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0]), []
+    warm = attacks.CarliniWagnerL2._search_warm
+
+    def spy(self, problem, logits, nearest, penalty, rounds):
+        seen.append((penalty, rounds))
+        return warm(self, problem, logits, nearest, penalty, rounds)
+
+    monkeypatch.setattr(attacks.CarliniWagnerL2, "_search_warm", spy)
+    attacks.CarliniWagnerL2(search_steps=5, steps=20).run(net, x, y)
+    ((penalty, rounds),) = seen
+    assert rounds == 5 - 2
+    assert float(penalty.expected_distance) == pytest.approx(0.1)
+    assert float(penalty.min_const) == pytest.approx(0.1 / 10)
+
+
+def test_no_distance_beyond_the_box_is_expected():
+    attack, plane = attacks.CarliniWagnerL2(), Halfspace(torch.full((9,), 1e-6), b=-1.0)
+    x, y = torch.full((2, 9), 0.5), torch.zeros(2, dtype=torch.int64)
+    penalty = attack._linear(attack._problem(TorchClassifier(plane), x, y, None))
+    assert penalty.expected_distance.tolist() == [3.0, 3.0]

@@ -102,7 +102,7 @@ class BoxAdam:
     def _objective(
         self, problem: Problem, at: Judged, adam: AdamState
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradient of the objective by `w`, the objective, and a mask without gradient."""
+        """Return the gradient of the objective by `w`, the objective, and which are stuck."""
         lower, upper = problem.model.bounds
         width = upper - lower
         grad = wide(problem.gradient(at))
