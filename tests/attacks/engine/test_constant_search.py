@@ -82,3 +82,10 @@ def test_no_distance_beyond_the_box_is_expected():
     x, y = torch.full((2, 9), 0.5), torch.zeros(2, dtype=torch.int64)
     penalty = attack._linear(attack._problem(TorchClassifier(plane), x, y, None))
     assert penalty.expected_distance.tolist() == [3.0, 3.0]
+
+
+def test_constants_grow_tenfold_up_to_a_limit():
+    const, zero = torch.tensor([2.0, 5e29, 4.0]), torch.zeros(3)
+    bracket = constant_search.Bracket(const, zero, torch.tensor([torch.inf, torch.inf, 4.0]))
+    limit = constant_search.MAX_CONST
+    torch.testing.assert_close(bracket.next(), torch.tensor([20.0, limit, 2.0]))

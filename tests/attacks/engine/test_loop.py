@@ -53,6 +53,16 @@ def test_one_step_costs_two_passes(net, x, y):
         assert net.seen == [16, 16]
 
 
+def test_passes_without_a_step_after_them_build_no_graph(net, x, y):
+    graphs = []
+    net.register_forward_pre_hook(lambda *_: graphs.append(torch.is_grad_enabled()))
+    attacks.PGD(eps=0.1, steps=3, stop="never").run(net, x, y)
+    assert graphs == [True, True, True, False, False]  # the last iterate, and the result
+    graphs.clear()
+    attacks.FAB(steps=4).run(net, x, (y + 1) % 3)
+    assert graphs == [False, False]  # all are misclassified
+
+
 def test_finished_samples_leave_the_batch(net, x, y):
     eps = torch.where(torch.arange(16) < 8, 0.3, 0.0)
     result = attacks.PGD(eps=eps, steps=20, random_start=False, loss="margin").run(net, x, y)
