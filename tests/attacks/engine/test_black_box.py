@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from advkit import QueryBudgetExceeded, QueryCounter, attacks
+from advkit.attacks.engine.black_box import warn_of_random_labels
+from advkit.attacks.engine.records import Best
+from advkit.core.results import InconclusiveWarning
 from advkit.models import REJECTED
 from tests.toys import Halfspace
 
@@ -176,3 +179,11 @@ def test_a_gradient_has_no_label_to_leave_either():
         False,
         True,
     ]
+
+
+def test_no_warning_where_nothing_was_labelled_before():
+    x = torch.zeros(2, 1)
+    verified = Best(x, torch.tensor([-1.0, 1.0]))
+    warn_of_random_labels(Best.unjudged(x), verified)
+    with pytest.warns(InconclusiveWarning, match="labelled 1 of 2 inputs differently"):
+        warn_of_random_labels(Best(x, torch.tensor([1.0, 1.0])), verified)

@@ -1,4 +1,4 @@
-"""The evaluation of the clean batch."""
+"""One pass through a model: its clean batch, its errors, its gradients and its formats."""
 
 import pytest
 import torch
@@ -20,3 +20,31 @@ def test_misclassified_inputs_are_successes_at_distance_zero(empty):
     assert record.shortfall[1] == torch.inf
     if isinstance(record, Nearest):
         assert record.distance.tolist() == [0.0, torch.inf]
+
+
+def test_nan_is_named_by_its_sample_beside_a_rejection():
+    class Rejecting(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.tensor([[-torch.inf], [0.0], [torch.nan]])
+
+    x, y = torch.zeros(3, 2), torch.tensor([0, 0, 0])
+    problem = attacks.FAB()._problem(TorchClassifier(Rejecting()), x, y, None)
+    with pytest.raises(ValueError, match="sample 2"):
+        problem.judge(x, differentiate=False, first=True)
+
+
+def test_gradients_that_are_zero_or_not_finite_are_zeroed_and_noted():
+    x, y = torch.zeros(4, 2), torch.tensor([0, 0, 0, 0])
+    problem = attacks.FAB()._problem(TorchClassifier(Halfspace(torch.ones(2))), x, y, None)
+    grad = torch.tensor([[1.0, 2.0], [0.0, 0.0], [torch.inf, 1.0], [torch.nan, 1.0]])
+    assert problem.usable(grad).tolist() == [[1.0, 2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    assert problem.ledger.blind.tolist() == [False, True, True, True]
+
+
+def test_iterates_are_stored_as_the_inputs_are():
+    x = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    plane = TorchClassifier(Halfspace(torch.ones(48)))
+    problem = attacks.FAB()._problem(plane, x, torch.tensor([0, 0]), None)
+    moved = problem.clip(x.contiguous() + 0.1)
+    assert moved.is_contiguous(memory_format=torch.channels_last)
+    assert not moved.is_contiguous()
