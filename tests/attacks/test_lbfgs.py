@@ -49,7 +49,7 @@ def lowest_point(attack, net, x, y, rival, const):
     const = torch.full((len(x),), const, dtype=x.dtype)
     return iterate(
         problem,
-        problem.judge(x, differentiate=True),
+        x,
         attack._begin(problem, const),
         attack._step,
         steps=attack.steps,

@@ -168,12 +168,13 @@ class DeepFool(MinimumNormAttack):
         unknown = torch.zeros_like(nothing.distance)
         return iterate(
             problem,
-            problem.judge(problem.x, differentiate=True, first=True),
+            problem.x,
             _Move(slopes=unknown[:, None], lost=nothing.success),
             self._step,
             steps=self.steps,
             best=_Crossing(*nothing, inner=problem.x.clone(), gap=unknown.clone()),
             finished=lambda at, move: at.success | move.lost,
+            first=True,
         )
 
     def _step(self, i: int, problem: Problem, at: Judged, move: _Move) -> tuple[Tensor, _Move]:

@@ -123,7 +123,7 @@ class FAB(MinimumNormAttack):
 
         return iterate(
             towards,
-            towards.judge(start, differentiate=True),
+            start,
             walk,
             step,
             steps=len(pace),

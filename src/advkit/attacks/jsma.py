@@ -110,7 +110,7 @@ class JSMA(MinimumNormAttack):
         domain = _Domain(target, limit, torch.zeros_like(nearest.success))
         return iterate(
             problem,
-            problem.judge(problem.x, differentiate=True),
+            problem.x,
             domain,
             self._step,
             steps=self._steps(problem),

@@ -102,7 +102,7 @@ class LBFGS(PenaltyAttack):
     def _descend(self, problem: Problem, start: Tensor, penalty: PenaltyState) -> Nearest:
         return iterate(
             problem,
-            problem.judge(start, differentiate=True),
+            start,
             self._begin(problem, penalty.const),
             self._step,
             steps=self.steps,

@@ -61,7 +61,7 @@ class BoxAdam:
         never = torch.full_like(penalty.const, math.inf)
         return iterate(
             problem,
-            problem.judge(start, differentiate=True),
+            start,
             AdamState(
                 w=w,
                 exp_avg=torch.zeros_like(w),

@@ -22,7 +22,7 @@ Kept = TypeVar("Kept", bound=Any)  # a `Record`, which is also a tuple of tensor
 
 def iterate(
     problem: Problem,
-    at: Judged,
+    start: Tensor,
     state: State,
     step: Callable[[int, Problem, Judged, State], tuple[Tensor, State]],
     *,
@@ -30,6 +30,7 @@ def iterate(
     best: Kept,
     finished: Callable[[Judged, State], Tensor] | None = None,
     formula: Callable[[Tensor], Kept] | None = None,
+    first: bool = False,
 ) -> Kept:
     """Repeat `step` and keep an iterate of each sample.
 
@@ -38,7 +39,7 @@ def iterate(
 
     Args:
         problem: `n` samples.
-        at: where to begin, evaluated with its graph.
+        start: where to begin, `(n, *features)`.
         state: what the step carries along, a `NamedTuple` of tensors `(n, ...)`.
         step: from `(i, problem, at, state)` to the next iterate and state, each of them for the
             samples still open; it gets the gradient at `at` from `problem`.
@@ -48,11 +49,12 @@ def iterate(
             none.
         formula: for attacks that are one formula and return what it gives: makes the record of the
             last iterates, which are not evaluated here, since the attack's `_verify` does so.
+        first: whether no pass has seen these samples before, see `Problem.judge`.
 
     Returns:
         What is kept of all `n` samples; `best` is used up.
     """
-    found = best
+    found, at = best, problem.judge(start, differentiate=True, first=first)
     open_rows = torch.arange(len(problem.x), device=problem.x.device)
     for i in range(steps):
         best = best.improved(problem, at)

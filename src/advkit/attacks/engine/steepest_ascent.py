@@ -84,13 +84,14 @@ class Ascent:
         at_rest = x.new_zeros(len(x), *[1] * (x.ndim - 1))
         return iterate(
             problem,
-            problem.judge(start, differentiate=True, first=first),
+            start,
             AscentState(self.eps[rows], self.lengths[rows], at_rest),
             self._step,
             steps=self.lengths.shape[1],
             best=Best.unjudged(x),
             finished=_succeeded if self.stop == "first" else None,
             formula=Best.unjudged if self.keep == "last" else None,
+            first=first,
         )
 
     def _step(

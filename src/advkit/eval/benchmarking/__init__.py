@@ -1,1 +1,1 @@
-"""Which attack finds most for how many passes."""
+"""Benchmarks of attacks: the most found for the fewest passes."""

@@ -1,1 +1,1 @@
-"""How well detectors tell adversarial from clean inputs."""
+"""Scores of detectors of adversarial inputs."""

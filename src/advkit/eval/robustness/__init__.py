@@ -1,1 +1,1 @@
-"""How robust a model is under attacks: the evaluation and its report."""
+"""Robustness under attacks: the evaluation and its report."""

@@ -1,1 +1,1 @@
-"""How adversarial examples of one model do on other models."""
+"""Transfer: adversarial examples of one model tried on others."""
