@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.files import read_npz
+from advkit.core.archives import read_npz
 
 Layout = Literal["auto", "channels_last", "channels_first", "as_is"]
 _CHANNELS = (1, 3, 4)

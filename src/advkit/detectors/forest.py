@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from typing_extensions import Self
 
 from advkit.core import checks
-from advkit.core.files import read_npz, write_npz
+from advkit.core.archives import read_npz, write_npz
 from advkit.detectors.features import (
     Feature,
     Features,

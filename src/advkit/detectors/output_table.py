@@ -12,7 +12,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from advkit.core import checks
-from advkit.core.files import read_npz, write_npz
+from advkit.core.archives import read_npz, write_npz
 from advkit.detectors.features import OUTPUTS, Outputs, check_finite
 
 Column = npt.NDArray[Any]

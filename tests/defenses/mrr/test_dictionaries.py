@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
 
-from advkit.core.files import read_npz, write_npz
+from advkit.core.archives import read_npz, write_npz
 from advkit.data import digits
 from advkit.defenses.mrr.dictionaries import InputDefender, InputDictionaries
 

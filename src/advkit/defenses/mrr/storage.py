@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advkit.core.files import read_npz, write_npz
+from advkit.core.archives import read_npz, write_npz
 from advkit.defenses.mrr.calibration import Calibration
 from advkit.defenses.mrr.density import Density
 from advkit.defenses.mrr.dictionaries import InputDefender, InputDictionaries
