@@ -1,5 +1,7 @@
 """What attacks cost per sample as batches, inputs, classes and threads grow.
 
+    export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
+    export MALLOC_TOP_PAD_=1073741824
     python -m pytest benchmarks/test_scaling.py -s --benchmark-json=bench.json
     python -m benchmarks.plot_scaling bench.json docs/scaling.png
 
@@ -7,6 +9,10 @@ One axis is varied at a time from a base: 64 samples of 28 pixels, 10 classes, o
 is random and takes images of any size. `floors` is the time in bare passes of the same batch, see
 `timing.py`; a sample's forward and backward passes are counted by the attack. The figures for two
 threads need two idle cores: threads that wait for each other spin.
+
+The variables let glibc keep the pages that it has. Otherwise it gives tensors of 224 pixels back
+and asks for new pages at every step, which on a slow system takes up to half of the time: FAB,
+JSMA and Square then miss their limits on that axis.
 """
 
 from __future__ import annotations
