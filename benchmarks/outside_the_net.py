@@ -1,0 +1,152 @@
+"""Share of an attack's time that is spent outside the net, in two versions of advkit.
+
+    python -m benchmarks.outside_the_net BEFORE/src AFTER/src [--pairs 15] [--data FOLDER]
+
+Each version runs in a process of its own. The two take turns, so that a machine whose speed
+wanders moves both. The net is ResNet-20 for CIFAR-10 with its published weights, the batch 64
+images: `cifar10_resnet20.pt` and `cifar10_test_0000_0499.npz` in the folder `--data`, which is
+`$ADVKIT_DATA` if not given. Time inside the net is that of its forward passes and of the backward
+passes of torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from examples.studies.nets import cifar10_resnet20
+from torch import Tensor, nn
+
+from advkit import attacks
+from advkit.data import load_npz
+
+EPS = 2 / 255
+
+# Few steps of each: what a step adds to its passes does not depend on their number.
+ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
+    "FGSM": lambda net: attacks.FGSM(eps=EPS),
+    "FGM": lambda net: attacks.FGM(eps=0.3),
+    "BIM": lambda net: attacks.BIM(eps=EPS, steps=4, stop="never"),
+    "PGD linf": lambda net: attacks.PGD(eps=EPS, steps=4, stop="never"),
+    "PGD l2": lambda net: attacks.PGD(eps=0.3, norm="l2", steps=4, stop="never"),
+    "PGD l1": lambda net: attacks.PGD(eps=4, norm="l1", steps=4, stop="never"),
+    "SelectivePGD": lambda net: attacks.SelectivePGD(eps=EPS, steps=4, stop="never"),
+    "Adaptive": lambda net: attacks.Adaptive(attack=attacks.PGD(eps=EPS, steps=2), losses=["ce"]),
+    "DeepFool": lambda net: attacks.DeepFool(steps=2, candidates=3),
+    "CarliniWagnerL2": lambda net: attacks.CarliniWagnerL2(search_steps=1, steps=4),
+    "JointCarliniWagner": lambda net: attacks.JointCarliniWagner(search_steps=1, steps=4),
+    "LBFGS": lambda net: attacks.LBFGS(search_steps=1, steps=3),
+    "FAB": lambda net: attacks.FAB(steps=3),
+    "JSMA": lambda net: attacks.JSMA(gamma=6 / 3072, candidates=2),
+    "Square": lambda net: attacks.Square(eps=EPS, queries=10, stop="never"),
+    "HopSkipJump": lambda net: attacks.HopSkipJump(queries=20, directions=5),
+    "RandomNoise": lambda net: attacks.RandomNoise(eps=EPS, restarts=8),
+    "Transfer": lambda net: attacks.Transfer(attack=attacks.FGSM(eps=EPS), surrogate=net),
+}
+
+
+class Clocked(nn.Module):
+    """A net that adds up the time of its forward passes, and of the backward passes of torch."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.seconds = 0.0
+        torch.autograd.grad = self._clocked(torch.autograd.grad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._clocked(self.net)(x)
+
+    def _clocked(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def clocked(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return clocked
+
+
+def serve(folder: Path) -> None:
+    """Run the attacks that standard input names, and print the share of each run."""
+    torch.set_num_threads(1)
+    net = cifar10_resnet20()
+    net.load_state_dict(torch.load(folder / "cifar10_resnet20.pt", weights_only=True))
+    clocked = Clocked(net).eval()
+    data = load_npz(folder / "cifar10_test_0000_0499.npz").head(64)
+    for name in map(str.strip, sys.stdin):
+        attack = ATTACKS[name](clocked)
+        clocked.seconds, start = 0.0, time.perf_counter()
+        attack.run(clocked, data.x, data.y)
+        total = time.perf_counter() - start
+        print(1 - clocked.seconds / total, flush=True)
+
+
+def served(source: Path, folder: Path) -> subprocess.Popen[str]:
+    """Start a process that serves the advkit at `source`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.outside_the_net", "--serve", "--data", str(folder)],
+        env={**os.environ, "PYTHONPATH": str(source.resolve())},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def share(process: subprocess.Popen[str], name: str) -> float:
+    """Have one attack run, and return its share of time outside the net."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{name}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def compare(sources: list[Path], folder: Path, pairs: int) -> None:
+    """Print a table of medians over the pairs, after a first run that does not count."""
+    processes = [served(source, folder) for source in sources]
+    print("| attack | before | after | median of the differences |")
+    print("| --- | --- | --- | --- |")
+    for name in ATTACKS:
+        found: list[list[float]] = [[], []]
+        for turn in range(pairs + 1):
+            for i in (0, 1) if turn % 2 else (1, 0):
+                found[i].append(share(processes[i], name))
+        before, after = (shares[1:] for shares in found)
+        differences = [b - a for a, b in zip(before, after, strict=True)]
+        cells = (statistics.median(before), statistics.median(after))
+        middle = statistics.median(differences)
+        print(f"| {name} | {cells[0]:.2%} | {cells[1]:.2%} | {middle:+.2%} |", flush=True)
+    for process in processes:
+        process.communicate()
+
+
+def main() -> None:
+    """Compare two versions, or serve one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sources", nargs="*", type=Path, metavar="SRC")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--data", type=Path, default=os.environ.get("ADVKIT_DATA"))
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.data is None:
+        parser.error("--data is missing: the folder of the net and its images")
+    if args.serve:
+        serve(args.data)
+    elif len(args.sources) == 2:
+        compare(args.sources, args.data, args.pairs)
+    else:
+        parser.error("two folders are wanted, before and after")
+
+
+if __name__ == "__main__":
+    main()
