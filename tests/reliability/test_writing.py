@@ -24,6 +24,7 @@ from advkit.cli import demo
 from advkit.core import files
 from advkit.core.archives import read_npz, write_npz
 from advkit.defenses import MRR, LatentDefenders
+from advkit.defenses.mrr import latent_layers
 
 OLD, NEW = "old\n" * 20_000, "new\n" * 30_000
 LOAD = f"""
@@ -398,7 +399,13 @@ def blocked(run):
         begun.set()
         end.wait()
 
-    with in_threads(lambda number, stop: run(block), 1):
+    def whole(number, stop):
+        try:
+            run(block)
+        finally:
+            begun.set()  # by an error too, which is raised at the end
+
+    with in_threads(whole, 1):
         begun.wait()
         try:
             yield
@@ -431,15 +438,21 @@ def test_two_fits_in_two_threads(tmp_path, tally):
         fit(other, lambda: None)
 
 
-def test_two_fits_of_defenders(tmp_path, tally):
+def test_two_fits_of_defenders(tmp_path, tally, monkeypatch):
     path = tmp_path / "mrr.npz"
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
     x, y = torch.rand(60, 4), torch.arange(60) % 2
     layer = LatentDefenders(layer="1", count=1, epochs=1)
 
-    def fit(block):
-        net.register_forward_pre_hook(lambda module, args: block() if path.exists() else None)
-        MRR([layer]).fit(net, x, y, checkpoint=path)
+    def fit():
+        MRR([layer], jointly=False).fit(net, x, y, checkpoint=path)
 
-    with blocked(fit), tally(SECOND).trial("MRR"):
-        refused(lambda: MRR([layer]).fit(net, x, y, checkpoint=path), path)
+    def first(block):
+        real = latent_layers.fit_latent
+        monkeypatch.setattr(
+            latent_layers, "fit_latent", lambda *args, **named: block() or real(*args, **named)
+        )
+        fit()
+
+    with blocked(first), tally(SECOND).trial("MRR"):
+        refused(fit, path)
