@@ -5,7 +5,6 @@ import json
 import os
 import random
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -34,21 +33,41 @@ files = importlib.util.module_from_spec(spec)
 sys.modules["files"] = files
 spec.loader.exec_module(files)
 """  # without torch, so that a process starts in no time
-KILLED_AT_LINE = (
+KILLED_AT_EACH_LINE = (
     LOAD
     + """
-left = int(sys.argv[2])
-def trace(frame, event, arg):
-    global left
-    if frame.f_code.co_filename != files.__file__:
-        return None
-    left -= event == "line"
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
+import itertools, json
+
+def killer(left):
+    def trace(frame, event, arg):
+        nonlocal left
+        if frame.f_code.co_filename != files.__file__:
+            return None
+        left -= event == "line"
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
     return trace
-text = sys.stdin.read()
-sys.settrace(trace)
-files.save_text(sys.argv[1], text)
+
+folder, old, new = sys.argv[1], *json.load(sys.stdin)
+target = os.path.join(folder, "report.json")
+states, status = [], None
+for line in itertools.count(1):
+    files.save_text(target, old)
+    child = os.fork()
+    if not child:
+        sys.settrace(killer(line))
+        files.save_text(target, new)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    text = open(target).read()
+    found = "old" if text == old else "new" if text == new else "damaged"
+    left = len(os.listdir(folder)) - 1
+    files.save_text(target, old)
+    states.append((found, left, len(os.listdir(folder)) - 1))
+    if not status:
+        break
+print(json.dumps(states))
 """
 )
 WRITES_FOR_EVER = (
@@ -65,21 +84,18 @@ while True:
 def test_a_kill_at_any_line_of_a_write(tmp_path, tally):
     whole = tally("a file is the old or the new one after a kill while it is written")
     clean = tally("the next write removes what a killed one left")
-    target, found = tmp_path / "report.json", set()
-    for line in range(1, 500):
-        files.save_text(target, OLD)
-        run = [sys.executable, "-IS", "-c", KILLED_AT_LINE, target, str(line)]
-        status = subprocess.run(run, input=NEW, text=True, check=False).returncode
-        if status == 0:
-            break
+    run = [sys.executable, "-IS", "-c", KILLED_AT_EACH_LINE, tmp_path]
+    texts = json.dumps([OLD, NEW])
+    states = json.loads(
+        subprocess.run(run, input=texts.encode(), capture_output=True, check=True).stdout
+    )
+    for line, (found, _, left) in enumerate(states):
         with whole.trial(line):
-            assert status == -signal.SIGKILL
-            assert target.read_text() in (OLD, NEW)
-        found.add((target.read_text(), len(os.listdir(tmp_path))))
+            assert found in ("old", "new")
         with clean.trial(line):
-            files.save_text(target, "next")
-            assert os.listdir(tmp_path) == ["report.json"]
-    assert found == {(OLD, 1), (OLD, 2), (NEW, 1)}  # before, while and after the file is written
+            assert left == 0
+    seen = {(found, temporary) for found, temporary, _ in states}
+    assert seen == {("old", 0), ("old", 1), ("new", 0)}  # before, while and after it is written
 
 
 def test_a_kill_at_any_moment(tmp_path, tally):
