@@ -1,4 +1,4 @@
-"""Saves a report over another one, and is killed at every third line of the writing.
+"""Saves a report over another one, and is killed at every fifth line of the writing.
 
 Run with the path of a folder; prints the state of the two files after each kill, as JSON.
 """
@@ -32,7 +32,7 @@ def main(folder):
     old, new = (replace(report, model=name) for name in ("old", "new"))
     states = []
     saved = [(path, path.read_bytes()) for path in old.save(folder)]
-    for line in itertools.count(1, 3):
+    for line in itertools.count(1, 5):
         for path, content in saved:
             path.write_bytes(content)
         child = os.fork()

@@ -145,7 +145,7 @@ def _remove_stale(target: Path) -> None:
 
 def _remove_unlocked(path: Path) -> None:
     if sys.platform != "win32":
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
