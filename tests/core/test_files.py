@@ -181,7 +181,8 @@ def test_a_temporary_file_that_is_removed_before_its_lock_is_made_again(tmp_path
         real(file)
 
     monkeypatch.setattr(files, "_hold", late)
-    assert save_text(tmp_path / "file", "text").read_text() == "text"
+    with replacing(tmp_path / "file") as temporary:
+        assert temporary.exists()
     assert removed
     assert names(tmp_path) == ["file"]
 
