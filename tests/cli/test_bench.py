@@ -141,8 +141,9 @@ WRONG = [
     (["--rounds", "0"], "argument --rounds: '0' is not a whole number of at least 1"),
     (["--round", "x"], "argument --rounds: 'x' is not a whole number"),
     (["--limit", "none"], "argument --limit"),
-    (["--out", "kept"], "--out: kept is a folder"),
-    (["--out", "taken/found.json"], "--out: cannot write to taken"),
+    (["--out", "kept"], "--out: kept must be a regular file or not exist yet, got a folder."),
+    (["--out", "/dev/null"], "--out: /dev/null must be a regular file .*, got a character device"),
+    (["--out", "taken/found.json"], "--out: .*Not a directory: 'taken/found.json'"),
     (["--quiet"], "--out is missing: with --quiet alone nothing is left of the work"),
     (["--colour", "red"], "unrecognized arguments: --colour red"),
 ]

@@ -172,6 +172,7 @@ WRONG = [
     (["--device", "gpu"], "--device: cannot use 'gpu'"),
     (["--device", "meta"], "--device: cannot use 'meta'"),
     (["--out", "taken"], "--out: cannot write to taken"),
+    (["--out", "/dev/null"], "--out: cannot write to /dev/null"),
     (["--colour", "red"], "unrecognized arguments: --colour red"),
     (["--layout", "hwc"], "argument --layout: invalid choice"),
 ]
@@ -456,7 +457,9 @@ def test_a_failure_in_a_late_batch_saves_what_is_done(folder, capsys):
 def test_a_report_that_is_a_folder_is_found_before_the_work(folder, capsys):
     (folder / "out" / "report.html").mkdir(parents=True)
     assert main([*MINE, "--eps", "0.1", "--out", "out"]) == 2
-    assert "--out: out/report.html is a folder" in capsys.readouterr().err
+    assert (
+        "--out: out/report.html must be a regular file or not exist yet" in capsys.readouterr().err
+    )
     assert not (folder / "out" / "report.json").exists()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, reason
 from advkit.cli.specs import attacks_from
-from advkit.cli.subject import Subject, check_combination, subject_from, writable
+from advkit.cli.subject import Subject, check_combination, subject_from, writable_file
 from advkit.eval import Benchmark, benchmark
 
 LIMIT = 128  # images, unless the arguments say otherwise: a batch
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
     attacks = attacks_from(args.attack or default, args.eps or (), args.seed, default_eps)
     bar = not args.quiet and sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
     subject = subject_from(args, bar=bar)
-    out = _check_out(args.out) if args.out else None
+    out = writable_file(Path(args.out)) if args.out else None
     found = _found(subject, attacks, args, bar=bar)
     _deliver(replace(found, about=subject.about), out, quiet=args.quiet)
     return 0
@@ -86,12 +86,3 @@ def _deliver(found: Benchmark, out: Path | None, *, quiet: bool) -> None:
         raise UsageError(f"--out: cannot write {out}: {reason(error)}") from error
     if not quiet:
         print(f"\nsaved {out}")  # noqa: T201
-
-
-def _check_out(name: str) -> Path:
-    """The file to write, tried before the work."""
-    out = Path(name)
-    if out.is_dir():
-        raise UsageError(f"--out: {out} is a folder")
-    writable(out.parent)
-    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advkit.core.files import replacing
+from advkit.core.files import save_bytes
 from advkit.data import digits
 from advkit.training.fit import fit
 
@@ -97,9 +98,10 @@ def _load(net: nn.Module, path: Path) -> bool:
 
 
 def _store(net: nn.Module, path: Path) -> None:
+    content = io.BytesIO()
+    torch.save(net.state_dict(), content)  # to a file it would hide a full disk
     try:
-        with replacing(path) as temporary:
-            torch.save(net.state_dict(), temporary)
+        save_bytes(path, content.getbuffer())
     except OSError as error:
         _say(f"the trained net could not be cached: {error}")
 

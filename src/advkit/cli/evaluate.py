@@ -12,7 +12,13 @@ from typing import Any
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, reason
 from advkit.cli.specs import attacks_from
-from advkit.cli.subject import Subject, check_combination, subject_from, writable
+from advkit.cli.subject import (
+    Subject,
+    check_combination,
+    subject_from,
+    writable,
+    writable_file,
+)
 from advkit.core.extras import require
 from advkit.eval import Report, evaluate_stream
 
@@ -67,8 +73,7 @@ def _check_out(folder: str) -> Path:
     """The folder to write to, made now: an hour's work must not end at a typo."""
     out = writable(Path(folder))
     for name in _FILES:
-        if (out / name).is_dir():
-            raise UsageError(f"--out: {out / name} is a folder")
+        writable_file(out / name)
     return out
 
 
@@ -112,9 +117,8 @@ def _evaluate(
 def _deliver(report: Report, out: Path, *, quiet: bool) -> None:
     if not quiet:
         print(report)  # noqa: T201 - this is the command line
-    json, html = (out / name for name in _FILES)
     try:
-        written = report.save_json(json), report.save_html(html)
+        written = report.save(out)
     except OSError as error:
         raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
     if not quiet:

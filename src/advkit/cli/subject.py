@@ -14,6 +14,7 @@ from advkit.cli.demo import digits_net
 from advkit.cli.errors import UsageError, reason
 from advkit.cli.loading import device_from, load_data, load_factory, load_weights
 from advkit.core import checks
+from advkit.core.files import target_of
 from advkit.data import Dataset, digits
 from advkit.models import Normalize, TorchClassifier, hold
 
@@ -126,8 +127,22 @@ def writable(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder):  # without a name that a kill could leave
             pass
     except OSError as error:
         raise UsageError(f"--out: cannot write to {folder}: {reason(error)}") from error
     return folder
+
+
+def writable_file(path: Path) -> Path:
+    """Return `path`, a regular file or none yet, in a folder that is made now.
+
+    Raises:
+        UsageError: it is a folder or a special file, or nothing can be written to it.
+    """
+    try:
+        target = target_of(path)
+    except OSError as error:
+        raise UsageError(f"--out: {error}") from error
+    writable(target.parent)
+    return path

@@ -1,49 +1,170 @@
-"""Files that are written whole or not at all: text and JSON."""
+"""Files that are written whole or not at all: bytes, text and JSON."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import tempfile
+import re
+import secrets
+import stat
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, renamed to `path` at the end and removed on error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    """Give a temporary file to write to, and put it in the place of `path` at the end.
+
+    Whoever opens `path` meanwhile, and whenever the process is killed, finds the old file or the
+    new one, both whole. File and folder are synced, so that a power failure leaves one of them too.
+    On an error the temporary file is removed and the old one stays; what a killed process left is
+    removed by the next write to `path`. As with `open(path, "w")`, symbolic links are followed, an
+    existing file keeps its mode, and a new one gets that of the umask. Threads and processes may
+    write to one path at the same time: the last one stays.
+
+    Args:
+        path: of the file; missing folders are made.
+
+    Raises:
+        OSError: `path` is a folder, a device or another special file, or cannot be written.
+    """
+    target = target_of(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(target)
+    mode = _mode(target)
+    with _create(target, 0o666 if mode is None else mode) as held:
+        temporary = Path(held.name)
+        try:
+            yield temporary
+            if mode is not None:
+                temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """Return the file that a write to `path` replaces: itself, or what its links lead to.
+
+    Raises:
+        OSError: it is there and is not a regular file, may not be written, or links go in circles.
+    """
+    target = Path(os.path.realpath(path))
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return target
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
+        raise OSError(
+            f"{path} must be a regular file or not exist yet, got {kind}. Write to another path."
+        )
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "the file is read-only", str(path))
+    return target
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def save_text(path: str | Path, text: str) -> Path:
-    """Write `text` to `path`."""
+def save_bytes(path: str | Path, content: bytes | memoryview) -> Path:
+    """Write `content` to `path`, whole or not at all."""
     path = Path(path)
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
     return path
 
 
+def save_text(path: str | Path, text: str) -> Path:
+    """Write `text` to `path` in UTF-8, whole or not at all."""
+    return save_bytes(path, text.encode())
+
+
 def save_json(path: str | Path, plain: Mapping[str, Any]) -> Path:
-    """Write `plain` values to `path`.
+    """Write `plain` values to `path`, whole or not at all.
 
     Raises:
         ValueError: a value is NaN or infinite.
     """
     return save_text(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+
+
+def _mode(target: Path) -> int | None:
+    """Return who may read and write `target`, `None` if there is no such file."""
+    try:
+        return target.stat().st_mode & 0o777
+    except FileNotFoundError:
+        return None
+
+
+def _create(target: Path, mode: int) -> BinaryIO:
+    """Create a temporary file beside `target`, of `mode` less the umask, locked until closed."""
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        file = open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
+        _hold(file)
+        if path.exists():
+            return file
+        file.close()  # a clean-up removed it between the creation and the lock
+
+
+def _hold(file: BinaryIO) -> None:
+    """Lock `file` until it is closed, which tells `_remove_stale` that its writer is alive."""
+    if sys.platform == "win32":
+        file.close()  # an open file cannot be renamed there
+    else:
+        with suppress(OSError):  # without locks, `_remove_stale` removes nothing either
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove the temporary files of writers of `target` that were killed."""
+    if sys.platform == "win32":
+        return
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.tmp")
+    with suppress(PermissionError):  # a folder that may be written but not listed
+        for name in filter(ours.fullmatch, os.listdir(target.parent)):
+            with suppress(OSError):  # of a live writer, of another user, or gone by now
+                _remove_unlocked(target.with_name(name))
+
+
+def _remove_unlocked(path: Path) -> None:
+    if sys.platform != "win32":
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename of a file in `folder` last through a power failure."""
+    if sys.platform == "win32":
+        return  # it has no such call
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder that may be written but not listed
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
+    finally:
+        os.close(handle)

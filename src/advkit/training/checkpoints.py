@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from advkit.core.files import replacing
+from advkit.core.files import save_bytes
 from advkit.training.history import Epoch
 
 _FORMAT = "advkit training 1"
@@ -131,8 +131,7 @@ def save(path: Path, run: Run, epochs: list[Epoch]) -> None:
             f"checkpoint {path} cannot be made: model, optimizer and scheduler must keep nothing "
             f"but tensors, numbers and strings in their state_dict(); {error}"
         ) from error
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    save_bytes(path, buffer.getbuffer())
 
 
 def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from advkit.core import checks
 from advkit.core.batching import Batches
+from advkit.core.file_lock import locked
 from advkit.training.arguments import (
     BatchLoss,
     Evaluation,
@@ -73,8 +74,8 @@ def fit(
             put back: training goes on as if it had not been asked. Use the model that it is given:
             with `ema` that is another one.
         checkpoint: path of a file that is replaced after each epoch; if it is there, training goes
-            on from it, and at the end it is kept. Needs a loader without `persistent_workers`,
-            whose random numbers nobody can put back.
+            on from it, and at the end it is kept. One run at a time may use it. Needs a loader
+            without `persistent_workers`, whose random numbers cannot be put back.
         precision: of the loss, by autocast: `"float32"` is none, that is, the model's own dtype;
             `"bfloat16"`; `"auto"` takes bfloat16 on a GPU that has it, else float32. Weights and
             their gradients keep the model's own dtype.
@@ -91,6 +92,8 @@ def fit(
             behind it.
         TypeError: an argument has the wrong type; `loader` can be gone through only once, or gives
             no pairs of tensors.
+        RuntimeError: another run, in this process or another one, uses the checkpoint; `model` is
+            left as it was.
         OSError: the checkpoint cannot be written or read.
 
     Example:
@@ -130,10 +133,8 @@ def fit(
         half=precision == "bfloat16" or (precision == "auto" and _has_bfloat16(run.device)),
         path=None if checkpoint is None else Path(checkpoint),
     )
-    try:
+    with locked(checkpoint):
         done = loop.go(epochs, progress=progress)
-    finally:
-        model.eval()
     if run.averaged is not None:
         copy_weights(run.averaged.module, model)
     return History(tuple(done))

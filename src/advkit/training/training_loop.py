@@ -42,7 +42,13 @@ class TrainingLoop:
     path: Path | None
 
     def go(self, epochs: int, *, progress: bool) -> list[Epoch]:
-        """Return all epochs, those of the checkpoint among them."""
+        """Return all epochs, those of the checkpoint among them; ends in evaluation mode."""
+        try:
+            return self._go(epochs, progress)
+        finally:
+            self.run.model.eval()
+
+    def _go(self, epochs: int, progress: bool) -> list[Epoch]:
         done = self._begin(epochs)
         for number in range(len(done) + 1, epochs + 1):
             done.append(self._epoch(number))

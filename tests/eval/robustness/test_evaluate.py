@@ -1,8 +1,10 @@
 """Evaluation: denominators, worst cases, and who is attacked at all."""
 
 import dataclasses
+import hashlib
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -244,6 +246,33 @@ def test_the_page_holds_table_curves_and_pictures(net, x, y, tmp_path):
     assert "http" not in html
     for outcome in report.outcomes:
         assert outcome.label.replace("'", "&#39;") in html
+
+
+def test_saved_files_tell_that_they_belong_together(net, x, y, tmp_path):
+    report = report_of(net, x, y)
+    runs = []
+    for _ in range(2):
+        json_path, html_path = report.save(tmp_path / "deep")
+        found, page = json.loads(json_path.read_text()), html_path.read_bytes()
+        assert found["page"] == {
+            "file": "report.html", "sha256": hashlib.sha256(page).hexdigest(),
+        }  # fmt: skip
+        assert f"run: {found['run']}\n" in page.decode()
+        assert {**found, **report.to_dict()} == found
+        runs.append(found["run"])
+    assert len(set(runs)) == 2
+    assert sorted(p.name for p in json_path.parent.iterdir()) == ["report.html", "report.json"]
+    assert "run: " not in report.to_html()
+
+
+def test_the_figures_survive_a_page_that_cannot_be_drawn(net, x, y, tmp_path, monkeypatch):
+    report = report_of(net, x, y)
+    report.save(tmp_path)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match="jinja2"):
+        dataclasses.replace(report, model="another").save(tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert (found["model"], found["page"]) == ("another", None)
 
 
 def test_examples_are_what_they_say(net, x, y):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from advkit.core.file_lock import locked
 from advkit.defenses.mrr.latent import LatentDefender, LatentDefenders, LatentModules, fit_latent
 from advkit.defenses.mrr.storage import Checkpoint
 from advkit.models import TorchClassifier
@@ -37,21 +38,23 @@ def fit_layers(
 
     Raises:
         ValueError: the checkpoint is damaged, or of another fit.
+        RuntimeError: another run uses the checkpoint.
         OSError: the checkpoint cannot be written or read.
     """
-    kept = Checkpoint(checkpoint, layers, seed, victim, x, y)
-    return tuple(
-        fit_latent(
-            own,
-            victim,
-            x,
-            y,
-            seed=seed,
-            saved=kept.weights(i),
-            done=_Progress(kept, i, own, progress),
+    with locked(checkpoint):
+        kept = Checkpoint(checkpoint, layers, seed, victim, x, y)
+        return tuple(
+            fit_latent(
+                own,
+                victim,
+                x,
+                y,
+                seed=seed,
+                saved=kept.weights(i),
+                done=_Progress(kept, i, own, progress),
+            )
+            for i, own in enumerate(layers)
         )
-        for i, own in enumerate(layers)
-    )
 
 
 class _Progress:

@@ -139,7 +139,7 @@ class MRR:
                 of new inputs than is asked for.
             checkpoint: path of a file that is replaced after each latent defender: a fit that was
                 killed goes on after the last of them and ends with the same numbers. Kept at the
-                end.
+                end. One run at a time may use it.
             progress: write a line for each defender to standard error.
 
         Returns:
@@ -150,6 +150,7 @@ class MRR:
             ValueError: an argument has the wrong shape or range, there are too few inputs to hold
                 some out, or none for `jointly`, a layer is not there, or the checkpoint is of
                 another fit.
+            RuntimeError: another run, in this process or another one, uses the checkpoint.
             OSError: the checkpoint cannot be written or read.
         """
         victim = as_victim(model)

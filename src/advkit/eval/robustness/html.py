@@ -29,6 +29,7 @@ class Page(NamedTuple):
     """Contents of the page.
 
     Attributes:
+        run: of both files of a saved report, `None` for a page alone.
         model: the model in words.
         inputs: how many were evaluated.
         about: what else a reader should know, by name.
@@ -40,6 +41,7 @@ class Page(NamedTuple):
         grid: clean and adversarial inputs, `None` without any.
     """
 
+    run: str | None
     model: str
     inputs: int
     about: Mapping[str, str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from advkit.core.files import save_json, save_text
+from advkit.core.files import save_bytes, save_json, save_text
 from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate
 from advkit.eval.noise import NoiseOutcome
@@ -216,8 +218,53 @@ class Report:
         Raises:
             ImportError: jinja2 or matplotlib is missing, naming the extra that brings it.
         """
+        return self._page(run=None)
+
+    def save(self, folder: str | Path) -> tuple[Path, Path]:
+        """Write `report.json` and `report.html` to `folder`, and return their paths.
+
+        Both files hold the same `run`, a random number in hexadecimal digits that is made for each
+        call. `report.json` is written before the page is drawn, with `"page": null`, so that its
+        figures survive whatever stops the drawing. It is written again after the page, with the
+        SHA-256 digest of `report.html`. The files belong together if the digest is that of the
+        page: a call that was killed halfway leaves `null` or another digest.
+
+        Args:
+            folder: made if missing. Each file is whole at any time.
+
+        Raises:
+            ImportError: jinja2 or matplotlib is missing, naming the extra that brings it.
+            OSError: a file cannot be written.
+
+        Example:
+            >>> import hashlib, json, tempfile, torch
+            >>> from pathlib import Path
+            >>> from advkit.attacks import FGSM
+            >>> from advkit.eval import evaluate
+            >>> from advkit.models import TorchClassifier
+            >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+            >>> x, y = torch.rand(8, 1, 4, 4), torch.arange(8) % 3
+            >>> report = evaluate(TorchClassifier(net), x, y, attacks=[FGSM(eps=0.1)])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     json_path, html_path = report.save(folder)
+            ...     found = json.loads(json_path.read_text())
+            ...     digest = hashlib.sha256(html_path.read_bytes()).hexdigest()
+            >>> found["page"] == {"file": "report.html", "sha256": digest}
+            True
+        """
+        json_path, html_path = (Path(folder) / f"report.{kind}" for kind in ("json", "html"))
+        plain = {**self.to_dict(), "run": secrets.token_hex(16)}
+        save_json(json_path, {**plain, "page": None})
+        page = self._page(plain["run"]).encode()
+        save_bytes(html_path, page)
+        digest = hashlib.sha256(page).hexdigest()
+        save_json(json_path, {**plain, "page": {"file": html_path.name, "sha256": digest}})
+        return json_path, html_path
+
+    def _page(self, run: str | None) -> str:
         shown = figures.showcase(self.outcomes)
         page = html.Page(
+            run=run,
             model=self.model,
             inputs=len(self.clean),
             about=self.about,

@@ -1,0 +1,83 @@
+"""Saves a report over another one, and is killed at every fifth line of the writing.
+
+Run with the path of a folder; prints the state of the two files after each kill, as JSON.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from advkit import attacks
+from advkit.core import files
+from advkit.eval import evaluate
+from advkit.eval.robustness import html
+
+PAGE = "<title>Robustness of {model}</title>\n<p>run: {run}\n" + 9_999 * "text\n" + "</html>"
+
+
+def main(folder):
+    """Print the states of all kills, and that of a call which was not killed."""
+    net, x, y = torch.nn.Linear(4, 2), torch.rand(8, 4), torch.arange(8) % 2
+    attack = attacks.FGSM(eps=torch.full((8,), 0.1))  # has no curves, which take long to draw
+    html.render = lambda page: PAGE.format(**page._asdict())
+    report = evaluate(net, x, y, attacks=[attack])
+    old, new = (replace(report, model=name) for name in ("old", "new"))
+    states = []
+    saved = [(path, path.read_bytes()) for path in old.save(folder)]
+    for line in itertools.count(1, 5):
+        for path, content in saved:
+            path.write_bytes(content)
+        child = os.fork()
+        if not child:
+            sys.settrace(killer(line))
+            new.save(folder)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        states.append(state_of(Path(folder)))
+        if status == 0:
+            break
+    print(json.dumps(states))  # noqa: T201
+
+
+def killer(line):
+    """A trace function that kills the process at a line of `files.py`, counted from the start."""
+    left = line
+
+    def trace(frame, event, arg):
+        nonlocal left
+        if frame.f_code.co_filename != files.__file__:
+            return None
+        left -= event == "line"
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace
+
+
+def state_of(folder):
+    """What the two files of a folder say."""
+    found = json.loads((folder / "report.json").read_text())
+    page = (folder / "report.html").read_bytes()
+    digest = found["page"] and found["page"]["sha256"]
+    return {
+        "run": found["run"],
+        "run of the page": re.search(r"run: (\w+)", page.decode())[1],
+        "model": found["model"],
+        "model of the page": re.search("<title>Robustness of (.*)</title>", page.decode())[1],
+        "page": found["page"],
+        "page is whole": page.endswith(b"text\n</html>"),
+        "digest fits": digest == hashlib.sha256(page).hexdigest(),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
