@@ -21,12 +21,15 @@ import io
 import itertools
 import json
 import math
+import re
+import socket
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Thread, Timer
 from urllib.error import HTTPError
 
 import numpy as np
@@ -43,6 +46,7 @@ ATTACKS: list[Attack] = [  # each is run with a budget of its own
     attacks.HopSkipJump(norm="linf", queries=200),
 ]
 MAX_ROWS = 10
+MAX_BYTES = 1_000_000  # of a request, or of an answer
 FAILS_EVERY = 7
 BUDGET = 50_000  # samples for each attack
 
@@ -106,30 +110,40 @@ def row(name: str, accuracy: float, distance: float, model: CallableClassifier) 
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def ask(url: str, rows: np.ndarray) -> list[list[float]]:
+def ask(url: str, rows: np.ndarray, timeout: float = 60.0) -> list[list[float]]:
     """The scores `(n, classes)` that the service gives to `rows` `(n, ...)`.
 
     Raises:
-        ConnectionError: the service refuses the rows, or cannot answer now.
-        OSError: there is no service.
+        ConnectionError: the service refuses the rows, cannot answer now, or answers with anything
+            but scores in JSON.
+        OSError: there is no service, or nothing came from it for `timeout` seconds.
     """
     body = io.StringIO()
     np.savetxt(body, rows.reshape(len(rows), -1), fmt="%.17g", delimiter=",")
     request = urllib.request.Request(url, body.getvalue().encode(), {"Content-Type": "text/csv"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(request, timeout=60) as answer:
-            return json.load(answer)["scores"]
+        with direct.open(request, timeout=timeout) as answer:
+            content = answer.read(MAX_BYTES)  # more than that is cut, and then it is not JSON
+        return json.loads(content)["scores"]
     except HTTPError as error:
         with error:
             raise ConnectionError(f"{error.code} {error.reason}") from error
+    except (HTTPException, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConnectionError(f"the service must answer with scores in JSON: {error!r}") from error
 
 
 @contextmanager
-def serve(classifier: object) -> Iterator[str]:
-    """Serve an estimator's `predict_proba` on a free port of loopback; gives the URL to post to."""
-    handler = type("Handler", (_Handler,), {"classifier": classifier, "count": itertools.count(1)})
+def serve(classifier: object, patience: float = 10.0) -> Iterator[str]:
+    """Serve an estimator's `predict_proba` on a free port of loopback; gives the URL to post to.
+
+    A request that has not arrived after `patience` seconds is refused, so that no client holds a
+    thread for longer. The end waits for requests that are still open.
+    """
+    settings = {"classifier": classifier, "patience": patience, "timeout": 2 * patience}
+    handler = type("Handler", (_Handler,), {**settings, "count": itertools.count(1)})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = False  # those are not waited for
         thread = Thread(target=server.serve_forever, args=(0.05,))  # seconds to notice the end
         thread.start()
         try:
@@ -139,27 +153,65 @@ def serve(classifier: object) -> Iterator[str]:
             thread.join()
 
 
+class _RefusedError(Exception):
+    """A request that is refused, with an HTTP status and a reason."""
+
+
 class _Handler(BaseHTTPRequestHandler):
-    """Answers a POST of CSV rows with JSON scores."""
+    """Answers a POST of CSV rows with JSON scores, and everything else with an error."""
 
     classifier: object
     count: Iterator[int]
+    patience: float
+    default_request_version = "HTTP/1.0"  # an answer in 0.9 has no status
+
+    def setup(self) -> None:
+        super().setup()
+        # `timeout` limits each read alone: a client may send a byte now and then, for ever
+        self.limit = Timer(self.patience, self._stop_reading)
+        self.limit.start()
+
+    def _stop_reading(self) -> None:
+        with suppress(OSError):  # the client has left
+            self.connection.shutdown(socket.SHUT_RD)
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):
+            super().handle()
+
+    def finish(self) -> None:
+        self.limit.cancel()
+        self.limit.join()
+        super().finish()
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        if next(self.count) % FAILS_EVERY == 0:
-            self.send_error(503)
-            return
-        if body.count("\n") > MAX_ROWS:
-            self.send_error(413)
-            return
         try:
-            rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2)
-            scores = self.classifier.predict_proba(rows).tolist()
-        except ValueError as error:
+            body = self._body()
+            if next(self.count) % FAILS_EVERY == 0:
+                raise _RefusedError(503, "try again")
+            scores = self.classifier.predict_proba(_rows(body)).tolist()
+        except _RefusedError as error:
+            status, reason = error.args
+            self.send_error(status, explain=reason)
+        except ValueError as error:  # not UTF-8, not CSV, or rows that the classifier rejects
             self.send_error(400, explain=str(error))
-            return
-        self._send({"scores": scores})
+        except Exception as error:  # noqa: BLE001 - a classifier may raise anything
+            self.send_error(500, explain=type(error).__name__)
+        else:
+            self._send({"scores": scores})
+
+    def _body(self) -> bytes:
+        length = ",".join(self.headers.get_all("Content-Length", []))
+        if not length or "Transfer-Encoding" in self.headers:
+            raise _RefusedError(411, "a request must have a Content-Length")
+        if not re.fullmatch("[0-9]{1,18}", length):
+            raise _RefusedError(400, "Content-Length must be one number")
+        if int(length) > MAX_BYTES:
+            raise _RefusedError(413, f"a request may have {MAX_BYTES} bytes")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise _RefusedError(408, "the body ended or stopped before its Content-Length")
+        return body
 
     def _send(self, answer: dict[str, list[list[float]]]) -> None:
         content = json.dumps(answer).encode()
@@ -171,6 +223,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing: the client keeps a log."""
+
+
+def _rows(body: bytes) -> np.ndarray:
+    """The finite numbers `(n, features)` of a body."""
+    text = body.decode()
+    if not text.strip():
+        raise ValueError("there are no rows")
+    rows = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2, comments=None)
+    if len(rows) > MAX_ROWS:
+        raise _RefusedError(413, f"a request may have {MAX_ROWS} rows")
+    if not np.isfinite(rows).all():
+        raise ValueError("numbers must be finite")
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
 """advkit: adversarial attacks in vectorised PyTorch, and evaluations to believe."""
 
-from advkit import attacks, data, defenses, detectors, eval, models
-from advkit.core.results import InconclusiveWarning, QueryBudgetExceeded
-from advkit.models import (
-    Bounds,
-    CallableClassifier,
-    Classifier,
-    DifferentiableClassifier,
-    Ensemble,
-    Expectation,
-    Normalize,
-    OnnxClassifier,
-    QueryCounter,
-    ScoreClassifier,
-    SklearnClassifier,
-    StraightThrough,
-    TorchClassifier,
-    as_classifier,
-)
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from advkit import attacks, data, defenses, detectors, eval, models
+    from advkit.core.results import InconclusiveWarning, QueryBudgetExceeded
+    from advkit.models import (
+        Bounds,
+        CallableClassifier,
+        Classifier,
+        DifferentiableClassifier,
+        Ensemble,
+        Expectation,
+        Normalize,
+        OnnxClassifier,
+        QueryCounter,
+        ScoreClassifier,
+        SklearnClassifier,
+        StraightThrough,
+        TorchClassifier,
+        as_classifier,
+    )
 
 __version__ = "0.1.0"
 
@@ -45,3 +48,31 @@ __all__ = [
     "eval",
     "models",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take every name for one that exists
+
+    def __getattr__(name: str) -> object:
+        """Import the packages at the first use of a public name.
+
+        `import advkit` alone takes no time, so that the command can handle Ctrl-C while torch
+        is imported.
+        """
+        if name not in __all__:
+            raise AttributeError(f"module 'advkit' has no attribute {name!r}")
+        import advkit.attacks
+        import advkit.core.results
+        import advkit.data
+        import advkit.defenses
+        import advkit.detectors
+        import advkit.eval
+        import advkit.models
+
+        for module in (advkit, advkit.core.results, advkit.models):
+            if name in vars(module):
+                return vars(module)[name]
+        raise AssertionError(f"no module of advkit defines {name}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names too, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -53,6 +53,8 @@ def _run(args: argparse.Namespace) -> int:
     subject = subject_from(args, bar=bar)
     out = writable_file(Path(args.out)) if args.out else None
     found = _found(subject, attacks, args, bar=bar)
+    if out is not None:
+        args.outputs.expect(out)
     _deliver(replace(found, about=subject.about), out, quiet=args.quiet)
     return 0
 

@@ -106,6 +106,7 @@ def _evaluate(
         failure = UsageError(f"the evaluation failed: {reason(error)}")
         failure.__cause__ = error
     if report is not None:
+        args.outputs.expect(*(out / name for name in _FILES))
         _deliver(replace(report, about=subject.about), out, quiet=args.quiet)
     if failure is not None:
         raise failure

@@ -12,6 +12,7 @@ import advkit
 from advkit.cli import bench, evaluate
 from advkit.cli.errors import UsageError
 from advkit.cli.listing import listing
+from advkit.cli.outputs import Outputs
 from advkit.cli.specs import number
 from advkit.data import Layout
 
@@ -63,6 +64,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0, 2 for bad input, 130 for an interrupt."""
     args = build_parser().parse_args(argv)
+    args.outputs = Outputs()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"advkit {args.command}: error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
-        print(f"advkit {args.command}: interrupted, nothing saved", file=sys.stderr)  # noqa: T201
+        print(f"advkit {args.command}: interrupted, {args.outputs}", file=sys.stderr)  # noqa: T201
         return 130
     return status
 
