@@ -427,7 +427,7 @@ def test_a_loss_cannot_change_what_counts_as_success(tally):
         logits.scatter_(1, y[:, None], -100.0)  # the best of the others
         return logits.amax(1) - own
 
-    x, y = torch.tensor([[0.6, 0.4], [0.9, 0.1]]), torch.tensor([0, 0])
+    x, y = torch.tensor([[0.6, 0.5], [0.9, 0.2]]), torch.tensor([0, 0])
     with tally(COPIES).trial("loss"):
         found, expected = (
             attacks.PGD(eps=0.15, steps=5, random_start=False, loss=loss).run(Identity(), x, y)
