@@ -45,7 +45,9 @@ class Guard:
 
     Requests may come from several threads, if the model and the detector allow it: counts are exact
     and lines of the log whole. A torch module should then be in evaluation mode, since its mode is
-    put back after each call. Copies, also those that are pickled, keep model, detector, threshold
+    put back after each call. The detector and `on_alarm` get copies, which they may write to.
+    A request that was judged is counted, also if its alarms cannot be logged or `on_alarm` raises,
+    so that it is not answered. Copies, also those that are pickled, keep model, detector, threshold
     and settings, and begin to count at zero.
 
     Args:
@@ -59,8 +61,11 @@ class Guard:
             among them, answers in the model's place, say by another model.
         outputs: what a detector of outputs is shown: the model's `"scores"` or its `"logits"`.
         log: gets a line of JSON for each alarm, before the request is answered: a path, to which
-            is appended, or an object with a `write` for text. A line has the time (UTC), the row
-            in the request, the model's label, suspicion, threshold, model and detector.
+            is appended, or an object with a `write` for text, which is flushed if it can be. A line
+            has the time (UTC), the row in the request, the model's label, suspicion, threshold,
+            model and detector. If it cannot be written whole, the request is not answered, and no
+            later line continues it. A regular file must be readable too, and is locked while
+            several guards append to it (not on Windows). Lines are not synced to the disk.
 
     Attributes:
         model: as a classifier.
@@ -224,7 +229,7 @@ class Guard:
             TypeError: the detector or `on_alarm` answered with something else than numbers or
                 labels.
             RuntimeError: the detector raised.
-            OSError: an alarm could not be logged.
+            OSError: an alarm could not be logged whole; the request is counted all the same.
         """
         return self._judged(x)[0]
 
