@@ -7,13 +7,16 @@ The limits are those of the project on two cores.
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from advkit import attacks
 from advkit import eval as rob
@@ -23,6 +26,8 @@ from benchmarks.table import Entry, Figures, check, record
 from benchmarks.timing import in_floors, one_thread
 
 DEFAULT_S, TECHNIQUES_S = 60, 300
+BATCHES, PAIRS = (1000, 4000), 3
+GROWTH = 1.2  # times the time per batch
 ROOT = Path(__file__).parents[1]
 COMMAND = "import sys; from advkit.cli import main; sys.exit(main())"
 
@@ -106,3 +111,29 @@ def test_scores_of_a_detector(benchmark):
         return
     figures = Figures(seconds=benchmark.stats.stats.median)
     note(benchmark, f"{rows:,} rows, 1,000 resamples", "`detection_scores`", figures)
+
+
+@pytest.mark.slow
+@one_thread()
+def test_a_batch_costs_as_much_late_as_early(benchmark):
+    """Time per batch of a long evaluation against that of a short one, as pairs of runs."""
+    net = torch.nn.Linear(4, 3)
+    short, long, pairs = (10, 40, 1) if benchmark.disabled else (*BATCHES, PAIRS)
+
+    def per_batch(batches: int) -> float:
+        x = torch.rand(batches, 4)
+        y = net(x).argmax(1)
+        start = time.perf_counter()
+        rob.evaluate(net, x, y, attacks=[attacks.FGSM(eps=0.02)], batch_size=1)
+        return (time.perf_counter() - start) / batches
+
+    def pair() -> float:
+        return per_batch(long) / per_batch(short)
+
+    ratios = benchmark.pedantic(lambda: [pair() for _ in range(pairs)], rounds=1)
+    if benchmark.disabled:
+        return
+    ratio = statistics.median(ratios)
+    benchmark.extra_info |= {"ratios": [round(one, 3) for one in ratios]}
+    print(f"\n{long:,} batches against {short:,}: {ratio:.2f} times the time per batch")
+    assert ratio <= GROWTH

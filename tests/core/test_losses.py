@@ -72,5 +72,18 @@ def test_negative_logits_and_ties_are_no_special_case(name):
     assert value[0] < 0
 
 
-def test_a_callable_is_its_own_loss():
-    assert get_loss(margin) is margin
+def test_a_callable_gets_copies_which_it_may_write_to(logits):
+    def writes(logits, y):
+        logits[:, 0] = -9
+        y.zero_()
+        return logits.amax(1)
+
+    y = torch.ones(40, dtype=torch.int64)
+    before = logits.clone().requires_grad_()
+    value = get_loss(writes)(before, y)
+    assert torch.equal(before, logits)
+    assert (y == 1).all()
+    assert torch.equal(value, logits[:, 1:].amax(1).clamp_min(-9))
+    value.sum().backward()
+    assert before.grad[:, 1:].sum() == 40
+    assert torch.equal(get_loss(margin)(logits, y), margin(logits, y))

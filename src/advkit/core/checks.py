@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,6 +82,14 @@ def share(name: str, value: float) -> None:
     number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
+
+
+def unmasked(name: str, values: object) -> None:
+    """Raise if `values` are a masked array with a masked value: what lies behind a mask is none."""
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{name} must not hold masked values, got a masked array; fill them or leave them out"
+        )
 
 
 def is_attack(value: object) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -69,5 +70,10 @@ def check_loss(loss: object) -> None:
 
 
 def get_loss(loss: LossName | Loss) -> Loss:
-    """The function that `loss` names, or `loss` itself."""
-    return loss if callable(loss) else LOSSES[loss]
+    """Return the function that `loss` names, or `loss` on copies, which it may write to."""
+    return partial(_on_copies, loss) if callable(loss) else LOSSES[loss]
+
+
+def _on_copies(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
+    """The `loss` of copies: the success of an attack is computed from the same logits later."""
+    return loss(logits.clone(), y.clone())

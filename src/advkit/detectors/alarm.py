@@ -34,6 +34,8 @@ class Judgement:
 class Alarm:
     """The `k` inputs of a request that raised an alarm.
 
+    A function `on_alarm` gets copies, which it may write to.
+
     Attributes:
         x: `(k, *features)`.
         outputs: `(k, classes)`, what the model gave and the detector looked at, detached.
@@ -67,7 +69,7 @@ def raise_alarm(
     Returns:
         Mask of these inputs, bool `(n,)`, and the alarm of all of them.
     """
-    above = suspicion > threshold
+    above = ~(suspicion <= threshold)  # NaN on either side is an alarm
     raised = torch.from_numpy(above).to(outputs.device)
     rows = raised.nonzero().flatten()
     alarm = Alarm(
@@ -88,7 +90,7 @@ def answer_alarm(on_alarm: OnAlarm, alarm: Alarm) -> Tensor:
         ValueError: it returned labels of another shape, or a label that is not a class.
     """
     if callable(on_alarm):
-        return _checked_labels(on_alarm(alarm), alarm)
+        return _checked_labels(on_alarm(_copied(alarm)), alarm)
     return alarm.labels if on_alarm == "flag" else torch.full_like(alarm.labels, REJECTED)
 
 
@@ -99,6 +101,16 @@ def visible_scores(outputs: Tensor, labels: Tensor) -> Tensor:
     """
     seen = torch.zeros_like(outputs).scatter(1, labels[:, None].clamp_min(0), 1)
     return seen.masked_fill(labels[:, None] == REJECTED, -math.inf)
+
+
+def _copied(alarm: Alarm) -> Alarm:
+    return Alarm(
+        x=alarm.x.clone(),
+        outputs=alarm.outputs.clone(),
+        labels=alarm.labels.clone(),
+        suspicion=alarm.suspicion.copy(),
+        rows=alarm.rows.clone(),
+    )
 
 
 def _checked_labels(labels: Tensor, alarm: Alarm) -> Tensor:

@@ -90,6 +90,7 @@ def rows_to_learn(detector: Any, X: npt.ArrayLike, y: Any) -> tuple[Rows, Any]:
     Raises:
         ValueError: they have the wrong shape, or are not finite.
     """
+    checks.unmasked("outputs", X)
     found = validate_data(detector, X, y, dtype=_DTYPES, ensure_all_finite=False)
     rows, labels = (found, None) if isinstance(y, str) else found
     check_finite(rows)
@@ -117,6 +118,7 @@ def rows_to_judge(detector: Any, X: npt.ArrayLike) -> Rows:
     rows: Any = X
     if not plain:
         check_is_fitted(detector)
+        checks.unmasked("outputs", X)
         rows = validate_data(detector, X, reset=False, dtype=_DTYPES, ensure_all_finite=False)
     check_finite(rows)
     return rows  # type: ignore[no-any-return]  # floats of either kind

@@ -153,7 +153,9 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
         rows = rows_to_judge(self, X)
         looked_at = self.features_(rows)
         if self._flat is None:
-            return np.asarray(self.estimator_.predict_proba(looked_at))
+            found = self.estimator_.predict_proba(looked_at)
+            checks.unmasked("the estimator's probabilities", found)
+            return np.asarray(found)
         return self._flat.probabilities(_narrowed(looked_at))
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -24,7 +24,7 @@ from advkit.detectors.alarm import (
     visible_scores,
 )
 from advkit.detectors.alarm_log import AlarmLog, Writable, alarm_lines
-from advkit.detectors.features import OUTPUTS, Outputs
+from advkit.detectors.features import OUTPUTS, Floats, Outputs
 from advkit.detectors.request_counter import RequestCounter
 from advkit.detectors.suspicion import check_detector, looks_at_inputs, suspicion_of
 from advkit.models import Bounds, as_classifier, hold
@@ -45,7 +45,9 @@ class Guard:
 
     Requests may come from several threads, if the model and the detector allow it: counts are exact
     and lines of the log whole. A torch module should then be in evaluation mode, since its mode is
-    put back after each call. Copies, also those that are pickled, keep model, detector, threshold
+    put back after each call. The detector and `on_alarm` get copies, which they may write to.
+    A request that was judged is counted, also if its alarms cannot be logged or `on_alarm` raises,
+    so that it is not answered. Copies, also those that are pickled, keep model, detector, threshold
     and settings, and begin to count at zero.
 
     Args:
@@ -59,8 +61,11 @@ class Guard:
             among them, answers in the model's place, say by another model.
         outputs: what a detector of outputs is shown: the model's `"scores"` or its `"logits"`.
         log: gets a line of JSON for each alarm, before the request is answered: a path, to which
-            is appended, or an object with a `write` for text. A line has the time (UTC), the row
-            in the request, the model's label, suspicion, threshold, model and detector.
+            is appended, or an object with a `write` for text, which is flushed if it can be. A line
+            has the time (UTC), the row in the request, the model's label, suspicion, threshold,
+            model and detector. If it cannot be written whole, the request is not answered, and no
+            later line continues it. A regular file must be readable too, and is locked while
+            several guards append to it (not on Windows). Lines are not synced to the disk.
 
     Attributes:
         model: as a classifier.
@@ -99,9 +104,7 @@ class Guard:
         if threshold is None and looks_at_inputs(detector):
             threshold = getattr(detector, "threshold", None)
         if threshold is not None:
-            checks.number("threshold", threshold)
-            if not math.isfinite(threshold):
-                raise ValueError(f"threshold must be finite, got {threshold}")
+            _check_threshold(threshold)
         if not callable(on_alarm):
             checks.one_of("on_alarm", on_alarm, ("reject", "flag"))
         checks.one_of("outputs", outputs, OUTPUTS)
@@ -148,13 +151,14 @@ class Guard:
         """The most suspicion that raises no alarm.
 
         Raises:
-            ValueError: there is none yet.
+            ValueError: there is none yet, or it is not finite.
         """
         if self._threshold is None:
             raise ValueError(
                 "threshold is not set: pass threshold=... or call calibrate(x) with clean inputs "
                 "that the detector was not fitted on"
             )
+        _check_threshold(self._threshold)  # it may come from a pickle
         return self._threshold
 
     @property
@@ -212,10 +216,7 @@ class Guard:
                 f"x must hold at least {math.ceil(1 / fpr)} inputs for fpr={fpr:g}, got {len(x)}"
             )
         with hold(self.model):
-            parts = [
-                suspicion_of(self.detector, self._outputs_for(part), part)
-                for part in torch.split(x, batch_size)
-            ]
+            parts = [self._suspicion(part) for part in torch.split(x, batch_size)]
         self._threshold = float(np.sort(np.concatenate(parts))[-1 - allowed])
         return self
 
@@ -228,7 +229,7 @@ class Guard:
             TypeError: the detector or `on_alarm` answered with something else than numbers or
                 labels.
             RuntimeError: the detector raised.
-            OSError: an alarm could not be logged.
+            OSError: an alarm could not be logged whole; the request is counted all the same.
         """
         return self._judged(x)[0]
 
@@ -253,20 +254,25 @@ class Guard:
         """Return the judgement, and the model's outputs."""
         threshold = self.threshold  # before the model is queried
         outputs = self._outputs_for(x)
-        suspicion = suspicion_of(self.detector, outputs, x)
         labels = outputs.argmax(1)
+        suspicion = suspicion_of(self.detector, outputs, labels, x)
         raised, alarm = raise_alarm(x, outputs, labels, suspicion, threshold)
         self._record(len(x), alarm, threshold)
         if len(alarm.rows):
             labels = labels.index_put((alarm.rows,), answer_alarm(self.on_alarm, alarm))
         return Judgement(labels=labels, suspicion=suspicion, alarm=raised), outputs
 
+    def _suspicion(self, x: Tensor) -> Floats:
+        """Return the suspicion `(n,)` of each of `x`, of which nothing is answered."""
+        outputs = self._outputs_for(x)
+        return suspicion_of(self.detector, outputs, outputs.argmax(1), x)
+
     def _outputs_for(self, x: Tensor) -> Tensor:
-        """Return the model's outputs for `x`, `(n, classes)`, detached, of float32 at least."""
+        """Return a copy of the model's outputs for `x`, `(n, classes)`, of float32 at least."""
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
         with torch.no_grad():
-            outputs = wide(getattr(self.model, self.outputs)(x).detach())
+            outputs = wide(getattr(self.model, self.outputs)(x).detach()).clone()
         if outputs.ndim != 2 or len(outputs) != len(x):
             raise ValueError(
                 f"the model must return {self.outputs} ({len(x)}, classes), "
@@ -282,9 +288,13 @@ class Guard:
 
     def _record(self, n: int, alarm: Alarm, threshold: float) -> None:
         """Count `n` inputs and the alarms among them, and log those."""
-        lines = []
-        if self._log is not None:
-            lines = alarm_lines(alarm, threshold, self.model, self.detector)
         with self._counter.adding(n, len(alarm.rows)):
-            if self._log is not None:
-                self._log.append(lines)
+            if self._log is not None and len(alarm.rows):
+                self._log.append(alarm_lines(alarm, threshold, self.model, self.detector))
+
+
+def _check_threshold(threshold: float) -> None:
+    """Raise unless `threshold` is a finite number."""
+    checks.number("threshold", threshold)
+    if not math.isfinite(threshold):
+        raise ValueError(f"threshold must be finite, got {threshold}")

@@ -11,7 +11,7 @@ class RequestCounter:
     """Number of inputs that were judged, and of alarms among them, both from zero."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what runs in the block of `adding` may read the counts
         self._requests = self._alarms = 0
 
     def counts(self) -> dict[str, int]:

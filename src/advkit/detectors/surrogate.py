@@ -18,6 +18,7 @@ from typing_extensions import Self
 from advkit.core import checks
 from advkit.core.protocols import Detector
 from advkit.detectors.features import Floats
+from advkit.detectors.suspicion import checked_suspicion
 from advkit.training.fit import fit
 
 _BATCH = 64
@@ -104,6 +105,7 @@ class Surrogate:
         Raises:
             ValueError: `outputs` are no finite rows; the detector finds all of them equally
                 suspicious, or answers no finite numbers.
+            TypeError: the detector answers something other than numbers.
         """
         rows = _checked_rows(outputs)
         wanted = self._wanted(rows)
@@ -153,6 +155,7 @@ class Surrogate:
         Raises:
             ValueError: it is not fitted; `outputs` are too few, no finite rows or of another width;
                 one of the two finds all of them equally suspicious.
+            TypeError: the detector answers something other than numbers.
         """
         rows = _checked_rows(outputs)
         own, wanted = self.suspicion(rows), self._wanted(rows)
@@ -179,14 +182,8 @@ class Surrogate:
 
     def _wanted(self, rows: Floats) -> Floats:
         """What the detector says of `rows`, checked."""
-        found = np.asarray(self.detector.suspicion(rows), dtype=np.float64)
-        if found.shape != (len(rows),) or not np.isfinite(found).all():
-            raise ValueError(
-                f"{type(self.detector).__name__} must give {len(rows)} rows as many finite "
-                f"suspicions, gave shape {found.shape}, {int((~np.isfinite(found)).sum())} of them "
-                "NaN or infinite"
-            )
-        return found
+        found = self.detector.suspicion(rows.copy())
+        return checked_suspicion(type(self.detector).__name__, found, len(rows))
 
     def _fitted(self, shape: torch.Size) -> _Standardised:
         if self._net is None:
@@ -235,6 +232,7 @@ def _checked_rows(outputs: npt.ArrayLike) -> Floats:
     Raises:
         ValueError: they are no rows, or not finite.
     """
+    checks.unmasked("outputs", outputs)
     rows: Floats = np.asarray(outputs).astype(np.float64)
     if rows.ndim != 2 or not rows.size:
         raise ValueError(f"outputs must be rows (n, width), at least one, got shape {rows.shape}")

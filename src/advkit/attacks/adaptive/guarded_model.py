@@ -39,11 +39,12 @@ class Guarded(ByLabels):
 
     def excess(self, x: Tensor, labels: Tensor) -> Tensor:
         """How far each part is above its limit if the answers are `labels`, `(n, parts)`."""
-        return _beside(x, [d.excess(x, labels, limit) for d, limit in self.detectors], "excess")
+        found = [d.excess(_given(x), labels.clone(), limit) for d, limit in self.detectors]
+        return _beside(x, found, "excess")
 
     def features(self, x: Tensor) -> Tensor:
         """What the parts look at, `(n, width)`."""
-        return _beside(x, [d.features(x) for d, _ in self.detectors], "features")
+        return _beside(x, [d.features(_given(x)) for d, _ in self.detectors], "features")
 
 
 def behind_guards(guard: Any) -> tuple[Any, list[Any]]:
@@ -64,6 +65,11 @@ def _check_asked(detector: object, wanted_by: str, asks: tuple[str, ...]) -> Non
             f"DifferentiableDetector; {type(detector).__name__} has no {missing[0]}. "
             "Adaptive is for detectors of outputs"
         )
+
+
+def _given(x: Tensor) -> Tensor:
+    """Return what a detector may write to, where torch would let it write to `x`."""
+    return x if x.requires_grad else x.clone()
 
 
 def _beside(x: Tensor, found: list[Tensor], name: str) -> Tensor:

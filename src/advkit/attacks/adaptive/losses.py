@@ -69,7 +69,7 @@ class Evasion:
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         """The value to climb `(n,)`, of `logits` `(n, classes)` and labels `y` `(n,)`."""
-        outputs = logits.softmax(1) if self.outputs == "scores" else logits
+        outputs = logits.softmax(1) if self.outputs == "scores" else logits.clone()
         suspicion = self.alarm(outputs)
         if suspicion.shape != y.shape:
             raise ValueError(

@@ -24,6 +24,7 @@ from advkit.eval.detection.columns import (
     checked_column,
     checked_floats,
     checked_samples,
+    plain_array,
 )
 
 Value = TypeVar("Value")
@@ -179,7 +180,7 @@ def _flat(nested: Mapping[str, Mapping[Any, Value]]) -> dict[Any, Value]:
 
 
 def _checked_bools(values: npt.ArrayLike) -> Bools:
-    found = np.asarray(values)
+    found = plain_array("adversarial", values)
     if found.dtype.kind not in "biu":
         raise TypeError(f"adversarial must be bools, or 0 and 1, got {found.dtype}")
     if found.ndim != 1 or not np.isin(found, (0, 1)).all():

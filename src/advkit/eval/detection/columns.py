@@ -12,9 +12,16 @@ from advkit.core import checks
 from advkit.eval.detection.bootstrap import Floats, Ints
 
 
+def plain_array(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return `values` as an array, or raise if some are masked."""
+    found = np.asanyarray(values)
+    checks.unmasked(name, found)
+    return np.asarray(found)
+
+
 def checked_column(name: str, values: npt.ArrayLike, n: int) -> npt.NDArray[Any]:
     """Return `values` as an array, or raise unless its shape is `(n,)`."""
-    column = np.asarray(values)
+    column = plain_array(name, values)
     if column.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), got {column.shape}")
     return column
@@ -22,7 +29,7 @@ def checked_column(name: str, values: npt.ArrayLike, n: int) -> npt.NDArray[Any]
 
 def checked_floats(name: str, values: npt.ArrayLike, shape: tuple[int, ...]) -> Floats:
     """Return `values` as float64, or raise unless they are finite numbers of that `shape`."""
-    found = np.asarray(values)
+    found = plain_array(name, values)
     if found.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be numbers, got {found.dtype}")
     if found.shape != shape:

@@ -15,7 +15,7 @@ from sklearn.metrics import (
 )
 
 from advkit.eval.detection.bootstrap import Floats, Ints, Ranking, estimates, ratio
-from advkit.eval.detection.columns import check_draws, checked_floats, checked_samples
+from advkit.eval.detection.columns import check_draws, checked_floats, checked_samples, plain_array
 from advkit.eval.detection.multiclass_result import ClassificationScores, ClassScore
 
 
@@ -143,7 +143,7 @@ def _checked_probabilities(values: npt.ArrayLike, shape: tuple[int, int]) -> Flo
 
 def _checked_labels(y: npt.ArrayLike, names: list[Any]) -> Ints:
     """Where the class of each row stands among `names`."""
-    column = np.asarray(y)
+    column = plain_array("y", y)
     if column.ndim != 1:
         raise ValueError(f"y must have shape (n,), got {column.shape}")
     place = {name: i for i, name in enumerate(names)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -100,16 +101,27 @@ class AttackRecorder:
             parts = (x[rows], result.x_adv[rows], y[rows], answer[turned])
             self.examples.append(Examples(*(part.cpu() for part in parts)))
 
+    def outcome_so_far(self) -> Callable[[], AttackOutcome]:
+        """Return a function that builds the outcome of the batches so far, whatever follows."""
+        examples = tuple(self.examples)
+        return partial(self._outcome, len(self.columns), self.seconds, self.norm, examples)
+
     def compute(self) -> AttackOutcome:
         """Return what the attack did to all batches so far."""
+        return self.outcome_so_far()()
+
+    def _outcome(
+        self, batches: int, seconds: float, norm: str, examples: Sequence[Examples]
+    ) -> AttackOutcome:
+        """Return what the attack did to the first `batches`."""
         eps = getattr(self.attack, "eps", None)
         return AttackOutcome(
             name=type(self.attack).__name__,
             settings=settings(self.attack),
-            norm=self.norm,
+            norm=norm,
             minimum_norm=eps is None,
             eps=float(eps) if isinstance(eps, Real) else None,
-            seconds=self.seconds,
-            examples=Examples.join(self.examples),
-            **self.columns.compute(),
+            seconds=seconds,
+            examples=Examples.join(examples),
+            **self.columns.compute(batches),
         )

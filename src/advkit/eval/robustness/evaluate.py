@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from advkit.core.batch_recorder import BatchRecorder
-from advkit.core.batching import Batches, batches, counted_from
+from advkit.core.batching import Batches, batches
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch, Rate, classified
-from advkit.eval.budgets import distinct_budgets
-from advkit.eval.noise import NoiseOutcome, withstands_noise
-from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
+from advkit.eval.robustness.attack_recorder import check_attacks
+from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
 from advkit.models import Classifier, as_classifier
 
@@ -104,10 +102,12 @@ def evaluate_stream(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Iterator[Report]:
-    """`evaluate`, with a report after each batch on all inputs up to there.
+    """Evaluate as `evaluate` does, with a report after each batch on all inputs up to there.
 
-    Whoever stops early, by an interrupt say, keeps a report in which every attack has met the same
-    inputs. Arguments and errors are those of `evaluate`.
+    If you stop early, by an interrupt say, you keep a report in which every attack has met the same
+    inputs. A report is built when it is first read, so that those you do not read cost nothing;
+    later batches do not change it. Until it is read, it keeps what the evaluation has recorded.
+    Arguments and errors are those of `evaluate`.
     """
     classifier = as_classifier(model)
     total = len(x) if isinstance(x, Tensor) else None
@@ -124,26 +124,9 @@ def _stream(
     *,
     progress: bool,
 ) -> Iterator[Report]:
-    recorders = [AttackRecorder(attack) for attack in attacks]
-    budgets = distinct_budgets(attacks)
-    noise = BatchRecorder()
-    clean: list[Tensor] = []
+    recorder = EvaluationRecorder(classifier, attacks, total)
     with progress_bar("inputs", total, progress) as advance:
         for batch in parts:
-            with counted_from(batch.first):
-                for recorder in recorders:
-                    recorder.update(classifier, batch)
-                noise.update({b: withstands_noise(classifier, batch, *b) for b in budgets})
-            clean.append(batch.right.cpu())
+            recorder.update(batch)
             advance(len(batch.x))
-            yield Report(
-                model=repr(classifier),
-                bounds=classifier.bounds,
-                clean=torch.cat(clean),
-                outcomes=tuple(recorder.compute() for recorder in recorders),
-                noise=tuple(
-                    NoiseOutcome(norm=norm, eps=eps, robust=robust)
-                    for (norm, eps), robust in noise.compute().items()
-                ),
-                total=total,
-            )
+            yield recorder.report()
