@@ -22,11 +22,11 @@ def test_archives_that_are_none_or_lack_arrays_or_hold_objects(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_npz(path, ("x", "y"))
     path.write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(ValueError, match="is damaged or not an .npz archive of plain arrays"):
+    with pytest.raises(ValueError, match="is not an .npz archive of plain arrays"):
         read_npz(path, ("x", "y"))
     write_npz(path, {"x": np.zeros(2), "z": np.zeros(2)})
-    with pytest.raises(ValueError, match="must hold the arrays x, y; y not found in: x, z"):
+    with pytest.raises(ValueError, match="must hold the arrays x and y, holds: x, z"):
         read_npz(path, ("x", "y"))
     np.savez(path, x=np.array([print], dtype=object), y=np.zeros(2))
-    with pytest.raises(ValueError, match="is damaged or not an .npz archive of plain arrays"):
+    with pytest.raises(ValueError, match="is not an .npz archive of plain arrays"):
         read_npz(path, ("x", "y"))

@@ -6,10 +6,11 @@ are compared with the file before memory is taken for them.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from advkit.core.files import replacing
 
@@ -46,12 +48,9 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.ND
         there = [name.removesuffix(".npy") for name in archive.namelist()]
         wanted = there if names is None else [name for name in there if name in names]
         arrays = {name: _array(archive, f"{name}.npy") for name in wanted}
-    missing = [name for name in names or () if name not in arrays]
-    if missing:
-        raise ValueError(
-            f"{path} must hold the arrays {', '.join(names or ())}; "
-            f"{', '.join(missing)} not found in: {', '.join(there)}"
-        )
+    if any(name not in arrays for name in names or ()):
+        wanted = " and ".join(names or ())
+        raise ValueError(f"{path} must hold the arrays {wanted}, holds: {', '.join(there)}")
     return arrays
 
 
@@ -75,6 +74,34 @@ def read_torch(path: Path) -> Any:
             raise ValueError("it holds more than plain values and tensors") from error
 
 
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the names, dtypes, shapes and values of `tensors`, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_digest(path: Path) -> None:
+    """Compare the file at `path` with the digest in `PATH.sha256`, if there is such a file.
+
+    That file is written by `sha256sum PATH > PATH.sha256`.
+
+    Raises:
+        ValueError: the digest is that of another content.
+        OSError: a file cannot be read.
+    """
+    beside = path.with_name(f"{path.name}.sha256")
+    if not beside.exists():
+        return
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    wanted = beside.read_text(encoding="ascii", errors="replace").split()[:1]
+    if wanted != [found]:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {beside}")
+
+
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
     """Open a zip archive; all errors inside become a ValueError that names the file."""
@@ -86,7 +113,7 @@ def _opened(path: Path, kind: str) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]
                 _check_members(archive.infolist(), os.fstat(file.fileno()).st_size)
                 yield file, archive
         except Exception as error:  # a damaged file may fail in any way
-            raise ValueError(f"{path} is damaged or not {kind}: {error}") from error
+            raise ValueError(f"{path} is not {kind}, or is damaged: {error}") from error
 
 
 def _check_members(members: Sequence[zipfile.ZipInfo], size: int) -> None:

@@ -21,13 +21,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from advkit.core.archives import read_torch
+from advkit.core.content import check_like, check_state
 from advkit.core.files import replacing
 from advkit.training.checkpoint_content import (
-    check_like,
     check_optimizer,
     check_random,
     check_setup,
-    check_state,
     checked_epochs,
 )
 from advkit.training.history import Epoch
@@ -87,12 +86,14 @@ class Run:
         self._check_same_model(state["model"])
         check_setup(state["setup"], self.setup)
         check_state("model", state["model"], _state(self.model))
-        if self.averaged is not None:
+        if self.averaged is None:
+            check_like("averaged", state["averaged"], None)
+        else:
             check_state("averaged", state["averaged"], _state(self.averaged))
         with self.undrawn():  # an optimizer that draws does so in a trial step
             check_optimizer(state["optimizer"], self.optimizer)
-        if self.scheduler is not None:
-            check_like("scheduler", state["scheduler"], self.scheduler.state_dict())
+        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
+        check_like("scheduler", state["scheduler"], scheduler)
         check_random(state["random"], self.generators, self.device)
 
     def _check_same_model(self, state: object) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.content import check_shape
 from advkit.defenses.mrr.calibration import Calibration, calibrated
 from advkit.defenses.mrr.dictionaries import InputDictionaries
 from advkit.defenses.mrr.latent import LatentModules
@@ -19,6 +20,11 @@ from advkit.models import TorchClassifier
 
 class Modules(Protocol):
     """Fitted defenders that look at a batch together."""
+
+    @property
+    def count(self) -> int:
+        """Distances for each input."""
+        ...
 
     def distances(self, x: Tensor, labels: Tensor) -> Tensor:
         """How far `x` `(n, *features)` is from clean inputs of the classes `labels`, `(n, count)`.
@@ -50,6 +56,17 @@ class Fitted:
     inputs: InputDictionaries | None
     calibration: Calibration
     clean: Tensor
+
+    def check(self) -> None:
+        """Raise ValueError unless calibration and clean scores are those of the defenders.
+
+        For tensors from a file, which may be damaged or made to do damage.
+        """
+        defenders = sum(own.count for own in self.modules)
+        self.calibration.check(defenders, len(self.calibration.counts))
+        check_shape("clean", self.clean, torch.float64, (len(self.clean), defenders))
+        if not bool(((self.clean >= 0) & (self.clean <= 1)).all()):
+            raise ValueError("clean must hold scores in [0, 1]")
 
     @property
     def modules(self) -> tuple[Modules, ...]:
