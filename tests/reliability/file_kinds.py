@@ -36,7 +36,8 @@ def same(one, other):
     if isinstance(one, torch.Tensor):
         one, other = one.numpy(), other.numpy()
     if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()  # fmt: skip
+        alike = one.dtype == other.dtype and one.shape == other.shape
+        return alike and one.tobytes() == other.tobytes()
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):
@@ -160,7 +161,7 @@ class MRRFile:
             found = MRR.load(path, victim)
         finally:
             assert same(before, victim.state_dict())
-        return [found.scores(X), found.risk(X), found.threshold, found.excess(X, Y, 0.5)]
+        return [found.scores(X), found.risk(X), found.threshold]
 
     use = read
 
@@ -221,7 +222,6 @@ class Table:
 
     def read(self, path):
         found = OutputTable.load(path)
-        assert str(found)
         return vars(found)
 
     use = read

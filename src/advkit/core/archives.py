@@ -49,8 +49,8 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.ND
         wanted = there if names is None else [name for name in there if name in names]
         arrays = {name: _array(archive, f"{name}.npy") for name in wanted}
     if any(name not in arrays for name in names or ()):
-        wanted = " and ".join(names or ())
-        raise ValueError(f"{path} must hold the arrays {wanted}, holds: {', '.join(there)}")
+        all_names = " and ".join(names or ())
+        raise ValueError(f"{path} must hold the arrays {all_names}, holds: {', '.join(there)}")
     return arrays
 
 

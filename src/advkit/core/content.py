@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 _MOST = 2**53  # beyond it, floats do not count in steps of one
 _MAY_BE_ZERO = ("last_epoch", "T_cur", "lr", "_last_lr")  # numbers that a schedule moves
+_SHARES = ("betas", "momentum", "max_momentum", "base_momentum")  # of what an optimizer keeps
 
 
 def check_like(name: str, found: object, own: object) -> None:
@@ -101,8 +102,8 @@ def _check_number(name: str, found: object, own: float) -> None:
     assert isinstance(found, (int, float))
     least = -math.inf if own < 0 else int(kinds == (int,) and own > 0)
     most = _MOST if isinstance(found, int) else sys.float_info.max
-    if not least <= found <= most:
-        raise ValueError(f"{name} must be finite and at least {least}, got {shown(found)}")
+    if not least <= found <= (1 if part in _SHARES else most):
+        raise ValueError(f"{name} must be a finite number of its range, got {shown(found)}")
 
 
 def _check_tensor(name: str, found: object, own: Tensor) -> None:

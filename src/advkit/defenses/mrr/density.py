@@ -40,7 +40,9 @@ class Density:
 
         For tensors from a file, which may be damaged or made to do damage.
         """
-        dtype, rank = self.projection.dtype, self.projection.shape[-1]
+        if self.projection.ndim != 3:
+            raise ValueError(f"projection must have 3 axes, got {self.projection.ndim}")
+        dtype, rank = self.projection.dtype, self.projection.shape[2]
         if dtype not in (torch.float32, torch.float64) or not 1 <= rank <= width:
             raise ValueError(f"projection must be on 1 to {width} axes, got {dtype} on {rank}")
         if (self.scales is not None) != (kind == "gaussian"):

@@ -329,7 +329,8 @@ def _tile_indices(length: int, side: int, device: torch.device) -> Tensor:
 def _check_values(settings: InputDefender, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise unless arrays of the right shapes hold what can have been learned."""
     channels, height, width = arrays["shape"].tolist()
-    classes, lengths = arrays["classes"], np.linalg.norm(arrays["atoms"], axis=2)
+    classes = arrays["classes"]
+    lengths = np.linalg.norm(arrays["atoms"].astype(np.float64), axis=2)
     sound = {
         "shape": channels >= 1 and min(height, width) >= settings.patch,
         "classes": bool((classes[:1] >= 0).all() and (classes[1:] > classes[:-1]).all()),

@@ -78,9 +78,17 @@ class Fitted:
         return _side_by_side(self.modules, x, labels)
 
     def scores(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Of all defenders, `(n, defenders)`, float64, a batch at a time."""
+        """Of all defenders, `(n, defenders)`, float64, a batch at a time.
+
+        Raises:
+            ValueError: a distance is NaN, which would pass as a clean input.
+        """
         pairs = _batches(x, labels)
-        return torch.cat([self.calibration.scores(self.distances(a, b), b) for a, b in pairs])
+        distances = torch.cat([self.distances(a, b) for a, b in pairs])
+        bad = distances.isnan().any(1)
+        if bad.any():
+            raise ValueError(f"the defenders returned NaN for sample {checks.indices(bad)}")
+        return self.calibration.scores(distances, labels)
 
     def labels(self, x: Tensor, given: Tensor | None) -> Tensor:
         """Return the victim's labels of `x` `(n,)`: those given, checked, or its predictions."""

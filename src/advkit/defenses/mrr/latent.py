@@ -229,7 +229,13 @@ def fit_latent(
             images = _moved(settings.chain, victim, defender, onward)
             images = _mixed(settings.chain, images, x, seed=seed + k)
     features = torch.stack([_features(defender, x) for defender in defenders])
-    density = fit_density(features, y, classes, kind=settings.density, explained=settings.explained)
+    kind, explained = settings.density, settings.explained
+    try:
+        density = fit_density(features, y, classes, kind=kind, explained=explained)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # it is public
+        raise ValueError(
+            "latent: features are NaN or all alike, so that no density fits"
+        ) from error
     return LatentModules(defenders, density)
 
 

@@ -253,11 +253,10 @@ def _latent(
         raise ValueError(f"arrays must be those of {settings.count:,} defenders, got fewer")
     weights = [_tensors(parts.pop(f"latent {layer} {k}", {})) for k in range(settings.count)]
     centres = weights[0].get("centres", torch.empty(0))
-    width = centres.shape[-1]
-    if tuple(centres.shape) != (classes, width):
-        raise ValueError(f"centres must be those of {classes} classes, got {len(centres)}")
+    if centres.ndim != 2 or len(centres) != classes:
+        raise ValueError(f"centres must be those of {classes} classes")
     density = _density(_tensors(parts.pop(f"density {layer}", {}), device))
-    density.check(settings.count, width, classes, settings.density)
+    density.check(settings.count, centres.shape[1], classes, settings.density)
     start = copied(victim, tap, centres.to(device))
     return LatentModules([with_weights(start, one) for one in weights], density)
 
