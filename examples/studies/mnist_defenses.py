@@ -49,6 +49,7 @@ from torch.nn import functional as F
 
 from advkit import attacks, defenses
 from advkit import eval as rob
+from advkit.core.archives import read_torch
 from advkit.core.files import replacing
 from advkit.data import Dataset, load_npz
 
@@ -163,7 +164,7 @@ def made(name: str, train: Dataset, size: Size, out: Path | None) -> tuple[nn.Mo
     """The net of that name, trained or loaded, and the processor seconds of its training."""
     path = None if out is None else out / f"{name.replace(',', '').replace(' ', '_')}.pt"
     if path is not None and path.is_file():
-        saved = torch.load(path, weights_only=True)
+        saved = read_torch(path)
         net = mnist_cnn_certified()
         net.load_state_dict(saved["net"])
         return net, float(saved["seconds"])

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit import attacks, detectors
+from advkit.core.archives import read_torch
 from advkit.data import Dataset, load_npz
 from advkit.defenses import MRR, LatentDefenders
 from advkit.models import hold
@@ -291,7 +292,7 @@ def mobilenet(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any
     data = load_npz(folder / "imagenet_sample_224.npz").head(100 if size is FULL else 3)
     net = AmongClasses(imagenet_mobilenet_v1(), data.y)
     data = Dataset(data.x, torch.arange(len(data.y)), data.name)
-    weights = torch.load(folder / "imagenet_mobilenet_v1_050.pt", weights_only=True)
+    weights = read_torch(folder / "imagenet_mobilenet_v1_050.pt")
     net.net.load_state_dict({name: value.float() for name, value in weights.items()})
     settings = LatentDefenders(count=1, epochs=3 if size is FULL else 1, batch_size=25, lr=1e-4)
     mrr = MRR(settings, held_out=0.3)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from advkit.core.archives import read_torch
 from advkit.core.files import replacing
 from advkit.data import Dataset
 from advkit.defenses import fit
@@ -86,7 +87,7 @@ def run_part(name: str, part: Callable[[], tuple[dict[str, Any], str]], out: Pat
 
 def loaded(net: nn.Module, path: Path) -> nn.Module:
     """Return `net` with the weights in the file at `path`."""
-    net.load_state_dict(torch.load(path, weights_only=True))
+    net.load_state_dict(read_torch(path))
     return net
 
 

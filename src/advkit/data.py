@@ -79,7 +79,8 @@ def load_npz(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such archive, or its arrays have the wrong shape or dtype.
+        ValueError: it is damaged, not such an archive, or its arrays have the wrong shape, dtype or
+            values.
     """
     path = Path(path)
     arrays = read_npz(path, ("images", "labels"))
@@ -93,8 +94,11 @@ def load_npz(
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: labels must be integers, got {labels.dtype}")
+    labels = labels.astype(np.int64)
+    if bool((labels < 0).any()):  # or above what int64 holds
+        raise ValueError(f"{path}: labels must not be negative, got {labels.min()}")
     x = _channels_first(_in_bounds(images, bounds, path), layout, path)
-    return Dataset(x.contiguous(), torch.from_numpy(labels.astype(np.int64)), path.name)
+    return Dataset(x.contiguous(), torch.from_numpy(labels), path.name)
 
 
 def _in_bounds(images: npt.NDArray[np.generic], bounds: tuple[float, float], path: Path) -> Tensor:
@@ -103,7 +107,13 @@ def _in_bounds(images: npt.NDArray[np.generic], bounds: tuple[float, float], pat
         return torch.from_numpy(images).float() / 255 * (upper - lower) + lower
     if images.dtype.kind != "f":
         raise ValueError(f"{path}: images must be uint8 or float, got {images.dtype}")
-    return torch.from_numpy(images.astype(np.float32))
+    with np.errstate(over="ignore"):
+        x = torch.from_numpy(images.astype(np.float32))
+    bad = ~x.flatten(1).isfinite().all(1)
+    if bad.any():
+        sample = checks.indices(bad)
+        raise ValueError(f"{path}: images must be finite, has NaN or infinity in sample {sample}")
+    return x
 
 
 def _channels_first(x: Tensor, layout: Layout, path: Path) -> Tensor:

@@ -137,7 +137,10 @@ WRONG = [
     (["--data", "odd.npz"], "--data: odd.npz must hold the arrays images and labels"),
     (["--data", "labels.npz"], "--data: labels must be below 10"),
     (["--data", "float.npz"], r"--data: x must lie in .*\[0, 1\].*; say --bounds LOWER UPPER"),
-    (["--data", "nan.npz"], "--data: x must be finite, has NaN or infinity in sample 2$"),
+    (
+        ["--data", "nan.npz"],
+        "--data: nan.npz: images must be finite, has NaN or infinity in sample 2$",
+    ),
     (["--data", "empty.npz"], "--data: the archive holds no images"),
     (["--data", "mynets.py"], "--data: mynets.py is not an .npz archive"),
     (["--model", "mynets.py"], "--model must be FILE.py:FACTORY, got 'mynets.py'"),
@@ -434,7 +437,7 @@ def test_the_default_job(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     cached.write_bytes(b"damaged")
     assert main(again) == 0
-    assert "cannot be read and is trained anew" in capsys.readouterr().err
+    assert "cannot be read and is trained again" in capsys.readouterr().err
 
 
 def test_the_module_is_the_command():

@@ -1,9 +1,12 @@
 """Archives of arrays."""
 
+import hashlib
+
 import numpy as np
 import pytest
+import torch
 
-from advkit.core.archives import read_npz, write_npz
+from advkit.core.archives import check_digest, digest_of, read_npz, write_npz
 
 
 def test_arrays_come_back_as_they_were_written(tmp_path):
@@ -30,3 +33,30 @@ def test_archives_that_are_none_or_lack_arrays_or_hold_objects(tmp_path):
     np.savez(path, x=np.array([print], dtype=object), y=np.zeros(2))
     with pytest.raises(ValueError, match="is not an .npz archive of plain arrays"):
         read_npz(path, ("x", "y"))
+
+
+def test_digests_depend_on_names_dtypes_shapes_and_values():
+    tensors = [{"a": torch.zeros(2)}, {"b": torch.zeros(2)}, {"a": torch.zeros(2).double()},
+               {"a": torch.zeros(1, 2)}, {"a": torch.ones(2)}]  # fmt: skip
+    assert len({digest_of(own) for own in tensors}) == len(tensors)
+    assert digest_of({"a": torch.zeros(2)}) == digest_of(tensors[0])
+    assert digest_of({"a": torch.tensor(1).bfloat16()}) != digest_of({"a": torch.tensor(1)})
+
+
+def test_a_digest_next_to_a_file(tmp_path):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(b"weights")
+    check_digest(path)
+    beside = tmp_path / "net.safetensors.sha256"
+    beside.write_text(f"{hashlib.sha256(b'weights').hexdigest()}  net.safetensors\n")
+    check_digest(path)
+    for other in ("", "0" * 64):
+        beside.write_text(other)
+        with pytest.raises(ValueError, match="net.safetensors is damaged: its SHA-256"):
+            check_digest(path)
+
+
+def test_all_arrays_are_read_if_none_are_named(tmp_path):
+    path = tmp_path / "arrays.npz"
+    write_npz(path, {"x": np.zeros(2), "z": np.zeros((2, 0))})
+    assert list(read_npz(path)) == ["x", "z"]

@@ -395,6 +395,27 @@ class TestRefusals:
         self.refused(path, "cannot be read")
         assert not (tmp_path / "exploded").exists()
 
+    def test_a_part_of_the_model_that_refuses_its_state(self, path, monkeypatch):
+        """Found out only while the state is set; all that was set before is put back."""
+        train(path, epochs=1)
+        net = Net()
+        before = {name: value.clone() for name, value in state(net).items()}
+        monkeypatch.setitem(globals(), "Net", lambda: net)
+        fresh = torch.optim.SGD.load_state_dict
+        calls = []
+
+        def refuses(self, content):
+            calls.append(content)
+            if len(calls) == 1:
+                raise KeyError("odd")
+            fresh(self, content)
+
+        monkeypatch.setattr(torch.optim.SGD, "load_state_dict", refuses)
+        with pytest.raises(ValueError, match="checkpoint .*net.pt cannot be taken up: 'odd'"):
+            train(path)
+        for name, value in state(net).items():
+            assert torch.equal(value, before[name])
+
     def test_workers_that_live_on(self, path):
         data = TensorDataset(torch.rand(4, 4), torch.arange(4))
         loader = DataLoader(data, num_workers=1, persistent_workers=True)

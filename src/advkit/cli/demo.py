@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advkit.core.archives import digest_of, read_torch
+from advkit.core.content import check_keys, check_state, load_state
 from advkit.core.files import save_bytes
 from advkit.data import digits
 from advkit.training.fit import fit
@@ -26,7 +28,7 @@ def digits_net(*, progress: bool) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = DigitsNet()
-        path = cache_folder() / "digits-net-1.pt"
+        path = cache_folder() / "digits-net-2.pt"
         if not _load(net, path):
             _train(net, progress=progress)
             _store(net, path)
@@ -87,19 +89,28 @@ def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _load(net: nn.Module, path: Path) -> bool:
+    """Load the cached net; one that is not whole is reported and leaves `net` as it is."""
     if not path.is_file():
         return False
     try:
-        net.load_state_dict(torch.load(path, weights_only=True))
-    except Exception as error:  # noqa: BLE001 - a damaged file may fail in any way
-        _say(f"the cached net {path} cannot be read and is trained anew ({type(error).__name__})")
+        cached = read_torch(path)
+        check_keys("the file", cached, ("weights", "sha256"))
+        check_state("weights", cached["weights"], net.state_dict())
+        if cached["sha256"] != digest_of(cached["weights"]):
+            raise ValueError("its weights do not have the digest that it holds")
+        load_state(net, cached["weights"])
+    except (OSError, ValueError) as error:
+        _say(f"the cached net cannot be read and is trained again: {error}")
         return False
     return True
 
 
 def _store(net: nn.Module, path: Path) -> None:
+    weights = net.state_dict()
     content = io.BytesIO()
-    torch.save(net.state_dict(), content)  # to a file it would hide a full disk
+    torch.save(
+        {"weights": weights, "sha256": digest_of(weights)}, content
+    )  # a file hides a full disk
     try:
         save_bytes(path, content.getbuffer())
     except OSError as error:

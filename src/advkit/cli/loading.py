@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from advkit.cli.errors import UsageError, reason
+from advkit.core.archives import check_digest, read_torch
+from advkit.core.content import load_state
 from advkit.core.extras import require
 from advkit.core.naming import did_you_mean
 from advkit.data import Dataset, Layout, load_npz
@@ -70,8 +72,12 @@ def _factory(module: ModuleType, name: str, file: str) -> Any:
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a state dict from `.safetensors`, or from what `torch.save` wrote, into `module`.
 
+    A file that is damaged is refused: archives of torch hold checksums; `.safetensors` files do
+    not, and are compared with the digest in `PATH.sha256` if there is one. After an error the
+    module is as it was.
+
     Raises:
-        UsageError: no such file, no state dict in it, or one that does not fit.
+        UsageError: no such file, a damaged one, no state dict in it, or one that does not fit.
     """
     state = _read_state(path)
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
@@ -79,8 +85,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if not isinstance(state, Mapping):
         raise UsageError(f"--weights: {path} holds no state dict, but {type(state).__name__}")
     try:
-        module.load_state_dict(state)
-    except (RuntimeError, TypeError) as error:
+        load_state(module, state)
+    except ValueError as error:
         raise UsageError(f"--weights: {path} does not fit the model: {reason(error)}") from error
 
 
@@ -88,10 +94,11 @@ def _read_state(path: Path) -> Any:
     if not path.is_file():
         raise UsageError(f"--weights: no such file: {path}")
     try:
+        check_digest(path)
         if path.suffix == ".safetensors":
             safetensors = require("safetensors.torch", extra="report", needed_by=path.suffix)
             return safetensors.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch(path)
     except ImportError as error:
         raise UsageError(f"--weights: {error}") from error
     except Exception as error:

@@ -27,6 +27,7 @@ Floats32 = npt.NDArray[np.float32]
 _LEVELS = 8  # between two looks at who has arrived
 _WALKERS = 16_384  # at a time: what they read and write fits a processor's cache
 _ROWS = 4_096
+_ROUNDING = 1e-6  # of a sum of probabilities
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +97,8 @@ class FlatForest:
             "threshold": bool((self.threshold[is_leaf] == np.inf).all())
             and bool((self.threshold[~is_leaf] < np.inf).all()),
             "leaf": bool((self.leaf < len(self.values)).all()),
-            "values": bool(((self.values >= 0) & (self.values <= 1)).all()),
+            "values": bool(((self.values >= 0) & (self.values <= 1)).all())
+            and bool((np.abs(self.values.sum(1) - 1) < _ROUNDING).all()),
         }
         for name, holds in sound.items():
             if not holds:

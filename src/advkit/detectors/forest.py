@@ -225,7 +225,7 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
             raise ValueError(f"{path} is no forest of outputs")
         try:
             return cls._from(arrays)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path} is no valid forest of outputs: {error}") from error
 
     @classmethod

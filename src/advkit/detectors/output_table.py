@@ -86,6 +86,10 @@ class OutputTable:
         for name, kind in _KINDS.items():
             column = _checked_column(name, getattr(self, name), kind, len(self.outputs))
             object.__setattr__(self, name, column)
+        for name, least in (("label", 0), ("predicted", -1), ("distance", 0)):
+            column = getattr(self, name)
+            if not ((column >= least) & (column < np.inf)).all():
+                raise ValueError(f"{name} must be finite and at least {least}, is not in all rows")
 
     def __len__(self) -> int:
         return len(self.outputs)

@@ -114,7 +114,10 @@ def _session(path: str | os.PathLike[str] | bytes, providers: Sequence[str]) -> 
         path = os.fspath(path)
         if not os.path.isfile(path):
             raise FileNotFoundError(f"no such file: {path}")
-    return onnxruntime.InferenceSession(path, providers=list(providers))
+    try:
+        return onnxruntime.InferenceSession(path, providers=list(providers))
+    except Exception as error:  # onnxruntime has an exception of its own for each kind of damage
+        raise ValueError(f"path must be a whole ONNX model: {error}") from error
 
 
 def _only_input(session: Any) -> Any:

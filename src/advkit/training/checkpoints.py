@@ -5,6 +5,7 @@ The file holds plain values alone (tensors, numbers, strings), so that reading i
 
 from __future__ import annotations
 
+import copy
 import io
 import random
 from collections.abc import Iterator, Mapping
@@ -19,10 +20,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from advkit.core.archives import read_torch
+from advkit.core.content import check_like, check_state
 from advkit.core.files import save_bytes
+from advkit.training.checkpoint_content import (
+    check_optimizer,
+    check_random,
+    check_setup,
+    checked_epochs,
+)
 from advkit.training.history import Epoch
 
 _FORMAT = "advkit training 1"
+_KEYS = {"format", "epochs", "setup", "model", "averaged", "optimizer", "scheduler", "random"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,21 +77,44 @@ class Run:
             "random": self._random_state(),
         }
 
-    def difference(self, state: Mapping[str, Any]) -> str | None:
-        """Why the run cannot go on from `state`, in words; `None` if it can."""
-        saved, own = _shapes(state["model"]), _shapes(_state(self.model))
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Raise unless the run can go on from `state`; nothing is changed.
+
+        Raises:
+            ValueError: it is the state of another run, or is not sound.
+        """
+        self._check_same_model(state["model"])
+        check_setup(state["setup"], self.setup)
+        check_state("model", state["model"], _state(self.model))
+        if self.averaged is None:
+            check_like("averaged", state["averaged"], None)
+        else:
+            check_state("averaged", state["averaged"], _state(self.averaged))
+        with self.undrawn():  # an optimizer that draws does so in a trial step
+            check_optimizer(state["optimizer"], self.optimizer)
+        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
+        check_like("scheduler", state["scheduler"], scheduler)
+        check_random(state["random"], self.generators, self.device)
+
+    def _check_same_model(self, state: object) -> None:
+        saved, own = _shapes(state), _shapes(_state(self.model))
         for name in {**saved, **own}:
             there, here = saved.get(name, "absent"), own.get(name, "absent")
             if there != here:
-                return f"it is of another model: {name} is {there} there, and {here} here"
-        for name, ours in self.setup.items():
-            theirs = state["setup"].get(name, ours)
-            if theirs != ours:
-                return f"it was begun with {name} {theirs}, not {ours}"
-        return None
+                raise ValueError(
+                    f"it is of another model: {name} is {there} there, and {here} here"
+                )
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`, to which there is no `difference`."""
+        """Go on from `state`, which `check` accepts; after an error the run is as it was."""
+        before = copy.deepcopy(self.state())
+        try:
+            self._set(state)
+        except BaseException:
+            self._set(before)
+            raise
+
+    def _set(self, state: Mapping[str, Any]) -> None:
         _load(self.model, state["model"])
         if self.averaged is not None:
             _load(self.averaged, state["averaged"])
@@ -148,28 +181,35 @@ def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
         OSError: the file cannot be read.
     """
     content = _read(path)
-    done = [Epoch(**epoch) for epoch in content["epochs"]]
-    reason = run.difference(content)
-    if reason is not None:
-        raise ValueError(f"checkpoint {path} cannot be taken up: {reason}; remove it to begin anew")
+    try:
+        done = checked_epochs(content["epochs"])
+        run.check(content)
+    except ValueError as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be taken up: {error}; remove it to begin again"
+        ) from error
     if len(done) > epochs:
         raise ValueError(
             f"epochs must be at least {len(done)}, which checkpoint {path} has behind it, "
             f"got {epochs}"
         )
-    run.set_state(content)
+    try:
+        run.set_state(content)
+    except Exception as error:  # what a model or a scheduler keeps besides tensors is its own
+        raise ValueError(f"checkpoint {path} cannot be taken up: {error}") from error
     return done
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file may fail in any way
-            sentence = f"checkpoint {path} cannot be read: damaged, or no checkpoint"
-            raise ValueError(sentence) from error
+    try:
+        content = read_torch(path)
+    except ValueError as error:
+        sentence = f"checkpoint {path} cannot be read: damaged, or no checkpoint"
+        raise ValueError(sentence) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"checkpoint {path} is no checkpoint of a training")
+    if content.keys() != _KEYS:
+        raise ValueError(f"checkpoint {path} must hold {', '.join(sorted(_KEYS))}")
     return content
 
 
@@ -178,7 +218,9 @@ def _state(module: nn.Module) -> dict[str, Any]:
     return {**module.state_dict(), **dict(module.named_buffers())}
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, str]:
+def _shapes(state: object) -> dict[str, str]:
+    if not isinstance(state, Mapping):
+        raise ValueError(f"model must be a dict, got {type(state).__name__}")
     return {
         name: f"{value.dtype} {tuple(value.shape)}"
         for name, value in state.items()

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from advkit.core.content import check_shape
+
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -32,6 +34,25 @@ class Calibration:
     distances: Tensor
     counts: Tensor
     spread: Tensor
+
+    def check(self, defenders: int, classes: int) -> None:
+        """Raise ValueError unless this can be the calibration of so many defenders and classes.
+
+        For tensors from a file, which may be damaged or made to do damage.
+        """
+        most = self.distances.shape[-1]
+        check_shape("counts", self.counts, torch.int64, (classes,))
+        check_shape("distances", self.distances, torch.float64, (defenders, classes, most))
+        check_shape("spread", self.spread, torch.float64, (defenders, classes), finite=True)
+        if not bool(((self.counts >= 0) & (self.counts <= most)).all()) or most < 1:
+            raise ValueError(f"counts must be from 0 to {most}, the distances of a class")
+        own = torch.arange(most, device=self.counts.device) < self.counts[:, None]
+        if not bool((self.distances.isfinite() == own).all()):
+            raise ValueError("distances must be finite as far as counts says, and infinite behind")
+        if not bool((self.distances[..., 1:] >= self.distances[..., :-1]).all()):
+            raise ValueError("distances must be in ascending order")
+        if not bool((self.spread > 0).all()):
+            raise ValueError("spread must be positive")
 
     def scores(self, distances: Tensor, labels: Tensor) -> Tensor:
         """Of `(n, defenders)` under the answers `labels` `(n,)`: the same shape, float64."""

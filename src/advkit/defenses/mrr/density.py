@@ -9,6 +9,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
+from advkit.core.content import check_shape
 from advkit.core.tensors import wide
 
 DensityName = Literal["euclidean", "gaussian"]
@@ -33,6 +34,26 @@ class Density:
     centres: Tensor
     scales: Tensor | None
     known: Tensor
+
+    def check(self, count: int, width: int, classes: int, kind: DensityName) -> None:
+        """Raise ValueError unless these are densities of `count` defenders that can be used.
+
+        For tensors from a file, which may be damaged or made to do damage.
+        """
+        if self.projection.ndim != 3:
+            raise ValueError(f"projection must have 3 axes, got {self.projection.ndim}")
+        dtype, rank = self.projection.dtype, self.projection.shape[2]
+        if dtype not in (torch.float32, torch.float64) or not 1 <= rank <= width:
+            raise ValueError(f"projection must be on 1 to {width} axes, got {dtype} on {rank}")
+        if (self.scales is not None) != (kind == "gaussian"):
+            raise ValueError(f"scales must be those of the density {kind!r}")
+        check_shape("projection", self.projection, dtype, (count, width, rank), finite=True)
+        check_shape("shift", self.shift, dtype, (count, 1, rank), finite=True)
+        check_shape("centres", self.centres, dtype, (count, classes, rank), finite=True)
+        check_shape("known", self.known, torch.bool, (classes,))
+        if self.scales is not None:
+            shape = (count, classes, rank, rank)
+            check_shape("scales", self.scales, dtype, shape, finite=True)
 
     def project(self, features: Tensor) -> Tensor:
         """Features `(k, n, width)` on the principal axes, `(k, n, rank)`."""

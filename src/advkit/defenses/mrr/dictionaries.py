@@ -27,6 +27,7 @@ Channels = Literal["joint", "separate"]
 Floats = npt.NDArray[np.float64]
 
 _BATCH = 64  # patches of a step of learning
+_ROUNDING = 1e-4  # of the length of an atom
 _GREY_LEVELS = 255  # a spread of less than one of them counts as one
 
 
@@ -260,22 +261,23 @@ class InputDictionaries:
         """What `arrays` of the same settings gave, bit for bit, on the CPU.
 
         Raises:
-            ValueError: an array is missing, or has not the shape or dtype that goes with the
-                settings and the other arrays.
+            ValueError: an array is missing, does not have the shape or dtype that goes with the
+                settings and the other arrays, or holds impossible values.
         """
         missing = [name for name in ("shape", *_LEARNED) if name not in arrays]
         if missing:
             raise ValueError(f"arrays must hold {', '.join(missing)}, got {', '.join(arrays)}")
-        shape = arrays["shape"].tolist()
-        for name, wanted in _wanted(settings, shape, len(arrays["classes"])).items():
+        shape, k = arrays["shape"].ravel()[:1].tolist(), arrays["classes"].size
+        for name, wanted in _wanted(settings, shape, k).items():
             found = (arrays[name].dtype, arrays[name].shape)
             if found != wanted:
                 raise ValueError(
                     f"arrays[{name!r}] must be {wanted[0]} of shape {wanted[1]} with these "
                     f"settings, got {found[0]} of shape {found[1]}"
                 )
+        _check_values(settings, arrays)
         learned = {name: torch.tensor(arrays[name]) for name in _LEARNED}
-        return cls(settings=settings, shape=tuple(shape), **learned)
+        return cls(settings=settings, shape=tuple(arrays["shape"].tolist()), **learned)
 
     def to(self, device: torch.device | str) -> InputDictionaries:
         """The same on `device`."""
@@ -324,12 +326,30 @@ def _tile_indices(length: int, side: int, device: torch.device) -> Tensor:
     return starts[:, None] + torch.arange(side, device=device)
 
 
+def _check_values(settings: InputDefender, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raise unless arrays of the right shapes hold what can have been learned."""
+    channels, height, width = arrays["shape"].tolist()
+    classes = arrays["classes"]
+    lengths = np.linalg.norm(arrays["atoms"].astype(np.float64), axis=2)
+    sound = {
+        "shape": channels >= 1 and min(height, width) >= settings.patch,
+        "classes": bool((classes[:1] >= 0).all() and (classes[1:] > classes[:-1]).all()),
+        "atoms": bool((lengths <= 1 + _ROUNDING).all()),
+        "mean": bool(np.isfinite(arrays["mean"]).all()),
+        "std": bool(((arrays["std"] > 0) & (arrays["std"] < np.inf)).all()),
+        "peak": bool(((arrays["peak"] > 0) & (arrays["peak"] < np.inf)).all()),
+    }
+    for name, holds in sound.items():
+        if not holds:
+            raise ValueError(f"arrays[{name!r}] holds impossible values")
+
+
 def _wanted(
     settings: InputDefender, shape: list[int], k: int
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """Dtype and shape of each array that was learned from images of `shape` of `k` classes."""
     single, whole = np.dtype(np.float32), np.dtype(np.int64)
-    d = settings.patch**2 * (shape[0] if settings.channels == "joint" else 1)
+    d = settings.patch**2 * (shape[0] if shape and settings.channels == "joint" else 1)
     return {
         "shape": (whole, (3,)),
         "classes": (whole, (k,)),

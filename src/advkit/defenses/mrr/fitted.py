@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.content import check_shape
 from advkit.defenses.mrr.calibration import Calibration, calibrated
 from advkit.defenses.mrr.dictionaries import InputDictionaries
 from advkit.defenses.mrr.latent import LatentModules
@@ -19,6 +20,11 @@ from advkit.models import TorchClassifier
 
 class Modules(Protocol):
     """Fitted defenders that look at a batch together."""
+
+    @property
+    def count(self) -> int:
+        """Distances for each input."""
+        ...
 
     def distances(self, x: Tensor, labels: Tensor) -> Tensor:
         """How far `x` `(n, *features)` is from clean inputs of the classes `labels`, `(n, count)`.
@@ -51,6 +57,17 @@ class Fitted:
     calibration: Calibration
     clean: Tensor
 
+    def check(self) -> None:
+        """Raise ValueError unless calibration and clean scores are those of the defenders.
+
+        For tensors from a file, which may be damaged or made to do damage.
+        """
+        defenders = sum(own.count for own in self.modules)
+        self.calibration.check(defenders, len(self.calibration.counts))
+        check_shape("clean", self.clean, torch.float64, (len(self.clean), defenders))
+        if not bool(((self.clean >= 0) & (self.clean <= 1)).all()):
+            raise ValueError("clean must hold scores in [0, 1]")
+
     @property
     def modules(self) -> tuple[Modules, ...]:
         """All of them."""
@@ -61,9 +78,17 @@ class Fitted:
         return _side_by_side(self.modules, x, labels)
 
     def scores(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Of all defenders, `(n, defenders)`, float64, a batch at a time."""
+        """Of all defenders, `(n, defenders)`, float64, a batch at a time.
+
+        Raises:
+            ValueError: a distance is NaN, which would pass as a clean input.
+        """
         pairs = _batches(x, labels)
-        return torch.cat([self.calibration.scores(self.distances(a, b), b) for a, b in pairs])
+        distances = torch.cat([self.distances(a, b) for a, b in pairs])
+        bad = distances.isnan().any(1)
+        if bad.any():
+            raise ValueError(f"the defenders returned NaN for sample {checks.indices(bad)}")
+        return self.calibration.scores(distances, labels)
 
     def labels(self, x: Tensor, given: Tensor | None) -> Tensor:
         """Return the victim's labels of `x` `(n,)`: those given, checked, or its predictions."""

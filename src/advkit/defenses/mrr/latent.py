@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from advkit.core import checks
+from advkit.core.content import check_like
 from advkit.defenses.mrr.density import Density, DensityName, fit_density
 from advkit.defenses.mrr.regularizers import RegularizerName, placed, regularizer
 from advkit.defenses.mrr.taps import Side, Tap, Tapped, last_hidden, runs_of
@@ -228,7 +229,13 @@ def fit_latent(
             images = _moved(settings.chain, victim, defender, onward)
             images = _mixed(settings.chain, images, x, seed=seed + k)
     features = torch.stack([_features(defender, x) for defender in defenders])
-    density = fit_density(features, y, classes, kind=settings.density, explained=settings.explained)
+    kind, explained = settings.density, settings.explained
+    try:
+        density = fit_density(features, y, classes, kind=kind, explained=explained)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # it is public
+        raise ValueError(
+            "latent: features are NaN or all alike, so that no density fits"
+        ) from error
     return LatentModules(defenders, density)
 
 
@@ -263,13 +270,18 @@ def with_weights(start: LatentDefender, weights: Mapping[str, Tensor]) -> Latent
     """A copy of `start` with other weights and buffers, frozen.
 
     Raises:
-        ValueError: they are those of another net.
+        ValueError: they are those of another net, or not finite where those of `start` are.
     """
-    defender = copy.deepcopy(start)
+    own = {
+        name: tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # as files hold it
+        for name, tensor in start.state_dict().items()
+    }
     try:
-        defender.load_state_dict(dict(weights))
-    except RuntimeError as error:
+        check_like("weights", weights, own)
+    except ValueError as error:
         raise ValueError(f"{_OTHER_MODEL}: {error}") from error
+    defender = copy.deepcopy(start)
+    defender.load_state_dict(dict(weights))
     return defender.requires_grad_(False)
 
 

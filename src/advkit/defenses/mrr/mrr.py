@@ -357,11 +357,15 @@ class MRR:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no such archive, or was fitted with another model.
+            ValueError: it is damaged, not such a file, or was fitted with another model.
             TypeError: the model is no torch module.
         """
-        settings, fitted = storage.read(Path(path), as_victim(model))
-        mrr = cls(**settings)
+        path, victim = Path(path), as_victim(model)
+        stored = storage.Stored(path)
+        with storage.named_in_errors(path):
+            mrr = cls(**stored.settings)
+            fitted = stored.fitted(victim)
+            mrr._policy.check_count(fitted.clean.shape[1])
         mrr._fitted = fitted
         return mrr
 

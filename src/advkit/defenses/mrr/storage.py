@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advkit.core import checks
 from advkit.core.archives import read_npz, write_npz
+from advkit.core.content import check_keys
 from advkit.defenses.mrr.calibration import Calibration
 from advkit.defenses.mrr.density import Density
 from advkit.defenses.mrr.dictionaries import InputDefender, InputDictionaries
@@ -33,6 +36,16 @@ from advkit.models import TorchClassifier
 
 Arrays = dict[str, npt.NDArray[Any]]
 _FORMAT = "advkit MRR 1"
+_SETTINGS = (
+    "latent",
+    "inputs",
+    "aggregate",
+    "precision",
+    "security",
+    "jointly",
+    "held_out",
+    "seed",
+)
 _ABOUT = "about"  # everything that is no array, as JSON
 
 
@@ -93,15 +106,31 @@ class Checkpoint:
 
     def _read(self, path: Path) -> None:
         about, arrays = _read(path, f"{_FORMAT} checkpoint")
+        with named_in_errors(path):
+            check_keys("about", about, ("format", "fit", "counts"))
         if about["fit"] != self._fit:
             raise ValueError(
                 f"checkpoint {path} cannot be taken up: it was begun with another model, "
-                "other data or other settings; remove it to begin anew"
+                "other data or other settings; remove it to begin again"
             )
-        self._weights = [
-            [_tensors(arrays, f"latent {i} {k}") for k in range(count)]
-            for i, count in enumerate(about["counts"])
-        ]
+        with named_in_errors(path):
+            self._weights = _fitted_so_far(about["counts"], _by_part(arrays), len(self._weights))
+
+
+def _fitted_so_far(
+    counts: object, parts: dict[str, Arrays], layers: int
+) -> list[list[dict[str, Tensor]]]:
+    """The weights of the defenders of each layer."""
+    if not isinstance(counts, list) or len(counts) != layers:
+        raise ValueError(f"counts must be a list of {layers}")
+    for count in counts:
+        checks.whole("counts", count, at_least=0)
+    if sum(counts) != len(parts):
+        raise ValueError(f"counts must be those of {len(parts)} defenders")
+    check_keys("arrays", parts, [f"latent {i} {k}" for i, n in enumerate(counts) for k in range(n)])
+    return [
+        [_tensors(parts[f"latent {i} {k}"]) for k in range(count)] for i, count in enumerate(counts)
+    ]
 
 
 def write(path: Path, settings: Mapping[str, Any], fitted: Fitted) -> None:
@@ -124,37 +153,112 @@ def write(path: Path, settings: Mapping[str, Any], fitted: Fitted) -> None:
     _write(path, {"format": _FORMAT, "settings": plain, "taps": taps}, arrays)
 
 
-def read(path: Path, victim: TorchClassifier) -> tuple[dict[str, Any], Fitted]:
-    """The settings of `MRR`, and what was fitted for `victim`.
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Turn errors at the content of the file at `path` into a ValueError that names it."""
+    try:
+        yield
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a valid file of MRR: {error}") from error
+
+
+class Stored:
+    """What `write` wrote to the file at `path`; values are checked as they are asked for.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such archive, or of another model.
+        ValueError: it is damaged, or not such a file.
     """
-    about, arrays = _read(path, _FORMAT)
-    settings = dict(about["settings"])
-    settings["latent"] = [_latent_settings(own) for own in settings["latent"]]
-    settings["inputs"] = settings["inputs"] and InputDefender(**settings["inputs"])
-    if isinstance(settings["precision"], list):
-        settings["precision"] = tuple(settings["precision"])
+
+    def __init__(self, path: Path) -> None:
+        about, self._arrays = _read(path, _FORMAT)
+        with named_in_errors(path):
+            check_keys("about", about, ("format", "settings", "taps"))
+            check_keys("settings", about["settings"], _SETTINGS)
+            self.settings = _settings(about["settings"])
+            self._taps = about["taps"]
+
+    def fitted(self, victim: TorchClassifier) -> Fitted:
+        """Return what was fitted for `victim`.
+
+        Raises:
+            ValueError: it was another model, or values are missing or impossible.
+            TypeError: a value is of the wrong type.
+        """
+        device = next(victim.module.parameters()).device
+        parts = _by_part(self._arrays)
+        layers, taps = self.settings["latent"], self._taps
+        calibration = _calibration(_tensors(parts.pop("calibration", {}), device))
+        if not isinstance(taps, list) or len(taps) != len(layers):
+            raise ValueError(f"taps must be a list of {len(layers)}")
+        latent = tuple(
+            _latent(own, _tap(tap, own), parts, i, victim, len(calibration.counts))
+            for i, (own, tap) in enumerate(zip(layers, taps, strict=True))
+        )
+        inputs, clean = None, parts.pop("", {})
+        if self.settings["inputs"] is not None:
+            learned = parts.pop("inputs", {})
+            inputs = InputDictionaries.from_arrays(self.settings["inputs"], learned).to(device)
+        check_keys("arrays", clean, ("clean",))
+        check_keys("arrays", parts, ())
+        fitted = Fitted(
+            victim=victim,
+            latent=latent,
+            inputs=inputs,
+            calibration=calibration,
+            clean=_tensors(clean, device)["clean"],
+        )
+        fitted.check()
+        return fitted
+
+
+def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `MRR` from those of a file."""
+    if not isinstance(plain["latent"], list):
+        raise ValueError(f"latent must be a list, got {type(plain['latent']).__name__}")
+    inputs, precision = plain["inputs"], plain["precision"]
+    return {
+        **plain,
+        "latent": [_latent_settings(own) for own in plain["latent"]],
+        "inputs": None if inputs is None else InputDefender(**inputs),
+        "precision": tuple(precision) if isinstance(precision, list) else precision,
+    }
+
+
+def _latent_settings(plain: Mapping[str, Any]) -> LatentDefenders:
+    check_keys("latent", plain, [field.name for field in fields(LatentDefenders)])
+    chain = plain["chain"]
+    return LatentDefenders(**{**plain, "chain": None if chain is None else Chain(**chain)})
+
+
+def _tap(plain: Mapping[str, Any], settings: LatentDefenders) -> Tap:
+    """The place that a file names, which is that of the settings if they have one."""
+    tap = Tap(**plain)
+    if settings.layer is not None and tap != Tap(layer=settings.layer, side=settings.side):
+        raise ValueError(f"taps must be those of the settings, got {tap}")
+    return tap
+
+
+def _latent(
+    settings: LatentDefenders,
+    tap: Tap,
+    parts: dict[str, Arrays],
+    layer: int,
+    victim: TorchClassifier,
+    classes: int,
+) -> LatentModules:
+    """The defenders of a layer; their arrays are taken out of `parts`."""
     device = next(victim.module.parameters()).device
-    latent = []
-    for i, (own, tap) in enumerate(zip(settings["latent"], about["taps"], strict=True)):
-        weights = [_tensors(arrays, f"latent {i} {k}") for k in range(own.count)]
-        start = copied(victim, Tap(**tap), weights[0]["centres"].to(device))
-        density = _density(_tensors(arrays, f"density {i}", device))
-        latent.append(LatentModules([with_weights(start, one) for one in weights], density))
-    inputs = None
-    if settings["inputs"] is not None:
-        learned = {k.removeprefix("inputs/"): v for k, v in arrays.items() if k[:7] == "inputs/"}
-        inputs = InputDictionaries.from_arrays(settings["inputs"], learned).to(device)
-    return settings, Fitted(
-        victim=victim,
-        latent=tuple(latent),
-        inputs=inputs,
-        calibration=Calibration(**_tensors(arrays, "calibration", device)),
-        clean=torch.from_numpy(arrays["clean"]).to(device),
-    )
+    if settings.count > len(parts):
+        raise ValueError(f"arrays must be those of {settings.count:,} defenders, got fewer")
+    weights = [_tensors(parts.pop(f"latent {layer} {k}", {})) for k in range(settings.count)]
+    centres = weights[0].get("centres", torch.empty(0))
+    if centres.ndim != 2 or len(centres) != classes:
+        raise ValueError(f"centres must be those of {classes} classes")
+    density = _density(_tensors(parts.pop(f"density {layer}", {}), device))
+    density.check(settings.count, centres.shape[1], classes, settings.density)
+    start = copied(victim, tap, centres.to(device))
+    return LatentModules([with_weights(start, one) for one in weights], density)
 
 
 def _density(tensors: dict[str, Tensor]) -> Density:
@@ -162,9 +266,10 @@ def _density(tensors: dict[str, Tensor]) -> Density:
     return Density(**tensors, scales=scales)
 
 
-def _latent_settings(plain: Mapping[str, Any]) -> LatentDefenders:
-    chain = plain["chain"]
-    return LatentDefenders(**{**plain, "chain": None if chain is None else Chain(**chain)})
+def _calibration(tensors: dict[str, Tensor]) -> Calibration:
+    calibration = Calibration(**tensors)
+    calibration.check(len(calibration.distances), calibration.counts.numel())
+    return calibration
 
 
 def _fingerprint(
@@ -190,10 +295,17 @@ def _array(tensor: Tensor) -> npt.NDArray[Any]:
     return array
 
 
-def _tensors(arrays: Arrays, prefix: str, device: torch.device | None = None) -> dict[str, Tensor]:
-    start = f"{prefix}/"
-    own = {name.removeprefix(start): v for name, v in arrays.items() if name.startswith(start)}
-    return {name: torch.from_numpy(array).to(device) for name, array in own.items()}
+def _by_part(arrays: Arrays) -> dict[str, Arrays]:
+    """Arrays `part/name` by part and name; one without a part is in the part ""."""
+    parts: dict[str, Arrays] = {}
+    for name, array in arrays.items():
+        part, slash, own = name.partition("/")
+        parts.setdefault(part if slash else "", {})[own if slash else name] = array
+    return parts
+
+
+def _tensors(arrays: Arrays, device: torch.device | None = None) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def _write(path: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
@@ -202,18 +314,20 @@ def _write(path: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Any], Arrays]:
-    """What `_write` wrote.
+    """Read what `_write` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is another one.
+        ValueError: it is damaged, or another one.
     """
-    words = str(read_npz(path, [_ABOUT])[_ABOUT])
+    arrays = read_npz(path)
     try:
-        about = json.loads(words)
+        about = json.loads(str(arrays.pop(_ABOUT)))
         found = about["format"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is no file of MRR") from error
     if found != kind:
-        raise ValueError(f"{path} is of the format {found!r}, not {kind!r}")
-    return about, read_npz(path, about["arrays"])
+        raise ValueError(f"{path} is of the format {found!r:.50}, not {kind!r}")
+    if about.pop("arrays", None) != list(arrays):
+        raise ValueError(f"{path} must hold the arrays that it lists, and no others")
+    return about, arrays

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from advkit.core import checks
 from advkit.core.tensors import wide
 
 Side = Literal["input", "output"]
@@ -25,6 +26,11 @@ class Tap:
 
     layer: str
     side: Side
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layer, str) or not self.layer:
+            raise ValueError(f"layer must be the name of a submodule, got {self.layer!r}")
+        checks.one_of("side", self.side, ("input", "output"))
 
 
 class _Reached(Exception):  # noqa: N818 - no error: what is wanted is known
