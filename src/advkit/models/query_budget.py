@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,7 +41,8 @@ class Budget:
             checks.whole("budget", limit, at_least=0)
         self.limit = limit
         self.spent = 0
-        self._open: set[Reservation] = set()
+        # weak: an interrupt may keep a reservation from being removed, but not from going away
+        self._open: weakref.WeakSet[Reservation] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> tuple[int | None, int]:
@@ -53,7 +55,7 @@ class Budget:
 
     @property
     def left(self) -> int | None:
-        """Samples that may still be sent, those in flight counted as sent; `None` for any number."""
+        """Samples that may still be sent, not those in flight; `None` for any number."""
         with self._lock:
             return None if self.limit is None else self.limit - self.spent - self._reserved
 
@@ -76,7 +78,7 @@ class Budget:
                     raise QueryBudgetExceeded(self.limit, sent, samples)
                 self._open.add(reservation)
             yield reservation
-        finally:  # also where an interrupt came between two of the lines above
+        finally:
             with self._lock:
                 self._open.discard(reservation)
 
