@@ -1,7 +1,12 @@
 """advkit: adversarial attacks in vectorised PyTorch, and evaluations to believe."""
 
 from advkit import attacks, data, defenses, detectors, eval, models
-from advkit.core.results import InconclusiveWarning, QueryBudgetExceeded
+from advkit.core.results import (
+    AttackInterrupted,
+    InconclusiveWarning,
+    QueryBudgetExceeded,
+    ServiceError,
+)
 from advkit.models import (
     Bounds,
     CallableClassifier,
@@ -22,6 +27,7 @@ from advkit.models import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttackInterrupted",
     "Bounds",
     "CallableClassifier",
     "Classifier",
@@ -34,6 +40,7 @@ __all__ = [
     "QueryBudgetExceeded",
     "QueryCounter",
     "ScoreClassifier",
+    "ServiceError",
     "SklearnClassifier",
     "StraightThrough",
     "TorchClassifier",

@@ -7,12 +7,13 @@ import random
 import signal
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
-from advkit import CallableClassifier, Ensemble, QueryBudgetExceeded, QueryCounter
+from advkit import CallableClassifier, Ensemble, QueryBudgetExceeded, QueryCounter, ServiceError
 from advkit.models.query_budget import Budget, Counter
 
 THREADS, BUDGET = 12, 60
@@ -24,6 +25,7 @@ def switch_often():
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+    torch.set_grad_enabled(True)  # an interrupt may leave torch's own `no_grad` in force
 
 
 def in_threads(work, threads=THREADS):
@@ -78,7 +80,7 @@ def use_up(model):
             model.predict(torch.rand(size, 2))
         except QueryBudgetExceeded:
             size -= 1
-        except ConnectionError:
+        except ServiceError:
             pass
 
 
@@ -98,7 +100,7 @@ def test_a_service_is_never_sent_more_than_the_budget(tally, failures, max_batch
             assert model.left == BUDGET - model.queries
             assert sum(call.samples * call.attempts for call in model.log) == service.sent
             while model.left:  # what is left can be used
-                with contextlib.suppress(ConnectionError):
+                with contextlib.suppress(ServiceError):
                     model.predict(torch.rand(1, 2))
             assert service.answered == BUDGET
 
@@ -155,11 +157,10 @@ def test_an_interrupt_leaves_nothing_reserved(tally, name):
     for trial in range(300):
         with promise.trial((name, trial)):
             model = MODELS[name](Service(0, 0))
-            with contextlib.suppress(KeyboardInterrupt):
-                with interrupted_after(draw.uniform(1e-6, 1e-3)):
-                    for _ in range(20):
-                        model.predict(x[: draw.randint(1, 7)])
-                        model.reset() if name == "counter" else None
+            stop = interrupted_after(draw.uniform(1e-6, 1e-3))
+            with contextlib.suppress(KeyboardInterrupt), stop:
+                for _ in range(20):
+                    model.predict(x[: draw.randint(1, 7)])
             counted = model.forward if name == "counter" else model.queries
             assert model.left == model.budget - counted
             model.predict(torch.rand(min(model.left, 5), 2))  # no lock is held
@@ -180,6 +181,18 @@ def test_a_function_that_is_interrupted_gives_back_what_it_did_not_answer():
     assert (model.queries, model.left) == (4, 6)
 
 
+def test_an_interrupt_while_samples_are_given_back_leaves_nothing_reserved(monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    budget = Budget(10)
+    with monkeypatch.context() as patched:
+        patched.setattr(weakref.WeakSet, "discard", stop)
+        with contextlib.suppress(KeyboardInterrupt), budget.reserved(3):
+            pass
+    assert budget.left == 10
+
+
 def test_samples_in_flight_are_reserved_for_the_whole_call():
     left = []
     model = CallableClassifier(
@@ -198,7 +211,7 @@ def test_a_raising_model_is_not_counted():
         raise ConnectionError
 
     counter = QueryCounter(CallableClassifier(fails, 2), budget=5)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ServiceError):
         counter.predict(torch.rand(3, 2))
     assert (counter.forward, counter.left) == (0, 5)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.results import QueryBudgetExceeded, ServiceError
 from advkit.models.protocols import REJECTED
 from advkit.models.query_budget import Budget, Reservation
 from advkit.models.torch import checked_bounds
@@ -64,8 +64,9 @@ class CallableClassifier:
             (`advkit.models.REJECTED`) for none.
         takes: what it is given: `"numpy"` or `"tensor"`.
         max_batch: the most samples that one call may have; `None` for any number.
-        retries: how often a call that raised is tried again. The last error is raised; an answer
-            of the wrong shape or kind is an error at once.
+        retries: how often a call that raised is tried again. After the last error, and at once
+            after an answer of the wrong shape or kind, `ServiceError` is raised. An attack puts
+            what it had found until then into the error's `result`, as for a spent budget.
         back_off: seconds of waiting before the first retry, doubled before each further one.
         budget: samples that may be sent in all; `None` for any number.
         log: keep a `Call` for each call of the function in `log`.
@@ -129,6 +130,11 @@ class CallableClassifier:
         return f"{type(self).__name__}({name}, num_classes={self.num_classes})"
 
     @property
+    def may_interrupt(self) -> bool:
+        """True: a call may raise `AttackInterrupted`, so attacks keep what they find."""
+        return True
+
+    @property
     def queries(self) -> int:
         """Samples that were answered so far."""
         return self._budget.spent
@@ -161,9 +167,8 @@ class CallableClassifier:
 
         Raises:
             QueryBudgetExceeded: the budget has no room for `x`; nothing was sent.
-            ValueError: the function's answer has the wrong shape, is not finite, or is not what
-                `output` says.
-            TypeError: its answer holds no numbers.
+            ServiceError: the function raised at the last attempt, or its answer has the wrong
+                shape, is not finite, holds no numbers or is not what `output` says.
         """
         return self._labels(self._ask(x))
 
@@ -182,8 +187,15 @@ class CallableClassifier:
         size = self.max_batch or len(x)
         rows = torch.arange(len(x), device=x.device)
         parts = zip(torch.split(x.detach(), size), torch.split(rows, size), strict=True)
+        answers: list[Tensor] = []
         with self._budget.reserved(len(x)) as reservation:
-            return torch.cat([self._call(part, numbers, reservation) for part, numbers in parts])
+            try:
+                for part, numbers in parts:
+                    answers.append(self._call(part, numbers, reservation))
+            except ServiceError as error:
+                error.answers = torch.cat(answers) if answers else None
+                raise
+        return torch.cat(answers)
 
     def _call(self, x: Tensor, rows: Tensor, reservation: Reservation) -> Tensor:
         """Return the checked, counted and logged answer to one call, the `rows` of a batch."""
@@ -192,7 +204,10 @@ class CallableClassifier:
         try:
             raw = self._insist(x, attempts)
             self._budget.answered(reservation, len(x))
-            answer = self._checked(_as_tensor(raw).to(x.device), rows)
+            try:
+                answer = self._checked(_as_tensor(raw).to(x.device), rows)
+            except Exception as error:
+                raise ServiceError(str(error), attempts=len(attempts)) from error
             labels = self._labels(answer)
             return answer
         finally:
@@ -210,10 +225,15 @@ class CallableClassifier:
             attempts.append(time.perf_counter())
             try:
                 return self.fn(given)
+            except QueryBudgetExceeded:  # of a classifier that the function queries
+                raise
             except Exception as error:
                 if len(attempts) > self.retries:
-                    _note(error, len(attempts))
-                    raise
+                    raise ServiceError(
+                        f"the function raised {type(error).__name__} at the last of "
+                        f"{len(attempts)} attempts: {error}",
+                        attempts=len(attempts),
+                    ) from error
             time.sleep(self.back_off * 2 ** (len(attempts) - 1))
 
     def _given(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
@@ -256,9 +276,3 @@ def _as_tensor(answer: object) -> Tensor:
         raise TypeError(f"the function must return numbers, got {array.dtype}")
     wide = np.float64 if array.dtype.kind == "f" else np.int64
     return torch.from_numpy(np.array(array, dtype=wide, order="C"))
-
-
-def _note(error: Exception, attempts: int) -> None:
-    """Say in the error how often it was tried, where Python can add to one."""
-    if sys.version_info >= (3, 11):
-        error.add_note(f"raised by the last of {attempts} attempts to call the function")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advkit.core import checks
 from advkit.models.convert import as_classifier
 from advkit.models.ensemble import Ask, Combine, Ensemble
-from advkit.models.protocols import Bounds, hold
+from advkit.models.protocols import Bounds, hold, may_interrupt
 from advkit.models.query_budget import Budget, Counter
 from advkit.models.state import undisturbed
 from advkit.models.torch import checked_bounds
@@ -44,6 +44,11 @@ class ClassifierWrapper(ABC):
         """
         count: int = self._asked.num_classes
         return count
+
+    @property
+    def may_interrupt(self) -> bool:
+        """Whether a call may raise `AttackInterrupted`, as one of the inner model may."""
+        return may_interrupt(self.model)
 
     @property
     def scores(self) -> Ask:

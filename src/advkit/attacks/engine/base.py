@@ -18,12 +18,12 @@ from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
 from advkit.core.progress import progress_bar
 from advkit.core.results import (
+    AttackInterrupted,
     AttackResult,
     InconclusiveWarning,
     Queries,
-    QueryBudgetExceeded,
 )
-from advkit.models import DifferentiableClassifier, as_differentiable, hold
+from advkit.models import DifferentiableClassifier, as_differentiable, hold, may_interrupt
 
 # A success that is not confirmed is moved out to these multiples of its perturbation: it lies on
 # the boundary, and a batch of another size rounds differently. The last one is the clean input.
@@ -87,17 +87,19 @@ class BaseAttack(ABC):
                 asks for.
             QueryBudgetExceeded: the model has a query budget, and it is spent; `result` of the
                 error is what was found until then, as the model had judged it.
+            ServiceError: a function behind the model raised, or did not answer what it should;
+                `result` as above.
         """
         view = self._view(model)
         with torch.inference_mode(False), torch.no_grad(), hold(view):
             problem = self._problem(view, x, y, target)
             if not len(problem.x):
                 return _result(problem, Best.unjudged(problem.x))
-            if getattr(view, "budget", None) is not None:
+            if may_interrupt(view):
                 problem.ledger.kept = self._empty_record(problem)
             try:
                 return _result(problem, self._verify(problem, self.search(problem)))
-            except QueryBudgetExceeded as error:
+            except AttackInterrupted as error:
                 if problem.ledger.kept is not None:
                     partial = self._partial_result(problem, problem.ledger.kept)
                     error.result = _result(problem, partial)
