@@ -100,9 +100,9 @@ class BaseAttack(ABC):
             try:
                 return _result(problem, self._verify(problem, self.search(problem)))
             except AttackInterrupted as error:
-                if problem.ledger.kept is not None:
-                    partial = self._partial_result(problem, problem.ledger.kept)
-                    error.result = _result(problem, partial)
+                kept = problem.ledger.kept
+                kept = self._empty_record(problem) if kept is None else kept
+                error.result = _result(problem, self._partial_result(problem, kept))
                 raise
 
     def search(self, problem: Problem) -> Best | Nearest:
