@@ -198,11 +198,10 @@ def test_a_substitute_is_as_far_as_it_got(x):
 def test_an_evaluation_keeps_the_reports_before(x, y):
     reports = []
     model = service(60)
+    attack = attacks.Square(eps=0.3, queries=9)
+    stream = evaluate_stream(model, x, y, attacks=[attack], batch_size=2)
     with pytest.raises(AttackInterrupted):
-        for report in evaluate_stream(
-            model, x, y, attacks=[attacks.Square(eps=0.3, queries=9)], batch_size=2
-        ):
-            reports.append(report)
+        reports.extend(stream)
     assert 0 < len(reports) < 4
     assert len(reports[-1].clean) == 2 * len(reports)
 
