@@ -84,7 +84,7 @@ class Transfer(BlackBoxAttack):
         )  # a budget attack asks once: all of it is judged, or nothing
 
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        at = problem.judge(found.x_adv, differentiate=False, first=True)
+        at = problem.judge(found.x_adv, differentiate=False)
         seen = Best(at.x_adv, at.shortfall)
         failed = (~seen.success).nonzero().flatten()
         if self.eps is None and len(failed):

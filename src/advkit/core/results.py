@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from advkit.core.norms import Norm
@@ -37,6 +38,8 @@ class AttackResult:
         queries: samples sent forward and backward.
         no_gradient: bool `(n,)`; the attack failed and met a gradient that was zero or not finite:
             such a failure says nothing about robustness.
+        not_finite: bool `(n,)`; the attack failed and met NaN or infinite logits, at `x_adv` or on
+            the way: such a failure says nothing about robustness either. Left out, it is false.
     """
 
     x_adv: Tensor
@@ -45,6 +48,11 @@ class AttackResult:
     norm: Norm
     queries: Queries
     no_gradient: Tensor
+    not_finite: Tensor = None  # type: ignore[assignment]  # set below, for attacks of users
+
+    def __post_init__(self) -> None:
+        if self.not_finite is None:
+            object.__setattr__(self, "not_finite", torch.zeros_like(self.success))
 
 
 class AttackInterrupted(RuntimeError):  # noqa: N818 - what happened, as a user says it

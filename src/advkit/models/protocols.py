@@ -84,6 +84,6 @@ def may_interrupt(model: object) -> bool:
 def leaves(answer: Tensor, y: Tensor) -> Tensor:
     """Whether each label of `answer` `(*, n)` is another class than that of `y` `(n,)`.
 
-    A rejection is none: whoever attacks has not got through.
+    A negative answer is not a class: the input was rejected, or the model could not label it.
     """
-    return (answer != y) & (answer != REJECTED)
+    return (answer != y) & (answer >= 0)

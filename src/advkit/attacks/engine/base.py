@@ -186,7 +186,7 @@ class GradientAttack(BaseAttack):
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
         logits = problem.logits(found.x_adv)
         checks.warn_of_probabilities(logits)
-        verified = Best(found.x_adv, problem.goal.shortfall(logits))
+        verified = Best(found.x_adv, problem.shortfall_of(logits))
         _warn_of_chance(found.shortfall, verified.shortfall, problem.x.dtype)
         if isinstance(found, Nearest):
             return move_outward(problem, found, verified)
@@ -217,6 +217,15 @@ def move_outward(problem: Problem, found: Best | Nearest, verified: Best) -> Bes
 
 def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
     """Return the result of the run, and warn of failures that say nothing about robustness."""
+    not_finite = problem.ledger.not_finite & ~best.success
+    if not_finite.any():
+        checks.warn(
+            f"the model returned NaN or infinite logits for {int(not_finite.sum())} of "
+            f"{len(not_finite)} samples, which were not fooled (sample "
+            f"{checks.indices(not_finite)}): such an answer is never a success, and the failure "
+            "says nothing about their robustness; attack the model in float32 or float64",
+            InconclusiveWarning,
+        )
     no_gradient = problem.ledger.blind & ~best.success
     if no_gradient.any():
         checks.warn(
@@ -233,6 +242,7 @@ def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
         norm=problem.norm,
         queries=Queries(problem.ledger.forward, problem.ledger.backward),
         no_gradient=no_gradient,
+        not_finite=not_finite,
     )
 
 

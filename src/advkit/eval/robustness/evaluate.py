@@ -49,7 +49,8 @@ def evaluate(
     """Attack a model and report how robust it is.
 
     Each attack meets every input that the model labels correctly; the others count as not robust
-    and cost nothing more. What an attack's `stop` leaves open is `"first"` here.
+    and cost nothing more. An input with NaN or infinite logits is one of the others, and such
+    logits are never an attack's success; the report names the inputs. What an attack's `stop` leaves open is `"first"` here.
 
     An attack with an `eps` is a budget attack and gives a robust accuracy. One without, or with
     `None`, is a minimum-norm attack: it gives the distance to the nearest adversarial example.
@@ -128,6 +129,7 @@ def _stream(
     budgets = distinct_budgets(attacks)
     noise = BatchRecorder()
     clean: list[Tensor] = []
+    not_finite: list[Tensor] = []
     with progress_bar("inputs", total, progress) as advance:
         for batch in parts:
             with counted_from(batch.first):
@@ -135,11 +137,13 @@ def _stream(
                     recorder.update(classifier, batch)
                 noise.update({b: withstands_noise(classifier, batch, *b) for b in budgets})
             clean.append(batch.right.cpu())
+            not_finite.append(batch.not_finite.cpu())
             advance(len(batch.x))
             yield Report(
                 model=repr(classifier),
                 bounds=classifier.bounds,
                 clean=torch.cat(clean),
+                not_finite=torch.cat(not_finite),
                 outcomes=tuple(recorder.compute() for recorder in recorders),
                 noise=tuple(
                     NoiseOutcome(norm=norm, eps=eps, robust=robust)
