@@ -4,7 +4,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from advkit import attacks, data, defenses, detectors, eval, models
-    from advkit.core.results import InconclusiveWarning, QueryBudgetExceeded
+    from advkit.core.results import (
+        AttackInterrupted,
+        InconclusiveWarning,
+        QueryBudgetExceeded,
+        ServiceError,
+    )
     from advkit.models import (
         Bounds,
         CallableClassifier,
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttackInterrupted",
     "Bounds",
     "CallableClassifier",
     "Classifier",
@@ -37,6 +43,7 @@ __all__ = [
     "QueryBudgetExceeded",
     "QueryCounter",
     "ScoreClassifier",
+    "ServiceError",
     "SklearnClassifier",
     "StraightThrough",
     "TorchClassifier",

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import sys
 
 import examples.studies.serve_over_http as serve_over_http
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.tree import DecisionTreeClassifier
 
 import advkit
-from advkit import CallableClassifier, QueryBudgetExceeded
+from advkit import CallableClassifier, QueryBudgetExceeded, ServiceError
 from advkit.models import REJECTED
 from advkit.models import callable as module
 
@@ -186,13 +185,18 @@ def test_failures_are_tried_again_after_waits_that_double(x, slept):
     assert [(c.samples, c.attempts) for c in model.log] == [(7, 4)]
 
 
-def test_the_last_error_is_raised_and_what_was_answered_before_counts(x, slept):
+def test_the_last_error_is_the_cause_and_what_was_answered_before_counts(x, slept):
     fn = Flaky({2, 3, 4})
     model = CallableClassifier(fn, 3, max_batch=3, retries=2, budget=7, log=True)
-    with pytest.raises(ConnectionError, match="attempt 4") as caught:
+    with pytest.raises(
+        ServiceError, match="ConnectionError at the last of 3 attempts: .*4"
+    ) as caught:
         model.predict(x)
-    if sys.version_info >= (3, 11):
-        assert caught.value.__notes__ == ["raised by the last of 3 attempts to call the function"]
+    assert isinstance(caught.value.__cause__, ConnectionError)
+    assert (caught.value.attempts, caught.value.result) == (3, None)
+    torch.testing.assert_close(
+        caught.value.answers, torch.from_numpy(probabilities(x[:3].numpy())).double()
+    )
     assert (model.queries, model.left) == (3, 4)
     assert len(slept) == 2
     assert [(c.samples, c.attempts, c.labels is None) for c in model.log] == [
@@ -202,8 +206,9 @@ def test_the_last_error_is_raised_and_what_was_answered_before_counts(x, slept):
 
 
 def test_without_retries_the_first_error_is_the_last(x, slept):
-    with pytest.raises(ConnectionError, match="attempt 1"):
+    with pytest.raises(ServiceError, match="at the last of 1 attempts: .*1") as caught:
         CallableClassifier(Flaky({1}), 3).predict(x)
+    assert caught.value.answers is None
     assert slept == []
 
 
@@ -219,7 +224,7 @@ def test_a_keyboard_interrupt_is_not_tried_again(x, slept):
 def test_an_answer_of_the_wrong_shape_is_an_error_at_once_and_was_paid_for(x, slept):
     fn = Flaky({}, fn=lambda rows: np.zeros((len(rows), 4)))
     model = CallableClassifier(fn, 3, retries=5)
-    with pytest.raises(ValueError, match=r"probabilities of shape \(7, 3\).*got shape \(7, 4\)"):
+    with pytest.raises(ServiceError, match=r"probabilities of shape \(7, 3\).*got shape \(7, 4\)"):
         model.predict(x)
     assert (fn.attempts, model.queries, slept) == (1, 7, [])
 
@@ -241,7 +246,7 @@ def test_the_log_says_what_was_asked_and_answered(x):
 def test_what_are_no_probabilities(row):
     rows = np.array([[0.5, 0.5, 0.0], [0.505, 0.5, 0.0], row])
     model = CallableClassifier(lambda x: rows[x[:, 0].astype(int)], 3, max_batch=2)
-    with pytest.raises(ValueError, match="no probabilities .*for sample 2; use output='logits'"):
+    with pytest.raises(ServiceError, match="no probabilities .*for sample 2; use output='logits'"):
         model.predict(torch.tensor([[0.0], [1.0], [2.0]]))
     model.predict(torch.tensor([[0.0], [1.0]]))
 
@@ -250,7 +255,7 @@ def test_errors_name_the_sample_of_the_whole_batch():
     model = CallableClassifier(lambda rows: rows, 2, output="logits", max_batch=2)
     x = torch.zeros(5, 2)
     x[3, 1] = torch.inf
-    with pytest.raises(ValueError, match="NaN or infinite logits for sample 3"):
+    with pytest.raises(ServiceError, match="NaN or infinite logits for sample 3"):
         model.predict(x)
 
 
@@ -265,8 +270,18 @@ def test_errors_name_the_sample_of_the_whole_batch():
     ],
 )
 def test_what_are_no_labels(answer, error, said):
-    with pytest.raises(error, match=said):
+    with pytest.raises(ServiceError, match=said) as caught:
         CallableClassifier(lambda rows: answer, 3, output="labels").predict(torch.zeros(2, 1))
+    assert type(caught.value.__cause__) is error
+
+
+def test_a_spent_budget_inside_the_function_is_not_tried_again(x, slept):
+    inner = CallableClassifier(probabilities, 3, budget=7)
+    model = CallableClassifier(lambda rows: inner.scores(rows), 3, takes="tensor", retries=5)
+    model.predict(x)
+    with pytest.raises(QueryBudgetExceeded, match="has 0 left"):
+        model.predict(x)
+    assert (model.queries, slept) == (7, [])
 
 
 def test_a_function_may_reject():

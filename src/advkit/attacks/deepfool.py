@@ -16,7 +16,8 @@ from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.losses import Loss, own_and_others
-from advkit.core.norms import DUAL, Norm, lp_norm, per_sample, project
+from advkit.core.norms import DUAL, Norm, lp_norm, per_sample
+from advkit.core.tensors import wide
 
 _MOST = 9  # classes beside the label: the ten likeliest of the paper
 _SLACK = 1.15  # how much steeper than it was before a class may have become
@@ -130,14 +131,15 @@ class DeepFool(MinimumNormAttack):
         """Return the successes and failures projected onto the ball; a success within it counts."""
         outer = crossing.outer
         found = torch.where(per_sample(outer.success, problem.x), outer.x_adv, crossing.inner)
-        x_adv = problem.clip(problem.x + project(found - problem.x, eps, self.norm))
+        x_adv = problem.into_ball(found, eps)
         return Best(x_adv, outer.shortfall.where(outer.distance <= eps, math.inf))
 
     def _partial_result(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
         """Return the iterates `kept`, with `eps` only those in the ball."""
         if self.eps is None:
             return kept
-        outside = problem.distance(kept.x_adv) > checks.budget(self.eps, problem.x)
+        distance = lp_norm(wide(kept.x_adv) - wide(problem.x), self.norm)  # 16 bits would round it
+        outside = distance > checks.budget(self.eps, problem.x)
         x_adv = torch.where(per_sample(outside, problem.x), problem.x, kept.x_adv)
         return Best(x_adv, kept.shortfall.masked_fill(outside, math.inf))
 

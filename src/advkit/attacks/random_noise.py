@@ -83,8 +83,7 @@ class RandomNoise(BlackBoxAttack):
                 break
             part = problem.take(rows)
             x_adv = self._draw(part, eps[rows], restart)
-            first = self.stop == "never" and restart == 0
-            at = part.judge(x_adv, differentiate=False, first=first)
+            at = part.judge(x_adv, differentiate=False)
             write(best, rows, Best(x_adv, at.shortfall))
         return best
 

@@ -35,8 +35,11 @@ class Transfer(BlackBoxAttack):
         norm: that of `attack`.
         eps: that of `attack`, `None` for a minimum-norm attack.
 
+    Where the surrogate ends the attack (a spent budget, a service that fails), the error's `result`
+    has the clean inputs: the model has not been queried by then.
+
     Raises:
-        TypeError: `attack` is no attack, or `surrogate` no model.
+        TypeError: `attack` is not an attack, or `surrogate` not a model.
 
     Example:
         >>> import torch
@@ -81,7 +84,7 @@ class Transfer(BlackBoxAttack):
         )  # a budget attack asks once: all of it is judged, or nothing
 
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        at = problem.judge(found.x_adv, differentiate=False, first=True)
+        at = problem.judge(found.x_adv, differentiate=False)
         seen = Best(at.x_adv, at.shortfall)
         failed = (~seen.success).nonzero().flatten()
         if self.eps is None and len(failed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from advkit.core.norms import Norm
@@ -37,6 +38,8 @@ class AttackResult:
         queries: samples sent forward and backward.
         no_gradient: bool `(n,)`; the attack failed and met a gradient that was zero or not finite:
             such a failure says nothing about robustness.
+        not_finite: bool `(n,)`; the attack failed and met NaN or infinite logits, at `x_adv` or on
+            the way: such a failure says nothing about robustness either. Left out, it is false.
     """
 
     x_adv: Tensor
@@ -45,14 +48,30 @@ class AttackResult:
     norm: Norm
     queries: Queries
     no_gradient: Tensor
+    not_finite: Tensor = None  # type: ignore[assignment]  # set below, for attacks of users
+
+    def __post_init__(self) -> None:
+        if self.not_finite is None:
+            object.__setattr__(self, "not_finite", torch.zeros_like(self.success))
 
 
-class QueryBudgetExceeded(RuntimeError):  # noqa: N818 - what happened, as a user says it
+class AttackInterrupted(RuntimeError):  # noqa: N818 - what happened, as a user says it
+    """A model cannot go on answering. What was found until then is not lost.
+
+    Attributes:
+        result: what the attack that queried the model had found until then; `None` outside of
+            attacks, and where the model failed before the search.
+    """
+
+    result: AttackResult | None = None
+
+
+class QueryBudgetExceeded(AttackInterrupted):
     """A call that a classifier's query budget has no room for. Nothing of it was sent.
 
     Attributes:
         budget: samples that may be sent in all.
-        spent: samples that were sent before.
+        spent: samples that were sent before, those in flight included.
         wanted: samples of the call.
         result: what the attack that made the call had found until then; `None` outside of attacks.
     """
@@ -65,11 +84,28 @@ class QueryBudgetExceeded(RuntimeError):  # noqa: N818 - what happened, as a use
         self.budget = budget
         self.spent = spent
         self.wanted = wanted
-        self.result: AttackResult | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its numbers, since the message alone does not make it; `result` goes along."""
         return type(self), (self.budget, self.spent, self.wanted), self.__dict__
+
+
+class ServiceError(AttackInterrupted):
+    """A function behind a `CallableClassifier` raised, or did not answer what it should.
+
+    The error of the function, or what is wrong with its answer, is the `__cause__`.
+
+    Attributes:
+        attempts: how often the samples were sent.
+        answers: what the same call had been answered before, for its first samples: int64 labels
+            `(k,)`, or float64 scores or logits `(k, classes)`; `None` for nothing.
+        result: what the attack that made the call had found until then; `None` outside of attacks.
+    """
+
+    def __init__(self, message: str, *, attempts: int = 1, answers: Tensor | None = None) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+        self.answers = answers
 
 
 class InconclusiveWarning(UserWarning):

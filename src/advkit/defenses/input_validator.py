@@ -16,7 +16,7 @@ from advkit.core import checks
 from advkit.core.norms import per_sample
 from advkit.core.tensors import wide
 from advkit.defenses.pixels import check_floats, check_images, on_grid, shifted
-from advkit.models import REJECTED, Bounds, StraightThrough, as_classifier, hold
+from advkit.models import REJECTED, Bounds, StraightThrough, as_classifier, hold, may_interrupt
 
 _CHUNK = 256  # images whose windows are in memory at once
 _PASSES = 20  # of a repair
@@ -113,6 +113,11 @@ class InputValidator:
     def num_classes(self) -> int:
         """Number of classes, without the rejection."""
         return self.model.num_classes
+
+    @property
+    def may_interrupt(self) -> bool:
+        """Whether a call may raise `AttackInterrupted`, as one of the model may."""
+        return may_interrupt(self.model)
 
     @property
     def limit(self) -> float | None:

@@ -27,7 +27,7 @@ from advkit.detectors.alarm_log import AlarmLog, Writable, alarm_lines
 from advkit.detectors.features import OUTPUTS, Floats, Outputs
 from advkit.detectors.request_counter import RequestCounter
 from advkit.detectors.suspicion import check_detector, looks_at_inputs, suspicion_of
-from advkit.models import Bounds, as_classifier, hold
+from advkit.models import Bounds, as_classifier, hold, may_interrupt
 
 
 class Guard:
@@ -145,6 +145,11 @@ class Guard:
         """
         count: int = self.model.num_classes
         return count
+
+    @property
+    def may_interrupt(self) -> bool:
+        """Whether a call may raise `AttackInterrupted`, as one of the model may."""
+        return may_interrupt(self.model)
 
     @property
     def threshold(self) -> float:

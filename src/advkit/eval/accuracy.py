@@ -12,7 +12,10 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.batching import Batches, NumberedBatches, batches, counted_from
+from advkit.core.results import InconclusiveWarning
 from advkit.models import Classifier, as_classifier
+
+NOT_FINITE = -2  # instead of a label, where the logits are NaN or infinite
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ def accuracy(
 ) -> Rate:
     """Share of inputs that the model labels correctly.
 
+    An input for which the model returns NaN or infinite logits counts as misclassified, with an
+    `InconclusiveWarning`.
+
     Args:
         model: a classifier, or an `nn.Module` with inputs in [0, 1].
         x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
@@ -77,12 +83,14 @@ class ClassifiedBatch(NamedTuple):
         x: inputs `(n, *features)`.
         y: labels `(n,)`.
         right: bool `(n,)`; labelled correctly.
+        not_finite: bool `(n,)`; the model returned NaN or infinite logits, which is not correct.
         first: number of the first sample in the data.
     """
 
     x: Tensor
     y: Tensor
     right: Tensor
+    not_finite: Tensor
     first: int
 
     @property
@@ -104,12 +112,50 @@ def classified(model: Classifier, numbered: NumberedBatches) -> Iterator[Classif
         yield batch
 
 
-def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A checked batch `x`, `y`, and whether each of its labels `(n,)` is what the model says."""
+def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Check and classify a batch.
+
+    Returns:
+        `x`, `y`, and two masks `(n,)`: of the samples that are labelled correctly, and of those
+        whose logits are not finite.
+    """
     x = checks.inputs(x, model.bounds)
     y = checks.labels("y", y, x)
     if len(x) == 0:
-        return x, y, torch.zeros_like(y, dtype=torch.bool)
-    answer = model.predict(x)
+        none = torch.zeros_like(y, dtype=torch.bool)
+        return x, y, none, none
+    answer = labels_of(model, x)
     checks.labels_within("y", y, model.num_classes, torch.arange(len(y), device=y.device))
-    return x, y, answer == y
+    return x, y, answer == y, answer == NOT_FINITE
+
+
+def labels_of(model: Classifier, x: Tensor) -> Tensor:
+    """Return the labels `(n,)` of `x`, and `NOT_FINITE` with a warning where it has none.
+
+    A model that has logits refuses a batch in which those of one sample are NaN or infinite. Then
+    its logits are evaluated, at the cost of a second pass.
+
+    Raises:
+        ValueError: as `model.predict`, for any other reason.
+    """
+    try:
+        return model.predict(x)
+    except ValueError:
+        if not isinstance(logits := _logits(model, x), Tensor):
+            raise
+        lost = ~logits.isfinite().all(1)
+        if not lost.any():
+            raise
+    checks.warn(
+        f"the model returned NaN or infinite logits for {int(lost.sum())} of {len(x)} inputs, "
+        "which count as misclassified",
+        InconclusiveWarning,
+    )
+    return logits.argmax(1).masked_fill(lost, NOT_FINITE)
+
+
+def _logits(model: Classifier, x: Tensor) -> Tensor | None:
+    """Return the logits `(n, classes)` of `x`, `None` for a model without logits."""
+    ask = getattr(model, "logits", None)
+    with torch.no_grad():
+        return ask(x) if callable(ask) else None

@@ -9,7 +9,7 @@ from torch import Tensor
 from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_noise
-from advkit.eval.accuracy import ClassifiedBatch, Rate
+from advkit.eval.accuracy import ClassifiedBatch, Rate, labels_of
 from advkit.eval.budgets import budget_words
 from advkit.models import Classifier
 
@@ -46,7 +46,7 @@ def withstands_noise(model: Classifier, batch: ClassifiedBatch, norm: Norm, eps:
     robust = batch.right.clone()
     if robust.any():
         x, y = batch.attacked
-        robust[batch.right] = model.predict(noisy(x, model.bounds, norm, eps)) == y
+        robust[batch.right] = labels_of(model, noisy(x, model.bounds, norm, eps)) == y
     return robust
 
 

@@ -12,6 +12,7 @@ from advkit.models.protocols import (
     DifferentiableClassifier,
     ScoreClassifier,
     hold,
+    may_interrupt,
 )
 from advkit.models.sklearn import SklearnClassifier
 from advkit.models.torch import TorchClassifier
@@ -36,4 +37,5 @@ __all__ = [
     "as_differentiable",
     "has_gradients",
     "hold",
+    "may_interrupt",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.results import QueryBudgetExceeded, ServiceError
 from advkit.models.protocols import REJECTED
-from advkit.models.query_budget import Budget
+from advkit.models.query_budget import Budget, Reservation
 from advkit.models.torch import checked_bounds
 
 Answer = Literal["logits", "probabilities", "labels"]
@@ -47,9 +47,13 @@ class CallableClassifier:
     NumPy or torch reads as numbers. There are no gradients. Scores come in float64, on the device
     of the input.
 
-    Samples count as queries once the function has answered them. An attempt that raised is not one
-    of them: services do not charge for what they could not answer. Whose service does finds the
-    number of attempts in the log.
+    Samples count as queries once the function has answered them. An attempt that raised is not
+    counted: services do not charge for what they could not answer. If yours does, the log has the
+    number of attempts.
+
+    Threads may share it if they may call `fn` at the same time: samples are reserved in the budget
+    before they are sent, and given back if they were not answered. The log has the calls in the
+    order in which they ended.
 
     Args:
         fn: the function.
@@ -60,14 +64,15 @@ class CallableClassifier:
             (`advkit.models.REJECTED`) for none.
         takes: what it is given: `"numpy"` or `"tensor"`.
         max_batch: the most samples that one call may have; `None` for any number.
-        retries: how often a call that raised is tried again. The last error is raised; an answer
-            of the wrong shape or kind is an error at once.
+        retries: how often a call that raised is tried again. After the last error, and at once
+            after an answer of the wrong shape or kind, `ServiceError` is raised. An attack puts
+            what it had found until then into the error's `result`, as for a spent budget.
         back_off: seconds of waiting before the first retry, doubled before each further one.
         budget: samples that may be sent in all; `None` for any number.
         log: keep a `Call` for each call of the function in `log`.
 
     Attributes:
-        log: the calls in their order; `None` unless it is kept.
+        log: the calls in the order in which they ended; `None` unless it is kept.
 
     Raises:
         TypeError: `fn` cannot be called, or an argument is of the wrong type.
@@ -119,11 +124,15 @@ class CallableClassifier:
         self.back_off = back_off
         self.log: list[Call] | None = [] if log else None
         self._budget = Budget(budget)
-        self._attempts = 0
 
     def __repr__(self) -> str:
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
         return f"{type(self).__name__}({name}, num_classes={self.num_classes})"
+
+    @property
+    def may_interrupt(self) -> bool:
+        """True: a call may raise `AttackInterrupted`, so attacks keep what they find."""
+        return True
 
     @property
     def queries(self) -> int:
@@ -137,7 +146,7 @@ class CallableClassifier:
 
     @property
     def left(self) -> int | None:
-        """Samples that may still be sent; `None` for any number."""
+        """Samples that may still be sent, not those in flight; `None` for any number."""
         return self._budget.left
 
     @property
@@ -158,9 +167,8 @@ class CallableClassifier:
 
         Raises:
             QueryBudgetExceeded: the budget has no room for `x`; nothing was sent.
-            ValueError: the function's answer has the wrong shape, is not finite, or is not what
-                `output` says.
-            TypeError: its answer holds no numbers.
+            ServiceError: the function raised at the last attempt, or its answer has the wrong
+                shape, is not finite, holds no numbers or is not what `output` says.
         """
         return self._labels(self._ask(x))
 
@@ -173,43 +181,60 @@ class CallableClassifier:
 
     def _ask(self, x: Tensor) -> Tensor:
         """The answer for all of `x`: `(n,)` int64 labels or `(n, num_classes)` float64."""
-        self._budget.admit(len(x))
         if not len(x):
             labels = self.output == "labels"
             return x.new_zeros(0).long() if labels else x.new_zeros(0, self.num_classes).double()
         size = self.max_batch or len(x)
         rows = torch.arange(len(x), device=x.device)
         parts = zip(torch.split(x.detach(), size), torch.split(rows, size), strict=True)
-        return torch.cat([self._call(part, numbers) for part, numbers in parts])
+        answers: list[Tensor] = []
+        with self._budget.reserved(len(x)) as reservation:
+            try:
+                for part, numbers in parts:
+                    answers.append(self._call(part, numbers, reservation))
+            except ServiceError as error:
+                error.answers = torch.cat(answers) if answers else None
+                raise
+        return torch.cat(answers)
 
-    def _call(self, x: Tensor, rows: Tensor) -> Tensor:
-        """The checked, counted and logged answer for one call's samples, the `rows` of a batch."""
-        began, before = time.perf_counter(), self._attempts
+    def _call(self, x: Tensor, rows: Tensor, reservation: Reservation) -> Tensor:
+        """Return the checked, counted and logged answer to one call, the `rows` of a batch."""
+        attempts: list[float] = []
         labels: Tensor | None = None
         try:
-            raw = self._insist(x)
-            self._budget.spent += len(x)
-            answer = self._checked(_as_tensor(raw).to(x.device), rows)
+            raw = self._insist(x, attempts)
+            self._budget.answered(reservation, len(x))
+            try:
+                answer = self._checked(_as_tensor(raw).to(x.device), rows)
+            except Exception as error:
+                raise ServiceError(str(error), attempts=len(attempts)) from error
             labels = self._labels(answer)
             return answer
         finally:
-            if self.log is not None:
-                seconds = time.perf_counter() - began
-                self.log.append(Call(len(x), self._attempts - before, seconds, labels))
+            if self.log is not None and attempts:
+                seconds = time.perf_counter() - attempts[0]
+                self.log.append(Call(len(x), len(attempts), seconds, labels))
 
-    def _insist(self, x: Tensor) -> object:
-        """What the function returns, at the first attempt that does not raise."""
-        attempt = 0
+    def _insist(self, x: Tensor, attempts: list[float]) -> object:
+        """Return what the first attempt that does not raise returns.
+
+        The time at which each attempt begins is added to `attempts`.
+        """
         while True:
-            attempt += 1
-            self._attempts += 1
+            given = self._given(x)
+            attempts.append(time.perf_counter())
             try:
-                return self.fn(self._given(x))
+                return self.fn(given)
+            except QueryBudgetExceeded:  # of a classifier that the function queries
+                raise
             except Exception as error:
-                if attempt > self.retries:
-                    _note(error, attempt)
-                    raise
-            time.sleep(self.back_off * 2 ** (attempt - 1))
+                if len(attempts) > self.retries:
+                    raise ServiceError(
+                        f"the function raised {type(error).__name__} at the last of "
+                        f"{len(attempts)} attempts: {error}",
+                        attempts=len(attempts),
+                    ) from error
+            time.sleep(self.back_off * 2 ** (len(attempts) - 1))
 
     def _given(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
         return x.clone() if self.takes == "tensor" else as_numpy(x)
@@ -251,9 +276,3 @@ def _as_tensor(answer: object) -> Tensor:
         raise TypeError(f"the function must return numbers, got {array.dtype}")
     wide = np.float64 if array.dtype.kind == "f" else np.int64
     return torch.from_numpy(np.array(array, dtype=wide, order="C"))
-
-
-def _note(error: Exception, attempts: int) -> None:
-    """Say in the error how often it was tried, where Python can add to one."""
-    if sys.version_info >= (3, 11):
-        error.add_note(f"raised by the last of {attempts} attempts to call the function")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.models.convert import as_classifier
-from advkit.models.protocols import REJECTED, Bounds, Classifier, hold
+from advkit.models.protocols import REJECTED, Bounds, Classifier, hold, may_interrupt
 
 Ask = Callable[[Tensor], Tensor]
 Combine = Literal["logits", "probabilities", "vote"]
@@ -79,6 +79,11 @@ class Ensemble:
         known = [count for model in self.models if (count := _classes(model)) is not None]
         first: int = known[0] if known else self.models[0].num_classes
         return first
+
+    @property
+    def may_interrupt(self) -> bool:
+        """Whether a call may raise `AttackInterrupted`, as one of a member may."""
+        return any(map(may_interrupt, self.models))
 
     @property
     def logits(self) -> Ask:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.extras import require
@@ -87,19 +88,23 @@ class OnnxClassifier(CallableClassifier):
     def _run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The model's output for `x` `(n, *features)`, filled up to the model's batch."""
         n, batch = len(x), self._fixed(0) or len(x)
-        self._check_shape(x)
         x = x.astype(_FLOATS[self._input.type])
         filled = np.concatenate([x, np.repeat(x[-1:], batch - n, axis=0)])
         (out,) = self._session.run([self._output_name], {self._input.name: filled})
         return np.asarray(out)[:n]
 
-    def _check_shape(self, x: npt.NDArray[Any]) -> None:
+    def _given(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
+        """Return what the model is given for `x`, whose shape is checked."""
+        self._check_shape(x)
+        return super()._given(x)
+
+    def _check_shape(self, x: Tensor) -> None:
         axes = len(self._input.shape) or x.ndim  # a model may leave all of it open
         alike = (self._fixed(i) in (None, length) for i, length in enumerate(x.shape) if i)
         if x.ndim != axes or not all(alike):
             wanted = ", ".join(["n", *map(str, self._input.shape[1:])])
             raise ValueError(
-                f"x must have the shape ({wanted}) of the model's input, got {x.shape}"
+                f"x must have the shape ({wanted}) of the model's input, got {tuple(x.shape)}"
             )
 
     def _fixed(self, axis: int) -> int | None:

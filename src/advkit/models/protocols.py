@@ -70,9 +70,20 @@ def hold(model: object) -> AbstractContextManager[None]:
     return model.hold() if isinstance(model, Holdable) else nullcontext()
 
 
+def may_interrupt(model: object) -> bool:
+    """Return whether a call to `model` may raise `AttackInterrupted`.
+
+    It has a query budget, or says so by a `may_interrupt` of its own, which classifiers around
+    other classifiers pass on.
+    """
+    return getattr(model, "budget", None) is not None or bool(
+        getattr(model, "may_interrupt", False)
+    )
+
+
 def leaves(answer: Tensor, y: Tensor) -> Tensor:
     """Whether each label of `answer` `(*, n)` is another class than that of `y` `(n,)`.
 
-    A rejection is none: whoever attacks has not got through.
+    A negative answer is not a class: the input was rejected, or the model could not label it.
     """
-    return (answer != y) & (answer != REJECTED)
+    return (answer != y) & (answer >= 0)

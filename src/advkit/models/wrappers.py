@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from advkit.core import checks
 from advkit.models.convert import as_classifier
 from advkit.models.ensemble import Ask, Combine, Ensemble
-from advkit.models.protocols import Bounds, hold
-from advkit.models.query_budget import Budget
+from advkit.models.protocols import Bounds, hold, may_interrupt
+from advkit.models.query_budget import Budget, Counter
 from advkit.models.state import undisturbed
 from advkit.models.torch import checked_bounds
 
@@ -44,6 +44,11 @@ class ClassifierWrapper(ABC):
         """
         count: int = self._asked.num_classes
         return count
+
+    @property
+    def may_interrupt(self) -> bool:
+        """Whether a call may raise `AttackInterrupted`, as one of the inner model may."""
+        return may_interrupt(self.model)
 
     @property
     def scores(self) -> Ask:
@@ -197,12 +202,12 @@ class StraightThrough(ClassifierWrapper):
 class QueryCounter(ClassifierWrapper):
     """A model that counts the samples sent through it, and may stop at a budget.
 
-    Args:
-        model: what is asked.
-        budget: samples that may be sent forward in all; `None` for any number.
+    Threads may share it, as far as they may share `model`: the counts stay exact and the budget
+    holds. A call that raises is not counted.
 
-    Attributes:
-        backward: samples sent backward through the logits, at each pass all that were in the batch.
+    Args:
+        model: the classifier to query.
+        budget: samples that may be sent forward in all; `None` for any number.
 
     Raises:
         TypeError: `budget` is no int, or `model` is no classifier.
@@ -219,12 +224,17 @@ class QueryCounter(ClassifierWrapper):
     def __init__(self, model: object, budget: int | None = None) -> None:
         super().__init__(model)
         self._budget = Budget(budget)
-        self.backward = 0
+        self._backward = Counter()
 
     @property
     def forward(self) -> int:
-        """Samples that were sent forward."""
+        """Samples that were sent forward and answered."""
         return self._budget.spent
+
+    @property
+    def backward(self) -> int:
+        """Samples sent backward through the logits, at each pass all that were in the batch."""
+        return self._backward.value
 
     @property
     def budget(self) -> int | None:
@@ -233,24 +243,24 @@ class QueryCounter(ClassifierWrapper):
 
     @property
     def left(self) -> int | None:
-        """Samples that may still be sent forward; `None` for any number."""
+        """Samples that may still be sent forward, not those in flight; `None` for any number."""
         return self._budget.left
 
     def reset(self) -> None:
-        """Begin to count anew, with the whole budget."""
-        self._budget.spent = 0
-        self.backward = 0
+        """Count from zero again, with the whole budget."""
+        self._budget.reset()
+        self._backward.reset()
 
     def _answer(self, ask: Ask, x: Tensor) -> Tensor:
-        self._budget.admit(len(x))
-        self._budget.spent += len(x)
-        answer = ask(x)
+        with self._budget.reserved(len(x)) as reservation:
+            answer = ask(x)
+            self._budget.answered(reservation, len(x))
         if answer.requires_grad:
             answer.register_hook(self._count)  # type: ignore[no-untyped-call]
         return answer
 
     def _count(self, grad: Tensor) -> None:
-        self.backward += len(grad)
+        self._backward.add(len(grad))
 
 
 def instead(likeness: Tensor, value: Tensor) -> Tensor:

@@ -288,6 +288,7 @@ def cost(name, distances, floors, *, eps=None, norm="linf", settings=(), minimum
             forward=torch.full((n,), 3),
             backward=torch.full((n,), 2),
             no_gradient=torch.zeros(n, dtype=torch.bool),
+            not_finite=torch.zeros(n, dtype=torch.bool),
             seconds=0.5,
             examples=None,
         ),

@@ -135,6 +135,7 @@ class Adaptive(BlackBoxAttack):
             part.ledger.forward[part.rows] += climb.ledger.forward
             part.ledger.backward[part.rows] += climb.ledger.backward
             part.ledger.blind[part.rows] |= climb.ledger.blind
+            part.ledger.not_finite[part.rows] |= climb.ledger.not_finite
 
 
 class _Guarded(ByLabels):

@@ -57,7 +57,7 @@ class Joint(Problem):
         if first:
             checks.finite_logits(logits, self.rows)
             checks.warn_of_probabilities(logits)
-        missed = self.goal.shortfall(logits.detach())
+        missed = self.shortfall_of(logits.detach())
         worst = torch.cat([missed[:, None], excess.detach().to(missed)], 1).amax(1)
         at = Judged(x_adv, self.rows, None, logits, value, worst)
         self.keep_better(at)

@@ -18,12 +18,12 @@ from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
 from advkit.core.progress import progress_bar
 from advkit.core.results import (
+    AttackInterrupted,
     AttackResult,
     InconclusiveWarning,
     Queries,
-    QueryBudgetExceeded,
 )
-from advkit.models import DifferentiableClassifier, as_differentiable, hold
+from advkit.models import DifferentiableClassifier, as_differentiable, hold, may_interrupt
 
 # A success that is not confirmed is moved out to these multiples of its perturbation: it lies on
 # the boundary, and a batch of another size rounds differently. The last one is the clean input.
@@ -87,20 +87,22 @@ class BaseAttack(ABC):
                 asks for.
             QueryBudgetExceeded: the model has a query budget, and it is spent; `result` of the
                 error is what was found until then, as the model had judged it.
+            ServiceError: a function behind the model raised, or did not answer what it should;
+                `result` as above.
         """
         view = self._view(model)
         with torch.inference_mode(False), torch.no_grad(), hold(view):
             problem = self._problem(view, x, y, target)
             if not len(problem.x):
                 return _result(problem, Best.unjudged(problem.x))
-            if getattr(view, "budget", None) is not None:
+            if may_interrupt(view):
                 problem.ledger.kept = self._empty_record(problem)
             try:
                 return _result(problem, self._verify(problem, self.search(problem)))
-            except QueryBudgetExceeded as error:
-                if problem.ledger.kept is not None:
-                    partial = self._partial_result(problem, problem.ledger.kept)
-                    error.result = _result(problem, partial)
+            except AttackInterrupted as error:
+                kept = problem.ledger.kept
+                kept = self._empty_record(problem) if kept is None else kept
+                error.result = _result(problem, self._partial_result(problem, kept))
                 raise
 
     def search(self, problem: Problem) -> Best | Nearest:
@@ -184,7 +186,7 @@ class GradientAttack(BaseAttack):
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
         logits = problem.logits(found.x_adv)
         checks.warn_of_probabilities(logits)
-        verified = Best(found.x_adv, problem.goal.shortfall(logits))
+        verified = Best(found.x_adv, problem.shortfall_of(logits))
         _warn_of_chance(found.shortfall, verified.shortfall, problem.x.dtype)
         if isinstance(found, Nearest):
             return move_outward(problem, found, verified)
@@ -215,6 +217,15 @@ def move_outward(problem: Problem, found: Best | Nearest, verified: Best) -> Bes
 
 def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
     """Return the result of the run, and warn of failures that say nothing about robustness."""
+    not_finite = problem.ledger.not_finite & ~best.success
+    if not_finite.any():
+        checks.warn(
+            f"the model returned NaN or infinite logits for {int(not_finite.sum())} of "
+            f"{len(not_finite)} samples, which were not fooled (sample "
+            f"{checks.indices(not_finite)}): such an answer is never a success, and the failure "
+            "says nothing about their robustness; attack the model in float32 or float64",
+            InconclusiveWarning,
+        )
     no_gradient = problem.ledger.blind & ~best.success
     if no_gradient.any():
         checks.warn(
@@ -231,6 +242,7 @@ def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
         norm=problem.norm,
         queries=Queries(problem.ledger.forward, problem.ledger.backward),
         no_gradient=no_gradient,
+        not_finite=not_finite,
     )
 
 

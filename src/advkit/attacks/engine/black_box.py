@@ -16,7 +16,7 @@ from advkit.attacks.engine.records import Best, Nearest
 from advkit.core import checks
 from advkit.core.losses import Loss, margin
 from advkit.core.results import InconclusiveWarning
-from advkit.models import REJECTED, Bounds, Classifier, as_classifier, hold
+from advkit.models import REJECTED, Bounds, Classifier, as_classifier, hold, may_interrupt
 
 
 class _View:
@@ -36,9 +36,9 @@ class _View:
         return self.model.num_classes
 
     @property
-    def budget(self) -> int | None:
-        """That of the model, `None` without one."""
-        return getattr(self.model, "budget", None)
+    def may_interrupt(self) -> bool:
+        """That of the model."""
+        return may_interrupt(self.model)
 
     def hold(self) -> AbstractContextManager[None]:
         """As the model."""

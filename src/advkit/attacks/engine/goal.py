@@ -62,13 +62,16 @@ class Goal:
     def shortfall(self, logits: Tensor) -> Tensor:
         """How much the goal is missed by, `(n,)`: the margin in logits, at most 0 on success.
 
-        Success is what the model answers, so a tie counts as `argmax` decides it. NaN stays NaN,
-        which no comparison takes for a success.
+        Success is what the model answers, so a tie counts as `argmax` decides it. Where the margin
+        is infinite or NaN, it is NaN, which no comparison takes for a success: the logits have
+        overflowed, or the input was rejected. Minus infinity for a class that is neither the label
+        nor the best of the others leaves the margin finite.
         """
         answer = logits.argmax(1)
         reached = answer == self.labels if self.targeted else answer != self.labels
         value = margin(logits, self.labels)
         value = value if self.targeted else -value
+        value = torch.where(value.isfinite(), value, math.nan)
         if self.confidence:
             return value + self.confidence
         return torch.where(reached, value, value.clamp_min(_TIE))

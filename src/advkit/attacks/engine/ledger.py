@@ -1,4 +1,4 @@
-"""The ledger of one run: passes, and gradients that failed."""
+"""The ledger of one run: passes, and gradients and logits that failed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 
 class Ledger:
-    """What one run has to say of each of its `n` inputs: passes, and gradients that failed.
+    """Passes of one run for each of its `n` inputs, and gradients and logits that failed.
 
-    Where the model's query budget may end the run at any pass, also what is found so far.
+    Where the model may end the run at any pass, also what is found so far.
     """
 
     def __init__(self, n: int, device: torch.device) -> None:
         self.forward = torch.zeros(n, dtype=torch.int64, device=device)
         self.backward = torch.zeros(n, dtype=torch.int64, device=device)
         self.blind = torch.zeros(n, dtype=torch.bool, device=device)
+        self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
         self.kept: Any = None  # a record of the engine, or None where nothing ends the run
         self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run
 

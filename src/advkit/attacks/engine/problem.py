@@ -127,20 +127,21 @@ class Problem:
         Args:
             x_adv: `(n, *features)`.
             differentiate: keep the graph for `gradient`.
-            first: whether it is the first look at these samples.
+            first: whether these are the clean inputs of samples that no pass has evaluated.
 
         Raises:
             ValueError: a first look that meets NaN or infinite logits. Later ones are no reason to
-                lose what was found: such an iterate is no success and is never kept. Neither is
-                a rejection, minus infinity for every class, which may be met at any look.
+                lose what was found: such an iterate is not a success, is never kept, and is noted
+                in the ledger. A rejection, minus infinity for every class, is not a success
+                either, and may be met at any look.
         """
         x_adv = x_adv.detach().requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
             logits = self.logits(x_adv)
             value = self.goal.ascent(self.loss, logits)
-        shortfall = self.goal.shortfall(logits.detach())
+        shortfall = self.shortfall_of(logits.detach())
         if first and not shortfall.isfinite().all():
-            answered = (logits != -math.inf).any(1)
+            answered = ~_rejected(logits)
             checks.finite_logits(logits[answered], self.rows[answered])
         at = Judged(x_adv, self.rows, None, logits, value, shortfall)
         self.keep_better(at)
@@ -169,7 +170,15 @@ class Problem:
 
     def shortfall(self, x_adv: Tensor) -> Tensor:
         """One counted pass: how much the goal is missed by at `x_adv`, `(n,)`."""
-        return self.goal.shortfall(self.logits(x_adv))
+        return self.shortfall_of(self.logits(x_adv))
+
+    def shortfall_of(self, logits: Tensor) -> Tensor:
+        """Return how much the goal is missed by, `(n,)`; samples without an answer are noted."""
+        shortfall = self.goal.shortfall(logits)
+        lost = ~shortfall.isfinite()
+        if asynchronous(lost.device) or lost.any():
+            self.ledger.not_finite[self.rows] |= lost & ~_rejected(logits)
+        return shortfall
 
     def reached(self, x_adv: Tensor, rows: Tensor) -> Tensor:
         """One counted pass over candidates of a whole batch: whether each reaches the goal.
@@ -181,8 +190,10 @@ class Problem:
         Returns:
             bool `(m,)`.
         """
-        shortfall = self.goal.take(rows).shortfall(self.model.logits(x_adv))
+        logits = self.model.logits(x_adv)
+        shortfall = self.goal.take(rows).shortfall(logits)
         self.ledger.forward += torch.bincount(rows, minlength=len(self.x))
+        self.ledger.not_finite[rows[~shortfall.isfinite() & ~_rejected(logits)]] = True
         return shortfall <= 0
 
     def pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
@@ -234,6 +245,11 @@ class Problem:
         if 2 * keep.sum() > len(keep):
             return at.take(keep)
         return self.take(keep).judge(at.x_adv[keep], differentiate=True)
+
+
+def _rejected(logits: Tensor) -> Tensor:
+    """Whether each row of `logits` `(n, classes)` is a rejection, bool `(n,)`."""
+    return (logits == -math.inf).all(1)
 
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

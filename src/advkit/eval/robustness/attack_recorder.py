@@ -17,10 +17,11 @@ from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.hyperparameters import settings
 from advkit.core.protocols import Attack
 from advkit.core.results import AttackResult
-from advkit.eval.accuracy import ClassifiedBatch
+from advkit.eval.accuracy import ClassifiedBatch, labels_of
 from advkit.eval.budgets import radius_of
 from advkit.eval.robustness.outcome import AttackOutcome, Examples
 from advkit.models import Classifier
+from advkit.models.protocols import leaves
 
 _EXAMPLES = 6
 _NOT_ATTACKED = {  # value and dtype of the columns
@@ -30,6 +31,7 @@ _NOT_ATTACKED = {  # value and dtype of the columns
     "forward": (0, torch.int64),
     "backward": (0, torch.int64),
     "no_gradient": (False, torch.bool),
+    "not_finite": (False, torch.bool),
 }
 
 
@@ -84,6 +86,7 @@ class AttackRecorder:
             "forward": result.queries.forward.cpu(),
             "backward": result.queries.backward.cpu(),
             "no_gradient": result.no_gradient.cpu(),
+            "not_finite": result.not_finite.cpu(),
         }
 
     def _keep_examples(self, model: Classifier, x: Tensor, y: Tensor, result: AttackResult) -> None:
@@ -93,9 +96,9 @@ class AttackRecorder:
             return  # pictures of one size only
         if not len(wanted):
             return
-        answer = model.predict(result.x_adv[wanted])
+        answer = labels_of(model, result.x_adv[wanted])
         # On the boundary a batch of another size may round to the other side.
-        turned = (answer != y[wanted]).nonzero().flatten()[:room]
+        turned = leaves(answer, y[wanted]).nonzero().flatten()[:room]
         if len(turned):
             rows = wanted[turned]
             parts = (x[rows], result.x_adv[rows], y[rows], answer[turned])

@@ -37,7 +37,7 @@ class EvaluationRecorder:
         self.attacks = [AttackRecorder(attack) for attack in attacks]
         self.budgets = distinct_budgets(attacks)
         self.noise = BatchRecorder()
-        self.clean = BatchRecorder()
+        self.answers = BatchRecorder()
 
     def update(self, batch: ClassifiedBatch) -> None:
         """Attack one batch, and record what comes of it."""
@@ -47,7 +47,7 @@ class EvaluationRecorder:
             self.noise.update(
                 {b: withstands_noise(self.classifier, batch, *b) for b in self.budgets}
             )
-        self.clean.update({"clean": batch.right})
+        self.answers.update({"clean": batch.right, "not_finite": batch.not_finite})
 
     def report(self) -> Report:
         """Return a report on the batches so far; later batches do not change it.
@@ -55,7 +55,7 @@ class EvaluationRecorder:
         Its columns are joined when it is first read.
         """
         outcomes = [recorder.outcome_so_far() for recorder in self.attacks]
-        return StreamedReport(partial(self._report, len(self.clean), outcomes))
+        return StreamedReport(partial(self._report, len(self.answers), outcomes))
 
     def _report(self, batches: int, outcomes: Sequence[Callable[[], AttackOutcome]]) -> Report:
         """Build the report on the first `batches`."""
@@ -63,7 +63,7 @@ class EvaluationRecorder:
         return Report(
             model=repr(self.classifier),
             bounds=self.classifier.bounds,
-            clean=self.clean.compute(batches)["clean"],
+            **self.answers.compute(batches),
             outcomes=tuple(outcome() for outcome in outcomes),
             noise=tuple(
                 NoiseOutcome(norm=norm, eps=eps, robust=robust)

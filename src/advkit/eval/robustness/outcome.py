@@ -61,6 +61,7 @@ class AttackOutcome:
         forward: int64 `(n,)`; samples sent forward, zero for inputs that were never attacked.
         backward: int64 `(n,)`; likewise backward.
         no_gradient: bool `(n,)`; not fooled, but without a usable gradient.
+        not_finite: bool `(n,)`; not fooled, but the model returned NaN or infinite logits.
         seconds: the attack alone.
         examples: a few successes, `None` if there are none.
     """
@@ -76,6 +77,7 @@ class AttackOutcome:
     forward: Tensor
     backward: Tensor
     no_gradient: Tensor
+    not_finite: Tensor
     seconds: float
     examples: Examples | None
 
@@ -133,7 +135,8 @@ class AttackOutcome:
 
         `robust_accuracy` is `None` for a minimum-norm attack. `median_distance_of_attacked` is
         `None` where the median is infinite, because `success_rate` is below one half, and where
-        nothing was attacked, so that the `total` of `success_rate` is 0.
+        nothing was attacked, so that the `total` of `success_rate` is 0. `inputs_not_finite` has
+        the numbers of the inputs.
         """
         return {
             "attack": self.label,
@@ -148,6 +151,7 @@ class AttackOutcome:
             "forward_per_attacked_input": self.sent(self.forward),
             "backward_per_attacked_input": self.sent(self.backward),
             "inputs_without_gradient": int(self.no_gradient.sum()),
+            "inputs_not_finite": self.not_finite.nonzero().flatten().tolist(),
             "seconds": self.seconds,
         }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from advkit.core import checks
 from advkit.core.files import save_bytes, save_json, save_text
 from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate
@@ -33,6 +34,7 @@ class Report:
         model: the model in words.
         bounds: its lower and upper bound.
         clean: bool `(n,)`; labelled correctly before any attack.
+        not_finite: bool `(n,)`; NaN or infinite logits before any attack, so not correct.
         outcomes: one for each attack, in the order given.
         total: inputs that there were to evaluate, `None` if unknown; more than `n` when the
             evaluation was interrupted.
@@ -44,6 +46,7 @@ class Report:
     model: str
     bounds: tuple[float, float]
     clean: Tensor
+    not_finite: Tensor
     outcomes: tuple[AttackOutcome, ...]
     total: int | None = None
     noise: tuple[NoiseOutcome, ...] = ()
@@ -129,6 +132,21 @@ class Report:
                     f"{outcome.label} met no usable gradient on {lost:,} inputs that it did not "
                     "fool: that is no evidence of robustness."
                 )
+        return [*notes, *self._notes_on_logits()]
+
+    def _notes_on_logits(self) -> list[str]:
+        notes = []
+        if self.not_finite.any():
+            notes.append(
+                f"The model returned NaN or infinite logits for {_numbers(self.not_finite)}: they "
+                "count as misclassified and are not attacked."
+            )
+        for outcome in self.outcomes:
+            if outcome.not_finite.any():
+                notes.append(
+                    f"{outcome.label} met NaN or infinite logits and did not fool the model on "
+                    f"{_numbers(outcome.not_finite)}: that is no evidence of robustness."
+                )
         return notes
 
     def _notes_on_budgets(self) -> list[str]:
@@ -189,6 +207,7 @@ class Report:
             "about": dict(self.about),
             "inputs": len(self.clean),
             "inputs_wanted": self.total,
+            "inputs_not_finite": self.not_finite.nonzero().flatten().tolist(),
             "clean_accuracy": self.clean_accuracy.to_dict(),
             "attacks": [outcome.to_dict() for outcome in self.outcomes],
             "worst_case": self.worst_case.to_dict(),
@@ -315,3 +334,8 @@ class Report:
             if outcome.norm in radii:
                 robust &= ~outcome.within(radii[outcome.norm])
         return Rate.of(robust)
+
+
+def _numbers(inputs: Tensor) -> str:
+    """Return how many of the `inputs` `(n,)` are marked, and the numbers of the first of them."""
+    return f"{counted(int(inputs.sum()), 'input')} (number {checks.indices(inputs)})"

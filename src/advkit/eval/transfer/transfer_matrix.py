@@ -18,7 +18,7 @@ from advkit.core.naming import Several, blamed_on, did_you_mean, named, quoted
 from advkit.core.norms import Norm
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
-from advkit.eval.accuracy import correct
+from advkit.eval.accuracy import correct, labels_of
 from advkit.eval.budgets import budget_words, distinct_budgets
 from advkit.eval.noise import noisy
 from advkit.eval.transfer.result import NO_ATTACK, TransferMatrix, TransferSource
@@ -148,7 +148,7 @@ class _SourceRecorder:
             if target is self.model:
                 return wrong[i]
         with blamed_on("source", self.name):
-            return leaves(self.model.predict(x_adv), y)
+            return leaves(labels_of(self.model, x_adv), y)
 
     def compute(self) -> TransferSource:
         """Return what came of all batches so far."""
@@ -182,7 +182,7 @@ def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
     answers = []
     for name, target in targets.items():
         with blamed_on("target", name):
-            answers.append(target.predict(x))
+            answers.append(labels_of(target, x))
     return leaves(torch.stack(answers), y)
 
 

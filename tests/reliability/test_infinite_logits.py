@@ -1,0 +1,209 @@
+"""Logits that are infinite or NaN are never a success, and an evaluation goes on."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from advkit import InconclusiveWarning, QueryCounter, TorchClassifier, attacks, eval
+from advkit.core.losses import margin
+from tests.attack_cases import ATTACKS, BUDGET
+from tests.toys import Surrogate
+
+DTYPES = (torch.float16, torch.float32)
+
+
+class Overflows(nn.Module):
+    """Three logits; the largest beyond a limit becomes `value`, as where 16 bits overflow.
+
+    Args:
+        value: what a logit above the limit is replaced by.
+        limit: of the logits; the clean inputs are below it.
+        where: "top" replaces that one; "all" the whole row.
+    """
+
+    def __init__(self, value, limit=0.6, where="top"):
+        super().__init__()
+        self.value, self.limit, self.where = value, limit, where
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1)
+        z = torch.stack([1 - mean, mean, 0.9 - mean], 1)
+        over = z > self.limit
+        if self.where == "all":
+            over = over.any(1, keepdim=True).expand_as(z)
+        return torch.where(over, torch.tensor(self.value, dtype=x.dtype), z)
+
+
+# The label is class 0 at 0.45. Class 1 wins above 0.5, and what is above `limit` is not finite.
+NETS = {
+    "inf in the winner": lambda: Overflows(torch.inf),
+    "inf everywhere": lambda: Overflows(torch.inf, where="all"),
+    "NaN in the winner": lambda: Overflows(torch.nan),
+    "NaN everywhere": lambda: Overflows(torch.nan, where="all"),
+    "minus inf everywhere": lambda: Overflows(-torch.inf, where="all"),
+    "no finite success": lambda: Overflows(torch.inf, limit=0.551),
+}
+
+
+def batch(dtype):
+    return torch.full((4, 1, 6, 6), 0.45, dtype=dtype), torch.zeros(4, dtype=torch.int64)
+
+
+def quietly(work):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return work()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NETS)
+def test_no_attack_succeeds_by_them(tally, name, dtype):
+    promise = tally("infinite or NaN logits are never an attack's success")
+    x, y = batch(dtype)
+    for attack in ATTACKS:
+        with promise.trial((attack, name, dtype)):
+            net = NETS[name]()
+            found = quietly(lambda attack=attack, net=net: attack.run(net, x, y))
+            logits = net(found.x_adv)
+            finite = logits.isfinite().all(1)
+            assert not (found.success & ~finite).any()
+            assert torch.equal(found.success, finite & (logits.argmax(1) != y))
+            assert not (found.not_finite & found.success).any()
+            assert (found.success | finite | found.not_finite | (logits == -torch.inf).all(1)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NETS)
+def test_an_evaluation_goes_on_and_names_the_inputs(tally, name, dtype):
+    promise = tally("an evaluation goes on over infinite logits and names the inputs")
+    x, y = batch(dtype)
+    x[2] = 0.9  # not finite from the start
+    found = [
+        *(attack for attack in BUDGET if not isinstance(attack, attacks.Transfer)),
+        attacks.Transfer(attack=attacks.FGSM(eps=0.2), surrogate=Surrogate()),
+        attacks.PGD(eps=0.2, steps=3, stop="never"),
+        attacks.RandomNoise(eps=0.4, stop="never"),
+    ]
+    for attack in found:
+        with promise.trial((attack, name, dtype)):
+            net = NETS[name]()
+            report = quietly(
+                lambda net=net, attack=attack: eval.evaluate(
+                    net, x, y, attacks=[attack], batch_size=2
+                )
+            )
+            assert report.not_finite.tolist() == [False, False, True, False]
+            assert report.clean.tolist() == [True, True, False, True]
+            assert "infinite logits for 1 input (number 2)" in str(report)
+            written = report.to_dict()
+            assert written["inputs_not_finite"] == [2]
+            (outcome,) = report.outcomes
+            assert not (outcome.not_finite & outcome.success).any()
+            rows = outcome.not_finite.nonzero().flatten().tolist()
+            assert written["attacks"][0]["inputs_not_finite"] == rows
+            assert bool(rows) == ("met NaN or infinite logits and did not" in str(report))
+
+
+def test_the_case_of_a_net_that_overflows():
+    x, y = batch(torch.float32)
+    with pytest.warns(InconclusiveWarning, match="infinite logits for 4 of 4 samples.*0, 1, 2, 3"):
+        result = attacks.FGSM(eps=0.2).run(Overflows(torch.inf), x, y)
+    assert result.success.tolist() == [False] * 4
+    assert result.not_finite.tolist() == [True] * 4
+    with pytest.warns(InconclusiveWarning):
+        report = eval.evaluate(Overflows(torch.inf), x, y, attacks=[attacks.FGSM(eps=0.2)])
+    assert report.worst_case.count == 4
+    assert "FGSM(eps=0.2) met NaN or infinite logits" in str(report)
+    assert report.to_dict()["attacks"][0]["inputs_not_finite"] == [0, 1, 2, 3]
+
+
+def test_a_success_on_the_way_is_kept():
+    x, y = batch(torch.float32)
+    found = attacks.PGD(eps=0.2, steps=20, step_size=0.02).run(Overflows(torch.inf), x, y)
+    assert found.success.all()
+    assert not found.not_finite.any()
+
+
+@pytest.mark.parametrize(
+    ("logits", "succeeds"),
+    [
+        ([0, 1, 2.0], True),
+        ([2, 1, 0.0], False),
+        ([0, 1, torch.inf], False),
+        ([torch.inf, 1, 2], False),
+        ([torch.inf, 1, torch.inf], False),
+        ([torch.inf] * 3, False),
+        ([-torch.inf, 1, 2], False),  # the label overflowed
+        ([-torch.inf] * 3, False),  # a rejection
+        ([0, 1, -torch.inf], True),  # a masked class decides nothing
+        ([0, torch.nan, 2], False),
+        ([torch.nan] * 3, False),
+        ([-torch.inf, torch.inf, 0], False),
+    ],
+)
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("confidence", [0.0, 0.5])
+def test_every_mix_of_logits(tally, logits, succeeds, targeted, confidence):
+    """An iterate with these logits, where the clean input is right."""
+
+    class Net(nn.Module):
+        def forward(self, x):
+            row = torch.tensor(logits).expand(len(x), 3)
+            if targeted:  # the target is class 0, and a success is what was none above
+                row = torch.where(torch.tensor(succeeds), row.flip(1), row)
+                row = row.roll(1, 1) if succeeds and row[0, 0] < row[0].amax() else row
+            clean = torch.tensor([0.0, 1, 2] if targeted else [2.0, 1, 0])
+            return torch.where(x.flatten(1)[:, :1] > 0.5, row, clean) + 0 * x.sum()
+
+    promise = tally("infinite or NaN logits are never an attack's success")
+    with promise.trial((logits, targeted, confidence)):
+        x, y = torch.full((1, 4), 0.5), torch.zeros(1, dtype=torch.int64)
+        goal = {"target": y} if targeted else {"y": y}
+        attack = attacks.Square(eps=0.1, queries=20)
+        result = quietly(lambda: attack.run(Net(), x, **goal))
+        finite = Net()(result.x_adv).isfinite().all()
+        assert finite or not result.success.any() or succeeds
+
+
+def test_accuracy_and_noise_count_them_as_misclassified():
+    x, y = batch(torch.float32)
+    x[1] = 0.9
+    with pytest.warns(InconclusiveWarning, match="infinite logits for 1 of 4 inputs"):
+        rate = eval.accuracy(Overflows(torch.inf), x, y)
+    assert (rate.count, rate.total) == (3, 4)
+    counter = QueryCounter(Overflows(torch.inf))
+    assert eval.accuracy(counter, x[:1], y[:1]).count == 1
+    assert counter.forward == 1  # one pass where all is well
+
+
+def test_other_errors_of_a_model_are_not_hidden():
+    class Odd(TorchClassifier):
+        def predict(self, x):
+            raise ValueError("of another kind")
+
+    class Labels:
+        bounds, num_classes = (0.0, 1.0), 3
+
+        def predict(self, x):
+            raise ValueError("of another kind")
+
+    x, y = batch(torch.float32)
+    for model in (Odd(Overflows(torch.inf)), Labels()):
+        with pytest.raises(ValueError, match="of another kind"):
+            eval.accuracy(model, x, y)
+
+
+def test_transfer_between_nets_that_overflow():
+    x, y = batch(torch.float32)
+    nets = {"a": Overflows(torch.inf), "b": Surrogate()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        matrix = eval.transfer_matrix(nets, nets, x, y, attack=attacks.FGSM(eps=0.2))
+    assert matrix is not None
+
+
+def test_a_margin_is_infinite_only_without_an_answer():
+    logits = torch.tensor([[0.0, 1.0, -torch.inf]])
+    assert margin(logits, torch.tensor([0])).isfinite().all()
