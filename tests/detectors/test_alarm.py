@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from advkit.detectors.alarm import raise_alarm
 from advkit.detectors.guard import Guard
 from advkit.models import REJECTED
 from tests.detectors.stub_detectors import Identity, Second, Unsure
@@ -19,6 +20,16 @@ def test_a_suspicion_at_the_threshold_is_no_alarm():
     rows = torch.tensor([[0.0, 0.5], [0.0, 0.5001], [0.0, 0.4999]])
     guard = Guard(Identity(), Second(), threshold=0.5, outputs="logits")
     assert guard.judge(rows).alarm.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("suspicion", "threshold"), [([0.1, 0.9], np.nan), ([np.nan, np.nan], 0.5)]
+)
+def test_what_cannot_be_compared_is_an_alarm(suspicion, threshold):
+    rows = torch.eye(2)
+    raised, alarm = raise_alarm(rows, rows, rows.argmax(1), np.array(suspicion), threshold)
+    assert raised.tolist() == [True, True]
+    assert alarm.rows.tolist() == [0, 1]
 
 
 def test_a_flag_changes_no_answer(x):

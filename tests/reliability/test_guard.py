@@ -714,16 +714,18 @@ def test_a_log_may_be_a_pipe(tally, tmp_path):
     os.close(reader)
 
 
-def _appends(path, number):
+def _appends(path, number, begin):
     log = AlarmLog(path)
     pieces = Fails([])
 
     class Pieces(io.FileIO):
         def write(self, data):
+            os.sched_yield()  # another process may write now, if it does not wait
             pieces.counts = [5]
             return pieces(self, data)
 
     log._lines._opened = lambda: Pieces(os.fspath(path), "ab+")
+    begin.wait()
     for i in range(30):
         log.append([json.dumps({"process": number, "line": i, "long": "x" * 40}) + "\n"])
 
@@ -733,7 +735,8 @@ def _appends(path, number):
 def test_lines_of_several_processes_are_whole(tally, tmp_path):
     path = tmp_path / "alarms.jsonl"
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_appends, args=(path, n)) for n in range(3)]
+    begin = context.Barrier(3)
+    processes = [context.Process(target=_appends, args=(path, n, begin)) for n in range(3)]
     for process in processes:
         process.start()
     for process in processes:
