@@ -59,11 +59,12 @@ class EvaluationRecorder:
 
     def _report(self, batches: int, outcomes: Sequence[Callable[[], AttackOutcome]]) -> Report:
         """Build the report on the first `batches`."""
-        noise = self.noise.compute(batches)
+        answers, noise = self.answers.compute(batches), self.noise.compute(batches)
         return Report(
             model=repr(self.classifier),
             bounds=self.classifier.bounds,
-            **self.answers.compute(batches),
+            clean=answers["clean"],
+            not_finite=answers["not_finite"],
             outcomes=tuple(outcome() for outcome in outcomes),
             noise=tuple(
                 NoiseOutcome(norm=norm, eps=eps, robust=robust)
