@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -72,9 +71,7 @@ class TorchClassifier:
         if num_classes is not None:
             checks.whole("num_classes", num_classes, at_least=2)
         self.module = module
-        self._stateful = (
-            nn.Sequential(preprocess, module) if isinstance(preprocess, nn.Module) else module
-        )
+        self._stateful = [part for part in (preprocess, module) if isinstance(part, nn.Module)]
         self.bounds = checked_bounds(bounds)
         self.preprocess = preprocess
         self._num_classes = num_classes
@@ -96,9 +93,9 @@ class TorchClassifier:
             raise ValueError("num_classes is unknown before the first forward pass; pass it")
         return self._num_classes
 
-    def hold(self) -> AbstractContextManager[None]:
+    def hold(self) -> undisturbed:
         """Keep the module in evaluation over many calls and restore its state once, at the end."""
-        return undisturbed(self._stateful, evaluate=self._mode == "eval")
+        return undisturbed(*self._stateful, evaluate=self._mode == "eval")
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits `(n, classes)` of `x` `(n, *features)`, differentiable with respect to `x`.
@@ -108,7 +105,8 @@ class TorchClassifier:
             TypeError: the module's output holds no logits, or `x` has not the module's dtype or
                 device.
         """
-        with self.hold():
+        held = self.hold()
+        with held, held.first_pass():
             x = x.clone()  # a module may write to its input, and a leaf cannot be written to
             out = self._forward(x if self.preprocess is None else self.preprocess(x))
         logits = logits_from(out, len(x), self.output)

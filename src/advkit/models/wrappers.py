@@ -114,11 +114,15 @@ class Expectation(ClassifierWrapper):
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep the model, and let its draws go on, over many calls."""
-        return _held(self._random_state, self.model)
+        return _held(self._undisturbed(), self.model)
 
     def _answer(self, ask: Ask, x: Tensor) -> Tensor:
-        with self.hold():
+        held = self._undisturbed()
+        with held, hold(self.model), held.first_pass():
             return ask(x)
+
+    def _undisturbed(self) -> undisturbed:
+        return undisturbed(self._random_state, evaluate=True)
 
 
 class StraightThrough(ClassifierWrapper):
@@ -172,11 +176,15 @@ class StraightThrough(ClassifierWrapper):
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep the step and the inner model in evaluation over many calls."""
-        return _held(self._stateful, self.model)
+        return _held(self._undisturbed(), self.model)
 
     def _answer(self, ask: Ask, x: Tensor) -> Tensor:
-        with self.hold():
+        held = self._undisturbed()
+        with held, hold(self.model), held.first_pass():
             return ask(self._stepped(x))
+
+    def _undisturbed(self) -> undisturbed:
+        return undisturbed(self._stateful, evaluate=True)
 
     def _stepped(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -272,7 +280,7 @@ class _Instead(torch.autograd.Function):
 
 
 @contextmanager
-def _held(stateful: nn.Module, model: object) -> Iterator[None]:
+def _held(step: undisturbed, model: object) -> Iterator[None]:
     """Both in the state of an evaluation, with the random state put back at the end."""
-    with undisturbed(stateful, evaluate=True), hold(model):
+    with step, hold(model):
         yield
