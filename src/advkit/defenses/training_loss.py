@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -169,8 +168,7 @@ def crafting(device: torch.device) -> Iterator[None]:
     gradients, would keep the weights from learning.
     """
     kind = device.type
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InconclusiveWarning)
+    with checks.muted(InconclusiveWarning):
         if not torch.is_autocast_enabled(kind):
             yield
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.parameter import is_lazy
 _HOOKS = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
 _ATTEMPTS = 10  # one interrupt costs one attempt; that many in one step are not sent by hand
 _ABSENT = object()
+_EMPTY: dict[Any, Any] = {}  # most modules have no hooks; a copy for each kind takes longer
 Value = TypeVar("Value")
 
 
@@ -47,7 +49,7 @@ class ModuleState:
         for name in (*_HOOKS, "_buffers"):
             found = own.get(name)
             if isinstance(found, dict):
-                self._mappings.append((found, dict(found)))
+                self._mappings.append((found, dict(found) if found else _EMPTY))
         transient = own.get("_non_persistent_buffers_set")
         if transient is not None:
             self._persistence.append((transient, set(transient)))
@@ -67,14 +69,14 @@ class ModuleState:
         yield self._restore_mappings
         yield self._restore_persistence
         for buffer, copy in self._contents:
-            yield lambda buffer=buffer, copy=copy: _restore_content(buffer, copy)
+            yield partial(_restore_content, buffer, copy)
 
     def _restore_modes(self) -> None:
         for child, training, full in self._modes:
             if child.training != training:
                 child.training = training
             if vars(child).get("_is_full_backward_hook") != full:
-                child._is_full_backward_hook = full
+                vars(child)["_is_full_backward_hook"] = full
 
     def _restore_parameters(self) -> None:
         for parameter, asks in self._parameters:

@@ -55,7 +55,7 @@ class Draws:
         """Watch what runs inside, if nothing was watched since `open`."""
         if self._watch is not None:
             return nullcontext()
-        self._watch = _Watch()
+        self._watch = _Watch()  # type: ignore[no-untyped-call]
         return self._watch
 
     def save(self) -> None:
@@ -102,7 +102,7 @@ class _Watch(TorchDispatchMode):
     def stop(self) -> None:
         """Watch no longer; may be called twice."""
         if any(mode is self for mode in _get_current_dispatch_mode_stack()):
-            _pop_mode()  # type: ignore[no-untyped-call]
+            _pop_mode()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func`, and save the random state before if it draws."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
@@ -12,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -177,11 +175,8 @@ class InputDefender:
             alpha=self.alpha,
             random_state=int(rng.integers(2**31)),
         )
-        with warnings.catch_warnings():
-            # Where atoms are alike, all but one are left out of a code: no harm, and no news.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            for rows in np.resize(order, (self.iterations, _BATCH)):
-                learner.partial_fit(patches[rows])
+        for rows in np.resize(order, (self.iterations, _BATCH)):
+            learner.partial_fit(patches[rows])
         return np.asarray(learner.components_)
 
 
