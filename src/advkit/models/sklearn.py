@@ -40,6 +40,11 @@ class SklearnClassifier:
     `logits` gets float64, so that both say the same; others get the dtype of `x`, float32 for the
     16-bit ones.
 
+    Warnings of the estimator are left to the filters of `warnings`, which belong to all threads; of
+    one that has seen names of features itself, a copy without them is used, which does not miss
+    them. Threads may share a classifier if `predict` of the estimator may run in several at once,
+    as it may for those of scikit-learn.
+
     Args:
         estimator: fitted, with one label of two or more for each sample.
         input_shape: shape of a sample that the estimator takes; `None` flattens. With more than one

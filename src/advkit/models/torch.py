@@ -20,9 +20,20 @@ class TorchClassifier:
     """An `nn.Module` seen as a `DifferentiableClassifier` and a `ScoreClassifier`.
 
     The module is used, never changed: the mode of every submodule, the parameters' `grad` and
-    `requires_grad`, buffers, hooks and torch's random state are after each call what they were
-    before. (A module that writes to its own parameters in `forward` has written to them; one that
-    is shared by threads is not to be attacked by two of them at once.)
+    `requires_grad`, hooks, and buffers with their persistence are after each call what they were
+    before. What a forward pass writes to parameters and to other attributes stays, as do parameters
+    and submodules that it adds.
+
+    A module that draws random numbers leaves torch's random state as it was. Whether it draws is
+    found out in the first pass of each call or attack; draws that begin in a later pass of an
+    attack, or in a backward pass, are not taken back. The promise holds for one thread: torch has
+    one random state for all threads, so that numbers drawn by another one meanwhile come again. A
+    module that does not draw leaves the random state to other threads.
+
+    Threads may share a classifier, and a module by several classifiers of one `mode`, also in
+    training mode with `mode="eval"`: the first one to come saves its state, and the last one to go
+    restores it. They must not train or change the module meanwhile.
+
     The input decides on device and dtype; the module has to be there already.
 
     Args:

@@ -84,7 +84,8 @@ class Expectation(ClassifierWrapper):
     Each call asks the model `draws` times; an attack on it climbs the expectation, which a random
     defense cannot hide. Alone, a call begins from the caller's random state and puts it back, so
     that it repeats its draws; within an attack they go on. What few draws leave to chance, an
-    attack still warns of.
+    attack still warns of. Threads may share it as far as they may share the model; the random state
+    is put back for one thread alone.
 
     Args:
         model: a random classifier, such as `TorchClassifier(net, mode="keep")` with dropout, or
@@ -129,7 +130,8 @@ class StraightThrough(ClassifierWrapper):
     """A model behind a step that cannot be differentiated (Athalye et al., 2018, arXiv:1802.00420).
 
     Forward it is exactly `step`; backward it is the identity, or the function given for that: the
-    paper's backward pass differentiable approximation (BPDA).
+    paper's backward pass differentiable approximation (BPDA). Threads may share it if they may
+    share the model and the step.
 
     Args:
         model: what answers to the step's output.

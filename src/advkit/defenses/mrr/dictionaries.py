@@ -102,7 +102,8 @@ class InputDefender:
         """Learn a dictionary for each class that occurs.
 
         The dictionary of a class follows from its images, in their order, and the seed; no global
-        random state is used.
+        random state is used. Where patches are alike, so are atoms, and scikit-learn warns that it
+        leaves all but one of them out of a code (`ConvergenceWarning`), which does no harm.
 
         Args:
             x: `(n, channels, height, width)`, clean, within `bounds`.
