@@ -253,15 +253,18 @@ def test_coefficients_of_something_else_are_not_taken_for_logits():
     assert not hasattr(SklearnClassifier(known), "logits")
 
 
-def test_nothing_is_said_about_made_up_points():
+def test_warnings_of_an_estimator_are_left_to_the_filters_of_the_user():
     class Wordy(KNeighborsClassifier):
         def predict(self, X):  # noqa: N803
             warnings.warn("these are no whole numbers", stacklevel=2)
             return super().predict(X)
 
-    model = SklearnClassifier(fitted(Wordy()))
+    known, filters = fitted(Wordy()), list(warnings.filters)
+    with pytest.warns(UserWarning, match="no whole numbers"):
+        model = SklearnClassifier(known)
     with pytest.warns(UserWarning, match="no whole numbers"):
         model.predict(X)
+    assert list(warnings.filters) == filters
 
 
 def test_a_decision_value_for_each_pair_is_no_score():

@@ -1,4 +1,7 @@
-"""Layer 2: attacks, each a frozen object of hyper-parameters that is called with a model."""
+"""Layer 2: attacks, each a frozen object of hyper-parameters that is called with a model.
+
+An attack keeps nothing from run to run: threads may share it, as far as they may share the model.
+"""
 
 from advkit.attacks.adaptive import (
     Adaptive,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 
 import numpy as np
@@ -31,8 +33,29 @@ def indices(bad: Tensor, rows: Tensor | None = None) -> str:
 
 
 def warn(sentence: str, category: type[UserWarning] = UserWarning) -> None:
-    """Warn the caller of the public function, wherever in the library the reason was met."""
-    warnings.warn(sentence, category, stacklevel=_depth())
+    """Warn the caller of the public function, unless this thread is inside `muted` for `category`.
+
+    The warning points at the first line outside this package.
+    """
+    if not issubclass(category, _muted.get()):
+        warnings.warn(sentence, category, stacklevel=_depth())
+
+
+@contextmanager
+def muted(category: type[UserWarning]) -> Iterator[None]:
+    """Let `warn` keep warnings of `category` to itself inside, in this thread alone.
+
+    The filters of `warnings` belong to the whole process, so they stay as they are.
+    """
+    before = _muted.get()
+    _muted.set((*before, category))
+    try:
+        yield
+    finally:
+        _muted.set(before)
+
+
+_muted: ContextVar[tuple[type[UserWarning], ...]] = ContextVar("muted", default=())
 
 
 def _depth() -> int:

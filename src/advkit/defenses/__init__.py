@@ -1,4 +1,8 @@
-"""Layer 2: defenses, each with the attack that knows about it."""
+"""Layer 2: defenses, each with the attack that knows about it.
+
+Threads may share a defense that has been fitted, as far as they may share the model in it; each
+thread that trains needs a module of its own.
+"""
 
 from advkit.defenses.adversarial_training import AdversarialTraining
 from advkit.defenses.certificates import Certificates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,9 @@ class TrainingLoss(ABC):
 
     Sums and multiples of losses are losses, also with functions of one's own of the same form:
     `0.5 * AdversarialTraining(attack=attack) + 0.5 * LabelSmoothing(smoothing=0.1)`.
+
+    Threads may share a loss, but each one needs a module of its own to train, and what they draw
+    depends on their order, since torch has one random state for all of them.
     """
 
     def __call__(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -169,8 +171,7 @@ def crafting(device: torch.device) -> Iterator[None]:
     gradients, would keep the weights from learning.
     """
     kind = device.type
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InconclusiveWarning)
+    with checks.muted(InconclusiveWarning):
         if not torch.is_autocast_enabled(kind):
             yield
             return

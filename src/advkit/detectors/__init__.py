@@ -1,4 +1,7 @@
-"""Layer 2: detectors of attacks, told by what the attacked model answers."""
+"""Layer 2: detectors of attacks, told by what the attacked model answers.
+
+Threads may share a detector that has been fitted; `fit` is for one thread.
+"""
 
 from advkit.detectors.alarm import Alarm
 from advkit.detectors.collect import collect

@@ -23,7 +23,7 @@ class Ensemble:
     """Several classifiers whose answers are combined into one.
 
     It offers `logits`, and gradients with them, if all members do and it is no vote. An attack on
-    it is an attack on all members at once.
+    it is an attack on all members at once. Threads may share it if they may share each member.
 
     Args:
         models: classifiers, modules or fitted estimators, with the same bounds and classes.

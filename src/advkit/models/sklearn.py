@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,11 @@ class SklearnClassifier:
     seen any; what selects its columns by name goes into a `CallableClassifier`. An estimator with
     `logits` gets float64, so that both say the same; others get the dtype of `x`, float32 for the
     16-bit ones.
+
+    Warnings of the estimator are left to the filters of `warnings`, which belong to all threads; of
+    one that has seen names of features itself, a copy without them is used, which does not miss
+    them. Threads may share a classifier if `predict` of the estimator may run in several at once,
+    as it may for those of scikit-learn.
 
     Args:
         estimator: fitted, with one label of two or more for each sample.
@@ -185,8 +189,7 @@ class SklearnClassifier:
         given = as_numpy(x).reshape(len(x), *(self.input_shape or (-1,)))
         if self._layers is not None:
             given = given.astype(np.float64)
-        with _nameless():
-            return getattr(self.estimator, method)(given)
+        return getattr(_nameless(self.estimator), method)(given)
 
     def _check_features(self, x: Tensor) -> None:
         came = math.prod(x.shape[1:])
@@ -214,7 +217,7 @@ class SklearnClassifier:
         points = np.random.default_rng(0).uniform(lower, upper, (_PROBES, features))
         x = torch.from_numpy(points)
         try:
-            with _silent():
+            with np.errstate(all="ignore"):  # of points that are made up
                 y = self.predict(x).numpy()
                 if self._scoring is not None and not self._scores_each_class(x):
                     self._scoring = None
@@ -277,17 +280,13 @@ def _scoring(estimator: Any, classes: int) -> str | None:
     return None
 
 
-@contextmanager
-def _nameless() -> Iterator[None]:
-    """No word about features without names: tensors have none."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="X does not have valid feature names")
-        yield
+def _nameless(estimator: Any) -> Any:
+    """The estimator without names of features: it would warn that arrays have none.
 
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """No word of what an estimator thinks of made-up points."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        yield
+    A shallow copy; what an estimator keeps elsewhere, such as inside of a pipeline, stays.
+    """
+    if "feature_names_in_" not in getattr(estimator, "__dict__", ()):
+        return estimator
+    copied = copy.copy(estimator)
+    del copied.feature_names_in_
+    return copied

@@ -2,95 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import threading
+from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-# What is held now: modules by id, and whether in evaluation mode.
-_held: ContextVar[frozenset[tuple[int, bool]]] = ContextVar("held", default=frozenset())
+from advkit.models.module_state import ModuleState, run_all
+from advkit.models.random_state import Draws, opened
+
+_Key = tuple[int, bool]
 
 
-@contextmanager
-def undisturbed(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
-    """Run `module` freely inside; afterwards it and the random state are what they were.
+class _Shared:
+    """The state of a module that one or more are using, by one mode, in whatever thread."""
 
-    Restored, also when the body raises: the mode of every submodule (a single `train()` at the end
-    would wake the batch norms that a user has frozen), every buffer and the random state of the CPU
-    and of the module's devices. Inside another `undisturbed` of the same module and mode nothing is
-    done, so that a random model draws new numbers from call to call there.
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.state = ModuleState(module)
+        self.users: set[int] = set()
+
+
+_lock = threading.RLock()  # a signal handler may use a model while its thread is in here
+_in_use: dict[_Key, _Shared] = {}
+
+
+class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
+    """Run `modules` freely inside; afterwards they and the random state are what they were.
+
+    Restored, also when the body raises or an interrupt comes: the mode of every submodule (a single
+    `train()` at the end would wake the batch norms that a user has frozen), `requires_grad` of
+    every parameter, hooks, which buffers there are, their content and their persistence. New
+    parameters and submodules stay, as does what is written to parameters and other attributes. The
+    random state is put back if the first pass inside draws, see `Draws`. Inside another
+    `undisturbed` of the same modules and mode nothing is done, so that a random model draws new
+    numbers from call to call there.
+
+    Threads may use a module at once: the first one saves its state, and the last one restores it.
 
     Entered without gradients enabled, no parameter asks for one inside. Who enables them there
     wants those of the input alone, but torch does not know: a compiled module and a function with
     a backward pass of its own would compute those of all parameters too.
 
     Args:
-        module: the module.
+        modules: the modules.
         evaluate: whether to run in evaluation mode; `False` leaves every mode as it is.
+
+    Raises:
+        ValueError: a module has lazy parameters that are not initialized yet.
     """
-    held = _held.get()
-    if (id(module), evaluate) in held:
-        yield
-        return
-    token = _held.set(held | {(id(module), evaluate)})
-    modes = [(child, child.training) for child in module.modules()]
-    trainable = [] if torch.is_grad_enabled() else _trainable(module)
-    buffers = [(child, _own(child), _copies(child)) for child in module.modules()]
-    try:
-        with torch.random.fork_rng(devices=_cuda_devices(module)):
-            if evaluate:
-                module.eval()
-            for parameter in trainable:
-                parameter.requires_grad_(False)
-            yield
-    finally:
-        _held.reset(token)
-        for child, training in modes:
-            child.training = training
-        for parameter in trainable:
-            parameter.requires_grad_()
-        for child, own, copies in buffers:
-            if own is not None:
-                child._buffers.clear()
-                child._buffers.update(own)
-            for buffer, copy in copies:
-                _restore(buffer, copy)
 
+    def __init__(self, *modules: nn.Module, evaluate: bool) -> None:
+        self._modules = modules
+        self._evaluate = evaluate
+        self._shared: list[_Shared] = []
+        self._draws: Draws | None = None  # of this one, until it has been left
+        self._outer: Draws | None = None  # of the one around, or of this one
 
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that ask for gradients, as far as they may stop asking."""
-    return [
-        p for p in module.parameters() if p.requires_grad and p.is_leaf and not p.is_inference()
-    ]
+    def __enter__(self) -> None:
+        key = (tuple(map(id, self._modules)), self._evaluate)
+        self._outer = opened(key)
+        if self._outer is not None:
+            return
+        try:
+            with _lock:
+                self._share()
+                self._outer = self._draws = Draws(self._modules)
+                self._draws.open(key)
+        except BaseException:
+            self.__exit__()
+            raise
 
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._leave()
+        except BaseException:
+            self._leave()  # what an interrupt has left undone
+            raise
 
-def _own(child: nn.Module) -> dict[str, Tensor | None] | None:
-    """The buffers by name; `None` for a compiled module, which cannot get or lose any."""
-    return dict(child._buffers) if isinstance(child._buffers, dict) else None
+    def __del__(self) -> None:
+        # An interrupt may come between the body and the first line of `__exit__`.
+        self.__exit__()
 
+    def first_pass(self) -> AbstractContextManager[object]:
+        """Notice inside whether the modules draw, if this is the first pass since the entry."""
+        assert self._outer is not None
+        return self._outer.first_pass()
 
-def _copies(child: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    buffers = [buffer for _, buffer in child.named_buffers(recurse=False)]
-    return [(buffer, buffer.clone()) for buffer in buffers]
+    def _share(self) -> None:
+        """Copy the state of each module that is not in use; then change the modules."""
+        shared = [_in_use.get(self._key(module)) or _Shared(module) for module in self._modules]
+        self._shared = shared
+        for one in shared:
+            first = not one.users
+            one.users.add(id(self))
+            _in_use[self._key(one.module)] = one
+            if self._evaluate and any(child.training for child in one.module.modules()):
+                one.module.eval()
+            if first and not torch.is_grad_enabled():
+                one.state.freeze()
 
+    def _leave(self) -> None:
+        """Restore what this one is the last to use; may run twice."""
+        if not self._shared and self._draws is None:
+            return
+        with _lock:
+            for one in self._shared:
+                one.users.discard(id(self))
+            mine = [one for one in self._shared if not one.users and self._is_in_use(one)]
+            steps = [step for one in mine for step in one.state.steps()]
+            try:
+                run_all([*steps, *([] if self._draws is None else [self._draws.close])])
+            finally:
+                for one in mine:
+                    _in_use.pop(self._key(one.module), None)
+                self._shared, self._draws = [], None
 
-def _restore(buffer: Tensor, copy: Tensor) -> None:
-    """Put back the content, and only if it has changed.
+    def _is_in_use(self, one: _Shared) -> bool:
+        return _in_use.get(self._key(one.module)) is one
 
-    Writing to an unchanged buffer would invalidate a graph that the caller still wants to
-    differentiate.
-    """
-    if (
-        buffer.shape == copy.shape
-        and ((buffer == copy) | (buffer != buffer) & (copy != copy)).all()
-    ):
-        return
-    with torch.no_grad():
-        buffer.resize_(copy.shape).copy_(copy)
-
-
-def _cuda_devices(module: nn.Module) -> list[torch.device]:
-    tensors = [*module.parameters(), *module.buffers()]
-    return sorted({t.device for t in tensors if t.device.type == "cuda"}, key=str)
+    def _key(self, module: nn.Module) -> _Key:
+        return id(module), self._evaluate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -21,9 +20,20 @@ class TorchClassifier:
     """An `nn.Module` seen as a `DifferentiableClassifier` and a `ScoreClassifier`.
 
     The module is used, never changed: the mode of every submodule, the parameters' `grad` and
-    `requires_grad`, buffers, hooks and torch's random state are after each call what they were
-    before. (A module that writes to its own parameters in `forward` has written to them; one that
-    is shared by threads is not to be attacked by two of them at once.)
+    `requires_grad`, hooks, and buffers with their persistence are after each call what they were
+    before. What a forward pass writes to parameters and to other attributes stays, as do parameters
+    and submodules that it adds.
+
+    A module that draws random numbers leaves torch's random state as it was. Whether it draws is
+    found out in the first pass of each call or attack; draws that begin in a later pass of an
+    attack, or in a backward pass, are not taken back. The promise holds for one thread: torch has
+    one random state for all threads, so that numbers drawn by another one meanwhile come again. A
+    module that does not draw leaves the random state to other threads.
+
+    Threads may share a classifier, and a module by several classifiers of one `mode`, also in
+    training mode with `mode="eval"`: the first one to come saves its state, and the last one to go
+    restores it. They must not train or change the module meanwhile.
+
     The input decides on device and dtype; the module has to be there already.
 
     Args:
@@ -72,9 +82,7 @@ class TorchClassifier:
         if num_classes is not None:
             checks.whole("num_classes", num_classes, at_least=2)
         self.module = module
-        self._stateful = (
-            nn.Sequential(preprocess, module) if isinstance(preprocess, nn.Module) else module
-        )
+        self._stateful = [part for part in (preprocess, module) if isinstance(part, nn.Module)]
         self.bounds = checked_bounds(bounds)
         self.preprocess = preprocess
         self._num_classes = num_classes
@@ -96,9 +104,9 @@ class TorchClassifier:
             raise ValueError("num_classes is unknown before the first forward pass; pass it")
         return self._num_classes
 
-    def hold(self) -> AbstractContextManager[None]:
+    def hold(self) -> undisturbed:
         """Keep the module in evaluation over many calls and restore its state once, at the end."""
-        return undisturbed(self._stateful, evaluate=self._mode == "eval")
+        return undisturbed(*self._stateful, evaluate=self._mode == "eval")
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits `(n, classes)` of `x` `(n, *features)`, differentiable with respect to `x`.
@@ -108,7 +116,8 @@ class TorchClassifier:
             TypeError: the module's output holds no logits, or `x` has not the module's dtype or
                 device.
         """
-        with self.hold():
+        held = self.hold()
+        with held, held.first_pass():
             x = x.clone()  # a module may write to its input, and a leaf cannot be written to
             out = self._forward(x if self.preprocess is None else self.preprocess(x))
         logits = logits_from(out, len(x), self.output)

@@ -89,7 +89,8 @@ class Expectation(ClassifierWrapper):
     Each call asks the model `draws` times; an attack on it climbs the expectation, which a random
     defense cannot hide. Alone, a call begins from the caller's random state and puts it back, so
     that it repeats its draws; within an attack they go on. What few draws leave to chance, an
-    attack still warns of.
+    attack still warns of. Threads may share it as far as they may share the model; the random state
+    is put back for one thread alone.
 
     Args:
         model: a random classifier, such as `TorchClassifier(net, mode="keep")` with dropout, or
@@ -119,18 +120,23 @@ class Expectation(ClassifierWrapper):
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep the model, and let its draws go on, over many calls."""
-        return _held(self._random_state, self.model)
+        return _held(self._undisturbed(), self.model)
 
     def _answer(self, ask: Ask, x: Tensor) -> Tensor:
-        with self.hold():
+        held = self._undisturbed()
+        with held, hold(self.model), held.first_pass():
             return ask(x)
+
+    def _undisturbed(self) -> undisturbed:
+        return undisturbed(self._random_state, evaluate=True)
 
 
 class StraightThrough(ClassifierWrapper):
     """A model behind a step that cannot be differentiated (Athalye et al., 2018, arXiv:1802.00420).
 
     Forward it is exactly `step`; backward it is the identity, or the function given for that: the
-    paper's backward pass differentiable approximation (BPDA).
+    paper's backward pass differentiable approximation (BPDA). Threads may share it if they may
+    share the model and the step.
 
     Args:
         model: what answers to the step's output.
@@ -177,11 +183,15 @@ class StraightThrough(ClassifierWrapper):
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep the step and the inner model in evaluation over many calls."""
-        return _held(self._stateful, self.model)
+        return _held(self._undisturbed(), self.model)
 
     def _answer(self, ask: Ask, x: Tensor) -> Tensor:
-        with self.hold():
+        held = self._undisturbed()
+        with held, hold(self.model), held.first_pass():
             return ask(self._stepped(x))
+
+    def _undisturbed(self) -> undisturbed:
+        return undisturbed(self._stateful, evaluate=True)
 
     def _stepped(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -282,7 +292,7 @@ class _Instead(torch.autograd.Function):
 
 
 @contextmanager
-def _held(stateful: nn.Module, model: object) -> Iterator[None]:
+def _held(step: undisturbed, model: object) -> Iterator[None]:
     """Both in the state of an evaluation, with the random state put back at the end."""
-    with undisturbed(stateful, evaluate=True), hold(model):
+    with step, hold(model):
         yield

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import orthogonal_mp
 
 from advkit.core.archives import read_npz, write_npz
@@ -312,11 +313,12 @@ def test_the_unit_of_the_pixels_does_not_count(train, held_out):
         )
 
 
-def test_patches_that_are_alike_are_learned_without_a_warning():
+def test_patches_that_are_alike_are_learned_and_scikit_learn_says_so():
     generator = torch.Generator().manual_seed(0)
     shades = torch.rand(30, 1, 1, 1, generator=generator).expand(30, 1, 8, 8)
     settings = InputDefender(patch=7, atoms=100, iterations=10)
-    found = settings.fit(shades, torch.zeros(30), UNIT)
+    with pytest.warns(ConvergenceWarning, match="degenerate"):
+        found = settings.fit(shades, torch.zeros(30), UNIT)
     assert found.atoms.isfinite().all()
     assert found.distances(shades, torch.zeros(30)).max() < 0.05
 

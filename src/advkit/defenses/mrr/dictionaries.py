@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
@@ -12,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -105,7 +103,8 @@ class InputDefender:
         """Learn a dictionary for each class that occurs.
 
         The dictionary of a class follows from its images, in their order, and the seed; no global
-        random state is used.
+        random state is used. Where patches are alike, so are atoms, and scikit-learn warns that it
+        leaves all but one of them out of a code (`ConvergenceWarning`), which does no harm.
 
         Args:
             x: `(n, channels, height, width)`, clean, within `bounds`.
@@ -178,11 +177,8 @@ class InputDefender:
             alpha=self.alpha,
             random_state=int(rng.integers(2**31)),
         )
-        with warnings.catch_warnings():
-            # Where atoms are alike, all but one are left out of a code: no harm, and no news.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            for rows in np.resize(order, (self.iterations, _BATCH)):
-                learner.partial_fit(patches[rows])
+        for rows in np.resize(order, (self.iterations, _BATCH)):
+            learner.partial_fit(patches[rows])
         return np.asarray(learner.components_)
 
 

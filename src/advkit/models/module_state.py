@@ -1,0 +1,162 @@
+"""What a forward pass may change in a module, copied so that it can be put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+# Dictionaries of hooks that torch keeps in a module, for all kinds of hooks.
+_HOOKS = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
+_ATTEMPTS = 10  # one interrupt costs one attempt; that many in one step are not sent by hand
+_ABSENT = object()
+_EMPTY: dict[Any, Any] = {}  # most modules have no hooks; a copy for each kind takes longer
+Value = TypeVar("Value")
+
+
+class ModuleState:
+    """A copy of the state of a module and its submodules.
+
+    It holds the modes, the `requires_grad` of the parameters, which hooks and buffers there are,
+    the content of the buffers and which of them are persistent. It does not hold what parameters
+    contain, which parameters and submodules there are, hooks of tensors and other attributes.
+
+    Args:
+        module: nothing of it changes here.
+
+    Raises:
+        ValueError: it has lazy parameters or buffers that are not initialized yet.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._modes: list[tuple[nn.Module, bool, bool | None]] = []
+        self._parameters: list[tuple[Tensor, bool]] = []
+        self._mappings: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self._persistence: list[tuple[set[str], set[str]]] = []
+        self._contents: list[tuple[Tensor, Tensor]] = []
+        for child in module.modules():
+            self._add(child)
+
+    def _add(self, child: nn.Module) -> None:
+        own = vars(child)
+        self._modes.append((child, child.training, own.get("_is_full_backward_hook")))
+        for parameter in _tensors(child, "_parameters"):
+            self._parameters.append((parameter, parameter.requires_grad))
+        for name in (*_HOOKS, "_buffers"):
+            found = own.get(name)
+            if isinstance(found, dict):
+                self._mappings.append((found, dict(found) if found else _EMPTY))
+        transient = own.get("_non_persistent_buffers_set")
+        if transient is not None:
+            self._persistence.append((transient, set(transient)))
+        for buffer in _tensors(child, "_buffers"):
+            self._contents.append((buffer, buffer.clone()))
+
+    def freeze(self) -> None:
+        """Let no parameter ask for a gradient, as far as it may stop asking."""
+        for parameter, asks in self._parameters:
+            if asks and parameter.is_leaf and not parameter.is_inference():
+                parameter.requires_grad_(False)
+
+    def steps(self) -> Iterator[Callable[[], None]]:
+        """Return what is to be called to put the state back; each of them may run twice."""
+        yield self._restore_modes
+        yield self._restore_parameters
+        yield self._restore_mappings
+        yield self._restore_persistence
+        for buffer, copy in self._contents:
+            yield partial(_restore_content, buffer, copy)
+
+    def _restore_modes(self) -> None:
+        for child, training, full in self._modes:
+            if child.training != training:
+                child.training = training
+            if vars(child).get("_is_full_backward_hook") != full:
+                vars(child)["_is_full_backward_hook"] = full
+
+    def _restore_parameters(self) -> None:
+        for parameter, asks in self._parameters:
+            if parameter.requires_grad != asks:
+                parameter.requires_grad_(asks)
+
+    def _restore_mappings(self) -> None:
+        for now, before in self._mappings:
+            if now or before:
+                _restore_mapping(now, before)
+
+    def _restore_persistence(self) -> None:
+        for now, before in self._persistence:
+            if now != before:
+                now |= before
+                now &= before
+
+
+def run_all(steps: Iterable[Callable[[], None]]) -> None:
+    """Run every step, whatever is raised on the way, and raise the first error at the end.
+
+    A step that raises, say since an interrupt came, runs again: it has to bear that.
+    """
+    first: BaseException | None = None
+    for step in list(steps):
+        for _ in range(_ATTEMPTS):
+            try:
+                step()
+                break
+            except BaseException as error:  # noqa: BLE001 - raised below
+                first = first or error
+    if first is not None:
+        raise first
+
+
+def _tensors(child: nn.Module, name: str) -> list[Tensor]:
+    """The parameters or the buffers of a module, without those of its submodules."""
+    own = vars(child).get(name)
+    if isinstance(own, dict):
+        found = [tensor for tensor in own.values() if tensor is not None]
+    elif name == "_buffers":  # a scripted module keeps them elsewhere
+        found = [buffer for _, buffer in child.named_buffers(recurse=False)]
+    else:
+        found = [parameter for _, parameter in child.named_parameters(recurse=False)]
+    if any(map(is_lazy, found)):
+        raise ValueError(
+            f"module must have its parameters initialized, got {type(child).__name__} without: "
+            "call the module with a dummy batch first"
+        )
+    return found
+
+
+def _restore_mapping(now: dict[Any, Value], before: dict[Any, Value]) -> None:
+    """Make `now` hold what `before` does, in its order; what is right already stays in place.
+
+    So no thread meets a module without one of its buffers.
+    """
+    for key in [key for key in now if key not in before]:
+        del now[key]
+    for key, value in before.items():
+        if now.get(key, _ABSENT) is not value:
+            now[key] = value
+    if list(now) != list(before):
+        for key, value in before.items():
+            del now[key]
+            now[key] = value
+
+
+def _restore_content(buffer: Tensor, copy: Tensor) -> None:
+    """Put back the content, and only if it has changed.
+
+    Writing to an unchanged buffer would invalidate a graph that the caller still wants to
+    differentiate.
+    """
+    if torch.equal(buffer, copy):
+        return
+    if (
+        buffer.shape == copy.shape
+        and ((buffer == copy) | (buffer != buffer) & (copy != copy)).all()
+    ):
+        return
+    with torch.no_grad():
+        buffer.resize_(copy.shape).copy_(copy)

@@ -1,0 +1,200 @@
+"""Threads at a switch interval of a microsecond: they get what one thread gets."""
+
+import sys
+import threading
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from advkit import QueryCounter, StraightThrough, TorchClassifier, attacks, defenses, detectors
+from advkit.core import checks
+from advkit.core.results import InconclusiveWarning
+from advkit.models import Ensemble, SklearnClassifier, state
+
+X = torch.linspace(0, 1, 48).view(8, 6)
+Y = torch.arange(8) % 3
+ROUNDS = 6
+
+
+@pytest.fixture(autouse=True)
+def switching():
+    """Let threads take turns as often as Python can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+    assert not state._in_use
+
+
+def net():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    layers[1].running_mean += 0.3
+    return layers
+
+
+def together(*calls):
+    """Run each call in a thread of its own, at once; raise the first error."""
+    errors, start = [], threading.Barrier(len(calls))
+
+    def run(call):
+        start.wait()
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+ATTACKS = [
+    attacks.FGSM(eps=0.2),
+    attacks.PGD(eps=0.2, steps=5, random_start=True),
+    attacks.DeepFool(),
+    attacks.Square(eps=0.2, queries=20),
+]
+
+
+@pytest.mark.filterwarnings("ignore::advkit.core.results.InconclusiveWarning")
+@pytest.mark.parametrize("training", [False, True])
+def test_attacks_on_a_shared_module(training, tally):
+    t = tally("threads that attack one module get what a single thread gets, and leave no trace")
+    shared = net().train(training)
+    before = {name: value.clone() for name, value in shared.state_dict().items()}
+    expected = [attack.run(shared, X, Y).x_adv for attack in ATTACKS]
+    found = [[] for _ in ATTACKS]
+
+    def attacking(i):
+        for _ in range(ROUNDS):
+            found[i].append(ATTACKS[i].run(shared, X, Y).x_adv)
+
+    together(*[lambda i=i: attacking(i) for i in range(len(ATTACKS))])
+    for attack, wanted, all_found in zip(ATTACKS, expected, found, strict=True):
+        for i, x_adv in enumerate(all_found):
+            with t.trial(f"{attack}, training {training}, run {i}"):
+                assert torch.equal(x_adv, wanted)
+    with t.trial(f"state, training {training}"):
+        assert all(child.training == training for child in shared.modules())
+        assert all(p.requires_grad for p in shared.parameters())
+        assert all(torch.equal(value, before[k]) for k, value in shared.state_dict().items())
+
+
+def test_no_thread_meets_a_module_without_buffers(tally):
+    t = tally("no thread ever meets a module without one of its buffers")
+    shared = net().eval()
+    model, missing, stop = TorchClassifier(shared), [], threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            if len(shared[1]._buffers) != 3:
+                missing.append(len(shared[1]._buffers))
+
+    def predict():
+        try:
+            for _ in range(100):
+                model.predict(X)
+        finally:
+            stop.set()
+
+    together(watch, predict)
+    with t.trial("100 calls"):
+        assert not missing
+
+
+def models():
+    bare = net().eval()
+    yield "TorchClassifier", TorchClassifier(bare, num_classes=3)
+    yield "with preprocess", TorchClassifier(bare, preprocess=nn.BatchNorm1d(6))
+    yield "Ensemble", Ensemble([TorchClassifier(bare), TorchClassifier(net().train())])
+    yield "StraightThrough", StraightThrough(bare, lambda x: (8 * x).round() / 8)
+    yield "QueryCounter", QueryCounter(bare)
+
+
+@pytest.mark.parametrize(("name", "model"), list(models()))
+def test_predictions_of_a_shared_classifier(name, model, tally):
+    t = tally("threads that share a classifier get what a single thread gets")
+    expected = model.scores(X)
+
+    def asking(trial):
+        for _ in range(10):
+            with t.trial(trial):
+                assert torch.equal(model.scores(X), expected)
+
+    together(*[lambda i=i: asking(f"{name}, thread {i}") for i in range(4)])
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        detectors.MaxSoftmax(),
+        detectors.OutputEntropy(),
+        detectors.Mahalanobis(),
+        detectors.KernelDensity(),
+    ],
+)
+def test_scores_of_a_shared_detector(detector, tally):
+    t = tally("threads that share a fitted detector get what a single thread gets")
+    outputs = torch.rand(60, 3).softmax(1).numpy()
+    if hasattr(detector, "fit"):
+        detector.fit(outputs, torch.arange(60).remainder(3).numpy())
+    expected = detector.suspicion(outputs)
+
+    def asking(trial):
+        for _ in range(10):
+            with t.trial(trial):
+                assert (detector.suspicion(outputs) == expected).all()
+
+    together(*[lambda i=i: asking(f"{detector}, thread {i}") for i in range(4)])
+
+
+def test_estimators_are_shared_and_filters_stay(tally):
+    t = tally("warning filters of the process are never touched")
+    from sklearn.tree import DecisionTreeClassifier
+
+    known = DecisionTreeClassifier(random_state=0).fit(X.numpy(), Y.numpy())
+    known.feature_names_in_ = [str(i) for i in range(6)]
+    filters = warnings.filters
+    loss = defenses.AdversarialTraining(attack=attacks.FGSM(eps=0.1))
+    seen = []
+    calls = {
+        "an estimator": lambda: SklearnClassifier(known).predict(X),
+        "a training loss": lambda: loss(net(), X, Y),
+        "an attack": lambda: attacks.FGSM(eps=0.1).run(net(), X, Y),
+    }
+
+    def calling(name):
+        for _ in range(ROUNDS):
+            calls[name]()
+            seen.append((name, warnings.filters is filters))
+
+    together(*[lambda name=name: calling(name) for name in calls])
+    for name, same in seen:
+        with t.trial(name):
+            assert same
+
+
+def test_a_warning_is_muted_in_its_thread_alone(tally):
+    t = tally("a training loss mutes warnings in its own thread alone")
+    inside, done = threading.Event(), threading.Event()
+
+    def muting():
+        with checks.muted(InconclusiveWarning):
+            checks.warn("not shown", InconclusiveWarning)
+            inside.set()
+            done.wait()
+
+    thread = threading.Thread(target=muting)
+    thread.start()
+    inside.wait()
+    with t.trial("another thread"), pytest.warns(InconclusiveWarning, match="shown"):
+        checks.warn("shown", InconclusiveWarning)
+    done.set()
+    thread.join()
