@@ -1,6 +1,7 @@
 """Calls that fail, and interrupts at any point of a call: the module is what it was before."""
 
 import sys
+import threading
 
 import pytest
 import torch
@@ -95,10 +96,26 @@ def interrupted(call, k, events=("call", "line", "return")):
     return False
 
 
+def is_lock_free():
+    """Whether another thread can take the lock."""
+    free = []
+
+    def look():
+        free.append(state._lock.acquire(blocking=False))
+        if free[0]:
+            state._lock.release()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return free[0]
+
+
 @pytest.fixture(autouse=True)
 def nothing_in_use():
     yield
     assert not state._in_use
+    assert is_lock_free()
 
 
 @pytest.mark.filterwarnings("ignore:.*model answered", "ignore:.*gradient of zero")
@@ -123,6 +140,7 @@ def test_interrupts_at_every_line_of_entering_and_leaving(mode, tally):
             came = interrupted(call, k)
             assert snapshot(net) == before
             assert not state._in_use
+            assert is_lock_free()
             assert random_state.opened(((id(net),), mode == "eval")) is None
     assert k > 400
     check_free(net, before)

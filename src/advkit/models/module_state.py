@@ -64,19 +64,16 @@ class ModuleState:
 
     def steps(self) -> Iterator[Callable[[], None]]:
         """Return what is to be called to put the state back; each of them may run twice."""
-        yield self._restore_modes
+        for child, training, full in self._modes:
+            if child.training != training:
+                yield partial(setattr, child, "training", training)
+            if vars(child).get("_is_full_backward_hook") != full:
+                yield partial(vars(child).__setitem__, "_is_full_backward_hook", full)
         yield self._restore_parameters
         yield self._restore_mappings
         yield self._restore_persistence
         for buffer, copy in self._contents:
             yield partial(_restore_content, buffer, copy)
-
-    def _restore_modes(self) -> None:
-        for child, training, full in self._modes:
-            if child.training != training:
-                child.training = training
-            if vars(child).get("_is_full_backward_hook") != full:
-                vars(child)["_is_full_backward_hook"] = full
 
     def _restore_parameters(self) -> None:
         for parameter, asks in self._parameters:

@@ -23,7 +23,10 @@ class _Shared:
         self.users: set[int] = set()
 
 
-_lock = threading.RLock()  # a signal handler may use a model while its thread is in here
+# A signal handler may use a model while its thread is in here, so the lock may be taken twice. Each
+# `with` stands on one line: an exception that a tracer raises between the last line of a body and
+# the release of the lock would leave it taken.
+_lock = threading.RLock()
 _in_use: dict[_Key, _Shared] = {}
 
 
@@ -65,10 +68,9 @@ class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
         if self._outer is not None:
             return
         try:
-            with _lock:
-                self._share()
-                self._outer = self._draws = Draws(self._modules)
-                self._draws.open(key)
+            with _lock: self._share()  # fmt: skip  # noqa: E701
+            self._outer = self._draws = Draws(self._modules)
+            self._draws.open(key)
         except BaseException:
             self.__exit__()
             raise
@@ -104,19 +106,20 @@ class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
 
     def _leave(self) -> None:
         """Restore what this one is the last to use; may run twice."""
-        if not self._shared and self._draws is None:
-            return
-        with _lock:
-            for one in self._shared:
-                one.users.discard(id(self))
-            mine = [one for one in self._shared if not one.users and self._is_in_use(one)]
-            steps = [step for one in mine for step in one.state.steps()]
-            try:
-                run_all([*steps, *([] if self._draws is None else [self._draws.close])])
-            finally:
-                for one in mine:
-                    _in_use.pop(self._key(one.module), None)
-                self._shared, self._draws = [], None
+        if self._shared or self._draws is not None:
+            with _lock: self._restore()  # fmt: skip  # noqa: E701
+
+    def _restore(self) -> None:
+        for one in self._shared:
+            one.users.discard(id(self))
+        mine = [one for one in self._shared if not one.users and self._is_in_use(one)]
+        steps = [step for one in mine for step in one.state.steps()]
+        try:
+            run_all([*steps, *([] if self._draws is None else [self._draws.close])])
+        finally:
+            for one in mine:
+                _in_use.pop(self._key(one.module), None)
+            self._shared, self._draws = [], None
 
     def _is_in_use(self, one: _Shared) -> bool:
         return _in_use.get(self._key(one.module)) is one
