@@ -64,6 +64,12 @@ def test_a_new_file_has_the_mode_of_the_umask(tmp_path, umask):
     assert mode(tmp_path / "file") == 0o666 & ~umask
 
 
+def test_the_umask_is_not_touched(tmp_path, monkeypatch):
+    """Not even for a moment: a file of another thread would get the mode of that moment."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask is set"))
+    save_text(tmp_path / "file", "text")
+
+
 @pytest.mark.parametrize("own", [0o600, 0o640, 0o666, 0o755])
 def test_an_existing_file_keeps_its_mode(tmp_path, own):
     path = tmp_path / "file"
