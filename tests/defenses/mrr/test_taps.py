@@ -106,3 +106,12 @@ class TestLastHidden:
         assert runs_of(net, "1", images()) == 1
         assert runs_of(twice, "1", images()) == 2
         assert runs_of(Convolutional(), "unused", images()) == 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "side", "said"),
+    [("", "output", "layer"), (None, "output", "layer"), ("1", "middle", "side")],
+)
+def test_places_that_are_none(layer, side, said):
+    with pytest.raises(ValueError, match=f"{said} must be"):
+        Tap(layer=layer, side=side)

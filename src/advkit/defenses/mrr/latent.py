@@ -293,10 +293,10 @@ def _tap(settings: LatentDefenders, net: nn.Module, prepared: Tensor) -> Tap:
     """
     if settings.layer is None:
         return last_hidden(net, prepared)
-    tap = Tap(layer=settings.layer, side=settings.side)
     names = [name for name, _ in net.named_modules() if name]
-    if tap.layer not in names:
-        raise ValueError(f"layer must be one of {', '.join(names)}; got {tap.layer!r}")
+    if settings.layer not in names:
+        raise ValueError(f"layer must be one of {', '.join(names)}; got {settings.layer!r}")
+    tap = Tap(layer=settings.layer, side=settings.side)
     runs = runs_of(net, tap.layer, prepared)
     if runs != 1:
         raise ValueError(f"layer {tap.layer!r} must run once in a forward pass, runs {runs} times")
