@@ -50,7 +50,8 @@ def evaluate(
 
     Each attack meets every input that the model labels correctly; the others count as not robust
     and cost nothing more. An input with NaN or infinite logits is one of the others, and such
-    logits are never an attack's success; the report names the inputs. What an attack's `stop` leaves open is `"first"` here.
+    logits are never an attack's success; the report names the inputs. What an attack's `stop`
+    leaves open is `"first"` here.
 
     An attack with an `eps` is a budget attack and gives a robust accuracy. One without, or with
     `None`, is a minimum-norm attack: it gives the distance to the nearest adversarial example.
