@@ -120,6 +120,7 @@ def test_the_case_of_a_net_that_overflows():
     with pytest.warns(InconclusiveWarning):
         report = eval.evaluate(Overflows(torch.inf), x, y, attacks=[attacks.FGSM(eps=0.2)])
     assert report.worst_case.count == 4
+    assert report.noise[0].robust.all()
     assert "FGSM(eps=0.2) met NaN or infinite logits" in str(report)
     assert report.to_dict()["attacks"][0]["inputs_not_finite"] == [0, 1, 2, 3]
 
