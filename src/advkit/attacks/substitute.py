@@ -134,6 +134,7 @@ class Substitute:
                 victim has labelled `x`.
             TypeError: `net` is no module, or `victim` no model.
             QueryBudgetExceeded: the victim's own budget is spent; `net` is as far as it got.
+            ServiceError: a function behind the victim failed; `net` is as far as it got.
         """
         model = as_classifier(victim)
         if not isinstance(net, nn.Module):

@@ -147,8 +147,8 @@ def labels_of(model: Classifier, x: Tensor) -> Tensor:
         if not lost.any():
             raise
     checks.warn(
-        f"the model returned NaN or infinite logits for {int(lost.sum())} of {len(x)} inputs, "
-        "which count as misclassified",
+        f"the model returned NaN or infinite logits for {int(lost.sum())} of {len(x)} inputs "
+        f"(sample {checks.indices(lost)}): they have no label, which is not an attack's success",
         InconclusiveWarning,
     )
     return logits.argmax(1).masked_fill(lost, NOT_FINITE)

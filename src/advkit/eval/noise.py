@@ -9,7 +9,7 @@ from torch import Tensor
 from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_noise
-from advkit.eval.accuracy import ClassifiedBatch, Rate, labels_of
+from advkit.eval.accuracy import NOT_FINITE, ClassifiedBatch, Rate, labels_of
 from advkit.eval.budgets import budget_words
 from advkit.models import Classifier
 
@@ -23,7 +23,8 @@ class NoiseOutcome:
     Attributes:
         norm: of the budget.
         eps: the budget in input units.
-        robust: bool `(n,)`; labelled correctly without the noise and with it.
+        robust: bool `(n,)`; labelled correctly without the noise and with it. As for attacks, NaN
+            or infinite logits under the noise do not count against the model.
     """
 
     norm: Norm
@@ -46,7 +47,8 @@ def withstands_noise(model: Classifier, batch: ClassifiedBatch, norm: Norm, eps:
     robust = batch.right.clone()
     if robust.any():
         x, y = batch.attacked
-        robust[batch.right] = labels_of(model, noisy(x, model.bounds, norm, eps)) == y
+        answer = labels_of(model, noisy(x, model.bounds, norm, eps))
+        robust[batch.right] = (answer == y) | (answer == NOT_FINITE)  # as an attack's failure
     return robust
 
 

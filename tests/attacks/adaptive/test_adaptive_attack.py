@@ -415,6 +415,7 @@ def test_probabilities_behind_a_guard_are_noticed(x, y):
 
 
 @pytest.mark.filterwarnings("ignore:.*met a gradient")
+@pytest.mark.filterwarnings("ignore:.*NaN or infinite logits")
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_the_guard_is_not_asked_about_what_the_model_fails_at(value):
     """Far over the plane there are no finite logits, and the loss would be the greatest."""
@@ -431,6 +432,8 @@ def test_the_guard_is_not_asked_about_what_the_model_fails_at(value):
     result = adaptive.run(guard, x, y)
     assert result.success.float().mean() > 0.5
     assert (result.x_adv[:, 0] <= 0.55).all()
+    assert result.not_finite.any()
+    assert not (result.not_finite & result.success).any()
 
 
 class Labels:

@@ -159,7 +159,7 @@ def test_what_is_no_answer_and_no_rejection_is_still_an_error(x):
 
     y = torch.zeros(4, dtype=torch.int64)
     with pytest.raises(ValueError, match="NaN or infinite logits for sample 0, 1, 2, 3"):
-        attacks.RandomNoise(eps=0.1, stop="never").run(Nan(), x, y)
+        attacks.RandomNoise(eps=0.1).run(Nan(), x, y)
     with pytest.raises(RuntimeError, match="non-negative"):
         attacks.RandomNoise(eps=0.1).run(Odd(), x, y)
 
