@@ -35,8 +35,8 @@ MALFORMED = {
     "signed length": (POST + b"Content-Length: +4\r\n\r\n1,2\n", {400}),
     "fractional length": (POST + b"Content-Length: 4.0\r\n\r\n1,2\n", {400}),
     "superscript length": (POST + "Content-Length: 2²\r\n\r\n".encode("latin-1"), {400}),
-    "two lengths": (with_body(b"1,2,3,4\n", b"Content-Length: 3\r\n"), {400}),
-    "length of 5,000 digits": (POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", {400}),
+    "two lengths": (with_body(b"1,2,3,4\n", b"Content-Length: 8\r\n"), {400}),
+    "length of 5,000 digits": (POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", {400, 413}),
     "too large": (POST + b"Content-Length: %d\r\n\r\n" % (MAX_BYTES + 1), {413}),
     "empty body": (with_body(b""), {400}),
     "blank body": (with_body(b"\n \n"), {400}),
@@ -194,10 +194,12 @@ def keep_sending(client, piece):
 
 def test_the_end_does_not_wait_for_those_who_say_nothing(tally):
     with tally("the service ends while clients hang").trial("four clients"):
+        before = set(threading.enumerate())
         with serve(Tree(), PATIENCE) as url:
             clients = [connected(url) for _ in range(4)]
             clients[0].sendall(POST)
             check_that_it_serves(url)
+        assert set(threading.enumerate()) == before
         assert [status_of(client) for client in clients] == [411, None, None, None]
         for client in clients:
             client.close()
