@@ -101,7 +101,7 @@ def part_of(changes, most):
     return changes[:: max(1, len(changes) // most)]
 
 
-ALL = pytest.mark.parametrize("most", [40, pytest.param(10**6, marks=pytest.mark.slow)])
+ALL = pytest.mark.parametrize("most", [40, pytest.param(10**6, marks=pytest.mark.long)])
 
 
 def sound_or_refused(kind, path, trial):
