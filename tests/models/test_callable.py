@@ -349,3 +349,12 @@ def test_an_attack_with_gradients_says_that_there_are_none(x):
         advkit.attacks.FGSM(eps=0.1)(CallableClassifier(probabilities, 3), x)
     with pytest.raises(TypeError, match="CallableClassifier is a Classifier"):
         advkit.attacks.FGSM(eps=0.1)(CallableClassifier(labels, 3, output="labels"), x)
+
+
+def test_masked_answers_are_refused(x):
+    def hidden(rows):
+        return np.ma.array(np.full((len(rows), 3), 1 / 3), mask=np.eye(len(rows), 3, dtype=bool))
+
+    model = CallableClassifier(hidden, num_classes=3)
+    with pytest.raises(ServiceError, match="must not hold masked values"):
+        model.predict(x)

@@ -546,3 +546,14 @@ def test_lightgbm():
     check_boosted(
         lightgbm.LGBMClassifier(n_estimators=5, min_child_samples=5, n_jobs=1, verbose=-1)
     )
+
+
+def test_masked_answers_are_refused():
+    class Hides(LogisticRegression):
+        def predict(self, X):
+            return np.ma.masked_equal(super().predict(X), 1)
+
+    X = np.array([[0.1, 0.2], [0.8, 0.9], [0.2, 0.1], [0.9, 0.8]])
+    model = SklearnClassifier(Hides().fit(X, [0, 1, 0, 1]))
+    with pytest.raises(ValueError, match="predict of the estimator must not hold masked values"):
+        model.predict(torch.from_numpy(X))

@@ -44,9 +44,8 @@ class Guard:
     which a guard is to be judged, to both.
 
     Requests may come from several threads, if the model and the detector allow it: counts are exact
-    and lines of the log whole. A torch module should then be in evaluation mode, since its mode is
-    put back after each call. The detector and `on_alarm` get copies, which they may write to.
-    A request that was judged is counted, also if its alarms cannot be logged or `on_alarm` raises,
+    and lines of the log whole. The detector and `on_alarm` get copies, which they may write to. A
+    request that was judged is counted, also if its alarms cannot be logged or `on_alarm` raises,
     so that it is not answered. Copies, also those that are pickled, keep model, detector, threshold
     and settings, and begin to count at zero.
 

@@ -271,6 +271,7 @@ def _as_tensor(answer: object) -> Tensor:
     """What a function answered, as int64 or as floats."""
     if isinstance(answer, Tensor):
         return answer.detach()
+    checks.unmasked("the function's answer", answer)
     array = np.asarray(answer)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"the function must return numbers, got {array.dtype}")

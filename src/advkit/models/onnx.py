@@ -26,7 +26,7 @@ class OnnxClassifier(CallableClassifier):
     """An ONNX model seen as a `ScoreClassifier`; there are no gradients.
 
     It counts its queries and may hold a budget, as any `CallableClassifier`. A model with a fixed
-    batch is fed batches of that size; what fills up the last one is no query.
+    batch is fed batches of that size; what fills up the last one is no query. Threads may share it.
 
     Args:
         path: the file, or its content as bytes.

@@ -189,7 +189,9 @@ class SklearnClassifier:
         given = as_numpy(x).reshape(len(x), *(self.input_shape or (-1,)))
         if self._layers is not None:
             given = given.astype(np.float64)
-        return getattr(_nameless(self.estimator), method)(given)
+        answer = getattr(_nameless(self.estimator), method)(given)
+        checks.unmasked(f"{method} of the estimator", answer)
+        return answer
 
     def _check_features(self, x: Tensor) -> None:
         came = math.prod(x.shape[1:])
