@@ -550,7 +550,7 @@ def test_lightgbm():
 
 def test_masked_answers_are_refused():
     class Hides(LogisticRegression):
-        def predict(self, X):
+        def predict(self, X):  # noqa: N803 - scikit-learn's name
             return np.ma.masked_equal(super().predict(X), 1)
 
     X = np.array([[0.1, 0.2], [0.8, 0.9], [0.2, 0.1], [0.9, 0.8]])
