@@ -129,7 +129,6 @@ def test_the_case_of_a_net_that_overflows():
     with pytest.warns(InconclusiveWarning):
         report = eval.evaluate(Overflows(torch.inf), x, y, attacks=[attacks.FGSM(eps=0.2)])
     assert report.worst_case.count == 4
-    assert report.noise[0].robust.all()
     assert "FGSM(eps=0.2) met NaN or infinite logits" in str(report)
     assert report.to_dict()["attacks"][0]["inputs_not_finite"] == [0, 1, 2, 3]
 
@@ -217,7 +216,20 @@ def test_every_mix_of_logits(tally, logits, leaves, reaches, confidence):
             assert succeeds or not (shortfall < -1).any()
 
 
-def test_accuracy_and_noise_count_them_as_misclassified():
+def test_noise_that_meets_them_has_turned_nothing():
+    class Fragile(nn.Module):
+        def forward(self, x):
+            changed = (x != 0.45).flatten(1).any(1, keepdim=True)
+            return torch.where(changed, torch.inf, Overflows(torch.inf)(x))
+
+    x, y = batch(torch.float32)
+    with pytest.warns(InconclusiveWarning, match="infinite logits for 4 of 4"):
+        report = eval.evaluate(Fragile(), x, y, attacks=[attacks.RandomNoise(eps=0.2)])
+    assert report.noise[0].robust.all()
+    assert report.outcomes[0].not_finite.all()
+
+
+def test_accuracy_counts_them_as_misclassified():
     x, y = batch(torch.float32)
     x[1] = 0.9
     with pytest.warns(InconclusiveWarning, match="infinite logits for 1 of 4 inputs"):
