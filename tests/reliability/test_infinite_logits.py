@@ -8,6 +8,7 @@ from torch import nn
 
 from advkit import InconclusiveWarning, QueryCounter, TorchClassifier, attacks, eval
 from advkit.attacks.engine.goal import Goal
+from advkit.core.results import AttackResult, Queries
 from tests.attack_cases import ATTACKS, BUDGET
 from tests.toys import Surrogate
 
@@ -34,6 +35,14 @@ class Overflows(nn.Module):
         return torch.where(over, torch.tensor(self.value, dtype=x.dtype), z)
 
 
+class Cliff(nn.Module):
+    """Whatever is misclassified has an infinite logit."""
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1)
+        return torch.stack([2 - mean, torch.where(mean >= 0.5, torch.inf, 1 + mean)], 1)
+
+
 # The label is class 0 at 0.45. Class 1 wins above 0.5, and what is above `limit` is not finite.
 NETS = {
     "inf in the winner": lambda: Overflows(torch.inf),
@@ -41,7 +50,7 @@ NETS = {
     "NaN in the winner": lambda: Overflows(torch.nan),
     "NaN everywhere": lambda: Overflows(torch.nan, where="all"),
     "minus inf everywhere": lambda: Overflows(-torch.inf, where="all"),
-    "no finite success": lambda: Overflows(torch.inf, limit=0.551),
+    "no finite success": Cliff,
 }
 
 
@@ -120,9 +129,51 @@ def test_the_case_of_a_net_that_overflows():
     with pytest.warns(InconclusiveWarning):
         report = eval.evaluate(Overflows(torch.inf), x, y, attacks=[attacks.FGSM(eps=0.2)])
     assert report.worst_case.count == 4
-    assert report.noise[0].robust.all()
     assert "FGSM(eps=0.2) met NaN or infinite logits" in str(report)
     assert report.to_dict()["attacks"][0]["inputs_not_finite"] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [attacks.HopSkipJump(queries=60), attacks.JointCarliniWagner(), attacks.SelectivePGD(eps=0.2)],
+    ids=repr,
+)
+@pytest.mark.filterwarnings("ignore:.*met a gradient")
+def test_attacks_with_judgements_of_their_own_report_them(attack):
+    x, y = batch(torch.float32)
+    with pytest.warns(InconclusiveWarning, match="infinite logits for 4 of 4"):
+        found = attack.run(Cliff(), x, y)
+    assert found.not_finite.all()
+    assert not found.success.any()
+
+
+def test_a_success_that_overflows_in_a_smaller_batch_gives_no_picture():
+    class Small(nn.Module):
+        def forward(self, x):
+            z = Overflows(torch.inf, limit=9.0)(x)
+            return z if len(x) == 4 else z.masked_fill(z > 0.6, torch.inf)
+
+    class Half:
+        eps, norm = 0.4, "linf"
+
+        def run(self, model, x, y):
+            x_adv = torch.where(torch.arange(4).view(4, 1, 1, 1) < 2, 0.8, x)
+            zero = torch.zeros(4, dtype=torch.int64)
+            return AttackResult(
+                x_adv=x_adv,
+                success=model.predict(x_adv) != y,
+                distance=(x_adv - x).flatten(1).amax(1),
+                norm="linf",
+                queries=Queries(zero, zero),
+                no_gradient=zero.bool(),
+            )
+
+    x, y = batch(torch.float32)
+    with pytest.warns(InconclusiveWarning, match="infinite logits for 2 of 2 inputs"):
+        report = eval.evaluate(Small(), x, y, attacks=[Half()])
+    assert report.outcomes[0].success.tolist() == [True, True, False, False]
+    assert report.outcomes[0].examples is None
+    assert not report.outcomes[0].not_finite.any()
 
 
 def test_a_success_on_the_way_is_kept():
@@ -165,7 +216,20 @@ def test_every_mix_of_logits(tally, logits, leaves, reaches, confidence):
             assert succeeds or not (shortfall < -1).any()
 
 
-def test_accuracy_and_noise_count_them_as_misclassified():
+def test_noise_that_meets_them_has_turned_nothing():
+    class Fragile(nn.Module):
+        def forward(self, x):
+            changed = (x != 0.45).flatten(1).any(1, keepdim=True)
+            return torch.where(changed, torch.inf, Overflows(torch.inf)(x))
+
+    x, y = batch(torch.float32)
+    with pytest.warns(InconclusiveWarning, match="infinite logits for 4 of 4"):
+        report = eval.evaluate(Fragile(), x, y, attacks=[attacks.RandomNoise(eps=0.2)])
+    assert report.noise[0].robust.all()
+    assert report.outcomes[0].not_finite.all()
+
+
+def test_accuracy_counts_them_as_misclassified():
     x, y = batch(torch.float32)
     x[1] = 0.9
     with pytest.warns(InconclusiveWarning, match="infinite logits for 1 of 4 inputs"):
@@ -199,4 +263,4 @@ def test_transfer_between_nets_that_overflow():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matrix = eval.transfer_matrix(nets, None, attacks.FGSM(eps=0.2), x, y)
-    assert matrix.fooled
+    assert matrix.fooled["a"].count == 0  # all are infinite there, which fools nothing

@@ -55,7 +55,7 @@ class Joint(Problem):
             excess = self.guarded.excess(x_adv, self._heading(logits.detach()))
             value = self._value(x_adv, logits, excess)
         if first:
-            checks.finite_logits(logits, self.rows)
+            self.check_clean(x_adv, logits)
             checks.warn_of_probabilities(logits)
         missed = self.shortfall_of(logits.detach())
         worst = torch.cat([missed[:, None], excess.detach().to(missed)], 1).amax(1)

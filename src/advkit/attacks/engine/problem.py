@@ -127,13 +127,13 @@ class Problem:
         Args:
             x_adv: `(n, *features)`.
             differentiate: keep the graph for `gradient`.
-            first: whether these are the clean inputs of samples that no pass has evaluated.
+            first: whether it is the first look at these samples.
 
         Raises:
-            ValueError: a first look that meets NaN or infinite logits. Later ones are no reason to
-                lose what was found: such an iterate is not a success, is never kept, and is noted
-                in the ledger. A rejection, minus infinity for every class, is not a success
-                either, and may be met at any look.
+            ValueError: a first look that meets NaN or infinite logits at a clean input. Elsewhere
+                they are no reason to lose what was found: such an iterate is not a success, is
+                never kept, and is noted in the ledger. A rejection, minus infinity for every
+                class, is not a success either, and may be met at any look.
         """
         x_adv = x_adv.detach().requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
@@ -141,11 +141,15 @@ class Problem:
             value = self.goal.ascent(self.loss, logits)
         shortfall = self.shortfall_of(logits.detach())
         if first and not shortfall.isfinite().all():
-            answered = ~_rejected(logits)
-            checks.finite_logits(logits[answered], self.rows[answered])
+            self.check_clean(x_adv, logits)
         at = Judged(x_adv, self.rows, None, logits, value, shortfall)
         self.keep_better(at)
         return at
+
+    def check_clean(self, x_adv: Tensor, logits: Tensor) -> None:
+        """Raise if `logits` `(n, classes)` of a clean input are not finite, and no rejection."""
+        clean = (x_adv == self.x).flatten(1).all(1) & ~_rejected(logits)
+        checks.finite_logits(logits[clean], self.rows[clean])
 
     def keep_better(self, at: Judged) -> None:
         """Keep what `at` has that is better, where a query budget may end the run at any pass."""

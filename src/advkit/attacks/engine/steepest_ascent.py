@@ -65,7 +65,7 @@ class Ascent:
                 eps, bounds = self.eps[part.rows], part.model.bounds
                 noisy = uniform_noise(part.x, eps, part.norm, bounds, self.seed, restart)
                 start = part.inside(part.clip(noisy), eps)
-            found = self._climb(part, start, first=restart == 0 and not self.random_start)
+            found = self._climb(part, start, first=restart == 0 and not look_before)
             better = (found.shortfall < best.shortfall[unsolved]) | (self.keep == "last")
             write(best, part.rows[better], take(found, better))
         return best
