@@ -24,9 +24,9 @@ class Draws:
     """The draws from torch's generators between `open` and `close`, in one thread.
 
     Torch has one generator for each device and no way to ask which thread has used it. So the
-    first pass is watched, operation by operation: before it draws for the first time, the random
-    state is saved, and `close` puts it back. If that pass does not draw, the generators are neither
-    read nor set, and other threads may draw meanwhile.
+    first pass is watched, operation by operation. If it draws, `close` puts back the random state
+    of `open`. If it does not, the generators are not set, and other threads may draw meanwhile. The
+    state is read at `open`, since a module may seed its own draws before it makes them.
 
     Args:
         modules: those that run; besides that of the CPU, the generators of their devices are saved.
@@ -35,18 +35,21 @@ class Draws:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._modules = modules
         self._watch: _Watch | None = None
-        self._saved: list[tuple[torch.Generator, Tensor]] | None = None
+        self._saved: list[tuple[torch.Generator, Tensor]] = []
+        self.drawn = False
         self.closed = False
 
     def open(self, key: Hashable) -> None:
         """Begin; until `close`, `opened` finds these draws under `key`."""
+        generators = [torch.default_generator, *_cuda_generators(self._modules)]
+        self._saved = [(generator, generator.get_state()) for generator in generators]
         _open.set({**_still_open(), key: self})
 
     def close(self) -> None:
         """Put the random state back if this thread was seen to draw; may run twice."""
         if self._watch is not None:
             self._watch.stop()
-        for generator, state in self._saved or ():
+        for generator, state in self._saved if self.drawn else ():
             generator.set_state(state)
         self.closed = True
         _open.set(_still_open())
@@ -57,12 +60,6 @@ class Draws:
             return nullcontext()
         self._watch = _Watch()  # type: ignore[no-untyped-call]
         return self._watch
-
-    def save(self) -> None:
-        """Save the random state, unless that was done."""
-        if self._saved is None:
-            generators = [torch.default_generator, *_cuda_generators(self._modules)]
-            self._saved = [(generator, generator.get_state()) for generator in generators]
 
 
 _open: ContextVar[Mapping[Hashable, Draws]] = ContextVar("open", default={})  # noqa: B039
@@ -79,7 +76,7 @@ def _still_open() -> dict[Hashable, Draws]:
 
 
 class _Watch(TorchDispatchMode):
-    """Every operation of this thread goes through here; one that draws has the state saved before.
+    """Every operation of this thread goes through here; one that draws is noted.
 
     Entered and left by one call into C each: the methods of the base keep process-wide flags, and
     an interrupt can cut them short.
@@ -105,14 +102,14 @@ class _Watch(TorchDispatchMode):
             _pop_mode()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run `func`, and save the random state before if it draws."""
+        """Run `func`, and note it if it draws."""
         kwargs = kwargs or {}
         tagged = _tagged.get(func)
         if tagged is None:
             tagged = _tagged[func] = _TAG in getattr(func, "tags", ())
         if tagged and _draws(func, args, kwargs):
             for draws in _still_open().values():
-                draws.save()
+                draws.drawn = True
         return func(*args, **kwargs)
 
 
@@ -132,6 +129,8 @@ def _draws(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 
 
 def _cuda_generators(modules: Sequence[nn.Module]) -> list[torch.Generator]:
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return []
     tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
     found = {t.device.index for t in tensors if t.device.type == "cuda"}
     return [torch.cuda.default_generators[i] for i in sorted(found)]
