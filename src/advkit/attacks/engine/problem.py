@@ -140,7 +140,7 @@ class Problem:
             logits = self.logits(x_adv)
             value = self.goal.ascent(self.loss, logits)
         shortfall = self.shortfall_of(logits.detach())
-        if first and not shortfall.isfinite().all():
+        if first and shortfall.isnan().any():
             self.check_clean(x_adv, logits)
         at = Judged(x_adv, self.rows, None, logits, value, shortfall)
         self.keep_better(at)
@@ -179,7 +179,7 @@ class Problem:
     def shortfall_of(self, logits: Tensor) -> Tensor:
         """Return how much the goal is missed by, `(n,)`; samples without an answer are noted."""
         shortfall = self.goal.shortfall(logits)
-        lost = ~shortfall.isfinite()
+        lost = shortfall.isnan()
         if asynchronous(lost.device) or lost.any():
             self.ledger.not_finite[self.rows] |= lost & ~_rejected(logits)
         return shortfall
@@ -197,7 +197,7 @@ class Problem:
         logits = self.model.logits(x_adv)
         shortfall = self.goal.take(rows).shortfall(logits)
         self.ledger.forward += torch.bincount(rows, minlength=len(self.x))
-        self.ledger.not_finite[rows[~shortfall.isfinite() & ~_rejected(logits)]] = True
+        self.ledger.not_finite[rows[shortfall.isnan() & ~_rejected(logits)]] = True
         return shortfall <= 0
 
     def pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
