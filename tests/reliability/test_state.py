@@ -241,3 +241,7 @@ def test_a_buffer_that_forward_deletes_comes_back_in_its_place():
     before = snapshot(net)
     TorchClassifier(net).logits(X)
     assert snapshot(net) == before
+
+
+def test_an_interrupt_before_the_first_line_of_init_leaves_nothing_to_undo():
+    state.undisturbed.__new__(state.undisturbed).__del__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -55,12 +56,14 @@ class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
         ValueError: a module has lazy parameters that are not initialized yet.
     """
 
+    # Of the class, so that `__del__` finds them where an interrupt cut `__init__` short.
+    _shared: Sequence[_Shared] = ()
+    _draws: Draws | None = None  # of this one, until it has been left
+    _outer: Draws | None = None  # of the one around, or of this one
+
     def __init__(self, *modules: nn.Module, evaluate: bool) -> None:
         self._modules = modules
         self._evaluate = evaluate
-        self._shared: list[_Shared] = []
-        self._draws: Draws | None = None  # of this one, until it has been left
-        self._outer: Draws | None = None  # of the one around, or of this one
 
     def __enter__(self) -> None:
         key = (tuple(map(id, self._modules)), self._evaluate)
@@ -119,7 +122,7 @@ class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
         finally:
             for one in mine:
                 _in_use.pop(self._key(one.module), None)
-            self._shared, self._draws = [], None
+            self._shared, self._draws = (), None
 
     def _is_in_use(self, one: _Shared) -> bool:
         return _in_use.get(self._key(one.module)) is one
