@@ -150,6 +150,7 @@ MODELS = {
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a `__del__`
 @pytest.mark.parametrize("name", MODELS)
 def test_an_interrupt_leaves_nothing_reserved(tally, name):
     promise = tally("what an interrupted call reserved in a budget is given back")
