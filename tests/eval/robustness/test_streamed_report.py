@@ -19,6 +19,7 @@ def plain():
         radius=torch.full((2,), 0.1), robust=torch.tensor([True, False]),
         distance=torch.full((2,), torch.nan), forward=zeros, backward=zeros,
         no_gradient=zeros.bool(), seconds=0.5, examples=None,
+        not_finite=zeros.bool(),
     )  # fmt: skip
     return Report(
         model="net", bounds=(0.0, 1.0), clean=torch.tensor([True, False]), outcomes=(outcome,),
