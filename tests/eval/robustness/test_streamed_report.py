@@ -23,7 +23,7 @@ def plain():
     )  # fmt: skip
     return Report(
         model="net", bounds=(0.0, 1.0), clean=torch.tensor([True, False]), outcomes=(outcome,),
-        total=5, about={"data": "two inputs"},
+        total=5, about={"data": "two inputs"}, not_finite=torch.tensor([False, False]),
     )  # fmt: skip
 
 
