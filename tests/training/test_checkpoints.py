@@ -105,11 +105,43 @@ LOADERS = {
     "generator inside": inner_generator,
     "one's own": OneOwn,
 }
+
+
+class Lookahead(torch.optim.SGD):
+    """An optimizer that torch does not know, which keeps slow weights from its third step on."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            kept = self.state[p]
+            kept["steps"] = kept.get("steps", 0) + 1
+            if kept["steps"] >= 3:
+                slow = kept.setdefault("slow", p.detach().clone())
+                with torch.no_grad():
+                    p.copy_(slow.lerp_(p, 0.5))
+
+
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, 0.1),
     "momentum": lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9),
     "adam": lambda parameters: torch.optim.Adam(parameters, 0.01),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, 0.01, amsgrad=True),
+    "lr as a tensor": lambda parameters: torch.optim.Adam(parameters, torch.tensor(0.01)),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.5, centered=True),
+    "one's own": lambda parameters: Lookahead(parameters, 0.1),
+    **{
+        name: getattr(torch.optim, name)
+        for name in (
+            "ASGD",
+            "Adadelta",
+            "Adafactor",
+            "Adagrad",
+            "Adamax",
+            "NAdam",
+            "RAdam",
+            "Rprop",
+        )
+    },
 }
 
 
@@ -131,6 +163,38 @@ class Halving:
         return self.base**epoch
 
 
+class Plateau:
+    """A function of the epoch whose state changes its type and its keys."""
+
+    def __init__(self):
+        self.best, self.warm = None, False
+
+    def __call__(self, epoch):
+        if epoch == 2:
+            self.best, self.warm, self.since = -1.0, True, epoch
+        return 0.5 if self.warm else 1.0
+
+
+class Warmup(lr_scheduler.LRScheduler):
+    """A scheduler that torch does not know, with such a state."""
+
+    def __init__(self, optimizer):
+        self.plateau, self.phase = Plateau(), "warm-up"
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        factor = self.plateau(self.last_epoch)
+        self.phase = "training" if self.plateau.warm else "warm-up"
+        return [factor * base for base in self.base_lrs]
+
+    def state_dict(self):
+        return {**vars(self.plateau), "phase": self.phase, "last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state):
+        self.phase, self.last_epoch = state.pop("phase"), state.pop("last_epoch")
+        vars(self.plateau).update(state)
+
+
 def one_cycle(optimizer):
     return lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=EPOCHS * BATCHES)
 
@@ -142,6 +206,15 @@ SCHEDULERS = {
     "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2),
     "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 0.7**epoch),
     "LambdaLR of an object": lambda o: lr_scheduler.LambdaLR(o, Halving()),
+    "LambdaLR of an object that changes": lambda o: lr_scheduler.LambdaLR(o, Plateau()),
+    "one's own": Warmup,
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(o), lr_scheduler.ExponentialLR(o, 0.9)]
+    ),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, cycle_momentum=False),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, total_iters=2),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda epoch: 0.9),
+    "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, 0.05, anneal_epochs=2),
     "SequentialLR": sequence,
     "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, EPOCHS),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,17 @@ def check_setup(found: object, own: Mapping[str, str]) -> None:
             if isinstance(found.get(name), str) and found[name] != own[name]:
                 raise ValueError(f"it was begun with {name} {found[name]}, not {own[name]}")
     check_like("setup", found, own)
+
+
+def is_of_torch(part: object) -> bool:
+    """Return True if `part`, an optimizer or a scheduler, keeps only what torch has it keep.
+
+    A scheduler may hold others, and objects that compute its factors; functions keep nothing.
+    """
+    if isinstance(part, FunctionType):
+        return True
+    inner = (*getattr(part, "_schedulers", ()), *getattr(part, "lr_lambdas", ()))
+    return type(part).__module__.startswith("torch.") and all(map(is_of_torch, inner))
 
 
 def check_optimizer(found: object, optimizer: torch.optim.Optimizer) -> None:

@@ -28,6 +28,7 @@ from advkit.training.checkpoint_content import (
     check_random,
     check_setup,
     checked_epochs,
+    is_of_torch,
 )
 from advkit.training.history import Epoch
 
@@ -80,6 +81,9 @@ class Run:
     def check(self, state: Mapping[str, Any]) -> None:
         """Raise unless the run can go on from `state`; nothing is changed.
 
+        What an optimizer or a scheduler keeps is known of those of torch alone. One of another
+        class may keep anything, and checks that itself when it is loaded.
+
         Raises:
             ValueError: it is the state of another run, or is not sound.
         """
@@ -90,10 +94,13 @@ class Run:
             check_like("averaged", state["averaged"], None)
         else:
             check_state("averaged", state["averaged"], _state(self.averaged))
-        with self.undrawn():  # an optimizer that draws does so in a trial step
-            check_optimizer(state["optimizer"], self.optimizer)
-        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
-        check_like("scheduler", state["scheduler"], scheduler)
+        if is_of_torch(self.optimizer):
+            with self.undrawn():  # an optimizer that draws does so in a trial step
+                check_optimizer(state["optimizer"], self.optimizer)
+        if self.scheduler is None:
+            check_like("scheduler", state["scheduler"], None)
+        elif is_of_torch(self.scheduler):
+            check_like("scheduler", state["scheduler"], self.scheduler.state_dict())
         check_random(state["random"], self.generators, self.device)
 
     def _check_same_model(self, state: object) -> None:
