@@ -83,12 +83,12 @@ class Fitted:
         Raises:
             ValueError: a distance is NaN, which would pass as a clean input.
         """
-        pairs = _batches(x, labels)
-        distances = torch.cat([self.distances(a, b) for a, b in pairs])
+        distances = torch.cat([self.distances(a, b) for a, b in _batches(x, labels)])
         bad = distances.isnan().any(1)
         if bad.any():
             raise ValueError(f"the defenders returned NaN for sample {checks.indices(bad)}")
-        return self.calibration.scores(distances, labels)
+        pairs = _batches(distances, labels)
+        return torch.cat([self.calibration.scores(a, b) for a, b in pairs])
 
     def labels(self, x: Tensor, given: Tensor | None) -> Tensor:
         """Return the victim's labels of `x` `(n,)`: those given, checked, or its predictions."""
