@@ -5,9 +5,9 @@ import copy
 import pickle
 import random
 import signal
-import sys
 import threading
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,36 +16,16 @@ import torch
 from advkit import CallableClassifier, Ensemble, QueryBudgetExceeded, QueryCounter, ServiceError
 from advkit.models.query_budget import Budget, Counter
 
+from .threads import in_threads, switching
+
 THREADS, BUDGET = 12, 60
 
 
 @pytest.fixture(autouse=True)
 def switch_often():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+    with switching():
+        yield
     torch.set_grad_enabled(True)  # an interrupt may leave torch's own `no_grad` in force
-
-
-def in_threads(work, threads=THREADS):
-    """Run `work(i)` in each of several threads that start together; raise what one raised."""
-    barrier, errors = threading.Barrier(threads), []
-
-    def run(i):
-        barrier.wait()
-        try:
-            work(i)
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-
-    running = [threading.Thread(target=run, args=(i,)) for i in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 class Service:
@@ -72,6 +52,13 @@ class Service:
         return np.full((len(rows), 2), 0.5)
 
 
+def net():
+    """Return a net whose logits are too large to be taken for probabilities."""
+    layer = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(layer.bias, 5.0)
+    return layer
+
+
 def use_up(model):
     """Send batches of several sizes until not even one sample fits."""
     size = 3
@@ -94,7 +81,7 @@ def test_a_service_is_never_sent_more_than_the_budget(tally, failures, max_batch
             model = CallableClassifier(
                 service, 2, budget=BUDGET, max_batch=max_batch, retries=1, back_off=0, log=True
             )
-            in_threads(lambda _, model=model: use_up(model))
+            in_threads(THREADS * [partial(use_up, model)])
             assert service.most <= BUDGET
             assert model.queries == service.answered <= BUDGET
             assert model.left == BUDGET - model.queries
@@ -108,10 +95,9 @@ def test_a_service_is_never_sent_more_than_the_budget(tally, failures, max_batch
 @pytest.mark.parametrize("budget", [None, BUDGET])
 def test_a_counter_is_exact(tally, budget):
     promise = tally("forward and backward counts are exact when threads share a QueryCounter")
-    net = torch.nn.Linear(2, 2)
     for trial in range(10):
         with promise.trial(trial):
-            counter, seen = QueryCounter(net, budget=budget), []
+            counter, seen = QueryCounter(net(), budget=budget), []
 
             def work(i, counter=counter, seen=seen):
                 for k in range(10):
@@ -122,7 +108,7 @@ def test_a_counter_is_exact(tally, budget):
                         continue
                     seen.append(len(x))
 
-            in_threads(work)
+            in_threads(partial(work, i) for i in range(THREADS))
             assert counter.forward == counter.backward == sum(seen)
             assert budget is None or (counter.forward <= budget and counter.left >= 0)
 
@@ -145,7 +131,7 @@ def interrupted_after(seconds):
 
 MODELS = {
     "service": lambda fn: CallableClassifier(fn, 2, budget=10_000, max_batch=3, log=True),
-    "counter": lambda fn: QueryCounter(torch.nn.Linear(2, 2), budget=10_000),
+    "counter": lambda fn: QueryCounter(net(), budget=10_000),
 }
 
 
@@ -250,7 +236,7 @@ def test_members_that_share_a_budget(tally):
             service = Service(seed, 0.2)
             model = CallableClassifier(service, 2, budget=BUDGET)
             both = Ensemble([model, QueryCounter(model)], combine="probabilities")
-            in_threads(lambda _, both=both: use_up(both))
+            in_threads(THREADS * [partial(use_up, both)])
             assert service.most <= BUDGET
             assert model.queries == service.answered
             assert model.left == BUDGET - service.answered

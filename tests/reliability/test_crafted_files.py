@@ -135,7 +135,7 @@ def test_the_content_of_a_training_checkpoint(kind, most, tmp_path, tally):
     path = tmp_path / "file.pt"
     kind.write(path)
     content = torch.load(path, weights_only=True)
-    crafted = tally("crafted content of a training checkpoint is refused or sound")
+    crafted = tally("training checkpoint: crafted content is refused or sound")
     for name, other in part_of(changed_trees(content, OTHERS[::4]), most // 2):
         torch.save(other, path)
         sound_or_refused(kind, path, crafted.trial(name))
@@ -147,7 +147,7 @@ def test_the_content_of_an_mrr_file(kind, most, tmp_path, tally):
     path = tmp_path / "file.npz"
     kind.write(path)
     arrays = arrays_of(path)
-    crafted = tally(f"crafted content of a {kind.name} is refused or sound")
+    crafted = tally(f"{kind.name}: crafted content is refused or sound")
     about = json.loads(str(arrays.pop("about")))
     for name, other in part_of(changed_trees(about, OTHERS), most):
         if kind.name == "MRR checkpoint" and name.startswith("fit"):
@@ -168,7 +168,7 @@ def test_the_content_of_an_mrr_file(kind, most, tmp_path, tally):
 def test_the_content_of_archives_of_arrays(kind, most, tmp_path, tally):
     path = tmp_path / "file.npz"
     kind.write(path)
-    crafted = tally(f"crafted content of a {kind.name} is refused or sound")
+    crafted = tally(f"{kind.name}: crafted content is refused or sound")
     for name, other in part_of(changed_arrays(arrays_of(path)), most):
         np.savez(path, **other)
         sound_or_refused(kind, path, crafted.trial(name))
@@ -179,7 +179,7 @@ def test_the_content_of_weights(most, tmp_path, tally):
     kind, path = Weights(), tmp_path / "file.pt"
     kind.write(path)
     content = dict(torch.load(path, weights_only=True))
-    crafted = tally("crafted content of a --weights file is refused, or loaded as it is")
+    crafted = tally("--weights file: crafted content is refused, or loaded as it is")
     for name, other in part_of(
         [*changed_trees(content, OTHERS), ("a number", {1: torch.zeros(1)})], most
     ):

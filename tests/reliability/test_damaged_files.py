@@ -30,7 +30,7 @@ def test_damage_is_refused_or_harmless(kind, tmp_path, tally):
     path = tmp_path / f"file{getattr(kind, 'suffix', '.npz')}"
     kind.write(path)
     whole, wanted = path.read_bytes(), kind.read(path)
-    damage = tally(f"damage to a {kind.name} is refused or harmless")
+    damage = tally(f"{kind.name}: damage is refused or harmless")
     refused = 0
     for name, content in damages(whole):
         with damage.trial(name):
@@ -54,7 +54,7 @@ def test_a_damaged_cache_is_trained_again(tmp_path, tally, monkeypatch, capsys):
     (path,) = tmp_path.iterdir()
     whole, wanted = path.read_bytes(), kind.read(tmp_path)
     assert kind.trained == 1
-    damage = tally("a damaged cached net is trained again, or the damage is harmless")
+    damage = tally("cached net: damage is harmless, or the net is trained again")
     for name, content in damages(whole):
         with damage.trial(name):
             path.write_bytes(content)

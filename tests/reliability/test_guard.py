@@ -7,9 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
-import sys
 import threading
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -24,6 +22,8 @@ from advkit.detectors import Guard, OutputForest, Surrogate, alarm_log
 from advkit.detectors.alarm_log import AlarmLog
 from advkit.models import REJECTED
 from tests.detectors.stub_detectors import Identity, Second
+
+from .threads import in_threads, switching
 
 JUDGED = "no input passes a guard unjudged"
 COPIES = "code that a guard or an attack calls cannot change what it is given"
@@ -767,36 +767,6 @@ def test_a_log_may_read_the_counts_of_its_guard(tally):
 
 
 # Threads
-
-
-@contextmanager
-def switching():
-    """Threads that take turns every microsecond."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-def in_threads(jobs):
-    """Run `jobs`, one thread for each, and raise what one of them raised."""
-    errors = []
-
-    def run(job):
-        try:
-            job()
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 @pytest.mark.parametrize("kind", ["path", "object"])

@@ -1,6 +1,5 @@
 """Torch's random state: restored where a module draws, left alone where it does not."""
 
-import sys
 import threading
 
 import pytest
@@ -10,6 +9,8 @@ from torch.nn import functional as F
 
 from advkit import StraightThrough, TorchClassifier, attacks
 from advkit.models import Expectation
+
+from .threads import switching
 
 X = torch.linspace(0, 1, 24).view(4, 6)
 
@@ -187,17 +188,14 @@ def test_other_threads_keep_their_numbers(tally):
             model.predict(X)
 
     threads = [threading.Thread(target=serve) for _ in range(3)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
     for thread in threads:
         thread.start()
     try:
         for i in range(5):
-            with t.trial(i):
+            with t.trial(i), switching():
                 seen = {float(torch.rand(1, dtype=torch.float64)) for _ in range(100)}
                 assert len(seen) == 100
     finally:
         stop = True
-        sys.setswitchinterval(interval)
         for thread in threads:
             thread.join()

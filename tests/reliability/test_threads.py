@@ -1,6 +1,5 @@
 """Threads at a switch interval of a microsecond: they get what one thread gets."""
 
-import sys
 import threading
 import warnings
 
@@ -13,18 +12,17 @@ from advkit.core import checks
 from advkit.core.results import InconclusiveWarning
 from advkit.models import Ensemble, SklearnClassifier, state
 
+from .threads import in_threads, switching
+
 X = torch.linspace(0, 1, 48).view(8, 6)
 Y = torch.arange(8) % 3
 ROUNDS = 6
 
 
 @pytest.fixture(autouse=True)
-def switching():
-    """Let threads take turns as often as Python can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+def switch_often():
+    with switching():
+        yield
     assert not state._in_use
 
 
@@ -33,26 +31,6 @@ def net():
     layers = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
     layers[1].running_mean += 0.3
     return layers
-
-
-def together(*calls):
-    """Run each call in a thread of its own, at once; raise the first error."""
-    errors, start = [], threading.Barrier(len(calls))
-
-    def run(call):
-        start.wait()
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001 - raised below
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 ATTACKS = [
@@ -76,7 +54,7 @@ def test_attacks_on_a_shared_module(training, tally):
         for _ in range(ROUNDS):
             found[i].append(ATTACKS[i].run(shared, X, Y).x_adv)
 
-    together(*[lambda i=i: attacking(i) for i in range(len(ATTACKS))])
+    in_threads([lambda i=i: attacking(i) for i in range(len(ATTACKS))])
     for attack, wanted, all_found in zip(ATTACKS, expected, found, strict=True):
         for i, x_adv in enumerate(all_found):
             with t.trial(f"{attack}, training {training}, run {i}"):
@@ -104,7 +82,7 @@ def test_no_thread_meets_a_module_without_buffers(tally):
         finally:
             stop.set()
 
-    together(watch, predict)
+    in_threads([watch, predict])
     with t.trial("100 calls"):
         assert not missing
 
@@ -128,7 +106,7 @@ def test_predictions_of_a_shared_classifier(name, model, tally):
             with t.trial(trial):
                 assert torch.equal(model.scores(X), expected)
 
-    together(*[lambda i=i: asking(f"{name}, thread {i}") for i in range(4)])
+    in_threads([lambda i=i: asking(f"{name}, thread {i}") for i in range(4)])
 
 
 @pytest.mark.parametrize(
@@ -152,7 +130,7 @@ def test_scores_of_a_shared_detector(detector, tally):
             with t.trial(trial):
                 assert (detector.suspicion(outputs) == expected).all()
 
-    together(*[lambda i=i: asking(f"{detector}, thread {i}") for i in range(4)])
+    in_threads([lambda i=i: asking(f"{detector}, thread {i}") for i in range(4)])
 
 
 def test_estimators_are_shared_and_filters_stay(tally):
@@ -175,7 +153,7 @@ def test_estimators_are_shared_and_filters_stay(tally):
             calls[name]()
             seen.append((name, warnings.filters is filters))
 
-    together(*[lambda name=name: calling(name) for name in calls])
+    in_threads([lambda name=name: calling(name) for name in calls])
     for name, same in seen:
         with t.trial(name):
             assert same

@@ -1,6 +1,7 @@
 """Writing: kills, full disks, links, special files, threads, and two runs on one checkpoint."""
 
 import errno
+import inspect
 import json
 import os
 import random
@@ -25,6 +26,9 @@ from advkit.core.archives import read_npz, write_npz
 from advkit.defenses import MRR, LatentDefenders
 from advkit.defenses.mrr import latent_layers
 
+from .report_kills import killer
+from .threads import switching
+
 OLD, NEW = "old\n" * 20_000, "new\n" * 30_000
 LOAD = f"""
 import importlib.util, os, signal, sys
@@ -35,19 +39,9 @@ spec.loader.exec_module(files)
 """  # without torch, so that a process starts in no time
 KILLED_AT_EACH_LINE = (
     LOAD
+    + inspect.getsource(killer)
     + """
 import itertools, json
-
-def killer(left):
-    def trace(frame, event, arg):
-        nonlocal left
-        if frame.f_code.co_filename != files.__file__:
-            return None
-        left -= event == "line"
-        if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-    return trace
 
 folder, old, new = sys.argv[1], *json.load(sys.stdin)
 target = os.path.join(folder, "report.json")
@@ -285,15 +279,12 @@ def test_a_report_is_not_saved_over_special_files(tmp_path, tally):
 
 @pytest.fixture
 def _switching():
-    """Threads that take turns every microsecond."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+    with switching():
+        yield
 
 
 @contextmanager
-def in_threads(work, count):
+def working(work, count):
     """`work(number, stop)` in `count` threads, which end with the block; errors are raised."""
     stop, errors = threading.Event(), []
 
@@ -337,7 +328,7 @@ def test_the_umask_of_the_process_is_never_set(tmp_path, tally, monkeypatch):
     # a thread that sets it would lose its turn at once, and a file of another be open to all
     monkeypatch.setattr(os, "umask", lambda mask: (real(mask), time.sleep(0.001))[0])
     try:
-        with in_threads(save, 2):
+        with working(save, 2):
             for trial in range(2_000):
                 with promise.trial(trial):
                     assert mode_of_a_new_file() == 0o640
@@ -355,7 +346,7 @@ def test_threads_write_one_file(tmp_path, tally):
         while not stop.is_set():
             files.save_text(target, str(number) * 10_000)
 
-    with in_threads(save, 4):
+    with working(save, 4):
         for trial in range(500):
             with promise.trial(trial):
                 text = target.read_text()
@@ -425,7 +416,7 @@ def blocked(run):
         finally:
             begun.set()  # by an error too, which is raised at the end
 
-    with in_threads(whole, 1):
+    with working(whole, 1):
         begun.wait()
         try:
             yield
