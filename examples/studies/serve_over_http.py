@@ -116,7 +116,7 @@ def ask(url: str, rows: np.ndarray, timeout: float = 60.0) -> list[list[float]]:
     Raises:
         ConnectionError: the service refuses the rows, cannot answer now, or answers with anything
             but scores in JSON.
-        OSError: there is no service, or nothing came from it for `timeout` seconds.
+        OSError: the service does not exist, or nothing came from it for `timeout` seconds.
     """
     body = io.StringIO()
     np.savetxt(body, rows.reshape(len(rows), -1), fmt="%.17g", delimiter=",")

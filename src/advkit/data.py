@@ -78,7 +78,7 @@ def load_npz(
             to guess between two of them; `"as_is"` leaves every array as it is.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is damaged, not such an archive, or its arrays have the wrong shape, dtype or
             values.
     """

@@ -34,7 +34,7 @@ class Outputs:
 
 
 def _stamp(path: Path) -> _Stamp | None:
-    """What differs between two states of a file; `None` if there is none."""
+    """Return what differs between two states of a file, `None` for a missing file."""
     try:
         status = path.stat()
     except OSError:

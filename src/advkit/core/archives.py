@@ -41,7 +41,7 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.ND
         names: of the arrays to read; `None` reads all that are there.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is damaged, not such an archive, or does not hold all of these arrays.
     """
     with _opened(path, "an .npz archive of plain arrays") as (_, archive):
@@ -60,7 +60,7 @@ def read_torch(path: Path) -> Any:
     Files of torch before 1.6 are refused, since they have no checksums.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is damaged, not such an archive, or holds more than plain values.
     """
     with _opened(path, "an archive of torch.save") as (file, archive):

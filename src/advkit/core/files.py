@@ -30,12 +30,12 @@ _KINDS = {
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary file to write to, and put it in the place of `path` at the end.
 
-    Whoever opens `path` meanwhile, and whenever the process is killed, finds the old file or the
-    new one, both whole. File and folder are synced, so that a power failure leaves one of them too.
-    On an error the temporary file is removed and the old one stays; what a killed process left is
-    removed by the next write to `path`. As with `open(path, "w")`, symbolic links are followed, an
-    existing file keeps its mode, and a new one gets that of the umask. Threads and processes may
-    write to one path at the same time: the last one stays.
+    At any moment, also after a kill, `path` is the old file or the new one, and whole. File and
+    folder are synced, so that a power failure leaves one of them too. On an error the temporary
+    file is removed and the old one stays; what a killed process left is removed by the next write
+    to `path`. As with `open(path, "w")`, symbolic links are followed, an existing file keeps its
+    mode, and a new one gets that of the umask. If several threads or processes write to one path,
+    the last one stays.
 
     Args:
         path: of the file; missing folders are made.
@@ -105,7 +105,7 @@ def save_json(path: str | Path, plain: Mapping[str, Any]) -> Path:
 
 
 def _mode(target: Path) -> int | None:
-    """Return who may read and write `target`, `None` if there is no such file."""
+    """Return the permissions of `target`, `None` for a missing file."""
     try:
         return target.stat().st_mode & 0o777
     except FileNotFoundError:

@@ -116,7 +116,7 @@ class InputValidator:
 
     @property
     def may_interrupt(self) -> bool:
-        """Whether a call may raise `AttackInterrupted`, as one of the model may."""
+        """True if a call may raise `AttackInterrupted`, as one of the model may."""
         return may_interrupt(self.model)
 
     @property

@@ -216,7 +216,7 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
         and in finite time. `fit` makes a new default forest.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
             ValueError: it is damaged, or no such forest.
         """
         path = Path(path)

@@ -147,7 +147,7 @@ class Guard:
 
     @property
     def may_interrupt(self) -> bool:
-        """Whether a call may raise `AttackInterrupted`, as one of the model may."""
+        """True if a call may raise `AttackInterrupted`, as one of the model may."""
         return may_interrupt(self.model)
 
     @property

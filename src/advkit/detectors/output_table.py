@@ -213,7 +213,7 @@ class OutputTable:
         """Read what `save` wrote; reading runs no code.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
             ValueError: it is damaged, or no such table.
         """
         path = Path(path)

@@ -82,7 +82,7 @@ class Ensemble:
 
     @property
     def may_interrupt(self) -> bool:
-        """Whether a call may raise `AttackInterrupted`, as one of a member may."""
+        """True if a call may raise `AttackInterrupted`, as one of a member may."""
         return any(map(may_interrupt, self.models))
 
     @property

@@ -1,4 +1,4 @@
-"""What a forward pass may change in a module, copied so that it can be put back."""
+"""Copies of what a forward pass may change in a module, to put it back."""
 
 from __future__ import annotations
 

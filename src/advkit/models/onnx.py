@@ -44,7 +44,7 @@ class OnnxClassifier(CallableClassifier):
 
     Raises:
         ImportError: onnxruntime is not there.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the model does not take one input of floats, it is not clear which output to
             use, or the number of classes is not in it.
 

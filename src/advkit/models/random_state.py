@@ -118,7 +118,7 @@ _tagged: dict[Any, bool] = {}  # reading the tags of an operation takes longer t
 
 
 def _draws(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether an operation that may draw does so here, from a generator that is torch's own."""
+    """Return True if an operation that may draw does so here, from a generator of torch."""
     given = {}
     for i, argument in enumerate(func._schema.arguments):
         default = argument.default_value if argument.has_default_value() else None

@@ -47,7 +47,7 @@ class ClassifierWrapper(ABC):
 
     @property
     def may_interrupt(self) -> bool:
-        """Whether a call may raise `AttackInterrupted`, as one of the inner model may."""
+        """True if a call may raise `AttackInterrupted`, as one of the inner model may."""
         return may_interrupt(self.model)
 
     @property

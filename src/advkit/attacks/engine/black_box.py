@@ -37,7 +37,7 @@ class _View:
 
     @property
     def may_interrupt(self) -> bool:
-        """That of the model."""
+        """True if a call may raise `AttackInterrupted`, as one of the model may."""
         return may_interrupt(self.model)
 
     def hold(self) -> AbstractContextManager[None]:

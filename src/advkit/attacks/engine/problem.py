@@ -252,7 +252,7 @@ class Problem:
 
 
 def _rejected(logits: Tensor) -> Tensor:
-    """Whether each row of `logits` `(n, classes)` is a rejection, bool `(n,)`."""
+    """Return a mask `(n,)` of the rows of `logits` `(n, classes)` that are rejections."""
     return (logits == -math.inf).all(1)
 
 

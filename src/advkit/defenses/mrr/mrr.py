@@ -356,7 +356,7 @@ class MRR:
             model: the victim, as in `fit`.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
             ValueError: it is damaged, not such a file, or was fitted with another model.
             TypeError: the model is no torch module.
         """

@@ -163,10 +163,10 @@ def named_in_errors(path: Path) -> Iterator[None]:
 
 
 class Stored:
-    """What `write` wrote to the file at `path`; values are checked as they are asked for.
+    """Content of a file that `write` wrote; values are checked when they are read.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is damaged, or not such a file.
     """
 
@@ -317,7 +317,7 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], Arrays]:
     """Read what `_write` wrote.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is damaged, or another one.
     """
     arrays = read_npz(path)

@@ -1,4 +1,4 @@
-"""What an evaluation has found so far, batch by batch."""
+"""Recorder of an evaluation, batch by batch."""
 
 from __future__ import annotations
 
