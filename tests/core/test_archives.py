@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from advkit.core import archives
 from advkit.core.archives import check_digest, digest_of, read_npz, write_npz
 
 
@@ -60,3 +61,12 @@ def test_all_arrays_are_read_if_none_are_named(tmp_path):
     path = tmp_path / "arrays.npz"
     write_npz(path, {"x": np.zeros(2), "z": np.zeros((2, 0))})
     assert list(read_npz(path)) == ["x", "z"]
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "arrays.npz"
+    write_npz(path, {"x": np.zeros(2**17)})
+    assert len(read_npz(path)["x"]) == 2**17
+    monkeypatch.setattr(archives, "_MOST_UNPACKED", 2**16)
+    with pytest.raises(ValueError, match=r"bytes would unpack to 1,048,\d\d\d"):
+        read_npz(path)

@@ -443,6 +443,37 @@ class TestRefusals:
         )
         self.refused(path, r"tensors in the optimizer's groups \[6\], not \[1, 1, 1, 1, 1, 1\]")
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                lambda content: content["optimizer"]["param_groups"][0].update(
+                    params=[0, 2, 1, 3, 4, 5]
+                ),
+                "must number the parameters as this run does",
+            ),
+            (
+                lambda content: content["epochs"][1].update(epoch=1),
+                r"epochs\[1\] must have the number 2, got 1",
+            ),
+        ],
+    )
+    def test_parts_in_another_order(self, path, change, message):
+        train(path, epochs=2)
+        content = torch.load(path, weights_only=True)
+        change(content)
+        torch.save(content, path)
+        self.refused(path, message)
+
+    def test_a_scheduler_of_functions_is_checked(self, path):
+        train(path, epochs=1, scheduler=SCHEDULERS["LambdaLR"])
+        content = torch.load(path, weights_only=True)
+        content["scheduler"]["last_epoch"] = "first"
+        torch.save(content, path)
+        self.refused(
+            path, "scheduler.last_epoch must be a number", scheduler=SCHEDULERS["LambdaLR"]
+        )
+
     @pytest.mark.parametrize("content", [b"", b"no archive", None, "half"])
     def test_a_damaged_file(self, path, content):
         train(path, epochs=1)
