@@ -33,6 +33,10 @@ def wide():
 def fails():
     raise OSError("no weights\\nhere")
 
+class Overflows(nn.Module):
+    def forward(self, x):
+        return torch.full((len(x), 10), torch.inf)
+
 def number():
     return 3
 
@@ -92,6 +96,16 @@ def test_a_net_of_ones_own(folder, capsys):
         "FGSM(eps=0.03137)", "FGSM(eps=0.1)", "PGD(eps=0.03137)", "PGD(eps=0.1)",
     ]  # fmt: skip
     assert sorted(p.name for p in (folder / "here").iterdir()) == ["report.html", "report.json"]
+
+
+@pytest.mark.filterwarnings("ignore:the model returned NaN or infinite logits")
+def test_a_net_that_overflows_is_reported(folder, capsys):
+    argv = ["evaluate", "--model", "mynets.py:Overflows", "--data", "data.npz", "--eps", "0.1"]
+    assert main(argv) == 0
+    assert "NaN or infinite logits for 40 inputs" in " ".join(capsys.readouterr().out.split())
+    report = json.loads((folder / "advkit-report" / "report.json").read_text())
+    assert report["inputs_not_finite"] == list(range(40))
+    assert report["clean_accuracy"]["count"] == 0
 
 
 def test_every_option_arrives(folder):
@@ -174,8 +188,8 @@ WRONG = [
     (["--mean", "1", "1", "--std", "1", "1"], "mean has 2 values, but x has 1 channels"),
     (["--device", "gpu"], "--device: cannot use 'gpu'"),
     (["--device", "meta"], "--device: cannot use 'meta'"),
-    (["--out", "taken"], "--out: cannot write to taken"),
-    (["--out", "/dev/null"], "--out: cannot write to /dev/null"),
+    (["--out", "taken"], "--out: cannot write to taken: it is not a folder"),
+    (["--out", "/dev/null"], "--out: cannot write to /dev/null: it is not a folder"),
     (["--colour", "red"], "unrecognized arguments: --colour red"),
     (["--layout", "hwc"], "argument --layout: invalid choice"),
 ]

@@ -97,8 +97,8 @@ def _check_together(model: TorchClassifier, data: Dataset, device: torch.device)
         raise UsageError(f"--data: {sentence}{way_out}") from error
     one = data.x[:1].to(device)
     try:
-        with hold(model):
-            model.predict(one)
+        with hold(model), torch.no_grad():
+            model.logits(one)  # that they are finite is for the report to say
     except Exception as error:
         shape = tuple(one.shape)
         raise UsageError(
@@ -129,6 +129,8 @@ def writable(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # without a name that a kill could leave
             pass
+    except FileExistsError as error:
+        raise UsageError(f"--out: cannot write to {folder}: it is not a folder") from error
     except OSError as error:
         raise UsageError(f"--out: cannot write to {folder}: {reason(error)}") from error
     return folder
