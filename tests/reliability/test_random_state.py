@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from advkit import StraightThrough, TorchClassifier, attacks
-from advkit.models import Expectation
+from advkit.models import Expectation, random_state
 
 from .threads import switching
 
@@ -145,6 +145,19 @@ def test_a_module_that_does_not_draw_never_sets_the_random_state(name, untouched
             with t.trial(f"{name}, {kind}, {context.__name__}"), context():
                 model.predict(X)
                 attacks.PGD(eps=0.1, steps=2).run(model, X)
+
+
+def test_only_the_first_pass_of_an_attack_is_watched(monkeypatch):
+    watches = []
+
+    class Counted(random_state._Watch):
+        def __init__(self):
+            super().__init__()
+            watches.append(self)
+
+    monkeypatch.setattr(random_state, "_Watch", Counted)
+    attacks.PGD(eps=0.1, steps=4, stop="never").run(TorchClassifier(By(lambda h: h)), X)
+    assert len(watches) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
