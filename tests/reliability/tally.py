@@ -1,11 +1,12 @@
 """A count of trials and of those that held, for the promises of `docs/reliability.md`."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Tally:
-    """Trials of one promise.
+    """Trials of one promise, in any number of threads.
 
     Args:
         promise: its name in the table of `docs/reliability.md`.
@@ -15,6 +16,7 @@ class Tally:
         self.promise = promise
         self.tried = 0
         self.broken: list[str] = []
+        self._lock = threading.Lock()
 
     @property
     def held(self) -> int:
@@ -24,7 +26,8 @@ class Tally:
     @contextmanager
     def trial(self, name: object) -> Iterator[None]:
         """Count one trial; it is broken if the block raises, whatever it raises."""
-        self.tried += 1
+        with self._lock:
+            self.tried += 1
         try:
             yield
         except BaseException as error:  # noqa: BLE001 - a MemoryError breaks a promise too

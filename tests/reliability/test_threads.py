@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from advkit import QueryCounter, StraightThrough, TorchClassifier, attacks, defe
 from advkit.core import checks
 from advkit.core.results import InconclusiveWarning
 from advkit.models import Ensemble, SklearnClassifier, state
+from tests.toys import convnet, images
 
 from .threads import in_threads, switching
 
@@ -133,6 +135,34 @@ def test_scores_of_a_shared_detector(detector, tally):
     in_threads([lambda i=i: asking(f"{detector}, thread {i}") for i in range(4)])
 
 
+def guarded():
+    """Give input defenses in front of one net, and a detector of inputs, as functions of images."""
+    bare = convnet()
+    yield "FeatureSqueezing", defenses.FeatureSqueezing(bare, bits=3, median=3).predict
+    yield "JpegCompression", defenses.JpegCompression(bare, quality=50).predict
+    yield "InputValidator", defenses.InputValidator(bare, grid=255, contrast=0.9).predict
+    yield "RandomizedSmoothing", defenses.RandomizedSmoothing(bare, 0.1, n0=8, n=16).predict
+    layer = defenses.LatentDefenders(layer="head", count=1, epochs=1)
+    clean = images(60)
+    mrr = defenses.MRR([layer], jointly=False).fit(bare, clean, torch.arange(60) % 3)
+    yield "MRR", lambda x: mrr.risk(x, torch.zeros(len(x), dtype=torch.int64))
+
+
+@pytest.mark.filterwarnings("ignore:.*inputs of class")
+def test_answers_of_a_shared_defense(tally):
+    t = tally("threads that share a defense get what a single thread gets")
+    x = images(8, seed=1)
+    for name, ask in guarded():
+        expected = ask(x)
+
+        def asking(i, name=name, ask=ask, expected=expected):
+            for _ in range(ROUNDS):
+                with t.trial(f"{name}, thread {i}"):
+                    assert torch.equal(ask(x), expected)
+
+        in_threads([partial(asking, i) for i in range(4)])
+
+
 def test_estimators_are_shared_and_filters_stay(tally):
     t = tally("warning filters of the process are never touched")
     from sklearn.tree import DecisionTreeClassifier
@@ -141,11 +171,11 @@ def test_estimators_are_shared_and_filters_stay(tally):
     known.feature_names_in_ = [str(i) for i in range(6)]
     filters = warnings.filters
     loss = defenses.AdversarialTraining(attack=attacks.FGSM(eps=0.1))
-    seen = []
+    seen, trained, attacked = [], net(), net()  # made here: threads share what they draw
     calls = {
         "an estimator": lambda: SklearnClassifier(known).predict(X),
-        "a training loss": lambda: loss(net(), X, Y),
-        "an attack": lambda: attacks.FGSM(eps=0.1).run(net(), X, Y),
+        "a training loss": lambda: loss(trained, X, Y),
+        "an attack": lambda: attacks.FGSM(eps=0.1).run(attacked, X, Y),
     }
 
     def calling(name):
