@@ -72,7 +72,10 @@ def done(tmp_path_factory):
             ["evaluate", "--model", f"{folder}/nets.py:Interrupted", *data],
             {"spread": 12, "from_start": False},
         ),
-        "bench": (["bench", "--model", f"{folder}/nets.py:make", *data], {"spread": 6}),
+        "bench": (
+            ["bench", "--model", f"{folder}/nets.py:make", *data, "--rounds", "1"],
+            {"spread": 6},
+        ),
         "evaluate in training": (["evaluate"], {"points": [700]}),
         "bench in training": (["bench"], {"points": [700]}),
     }

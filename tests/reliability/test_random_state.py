@@ -1,5 +1,7 @@
 """Torch's random state: restored where a module draws, left alone where it does not."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -145,6 +147,15 @@ def test_a_module_that_does_not_draw_never_sets_the_random_state(name, untouched
             with t.trial(f"{name}, {kind}, {context.__name__}"), context():
                 model.predict(X)
                 attacks.PGD(eps=0.1, steps=2).run(model, X)
+
+
+def test_watching_does_not_import_the_compiler_of_torch():
+    code = (
+        "import advkit, sys, torch; advkit.TorchClassifier(torch.nn.ReLU()).predict(-torch.eye(3))"
+    )
+    line = [sys.executable, "-c", f"{code}; print('torch._dynamo' in sys.modules)"]
+    found = subprocess.run(line, check=True, capture_output=True, text=True)
+    assert found.stdout == "False\n"
 
 
 def test_only_the_first_pass_of_an_attack_is_watched(monkeypatch):

@@ -89,6 +89,11 @@ class _Watch(TorchDispatchMode):
         """Return `True`: `torch.compile` compiles below infrastructure, not below other modes."""
         return True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return `False`: to skip it, torch imports its compiler at the first pass, for seconds."""
+        return False
+
     def __enter__(self) -> _Watch:
         _push_mode(self)  # type: ignore[no-untyped-call]
         return self
