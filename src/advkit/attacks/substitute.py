@@ -213,7 +213,7 @@ class Substitute:
 def _check_logits(substitute: TorchClassifier, x: Tensor) -> None:
     """Raise unless the net has a logit for each class, as cross-entropy wants them."""
     with hold(substitute), torch.no_grad():
-        out = substitute.module(x)
+        out = substitute.module(x.clone())
     wanted = (len(x), substitute.num_classes)
     if not isinstance(out, Tensor) or out.shape != wanted:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

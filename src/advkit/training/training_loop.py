@@ -87,8 +87,9 @@ class TrainingLoop:
         total, samples = 0.0, 0
         for i, batch in enumerate(self.loader, 1):
             x, y = _pair(batch, i)
-            x = x.to(self.run.device, non_blocking=True)
-            y = y.to(self.run.device, non_blocking=True)
+            # Copies: the model and the loss may write to them, and a list gives them again.
+            x = x.to(self.run.device, non_blocking=True, copy=True)
+            y = y.to(self.run.device, non_blocking=True, copy=True)
             total += len(x) * self._step(x, y, number, i)
             samples += len(x)
         if not samples:

@@ -80,7 +80,8 @@ class LatentDefender(nn.Module):
         return self.tapped.whole(self._prepared(x))
 
     def _prepared(self, x: Tensor) -> Tensor:
-        return x.clone() if self.preprocess is None else self.preprocess(x)
+        x = x.clone()  # the preprocessing or the net may write to it
+        return x if self.preprocess is None else self.preprocess(x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +244,8 @@ def untrained(
     settings: LatentDefenders, victim: TorchClassifier, x: Tensor, y: Tensor
 ) -> LatentDefender:
     """A defender before its training: the victim's weights, centres at the means of the classes."""
-    prepared = x[:1].clone() if victim.preprocess is None else victim.preprocess(x[:1])
+    first = x[:1].clone()
+    prepared = first if victim.preprocess is None else victim.preprocess(first)
     tap = _tap(settings, copy.deepcopy(victim.module).eval(), prepared)
     defender = copied(victim, tap, x.new_zeros(0))
     features = _features(defender, x)
