@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.distributed import local
 from advkit.models.protocols import Bounds
 from advkit.models.state import undisturbed
 
@@ -81,7 +82,9 @@ class TorchClassifier:
         checks.one_of("mode", mode, ("eval", "keep"))
         if num_classes is not None:
             checks.whole("num_classes", num_classes, at_least=2)
-        self.module = module
+        if isinstance(preprocess, nn.Module):
+            preprocess = local(preprocess)
+        self.module = module = local(module)
         self._stateful = [part for part in (preprocess, module) if isinstance(part, nn.Module)]
         self.bounds = checked_bounds(bounds)
         self.preprocess = preprocess
