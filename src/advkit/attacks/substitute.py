@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from advkit.core import checks
+from advkit.core.differentiation import differentiating
 from advkit.core.progress import progress_bar
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
 from advkit.training.fit import fit
@@ -202,7 +203,8 @@ class Substitute:
         for i in range(0, len(x), self.batch_size):
             leaf = x[i : i + self.batch_size].clone().requires_grad_()
             own = substitute.logits(leaf).gather(1, y[i : i + self.batch_size, None])
-            signs.append(torch.autograd.grad(own.sum(), leaf)[0].sign())
+            with differentiating(substitute):
+                signs.append(torch.autograd.grad(own.sum(), leaf)[0].sign())
         return (x + step * torch.cat(signs)).clamp(*substitute.bounds)
 
     def _labels(self, model: Classifier, x: Tensor) -> Tensor:
