@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from advkit.core import checks
 from advkit.core.content import check_like
+from advkit.core.differentiation import differentiating
 from advkit.defenses.mrr.density import Density, DensityName, fit_density
 from advkit.defenses.mrr.regularizers import RegularizerName, placed, regularizer
 from advkit.defenses.mrr.taps import Side, Tap, Tapped, last_hidden, runs_of
@@ -368,7 +369,7 @@ def _moved(chain: Chain, victim: TorchClassifier, defender: LatentDefender, x: T
     for part in torch.split(x, _ASKED):
         for _ in range(chain.steps):
             leaf = part.detach().requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), differentiating(defender):
                 squares = (defender(leaf)[:, None] - defender.centres).square().sum(2)
                 (gradient,) = torch.autograd.grad(squares.amin(1).sum(), leaf)
             part = (leaf.detach() + rate * gradient).clamp(lower, upper)
