@@ -52,7 +52,7 @@ def check_alone(module: nn.Module) -> None:
     for name, child in module.named_modules() if _in_use() else ():
         if not isinstance(child, nn.SyncBatchNorm) or not child.training:
             continue
-        if distributed.get_world_size(child.process_group) > 1:  # type: ignore[no-untyped-call]
+        if distributed.get_world_size(child.process_group) > 1:
             raise ValueError(
                 f"`module` must have no SyncBatchNorm in training mode under mode='keep', got "
                 f"{_at('one', name)}: it waits for the other processes at each pass. Put it in "
