@@ -14,7 +14,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
     A pass of the wrapper waits for all processes, even in evaluation mode, where it sends buffers.
     """
-    inside = getattr(module, "_orig_mod", module)  # what `torch.compile` has wrapped
+    inside = dict(module.named_children()).get("_orig_mod", module)  # what torch.compile wraps
     return unwrapped(inside.module) if isinstance(inside, DistributedDataParallel) else module
 
 
