@@ -267,10 +267,10 @@ class TestEvaluation:
             for attack in (Ruinous(), FGSM)
         )
         assert str(found.over_all) == str(wanted.over_all)
-        before = x.clone()
+        before = x.clone(), y.clone()
         transfer = attacks.Transfer(attack=Ruinous(), surrogate=net).run(net, x, y)
         assert_same(transfer.distance, (transfer.x_adv - x).flatten(1).abs().amax(1))
-        assert_same(x, before)
+        assert_same((x, y), before)
 
 
 class Far:
