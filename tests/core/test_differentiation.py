@@ -157,3 +157,25 @@ def test_layers_with_a_fast_path_have_gradients_on_a_cpu(kind, x):
     result = attacks.FGSM(eps=0.1).run(Layers(layer), x)
     assert not result.no_gradient.any()
     assert (result.queries.backward == 1).all()
+
+
+class RefusingAfterwards(Recurrent):
+    """As `Recurrent`, but it learns, as a defender does that was trained on a CPU."""
+
+    def forward(self, x):
+        out = Refusing.apply(self.lstm(x.flatten(1, 2))[0], self.head.weight.requires_grad)
+        return 8 * self.head(self.hidden(out[:, -1]))
+
+
+def test_images_for_the_next_defender():
+    net, rows = RefusingAfterwards().eval(), torch.rand(90, 1, 6, 6)
+    settings = LatentDefenders(epochs=1, count=2)
+    with pytest.raises(RuntimeError, match=r"got LSTM 'tapped\.net\.lstm' in evaluation mode"):
+        MRR(latent=(settings,), inputs=None).fit(net, rows, net(rows).argmax(1))
+
+
+def test_only_layers_in_evaluation_mode_are_named():
+    layers = nn.ModuleDict({"gru": nn.GRU(2, 2), "rnn": nn.RNN(2, 2).eval()})
+    message = "got RNN 'rnn' in evaluation mode"
+    with pytest.raises(RuntimeError, match=message), differentiating(layers):
+        raise RuntimeError(TORCH_SAYS)
