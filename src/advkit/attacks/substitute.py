@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from advkit.core import checks
+from advkit.core.differentiation import differentiating
 from advkit.core.progress import progress_bar
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
 from advkit.training.fit import fit
@@ -202,7 +203,8 @@ class Substitute:
         for i in range(0, len(x), self.batch_size):
             leaf = x[i : i + self.batch_size].clone().requires_grad_()
             own = substitute.logits(leaf).gather(1, y[i : i + self.batch_size, None])
-            signs.append(torch.autograd.grad(own.sum(), leaf)[0].sign())
+            with differentiating(substitute):
+                signs.append(torch.autograd.grad(own.sum(), leaf)[0].sign())
         return (x + step * torch.cat(signs)).clamp(*substitute.bounds)
 
     def _labels(self, model: Classifier, x: Tensor) -> Tensor:
@@ -213,7 +215,7 @@ class Substitute:
 def _check_logits(substitute: TorchClassifier, x: Tensor) -> None:
     """Raise unless the net has a logit for each class, as cross-entropy wants them."""
     with hold(substitute), torch.no_grad():
-        out = substitute.module(x)
+        out = substitute.module(x.clone())
     wanted = (len(x), substitute.num_classes)
     if not isinstance(out, Tensor) or out.shape != wanted:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

@@ -72,9 +72,9 @@ class Transfer(BlackBoxAttack):
                 f"surrogate must have the bounds of the model, {tuple(problem.model.bounds)}, "
                 f"got {tuple(surrogate.bounds)}"
             )
-        labels = problem.goal.labels
+        labels = problem.goal.labels.clone()  # an attack of the user's may write to what it gets
         goal = {"target": labels} if problem.goal.targeted else {"y": labels}
-        found = stopping(self.attack, "never").run(surrogate, problem.x, **goal)
+        found = stopping(self.attack, "never").run(surrogate, problem.x.clone(), **goal)
         problem.ledger.blind |= found.no_gradient
         return Best.unjudged(found.x_adv)
 

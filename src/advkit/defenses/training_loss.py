@@ -89,8 +89,15 @@ class WeightedSum(TrainingLoss):
     terms: tuple[tuple[float, Value], ...]
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        values = [weight * loss(module, x, y) for weight, loss in self.terms]
+        values = [weight * _of_term(loss, module, x, y) for weight, loss in self.terms]
         return torch.stack(values).sum()
+
+
+def _of_term(loss: Value, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the value of one of several losses; functions get copies, which they may write to."""
+    if isinstance(loss, TrainingLoss):
+        return loss(module, x, y)
+    return loss(module, x.clone(), y.clone())
 
 
 def _terms(loss: Value) -> tuple[tuple[float, Value], ...]:
@@ -131,12 +138,15 @@ def craft(attack: Attack, model: TorchClassifier, x: Tensor, y: Tensor) -> Tenso
     attack = _drawn(stopping(attack, "never"))
     make: Attack = getattr(attack, "craft", attack)
     with crafting(x.device):
-        return make(model, x, y)
+        return make(model, x.clone(), y.clone())  # an attack of the user's may write to them
 
 
 def logits_of(module: nn.Module, x: Tensor) -> Tensor:
-    """The module's logits `(n, classes)` as it learns: in its mode, with its graph, `wide`."""
-    return wide(logits_from(module(x), len(x)))
+    """Return the module's logits `(n, classes)` as it learns: in its mode, with its graph, `wide`.
+
+    The module gets a copy of `x`: it may write to its input, and `x` has further uses.
+    """
+    return wide(logits_from(module(x.clone()), len(x)))
 
 
 def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -136,7 +136,7 @@ class _ModelRecorder:
         checks.labels_within("y", y.cpu(), clean.width, torch.arange(len(x)))
         self.found[CLEAN].append(clean)
         for name, attack in self.attacks.items():
-            result = part_of(attack, rows).run(self.model, x, y)
+            result = part_of(attack, rows).run(self.model, x.clone(), y.clone())
             part = self._part(name, result.x_adv, y, rows, result.distance, result.norm)
             self.found[name].append(part)
 

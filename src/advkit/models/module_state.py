@@ -33,7 +33,7 @@ class ModuleState:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._modes: list[tuple[nn.Module, bool, bool | None]] = []
+        self._modes: list[tuple[nn.Module, bool | None, bool | None]] = []
         self._parameters: list[tuple[Tensor, bool]] = []
         self._mappings: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._persistence: list[tuple[set[str], set[str]]] = []
@@ -43,7 +43,7 @@ class ModuleState:
 
     def _add(self, child: nn.Module) -> None:
         own = vars(child)
-        self._modes.append((child, child.training, own.get("_is_full_backward_hook")))
+        self._modes.append((child, training_of(child), own.get("_is_full_backward_hook")))
         for parameter in _tensors(child, "_parameters"):
             self._parameters.append((parameter, parameter.requires_grad))
         for name in (*_HOOKS, "_buffers"):
@@ -65,8 +65,8 @@ class ModuleState:
     def steps(self) -> Iterator[Callable[[], None]]:
         """Return what is to be called to put the state back; each of them may run twice."""
         for child, training, full in self._modes:
-            if child.training != training:
-                yield partial(setattr, child, "training", training)
+            if training_of(child) != training:
+                yield partial(_restore_mode, child, training)
             if vars(child).get("_is_full_backward_hook") != full:
                 yield partial(vars(child).__setitem__, "_is_full_backward_hook", full)
         yield self._restore_parameters
@@ -107,6 +107,18 @@ def run_all(steps: Iterable[Callable[[], None]]) -> None:
                 first = first or error
     if first is not None:
         raise first
+
+
+def training_of(child: nn.Module) -> bool | None:
+    """Return the mode of a module; `None` if it has none, as what `torch.jit.freeze` makes."""
+    return getattr(child, "training", None)
+
+
+def _restore_mode(child: nn.Module, training: bool | None) -> None:
+    if training is None:
+        vars(child).pop("training", None)  # a module around it has set the mode of all its parts
+    else:
+        child.training = training
 
 
 def _tensors(child: nn.Module, name: str) -> list[Tensor]:

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from advkit.models.module_state import ModuleState, run_all
+from advkit.core.distributed import check_alone
+from advkit.models.module_state import ModuleState, run_all, training_of
 from advkit.models.random_state import Draws, opened
 
 _Key = tuple[int, bool]
@@ -53,7 +54,9 @@ class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
         evaluate: whether to run in evaluation mode; `False` leaves every mode as it is.
 
     Raises:
-        ValueError: a module has lazy parameters that are not initialized yet.
+        ValueError: a module has lazy parameters that are not initialized yet, or it is to run in
+            the mode that it has and would wait for other processes.
+        TypeError: a module has submodules in training mode and refuses `eval()`.
     """
 
     # Of the class, so that `__del__` finds them where an interrupt cut `__init__` short.
@@ -71,6 +74,9 @@ class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
         if self._outer is not None:
             return
         try:
+            if not self._evaluate:
+                for module in self._modules:
+                    check_alone(module)
             with _lock: self._share()  # fmt: skip  # noqa: E701
             self._outer = self._draws = Draws(self._modules)
             self._draws.open(key)
@@ -102,8 +108,8 @@ class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
             first = not one.users
             one.users.add(id(self))
             _in_use[self._key(one.module)] = one
-            if self._evaluate and any(child.training for child in one.module.modules()):
-                one.module.eval()
+            if self._evaluate and any(training_of(child) for child in one.module.modules()):
+                _evaluate(one.module)
             if first and not torch.is_grad_enabled():
                 one.state.freeze()
 
@@ -129,3 +135,19 @@ class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
 
     def _key(self, module: nn.Module) -> _Key:
         return id(module), self._evaluate
+
+
+def _evaluate(module: nn.Module) -> None:
+    """Put `module` in evaluation mode.
+
+    Raises:
+        TypeError: it refuses, as exported modules do.
+    """
+    try:
+        module.eval()
+    except Exception as error:
+        raise TypeError(
+            f"`module` must have an evaluation mode, got {type(module).__name__}, whose eval() "
+            f"raises {type(error).__name__}: {error} If it was exported in evaluation mode, use "
+            "TorchClassifier(module, mode='keep'), which runs it as it is."
+        ) from error

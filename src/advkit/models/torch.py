@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.distributed import local
 from advkit.models.protocols import Bounds
 from advkit.models.state import undisturbed
 
@@ -39,7 +40,8 @@ class TorchClassifier:
     Args:
         module: gives logits `(n, classes)`, one logit `(n,)` or `(n, 1)` whose sign decides between
             the classes 0 and 1, or these as `.logits`, under `"logits"` in a mapping, or as the
-            first entry of a tuple.
+            first entry of a tuple. Of a `DistributedDataParallel` the module inside is used, which
+            waits for no other process.
         bounds: lower and upper end of valid feature values, in the units of the input.
         preprocess: differentiable function of the input that runs before the module, such as
             `Normalize`; attacks then work in the units before it.
@@ -49,10 +51,13 @@ class TorchClassifier:
         mode: `"eval"` runs the module in evaluation mode; `"keep"` leaves each submodule in the
             mode that it has, say for a model that drops units when it is served. Each call by
             itself begins from the caller's random state and puts it back, so that it repeats its
-            draws; within an attack they go on.
+            draws; within an attack they go on. A module that refuses `eval()`, as those that
+            `torch.export` makes, needs `"keep"`; so does a net with recurrent layers on a GPU,
+            which must be in training mode for gradients, while the rest may be in evaluation mode.
 
     Raises:
-        TypeError: `module` is no `nn.Module`.
+        TypeError: `module` is no `nn.Module`, its parameters are sharded over processes (FSDP), or
+            a submodule is a `DistributedDataParallel`.
         ValueError: `bounds` are not finite and ordered, or an option is unknown.
 
     Example:
@@ -81,7 +86,9 @@ class TorchClassifier:
         checks.one_of("mode", mode, ("eval", "keep"))
         if num_classes is not None:
             checks.whole("num_classes", num_classes, at_least=2)
-        self.module = module
+        if isinstance(preprocess, nn.Module):
+            preprocess = local(preprocess)
+        self.module = module = local(module)
         self._stateful = [part for part in (preprocess, module) if isinstance(part, nn.Module)]
         self.bounds = checked_bounds(bounds)
         self.preprocess = preprocess
@@ -112,9 +119,10 @@ class TorchClassifier:
         """Logits `(n, classes)` of `x` `(n, *features)`, differentiable with respect to `x`.
 
         Raises:
-            ValueError: the module's output does not have the shape of logits.
-            TypeError: the module's output holds no logits, or `x` has not the module's dtype or
-                device.
+            ValueError: the module's output does not have the shape of logits, or under
+                `mode="keep"` a `SyncBatchNorm` in training mode waits for other processes.
+            TypeError: the module's output holds no logits, `x` has not the module's dtype or
+                device, or the module refuses `eval()`.
         """
         held = self.hold()
         with held, held.first_pass():

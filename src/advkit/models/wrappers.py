@@ -200,7 +200,7 @@ class StraightThrough(ClassifierWrapper):
             raise TypeError(f"step must return a torch.Tensor, got {type(value).__name__}")
         if not (torch.is_grad_enabled() and x.requires_grad):
             return value
-        likeness = x if self.backward is None else self.backward(x)
+        likeness = x if self.backward is None else self.backward(x.clone())
         if likeness.shape != value.shape:
             raise ValueError(
                 f"step turns {tuple(x.shape)} into {tuple(value.shape)}, but the gradient is that "

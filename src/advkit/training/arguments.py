@@ -37,6 +37,17 @@ def check_model(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         raise ValueError("optimizer must be over parameters of model, has none of them")
 
 
+def check_modes(model: nn.Module) -> None:
+    """Put `model` in training mode, and raise if it refuses, as exported modules do."""
+    try:
+        model.train()
+    except Exception as error:
+        raise TypeError(
+            f"`model` must have a training mode, got {type(model).__name__}, whose train() raises "
+            f"{type(error).__name__}: {error} Train the module that it was made from."
+        ) from error
+
+
 def check_loader(loader: Batches, checkpoint: str | os.PathLike[str] | None) -> None:
     """Raise unless `loader` can be iterated once an epoch, and resumed from a checkpoint."""
     if isinstance(loader, Iterator):

@@ -72,7 +72,8 @@ def fit(
         evaluate: called after each epoch with a model in evaluation mode, under `no_grad` and
             without autocast; gives numbers by name, for the history. What it draws at random is
             put back: training goes on as if it had not been asked. Use the model that it is given:
-            with `ema` that is another one.
+            with `ema` that is another one, and with a `DistributedDataParallel` the module inside,
+            so that a process may evaluate alone.
         checkpoint: path of a file that is replaced after each epoch; if it is there, training goes
             on from it, and at the end it is kept. One run at a time may use it. Needs a loader
             without `persistent_workers`, whose random numbers cannot be put back.
@@ -91,7 +92,7 @@ def fit(
             empty; the file at `checkpoint` is damaged, of another run, or has more than `epochs`
             behind it.
         TypeError: an argument has the wrong type; `loader` can be gone through only once, or gives
-            no pairs of tensors.
+            no pairs of tensors; `model` refuses `train()`, as exported modules do.
         RuntimeError: another run, in this process or another one, uses the checkpoint; `model` is
             left as it was.
         OSError: the checkpoint cannot be written or read.

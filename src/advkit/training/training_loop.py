@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from advkit.core.batching import Batches
-from advkit.training.arguments import BatchLoss, Evaluation
+from advkit.core.differentiation import differentiating
+from advkit.core.distributed import unwrapped
+from advkit.training.arguments import BatchLoss, Evaluation, check_modes
 from advkit.training.checkpoints import Run, resume, save
 from advkit.training.history import Epoch, heading, names_of, row
 
@@ -43,6 +45,7 @@ class TrainingLoop:
 
     def go(self, epochs: int, *, progress: bool) -> list[Epoch]:
         """Return all epochs, those of the checkpoint among them; ends in evaluation mode."""
+        check_modes(self.run.model)
         try:
             return self._go(epochs, progress)
         finally:
@@ -87,8 +90,9 @@ class TrainingLoop:
         total, samples = 0.0, 0
         for i, batch in enumerate(self.loader, 1):
             x, y = _pair(batch, i)
-            x = x.to(self.run.device, non_blocking=True)
-            y = y.to(self.run.device, non_blocking=True)
+            # Copies: the model and the loss may write to them, and a list gives them again.
+            x = x.to(self.run.device, non_blocking=True, copy=True)
+            y = y.to(self.run.device, non_blocking=True, copy=True)
             total += len(x) * self._step(x, y, number, i)
             samples += len(x)
         if not samples:
@@ -102,7 +106,8 @@ class TrainingLoop:
             where = f"in epoch {number}, batch {i}"
             raise ValueError(f"the loss became {value} {where}{self._kept(number)}")
         self.run.optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        with differentiating(self.run.model):
+            torch.autograd.backward(loss)
         self.run.optimizer.step()
         if self.run.averaged is not None:
             self.run.averaged.update_parameters(self.run.model)
@@ -137,6 +142,7 @@ class TrainingLoop:
         if self.evaluate is None:
             return {}
         model = self.run.model if self.run.averaged is None else self.run.averaged.module
+        model = unwrapped(model)  # one process may evaluate alone
         model.eval()
         with torch.no_grad(), self.run.undrawn():
             found = self.evaluate(model)

@@ -68,8 +68,8 @@ def _check_asked(detector: object, wanted_by: str, asks: tuple[str, ...]) -> Non
 
 
 def _given(x: Tensor) -> Tensor:
-    """Return what a detector may write to, where torch would let it write to `x`."""
-    return x if x.requires_grad else x.clone()
+    """Return a copy of `x`, which a detector may write to."""
+    return x.clone()
 
 
 def _beside(x: Tensor, found: list[Tensor], name: str) -> Tensor:

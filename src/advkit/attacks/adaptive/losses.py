@@ -69,8 +69,8 @@ class Evasion:
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         """The value to climb `(n,)`, of `logits` `(n, classes)` and labels `y` `(n,)`."""
-        outputs = logits.softmax(1) if self.outputs == "scores" else logits.clone()
-        suspicion = self.alarm(outputs)
+        outputs = logits.softmax(1) if self.outputs == "scores" else logits
+        suspicion = self.alarm(outputs.clone())
         if suspicion.shape != y.shape:
             raise ValueError(
                 f"alarm must give suspicion of shape {tuple(y.shape)}, gave "

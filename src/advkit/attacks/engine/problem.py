@@ -17,6 +17,7 @@ from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.ledger import Ledger
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
+from advkit.core.differentiation import differentiating
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, lp_norm, per_sample, project
 from advkit.core.tensors import asynchronous, wide
@@ -212,12 +213,14 @@ class Problem:
 
         Raises:
             TypeError: the logits do not depend on the input in a way that torch can follow.
+            RuntimeError: a recurrent layer on a GPU is in evaluation mode.
         """
         if not value.requires_grad:
             raise TypeError(_NO_GRAPH)
         with torch.enable_grad():
             total = value.sum()
-        (grad,) = torch.autograd.grad(total, at.leaf, retain_graph=again, allow_unused=True)
+        with differentiating(self.model):
+            (grad,) = torch.autograd.grad(total, at.leaf, retain_graph=again, allow_unused=True)
         if grad is None:
             raise TypeError(_NO_GRAPH)
         self.ledger.count(self.ledger.backward, at.rows)

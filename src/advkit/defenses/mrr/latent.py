@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from advkit.core import checks
 from advkit.core.content import check_like
+from advkit.core.differentiation import differentiating
 from advkit.defenses.mrr.density import Density, DensityName, fit_density
 from advkit.defenses.mrr.regularizers import RegularizerName, placed, regularizer
 from advkit.defenses.mrr.taps import Side, Tap, Tapped, last_hidden, runs_of
@@ -80,7 +81,8 @@ class LatentDefender(nn.Module):
         return self.tapped.whole(self._prepared(x))
 
     def _prepared(self, x: Tensor) -> Tensor:
-        return x.clone() if self.preprocess is None else self.preprocess(x)
+        x = x.clone()  # the preprocessing or the net may write to it
+        return x if self.preprocess is None else self.preprocess(x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +245,8 @@ def untrained(
     settings: LatentDefenders, victim: TorchClassifier, x: Tensor, y: Tensor
 ) -> LatentDefender:
     """A defender before its training: the victim's weights, centres at the means of the classes."""
-    prepared = x[:1].clone() if victim.preprocess is None else victim.preprocess(x[:1])
+    first = x[:1].clone()
+    prepared = first if victim.preprocess is None else victim.preprocess(first)
     tap = _tap(settings, copy.deepcopy(victim.module).eval(), prepared)
     defender = copied(victim, tap, x.new_zeros(0))
     features = _features(defender, x)
@@ -366,7 +369,7 @@ def _moved(chain: Chain, victim: TorchClassifier, defender: LatentDefender, x: T
     for part in torch.split(x, _ASKED):
         for _ in range(chain.steps):
             leaf = part.detach().requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), differentiating(defender):
                 squares = (defender(leaf)[:, None] - defender.centres).square().sum(2)
                 (gradient,) = torch.autograd.grad(squares.amin(1).sum(), leaf)
             part = (leaf.detach() + rate * gradient).clamp(lower, upper)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.core.tensors import wide
+from advkit.defenses.mrr.victim import without_layers
 
 Side = Literal["input", "output"]
 _EPS = 1e-10  # a layer that gives nothing stays at zero
@@ -109,6 +110,9 @@ def last_hidden(net: nn.Module, x: Tensor) -> Tap:
     Args:
         net: in evaluation mode.
         x: preprocessed inputs `(n, *features)`, to see in which order the layers run.
+
+    Raises:
+        TypeError: no layer runs by itself.
     """
     leaves = [
         name
@@ -116,6 +120,8 @@ def last_hidden(net: nn.Module, x: Tensor) -> Tap:
         if next(module.parameters(recurse=False), None) is not None
     ]
     ran = _run(net, leaves, x)
+    if not ran:
+        raise without_layers(net)
     linear = [name for name in ran if isinstance(net.get_submodule(name), nn.Linear)]
     if len(linear) > 1 and ran[-1] == linear[-1]:
         return Tap(layer=linear[-2], side="output")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advkit.models import TorchClassifier, as_classifier, hold
 
@@ -22,7 +22,18 @@ def as_victim(model: object) -> TorchClassifier:
             "model must be an nn.Module or a TorchClassifier, whose layers can be copied, "
             f"got {model!r}"
         )
+    if any(isinstance(part, torch.jit.ScriptModule) for part in victim.module.modules()):
+        raise without_layers(victim.module)
     return victim
+
+
+def without_layers(module: nn.Module) -> TypeError:
+    """Return the error for a module whose layers are compiled away."""
+    return TypeError(
+        "`model` must be an nn.Module that runs its layers one by one, got "
+        f"{type(module).__name__}, which does not, as scripted and exported modules. Fit MRR on "
+        "the module that it was made from."
+    )
 
 
 def answers(victim: TorchClassifier, x: Tensor) -> Tensor:

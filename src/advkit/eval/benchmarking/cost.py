@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from advkit.core.differentiation import differentiating
 from advkit.models import Classifier, has_gradients
 
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ def bare_pass(model: Classifier, x: Tensor, y: Tensor) -> None:
         y: labels `(n,)`.
     """
     if has_gradients(model):
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), differentiating(model):
             leaf = x.detach().clone().requires_grad_()
             torch.autograd.grad(F.cross_entropy(model.logits(leaf), y), leaf)
     else:

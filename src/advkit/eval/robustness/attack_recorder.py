@@ -74,7 +74,7 @@ class AttackRecorder:
     def _attack(self, attack: Any, model: Classifier, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Run the `attack` on samples of a batch and return what it finds, by column."""
         start = time.perf_counter()
-        result = attack.run(model, x, y)
+        result = attack.run(model, x.clone(), y.clone())
         success = result.success.cpu()  # waits for the device, so that the clock is right
         self.seconds += time.perf_counter() - start
         self.norm = result.norm

@@ -132,7 +132,7 @@ class _SourceRecorder:
         """Attack a batch, whose first sample is the `first` of the data, and query all targets."""
         with blamed_on("source", self.name):
             attack = part_of(self.attack, torch.arange(len(x)) + first)
-            result = attack.run(self.model, x, y)
+            result = attack.run(self.model, x.clone(), y.clone())
         wrong = _wrong(self.targets, result.x_adv, y)
         found = {
             "fooled": self._fooled(result.x_adv, y, wrong),
