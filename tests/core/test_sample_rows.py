@@ -89,6 +89,6 @@ def test_surroundings_are_those_of_the_current_samples():
         with numbered(2, total=2):
             frame = sample_rows.surroundings(2)
             assert frame.batch is batch
-            assert frame.index(batch.device).tolist() == [1, 3]
+            assert frame.places(batch.device).tolist() == [1, 3]
         assert sample_rows.surroundings(3) is None
     assert sample_rows.surroundings(2) is None

@@ -7,9 +7,8 @@ read, so that a pass of a model that does not read them costs no more than openi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,7 @@ _NONE = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Frame:
+class Frame(NamedTuple):
     """Samples that are sent.
 
     Attributes:
@@ -41,7 +39,7 @@ class Frame:
     problem: str | None = None
     batch: Tensor | None = None
 
-    def index(self, device: torch.device) -> Tensor:
+    def places(self, device: torch.device) -> Tensor:
         """Return `rows` as a tensor on `device`."""
         return _taken(self.rows, torch.arange(len(self.rows))).to(device)
 
@@ -49,7 +47,7 @@ class Frame:
 _current: ContextVar[Frame | None] = ContextVar("frame", default=None)
 
 
-class opened(AbstractContextManager[None]):  # noqa: N801 - read as a verb
+class opened:  # noqa: N801 - read as a verb
     """Make `frame` the current one inside."""
 
     __slots__ = ("_frame", "_token")

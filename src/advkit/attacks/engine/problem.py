@@ -7,7 +7,6 @@ pass.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -78,7 +77,7 @@ class Problem:
         """The same, `model` being asked instead."""
         return replace(self, model=model)
 
-    def as_current(self) -> AbstractContextManager[None]:
+    def as_current(self) -> sample_rows.opened:
         """Return a context in which these are the samples that `advkit.current_rows` numbers."""
         return sample_rows.selected(self.rows, len(self.ledger.forward))
 

@@ -86,7 +86,7 @@ def sender_to(model: Classifier, x: Tensor) -> Sender:
     if frame is None or frame.batch is None:
         rows = torch.arange(len(x), device=x.device)
         return WholeSender(x, rows, sample_rows.current_frame())
-    return WholeSender(frame.batch.to(x), frame.index(x.device), frame.outer)
+    return WholeSender(frame.batch.to(x), frame.places(x.device), frame.outer)
 
 
 def _turns(rows: Tensor) -> list[Tensor]:
