@@ -8,8 +8,16 @@ import torch
 import advkit
 from advkit import CallableClassifier, Ensemble, Expectation, QueryCounter, StraightThrough, attacks
 from advkit import eval as rob
-from advkit.defenses import FeatureSqueezing, InputValidator, RandomizedSmoothing
+from advkit.defenses import (
+    MRR,
+    Distillation,
+    FeatureSqueezing,
+    InputValidator,
+    RandomizedSmoothing,
+)
+from advkit.defenses.mrr.victim import answers
 from advkit.detectors import Guard, collect
+from advkit.eval.noise import noisy
 from tests.attack_cases import ATTACKS
 from tests.second_inputs import TwoInputs, data, one_by_one
 
@@ -211,3 +219,47 @@ def test_a_loss_reads_the_numbers_of_its_logits():
     module, x, y = data(9)
     pgd = attacks.PGD(eps=0.02, steps=5, loss=lambda z, _: z[:, 0] + 0 * advkit.current_rows())
     assert pgd.run(module, x, y).success.any()
+
+
+def test_noise_and_examples_of_an_evaluation_are_labelled_with_their_own_second_input():
+    module, x, y = data(11)
+    model, asked = advkit.TorchClassifier(module), []
+
+    class Noting(torch.nn.Module):
+        def forward(self, x):
+            asked.append((x.detach(), advkit.current_rows()))
+            return module(x)
+
+    attack = attacks.PGD(eps=0.4, steps=5)
+    report = rob.evaluate(Noting(), x, y, attacks=[attack], batch_size=5)
+    for inputs, rows in asked:
+        assert ((inputs - x[rows]).abs() <= 0.4 + 1e-9).all()
+    attacked = report.clean.nonzero().flatten()
+    with advkit.given_rows(attacked):
+        answer = model.predict(noisy(x[attacked], (0, 1), "linf", 0.4))
+    assert torch.equal(report.noise[0].robust[attacked], answer == y[attacked])
+    found = report.outcomes[0].examples
+    assert len(found.y)
+    for clean, x_adv, label in zip(found.x, found.x_adv, found.answer, strict=True):
+        row = (x == clean).all(1).nonzero().flatten()
+        with advkit.given_rows(row):
+            assert model.predict(x_adv[None]) == label
+
+
+def test_a_teacher_and_a_victim_of_two_inputs():
+    module, x, _ = data(130)
+    with advkit.given_rows(range(130)):
+        labels = module(x).argmax(1)
+        assert torch.equal(answers(advkit.TorchClassifier(module), x), labels)
+    asked = []
+
+    class Noting(torch.nn.Module):
+        def forward(self, x):
+            asked.extend(advkit.current_rows().tolist())
+            return module(x)
+
+    student = torch.nn.Linear(6, 3).double()
+    Distillation(temperature=1.0, epochs=1).fit(Noting(), student, x.split(50))
+    assert asked == list(range(130))
+    with pytest.raises(RuntimeError, match="no numbers for the inputs that MRR is fitted on"):
+        MRR().fit(module, x, labels)

@@ -9,6 +9,7 @@ from torch import nn
 import advkit
 from advkit import Ensemble, InconclusiveWarning, QueryCounter, StraightThrough, attacks
 from advkit import eval as rob
+from advkit.eval.noise import noisy
 from advkit.models.batch_dependence import keeps_batch
 from tests.attack_cases import ATTACKS
 from tests.toys import convnet
@@ -125,6 +126,19 @@ def test_a_surrogate_of_a_transfer_keeps_its_batches_in_an_evaluation(net):
     transfer = attacks.Transfer(attack=attacks.PGD(eps=0.2, steps=3), surrogate=surrogate)
     rob.evaluate(target, x, y, attacks=[transfer], batch_size=9)
     assert {len(batch) for batch in net.batches} == {9}
+
+
+def test_noise_and_examples_of_an_evaluation_are_labelled_in_the_whole_batch(net):
+    x, y = data(net)
+    y[0] = 1 - y[0]
+    model = advkit.TorchClassifier(net, batch="whole")
+    report = rob.evaluate(model, x, y, attacks=[attacks.FGSM(eps=0.3)], batch_size=9)
+    with_noise = torch.cat([x[:1], noisy(x[1:], (0, 1), "linf", 0.3)])
+    assert torch.equal((asked(net, with_noise) == y)[1:], report.noise[0].robust[1:])
+    x_adv = torch.cat([x[:1], net.batches[-3][1:]])  # noise is sent last, after the examples
+    found, labels = report.outcomes[0].examples, asked(net, x_adv)
+    for example, answer in zip(found.x_adv, found.answer, strict=True):
+        assert labels[(x_adv == example).all(1).nonzero().flatten()] == answer
 
 
 def test_labels_are_those_of_the_whole_batch(net):
