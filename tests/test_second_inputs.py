@@ -263,3 +263,12 @@ def test_a_teacher_and_a_victim_of_two_inputs():
     assert asked == list(range(130))
     with pytest.raises(RuntimeError, match="no numbers for the inputs that MRR is fitted on"):
         MRR().fit(module, x, labels)
+
+
+@pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
+def test_a_detector_reads_the_numbers_of_what_an_attack_shows_it():
+    module, x, y = data(6)
+    guard = Guard(module, Asking(), threshold=0.5)
+    attack = attacks.SelectivePGD(eps=0.3, steps=6)
+    alone = one_by_one(lambda *part: attack.run(guard, *part).x_adv, x, y)
+    torch.testing.assert_close(attack.run(guard, x, y).x_adv, alone, atol=1e-9, rtol=0)
