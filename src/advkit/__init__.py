@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         QueryBudgetExceeded,
         ServiceError,
     )
+    from advkit.core.sample_rows import current_rows, given_rows
     from advkit.models import (
         Bounds,
         CallableClassifier,
@@ -49,10 +50,12 @@ __all__ = [
     "TorchClassifier",
     "as_classifier",
     "attacks",
+    "current_rows",
     "data",
     "defenses",
     "detectors",
     "eval",
+    "given_rows",
     "models",
 ]
 
@@ -68,13 +71,14 @@ if not TYPE_CHECKING:  # a type checker would take every name for one that exist
             raise AttributeError(f"module 'advkit' has no attribute {name!r}")
         import advkit.attacks
         import advkit.core.results
+        import advkit.core.sample_rows
         import advkit.data
         import advkit.defenses
         import advkit.detectors
         import advkit.eval
         import advkit.models
 
-        for module in (advkit, advkit.core.results, advkit.models):
+        for module in (advkit, advkit.core.results, advkit.core.sample_rows, advkit.models):
             if name in vars(module):
                 return vars(module)[name]
         raise AssertionError(f"no module of advkit defines {name}")

@@ -146,6 +146,7 @@ def test_the_expectation_repeats_its_draws_alone_and_goes_on_within_a_hold(x, no
 
 
 @pytest.mark.filterwarnings("ignore:the model answered")
+@pytest.mark.filterwarnings("ignore:TorchClassifier.ConvNet.*batch norm")
 def test_the_expectation_of_a_random_net_is_attacked(x, noisy):
     model = Expectation(noisy, draws=16)
     y = model.predict(x)

@@ -248,6 +248,8 @@ class _Search:
 
     def _approach(self, x_adv: Tensor, rows: Tensor) -> None:
         """From successes `x_adv` towards the inputs of `rows` up to the boundary, by halving."""
+        if not len(rows):
+            return
         part = self.problem.take(rows)
         distance, delta = part.distance(x_adv), x_adv - part.x
         inner, outer, best = torch.zeros_like(distance), torch.ones_like(distance), x_adv

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.differentiation import differentiating
 from advkit.core.progress import progress_bar
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
@@ -156,10 +156,12 @@ class Substitute:
     def _extract(
         self, victim: Classifier, net: nn.Module, x: Tensor, test: Tensor | None
     ) -> Extraction:
-        y = self._labels(victim, x)  # some victims know their number of classes only now
+        y = self._labels(
+            victim, x, torch.arange(len(x))
+        )  # some victims know their number of classes only now
         substitute = TorchClassifier(net, victim.bounds, num_classes=victim.num_classes)
         _check_logits(substitute, x[:1])
-        y_test = None if test is None else self._labels(victim, test)
+        y_test = None if test is None else self._labels(victim, test, None)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         history = []
         with progress_bar("rounds", self.rounds + 1, self.progress) as advance:
@@ -176,7 +178,7 @@ class Substitute:
                 )
                 share = None
                 if test is not None and y_test is not None:
-                    share = float((self._labels(substitute, test) == y_test).double().mean())
+                    share = float((self._labels(substitute, test, None) == y_test).double().mean())
                 history.append(Agreement(len(known), share))
                 advance(1)
         asked = 0 if test is None else len(test)
@@ -187,6 +189,7 @@ class Substitute:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and the victim's labels, more of them in each round."""
         yield x, y
+        rows = torch.arange(len(x))  # which of the first inputs each comes from
         for i in range(self.rounds):
             room = self.queries - len(x)
             if not room:
@@ -194,7 +197,9 @@ class Substitute:
             part = torch.randperm(len(x))[:room].sort().values.to(x.device)
             step = self.step_size if i % 2 == 0 else -self.step_size
             moved = self._moved(substitute, x[part], y[part], step)
-            x, y = torch.cat([x, moved]), torch.cat([y, self._labels(victim, moved)])
+            origin = rows[part.cpu()]
+            labels = self._labels(victim, moved, origin)
+            x, y, rows = torch.cat([x, moved]), torch.cat([y, labels]), torch.cat([rows, origin])
             yield x, y
 
     def _moved(self, substitute: TorchClassifier, x: Tensor, y: Tensor, step: float) -> Tensor:
@@ -207,9 +212,11 @@ class Substitute:
                 signs.append(torch.autograd.grad(own.sum(), leaf)[0].sign())
         return (x + step * torch.cat(signs)).clamp(*substitute.bounds)
 
-    def _labels(self, model: Classifier, x: Tensor) -> Tensor:
-        parts = range(0, len(x), self.batch_size)
-        return torch.cat([model.predict(x[i : i + self.batch_size]) for i in parts]).to(x.device)
+    def _labels(self, model: Classifier, x: Tensor, rows: Tensor | None) -> Tensor:
+        """Return the labels of `x`, made of the samples `rows` of `fit`; `None` for other data."""
+        unnumbered = sample_rows.unnumbered("x_test")
+        with unnumbered if rows is None else sample_rows.given_rows(rows):
+            return sample_rows.in_parts(model.predict, x, size=self.batch_size).to(x.device)
 
 
 def _check_logits(substitute: TorchClassifier, x: Tensor) -> None:
@@ -217,10 +224,10 @@ def _check_logits(substitute: TorchClassifier, x: Tensor) -> None:
     with hold(substitute), torch.no_grad():
         out = substitute.module(x.clone())
     wanted = (len(x), substitute.num_classes)
-    if not isinstance(out, Tensor) or out.shape != wanted:
+    if not isinstance(out, Tensor) or out.shape not in (wanted, wanted[1:]):  # of one sample
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(f"net must give logits {wanted} for {len(x)} sample, got {got}")
 
 
 def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(net(x), y)
+    return F.cross_entropy(net(x).view(len(x), -1), y)  # one that squeezes drops an axis of one

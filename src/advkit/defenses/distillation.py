@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.checks import probabilities
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
@@ -230,7 +230,8 @@ class Distillation:
             for batch in loader:
                 x = checks.inputs(_inputs_of(batch), teacher.bounds)
                 there = x.to(device)
-                soft = soft_labels(teacher, there, self.temperature, self.floor)
+                with sample_rows.numbered(len(x), sum(map(len, inputs))):
+                    soft = soft_labels(teacher, there, self.temperature, self.floor)
                 if not inputs:
                     _check_classes(TorchClassifier(student).logits(there[:1]), soft)
                 inputs.append(x)

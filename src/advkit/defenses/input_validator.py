@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.norms import per_sample
 from advkit.core.tensors import wide
 from advkit.defenses.pixels import check_floats, check_images, on_grid, shifted
@@ -188,7 +188,8 @@ class InputValidator:
         accepted = self.validate(x).accepted
         labels = torch.full((len(x),), REJECTED, device=x.device)
         if accepted.any():
-            labels[accepted] = self.model.predict(x[accepted].detach().clamp(*self.bounds))
+            with sample_rows.selected(accepted.nonzero().flatten(), len(x)):
+                labels[accepted] = self.model.predict(x[accepted].detach().clamp(*self.bounds))
         return labels
 
     def repair(self, x: Tensor, passes: int = _PASSES) -> Tensor:

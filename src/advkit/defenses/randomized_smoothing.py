@@ -11,7 +11,7 @@ from scipy.stats import binom
 from torch import Tensor
 from torch.nn import functional as F
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.progress import progress_bar
 from advkit.core.randomness import sample_keys
 from advkit.core.tensors import wide
@@ -165,8 +165,9 @@ class RandomizedSmoothing(ClassifierWrapper):
             TypeError: `x` is not of a floating dtype.
         """
         x = checks.inputs(x, self.bounds)
-        labels = _winners(self._votes(x, self.n0, _GUESS))
-        votes = self._votes(x, self.n, _BOUND, progress)
+        with sample_rows.numbered(len(x), total=len(x)):
+            labels = _winners(self._votes(x, self.n0, _GUESS))
+            votes = self._votes(x, self.n, _BOUND, progress)
         counts = votes.gather(1, labels.remainder(votes.shape[1])[:, None]).squeeze(1)
         p_lower = probability_bound(counts, self.n, self.alpha)
         radius = checks.budget(certified_radius(p_lower, self.sigma), x)  # rounded down
@@ -193,7 +194,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         the gradient of a loss is taken near the point that it belongs to.
         """
         with self.hold():
-            logits = torch.cat([ask(copies) for copies in self._copies(x, self.draws, _CLIMB)])
+            logits = self._ask(ask, x, self.draws, _CLIMB)
         logits = wide(logits.view(len(x), self.draws, logits.shape[1]))
         checks.finite_logits(logits.flatten(1))
         soft = logits.log_softmax(2).logsumexp(1) - math.log(self.draws)
@@ -206,18 +207,28 @@ class RandomizedSmoothing(ClassifierWrapper):
 
         The last column is that of rejections.
         """
-        counted = []
+
+        def count(part: Tensor) -> Tensor:
+            answers = self._ask(self.model.predict, part, draws, stream)
+            kinds = self.num_classes + 1
+            columns = answers.remainder(kinds).view(len(part), draws)
+            advance(len(part))
+            votes = columns.new_zeros(len(part), kinds)
+            return votes.scatter_add_(1, columns, torch.ones_like(columns))
+
         at_once = max(1, self.batch_size // draws)
         with self.hold(), progress_bar("draws", len(x), progress) as advance:
-            for part in torch.split(x, at_once):
-                copies = self._copies(part, draws, stream)
-                answers = torch.cat([self.model.predict(copy) for copy in copies])
-                kinds = self.num_classes + 1
-                columns = answers.remainder(kinds).view(len(part), draws)
-                votes = columns.new_zeros(len(part), kinds)
-                counted.append(votes.scatter_add_(1, columns, torch.ones_like(columns)))
-                advance(len(part))
-        return torch.cat(counted)
+            return sample_rows.in_parts(count, x, size=at_once)
+
+    def _ask(self, ask: Ask, x: Tensor, draws: int, stream: int) -> Tensor:
+        """Return the answers to `draws` noisy copies of each of `x`, `(n * draws, ...)`."""
+        answers, sent = [], 0
+        for copies in self._copies(x, draws, stream):
+            rows = torch.arange(sent, sent + len(copies)) // draws
+            with sample_rows.selected(rows, len(x)):
+                answers.append(ask(copies))
+            sent += len(copies)
+        return torch.cat(answers)
 
     def _copies(self, x: Tensor, draws: int, stream: int) -> Iterator[Tensor]:
         """`draws` noisy copies of each of `x` `(n, *features)` in turn, some at a time."""

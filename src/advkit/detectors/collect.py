@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.attack_options import check_length, part_of, stopping
 from advkit.core.batching import Batches, batches, counted_from, without_empty
 from advkit.core.naming import Several, blamed_on, named
@@ -86,7 +86,8 @@ def collect(
     with progress_bar("inputs x models", total and total * len(recorders), progress) as advance:
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             for recorder in recorders:
-                with counted_from(first), blamed_on("model", recorder.name):
+                numbered = sample_rows.numbered(len(xb), first)
+                with counted_from(first), blamed_on("model", recorder.name), numbered:
                     recorder.update(xb, yb, first)
                 advance(len(xb))
             _check_widths(recorders)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.protocols import Detector, InputDetector
 from advkit.core.tensors import wide
 from advkit.detectors.alarm import (
@@ -24,7 +24,7 @@ from advkit.detectors.alarm import (
     visible_scores,
 )
 from advkit.detectors.alarm_log import AlarmLog, Writable, alarm_lines
-from advkit.detectors.features import OUTPUTS, Floats, Outputs
+from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.detectors.request_counter import RequestCounter
 from advkit.detectors.suspicion import check_detector, looks_at_inputs, suspicion_of
 from advkit.models import Bounds, as_classifier, hold, may_interrupt
@@ -219,9 +219,9 @@ class Guard:
             raise ValueError(
                 f"x must hold at least {math.ceil(1 / fpr)} inputs for fpr={fpr:g}, got {len(x)}"
             )
-        with hold(self.model):
-            parts = [self._suspicion(part) for part in torch.split(x, batch_size)]
-        self._threshold = float(np.sort(np.concatenate(parts))[-1 - allowed])
+        with hold(self.model), sample_rows.numbered(len(x), total=len(x)):
+            found = sample_rows.in_parts(self._suspicion, x, size=batch_size)
+        self._threshold = float(found.sort().values[-1 - allowed])
         return self
 
     def judge(self, x: Tensor) -> Judgement:
@@ -263,13 +263,14 @@ class Guard:
         raised, alarm = raise_alarm(x, outputs, labels, suspicion, threshold)
         self._record(len(x), alarm, threshold)
         if len(alarm.rows):
-            labels = labels.index_put((alarm.rows,), answer_alarm(self.on_alarm, alarm))
+            with sample_rows.selected(alarm.rows, len(x)):
+                labels = labels.index_put((alarm.rows,), answer_alarm(self.on_alarm, alarm))
         return Judgement(labels=labels, suspicion=suspicion, alarm=raised), outputs
 
-    def _suspicion(self, x: Tensor) -> Floats:
+    def _suspicion(self, x: Tensor) -> Tensor:
         """Return the suspicion `(n,)` of each of `x`, of which nothing is answered."""
         outputs = self._outputs_for(x)
-        return suspicion_of(self.detector, outputs, outputs.argmax(1), x)
+        return torch.from_numpy(suspicion_of(self.detector, outputs, outputs.argmax(1), x))
 
     def _outputs_for(self, x: Tensor) -> Tensor:
         """Return a copy of the model's outputs for `x`, `(n, classes)`, of float32 at least."""

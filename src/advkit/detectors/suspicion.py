@@ -69,6 +69,8 @@ def checked_suspicion(name: str, found: npt.ArrayLike, n: int) -> Floats:
     checks.unmasked(f"the suspicion of {name}", found)
     with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite
         suspicion: Floats = np.array(found, dtype=np.float64)
+    if n == 1 and suspicion.shape == ():
+        suspicion = suspicion[None]  # a detector that squeezes drops the axis of a single input
     if suspicion.shape != (n,):
         raise ValueError(
             f"{name} must give suspicion of shape ({n},), one for each input, "

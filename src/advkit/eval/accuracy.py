@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.batching import Batches, NumberedBatches, batches, counted_from
 from advkit.core.results import InconclusiveWarning
 from advkit.models import Classifier, as_classifier
+from advkit.models.batch_dependence import keeps_batch
 
+_ALL = slice(None)
 NOT_FINITE = -2  # instead of a label, where the logits are NaN or infinite
 
 
@@ -103,11 +106,33 @@ class ClassifiedBatch(NamedTuple):
         """Inputs and labels of these rows."""
         return self.x[self.rows], self.y[self.rows]
 
+    @contextmanager
+    def attacking(self) -> Iterator[None]:
+        """The time in which a model is given the samples to attack, or all in their places."""
+        n = len(self.x)
+        with sample_rows.numbered(n, self.first), sample_rows.selected(self.rows, n, batch=self.x):
+            yield
+
+    def labels_of_attacked(
+        self, model: Classifier, x: Tensor, chosen: Tensor | slice = _ALL
+    ) -> Tensor:
+        """Return the labels of the `chosen` of `x` `(k, *features)`, made of the samples to attack.
+
+        A model that is given each batch whole gets all of `x`, and the samples that are left alone.
+        """
+        rows, n = self.rows[chosen], len(self.x)
+        if keeps_batch(model):
+            whole = self.x.index_copy(0, self.rows, x)
+            with sample_rows.numbered(n, self.first):
+                return labels_of(model, whole)[rows]
+        with sample_rows.numbered(n, self.first), sample_rows.selected(rows, n):
+            return labels_of(model, x[chosen])
+
 
 def classified(model: Classifier, numbered: NumberedBatches) -> Iterator[ClassifiedBatch]:
     """Check each batch and classify it."""
     for x, y, first in numbered:
-        with counted_from(first):
+        with counted_from(first), sample_rows.numbered(len(x), first):
             batch = ClassifiedBatch(*correct(model, x, y), first)
         yield batch
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_noise
-from advkit.eval.accuracy import NOT_FINITE, ClassifiedBatch, Rate, labels_of
+from advkit.eval.accuracy import NOT_FINITE, ClassifiedBatch, Rate
 from advkit.eval.budgets import budget_words
 from advkit.models import Classifier
 
@@ -47,7 +47,7 @@ def withstands_noise(model: Classifier, batch: ClassifiedBatch, norm: Norm, eps:
     robust = batch.right.clone()
     if robust.any():
         x, y = batch.attacked
-        answer = labels_of(model, noisy(x, model.bounds, norm, eps))
+        answer = batch.labels_of_attacked(model, noisy(x, model.bounds, norm, eps))
         robust[batch.right] = (answer == y) | (answer == NOT_FINITE)  # as an attack's failure
     return robust
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.results import QueryBudgetExceeded, ServiceError
 from advkit.models.protocols import REJECTED
 from advkit.models.query_budget import Budget, Reservation
@@ -191,7 +191,8 @@ class CallableClassifier:
         with self._budget.reserved(len(x)) as reservation:
             try:
                 for part, numbers in parts:
-                    answers.append(self._call(part, numbers, reservation))
+                    with sample_rows.selected(numbers, len(x)):
+                        answers.append(self._call(part, numbers, reservation))
             except ServiceError as error:
                 error.answers = torch.cat(answers) if answers else None
                 raise
@@ -242,6 +243,8 @@ class CallableClassifier:
     def _checked(self, answer: Tensor, rows: Tensor) -> Tensor:
         n = len(rows)
         wanted = (n,) if self.output == "labels" else (n, self.num_classes)
+        if n == 1 and answer.shape == wanted[1:]:
+            answer = answer[None]  # a function that squeezes drops the axis of a single sample
         if answer.shape != wanted:
             raise ValueError(
                 f"the function must return {self.output} of shape {wanted} for {n} samples, "

@@ -91,7 +91,8 @@ class OnnxClassifier(CallableClassifier):
         x = x.astype(_FLOATS[self._input.type])
         filled = np.concatenate([x, np.repeat(x[-1:], batch - n, axis=0)])
         (out,) = self._session.run([self._output_name], {self._input.name: filled})
-        return np.asarray(out)[:n]
+        found = np.asarray(out)
+        return found if batch == 1 else found[:n]  # a model that squeezes drops the axis of one
 
     def _given(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
         """Return what the model is given for `x`, whose shape is checked."""

@@ -155,7 +155,7 @@ class SklearnClassifier:
         if not len(x):
             return x.new_zeros(0).long()
         answer = np.asarray(self._ask("predict", x))
-        if answer.shape not in ((len(x),), (len(x), 1)):
+        if answer.size != len(x) or answer.shape not in ((), (len(x),), (len(x), 1)):
             raise TypeError(
                 "estimator must give one label for each sample, "
                 f"{type(self.estimator).__name__} gave shape {answer.shape} for {len(x)} samples"
@@ -165,7 +165,10 @@ class SklearnClassifier:
     def _scores(self, x: Tensor) -> Tensor:
         if not len(x):
             return x.new_zeros(0, self.num_classes).double()
-        scores = columns(self._ask(str(self._scoring), x))
+        found = np.asarray(self._ask(str(self._scoring), x))
+        if len(x) == 1 and found.shape in ((), (self.num_classes,)):
+            found = found[None]  # an estimator that squeezes drops the axis of a single sample
+        scores = columns(found)
         if scores.shape != (len(x), self.num_classes):
             raise ValueError(
                 f"{self._scoring} must give scores {(len(x), self.num_classes)} for {len(x)} "

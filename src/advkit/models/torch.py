@@ -8,13 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.distributed import local
 from advkit.models.protocols import Bounds
 from advkit.models.state import undisturbed
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Output = Literal["logits", "probabilities"]
 Mode = Literal["eval", "keep"]
+Batch = Literal["part", "whole"]
 
 
 class TorchClassifier:
@@ -54,6 +56,16 @@ class TorchClassifier:
             draws; within an attack they go on. A module that refuses `eval()`, as those that
             `torch.export` makes, needs `"keep"`; so does a net with recurrent layers on a GPU,
             which must be in training mode for gradients, while the rest may be in evaluation mode.
+        batch: `"part"` lets attacks leave out the samples that are finished. `"whole"` is for
+            modules whose answer to a sample depends on the rest of its batch, such as batch norm
+            without running statistics or in training mode under `mode="keep"`: every pass of an
+            attack sends the whole batch, in its order, and finished samples stay as they were sent
+            last. In `evaluate` misclassified inputs stay in the batch too. Success is the answer to
+            exactly what is returned, as one batch. The cost: each pass takes as long as one of the
+            whole batch, however few samples are open, and an attack that asks for several points
+            of a sample at once (HopSkipJump) takes a pass for each. `queries` count the passes that
+            a sample's own answer was used of. Wrappers that send copies of samples
+            (`RandomizedSmoothing`) cut batches as before.
 
     Raises:
         TypeError: `module` is no `nn.Module`, its parameters are sharded over processes (FSDP), or
@@ -77,6 +89,7 @@ class TorchClassifier:
         *,
         output: Output = "logits",
         mode: Mode = "eval",
+        batch: Batch = "part",
     ) -> None:
         if preprocess is not None and not callable(preprocess):
             raise TypeError(f"preprocess must be callable, got {type(preprocess).__name__}")
@@ -84,6 +97,7 @@ class TorchClassifier:
             raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
         checks.one_of("output", output, ("logits", "probabilities"))
         checks.one_of("mode", mode, ("eval", "keep"))
+        checks.one_of("batch", batch, ("part", "whole"))
         if num_classes is not None:
             checks.whole("num_classes", num_classes, at_least=2)
         if isinstance(preprocess, nn.Module):
@@ -95,6 +109,7 @@ class TorchClassifier:
         self._num_classes = num_classes
         self.output: Output = output
         self._mode: Mode = mode
+        self.batch: Batch = batch
 
     def __repr__(self) -> str:
         lower, upper = self.bounds
@@ -111,6 +126,16 @@ class TorchClassifier:
             raise ValueError("num_classes is unknown before the first forward pass; pass it")
         return self._num_classes
 
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """True if a batch norm makes the answer to a sample depend on the rest of its batch."""
+        keeps = self._mode == "keep"
+        return any(
+            isinstance(part, _BATCH_NORMS)
+            and (part.running_mean is None or (keeps and part.training))
+            for part in self.module.modules()
+        )
+
     def hold(self) -> undisturbed:
         """Keep the module in evaluation over many calls and restore its state once, at the end."""
         return undisturbed(*self._stateful, evaluate=self._mode == "eval")
@@ -125,7 +150,7 @@ class TorchClassifier:
                 device, or the module refuses `eval()`.
         """
         held = self.hold()
-        with held, held.first_pass():
+        with held, held.first_pass(), sample_rows.given(len(x)):
             x = x.clone()  # a module may write to its input, and a leaf cannot be written to
             out = self._forward(x if self.preprocess is None else self.preprocess(x))
         logits = logits_from(out, len(x), self.output)
@@ -190,13 +215,17 @@ def checked_bounds(bounds: tuple[float, float]) -> Bounds:
 
 
 def logits_from(out: object, n: int, output: Output = "logits") -> Tensor:
-    """The logits `(n, classes)` in what a module returned for `n` samples.
+    """Return the logits `(n, classes)` in what a module returned for `n` samples.
+
+    For one sample they may lack the first axis: a module that squeezes its output drops it.
 
     Raises:
         ValueError: it does not have the shape of logits.
         TypeError: it holds no logits.
     """
     found = _find_logits(out)
+    if n == 1 and (found.ndim == 0 or (found.ndim == 1 and len(found) > 1)):
+        found = found[None]
     if found.shape in ((n,), (n, 1)):
         single = found.reshape(n, 1)
         if output == "probabilities":

@@ -130,7 +130,8 @@ class Adaptive(BlackBoxAttack):
         attack = dataclasses.replace(attack, stop="never")
         climb = _climb(part, get_loss(loss))
         try:
-            return attack.search(climb).x_adv
+            with part.as_current():
+                return attack.search(climb).x_adv
         finally:  # a query budget may end it, and what was sent is sent
             part.ledger.forward[part.rows] += climb.ledger.forward
             part.ledger.backward[part.rows] += climb.ledger.backward
@@ -168,4 +169,5 @@ def _climb(part: Problem, loss: Loss) -> _Climb:
     guarded: Any = part.model
     n, device = len(part.x), part.x.device
     rows, ledger = torch.arange(n, device=device), Ledger(n, device)
+    ledger.sender = part.ledger.sender.part(part.rows)
     return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, ledger)

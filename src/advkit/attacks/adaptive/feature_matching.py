@@ -15,7 +15,7 @@ from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import take, write
 from advkit.attacks.engine.steepest_ascent import Ascent, step_schedule
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.norms import Norm
 
 
@@ -135,7 +135,9 @@ class FeatureMatching(GuardedAttack):
         clean = self._clean(seen)
         assert clean is not None  # natural is required
         here = at.value
-        there = torch.cat([seen.guarded.features(clean.x).to(here), clean.logits.to(here)], 1)
+        with sample_rows.unnumbered("the images in natural"):
+            features = seen.guarded.features(clean.x)
+        there = torch.cat([features.to(here), clean.logits.to(here)], 1)
         width = here.shape[1] - at.logits.shape[1]
         compared = width or here.shape[1]
         guides = nearest_clean(

@@ -14,7 +14,7 @@ from advkit.attacks.adaptive.joint_problem import AnyJoint, Joint, recast
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.problem import Problem
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.results import InconclusiveWarning
 from advkit.core.tensors import wide
 from advkit.models import as_classifier
@@ -73,9 +73,10 @@ class GuardedAttack(BlackBoxAttack):
                 f"natural must lie in the model's bounds [{lower:g}, {upper:g}], got values in "
                 f"[{x.min():g}, {x.max():g}]"
             )
-        logits = wide(problem.model.logits(x).detach())
-        labels = logits.argmax(1)
-        quiet = (problem.guarded.excess(x, labels) <= 0).all(1)
+        with sample_rows.unnumbered("the images in natural"):
+            logits = wide(problem.model.logits(x).detach())
+            labels = logits.argmax(1)
+            quiet = (problem.guarded.excess(x, labels) <= 0).all(1)
         keep = quiet & logits.isfinite().all(1)
         return Clean(x[keep], labels[keep], logits[keep])
 

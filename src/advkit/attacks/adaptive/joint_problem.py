@@ -52,8 +52,9 @@ class Joint(Problem):
         x_adv = x_adv.detach().requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
             logits = self.logits(x_adv)
-            excess = self.guarded.excess(x_adv, self._heading(logits.detach()))
-            value = self._value(x_adv, logits, excess)
+            with self.as_current():
+                excess = self.guarded.excess(x_adv, self._heading(logits.detach()))
+                value = self._value(x_adv, logits, excess)
         if first:
             self.check_clean(x_adv, logits)
             checks.warn_of_probabilities(logits)

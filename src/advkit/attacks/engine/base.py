@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +14,8 @@ from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.ledger import Ledger
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
-from advkit.core import checks
+from advkit.attacks.engine.sender import sender_to
+from advkit.core import checks, sample_rows
 from advkit.core.hyperparameters import call, settings
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
@@ -24,6 +27,7 @@ from advkit.core.results import (
     Queries,
 )
 from advkit.models import DifferentiableClassifier, as_differentiable, hold, may_interrupt
+from advkit.models.batch_dependence import warn_of_batch_statistics
 
 # A success that is not confirmed is moved out to these multiples of its perturbation: it lies on
 # the boundary, and a batch of another size rounds differently. The last one is the clean input.
@@ -91,19 +95,28 @@ class BaseAttack(ABC):
                 `result` as above.
         """
         view = self._view(model)
-        with torch.inference_mode(False), torch.no_grad(), hold(view):
+        warn_of_batch_statistics(view)
+        with self.running(view, x):
             problem = self._problem(view, x, y, target)
             if not len(problem.x):
                 return _result(problem, Best.unjudged(problem.x))
             if may_interrupt(view):
                 problem.ledger.kept = self._empty_record(problem)
             try:
-                return _result(problem, self._verify(problem, self.search(problem)))
+                return _result(problem, self._settled(problem, self.search(problem)))
             except AttackInterrupted as error:
                 kept = problem.ledger.kept
                 kept = self._empty_record(problem) if kept is None else kept
                 error.result = _result(problem, self._partial_result(problem, kept))
                 raise
+
+    @contextmanager
+    def running(self, view: object, x: Tensor) -> Iterator[None]:
+        """The state in which an attack on the samples `x` runs."""
+        n = len(x) if isinstance(x, Tensor) and x.ndim else 0  # the entry point refuses others
+        numbered = sample_rows.numbered(n, total=n)
+        with torch.inference_mode(False), torch.no_grad(), hold(view), numbered:
+            yield
 
     def search(self, problem: Problem) -> Best | Nearest:
         """Return what the attack finds for a batch that is not empty, before it is verified."""
@@ -117,7 +130,8 @@ class BaseAttack(ABC):
         self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
     ) -> Problem:
         x = checks.inputs(x, model.bounds)
-        ledger = Ledger(len(x), x.device)
+        ledger, rows = Ledger(len(x), x.device), torch.arange(len(x), device=x.device)
+        ledger.sender = sender_to(model, x)
         if y is not None:
             y = checks.labels("y", y, x)
         if target is not None:
@@ -125,13 +139,14 @@ class BaseAttack(ABC):
         elif y is not None:
             labels = y
         else:
-            labels = model.predict(x) if len(x) else torch.zeros(0, dtype=torch.int64)
+            labels = torch.zeros(0, dtype=torch.int64)
+            if len(x):
+                labels = ledger.sender(model.predict, x, rows)
             checks.no_rejections(labels)
             ledger.forward += 1
         given = [v for v in (labels, y) if v is not None and len(v)]
         highest = max((int(v.max()) for v in given), default=0)
         goal = Goal(labels, highest, target is not None, self._confidence)
-        rows = torch.arange(len(x), device=x.device)
         loss = self._objective(targeted=target is not None)
         return Problem(model, x, goal, loss, self.norm, rows, ledger)
 
@@ -164,6 +179,26 @@ class BaseAttack(ABC):
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
         """Evaluate once more exactly what is returned."""
 
+    def _deciding(self, problem: Problem) -> Problem:
+        """Return `problem` with the model's answer that decides about success."""
+        return problem
+
+    def _settled(self, problem: Problem, found: Best | Nearest) -> Best:
+        """Return what is found, verified.
+
+        Where answers depend on the rest of the batch, exactly what is returned is sent last. A
+        failure that becomes the clean input again changes the batch, which is then sent once more.
+        """
+        best = self._verify(problem, found)
+        while (sent := problem.ledger.sender.last_sent()) is not None:
+            x_adv = best.x_adv
+            if getattr(self, "eps", None) is None:
+                x_adv = torch.where(per_sample(best.success, x_adv), x_adv, problem.x)
+            if torch.equal(x_adv, sent):
+                return Best(x_adv, best.shortfall)
+            best = Best(x_adv, self._deciding(problem).shortfall(x_adv))
+        return best
+
     def _total_steps(self, problem: Problem) -> int | None:
         """Return the most steps that the progress bar can show, `None` if unknown."""
         return None
@@ -187,7 +222,8 @@ class GradientAttack(BaseAttack):
         logits = problem.logits(found.x_adv)
         checks.warn_of_probabilities(logits)
         verified = Best(found.x_adv, problem.shortfall_of(logits))
-        _warn_of_chance(found.shortfall, verified.shortfall, problem.x.dtype)
+        if not problem.ledger.sender.whole:  # there, another batch has other answers
+            _warn_of_chance(found.shortfall, verified.shortfall, problem.x.dtype)
         if isinstance(found, Nearest):
             return move_outward(problem, found, verified)
         return verified

@@ -110,11 +110,12 @@ class BlackBoxAttack(BaseAttack):
         return margin
 
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        verified = Best(found.x_adv, self._by_labels(problem).shortfall(found.x_adv))
-        warn_of_random_labels(found, verified)
+        verified = Best(found.x_adv, self._deciding(problem).shortfall(found.x_adv))
+        if not problem.ledger.sender.whole:  # there, another batch has other answers
+            warn_of_random_labels(found, verified)
         return verified
 
-    def _by_labels(self, problem: Problem) -> Problem:
+    def _deciding(self, problem: Problem) -> Problem:
         """Return `problem` as the model's labels decide it."""
         view = problem.model
         return problem.through(ByLabels(view.model)) if isinstance(view, ByScores) else problem

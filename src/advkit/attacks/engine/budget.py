@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from advkit.attacks.engine.base import GradientAttack
@@ -15,7 +14,6 @@ from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.steepest_ascent import Ascent
 from advkit.core import checks
 from advkit.core.losses import Loss, LossName, check_loss, get_loss
-from advkit.models import hold
 
 BALLS = ("linf", "l2", "l1")
 
@@ -43,7 +41,7 @@ class BudgetAttack(GradientAttack):
         Raises as `run` does.
         """
         view = self._view(model)
-        with torch.inference_mode(False), torch.no_grad(), hold(view):
+        with self.running(view, x):
             problem = self._problem(view, x, y, None)
             return self.search(problem).x_adv if len(problem.x) else problem.x
 

@@ -42,6 +42,8 @@ class Goal:
             pair = torch.stack([self.rival, self.labels], dim=1)
             return -logits.gather(1, pair).diff(dim=1).squeeze(1)
         value = loss(logits, self.labels)
+        if len(logits) == 1 and value.ndim == 0:
+            value = value[None]  # a loss that squeezes drops the axis of a single sample
         if value.shape != self.labels.shape:
             raise ValueError(
                 f"loss must return one value for each sample, shape {tuple(self.labels.shape)}, "

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advkit.attacks.engine.sender import Sender
+
 
 class Ledger:
     """Passes of one run for each of its `n` inputs, and gradients and logits that failed.
@@ -20,6 +22,7 @@ class Ledger:
         self.backward = torch.zeros(n, dtype=torch.int64, device=device)
         self.blind = torch.zeros(n, dtype=torch.bool, device=device)
         self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
+        self.sender = Sender(n)
         self.kept: Any = None  # a record of the engine, or None where nothing ends the run
         self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run
 

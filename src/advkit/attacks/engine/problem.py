@@ -16,7 +16,7 @@ from torch import Tensor
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.ledger import Ledger
 from advkit.attacks.engine.rows import take, write
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.differentiation import differentiating
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, lp_norm, per_sample, project
@@ -77,6 +77,10 @@ class Problem:
     def through(self, model: DifferentiableClassifier) -> Problem:
         """The same, `model` being asked instead."""
         return replace(self, model=model)
+
+    def as_current(self) -> sample_rows.opened:
+        """Return a context in which these are the samples that `advkit.current_rows` numbers."""
+        return sample_rows.selected(self.rows, len(self.ledger.forward))
 
     def distance(self, x_adv: Tensor) -> Tensor:
         """How far `x_adv` is from the clean inputs, `(n,)`."""
@@ -139,7 +143,8 @@ class Problem:
         x_adv = x_adv.detach().requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
             logits = self.logits(x_adv)
-            value = self.goal.ascent(self.loss, logits)
+            with self.as_current():
+                value = self.goal.ascent(self.loss, logits)
         shortfall = self.shortfall_of(logits.detach())
         if first and shortfall.isnan().any():
             self.check_clean(x_adv, logits)
@@ -164,7 +169,7 @@ class Problem:
         Raises:
             ValueError: a label that the model does not have.
         """
-        logits = self.model.logits(x_adv)
+        logits = self.ledger.sender(self.model.logits, x_adv, self.rows)
         self.ledger.count(self.ledger.forward, self.rows)
         classes, highest = logits.shape[1], self.goal.highest
         if highest >= classes:
@@ -195,7 +200,7 @@ class Problem:
         Returns:
             bool `(m,)`.
         """
-        logits = self.model.logits(x_adv)
+        logits = self.ledger.sender(self.model.logits, x_adv, rows)
         shortfall = self.goal.take(rows).shortfall(logits)
         self.ledger.forward += torch.bincount(rows, minlength=len(self.x))
         self.ledger.not_finite[rows[shortfall.isnan() & ~_rejected(logits)]] = True
@@ -219,7 +224,8 @@ class Problem:
             raise TypeError(_NO_GRAPH)
         with torch.enable_grad():
             total = value.sum()
-        with differentiating(self.model):
+        rows = sample_rows.selected(at.rows, len(self.ledger.forward))  # for checkpointed modules
+        with differentiating(self.model), rows:
             (grad,) = torch.autograd.grad(total, at.leaf, retain_graph=again, allow_unused=True)
         if grad is None:
             raise TypeError(_NO_GRAPH)
@@ -249,7 +255,7 @@ class Problem:
         A backward pass takes the whole graph, finished samples and all. Where they are the greater
         part, it is cheaper to send the few others forward again, by themselves.
         """
-        if 2 * keep.sum() > len(keep):
+        if self.ledger.sender.whole or 2 * keep.sum() > len(keep):
             return at.take(keep)
         return self.take(keep).judge(at.x_adv[keep], differentiate=True)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.content import check_shape
 from advkit.defenses.mrr.calibration import Calibration, calibrated
 from advkit.defenses.mrr.dictionaries import InputDictionaries
@@ -83,7 +83,7 @@ class Fitted:
         Raises:
             ValueError: a distance is NaN, which would pass as a clean input.
         """
-        distances = torch.cat([self.distances(a, b) for a, b in _batches(x, labels)])
+        distances = sample_rows.in_parts(self.distances, x, labels, size=BATCH)
         bad = distances.isnan().any(1)
         if bad.any():
             raise ValueError(f"the defenders returned NaN for sample {checks.indices(bad)}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.defenses.mrr import storage
 from advkit.defenses.mrr.aggregation import Rule, RuleName
 from advkit.defenses.mrr.calibration_split import hold_out, split_given
@@ -24,6 +24,7 @@ from advkit.defenses.mrr.latent_layers import fit_layers
 from advkit.defenses.mrr.policy import Policy
 from advkit.defenses.mrr.victim import as_victim
 
+_PARTS = "the inputs that MRR is fitted on"
 _FOUR = LatentDefenders(count=4)  # most of what sixteen find, at a quarter of the cost
 
 
@@ -163,9 +164,11 @@ class MRR:
             learn, scale, decide = hold_out(x, self.held_out, self.seed)
         else:
             learn, scale, decide = split_given(x, clean, victim.bounds, self.seed)
-        victim.predict(x[:1])  # learns the number of classes, and fails here if at all
+        with sample_rows.unnumbered(_PARTS):
+            victim.predict(x[:1])  # learns the number of classes, and fails here if at all
         checks.labels_within("y", y, victim.num_classes, torch.arange(len(y), device=y.device))
-        with torch.inference_mode(False), torch.no_grad():
+        unnumbered = sample_rows.unnumbered(_PARTS)
+        with torch.inference_mode(False), torch.no_grad(), unnumbered:
             data = x[learn], y[learn]
             latent = fit_layers(
                 self.latent,

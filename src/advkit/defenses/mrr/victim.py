@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from advkit.core import sample_rows
 from advkit.models import TorchClassifier, as_classifier, hold
 
 BATCH = 128  # inputs that are sent through a model at once
@@ -39,4 +39,4 @@ def without_layers(module: nn.Module) -> TypeError:
 def answers(victim: TorchClassifier, x: Tensor) -> Tensor:
     """Return the victim's labels, int64 `(n,)`, a batch at a time."""
     with hold(victim):
-        return torch.cat([victim.predict(part) for part in torch.split(x, BATCH)])
+        return sample_rows.in_parts(victim.predict, x, size=BATCH)

@@ -161,7 +161,8 @@ def _peak(model: Classifier, attack: Any, part: ClassifiedBatch) -> int:
     """The most bytes that an attack has in tensors while it works on a batch."""
     attack = part_of(attack, part.rows.cpu() + part.first)
     x, y = part.attacked
-    _, most = peak_memory(lambda: attack.run(model, x, y))
+    with part.attacking():
+        _, most = peak_memory(lambda: attack.run(model, x, y))
     return most
 
 
@@ -180,7 +181,7 @@ def _passes(model: Classifier, part: ClassifiedBatch) -> list[float]:
     if not part.right.any():
         return [0.0]
     x, y = part.attacked
-    with hold(model):
+    with hold(model), part.attacking():
         return [seconds(lambda: bare_pass(model, x, y)) for _ in range(_PASSES)]
 
 

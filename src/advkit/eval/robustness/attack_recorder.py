@@ -17,7 +17,7 @@ from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.hyperparameters import settings
 from advkit.core.protocols import Attack
 from advkit.core.results import AttackResult
-from advkit.eval.accuracy import ClassifiedBatch, labels_of
+from advkit.eval.accuracy import ClassifiedBatch
 from advkit.eval.budgets import radius_of
 from advkit.eval.robustness.outcome import AttackOutcome, Examples
 from advkit.models import Classifier
@@ -67,18 +67,20 @@ class AttackRecorder:
         found = {k: torch.full((n,), v, dtype=dtype) for k, (v, dtype) in _NOT_ATTACKED.items()}
         if len(rows):
             attack = part_of(self.attack, rows + batch.first)
-            for name, values in self._attack(attack, model, *batch.attacked).items():
+            for name, values in self._attack(attack, model, batch).items():
                 found[name][rows] = values
         self.columns.update(found)
 
-    def _attack(self, attack: Any, model: Classifier, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def _attack(self, attack: Any, model: Classifier, batch: ClassifiedBatch) -> dict[str, Tensor]:
         """Run the `attack` on samples of a batch and return what it finds, by column."""
+        x, y = batch.attacked
         start = time.perf_counter()
-        result = attack.run(model, x.clone(), y.clone())
+        with batch.attacking():
+            result = attack.run(model, x.clone(), y.clone())
         success = result.success.cpu()  # waits for the device, so that the clock is right
         self.seconds += time.perf_counter() - start
         self.norm = result.norm
-        self._keep_examples(model, x, y, result)
+        self._keep_examples(model, batch, result)
         return {
             "radius": radius_of(attack),
             "robust": ~success,
@@ -89,14 +91,17 @@ class AttackRecorder:
             "not_finite": result.not_finite.cpu(),
         }
 
-    def _keep_examples(self, model: Classifier, x: Tensor, y: Tensor, result: AttackResult) -> None:
+    def _keep_examples(
+        self, model: Classifier, batch: ClassifiedBatch, result: AttackResult
+    ) -> None:
+        x, y = batch.attacked
         room = self.wanted - sum(len(e.y) for e in self.examples)
         wanted = result.success.nonzero().flatten()[: 2 * room]
         if self.examples and self.examples[0].x.shape[1:] != x.shape[1:]:
             return  # pictures of one size only
         if not len(wanted):
             return
-        answer = labels_of(model, result.x_adv[wanted])
+        answer = batch.labels_of_attacked(model, result.x_adv, wanted)
         # On the boundary a batch of another size may round to the other side.
         turned = leaves(answer, y[wanted]).nonzero().flatten()[:room]
         if len(turned):

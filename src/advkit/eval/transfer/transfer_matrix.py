@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.attack_options import check_length, part_of, stopping
 from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.batching import Batches, batches, counted_from, without_empty
@@ -87,7 +87,7 @@ def transfer_matrix(
     baselines = BatchRecorder()
     with progress_bar("inputs x sources", total and total * len(recorders), progress) as advance:
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
-            with counted_from(first):
+            with counted_from(first), sample_rows.numbered(len(xb), first):
                 xb = checks.inputs(xb, recorders[0].model.bounds)
                 yb = checks.labels("y", yb, xb)
                 baselines.update(_wrong_without_attack(tried_on, xb, yb, budgets))
