@@ -266,6 +266,31 @@ def test_buffers_that_appear_grow_or_hold_nan_come_back():
         assert module.nan._version == version
 
 
+def test_statistics_that_come_back_leave_an_earlier_graph_usable(x):
+    module = convnet().train()
+    module.drop.eval()
+    wanted = torch.autograd.grad(module(x).sum(), module.conv.weight)
+    out = module(x).sum()
+    TorchClassifier(module, mode="keep").predict(x)  # writes to the statistics of batch norm
+    assert all(map(torch.equal, torch.autograd.grad(out, module.conv.weight), wanted))
+
+
+def test_a_graph_that_saved_a_buffer_is_refused_after_writing_to_it(x):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()))
+
+        def forward(self, x):
+            return x.flatten(1) * self.scale.mul_(2)
+
+    module, leaf = Counts(), x.clone().requires_grad_()
+    logits = TorchClassifier(module, mode="keep").logits(leaf)
+    assert module.scale == 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(logits.sum(), leaf)  # would be multiplied by 1 instead of 2
+
+
 def test_an_evaluation_wrapper_evaluates_inside_a_keeping_one(x):
     module = convnet().train()
     with hold(TorchClassifier(module, mode="keep")):

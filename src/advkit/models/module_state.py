@@ -37,7 +37,7 @@ class ModuleState:
         self._parameters: list[tuple[Tensor, bool]] = []
         self._mappings: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._persistence: list[tuple[set[str], set[str]]] = []
-        self._contents: list[tuple[Tensor, Tensor]] = []
+        self._contents: list[tuple[Tensor, Tensor, int | None]] = []
         for child in module.modules():
             self._add(child)
 
@@ -54,7 +54,7 @@ class ModuleState:
         if transient is not None:
             self._persistence.append((transient, set(transient)))
         for buffer in _tensors(child, "_buffers"):
-            self._contents.append((buffer, buffer.clone()))
+            self._contents.append((buffer, buffer.clone(), _version_of(buffer)))
 
     def freeze(self) -> None:
         """Let no parameter ask for a gradient, as far as it may stop asking."""
@@ -72,8 +72,8 @@ class ModuleState:
         yield self._restore_parameters
         yield self._restore_mappings
         yield self._restore_persistence
-        for buffer, copy in self._contents:
-            yield partial(_restore_content, buffer, copy)
+        for buffer, copy, version in self._contents:
+            yield partial(_restore_content, buffer, copy, version)
 
     def _restore_parameters(self) -> None:
         for parameter, asks in self._parameters:
@@ -154,11 +154,12 @@ def _restore_mapping(now: dict[Any, Value], before: dict[Any, Value]) -> None:
             now[key] = value
 
 
-def _restore_content(buffer: Tensor, copy: Tensor) -> None:
+def _restore_content(buffer: Tensor, copy: Tensor, version: int | None) -> None:
     """Put back the content, and only if it has changed.
 
-    Writing to an unchanged buffer would invalidate a graph that the caller still wants to
-    differentiate.
+    Writing to a buffer raises its version, and a graph that was made before cannot be
+    differentiated any more. Batch norm in training mode writes its statistics without raising the
+    version. They are put back in this way too, so that an earlier graph finds what it has saved.
     """
     if torch.equal(buffer, copy):
         return
@@ -168,4 +169,13 @@ def _restore_content(buffer: Tensor, copy: Tensor) -> None:
     ):
         return
     with torch.no_grad():
-        buffer.resize_(copy.shape).copy_(copy)
+        unnoticed = version is not None and version == _version_of(buffer)
+        if unnoticed and buffer.shape == copy.shape:
+            buffer.data.copy_(copy)
+        else:
+            buffer.resize_(copy.shape).copy_(copy)
+
+
+def _version_of(buffer: Tensor) -> int | None:
+    """Return how often torch has noticed writing to `buffer`; `None` if it takes no notice."""
+    return None if buffer.is_inference() else buffer._version
