@@ -19,9 +19,15 @@ import torch
 from torch import Tensor
 
 from advkit.core.naming import quoted
+from advkit.core.tensors import wide
 
 _SHOWN = 5
 _MANY = 32
+_MANY_OF_16_BITS = 8
+_SUM_OF_16_BITS = 2e-2  # how far sums of probabilities are off one, by rounding
+_SUM = 1e-3  # how far off a service may round them
+_ROUNDED_SUM = 1e-6  # how far off float32 rounds a softmax of a thousand classes
+_CHANCE = 1e-12  # of as many rows of logits, each of which sums to about one now and then
 _TOLERANCE = 1e-2  # of probabilities: services round what they answer
 
 
@@ -262,23 +268,31 @@ def warn_of_probabilities(logits: Tensor) -> None:
     """Warn if the logits `(n, classes)` of a model look like probabilities."""
     if look_like_probabilities(logits):
         warn(
-            "the model seems to return probabilities, whose gradients vanish where it is "
-            "confident; return logits, or wrap it: TorchClassifier(..., output='probabilities')"
+            "the model seems to return probabilities where logits are wanted: their softmax is "
+            "nearly uniform, and gradients vanish where it is confident. Return logits, or wrap "
+            "the model with output='probabilities'"
         )
 
 
 def look_like_probabilities(logits: Tensor) -> bool:
-    """Whether every row of `(n, classes)` lies in [0, 1] and sums to one.
+    """Return whether every row of `(n, classes)` lies in [0, 1] and sums to one.
+
+    The fewer the rows, the closer the sums must be to one, so that logits pass by chance less than
+    once in a million batches. A single row must sum to one up to the rounding of float32, and 16
+    bits need eight rows.
 
     A single output stands in the second of two columns, the first being zero; a few of them may lie
     in [0, 1] by chance, 32 of them hardly.
     """
-    if len(logits) == 0 or not bool(((logits >= 0) & (logits <= 1)).all()):
+    n = len(logits)
+    if n == 0 or not bool(((logits >= 0) & (logits <= 1)).all()):
         return False
-    if logits.shape[1] == 2 and len(logits) >= _MANY and bool((logits[:, 0] == 0).all()):
+    if logits.shape[1] == 2 and n >= _MANY and bool((logits[:, 0] == 0).all()):
         return True
-    tolerance = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 2e-2
-    return bool(((logits.sum(1) - 1).abs() < tolerance).all())
+    off = float((wide(logits).sum(1) - 1).abs().max())
+    if logits.dtype not in (torch.float32, torch.float64):
+        return n >= _MANY_OF_16_BITS and off < _SUM_OF_16_BITS
+    return off < min(_SUM, max(_CHANCE ** (1 / n), _ROUNDED_SUM))
 
 
 def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:
@@ -286,6 +300,7 @@ def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:
 
     Values and their sum may be off by 0.01, since services round what they answer.
     """
+    p = wide(p)
     inside = ((p >= -_TOLERANCE) & (p <= 1 + _TOLERANCE)).all(1)
     bad = ~(inside & ((p.sum(1) - 1).abs() <= _TOLERANCE))
     if bad.any():

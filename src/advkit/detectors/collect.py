@@ -146,6 +146,8 @@ class _ModelRecorder:
         """What the model says to `x`, which `attack` has made of the samples `rows`."""
         with torch.no_grad():
             outputs = getattr(self.model, self.outputs)(x)
+            if self.outputs == "logits":
+                checks.warn_of_probabilities(outputs)
             predicted = self.model.predict(x)
         success = leaves(predicted, y) & (attack != CLEAN)
         return OutputTable(

@@ -254,6 +254,7 @@ class CallableClassifier:
             return answer.masked_fill(rejected, REJECTED)
         if self.output == "logits":
             checks.finite_logits(answer, rows)
+            checks.warn_of_probabilities(answer)
         else:
             checks.probabilities("the function", answer, rows, "use output='logits'")
         return answer.double()
@@ -268,7 +269,7 @@ def as_numpy(x: Tensor) -> npt.NDArray[np.generic]:
 
 
 def _as_tensor(answer: object) -> Tensor:
-    """What a function answered, as int64 or as floats."""
+    """Return what a function answered as int64 or as floats, 16 bits as they are, else 64."""
     if isinstance(answer, Tensor):
         return answer.detach()
     checks.unmasked("the function's answer", answer)
@@ -276,4 +277,5 @@ def _as_tensor(answer: object) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise TypeError(f"the function must return numbers, got {array.dtype}")
     wide = np.float64 if array.dtype.kind == "f" else np.int64
-    return torch.from_numpy(np.array(array, dtype=wide, order="C"))
+    dtype = array.dtype if array.dtype == np.float16 else wide
+    return torch.from_numpy(np.array(array, dtype=dtype, order="C"))

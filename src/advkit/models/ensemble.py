@@ -133,14 +133,24 @@ class Ensemble:
             return best.argmax(1)
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits = _stacked([model.logits(x) for model in self.models])  # (members, n, classes)
+        return self._combined(self._of_members(x))
+
+    def _of_members(self, x: Tensor) -> Tensor:
+        """Return the members' logits, `(members, n, classes)`."""
+        return _stacked([model.logits(x) for model in self.models])
+
+    def _combined(self, logits: Tensor) -> Tensor:
+        """Return the logits `(n, classes)` of the ensemble from those of its members."""
         if self.combine == "logits":
             return logits.mean(0)
         return logits.log_softmax(2).logsumexp(0) - math.log(len(self.models))
 
     def _finite_logits(self, x: Tensor) -> Tensor:
-        logits = self._logits(x)
+        of_members = self._of_members(x)
+        logits = self._combined(of_members)
         checks.finite_logits(logits)
+        for of_one in of_members:
+            checks.warn_of_probabilities(of_one)
         return logits
 
     def _probabilities(self, i: int, x: Tensor) -> Tensor:
@@ -148,6 +158,7 @@ class Ensemble:
         if hasattr(model, "logits"):
             logits: Tensor = model.logits(x)
             checks.finite_logits(logits)
+            checks.warn_of_probabilities(logits)
             return logits.softmax(1, torch.promote_types(logits.dtype, torch.float32))
         scores: Tensor = model.scores(x)
         rows = torch.arange(len(x), device=x.device)
