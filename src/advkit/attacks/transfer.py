@@ -76,6 +76,7 @@ class Transfer(BlackBoxAttack):
         goal = {"target": labels} if problem.goal.targeted else {"y": labels}
         found = stopping(self.attack, "never").run(surrogate, problem.x, **goal)
         problem.ledger.blind |= found.no_gradient
+        problem.ledger.no_start |= found.no_start
         return Best.unjudged(found.x_adv)
 
     def _empty_record(self, problem: Problem) -> Nearest:

@@ -292,7 +292,7 @@ def look_like_probabilities(logits: Tensor) -> bool:
     off = float((wide(logits).sum(1) - 1).abs().max())
     if logits.dtype not in (torch.float32, torch.float64):
         return n >= _MANY_OF_16_BITS and off < _SUM_OF_16_BITS
-    return off < min(_SUM, max(_CHANCE ** (1 / n), _ROUNDED_SUM))
+    return off < min(_SUM, max(float(_CHANCE ** (1 / n)), _ROUNDED_SUM))
 
 
 def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.attack_options import check_length, part_of, stopping
+from advkit.core.attack_options import check_length, part_of, sending_at_most, stopping
 from advkit.core.batching import Batches, batches, counted_from, without_empty
 from advkit.core.naming import Several, blamed_on, named
 from advkit.core.progress import progress_bar
@@ -59,7 +59,8 @@ def collect(
             `"logits"`, of models that have them.
         first_sample: number of the first input. Tables of different inputs that are to be
             concatenated need different numbers.
-        batch_size: samples sent at once.
+        batch_size: samples sent at once. An attack with a larger `batch_size` of its own, such as
+            `HopSkipJump`, is held to it.
         progress: show a bar (needs the extra `report`).
 
     Raises:
@@ -81,7 +82,7 @@ def collect(
     checks.whole("first_sample", first_sample, at_least=0)
     classifiers = _classifiers(models, outputs)
     total = len(x) if isinstance(x, Tensor) else None
-    made = _attacks(attacks, total)
+    made = _attacks(attacks, total, batch_size)
     recorders = [_ModelRecorder(*pair, made, outputs, first_sample) for pair in classifiers.items()]
     with progress_bar("inputs x models", total and total * len(recorders), progress) as advance:
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
@@ -103,8 +104,11 @@ def _classifiers(models: Several, outputs: Outputs) -> dict[str, Classifier]:
     return found
 
 
-def _attacks(attacks: Several, total: int | None) -> dict[str, Attack]:
-    """The attacks by name, going on to the strongest example where they leave that open."""
+def _attacks(attacks: Several, total: int | None, batch_size: int) -> dict[str, Attack]:
+    """Return the attacks by name, going on to the strongest example where they leave that open.
+
+    They send at most `batch_size` samples at once.
+    """
     if isinstance(attacks, (dict, list, tuple)) and not attacks:
         return {}
     given = named("attacks", attacks, {}, kind="attack", short=repr)
@@ -113,7 +117,10 @@ def _attacks(attacks: Several, total: int | None) -> dict[str, Attack]:
     for attack in given.values():
         checks.attack("attacks", attack)
         check_length(attack, total)
-    return {name: stopping(attack, "never") for name, attack in given.items()}
+    return {
+        name: sending_at_most(stopping(attack, "never"), batch_size)
+        for name, attack in given.items()
+    }
 
 
 @dataclass

@@ -141,6 +141,7 @@ class FeatureMatching(GuardedAttack):
         guides = nearest_clean(
             clean, seen.goal, here[:, :compared], there[:, :compared], most=self.candidates
         )
+        problem.ledger.no_start |= ~torch.stack([best.success, *(e for _, e in guides)]).any(0)
         for index, exists in guides:
             guide = there[index]
             weight = _shares(here - guide, width)

@@ -217,33 +217,46 @@ def move_outward(problem: Problem, found: Best | Nearest, verified: Best) -> Bes
 
 def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
     """Return the result of the run, and warn of failures that say nothing about robustness."""
-    not_finite = problem.ledger.not_finite & ~best.success
-    if not_finite.any():
-        checks.warn(
-            f"the model returned NaN or infinite logits for {int(not_finite.sum())} of "
-            f"{len(not_finite)} samples, which were not fooled (sample "
-            f"{checks.indices(not_finite)}): such an answer is never a success, and the failure "
-            "says nothing about their robustness; attack the model in float32 or float64",
-            InconclusiveWarning,
-        )
-    no_gradient = problem.ledger.blind & ~best.success
-    if no_gradient.any():
-        checks.warn(
-            f"{int(no_gradient.sum())} of {len(no_gradient)} samples met a gradient of zero or NaN "
-            f"and were not fooled (sample {checks.indices(no_gradient)}): that says nothing about "
-            "their robustness; try PGD with loss='margin' or an attack without gradients, Square "
-            "or HopSkipJump",
-            InconclusiveWarning,
-        )
+    failed, ledger = ~best.success, problem.ledger
+    not_finite, no_gradient = ledger.not_finite & failed, ledger.blind & failed
+    no_start = ledger.no_start & failed
+    for inconclusive, sentence in (
+        (not_finite, _NOT_FINITE),
+        (no_gradient, _NO_GRADIENT),
+        (no_start, _NO_START),
+    ):
+        if inconclusive.any():
+            counts = f"{int(inconclusive.sum())} of {len(inconclusive)} samples"
+            which = f"(sample {checks.indices(inconclusive)})"
+            checks.warn(sentence.format(counts=counts, which=which), InconclusiveWarning)
     return AttackResult(
         x_adv=best.x_adv,
         success=best.success,
         distance=problem.distance(best.x_adv),
         norm=problem.norm,
-        queries=Queries(problem.ledger.forward, problem.ledger.backward),
+        queries=Queries(ledger.forward, ledger.backward),
         no_gradient=no_gradient,
         not_finite=not_finite,
+        no_start=no_start,
     )
+
+
+_NOT_FINITE = (
+    "the model returned NaN or infinite logits for {counts}, which were not fooled {which}: such "
+    "an answer is never a success, and the failure says nothing about their robustness; attack the "
+    "model in float32 or float64"
+)
+_NO_GRADIENT = (
+    "{counts} met a gradient of zero or NaN and were not fooled {which}: that says nothing about "
+    "their robustness; try PGD with loss='margin' or an attack without gradients, Square or "
+    "HopSkipJump"
+)
+_NO_START = (
+    "the search could not begin for {counts}, which were not fooled {which}: there was no point to "
+    "start from, or the queries ended before the first step. That says nothing about their "
+    "robustness; give HopSkipJump starts=, inputs with a label that counts as success, or raise "
+    "its queries"
+)
 
 
 def _warn_of_chance(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.attack_options import check_length, part_of, stopping
+from advkit.core.attack_options import check_length, part_of, sending_at_most, stopping
 from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.batching import Batches, batches, counted_from, without_empty
 from advkit.core.hyperparameters import call, settings
@@ -56,7 +56,8 @@ def transfer_matrix(
         attack: what every source is attacked with, or an attack for each source by its name.
         x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
         y: true labels `(n,)`; `None` if `x` is an iterable of batches.
-        batch_size: samples sent at once.
+        batch_size: samples sent at once. An attack with a larger `batch_size` of its own, such as
+            `HopSkipJump`, is held to it; the matrix has the attack as given.
         progress: show a bar (needs the extra `report`).
 
     Returns:
@@ -82,7 +83,10 @@ def transfer_matrix(
     made_on, tried_on = _classifiers(sources, targets)
     total = len(x) if isinstance(x, Tensor) else None
     each = _attack_of_each(attack, made_on, total)
-    recorders = [_SourceRecorder(*pair, each[pair[0]], tried_on) for pair in made_on.items()]
+    recorders = [
+        _SourceRecorder(name, source, each[name], tried_on, batch_size)
+        for name, source in made_on.items()
+    ]
     budgets = distinct_budgets(each.values())
     baselines = BatchRecorder()
     with progress_bar("inputs x sources", total and total * len(recorders), progress) as advance:
@@ -126,13 +130,14 @@ class _SourceRecorder:
     model: Classifier
     attack: Any
     targets: Mapping[str, Classifier]
+    batch_size: int
     columns: BatchRecorder = field(default_factory=BatchRecorder)
 
     def update(self, x: Tensor, y: Tensor, first: int) -> None:
         """Attack a batch, whose first sample is the `first` of the data, and query all targets."""
         with blamed_on("source", self.name):
             attack = part_of(self.attack, torch.arange(len(x)) + first)
-            result = attack.run(self.model, x, y)
+            result = sending_at_most(attack, self.batch_size).run(self.model, x, y)
         wrong = _wrong(self.targets, result.x_adv, y)
         found = {
             "fooled": self._fooled(result.x_adv, y, wrong),

@@ -1,0 +1,87 @@
+"""Answers of a model that cost queries: kept when an error ends the work that asked for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advkit.core.results import Answers
+
+_NOTE = (
+    "{count:,} inputs were answered; the error's .answers keeps them. Call fit again with "
+    "answers=error.answers, and only what is missing is asked for."
+)
+
+
+class PaidAnswers:
+    """Answers of a model, as they come.
+
+    Args:
+        known: answers of an earlier run; their inputs are not asked about again.
+
+    Raises:
+        TypeError: `known` is not an `Answers`.
+    """
+
+    def __init__(self, known: Answers | None) -> None:
+        if known is not None and not isinstance(known, Answers):
+            raise TypeError(
+                f"answers must be the .answers of an error of fit, got {type(known).__name__}"
+            )
+        self._found: list[Answers] = [] if known is None or not len(known.inputs) else [known]
+        rows = zip(_keys(known.inputs), known.outputs, strict=True) if self._found and known else ()
+        self._known: dict[bytes, Tensor] = dict(rows)
+
+    def ask(self, x: Tensor, model: Callable[[Tensor], Tensor], at_once: int) -> Tensor:
+        """Return the answers to `x` `(n, *features)`, on its device.
+
+        Args:
+            x: inputs, at least one.
+            model: returns the answers to inputs, `(m,)` or `(m, classes)`.
+            at_once: the most inputs that it is asked about in one call.
+        """
+        return torch.cat([self._ask(part, model) for part in torch.split(x, at_once)])
+
+    def _ask(self, x: Tensor, model: Callable[[Tensor], Tensor]) -> Tensor:
+        if not self._known:
+            return self._new(x, model)
+        answers = [self._known.get(key) for key in _keys(x)]
+        missing = [i for i, answer in enumerate(answers) if answer is None]
+        if missing:
+            for i, answer in zip(missing, self._new(x[missing], model), strict=True):
+                answers[i] = answer
+        return torch.stack([answer.to(x.device) for answer in answers if answer is not None])
+
+    def _new(self, x: Tensor, model: Callable[[Tensor], Tensor]) -> Tensor:
+        answers = model(x).to(x.device)
+        self._found.append(Answers(x, answers))
+        return answers
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Give an error that ends the block, an interrupt among them, what was answered."""
+        try:
+            yield
+        except BaseException as error:
+            if self._found:
+                inputs = torch.cat([found.inputs.cpu() for found in self._found])
+                outputs = torch.cat([found.outputs.cpu() for found in self._found])
+                _annotate(error, Answers(inputs, outputs))
+            raise
+
+
+def _annotate(error: Any, answers: Answers) -> None:
+    """Give `error` the `answers`, and a note that says how to go on."""
+    error.answers = answers
+    note = _NOTE.format(count=len(answers.inputs))
+    error.__notes__ = [*getattr(error, "__notes__", ()), note]  # add_note is new in Python 3.11
+
+
+def _keys(x: Tensor) -> list[bytes]:
+    """Return the bytes of each of `x` `(n, *features)`, by which an input is found again."""
+    rows = x.detach().cpu().contiguous().flatten(1).view(torch.uint8)
+    return [row.tobytes() for row in rows.numpy()]
