@@ -190,10 +190,8 @@ class Substitute:
                 )
                 share = None
                 if test is not None and y_test is not None:
-                    parts = [
-                        substitute.predict(part) for part in torch.split(test, self.batch_size)
-                    ]
-                    share = float((torch.cat(parts) == y_test).double().mean())
+                    told = [substitute.predict(p) for p in torch.split(test, self.batch_size)]
+                    share = float((torch.cat(told) == y_test).double().mean())
                 history.append(Agreement(len(known), share))
                 advance(1)
         test_queries = 0 if test is None else len(test)

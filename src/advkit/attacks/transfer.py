@@ -14,6 +14,7 @@ from advkit.core.attack_options import stopping
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 from advkit.models import as_classifier
+from advkit.models.labels import given_labels
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -72,7 +73,7 @@ class Transfer(BlackBoxAttack):
                 f"surrogate must have the bounds of the model, {tuple(problem.model.bounds)}, "
                 f"got {tuple(surrogate.bounds)}"
             )
-        labels = problem.goal.labels
+        labels = given_labels(surrogate, problem.goal.labels)
         goal = {"target": labels} if problem.goal.targeted else {"y": labels}
         found = stopping(self.attack, "never").run(surrogate, problem.x, **goal)
         problem.ledger.blind |= found.no_gradient

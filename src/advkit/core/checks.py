@@ -204,9 +204,16 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
+    """Return `y` as `whole_labels` does, and raise if one is negative."""
+    y = whole_labels(name, y, x)
+    if len(y) and y.min() < 0:
+        raise ValueError(f"{name} must not be negative, is so for sample {indices(y < 0)}")
+    return y
+
+
+def whole_labels(name: str, y: Tensor, x: Tensor) -> Tensor:
     """`y` as plain int64 `(n,)` on the device of `x`; accepts integral floats and one-hot rows."""
-    if not isinstance(y, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}")
+    tensor_of_labels(name, y)
     if y.is_complex():
         raise TypeError(f"{name} must be of an integer dtype, got {y.dtype}")
     y = y.detach().to(x.device)
@@ -216,16 +223,31 @@ def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
         if bad.any():
             raise ValueError(f"{name} must be integers, is not for sample {indices(bad)}")
     y = y.to(torch.int64)
-    if y.ndim == 2 and y.shape[1] > 1:
+    if is_one_hot(y):
         y = _from_one_hot(name, y)
     if y.shape != (len(x),):
         raise ValueError(
             f"{name} must have shape ({len(x)},) or one-hot ({len(x)}, classes), "
             f"got {tuple(y.shape)}"
         )
-    if len(y) and y.min() < 0:
-        raise ValueError(f"{name} must not be negative, is so for sample {indices(y < 0)}")
     return y.clone() if y.is_inference() else y  # such tensors cannot be part of a graph
+
+
+def is_one_hot(y: object) -> bool:
+    """Return whether labels have two axes, as one-hot rows do."""
+    return isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1
+
+
+def tensor_of_labels(name: str, y: object, when: str = "") -> None:
+    """Raise unless `y` is a tensor; labels that are strings have a way to become one."""
+    if isinstance(y, Tensor):
+        return
+    if isinstance(y, (list, tuple, np.ndarray)) and len(y) and isinstance(y[0], str):
+        raise TypeError(
+            f"`{name}` must be a torch.Tensor of integers, got strings such as {str(y[0])!r}. "
+            f"Pass `model.encode({name})` of the SklearnClassifier."
+        )
+    raise TypeError(f"{name} must be a torch.Tensor{when}, got {type(y).__name__}")
 
 
 def _from_one_hot(name: str, y: Tensor) -> Tensor:

@@ -30,11 +30,13 @@ class PaidAnswers:
     def __init__(self, known: Answers | None) -> None:
         if known is not None and not isinstance(known, Answers):
             raise TypeError(
-                f"answers must be the .answers of an error of fit, got {type(known).__name__}"
+                "`answers` must be the .answers of an error that ended fit, "
+                f"got {type(known).__name__}."
             )
-        self._found: list[Answers] = [] if known is None or not len(known.inputs) else [known]
-        rows = zip(_keys(known.inputs), known.outputs, strict=True) if self._found and known else ()
-        self._known: dict[bytes, Tensor] = dict(rows)
+        self._found = [] if known is None else [known]
+        self._known: dict[bytes, Tensor] = {}
+        if known is not None:
+            self._known.update(zip(_keys(known.inputs), known.outputs, strict=True))
 
     def ask(self, x: Tensor, model: Callable[[Tensor], Tensor], at_once: int) -> Tensor:
         """Return the answers to `x` `(n, *features)`, on its device.

@@ -179,6 +179,7 @@ class RandomizedSmoothing(ClassifierWrapper):
             sigma=self.sigma,
             n=self.n,
             alpha=self.alpha,
+            label_values=self.label_values,
         )
 
     def _scores(self, x: Tensor) -> Tensor:

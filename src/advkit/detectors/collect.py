@@ -20,6 +20,7 @@ from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.detectors.output_table import CLEAN, OutputTable
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
+from advkit.models.labels import given_labels, label_indices
 from advkit.models.protocols import leaves
 
 
@@ -137,13 +138,13 @@ class _ModelRecorder:
     def update(self, x: Tensor, y: Tensor, first: int) -> None:
         """Attack a batch, whose first sample is the `first` of the data."""
         x = checks.inputs(x, self.model.bounds)
-        y = checks.labels("y", y, x)
+        y = label_indices("y", y, x, self.model)
         rows = torch.arange(len(x)) + first
         clean = self._part(CLEAN, x, y, rows, torch.zeros(len(x)), "")
         checks.labels_within("y", y.cpu(), clean.width, torch.arange(len(x)))
         self.found[CLEAN].append(clean)
         for name, attack in self.attacks.items():
-            result = part_of(attack, rows).run(self.model, x, y)
+            result = part_of(attack, rows).run(self.model, x, given_labels(self.model, y))
             part = self._part(name, result.x_adv, y, rows, result.distance, result.norm)
             self.found[name].append(part)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.models.convert import as_classifier
+from advkit.models.labels import label_values
 from advkit.models.protocols import REJECTED, Bounds, Classifier, hold, may_interrupt
 
 Ask = Callable[[Tensor], Tensor]
@@ -79,6 +80,11 @@ class Ensemble:
         known = [count for model in self.models if (count := _classes(model)) is not None]
         first: int = known[0] if known else self.models[0].num_classes
         return first
+
+    @property
+    def label_values(self) -> Tensor | None:
+        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
+        return label_values(self.models[0])
 
     @property
     def may_interrupt(self) -> bool:
@@ -179,6 +185,13 @@ def _check_alike(models: Sequence[Classifier]) -> None:
     counts = {count: None for model in models if (count := _classes(model)) is not None}
     if len(counts) > 1:
         raise ValueError(f"models must have the same number of classes, got {list(counts)}")
+    values = [label_values(model) for model in models]
+    named = {None if v is None else tuple(v.tolist()): None for v in values}
+    if len(named) > 1:
+        raise ValueError(
+            f"`models` must take the same labels, got {[v and list(v) for v in named]} (None for "
+            "indices). Give every SklearnClassifier among them labels='index'."
+        )
 
 
 def _check_offers(models: Sequence[Classifier], combine: Combine) -> None:

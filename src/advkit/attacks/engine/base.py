@@ -24,6 +24,7 @@ from advkit.core.results import (
     Queries,
 )
 from advkit.models import DifferentiableClassifier, as_differentiable, hold, may_interrupt
+from advkit.models.labels import label_indices
 
 # A success that is not confirmed is moved out to these multiples of its perturbation: it lies on
 # the boundary, and a batch of another size rounds differently. The last one is the clean input.
@@ -72,8 +73,10 @@ class BaseAttack(ABC):
             model: a classifier that answers what this attack asks for; an `nn.Module` with inputs
                 in [0, 1] and a fitted scikit-learn estimator are wrapped.
             x: clean inputs `(n, *features)`, of a floating dtype, within the model's bounds.
-            y: true labels `(n,)`, of any integer dtype, integral floats or one-hot; `None` takes
-                the model's own predictions, at the cost of a forward pass.
+            y: true labels `(n,)`, of any integer dtype, integral floats or one-hot; indices of the
+                model's classes, or the estimator's own labels for a `SklearnClassifier` with
+                `labels="class"`. `None` takes the model's own predictions, at the cost of a forward
+                pass.
             target: labels to reach, as `y`; makes the attack targeted.
 
         Returns:
@@ -119,9 +122,9 @@ class BaseAttack(ABC):
         x = checks.inputs(x, model.bounds)
         ledger = Ledger(len(x), x.device)
         if y is not None:
-            y = checks.labels("y", y, x)
+            y = label_indices("y", y, x, model)
         if target is not None:
-            labels = checks.labels("target", target, x)
+            labels = label_indices("target", target, x, model)
         elif y is not None:
             labels = y
         else:
@@ -220,10 +223,11 @@ def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
     failed, ledger = ~best.success, problem.ledger
     not_finite, no_gradient = ledger.not_finite & failed, ledger.blind & failed
     no_start = ledger.no_start & failed
+    untold = torch.zeros_like(no_start) if ledger.no_start_told else no_start
     for inconclusive, sentence in (
         (not_finite, _NOT_FINITE),
         (no_gradient, _NO_GRADIENT),
-        (no_start, _NO_START),
+        (untold, _NO_START),
     ):
         if inconclusive.any():
             counts = f"{int(inconclusive.sum())} of {len(inconclusive)} samples"

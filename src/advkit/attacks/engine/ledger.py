@@ -23,6 +23,7 @@ class Ledger:
         self.blind = torch.zeros(n, dtype=torch.bool, device=device)
         self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start = torch.zeros(n, dtype=torch.bool, device=device)
+        self.no_start_told = False  # a warning has named these samples already
         self.kept: Any = None  # a record of the engine, or None where nothing ends the run
         self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run
 

@@ -22,6 +22,7 @@ from advkit.eval.benchmarking.result import Benchmark, Floor
 from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.models import Classifier, as_classifier, has_gradients, hold
+from advkit.models.labels import given_labels
 
 _PASSES = 3  # bare passes before each attack on a batch, and after it
 
@@ -163,6 +164,7 @@ def _peak(model: Classifier, attack: Any, part: ClassifiedBatch) -> int:
     """The most bytes that an attack has in tensors while it works on a batch."""
     attack = part_of(attack, part.rows.cpu() + part.first)
     x, y = part.attacked
+    y = given_labels(model, y)
     _, most = peak_memory(lambda: attack.run(model, x, y))
     return most
 

@@ -21,6 +21,7 @@ from advkit.eval.accuracy import ClassifiedBatch, labels_of
 from advkit.eval.budgets import radius_of
 from advkit.eval.robustness.outcome import AttackOutcome, Examples
 from advkit.models import Classifier
+from advkit.models.labels import given_labels
 from advkit.models.protocols import leaves
 
 _EXAMPLES = 6
@@ -78,7 +79,7 @@ class AttackRecorder:
     def _attack(self, attack: Any, model: Classifier, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Run the `attack` on samples of a batch and return what it finds, by column."""
         start = time.perf_counter()
-        result = attack.run(model, x, y)
+        result = attack.run(model, x, given_labels(model, y))
         success = result.success.cpu()  # waits for the device, so that the clock is right
         self.seconds += time.perf_counter() - start
         self.norm = result.norm

@@ -24,6 +24,7 @@ from advkit.eval.noise import noisy
 from advkit.eval.transfer.result import NO_ATTACK, TransferMatrix, TransferSource
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
+from advkit.models.labels import label_indices
 from advkit.models.protocols import leaves
 
 
@@ -93,7 +94,6 @@ def transfer_matrix(
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             with counted_from(first):
                 xb = checks.inputs(xb, recorders[0].model.bounds)
-                yb = checks.labels("y", yb, xb)
                 baselines.update(_wrong_without_attack(tried_on, xb, yb, budgets))
                 for recorder in recorders:
                     recorder.update(xb, yb, first)
@@ -153,7 +153,7 @@ class _SourceRecorder:
             if target is self.model:
                 return wrong[i]
         with blamed_on("source", self.name):
-            return leaves(labels_of(self.model, x_adv), y)
+            return leaves(labels_of(self.model, x_adv), label_indices("y", y, x_adv, self.model))
 
     def compute(self) -> TransferSource:
         """Return what came of all batches so far."""
@@ -184,11 +184,11 @@ def _wrong_without_attack(
 
 def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
     """Whether each target is wrong on each of `x` `(n, *features)`: `(targets, n)`."""
-    answers = []
+    wrong = []
     for name, target in targets.items():
         with blamed_on("target", name):
-            answers.append(labels_of(target, x))
-    return leaves(torch.stack(answers), y)
+            wrong.append(leaves(labels_of(target, x), label_indices("y", y, x, target)))
+    return torch.stack(wrong)
 
 
 def _check_bounds(classifiers: Sequence[tuple[str, Classifier]]) -> None:
