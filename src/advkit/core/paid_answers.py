@@ -1,9 +1,9 @@
-"""Answers of a model that cost queries: kept when an error ends the work that asked for them."""
+"""What cost queries is kept when an error ends the work: answers, reports and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from advkit.core.results import Answers
 
 _NOTE = (
-    "{count:,} inputs were answered; the error's .answers keeps them. Call fit again with "
-    "answers=error.answers, and only what is missing is asked for."
+    "The error's .answers keeps what was answered. Call fit again with answers=error.answers, and "
+    "only what is missing is asked for."
 )
 
 
@@ -63,23 +63,37 @@ class PaidAnswers:
         self._found.append(Answers(x, answers))
         return answers
 
-    @contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self) -> AbstractContextManager[None]:
         """Give an error that ends the block, an interrupt among them, what was answered."""
-        try:
-            yield
-        except BaseException as error:
-            if self._found:
-                inputs = torch.cat([found.inputs.cpu() for found in self._found])
-                outputs = torch.cat([found.outputs.cpu() for found in self._found])
-                _annotate(error, Answers(inputs, outputs))
-            raise
+        return keeping("answers", self._answers, _NOTE)
+
+    def _answers(self) -> Answers | None:
+        if not self._found:
+            return None
+        inputs = torch.cat([found.inputs.cpu() for found in self._found])
+        return Answers(inputs, torch.cat([found.outputs.cpu() for found in self._found]))
 
 
-def _annotate(error: Any, answers: Answers) -> None:
-    """Give `error` the `answers`, and a note that says how to go on."""
-    error.answers = answers
-    note = _NOTE.format(count=len(answers.inputs))
+@contextmanager
+def keeping(name: str, found: Callable[[], object], note: str) -> Iterator[None]:
+    """Give an error that ends the block, an interrupt among them, what was found until then.
+
+    Args:
+        name: of the error's attribute.
+        found: returns what was found, `None` for nothing.
+        note: tells whoever reads the error about the attribute.
+    """
+    try:
+        yield
+    except BaseException as error:
+        kept = found()
+        if kept is not None:
+            _annotate(error, name, kept, note)
+        raise
+
+
+def _annotate(error: Any, name: str, value: object, note: str) -> None:
+    setattr(error, name, value)
     error.__notes__ = [*getattr(error, "__notes__", ()), note]  # add_note is new in Python 3.11
 
 

@@ -14,6 +14,7 @@ from advkit.core import checks
 from advkit.core.attack_options import check_length, part_of, sending_at_most, stopping
 from advkit.core.batching import Batches, batches, counted_from, without_empty
 from advkit.core.naming import Several, blamed_on, named
+from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.detectors.features import OUTPUTS, Outputs
@@ -22,6 +23,8 @@ from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
 from advkit.models.labels import given_labels, label_indices
 from advkit.models.protocols import leaves
+
+_KEPT = "The error's .table has the rows of the batches before."
 
 
 def collect(
@@ -64,6 +67,10 @@ def collect(
             `HopSkipJump`, is held to it.
         progress: show a bar (needs the extra `report`).
 
+    Returns:
+        The rows. An error or an interrupt has those of the batches before as its `table`; the
+        other inputs can be collected with a `first_sample`, and the tables be concatenated.
+
     Raises:
         ValueError: no model, models of different width, an attack named `"clean"`, or inputs or
             labels of the wrong shape or range.
@@ -85,7 +92,8 @@ def collect(
     total = len(x) if isinstance(x, Tensor) else None
     made = _attacks(attacks, total, batch_size)
     recorders = [_ModelRecorder(*pair, made, outputs, first_sample) for pair in classifiers.items()]
-    with progress_bar("inputs x models", total and total * len(recorders), progress) as advance:
+    bar = progress_bar("inputs x models", total and total * len(recorders), progress)
+    with bar as advance, keeping("table", lambda: _whole_batches(recorders), _KEPT):
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             for recorder in recorders:
                 with counted_from(first), blamed_on("model", recorder.name):
@@ -176,10 +184,23 @@ class _ModelRecorder:
         """Numbers in an answer of the model."""
         return self.found[CLEAN][0].width
 
-    def parts(self) -> Iterator[OutputTable]:
-        """Return the parts of the table, attack by attack."""
+    def parts(self, batches: int | None = None) -> Iterator[OutputTable]:
+        """Return the parts of the table, attack by attack, of the first `batches` or of all."""
         for parts in self.found.values():
-            yield from parts
+            yield from parts[:batches]
+
+    @property
+    def batches(self) -> int:
+        """Batches that every attack has met."""
+        return min((len(self.found[name]) for name in (CLEAN, *self.attacks)), default=0)
+
+
+def _whole_batches(recorders: list[_ModelRecorder]) -> OutputTable | None:
+    """Return the table of the batches that every model has answered, `None` for none."""
+    batches = min(recorder.batches for recorder in recorders)
+    if not batches:
+        return None
+    return OutputTable.concatenate(part for r in recorders for part in r.parts(batches))
 
 
 def _check_widths(recorders: list[_ModelRecorder]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from advkit.core.batching import Batches, batches
+from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch, Rate, classified
@@ -15,6 +16,8 @@ from advkit.eval.robustness.attack_recorder import check_attacks
 from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
 from advkit.models import as_classifier
+
+_KEPT = "The error's .report is that of the batches before."
 
 
 def robust_accuracy(
@@ -69,7 +72,8 @@ def evaluate(
         progress: show a bar (needs the extra `report`).
 
     Returns:
-        A report that prints as a table, converts to a dict and saves as HTML.
+        A report that prints as a table, converts to a dict and saves as HTML. An error or an
+        interrupt after the first batch has the report so far as its `report`.
 
     Raises:
         ValueError: inputs or labels of the wrong shape or range, or no attack.
@@ -88,8 +92,9 @@ def evaluate(
         model, x, y, attacks=attacks, batch_size=batch_size, device=device, progress=progress
     )
     report = None
-    for report in stream:  # noqa: B007
-        pass
+    with keeping("report", lambda: report, _KEPT):
+        for report in stream:  # noqa: B007
+            pass
     if report is None or len(report.clean) == 0:
         raise ValueError("x must hold at least one sample, got none")
     return report

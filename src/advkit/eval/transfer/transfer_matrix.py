@@ -16,6 +16,7 @@ from advkit.core.batching import Batches, batches, counted_from, without_empty
 from advkit.core.hyperparameters import call, settings
 from advkit.core.naming import Several, blamed_on, did_you_mean, named, quoted
 from advkit.core.norms import Norm
+from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import correct, labels_of
@@ -26,6 +27,8 @@ from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
 from advkit.models.labels import label_indices
 from advkit.models.protocols import leaves
+
+_KEPT = "The error's .matrix is that of the batches before."
 
 
 def transfer_matrix(
@@ -62,7 +65,8 @@ def transfer_matrix(
         progress: show a bar (needs the extra `report`).
 
     Returns:
-        A matrix that prints as tables, converts to a dict and plots as two heat maps.
+        A matrix that prints as tables, converts to a dict and plots as two heat maps. An error or
+        an interrupt has that of the batches before as its `matrix`.
 
     Raises:
         ValueError: no model, models of different bounds, a source without an attack or an attack
@@ -90,7 +94,8 @@ def transfer_matrix(
     ]
     budgets = distinct_budgets(each.values())
     baselines = BatchRecorder()
-    with progress_bar("inputs x sources", total and total * len(recorders), progress) as advance:
+    bar = progress_bar("inputs x sources", total and total * len(recorders), progress)
+    with bar as advance, keeping("matrix", lambda: _whole(recorders, baselines), _KEPT):
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             with counted_from(first):
                 xb = checks.inputs(xb, recorders[0].model.bounds)
@@ -98,10 +103,23 @@ def transfer_matrix(
                 for recorder in recorders:
                     recorder.update(xb, yb, first)
                     advance(len(xb))
-    wrong = baselines.compute()
+    return _matrix(recorders, baselines, len(baselines))
+
+
+def _whole(recorders: Sequence[_SourceRecorder], baselines: BatchRecorder) -> TransferMatrix | None:
+    """Return the matrix of the batches that every source has met, `None` for none."""
+    batches = min(len(recorder.columns) for recorder in recorders)
+    return _matrix(recorders, baselines, batches) if batches else None
+
+
+def _matrix(
+    recorders: Sequence[_SourceRecorder], baselines: BatchRecorder, batches: int
+) -> TransferMatrix:
+    """Return the matrix of the first `batches`."""
+    wrong = baselines.compute(batches)
     return TransferMatrix(
-        targets=tuple(tried_on),
-        sources=tuple(recorder.compute() for recorder in recorders),
+        targets=tuple(recorders[0].targets),
+        sources=tuple(recorder.compute(batches) for recorder in recorders),
         no_attack=wrong.pop(NO_ATTACK),
         random_noise=wrong,
     )
@@ -155,12 +173,12 @@ class _SourceRecorder:
         with blamed_on("source", self.name):
             return leaves(labels_of(self.model, x_adv), label_indices("y", y, x_adv, self.model))
 
-    def compute(self) -> TransferSource:
-        """Return what came of all batches so far."""
+    def compute(self, batches: int) -> TransferSource:
+        """Return what came of the first `batches`."""
         return TransferSource(
             name=self.name,
             attack=call(type(self.attack).__name__, settings(self.attack)),
-            **self.columns.compute(),
+            **self.columns.compute(batches),
         )
 
 
