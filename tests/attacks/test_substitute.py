@@ -389,10 +389,11 @@ def test_answers_outlive_a_spent_budget_and_are_not_paid_twice(limit, tested):
         substitute.fit(QueryCounter(Stripes(), budget=limit), deep(), x, x_test)
     answers = getattr(caught.value, "answers", None)
     paid = 0 if answers is None else len(answers.inputs)
-    assert paid == limit - limit % 16 or limit == 60
+    assert paid == limit - limit % 16
     rest = QueryCounter(Stripes())
     found = substitute.fit(rest, deep(), x, x_test, answers=answers)
-    assert rest.forward == plain.queries + plain.test_queries - paid
+    missing = plain.queries + plain.test_queries - paid
+    assert missing - 20 < rest.forward <= missing  # less: some moves lead back to a known input
     assert torch.equal(weight_of(found.model.module), weight_of(plain.model.module))
     assert found.history == plain.history
 

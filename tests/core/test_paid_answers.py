@@ -24,7 +24,7 @@ class Model:
 
 def ended(x, model, at_once, known=None):
     def run():
-        paid = PaidAnswers(known)
+        paid = PaidAnswers(known, axes=1)
         with paid.kept():
             paid.ask(x, model, at_once)
 
@@ -44,7 +44,7 @@ def test_an_error_keeps_what_was_answered_and_only_the_rest_is_asked_for(error, 
     assert "Call fit again with answers=error.answers" in found.__notes__[0]
     again = Model()
     shuffled = torch.tensor([5, 0, 3, 1, 4, 2])
-    answers = PaidAnswers(found.answers).ask(X[shuffled], again, 6)
+    answers = PaidAnswers(found.answers, axes=1).ask(X[shuffled], again, 6)
     assert torch.equal(answers, X[shuffled].sum(1))
     assert torch.equal(torch.cat(again.asked), X[shuffled[shuffled >= kept]])
 
@@ -67,16 +67,20 @@ def test_nothing_is_asked_twice_whatever_the_dtype(dtype):
     x = X.to(dtype)
     model = Model()
     known = Answers(x, x.sum(1))
-    assert torch.equal(PaidAnswers(known).ask(x, model, 4), x.sum(1))
+    assert torch.equal(PaidAnswers(known, axes=1).ask(x, model, 4), x.sum(1))
     assert not model.asked
 
 
 def test_inputs_that_come_twice_in_one_run_are_asked_for_twice():
     model = Model()
-    PaidAnswers(None).ask(torch.cat([X, X]), model, 12)
+    PaidAnswers(None, axes=1).ask(torch.cat([X, X]), model, 12)
     assert len(model.asked[0]) == 12
 
 
 def test_what_are_no_answers():
     with pytest.raises(TypeError, match="`answers` must be the .answers of an error .* Tensor"):
-        PaidAnswers(X)
+        PaidAnswers(X, axes=1)
+    with pytest.raises(ValueError, match="`answers` must have outputs of 2 axes, got 1"):
+        PaidAnswers(Answers(X, X.sum(1)), axes=2)
+    with pytest.raises(ValueError, match=r"inputs of shape \(2,\), got \(3,\)"):
+        PaidAnswers(Answers(torch.rand(4, 3), torch.rand(4)), axes=1).ask(X, Model(), 3)

@@ -558,6 +558,12 @@ def test_only_what_a_spent_budget_left_is_asked_for():
     rest = service(linear(3.0), budget=8)
     student = fitting.fit(rest, linear(seed=1), x.flip(0).split(7), answers=caught.value.answers)
     assert rest.queries == 8
+    warmer = Distillation(temperature=5.0, epochs=2, batch_size=8)
+    other = warmer.fit(
+        service(linear(3.0), budget=8), linear(seed=1), x.split(6), answers=caught.value.answers
+    )
+    plain = warmer.fit(service(linear(3.0)), linear(seed=1), x.split(6))
+    torch.testing.assert_close(other.weight, plain.weight)
     expected = fitting.fit(service(linear(3.0)), linear(seed=1), x.flip(0).split(7))
     torch.testing.assert_close(student.weight, expected.weight)
 

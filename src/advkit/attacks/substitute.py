@@ -164,7 +164,7 @@ class Substitute:
             raise ValueError("x_test must hold at least one sample or be None, got none")
         with torch.random.fork_rng(), torch.enable_grad(), hold(model):
             torch.manual_seed(self.seed)
-            paid = PaidAnswers(answers)
+            paid = PaidAnswers(answers, axes=1)
             with paid.kept():
                 return self._extract(_Victim(model, paid, self.batch_size), net, x, test)
 

@@ -22,16 +22,23 @@ class PaidAnswers:
 
     Args:
         known: answers of an earlier run; their inputs are not asked about again.
+        axes: of the outputs, 1 for labels and 2 for logits.
 
     Raises:
         TypeError: `known` is not an `Answers`.
+        ValueError: its outputs have other axes.
     """
 
-    def __init__(self, known: Answers | None) -> None:
+    def __init__(self, known: Answers | None, axes: int) -> None:
         if known is not None and not isinstance(known, Answers):
             raise TypeError(
                 "`answers` must be the .answers of an error that ended fit, "
                 f"got {type(known).__name__}."
+            )
+        if known is not None and known.outputs.ndim != axes:
+            raise ValueError(
+                f"`answers` must have outputs of {axes} axes, got {known.outputs.ndim}: labels of "
+                "a Substitute and logits of a Distillation do not stand for each other."
             )
         self._found = [] if known is None else [known]
         self._known: dict[bytes, Tensor] = {}
@@ -45,7 +52,16 @@ class PaidAnswers:
             x: inputs, at least one.
             model: returns the answers to inputs, `(m,)` or `(m, classes)`.
             at_once: the most inputs that it is asked about in one call.
+
+        Raises:
+            ValueError: the known answers are to inputs of another shape.
         """
+        for found in self._found[:1]:
+            if found.inputs.shape[1:] != x.shape[1:]:
+                raise ValueError(
+                    f"`answers` must be to inputs of shape {tuple(x.shape[1:])}, "
+                    f"got {tuple(found.inputs.shape[1:])}."
+                )
         return torch.cat([self._ask(part, model) for part in torch.split(x, at_once)])
 
     def _ask(self, x: Tensor, model: Callable[[Tensor], Tensor]) -> Tensor:

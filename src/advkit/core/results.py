@@ -69,7 +69,8 @@ class Answers:
 
     Attributes:
         inputs: `(n, *features)`, on the CPU.
-        outputs: soft labels `(n, classes)` of a `Distillation`, or labels `(n,)` of a `Substitute`.
+        outputs: logits `(n, classes)` of a `Distillation`, logarithms where the teacher gives
+            probabilities; labels `(n,)` of a `Substitute`.
     """
 
     inputs: Tensor

@@ -195,8 +195,8 @@ class Distillation:
             loader: batches `(x, y)` or `x` alone, gone through once: labels are not used, and the
                 inputs are kept in memory, where they came from.
             answers: what the teacher has answered already: the `answers` of the error that ended
-                an earlier `fit` with this `temperature` and `floor`. Any error, an interrupt
-                included, has them once the teacher has answered something. `None` for nothing.
+                an earlier `fit` with this `floor`. Any error, an interrupt included, has them once
+                the teacher has answered something. `None` for nothing.
 
         Returns:
             `student`, in evaluation mode.
@@ -218,7 +218,7 @@ class Distillation:
                 f"x.split(128), got {type(loader).__name__}"
             )
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
-        paid = PaidAnswers(answers)
+        paid = PaidAnswers(answers, axes=2)
         with paid.kept():
             self._train(student, optimizer, *self._asked(model, student, loader, paid))
         return student
@@ -244,7 +244,7 @@ class Distillation:
         """Return all inputs of `loader`, and the soft labels that `teacher` has for them."""
 
         def ask(x: Tensor) -> Tensor:
-            return soft_labels(teacher, x.to(device), self.temperature, self.floor)
+            return _teacher_logits(teacher, x.to(device), self.floor)
 
         device = next(student.parameters()).device
         inputs: list[Tensor] = []
@@ -254,11 +254,12 @@ class Distillation:
                 x = checks.inputs(_inputs_of(batch), teacher.bounds)
                 if not len(x):
                     continue
-                soft = paid.ask(x, ask, getattr(teacher, "max_batch", None) or len(x))
+                logits = paid.ask(x, ask, getattr(teacher, "max_batch", None) or len(x))
+                soft = (logits.to(device) / self.temperature).softmax(1)
                 if not inputs:
                     _check_classes(TorchClassifier(student).logits(x[:1].to(device)), soft)
                 inputs.append(x)
-                answers.append(soft)
+                answers.append(soft.to(x.device))
         if not inputs:
             raise ValueError("loader must give at least one batch, gave none")
         return torch.cat(inputs), torch.cat(answers)
@@ -276,6 +277,11 @@ def soft_labels(teacher: Classifier, x: Tensor, temperature: float, floor: float
         temperature: what its logits are divided by.
         floor: the least probability that counts, if it has scores alone.
     """
+    return (_teacher_logits(teacher, x, floor) / temperature).softmax(1)
+
+
+def _teacher_logits(teacher: Classifier, x: Tensor, floor: float) -> Tensor:
+    """Return the teacher's logits `(n, classes)`, float32 or wider; logarithms of its scores."""
     rows = torch.arange(len(x), device=x.device)
     with torch.no_grad():
         if callable(getattr(teacher, "logits", None)):
@@ -286,8 +292,7 @@ def soft_labels(teacher: Classifier, x: Tensor, temperature: float, floor: float
             p: Tensor = teacher.scores(x)  # type: ignore[attr-defined]  # seen by _as_teacher
             probabilities("the teacher", p, rows, "give it as a classifier with logits")
             logits = p.clamp_min(floor).log()
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return (logits.to(wide) / temperature).softmax(1)
+        return logits.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def soft_cross_entropy(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:

@@ -104,7 +104,8 @@ class SklearnClassifier:
     def __repr__(self) -> str:
         lower, upper = self.bounds
         name = type(self.estimator).__name__
-        return f"SklearnClassifier({name}, bounds=({lower:g}, {upper:g}))"
+        labels = "" if self.label_values is None else ", labels='class'"
+        return f"SklearnClassifier({name}, bounds=({lower:g}, {upper:g}){labels})"
 
     @property
     def num_classes(self) -> int:
