@@ -322,7 +322,6 @@ def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:
 
     Values and their sum may be off by 0.01, since services round what they answer.
     """
-    p = wide(p)
     inside = ((p >= -_TOLERANCE) & (p <= 1 + _TOLERANCE)).all(1)
     bad = ~(inside & ((p.sum(1) - 1).abs() <= _TOLERANCE))
     if bad.any():

@@ -269,7 +269,7 @@ def as_numpy(x: Tensor) -> npt.NDArray[np.generic]:
 
 
 def _as_tensor(answer: object) -> Tensor:
-    """Return what a function answered as int64 or as floats, 16 bits as they are, else 64."""
+    """What a function answered, as int64 or as floats."""
     if isinstance(answer, Tensor):
         return answer.detach()
     checks.unmasked("the function's answer", answer)
@@ -277,5 +277,4 @@ def _as_tensor(answer: object) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise TypeError(f"the function must return numbers, got {array.dtype}")
     wide = np.float64 if array.dtype.kind == "f" else np.int64
-    dtype = array.dtype if array.dtype == np.float16 else wide
-    return torch.from_numpy(np.array(array, dtype=dtype, order="C"))
+    return torch.from_numpy(np.array(array, dtype=wide, order="C"))
