@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from advkit.core.archives import read_torch
 from advkit.core.files import replacing
 from advkit.data import Dataset
 from advkit.defenses import fit
+from advkit.training.shuffled import shuffled
 
 SEED = 0
 
@@ -100,8 +101,8 @@ def seeded(seed: int = SEED) -> Iterator[None]:
 
 
 def batches(x: Tensor, y: Tensor, size: int) -> DataLoader[tuple[Tensor, ...]]:
-    """Return batches of `size` samples in a new order in each epoch."""
-    return DataLoader(TensorDataset(x, y), batch_size=size, shuffle=True)
+    """Return batches of `size` samples in a new order in each epoch, the last not of one sample."""
+    return shuffled(x, y, size)
 
 
 def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:

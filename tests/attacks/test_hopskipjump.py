@@ -8,7 +8,9 @@ from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier
 from advkit.attacks import HopSkipJump
 from advkit.attacks.engine.records import Nearest
 from advkit.attacks.hopskipjump import _Search
+from advkit.core import checks
 from advkit.core.norms import normalize
+from advkit.core.results import InconclusiveWarning
 from tests.toys import Halfspace, answers, convnet, images
 
 
@@ -42,7 +44,8 @@ def test_the_queries_hold_and_are_used(norm, queries):
     model, _, x = plane_and_inputs()
     counter = QueryCounter(model)
     attack = HopSkipJump(norm=norm, queries=queries, directions=15)
-    result = attack.run(counter, x, model.predict(x))
+    with checks.muted(InconclusiveWarning):  # of samples without a start within so few queries
+        result = attack.run(counter, x, model.predict(x))
     assert counter.forward == int(result.queries.forward.sum())
     assert (result.queries.forward <= queries).all()
     if queries > 30:
@@ -167,10 +170,13 @@ def test_a_target_is_reached_from_starts_of_its_class():
 def test_starts_that_are_no_success_end_it():
     net, x = convnet(), images(4)
     y = answers(net, x)
-    result = HopSkipJump(queries=400, starts=x[:1].clone(), tries=7).run(net, x, target=(y + 1) % 3)
+    attack = HopSkipJump(queries=400, starts=x[:1].clone(), tries=7)
+    with pytest.warns(InconclusiveWarning, match="could not begin for .* of 4 samples"):
+        result = attack.run(net, x, target=(y + 1) % 3)
     own = answers(net, x)[0]
     hopeless = (y + 1) % 3 != own
     assert not result.success[hopeless].any()
+    assert torch.equal(result.no_start, hopeless)
     assert torch.equal(result.x_adv[hopeless], x[hopeless])
     assert (result.queries.forward[hopeless] == 3).all()
 
@@ -180,7 +186,9 @@ def test_noise_is_tried_as_often_as_said():
         def forward(self, x):
             return torch.tensor([[2.0, 0.0]]).expand(len(x), -1)
 
-    result = HopSkipJump(queries=400, tries=7).run(Sure(), images(4))
+    with pytest.warns(InconclusiveWarning, match="give HopSkipJump starts="):
+        result = HopSkipJump(queries=400, tries=7).run(Sure(), images(4))
+    assert result.no_start.all()
     assert (result.queries.forward == 1 + 1 + 7 + 1).all()
     assert not result.success.any()
     assert torch.equal(result.x_adv, images(4))
@@ -232,3 +240,11 @@ def test_wrong_settings(settings, error, said):
 def test_starts_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"starts must have shape \(m, 1, 6, 6\)"):
         HopSkipJump(starts=torch.zeros(shape))(convnet(), images(2))
+
+
+def test_a_sample_whose_queries_end_before_a_start_is_marked_whatever_the_norm():
+    model, _, x = plane_and_inputs()
+    with checks.muted(InconclusiveWarning):
+        result = HopSkipJump(norm="linf", queries=3).run(model, x)
+    assert torch.equal(result.no_start, ~result.success)
+    assert not HopSkipJump(queries=60).run(model, x).no_start.any()

@@ -10,6 +10,7 @@ from advkit import TorchClassifier
 from advkit.attacks import Square
 from advkit.attacks.square import _Box, _bump, _moved, _Space, _split_bumps
 from advkit.core.norms import lp_norm
+from advkit.core.results import InconclusiveWarning
 from tests.toys import Halfspace, answers, convnet, images
 
 WIDE = (-100, 100)
@@ -261,3 +262,12 @@ def test_saturated_probabilities_are_seen_through():
 def test_wrong_settings(settings, error, said):
     with pytest.raises(error, match=said):
         Square(**{"eps": 0.1, **settings})
+
+
+def test_too_few_queries_to_begin_are_marked():
+    net, x = convnet(), images(4)
+    with pytest.warns(InconclusiveWarning, match="could not begin for 4 of 4 samples"):
+        result = Square(eps=0.01, queries=3).run(net, x)
+    assert result.no_start.all()
+    begun = Square(eps=0.01, queries=3).run(net, x, answers(net, x))
+    assert not begun.no_start.any()

@@ -371,3 +371,41 @@ def test_it_shows_its_rounds(capsys):
 def test_wrong_settings(settings, error, said):
     with pytest.raises(error, match=said):
         attacks.Substitute(**{"queries": 100, **settings})
+
+
+def test_a_last_batch_of_one_is_no_batch_for_a_batch_norm():
+    net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    found = attacks.Substitute(queries=65, batch_size=32, **SHORT).fit(Stripes(), net, points(33))
+    assert found.queries == 65
+
+
+@pytest.mark.parametrize("limit", [0, 16, 48, 60, 80])
+@pytest.mark.parametrize("tested", [False, True])
+def test_answers_outlive_a_spent_budget_and_are_not_paid_twice(limit, tested):
+    x, x_test = points(32), points(16, seed=7) if tested else None
+    substitute = attacks.Substitute(queries=100, batch_size=16, **SHORT)
+    plain = substitute.fit(Stripes(), deep(), x, x_test)
+    with pytest.raises(QueryBudgetExceeded) as caught:
+        substitute.fit(QueryCounter(Stripes(), budget=limit), deep(), x, x_test)
+    answers = getattr(caught.value, "answers", None)
+    paid = 0 if answers is None else len(answers.inputs)
+    assert paid == limit - limit % 16
+    rest = QueryCounter(Stripes())
+    found = substitute.fit(rest, deep(), x, x_test, answers=answers)
+    missing = plain.queries + plain.test_queries - paid
+    assert missing - 20 < rest.forward <= missing  # less: some moves lead back to a known input
+    assert torch.equal(weight_of(found.model.module), weight_of(plain.model.module))
+    assert found.history == plain.history
+
+
+def test_answers_outlive_an_interrupt_of_the_training():
+    class Interrupted(nn.Linear):
+        def forward(self, x):
+            if self.training and len(x) < 16:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        attacks.Substitute(queries=40, batch_size=16).fit(Stripes(), Interrupted(5, 3), points(20))
+    assert torch.equal(caught.value.answers.inputs, points(20))
+    assert torch.equal(caught.value.answers.outputs, Stripes().predict(points(20)))

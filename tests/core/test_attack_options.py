@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from advkit import attacks
-from advkit.core.attack_options import check_length, part_of, stopping
+from advkit.core.attack_options import check_length, part_of, sending_at_most, stopping
 
 
 @pytest.mark.parametrize("stop", ["first", "never"])
@@ -48,3 +48,15 @@ def test_radii_of_each_sample_go_along_with_a_part_of_the_samples():
     with pytest.raises(ValueError, match="eps has 3 values, but x has 2 samples"):
         check_length(attack, 2)
     check_length(attack, None)
+
+
+def test_an_attack_is_held_to_a_size_of_batches_also_inside_of_others():
+    attack = attacks.HopSkipJump(queries=50)
+    assert sending_at_most(attack, 7) == attacks.HopSkipJump(queries=50, batch_size=7)
+    assert sending_at_most(attack, 5000) is attack
+    inner = attacks.Transfer(attack=attack, surrogate=torch.nn.Linear(2, 2))
+    outer = attacks.Transfer(attack=inner, surrogate=inner.surrogate)
+    assert sending_at_most(outer, 7).attack.attack.batch_size == 7
+    assert outer.attack.attack.batch_size == 1024
+    for same in (attacks.FGSM(eps=0.1), object()):
+        assert sending_at_most(same, 1) is same

@@ -156,3 +156,33 @@ def test_what_can_be_run_is_an_attack_and_its_class_is_not():
     assert not checks.is_attack(len)
     with pytest.raises(TypeError, match="attack must be an attack, such as"):
         checks.attack("attack", Runs())  # it cannot be called
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("n", [1, 2, 3, 32])
+def test_a_softmax_looks_like_probabilities_in_batches_of_any_size(n, classes):
+    logits = 3 * torch.randn(n, classes, generator=torch.Generator().manual_seed(n))
+    for dtype in (torch.float32, torch.float64):
+        assert checks.look_like_probabilities(logits.to(dtype).softmax(1))
+        assert not checks.look_like_probabilities(logits.to(dtype))
+
+
+def test_probabilities_of_16_bits_need_a_batch():
+    p = torch.randn(32, 10, generator=torch.Generator().manual_seed(0)).softmax(1)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert checks.look_like_probabilities(p.to(dtype))
+        assert not checks.look_like_probabilities(p[:7].to(dtype))
+
+
+def test_probabilities_that_are_rounded_need_a_few_rows():
+    p = torch.tensor([[0.1234, 0.8767]]).repeat(5, 1)
+    assert checks.look_like_probabilities(p)
+    assert checks.look_like_probabilities(p[:4])
+    assert not checks.look_like_probabilities(p[:3].double() + 1e-4)
+    assert not checks.look_like_probabilities(torch.tensor([[0.25, 0.7502]]))
+
+
+def test_logits_in_the_unit_square_seldom_look_like_probabilities():
+    rows = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0))
+    for n in (1, 2, 4, 8):
+        assert not any(map(checks.look_like_probabilities, rows.split(n)))

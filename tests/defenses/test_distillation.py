@@ -10,7 +10,13 @@ from sklearn.svm import SVC
 from torch import nn
 from torch.nn import functional as F
 
-from advkit import CallableClassifier, QueryBudgetExceeded, TorchClassifier, attacks
+from advkit import (
+    CallableClassifier,
+    QueryBudgetExceeded,
+    ServiceError,
+    TorchClassifier,
+    attacks,
+)
 from advkit.core.results import InconclusiveWarning
 from advkit.data import digits
 from advkit.defenses import Distillation, DistillationLoss, TemperedCrossEntropy
@@ -500,3 +506,79 @@ def test_float64_stays_float64():
     w = np.array(Linear3.W)
     _, expected, _ = numpy_loss(student, x, numpy_softmax(x.numpy() @ w.T / 9), 9.0)
     np.testing.assert_allclose(student.weight.grad.numpy(), expected, rtol=1e-12)
+
+
+def normed(features=4, classes=3):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(features, 5), nn.BatchNorm1d(5), nn.Linear(5, classes))
+
+
+@pytest.mark.parametrize("n", [8, 9, 13])
+def test_a_last_batch_of_one_is_no_batch_for_a_batch_norm(n):
+    student = normed()
+    fitting = Distillation(temperature=2.0, epochs=2, batch_size=4)
+    assert fitting.fit(linear(3.0), student, [inputs(n)]) is student
+
+
+class Failing(nn.Module):
+    """A student that fails in its second step of training, once."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.net, self.error, self.steps = linear(seed=1), error, 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.steps == 2 and self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return self.net(x)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_answers_outlive_an_error_of_the_training(error):
+    teacher, x = service(linear(3.0), budget=20), inputs(20)
+    fitting = Distillation(temperature=2.0, epochs=2, batch_size=8)
+    with pytest.raises(type(error)) as caught:
+        fitting.fit(teacher, Failing(error), x.split(6))
+    assert teacher.left == 0
+    assert torch.equal(caught.value.answers.inputs, x)
+    student = fitting.fit(teacher, linear(seed=1), x.split(6), answers=caught.value.answers)
+    expected = fitting.fit(service(linear(3.0)), linear(seed=1), x.split(6))
+    assert torch.equal(student.weight, expected.weight)
+
+
+def test_only_what_a_spent_budget_left_is_asked_for():
+    x = inputs(20)
+    fitting = Distillation(temperature=2.0, epochs=2, batch_size=8)
+    with pytest.raises(QueryBudgetExceeded) as caught:
+        fitting.fit(service(linear(3.0), budget=13), linear(seed=1), x.split(6))
+    assert len(caught.value.answers.inputs) == 12
+    rest = service(linear(3.0), budget=8)
+    student = fitting.fit(rest, linear(seed=1), x.flip(0).split(7), answers=caught.value.answers)
+    assert rest.queries == 8
+    warmer = Distillation(temperature=5.0, epochs=2, batch_size=8)
+    other = warmer.fit(
+        service(linear(3.0), budget=8), linear(seed=1), x.split(6), answers=caught.value.answers
+    )
+    plain = warmer.fit(service(linear(3.0)), linear(seed=1), x.split(6))
+    torch.testing.assert_close(other.weight, plain.weight)
+    expected = fitting.fit(service(linear(3.0)), linear(seed=1), x.flip(0).split(7))
+    torch.testing.assert_close(student.weight, expected.weight)
+
+
+def test_a_call_that_fails_within_a_batch_keeps_the_calls_before_it():
+    calls = []
+
+    def flaky(rows):
+        calls.append(len(rows))
+        if len(calls) == 4:
+            raise ConnectionError("down")
+        return np.full((len(rows), 3), 1 / 3)
+
+    teacher = CallableClassifier(flaky, num_classes=3, max_batch=2)
+    with pytest.raises(ServiceError) as caught:
+        Distillation(temperature=2.0).fit(teacher, linear(seed=1), [inputs(20)])
+    assert torch.equal(caught.value.answers.inputs, inputs(20)[:6])
+    assert teacher.queries == 6

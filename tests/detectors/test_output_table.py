@@ -106,6 +106,20 @@ class NeverEmpty(TorchClassifier):
         return super().scores(x)
 
 
+def test_logits_that_are_probabilities_are_noticed():
+    class Confused:
+        bounds, num_classes = (0.0, 1.0), 2
+
+        def logits(self, x):
+            return halfspace()(x).flatten(1).sigmoid().expand(-1, 2).softmax(1)
+
+        def predict(self, x):
+            return self.logits(x).argmax(1)
+
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        collect([Confused()], [], X, Y, outputs="logits")
+
+
 def test_batches_may_come_from_a_loader_and_some_may_be_empty():
     loader = DataLoader(TensorDataset(X, Y), batch_size=3)
     same(collect([halfspace()], [], loader), collect([halfspace()], [], X, Y))

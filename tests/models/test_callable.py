@@ -358,3 +358,24 @@ def test_masked_answers_are_refused(x):
     model = CallableClassifier(hidden, num_classes=3)
     with pytest.raises(ServiceError, match="must not hold masked values"):
         model.predict(x)
+
+
+def halved(rows):
+    return probabilities(rows).astype(np.float16)
+
+
+@pytest.mark.parametrize("fn", [probabilities, halved])
+@pytest.mark.parametrize("takes", ["numpy", "tensor"])
+def test_probabilities_that_are_taken_for_logits_are_noticed(x, fn, takes):
+    x = torch.cat([x, 1 - x])
+
+    def given(rows):
+        return torch.from_numpy(fn(rows.numpy())) if takes == "tensor" else fn(rows)
+
+    model = CallableClassifier(given, 3, output="logits", takes=takes)
+    with pytest.warns(UserWarning, match="seems to return probabilities .* output='probabilities'"):
+        model.scores(x)
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        model.predict(x)
+    CallableClassifier(given, 3, takes=takes).scores(x)
+    CallableClassifier(logits, 3, output="logits").scores(x)

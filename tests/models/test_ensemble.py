@@ -232,3 +232,20 @@ def test_a_rejection_is_a_vote_for_rejecting(x):
     torch.testing.assert_close(
         Ensemble([Fixed(-1), Fixed(1)], combine="vote").scores(x)[0], torch.tensor([0, 0.5, 0])
     )
+
+
+@pytest.mark.parametrize("combine", ["logits", "probabilities"])
+def test_a_member_whose_logits_are_probabilities_is_noticed(combine):
+    class Confused:
+        bounds, num_classes = (0.0, 1.0), 3
+
+        def logits(self, x):
+            return x.flatten(1)[:, :3].softmax(1)
+
+        def predict(self, x):
+            return self.logits(x).argmax(1)
+
+    x = torch.rand(6, 3, generator=torch.Generator().manual_seed(0)).double()
+    model = Ensemble([TorchClassifier(Linear3()), Confused()], combine)
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        model.scores(x)

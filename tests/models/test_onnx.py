@@ -178,3 +178,12 @@ def test_it_is_printed(tmp_path):
     assert repr(OnnxClassifier(linear())) == "OnnxClassifier(bytes, num_classes=3)"
     (tmp_path / "net.onnx").write_bytes(linear())
     assert repr(OnnxClassifier(tmp_path / "net.onnx")) == "OnnxClassifier(net.onnx, num_classes=3)"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probabilities_that_are_taken_for_logits_are_noticed(kind):
+    x = torch.rand(9, 1, 3, generator=torch.Generator().manual_seed(0))
+    model = OnnxClassifier(linear(kind=kind, softmax=True))
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        model.scores(x)
+    OnnxClassifier(linear(kind=kind)).scores(x)

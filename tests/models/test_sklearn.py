@@ -319,7 +319,8 @@ def test_encode_takes_what_holds_labels_and_names_the_unknown():
         model.encode(["six", "one", "four", "six"])
     with pytest.raises(ValueError, match=r"labels must have shape \(n,\), got \(1, 2\)"):
         model.encode([["one", "two"]])
-    ints = SklearnClassifier(KNeighborsClassifier(1).fit([[0.0], [1.0]], [7, 3]))
+    sevens = KNeighborsClassifier(1).fit([[0.0], [1.0]], [7, 3])
+    ints = SklearnClassifier(sevens, labels="index")
     assert ints.encode(torch.tensor([7, 3, 3])).tolist() == [1, 0, 0]
     assert ints.predict(torch.tensor([[0.1], [0.9]])).tolist() == [1, 0]
 

@@ -45,9 +45,10 @@ class HopSkipJump(BlackBoxAttack):
         directions: probes of the first round; the t-th has sqrt(t) times as many.
         starts: inputs `(m, *features)` to begin at; each sample tries those nearest to it first
             and takes the first that meets its goal. `None` tries uniform noise, which seldom does
-            for a target: give inputs of that class.
+            for a target: give inputs of that class. A sample for which no start meets the goal is
+            a failure, marked in the result's `no_start`.
         tries: how many starts to try, at least 1.
-        batch_size: samples sent at once, at most.
+        batch_size: probes sent at once, at most; an evaluation holds it to its own.
         seed: of all draws, an int; they do not depend on the rest of the batch.
         progress: show a bar over the queries (needs the extra `report`).
 
@@ -163,7 +164,9 @@ class _Search:
             hit = self.ask(x_adv, todo)
             self.keep(x_adv[hit], todo[hit])
             todo = todo[~hit]
-        begun = rows[self.nearest.success[rows] & (self.left[rows] >= _HALVINGS)]
+        found = self.nearest.success[rows]
+        self.problem.ledger.no_start[rows[~found]] = True
+        begun = rows[found & (self.left[rows] >= _HALVINGS)]
         if len(begun):
             self._approach(self.nearest.x_adv[begun], begun)
         return begun

@@ -107,6 +107,8 @@ class Square(BlackBoxAttack):
         best = Best.unjudged(problem.x)  # the first pattern is taken even if the input were better
         problem.evaluate_clean(best)
         rounds = self.queries - int(problem.ledger.forward.max()) - 1  # the last look is one too
+        if rounds < 1:
+            problem.ledger.no_start |= True
         open_rows = torch.arange(len(keys), device=keys.device)
         for i in range(rounds):
             if self.stop != "never":

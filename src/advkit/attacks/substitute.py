@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from advkit.core import checks, sample_rows
 from advkit.core.differentiation import differentiating
+from advkit.core.paid_answers import PaidAnswers
 from advkit.core.progress import progress_bar
+from advkit.core.results import Answers
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
 from advkit.training.fit import fit
+from advkit.training.shuffled import shuffled
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Substitute:
         step_size: of the moves, in input units (lambda in the paper).
         epochs: passes over the set in each round.
         lr: of Adam.
-        batch_size: samples in a batch, of training and of queries.
+        batch_size: samples in a batch, of training and of queries; a last batch of training with
+            one sample goes into the batch before it.
         seed: of order, dropout and random parts, an int.
         progress: show a bar over the rounds (needs the extra `report`).
 
@@ -114,7 +118,13 @@ class Substitute:
         checks.flag("progress", self.progress)
 
     def fit(
-        self, victim: object, net: nn.Module, x: Tensor, x_test: Tensor | None = None
+        self,
+        victim: object,
+        net: nn.Module,
+        x: Tensor,
+        x_test: Tensor | None = None,
+        *,
+        answers: Answers | None = None,
     ) -> Extraction:
         """Train `net` in place to say what `victim` says.
 
@@ -125,6 +135,10 @@ class Substitute:
                 Real inputs are worth more than moved ones: against boosted trees on MNIST 800 of
                 them lead to an agreement of 0.88 within 6,400 queries, 200 to 0.62.
             x_test: other inputs, on which agreement is measured after each round.
+            answers: what the victim has answered already: the `answers` of the error that ended an
+                earlier `fit`. Any error, an interrupt included, has them once the victim has
+                answered something. They count in `queries`. Pass `net` as it was at the beginning:
+                another one moves inputs elsewhere, which has to be paid. `None` for nothing.
 
         Returns:
             The substitute, and what it cost.
@@ -151,26 +165,25 @@ class Substitute:
             raise ValueError("x_test must hold at least one sample or be None, got none")
         with torch.random.fork_rng(), torch.enable_grad(), hold(model):
             torch.manual_seed(self.seed)
-            return self._extract(model, net, x, test)
+            paid = PaidAnswers(answers, axes=1)
+            with paid.kept():
+                return self._extract(_Victim(model, paid, self.batch_size), net, x, test)
 
     def _extract(
-        self, victim: Classifier, net: nn.Module, x: Tensor, test: Tensor | None
+        self, asked: _Victim, net: nn.Module, x: Tensor, test: Tensor | None
     ) -> Extraction:
-        y = self._labels(
-            victim, x, torch.arange(len(x))
-        )  # some victims know their number of classes only now
+        victim, rows = asked.model, torch.arange(len(x))
+        y = asked.labels(x, rows)  # some victims know their number of classes only now
         substitute = TorchClassifier(net, victim.bounds, num_classes=victim.num_classes)
         _check_logits(substitute, x[:1])
-        y_test = None if test is None else self._labels(victim, test, None)
+        y_test = None if test is None else asked.labels(test, None)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         history = []
         with progress_bar("rounds", self.rounds + 1, self.progress) as advance:
-            for known, labels in self._sets(victim, substitute, x, y):
-                data = TensorDataset(known, labels)
-                shuffled = DataLoader(data, batch_size=self.batch_size, shuffle=True)
+            for known, labels in self._sets(asked, substitute, x, y):
                 fit(
                     net,
-                    shuffled,
+                    shuffled(known, labels, self.batch_size),
                     loss=_loss,
                     optimizer=optimizer,
                     epochs=self.epochs,
@@ -178,14 +191,15 @@ class Substitute:
                 )
                 share = None
                 if test is not None and y_test is not None:
-                    share = float((self._labels(substitute, test, None) == y_test).double().mean())
+                    told = sample_rows.in_parts(substitute.predict, test, size=self.batch_size)
+                    share = float((told == y_test).double().mean())
                 history.append(Agreement(len(known), share))
                 advance(1)
-        asked = 0 if test is None else len(test)
-        return Extraction(substitute, tuple(history), history[-1].queries, asked)
+        test_queries = 0 if test is None else len(test)
+        return Extraction(substitute, tuple(history), history[-1].queries, test_queries)
 
     def _sets(
-        self, victim: Classifier, substitute: TorchClassifier, x: Tensor, y: Tensor
+        self, victim: _Victim, substitute: TorchClassifier, x: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and the victim's labels, more of them in each round."""
         yield x, y
@@ -198,7 +212,7 @@ class Substitute:
             step = self.step_size if i % 2 == 0 else -self.step_size
             moved = self._moved(substitute, x[part], y[part], step)
             origin = rows[part.cpu()]
-            labels = self._labels(victim, moved, origin)
+            labels = victim.labels(moved, origin)
             x, y, rows = torch.cat([x, moved]), torch.cat([y, labels]), torch.cat([rows, origin])
             yield x, y
 
@@ -212,11 +226,25 @@ class Substitute:
                 signs.append(torch.autograd.grad(own.sum(), leaf)[0].sign())
         return (x + step * torch.cat(signs)).clamp(*substitute.bounds)
 
-    def _labels(self, model: Classifier, x: Tensor, rows: Tensor | None) -> Tensor:
-        """Return the labels of `x`, made of the samples `rows` of `fit`; `None` for other data."""
+
+class _Victim(NamedTuple):
+    """A victim, and what it has answered."""
+
+    model: Classifier
+    paid: PaidAnswers
+    batch_size: int
+
+    def labels(self, x: Tensor, rows: Tensor | None) -> Tensor:
+        """Return the victim's labels `(n,)` of `x`, on its device.
+
+        Args:
+            x: inputs `(n, *features)`.
+            rows: `(n,)`, which samples of `fit` they are made of; `None` for other data.
+        """
+        at_once = min(self.batch_size, getattr(self.model, "max_batch", None) or self.batch_size)
         unnumbered = sample_rows.unnumbered("x_test")
         with unnumbered if rows is None else sample_rows.given_rows(rows):
-            return sample_rows.in_parts(model.predict, x, size=self.batch_size).to(x.device)
+            return self.paid.ask(x, self.model.predict, at_once)
 
 
 def _check_logits(substitute: TorchClassifier, x: Tensor) -> None:

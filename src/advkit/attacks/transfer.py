@@ -14,6 +14,7 @@ from advkit.core.attack_options import stopping
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 from advkit.models import as_classifier
+from advkit.models.labels import given_labels
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -72,10 +73,12 @@ class Transfer(BlackBoxAttack):
                 f"surrogate must have the bounds of the model, {tuple(problem.model.bounds)}, "
                 f"got {tuple(surrogate.bounds)}"
             )
-        labels = problem.goal.labels.clone()  # an attack of the user's may write to what it gets
+        # Clones: an attack of the user's may write to what it gets.
+        labels = given_labels(surrogate, problem.goal.labels).clone()
         goal = {"target": labels} if problem.goal.targeted else {"y": labels}
         found = stopping(self.attack, "never").run(surrogate, problem.x.clone(), **goal)
         problem.ledger.blind |= found.no_gradient
+        problem.ledger.no_start |= found.no_start
         return Best.unjudged(found.x_adv)
 
     def _empty_record(self, problem: Problem) -> Nearest:

@@ -18,6 +18,7 @@ from advkit.core.content import check_keys, check_state, load_state
 from advkit.core.files import save_bytes
 from advkit.data import digits
 from advkit.training.fit import fit
+from advkit.training.shuffled import shuffled
 
 EPOCHS = 40
 _BATCH = 64
@@ -77,11 +78,9 @@ def cache_folder() -> Path:
 
 def _train(net: nn.Module, *, progress: bool) -> None:
     train = digits("train")
-    shuffled = torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(train.x, train.y), batch_size=_BATCH, shuffle=True
-    )
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-    fit(net, shuffled, loss=_loss, optimizer=optimizer, epochs=EPOCHS, progress=progress)
+    loader = shuffled(train.x, train.y, _BATCH)
+    fit(net, loader, loss=_loss, optimizer=optimizer, epochs=EPOCHS, progress=progress)
 
 
 def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:

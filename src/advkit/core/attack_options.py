@@ -1,4 +1,4 @@
-"""Copies of attacks with other options: another seed or stop, the budgets of some samples."""
+"""Copies of attacks with other options: seed, stop, size of batches, budgets of some samples."""
 
 from __future__ import annotations
 
@@ -22,6 +22,23 @@ def stopping(attack: AnyAttack, stop: str) -> AnyAttack:
     if getattr(attack, "stop", stop) is not None:
         return attack
     return dataclasses.replace(attack, stop=stop)  # type: ignore[type-var]  # only those have one
+
+
+def sending_at_most(attack: Any, batch_size: int) -> Any:
+    """Return `attack` with a `batch_size` of its own, if it has one, of at most `batch_size`.
+
+    An attack that it is built around is held to it, too.
+    """
+    fields = dataclasses.fields(attack) if dataclasses.is_dataclass(attack) else ()
+    own = {field.name for field in fields if field.init}
+    changes: dict[str, Any] = {}
+    if "batch_size" in own and attack.batch_size > batch_size:
+        changes["batch_size"] = batch_size
+    if "attack" in own:
+        inner = sending_at_most(attack.attack, batch_size)
+        if inner is not attack.attack:
+            changes["attack"] = inner
+    return dataclasses.replace(attack, **changes) if changes else attack
 
 
 def check_length(attack: Any, total: int | None) -> None:

@@ -32,8 +32,8 @@ def batches(
                 f"x must be a Tensor or an iterable of (x, y) batches, got {type(x).__name__}"
             )
         return _numbered(x, device)
-    if not isinstance(y, Tensor):
-        raise TypeError(f"y must be a torch.Tensor when x is one, got {type(y).__name__}")
+    checks.tensor_of_labels("y", y, " when x is one")
+    assert y is not None
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} samples, but y has {len(y)} labels")
     checks.whole("batch_size", batch_size, at_least=1)
@@ -45,6 +45,7 @@ def _numbered(pairs: Batches, device: str | torch.device | None) -> NumberedBatc
     first = 0
     for x, y in pairs:
         if device is not None:
+            checks.tensor_of_labels("y", y)
             x, y = x.to(device), y.to(device)
         yield x, y, first
         first += len(x)

@@ -19,9 +19,15 @@ import torch
 from torch import Tensor
 
 from advkit.core.naming import quoted
+from advkit.core.tensors import wide
 
 _SHOWN = 5
 _MANY = 32
+_MANY_OF_16_BITS = 8
+_SUM_OF_16_BITS = 2e-2  # how far sums of probabilities are off one, by rounding
+_SUM = 1e-3  # how far off a service may round them
+_ROUNDED_SUM = 1e-6  # how far off float32 rounds a softmax of a thousand classes
+_CHANCE = 1e-12  # of as many rows of logits, each of which sums to about one now and then
 _TOLERANCE = 1e-2  # of probabilities: services round what they answer
 
 
@@ -198,9 +204,16 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
+    """Return `y` as `whole_labels` does, and raise if one is negative."""
+    y = whole_labels(name, y, x)
+    if len(y) and y.min() < 0:
+        raise ValueError(f"{name} must not be negative, is so for sample {indices(y < 0)}")
+    return y
+
+
+def whole_labels(name: str, y: Tensor, x: Tensor) -> Tensor:
     """`y` as plain int64 `(n,)` on the device of `x`; accepts integral floats and one-hot rows."""
-    if not isinstance(y, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}")
+    tensor_of_labels(name, y)
     if y.is_complex():
         raise TypeError(f"{name} must be of an integer dtype, got {y.dtype}")
     y = y.detach().to(x.device)
@@ -210,16 +223,31 @@ def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
         if bad.any():
             raise ValueError(f"{name} must be integers, is not for sample {indices(bad)}")
     y = y.to(torch.int64)
-    if y.ndim == 2 and y.shape[1] > 1:
+    if is_one_hot(y):
         y = _from_one_hot(name, y)
     if y.shape != (len(x),):
         raise ValueError(
             f"{name} must have shape ({len(x)},) or one-hot ({len(x)}, classes), "
             f"got {tuple(y.shape)}"
         )
-    if len(y) and y.min() < 0:
-        raise ValueError(f"{name} must not be negative, is so for sample {indices(y < 0)}")
     return y.clone() if y.is_inference() else y  # such tensors cannot be part of a graph
+
+
+def is_one_hot(y: object) -> bool:
+    """Return whether labels have two axes, as one-hot rows do."""
+    return isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1
+
+
+def tensor_of_labels(name: str, y: object, when: str = "") -> None:
+    """Raise unless `y` is a tensor; labels that are strings have a way to become one."""
+    if isinstance(y, Tensor):
+        return
+    if isinstance(y, (list, tuple, np.ndarray)) and len(y) and isinstance(y[0], str):
+        raise TypeError(
+            f"`{name}` must be a torch.Tensor of integers, got strings such as {str(y[0])!r}. "
+            f"Pass `model.encode({name})` of the SklearnClassifier."
+        )
+    raise TypeError(f"{name} must be a torch.Tensor{when}, got {type(y).__name__}")
 
 
 def _from_one_hot(name: str, y: Tensor) -> Tensor:
@@ -262,23 +290,31 @@ def warn_of_probabilities(logits: Tensor) -> None:
     """Warn if the logits `(n, classes)` of a model look like probabilities."""
     if look_like_probabilities(logits):
         warn(
-            "the model seems to return probabilities, whose gradients vanish where it is "
-            "confident; return logits, or wrap it: TorchClassifier(..., output='probabilities')"
+            "the model seems to return probabilities where logits are wanted: their softmax is "
+            "nearly uniform, and gradients vanish where it is confident. Return logits, or wrap "
+            "the model with output='probabilities'"
         )
 
 
 def look_like_probabilities(logits: Tensor) -> bool:
-    """Whether every row of `(n, classes)` lies in [0, 1] and sums to one.
+    """Return whether every row of `(n, classes)` lies in [0, 1] and sums to one.
+
+    The fewer the rows, the closer the sums must be to one, so that logits pass by chance less than
+    once in a million batches. A single row must sum to one up to the rounding of float32, and 16
+    bits need eight rows.
 
     A single output stands in the second of two columns, the first being zero; a few of them may lie
     in [0, 1] by chance, 32 of them hardly.
     """
-    if len(logits) == 0 or not bool(((logits >= 0) & (logits <= 1)).all()):
+    n = len(logits)
+    if n == 0 or not bool(((logits >= 0) & (logits <= 1)).all()):
         return False
-    if logits.shape[1] == 2 and len(logits) >= _MANY and bool((logits[:, 0] == 0).all()):
+    if logits.shape[1] == 2 and n >= _MANY and bool((logits[:, 0] == 0).all()):
         return True
-    tolerance = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 2e-2
-    return bool(((logits.sum(1) - 1).abs() < tolerance).all())
+    off = float((wide(logits).sum(1) - 1).abs().max())
+    if logits.dtype not in (torch.float32, torch.float64):
+        return n >= _MANY_OF_16_BITS and off < _SUM_OF_16_BITS
+    return off < min(_SUM, max(float(_CHANCE ** (1 / n)), _ROUNDED_SUM))
 
 
 def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:

@@ -23,7 +23,11 @@ class Attack(Protocol):
     def run(
         self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
     ) -> AttackResult:
-        """Adversarial inputs and what is known of them."""
+        """Adversarial inputs and what is known of them.
+
+        Labels are those of a caller. For a model whose classes they name by values, an estimator
+        with `labels="class"`, `models.labels.label_indices` gives the indices that `predict` does.
+        """
         ...
 
 

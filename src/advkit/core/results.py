@@ -40,6 +40,9 @@ class AttackResult:
             such a failure says nothing about robustness.
         not_finite: bool `(n,)`; the attack failed and met NaN or infinite logits, at `x_adv` or on
             the way: such a failure says nothing about robustness either. Left out, it is false.
+        no_start: bool `(n,)`; the attack failed without having begun: it found no point to start
+            from, or its queries ended before the first step. Such a failure says nothing about
+            robustness either. Left out, it is false.
     """
 
     x_adv: Tensor
@@ -49,10 +52,29 @@ class AttackResult:
     queries: Queries
     no_gradient: Tensor
     not_finite: Tensor = None  # type: ignore[assignment]  # set below, for attacks of users
+    no_start: Tensor = None  # type: ignore[assignment]  # likewise
 
     def __post_init__(self) -> None:
-        if self.not_finite is None:
-            object.__setattr__(self, "not_finite", torch.zeros_like(self.success))
+        for name in ("not_finite", "no_start"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, torch.zeros_like(self.success))
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model had answered when an error ended `Distillation.fit` or `Substitute.fit`.
+
+    It is the attribute `answers` of the error, whatever its kind, an interrupt included. Passed to
+    `fit` as `answers`, it is not asked for again.
+
+    Attributes:
+        inputs: `(n, *features)`, on the CPU.
+        outputs: logits `(n, classes)` of a `Distillation`, logarithms where the teacher gives
+            probabilities; labels `(n,)` of a `Substitute`.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
 
 
 class AttackInterrupted(RuntimeError):  # noqa: N818 - what happened, as a user says it
@@ -98,11 +120,14 @@ class ServiceError(AttackInterrupted):
     Attributes:
         attempts: how often the samples were sent.
         answers: what the same call had been answered before, for its first samples: int64 labels
-            `(k,)`, or float64 scores or logits `(k, classes)`; `None` for nothing.
+            `(k,)`, or float64 scores or logits `(k, classes)`; `None` for nothing. After
+            `Distillation.fit` and `Substitute.fit` it is an `Answers` with all that was answered.
         result: what the attack that made the call had found until then; `None` outside of attacks.
     """
 
-    def __init__(self, message: str, *, attempts: int = 1, answers: Tensor | None = None) -> None:
+    def __init__(
+        self, message: str, *, attempts: int = 1, answers: Tensor | Answers | None = None
+    ) -> None:
         super().__init__(message)
         self.attempts = attempts
         self.answers = answers
@@ -111,5 +136,6 @@ class ServiceError(AttackInterrupted):
 class InconclusiveWarning(UserWarning):
     """What an attack found says less of robustness than it seems.
 
-    Gradients vanished, or the model answered the same input twice in different ways.
+    Gradients vanished, the search could not begin, or the model answered the same input twice in
+    different ways.
     """

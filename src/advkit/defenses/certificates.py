@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.models import REJECTED
+from advkit.models.labels import label_indices
 
 
 def probability_bound(counts: Tensor, n: int, alpha: float) -> Tensor:
@@ -52,6 +53,7 @@ class Certificates:
         sigma: standard deviation of the noise.
         n: draws of each bound.
         alpha: probability of an error in each label with its radius.
+        label_values: labels by which callers name the classes, `None` for their indices.
     """
 
     labels: Tensor
@@ -61,6 +63,7 @@ class Certificates:
     sigma: float
     n: int
     alpha: float
+    label_values: Tensor | None = None
 
     def __str__(self) -> str:
         abstained = int((self.labels == REJECTED).sum())
@@ -81,7 +84,7 @@ class Certificates:
             TypeError: an argument is of the wrong type.
         """
         checks.not_negative("radius", radius)
-        y = checks.labels("y", y, self.labels)
+        y = label_indices("y", y, self.labels, self)
         return ((self.labels == y) & self._beyond(radius)).cpu().double().mean().item()
 
     def _radii(self) -> list[float]:

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from advkit.core import checks, sample_rows
 from advkit.core.checks import probabilities
+from advkit.core.paid_answers import PaidAnswers
+from advkit.core.results import Answers
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
 from advkit.training.fit import fit
+from advkit.training.shuffled import shuffled
 
 FLOOR = 1e-6
 
@@ -132,7 +134,8 @@ class Distillation:
         temperature: what the logits of both are divided by, positive.
         epochs: passes over the inputs.
         lr: of Adam.
-        batch_size: samples in a batch of training; the teacher is asked in batches of the loader.
+        batch_size: samples in a batch of training; a last one of one sample goes into the batch
+            before it. The teacher is asked in batches of the loader.
         floor: what probabilities below it are counted as, in (0, 1), where a teacher gives
             probabilities alone. Zero has no logarithm, and services round: with six digits nobody
             can tell 0 from 4e-7. It weighs more than it seems: at temperature 100 a class at 1e-6
@@ -174,7 +177,14 @@ class Distillation:
         checks.whole("seed", self.seed)
         checks.flag("progress", self.progress)
 
-    def fit(self, teacher: object, student: nn.Module, loader: Iterable[object]) -> nn.Module:
+    def fit(
+        self,
+        teacher: object,
+        student: nn.Module,
+        loader: Iterable[object],
+        *,
+        answers: Answers | None = None,
+    ) -> nn.Module:
         """Train `student` in place to answer what `teacher` does.
 
         Args:
@@ -184,6 +194,9 @@ class Distillation:
                 classes. Inputs are moved to its device, also those that the teacher is asked about.
             loader: batches `(x, y)` or `x` alone, gone through once: labels are not used, and the
                 inputs are kept in memory, where they came from.
+            answers: what the teacher has answered already: the `answers` of the error that ended
+                an earlier `fit` with this `floor`. Any error, an interrupt included, has them once
+                the teacher has answered something. `None` for nothing.
 
         Returns:
             `student`, in evaluation mode.
@@ -205,35 +218,47 @@ class Distillation:
                 f"x.split(128), got {type(loader).__name__}"
             )
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
-        data = TensorDataset(*self._asked(model, student, loader))
+        paid = PaidAnswers(answers, axes=2)
+        with paid.kept():
+            self._train(student, optimizer, *self._asked(model, student, loader, paid))
+        return student
+
+    def _train(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, soft: Tensor
+    ) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             fit(
                 student,
-                DataLoader(data, batch_size=self.batch_size, shuffle=True),
+                shuffled(x, soft, self.batch_size),
                 loss=self._loss,
                 optimizer=optimizer,
                 epochs=self.epochs,
                 precision="float32",  # 16 bits are too few for logits / 100
                 progress=self.progress,
             )
-        return student
 
     def _asked(
-        self, teacher: Classifier, student: nn.Module, loader: Iterable[object]
+        self, teacher: Classifier, student: nn.Module, loader: Iterable[object], paid: PaidAnswers
     ) -> tuple[Tensor, Tensor]:
-        """All inputs of `loader`, and the soft labels that `teacher` has for them."""
+        """Return all inputs of `loader`, and the soft labels that `teacher` has for them."""
+
+        def ask(x: Tensor) -> Tensor:
+            return _teacher_logits(teacher, x.to(device), self.floor)
+
         device = next(student.parameters()).device
         inputs: list[Tensor] = []
         answers: list[Tensor] = []
         with hold(teacher), torch.no_grad():
             for batch in loader:
                 x = checks.inputs(_inputs_of(batch), teacher.bounds)
-                there = x.to(device)
+                if not len(x):
+                    continue
                 with sample_rows.numbered(len(x), sum(map(len, inputs))):
-                    soft = soft_labels(teacher, there, self.temperature, self.floor)
+                    logits = paid.ask(x, ask, getattr(teacher, "max_batch", None) or len(x))
+                soft = (logits.to(device) / self.temperature).softmax(1)
                 if not inputs:
-                    _check_classes(TorchClassifier(student).logits(there[:1]), soft)
+                    _check_classes(TorchClassifier(student).logits(x[:1].to(device)), soft)
                 inputs.append(x)
                 answers.append(soft.to(x.device))
         if not inputs:
@@ -253,6 +278,11 @@ def soft_labels(teacher: Classifier, x: Tensor, temperature: float, floor: float
         temperature: what its logits are divided by.
         floor: the least probability that counts, if it has scores alone.
     """
+    return (_teacher_logits(teacher, x, floor) / temperature).softmax(1)
+
+
+def _teacher_logits(teacher: Classifier, x: Tensor, floor: float) -> Tensor:
+    """Return the teacher's logits `(n, classes)`, float32 or wider; logarithms of its scores."""
     rows = torch.arange(len(x), device=x.device)
     with torch.no_grad():
         if callable(getattr(teacher, "logits", None)):
@@ -263,8 +293,7 @@ def soft_labels(teacher: Classifier, x: Tensor, temperature: float, floor: float
             p: Tensor = teacher.scores(x)  # type: ignore[attr-defined]  # seen by _as_teacher
             probabilities("the teacher", p, rows, "give it as a classifier with logits")
             logits = p.clamp_min(floor).log()
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return (logits.to(wide) / temperature).softmax(1)
+        return logits.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def soft_cross_entropy(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:

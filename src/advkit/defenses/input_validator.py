@@ -17,6 +17,7 @@ from advkit.core.norms import per_sample
 from advkit.core.tensors import wide
 from advkit.defenses.pixels import check_floats, check_images, on_grid, shifted
 from advkit.models import REJECTED, Bounds, StraightThrough, as_classifier, hold, may_interrupt
+from advkit.models.labels import label_values
 
 _CHUNK = 256  # images whose windows are in memory at once
 _PASSES = 20  # of a repair
@@ -113,6 +114,11 @@ class InputValidator:
     def num_classes(self) -> int:
         """Number of classes, without the rejection."""
         return self.model.num_classes
+
+    @property
+    def label_values(self) -> Tensor | None:
+        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
+        return label_values(self.model)
 
     @property
     def may_interrupt(self) -> bool:

@@ -68,7 +68,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         draws: noisy copies of an input in `scores` and `logits`; the latter keep all of them for
             the backward pass.
         seed: of the noise.
-        batch_size: most noisy copies to send at once; whole blocks of 100 are sent.
+        batch_size: most noisy copies to send at once.
 
     Raises:
         TypeError: an argument is of the wrong type, or `model` is no classifier.
@@ -180,6 +180,7 @@ class RandomizedSmoothing(ClassifierWrapper):
             sigma=self.sigma,
             n=self.n,
             alpha=self.alpha,
+            label_values=self.label_values,
         )
 
     def _scores(self, x: Tensor) -> Tensor:
@@ -237,7 +238,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         if not len(x):
             yield x  # the model says what it answers to nothing
         while group := list(islice(blocks, at_once)):
-            yield torch.cat(group)
+            yield from torch.split(torch.cat(group), self.batch_size)  # a block may be larger
 
     def _blocks(self, x: Tensor, draws: int, stream: int) -> Iterator[Tensor]:
         """Noisy copies `(m, *features)` of one sample after the other, at most 100 at a time."""

@@ -11,16 +11,20 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks, sample_rows
-from advkit.core.attack_options import check_length, part_of, stopping
+from advkit.core.attack_options import check_length, part_of, sending_at_most, stopping
 from advkit.core.batching import Batches, batches, counted_from, without_empty
 from advkit.core.naming import Several, blamed_on, named
+from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.detectors.output_table import CLEAN, OutputTable
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
+from advkit.models.labels import given_labels, label_indices
 from advkit.models.protocols import leaves
+
+_KEPT = "The error's .table has the rows of the batches before."
 
 
 def collect(
@@ -59,8 +63,13 @@ def collect(
             `"logits"`, of models that have them.
         first_sample: number of the first input. Tables of different inputs that are to be
             concatenated need different numbers.
-        batch_size: samples sent at once.
+        batch_size: samples sent at once. An attack with a larger `batch_size` of its own, such as
+            `HopSkipJump`, is held to it.
         progress: show a bar (needs the extra `report`).
+
+    Returns:
+        The rows. An error or an interrupt has those of the batches before as its `table`; the
+        other inputs can be collected with a `first_sample`, and the tables be concatenated.
 
     Raises:
         ValueError: no model, models of different width, an attack named `"clean"`, or inputs or
@@ -81,9 +90,10 @@ def collect(
     checks.whole("first_sample", first_sample, at_least=0)
     classifiers = _classifiers(models, outputs)
     total = len(x) if isinstance(x, Tensor) else None
-    made = _attacks(attacks, total)
+    made = _attacks(attacks, total, batch_size)
     recorders = [_ModelRecorder(*pair, made, outputs, first_sample) for pair in classifiers.items()]
-    with progress_bar("inputs x models", total and total * len(recorders), progress) as advance:
+    bar = progress_bar("inputs x models", total and total * len(recorders), progress)
+    with bar as advance, keeping("table", lambda: _whole_batches(recorders), _KEPT):
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             for recorder in recorders:
                 numbered = sample_rows.numbered(len(xb), first)
@@ -104,8 +114,11 @@ def _classifiers(models: Several, outputs: Outputs) -> dict[str, Classifier]:
     return found
 
 
-def _attacks(attacks: Several, total: int | None) -> dict[str, Attack]:
-    """The attacks by name, going on to the strongest example where they leave that open."""
+def _attacks(attacks: Several, total: int | None, batch_size: int) -> dict[str, Attack]:
+    """Return the attacks by name, going on to the strongest example where they leave that open.
+
+    They send at most `batch_size` samples at once.
+    """
     if isinstance(attacks, (dict, list, tuple)) and not attacks:
         return {}
     given = named("attacks", attacks, {}, kind="attack", short=repr)
@@ -114,7 +127,10 @@ def _attacks(attacks: Several, total: int | None) -> dict[str, Attack]:
     for attack in given.values():
         checks.attack("attacks", attack)
         check_length(attack, total)
-    return {name: stopping(attack, "never") for name, attack in given.items()}
+    return {
+        name: sending_at_most(stopping(attack, "never"), batch_size)
+        for name, attack in given.items()
+    }
 
 
 @dataclass
@@ -131,13 +147,14 @@ class _ModelRecorder:
     def update(self, x: Tensor, y: Tensor, first: int) -> None:
         """Attack a batch, whose first sample is the `first` of the data."""
         x = checks.inputs(x, self.model.bounds)
-        y = checks.labels("y", y, x)
+        y = label_indices("y", y, x, self.model)
         rows = torch.arange(len(x)) + first
         clean = self._part(CLEAN, x, y, rows, torch.zeros(len(x)), "")
         checks.labels_within("y", y.cpu(), clean.width, torch.arange(len(x)))
         self.found[CLEAN].append(clean)
         for name, attack in self.attacks.items():
-            result = part_of(attack, rows).run(self.model, x.clone(), y.clone())
+            labels = given_labels(self.model, y).clone()
+            result = part_of(attack, rows).run(self.model, x.clone(), labels)
             part = self._part(name, result.x_adv, y, rows, result.distance, result.norm)
             self.found[name].append(part)
 
@@ -147,6 +164,8 @@ class _ModelRecorder:
         """What the model says to `x`, which `attack` has made of the samples `rows`."""
         with torch.no_grad():
             outputs = getattr(self.model, self.outputs)(x)
+            if self.outputs == "logits":
+                checks.warn_of_probabilities(outputs)
             predicted = self.model.predict(x)
         success = leaves(predicted, y) & (attack != CLEAN)
         return OutputTable(
@@ -167,10 +186,23 @@ class _ModelRecorder:
         """Numbers in an answer of the model."""
         return self.found[CLEAN][0].width
 
-    def parts(self) -> Iterator[OutputTable]:
-        """Return the parts of the table, attack by attack."""
+    def parts(self, batches: int | None = None) -> Iterator[OutputTable]:
+        """Return the parts of the table, attack by attack, of the first `batches` or of all."""
         for parts in self.found.values():
-            yield from parts
+            yield from parts[:batches]
+
+    @property
+    def batches(self) -> int:
+        """Batches that every attack has met."""
+        return min((len(self.found[name]) for name in (CLEAN, *self.attacks)), default=0)
+
+
+def _whole_batches(recorders: list[_ModelRecorder]) -> OutputTable | None:
+    """Return the table of the batches that every model has answered, `None` for none."""
+    batches = min(recorder.batches for recorder in recorders)
+    if not batches:
+        return None
+    return OutputTable.concatenate(part for r in recorders for part in r.parts(batches))
 
 
 def _check_widths(recorders: list[_ModelRecorder]) -> None:

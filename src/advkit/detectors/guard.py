@@ -28,6 +28,7 @@ from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.detectors.request_counter import RequestCounter
 from advkit.detectors.suspicion import check_detector, looks_at_inputs, suspicion_of
 from advkit.models import Bounds, as_classifier, hold, may_interrupt
+from advkit.models.labels import label_values
 
 
 class Guard:
@@ -144,6 +145,11 @@ class Guard:
         """
         count: int = self.model.num_classes
         return count
+
+    @property
+    def label_values(self) -> Tensor | None:
+        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
+        return label_values(self.model)
 
     @property
     def may_interrupt(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 from typing_extensions import Self
 
 from advkit.core import checks
@@ -20,6 +20,7 @@ from advkit.core.protocols import Detector
 from advkit.detectors.features import Floats
 from advkit.detectors.suspicion import checked_suspicion
 from advkit.training.fit import fit
+from advkit.training.shuffled import shuffled
 
 _BATCH = 64
 
@@ -118,8 +119,7 @@ class Surrogate:
             torch.manual_seed(self.seed)
             net = _Standardised(rows, wanted, self.hidden)
             targets = torch.from_numpy((wanted - wanted.mean()) / wanted.std()).float()
-            data = TensorDataset(torch.from_numpy(rows), targets)
-            self._learn(net, DataLoader(data, batch_size=_BATCH, shuffle=True))
+            self._learn(net, shuffled(torch.from_numpy(rows), targets, _BATCH))
         net.zero_grad()
         self._net = net.requires_grad_(False)
         return self

@@ -16,6 +16,7 @@ from advkit.core.batching import Batches, NumberedBatches, batches, counted_from
 from advkit.core.results import InconclusiveWarning
 from advkit.models import Classifier, as_classifier
 from advkit.models.batch_dependence import keeps_batch
+from advkit.models.labels import label_indices
 
 _ALL = slice(None)
 NOT_FINITE = -2  # instead of a label, where the logits are NaN or infinite
@@ -84,7 +85,7 @@ class ClassifiedBatch(NamedTuple):
 
     Attributes:
         x: inputs `(n, *features)`.
-        y: labels `(n,)`.
+        y: labels `(n,)`, indices of the model's classes.
         right: bool `(n,)`; labelled correctly.
         not_finite: bool `(n,)`; the model returned NaN or infinite logits, which is not correct.
         first: number of the first sample in the data.
@@ -141,11 +142,11 @@ def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Te
     """Check and classify a batch.
 
     Returns:
-        `x`, `y`, and two masks `(n,)`: of the samples that are labelled correctly, and of those
-        whose logits are not finite.
+        `x`, `y` as indices of classes, and two masks `(n,)`: of the samples that are labelled
+        correctly, and of those whose logits are not finite.
     """
     x = checks.inputs(x, model.bounds)
-    y = checks.labels("y", y, x)
+    y = label_indices("y", y, x, model)
     if len(x) == 0:
         none = torch.zeros_like(y, dtype=torch.bool)
         return x, y, none, none

@@ -257,6 +257,7 @@ class CallableClassifier:
             return answer.masked_fill(rejected, REJECTED)
         if self.output == "logits":
             checks.finite_logits(answer, rows)
+            checks.warn_of_probabilities(answer)
         else:
             checks.probabilities("the function", answer, rows, "use output='logits'")
         return answer.double()

@@ -24,7 +24,8 @@ def as_classifier(obj: object) -> Classifier:
 
     Raises:
         TypeError: none of them.
-        ValueError: an estimator that is not fitted.
+        ValueError: an estimator that is not fitted, or whose classes are integers other than 0, 1,
+            2, ...: `SklearnClassifier` has to be told what labels are.
 
     Example:
         >>> import torch, advkit

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.models.convert import as_classifier
+from advkit.models.labels import label_values
 from advkit.models.protocols import REJECTED, Bounds, Classifier, hold, may_interrupt
 
 Ask = Callable[[Tensor], Tensor]
@@ -81,6 +82,11 @@ class Ensemble:
         return first
 
     @property
+    def label_values(self) -> Tensor | None:
+        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
+        return label_values(self.models[0])
+
+    @property
     def may_interrupt(self) -> bool:
         """True if a call may raise `AttackInterrupted`, as one of a member may."""
         return any(map(may_interrupt, self.models))
@@ -133,14 +139,24 @@ class Ensemble:
             return best.argmax(1)
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits = _stacked([model.logits(x) for model in self.models])  # (members, n, classes)
+        return self._combined(self._of_members(x))
+
+    def _of_members(self, x: Tensor) -> Tensor:
+        """Return the members' logits, `(members, n, classes)`."""
+        return _stacked([model.logits(x) for model in self.models])
+
+    def _combined(self, logits: Tensor) -> Tensor:
+        """Return the logits `(n, classes)` of the ensemble from those of its members."""
         if self.combine == "logits":
             return logits.mean(0)
         return logits.log_softmax(2).logsumexp(0) - math.log(len(self.models))
 
     def _finite_logits(self, x: Tensor) -> Tensor:
-        logits = self._logits(x)
+        of_members = self._of_members(x)
+        logits = self._combined(of_members)
         checks.finite_logits(logits)
+        for of_one in of_members:
+            checks.warn_of_probabilities(of_one)
         return logits
 
     def _probabilities(self, i: int, x: Tensor) -> Tensor:
@@ -148,6 +164,7 @@ class Ensemble:
         if hasattr(model, "logits"):
             logits: Tensor = model.logits(x)
             checks.finite_logits(logits)
+            checks.warn_of_probabilities(logits)
             return logits.softmax(1, torch.promote_types(logits.dtype, torch.float32))
         scores: Tensor = model.scores(x)
         rows = torch.arange(len(x), device=x.device)
@@ -168,6 +185,13 @@ def _check_alike(models: Sequence[Classifier]) -> None:
     counts = {count: None for model in models if (count := _classes(model)) is not None}
     if len(counts) > 1:
         raise ValueError(f"models must have the same number of classes, got {list(counts)}")
+    values = [label_values(model) for model in models]
+    named = {None if v is None else tuple(v.tolist()): None for v in values}
+    if len(named) > 1:
+        raise ValueError(
+            f"`models` must take the same labels, got {[v and list(v) for v in named]} (None for "
+            "indices). Give every SklearnClassifier among them labels='index'."
+        )
 
 
 def _check_offers(models: Sequence[Classifier], combine: Combine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from advkit.models.sklearn_layers import Array, Layers, as_layers, columns, comp
 from advkit.models.torch import checked_bounds
 
 _PROBES = 8
+Labels = Literal["class", "index"]
 
 
 class SklearnClassifier:
@@ -50,16 +51,23 @@ class SklearnClassifier:
         input_shape: shape of a sample that the estimator takes; `None` flattens. With more than one
             axis there are no logits.
         bounds: lower and upper end of valid feature values, in the units of the input.
+        labels: what `y` and `target` are, wherever they are given together with this classifier or
+            one around it: `"index"`, positions in `classes`; or `"class"`, labels as the estimator
+            knows them, which have to be integers. `predict` gives positions in both cases. `None`
+            is `"index"`, and is refused where it could be mistaken: for classes that are integers
+            other than 0, 1, 2, ... in this order.
 
     Attributes:
         estimator: the estimator.
         bounds: as given.
-        classes: the labels that the estimator knows, NumPy array `(num_classes,)`.
+        classes: the labels that the estimator knows, NumPy array `(num_classes,)`;
+            `classes[model.predict(x)]` are those of the answers.
+        label_values: the same as an int64 tensor if `y` and `target` are such labels, else `None`.
 
     Raises:
         TypeError: `estimator` is a class, or no classifier with one label for each sample.
-        ValueError: `estimator` is not fitted or knows a single class, or `input_shape` is not what
-            it was fitted on.
+        ValueError: `estimator` is not fitted or knows a single class, `input_shape` is not what
+            it was fitted on, or `labels` is missing or does not fit the classes.
 
     Example:
         >>> import torch, advkit
@@ -78,9 +86,12 @@ class SklearnClassifier:
         estimator: Any,
         input_shape: tuple[int, ...] | None = None,
         bounds: tuple[float, float] = (0.0, 1.0),
+        *,
+        labels: Labels | None = None,
     ) -> None:
         self.bounds = checked_bounds(bounds)
         self.classes: Array = _classes(estimator)
+        self.label_values = _label_values(self.classes, labels)
         self.estimator = estimator
         self.input_shape = None if input_shape is None else _checked_shape(input_shape)
         self._index = {label: i for i, label in enumerate(self.classes.tolist())}
@@ -93,7 +104,8 @@ class SklearnClassifier:
     def __repr__(self) -> str:
         lower, upper = self.bounds
         name = type(self.estimator).__name__
-        return f"SklearnClassifier({name}, bounds=({lower:g}, {upper:g}))"
+        labels = "" if self.label_values is None else ", labels='class'"
+        return f"SklearnClassifier({name}, bounds=({lower:g}, {upper:g}){labels})"
 
     @property
     def num_classes(self) -> int:
@@ -264,6 +276,32 @@ def _classes(estimator: Any) -> Array:
     if len(classes) < 2:
         raise ValueError(f"estimator must know two classes or more, {name} knows {list(classes)}")
     return np.asarray(classes)
+
+
+def _label_values(classes: Array, labels: Labels | None) -> Tensor | None:
+    """Return the classes as labels to be given, `None` where positions are given."""
+    if labels is not None:
+        checks.one_of("labels", labels, ("class", "index"))
+    known = classes.tolist()
+    if not all(isinstance(label, (bool, int, float)) and label == label // 1 for label in known):
+        if labels == "class":
+            raise ValueError(
+                f"`labels` must be 'index' for classes that are not integers, got 'class' for "
+                f"{known}. Turn labels into positions with `model.encode(y)`."
+            )
+        return None
+    values = [int(label) for label in known]
+    if values == list(range(len(values))):
+        return None
+    if labels is None:
+        raise ValueError(
+            f"`labels` must be 'class' or 'index', since the estimator's classes are {values} and "
+            f"their positions are {list(range(len(values)))}. "
+            "SklearnClassifier(estimator, labels='class') takes `y` and `target` as these classes, "
+            "SklearnClassifier(estimator, labels='index') as positions, which `model.encode(y)` "
+            "gives."
+        )
+    return torch.tensor(values) if labels == "class" else None
 
 
 def _checked_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

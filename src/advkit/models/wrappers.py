@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advkit.core import checks
 from advkit.models.convert import as_classifier
 from advkit.models.ensemble import Ask, Combine, Ensemble
+from advkit.models.labels import label_values
 from advkit.models.protocols import Bounds, hold, may_interrupt
 from advkit.models.query_budget import Budget, Counter
 from advkit.models.state import undisturbed
@@ -44,6 +45,11 @@ class ClassifierWrapper(ABC):
         """
         count: int = self._asked.num_classes
         return count
+
+    @property
+    def label_values(self) -> Tensor | None:
+        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
+        return label_values(self.model)
 
     @property
     def may_interrupt(self) -> bool:

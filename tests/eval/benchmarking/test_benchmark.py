@@ -519,6 +519,16 @@ def test_blind_attacks_are_named():
     assert "A(eps=0.1) met no usable gradient on 7 inputs that it did not fool" in text
 
 
+def test_attacks_that_could_not_begin_are_named():
+    idle = cost("A", found(3), 1.0, eps=0.1, settings={"eps": 0.1})
+    lost = torch.zeros(100, dtype=torch.bool)
+    lost[:7] = True
+    outcome = dataclasses.replace(idle.outcome, no_start=lost)
+    text = " ".join(str(made(dataclasses.replace(idle, outcome=outcome))).split())
+    assert "A(eps=0.1) could not begin on 7 inputs that it did not fool" in text
+    assert "usable gradient" not in text
+
+
 def test_json_has_neither_nan_nor_infinity(tmp_path):
     path = made(
         cost("A", found(20), 2.0, eps=0.1), cost("B", found(0), 3.0), about={"seed": "0"}

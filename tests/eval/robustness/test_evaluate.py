@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advkit import TorchClassifier, attacks
 from advkit import eval as rob
-from advkit.core.results import AttackResult, Queries
+from advkit.core.results import AttackResult, InconclusiveWarning, Queries
 from advkit.eval import Examples
 from advkit.eval.robustness import figures
 from advkit.eval.robustness.figures import example_grid, showcase
@@ -516,3 +516,25 @@ def test_numbers_of_numpy_count_as_budgets(net, x, y, tmp_path):
     assert list(report.worst_cases) == ["linf 0.125"]
     assert report.outcomes[2].label == "PGD(eps=0.125, steps=3)"
     report.save_json(tmp_path / "report.json")
+
+
+def test_what_an_attack_could_not_begin_on_is_in_the_report(x):
+    class Sure(torch.nn.Module):
+        def forward(self, x):
+            return torch.tensor([[2.0, 0.0, 1.0]]).expand(len(x), -1)
+
+    y = torch.zeros(40).long()
+    hopeless = attacks.HopSkipJump(queries=20, tries=3)
+    transfer = attacks.Transfer(attack=hopeless, surrogate=Sure())
+    with pytest.warns(InconclusiveWarning, match="could not begin for"):
+        report = rob.evaluate(Sure(), x, y, attacks=[hopeless, transfer], batch_size=32)
+    for outcome in report.outcomes:
+        assert outcome.no_start.all()
+        assert outcome.to_dict()["inputs_without_start"] == 40
+    notes = [note for note in report.notes() if "could not begin on 40 inputs" in note]
+    assert len(notes) == 2
+    assert "could not begin on 40 inputs" in " ".join(str(report).split())
+    assert "could not begin on 40 inputs" in report.to_html()
+    clean = rob.evaluate(Sure(), x, y + 1, attacks=[hopeless])
+    assert not clean.outcomes[0].no_start.any()
+    assert "could not begin" not in str(clean)

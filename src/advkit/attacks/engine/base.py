@@ -28,6 +28,7 @@ from advkit.core.results import (
 )
 from advkit.models import DifferentiableClassifier, as_differentiable, hold, may_interrupt
 from advkit.models.batch_dependence import warn_of_batch_statistics
+from advkit.models.labels import label_indices
 
 # A success that is not confirmed is moved out to these multiples of its perturbation: it lies on
 # the boundary, and a batch of another size rounds differently. The last one is the clean input.
@@ -76,8 +77,10 @@ class BaseAttack(ABC):
             model: a classifier that answers what this attack asks for; an `nn.Module` with inputs
                 in [0, 1] and a fitted scikit-learn estimator are wrapped.
             x: clean inputs `(n, *features)`, of a floating dtype, within the model's bounds.
-            y: true labels `(n,)`, of any integer dtype, integral floats or one-hot; `None` takes
-                the model's own predictions, at the cost of a forward pass.
+            y: true labels `(n,)`, of any integer dtype, integral floats or one-hot; indices of the
+                model's classes, or the estimator's own labels for a `SklearnClassifier` with
+                `labels="class"`. `None` takes the model's own predictions, at the cost of a forward
+                pass.
             target: labels to reach, as `y`; makes the attack targeted.
 
         Returns:
@@ -133,9 +136,9 @@ class BaseAttack(ABC):
         ledger, rows = Ledger(len(x), x.device), torch.arange(len(x), device=x.device)
         ledger.sender = sender_to(model, x)
         if y is not None:
-            y = checks.labels("y", y, x)
+            y = label_indices("y", y, x, model)
         if target is not None:
-            labels = checks.labels("target", target, x)
+            labels = label_indices("target", target, x, model)
         elif y is not None:
             labels = y
         else:
@@ -253,33 +256,47 @@ def move_outward(problem: Problem, found: Best | Nearest, verified: Best) -> Bes
 
 def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
     """Return the result of the run, and warn of failures that say nothing about robustness."""
-    not_finite = problem.ledger.not_finite & ~best.success
-    if not_finite.any():
-        checks.warn(
-            f"the model returned NaN or infinite logits for {int(not_finite.sum())} of "
-            f"{len(not_finite)} samples, which were not fooled (sample "
-            f"{checks.indices(not_finite)}): such an answer is never a success, and the failure "
-            "says nothing about their robustness; attack the model in float32 or float64",
-            InconclusiveWarning,
-        )
-    no_gradient = problem.ledger.blind & ~best.success
-    if no_gradient.any():
-        checks.warn(
-            f"{int(no_gradient.sum())} of {len(no_gradient)} samples met a gradient of zero or NaN "
-            f"and were not fooled (sample {checks.indices(no_gradient)}): that says nothing about "
-            "their robustness; try PGD with loss='margin' or an attack without gradients, Square "
-            "or HopSkipJump",
-            InconclusiveWarning,
-        )
+    failed, ledger = ~best.success, problem.ledger
+    not_finite, no_gradient = ledger.not_finite & failed, ledger.blind & failed
+    no_start = ledger.no_start & failed
+    untold = torch.zeros_like(no_start) if ledger.no_start_told else no_start
+    for inconclusive, sentence in (
+        (not_finite, _NOT_FINITE),
+        (no_gradient, _NO_GRADIENT),
+        (untold, _NO_START),
+    ):
+        if inconclusive.any():
+            counts = f"{int(inconclusive.sum())} of {len(inconclusive)} samples"
+            which = f"(sample {checks.indices(inconclusive)})"
+            checks.warn(sentence.format(counts=counts, which=which), InconclusiveWarning)
     return AttackResult(
         x_adv=best.x_adv,
         success=best.success,
         distance=problem.distance(best.x_adv),
         norm=problem.norm,
-        queries=Queries(problem.ledger.forward, problem.ledger.backward),
+        queries=Queries(ledger.forward, ledger.backward),
         no_gradient=no_gradient,
         not_finite=not_finite,
+        no_start=no_start,
     )
+
+
+_NOT_FINITE = (
+    "the model returned NaN or infinite logits for {counts}, which were not fooled {which}: such "
+    "an answer is never a success, and the failure says nothing about their robustness; attack the "
+    "model in float32 or float64"
+)
+_NO_GRADIENT = (
+    "{counts} met a gradient of zero or NaN and were not fooled {which}: that says nothing about "
+    "their robustness; try PGD with loss='margin' or an attack without gradients, Square or "
+    "HopSkipJump"
+)
+_NO_START = (
+    "the search could not begin for {counts}, which were not fooled {which}: there was no point to "
+    "start from, or the queries ended before the first step. That says nothing about their "
+    "robustness; give HopSkipJump starts=, inputs with a label that counts as success, or raise "
+    "its queries"
+)
 
 
 def _warn_of_chance(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:

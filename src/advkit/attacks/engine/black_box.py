@@ -17,6 +17,7 @@ from advkit.core import checks
 from advkit.core.losses import Loss, margin
 from advkit.core.results import InconclusiveWarning
 from advkit.models import REJECTED, Bounds, Classifier, as_classifier, hold, may_interrupt
+from advkit.models.labels import label_values
 
 
 class _View:
@@ -34,6 +35,11 @@ class _View:
     def num_classes(self) -> int:
         """That of the model."""
         return self.model.num_classes
+
+    @property
+    def label_values(self) -> Tensor | None:
+        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
+        return label_values(self.model)
 
     @property
     def may_interrupt(self) -> bool:

@@ -12,7 +12,9 @@ from advkit.attacks.engine.sender import Sender
 
 
 class Ledger:
-    """Passes of one run for each of its `n` inputs, and gradients and logits that failed.
+    """Passes of one run for each of its `n` inputs, and what kept it from finding more.
+
+    That is gradients and logits that failed, and searches that could not begin.
 
     Where the model may end the run at any pass, also what is found so far.
     """
@@ -22,6 +24,8 @@ class Ledger:
         self.backward = torch.zeros(n, dtype=torch.int64, device=device)
         self.blind = torch.zeros(n, dtype=torch.bool, device=device)
         self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
+        self.no_start = torch.zeros(n, dtype=torch.bool, device=device)
+        self.no_start_told = False  # a warning has named these samples already
         self.sender = Sender(n)
         self.kept: Any = None  # a record of the engine, or None where nothing ends the run
         self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.attack_options import part_of
+from advkit.core.attack_options import part_of, sending_at_most
 from advkit.core.batching import batches
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
@@ -22,6 +22,7 @@ from advkit.eval.benchmarking.result import Benchmark, Floor
 from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.models import Classifier, as_classifier, has_gradients, hold
+from advkit.models.labels import given_labels
 
 _PASSES = 3  # bare passes before each attack on a batch, and after it
 
@@ -51,7 +52,8 @@ def benchmark(
         y: true labels `(n,)`.
         attacks: what to attack with. An `eps` with one radius for each sample is cut along with the
             batches.
-        batch_size: samples sent at once.
+        batch_size: samples sent at once. An attack with a larger `batch_size` of its own, such as
+            `HopSkipJump`, is held to it; the attacks reported are as given.
         rounds: how often each attack is timed.
         device: where the batches are moved to, all before the first attack; `None` leaves them
             where they are.
@@ -89,7 +91,7 @@ def benchmark(
             "there is nothing to attack"
         )
     with progress_bar("runs", len(attacks) * (1 + rounds), progress) as advance:
-        costs, floor = _measured(classifier, parts, attacks, rounds, advance)
+        costs, floor = _measured(classifier, parts, attacks, batch_size, rounds, advance)
     return Benchmark(
         model=repr(classifier),
         clean=torch.cat([part.right for part in parts]).cpu(),
@@ -132,6 +134,7 @@ def _measured(
     model: Classifier,
     parts: Sequence[ClassifiedBatch],
     attacks: Sequence[Attack],
+    batch_size: int,
     rounds: int,
     advance: Callable[[int], None],
 ) -> tuple[list[AttackCost], Floor]:
@@ -140,12 +143,12 @@ def _measured(
     _, floor_peak = peak_memory(lambda: _passes(model, parts[first]))
     peaks = []
     for attack in attacks:  # all before the rounds, so that one that cannot run says so soon
-        peaks.append(_peak(model, attack, parts[first]))
+        peaks.append(_peak(model, sending_at_most(attack, batch_size), parts[first]))
         advance(1)
     found: list[list[_Round]] = [[] for _ in attacks]
     for _ in range(rounds):  # round by round, so that a slow minute is not that of one attack
         for attack, mine in zip(attacks, found, strict=True):
-            mine.append(_round(model, attack, parts))
+            mine.append(_round(model, attack, parts, batch_size))
             advance(1)
     costs = [_cost(mine, peak) for mine, peak in zip(found, peaks, strict=True)]
     floor = Floor(
@@ -161,13 +164,16 @@ def _peak(model: Classifier, attack: Any, part: ClassifiedBatch) -> int:
     """The most bytes that an attack has in tensors while it works on a batch."""
     attack = part_of(attack, part.rows.cpu() + part.first)
     x, y = part.attacked
+    y = given_labels(model, y)
     with part.attacking():
         _, most = peak_memory(lambda: attack.run(model, x, y))
     return most
 
 
-def _round(model: Classifier, attack: Attack, parts: Sequence[ClassifiedBatch]) -> _Round:
-    recorder = AttackRecorder(attack, examples=0)
+def _round(
+    model: Classifier, attack: Attack, parts: Sequence[ClassifiedBatch], batch_size: int
+) -> _Round:
+    recorder = AttackRecorder(attack, batch_size=batch_size, examples=0)
     passes = []
     for part in parts:
         before = _passes(model, part)

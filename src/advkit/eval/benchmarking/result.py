@@ -109,14 +109,16 @@ class Benchmark:
                 "A minimum-norm attack among those with a budget counts with what it found within "
                 "it, and with all that it took."
             )
-        return [*notes, *self._notes_on_gradients()]
+        return [*notes, *self._notes_on_failures()]
 
-    def _notes_on_gradients(self) -> list[str]:
-        lost = ((cost.outcome.label, int(cost.outcome.no_gradient.sum())) for cost in self.attacks)
+    def _notes_on_failures(self) -> list[str]:
+        outcomes = [cost.outcome for cost in self.attacks]
+        lost = [("met no usable gradient", o.label, int(o.no_gradient.sum())) for o in outcomes]
+        lost += [("could not begin", o.label, int(o.no_start.sum())) for o in outcomes]
         return [
-            f"{label} met no usable gradient on {counted(count, 'input')} that it did not fool: "
+            f"{label} {what} on {counted(count, 'input')} that it did not fool: "
             "to find nothing there says nothing."
-            for label, count in lost
+            for what, label, count in lost
             if count
         ]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.attack_options import check_length, part_of
+from advkit.core.attack_options import check_length, part_of, sending_at_most
 from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.hyperparameters import settings
 from advkit.core.protocols import Attack
@@ -21,6 +21,7 @@ from advkit.eval.accuracy import ClassifiedBatch
 from advkit.eval.budgets import radius_of
 from advkit.eval.robustness.outcome import AttackOutcome, Examples
 from advkit.models import Classifier
+from advkit.models.labels import given_labels
 from advkit.models.protocols import leaves
 
 _EXAMPLES = 6
@@ -32,6 +33,7 @@ _NOT_ATTACKED = {  # value and dtype of the columns
     "backward": (0, torch.int64),
     "no_gradient": (False, torch.bool),
     "not_finite": (False, torch.bool),
+    "no_start": (False, torch.bool),
 }
 
 
@@ -50,11 +52,13 @@ class AttackRecorder:
 
     Args:
         attack: the attack.
+        batch_size: the most samples that it sends at once.
         examples: how many of its successes are kept for pictures.
     """
 
-    def __init__(self, attack: Attack, *, examples: int = _EXAMPLES) -> None:
+    def __init__(self, attack: Attack, *, batch_size: int, examples: int = _EXAMPLES) -> None:
         self.attack: Any = attack
+        self.batch_size = batch_size
         self.norm: str = getattr(attack, "norm", "")
         self.columns = BatchRecorder()
         self.seconds = 0.0
@@ -67,6 +71,7 @@ class AttackRecorder:
         found = {k: torch.full((n,), v, dtype=dtype) for k, (v, dtype) in _NOT_ATTACKED.items()}
         if len(rows):
             attack = part_of(self.attack, rows + batch.first)
+            attack = sending_at_most(attack, self.batch_size)
             for name, values in self._attack(attack, model, batch).items():
                 found[name][rows] = values
         self.columns.update(found)
@@ -76,7 +81,7 @@ class AttackRecorder:
         x, y = batch.attacked
         start = time.perf_counter()
         with batch.attacking():
-            result = attack.run(model, x.clone(), y.clone())
+            result = attack.run(model, x.clone(), given_labels(model, y).clone())
         success = result.success.cpu()  # waits for the device, so that the clock is right
         self.seconds += time.perf_counter() - start
         self.norm = result.norm
@@ -89,6 +94,7 @@ class AttackRecorder:
             "backward": result.queries.backward.cpu(),
             "no_gradient": result.no_gradient.cpu(),
             "not_finite": result.not_finite.cpu(),
+            "no_start": result.no_start.cpu(),
         }
 
     def _keep_examples(

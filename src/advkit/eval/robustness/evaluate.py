@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from advkit.core.batching import Batches, batches
+from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch, Rate, classified
 from advkit.eval.robustness.attack_recorder import check_attacks
 from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
-from advkit.models import Classifier, as_classifier
+from advkit.models import as_classifier
+
+_KEPT = "The error's .report is that of the batches before."
 
 
 def robust_accuracy(
@@ -63,12 +66,14 @@ def evaluate(
         y: true labels `(n,)`; `None` if `x` is an iterable of batches.
         attacks: what to attack with. An `eps` with one radius for each sample is cut along with the
             batches.
-        batch_size: samples sent at once.
+        batch_size: samples sent at once. An attack with a larger `batch_size` of its own, such as
+            `HopSkipJump`, is held to it; the attacks reported are as given.
         device: where each batch is moved to; `None` leaves it where it is.
         progress: show a bar (needs the extra `report`).
 
     Returns:
-        A report that prints as a table, converts to a dict and saves as HTML.
+        A report that prints as a table, converts to a dict and saves as HTML. An error or an
+        interrupt after the first batch has the report so far as its `report`.
 
     Raises:
         ValueError: inputs or labels of the wrong shape or range, or no attack.
@@ -87,8 +92,9 @@ def evaluate(
         model, x, y, attacks=attacks, batch_size=batch_size, device=device, progress=progress
     )
     report = None
-    for report in stream:  # noqa: B007
-        pass
+    with keeping("report", lambda: report, _KEPT):
+        for report in stream:  # noqa: B007
+            pass
     if report is None or len(report.clean) == 0:
         raise ValueError("x must hold at least one sample, got none")
     return report
@@ -115,18 +121,17 @@ def evaluate_stream(
     total = len(x) if isinstance(x, Tensor) else None
     check_attacks(attacks, total)
     parts = classified(classifier, batches(x, y, batch_size, device))
-    return _stream(classifier, parts, attacks, total, progress=progress)
+    recorder = EvaluationRecorder(classifier, attacks, total, batch_size)
+    return _stream(recorder, parts, total, progress=progress)
 
 
 def _stream(
-    classifier: Classifier,
+    recorder: EvaluationRecorder,
     parts: Iterator[ClassifiedBatch],
-    attacks: Sequence[Attack],
     total: int | None,
     *,
     progress: bool,
 ) -> Iterator[Report]:
-    recorder = EvaluationRecorder(classifier, attacks, total)
     with progress_bar("inputs", total, progress) as advance:
         for batch in parts:
             recorder.update(batch)

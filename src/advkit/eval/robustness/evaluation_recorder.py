@@ -27,14 +27,19 @@ class EvaluationRecorder:
         classifier: the model.
         attacks: what it is attacked with.
         total: number of inputs, `None` if unknown.
+        batch_size: the most samples that an attack sends at once.
     """
 
     def __init__(
-        self, classifier: Classifier, attacks: Sequence[Attack], total: int | None
+        self,
+        classifier: Classifier,
+        attacks: Sequence[Attack],
+        total: int | None,
+        batch_size: int,
     ) -> None:
         self.classifier = classifier
         self.total = total
-        self.attacks = [AttackRecorder(attack) for attack in attacks]
+        self.attacks = [AttackRecorder(attack, batch_size=batch_size) for attack in attacks]
         self.budgets = distinct_budgets(attacks)
         self.noise = BatchRecorder()
         self.answers = BatchRecorder()

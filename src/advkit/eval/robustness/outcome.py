@@ -62,6 +62,7 @@ class AttackOutcome:
         backward: int64 `(n,)`; likewise backward.
         no_gradient: bool `(n,)`; not fooled, but without a usable gradient.
         not_finite: bool `(n,)`; not fooled, but the model returned NaN or infinite logits.
+        no_start: bool `(n,)`; not fooled, but the search could not begin. Left out, it is false.
         seconds: the attack alone.
         examples: a few successes, `None` if there are none.
     """
@@ -80,6 +81,11 @@ class AttackOutcome:
     not_finite: Tensor
     seconds: float
     examples: Examples | None
+    no_start: Tensor = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if self.no_start is None:
+            object.__setattr__(self, "no_start", torch.zeros_like(self.robust))
 
     @property
     def label(self) -> str:
@@ -151,6 +157,7 @@ class AttackOutcome:
             "forward_per_attacked_input": self.sent(self.forward),
             "backward_per_attacked_input": self.sent(self.backward),
             "inputs_without_gradient": int(self.no_gradient.sum()),
+            "inputs_without_start": int(self.no_start.sum()),
             "inputs_not_finite": self.not_finite.nonzero().flatten().tolist(),
             "seconds": self.seconds,
         }

@@ -132,6 +132,13 @@ class Report:
                     f"{outcome.label} met no usable gradient on {lost:,} inputs that it did not "
                     "fool: that is no evidence of robustness."
                 )
+            unbegun = int(outcome.no_start.sum())
+            if unbegun:
+                notes.append(
+                    f"{outcome.label} could not begin on {counted(unbegun, 'input')} that it did "
+                    "not fool, for want of a point to start from or of queries: that is no "
+                    "evidence of robustness."
+                )
         return [*notes, *self._notes_on_logits()]
 
     def _notes_on_logits(self) -> list[str]:

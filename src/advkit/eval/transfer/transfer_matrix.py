@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks, sample_rows
-from advkit.core.attack_options import check_length, part_of, stopping
+from advkit.core.attack_options import check_length, part_of, sending_at_most, stopping
 from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.batching import Batches, batches, counted_from, without_empty
 from advkit.core.hyperparameters import call, settings
 from advkit.core.naming import Several, blamed_on, did_you_mean, named, quoted
 from advkit.core.norms import Norm
+from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import correct, labels_of
@@ -24,7 +25,10 @@ from advkit.eval.noise import noisy
 from advkit.eval.transfer.result import NO_ATTACK, TransferMatrix, TransferSource
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
+from advkit.models.labels import label_indices
 from advkit.models.protocols import leaves
+
+_KEPT = "The error's .matrix is that of the batches before."
 
 
 def transfer_matrix(
@@ -56,11 +60,13 @@ def transfer_matrix(
         attack: what every source is attacked with, or an attack for each source by its name.
         x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
         y: true labels `(n,)`; `None` if `x` is an iterable of batches.
-        batch_size: samples sent at once.
+        batch_size: samples sent at once. An attack with a larger `batch_size` of its own, such as
+            `HopSkipJump`, is held to it; the matrix has the attack as given.
         progress: show a bar (needs the extra `report`).
 
     Returns:
-        A matrix that prints as tables, converts to a dict and plots as two heat maps.
+        A matrix that prints as tables, converts to a dict and plots as two heat maps. An error or
+        an interrupt has that of the batches before as its `matrix`.
 
     Raises:
         ValueError: no model, models of different bounds, a source without an attack or an attack
@@ -82,22 +88,38 @@ def transfer_matrix(
     made_on, tried_on = _classifiers(sources, targets)
     total = len(x) if isinstance(x, Tensor) else None
     each = _attack_of_each(attack, made_on, total)
-    recorders = [_SourceRecorder(*pair, each[pair[0]], tried_on) for pair in made_on.items()]
+    recorders = [
+        _SourceRecorder(name, source, each[name], tried_on, batch_size)
+        for name, source in made_on.items()
+    ]
     budgets = distinct_budgets(each.values())
     baselines = BatchRecorder()
-    with progress_bar("inputs x sources", total and total * len(recorders), progress) as advance:
+    bar = progress_bar("inputs x sources", total and total * len(recorders), progress)
+    with bar as advance, keeping("matrix", lambda: _whole(recorders, baselines), _KEPT):
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             with counted_from(first), sample_rows.numbered(len(xb), first):
                 xb = checks.inputs(xb, recorders[0].model.bounds)
-                yb = checks.labels("y", yb, xb)
                 baselines.update(_wrong_without_attack(tried_on, xb, yb, budgets))
                 for recorder in recorders:
                     recorder.update(xb, yb, first)
                     advance(len(xb))
-    wrong = baselines.compute()
+    return _matrix(recorders, baselines, len(baselines))
+
+
+def _whole(recorders: Sequence[_SourceRecorder], baselines: BatchRecorder) -> TransferMatrix | None:
+    """Return the matrix of the batches that every source has met, `None` for none."""
+    batches = min(len(recorder.columns) for recorder in recorders)
+    return _matrix(recorders, baselines, batches) if batches else None
+
+
+def _matrix(
+    recorders: Sequence[_SourceRecorder], baselines: BatchRecorder, batches: int
+) -> TransferMatrix:
+    """Return the matrix of the first `batches`."""
+    wrong = baselines.compute(batches)
     return TransferMatrix(
-        targets=tuple(tried_on),
-        sources=tuple(recorder.compute() for recorder in recorders),
+        targets=tuple(recorders[0].targets),
+        sources=tuple(recorder.compute(batches) for recorder in recorders),
         no_attack=wrong.pop(NO_ATTACK),
         random_noise=wrong,
     )
@@ -126,12 +148,14 @@ class _SourceRecorder:
     model: Classifier
     attack: Any
     targets: Mapping[str, Classifier]
+    batch_size: int
     columns: BatchRecorder = field(default_factory=BatchRecorder)
 
     def update(self, x: Tensor, y: Tensor, first: int) -> None:
         """Attack a batch, whose first sample is the `first` of the data, and query all targets."""
         with blamed_on("source", self.name):
             attack = part_of(self.attack, torch.arange(len(x)) + first)
+            attack = sending_at_most(attack, self.batch_size)
             result = attack.run(self.model, x.clone(), y.clone())
         wrong = _wrong(self.targets, result.x_adv, y)
         found = {
@@ -148,14 +172,14 @@ class _SourceRecorder:
             if target is self.model:
                 return wrong[i]
         with blamed_on("source", self.name):
-            return leaves(labels_of(self.model, x_adv), y)
+            return leaves(labels_of(self.model, x_adv), label_indices("y", y, x_adv, self.model))
 
-    def compute(self) -> TransferSource:
-        """Return what came of all batches so far."""
+    def compute(self, batches: int) -> TransferSource:
+        """Return what came of the first `batches`."""
         return TransferSource(
             name=self.name,
             attack=call(type(self.attack).__name__, settings(self.attack)),
-            **self.columns.compute(),
+            **self.columns.compute(batches),
         )
 
 
@@ -179,11 +203,11 @@ def _wrong_without_attack(
 
 def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
     """Whether each target is wrong on each of `x` `(n, *features)`: `(targets, n)`."""
-    answers = []
+    wrong = []
     for name, target in targets.items():
         with blamed_on("target", name):
-            answers.append(labels_of(target, x))
-    return leaves(torch.stack(answers), y)
+            wrong.append(leaves(labels_of(target, x), label_indices("y", y, x, target)))
+    return torch.stack(wrong)
 
 
 def _check_bounds(classifiers: Sequence[tuple[str, Classifier]]) -> None:
