@@ -14,6 +14,7 @@ from advkit.attacks.adaptive.guarded_model import behind_guards
 from advkit.attacks.engine.black_box import BlackBoxAttack, ByLabels
 from advkit.attacks.engine.budget import BudgetAttack
 from advkit.attacks.engine.ledger import Ledger
+from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import write
@@ -168,4 +169,5 @@ def _climb(part: Problem, loss: Loss) -> _Climb:
     guarded: Any = part.model
     n, device = len(part.x), part.x.device
     rows, ledger = torch.arange(n, device=device), Ledger(n, device)
-    return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, ledger)
+    scale = LogitScale(n)
+    return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, ledger, scale)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.ledger import Ledger
+from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.core import checks
@@ -133,7 +134,7 @@ class BaseAttack(ABC):
         goal = Goal(labels, highest, target is not None, self._confidence)
         rows = torch.arange(len(x), device=x.device)
         loss = self._objective(targeted=target is not None)
-        return Problem(model, x, goal, loss, self.norm, rows, ledger)
+        return Problem(model, x, goal, loss, self.norm, rows, ledger, LogitScale(len(x)))
 
     @property
     def _confidence(self) -> float:

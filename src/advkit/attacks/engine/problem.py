@@ -15,10 +15,11 @@ from torch import Tensor
 
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.ledger import Ledger
+from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
-from advkit.core.losses import Loss
-from advkit.core.norms import Norm, lp_norm, per_sample, project
+from advkit.core.losses import Loss, is_built_in
+from advkit.core.norms import Norm, finite_gradient, lp_norm, per_sample, project
 from advkit.core.tensors import asynchronous, wide
 from advkit.models import DifferentiableClassifier
 
@@ -63,6 +64,7 @@ class Problem:
     norm: Norm  # of the distances
     rows: Tensor  # (n,), where these samples stand in the whole batch
     ledger: Ledger
+    scale: LogitScale
 
     def take(self, keep: Tensor) -> Problem:
         """The same for the samples where bool `keep` `(n,)` is true."""
@@ -75,7 +77,7 @@ class Problem:
 
     def through(self, model: DifferentiableClassifier) -> Problem:
         """The same, `model` being asked instead."""
-        return replace(self, model=model)
+        return replace(self, model=model, scale=LogitScale(len(self.ledger.forward)))
 
     def distance(self, x_adv: Tensor) -> Tensor:
         """How far `x_adv` is from the clean inputs, `(n,)`."""
@@ -158,7 +160,7 @@ class Problem:
             write(kept, self.rows, take(kept, self.rows).improved(self, at))
 
     def logits(self, x_adv: Tensor) -> Tensor:
-        """Counted logits `(n, classes)`, of float32 at least.
+        """Counted logits `(n, classes)`, of float32 at least and none of extreme size.
 
         Raises:
             ValueError: a label that the model does not have.
@@ -170,7 +172,17 @@ class Problem:
             name = "target" if self.goal.targeted else "y"
             checks.labels_within(name, self.goal.labels, classes, self.rows)
             raise ValueError(f"y must be below {classes}, the number of classes, got {highest}")
-        return wide(logits)
+        if not self.free_of_scale:
+            return wide(logits)
+        return self.scale.applied(logits, self.goal.labels, self.rows)
+
+    @property
+    def free_of_scale(self) -> bool:
+        """Whether logits times a factor are as good as the logits to what is computed from them.
+
+        A loss of the user's own and a confidence are in the units of the logits.
+        """
+        return is_built_in(self.loss) and not self.goal.confidence
 
     def shortfall(self, x_adv: Tensor) -> Tensor:
         """One counted pass: how much the goal is missed by at `x_adv`, `(n,)`."""
@@ -201,9 +213,10 @@ class Problem:
         return shortfall <= 0
 
     def pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
-        """One counted backward pass from `value` `(n,)`: its gradient at `at`, as torch gives it.
+        """One counted backward pass from `value` `(n,)`: its gradient at `at`, all of it finite.
 
-        The values are summed, so that no sample's gradient depends on the size of its batch.
+        An entry that is NaN or infinite leaves the others as they are, see `finite_gradient`. The
+        values are summed, so that no sample's gradient depends on the size of its batch.
 
         Args:
             at: samples of a pass that can be differentiated.
@@ -221,7 +234,7 @@ class Problem:
         if grad is None:
             raise TypeError(_NO_GRAPH)
         self.ledger.count(self.ledger.backward, at.rows)
-        return grad if at.kept is None else grad[at.kept]
+        return finite_gradient(grad if at.kept is None else grad[at.kept])
 
     def gradient(self, at: Judged) -> Tensor:
         """One backward pass: where to move, `(n, *features)`; zero where there is no gradient.
