@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from advkit import TorchClassifier, attacks
+from advkit.attacks.adaptive.joint_problem import TwoGoals
 from advkit.attacks.engine.logit_scale import HUGE, TINY, LogitScale, logit_scale
 from tests.toys import Halfspace
 
@@ -76,3 +77,20 @@ def test_the_labels_that_judge_a_black_box_attack_are_not_scaled():
         result = attack.run(plane, x, y)
         assert result.success.all()
         assert not result.not_finite.any()
+
+
+def test_another_model_has_a_scale_of_its_own():
+    x, y = torch.ones(1, 2), torch.tensor([1])
+    tiny, ordinary = (TorchClassifier(Halfspace(torch.full((2,), w))) for w in (1e-20, 1.0))
+    problem = attacks.FAB()._problem(tiny, x, y, None)
+    assert problem.logits(x).amax() > 0.4
+    assert torch.equal(problem.through(ordinary).logits(x), ordinary.logits(x))
+
+
+def test_a_model_behind_a_guard_has_a_scale_of_its_own():
+    x, y = torch.ones(1, 2), torch.tensor([1])
+    attack = attacks.SelectivePGD(eps=0.1)
+    view = attack._view(Halfspace(torch.full((2,), 1e-20)))
+    problem = attack._problem(view, x, y, None)
+    assert problem.logits(x).amax() == 1  # labels
+    assert attack._joint(TwoGoals, problem).logits(x).amax() > 0.4

@@ -30,3 +30,11 @@ def test_a_ball_that_holds_no_other_input_is_no_fault_of_the_steps():
     x = torch.full((2, 4), 0.75)
     for attack in (attacks.FGSM(eps=1e-9), attacks.PGD(eps=1e-9), attacks.FGM(eps=0.0)):
         assert torch.equal(attack(plane, x, torch.tensor([0, 0])), x)
+
+
+def test_steps_beyond_all_numbers_leave_a_flat_feature_where_it_is():
+    plane = Halfspace(torch.tensor([1.0, 0.0]), b=-0.9)
+    attack = attacks.FGSM(eps=1e60, random_start=True, stop="never")
+    x_adv = attack(plane, torch.full((2, 2), 0.5), torch.tensor([0, 0]))
+    assert x_adv.isfinite().all()
+    assert (x_adv[:, 0] == 1).all()
