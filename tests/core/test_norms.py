@@ -229,6 +229,14 @@ def test_ordinary_lengths_are_those_of_torch_to_the_bit(device):
     assert torch.equal(lp_norm(v, "l2"), torch.linalg.vector_norm(v, dim=1))
 
 
+def test_infinite_entries_have_infinite_length_and_none_has_no_samples(device):
+    v = torch.tensor([[torch.inf, 1.0], [torch.nan, 1.0], [3.0, 4.0]])
+    torch.testing.assert_close(
+        lp_norm(v, "l2"), torch.tensor([torch.inf, torch.nan, 5.0]), equal_nan=True
+    )
+    assert lp_norm(v[:0], "l2").shape == (0,)
+
+
 def test_one_extreme_sample_changes_no_other(device):
     v = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     v[1] *= 1e30

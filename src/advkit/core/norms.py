@@ -39,20 +39,20 @@ def _with_lost_squares(flat: Tensor, length: Tensor) -> Tensor:
     The squares of tiny and huge entries are zero or infinite. Those samples are scaled by their
     largest entry first; the others keep their length to the bit.
     """
-    finfo = torch.finfo(wide(length).dtype)  # 16 bits are summed in float32
-    lost = ~((length > finfo.tiny**_SAFE_POWER) & (length < math.inf))
-    if not asynchronous(length.device):
-        rows = lost.nonzero().flatten()
-        if not len(rows):
+    least = torch.finfo(wide(length).dtype).tiny ** _SAFE_POWER  # 16 bits are summed in float32
+    if not asynchronous(length.device) and len(length):
+        shortest, longest = (float(v) for v in length.detach().aminmax())
+        if shortest > least and longest < math.inf:
             return length
+        rows = (~((length > least) & (length < math.inf))).nonzero().flatten()
         return length.index_put((rows,), _scaled_length(flat[rows]))
-    return torch.where(lost, _scaled_length(flat), length)
+    return torch.where((length > least) & (length < math.inf), length, _scaled_length(flat))
 
 
 def _scaled_length(flat: Tensor) -> Tensor:
     """Return the l2 length of each row of `flat` `(n, d)`, scaled by its largest entry first."""
     largest = lp_norm(flat, "linf")
-    scale = torch.where(largest > 0, largest, 1)
+    scale = torch.where((largest > 0) & (largest < math.inf), largest, 1)
     length: Tensor = torch.linalg.vector_norm(flat / scale[:, None], dim=1)
     return scale * length
 
