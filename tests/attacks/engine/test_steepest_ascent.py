@@ -28,7 +28,7 @@ def test_steps_that_are_rounded_away_are_reported(attack, dtype):
 def test_a_ball_that_holds_no_other_input_is_no_fault_of_the_steps():
     plane = Halfspace(torch.ones(4), b=-3.1)
     x = torch.full((2, 4), 0.75)
-    for attack in (attacks.FGSM(eps=1e-9), attacks.PGD(eps=1e-9), attacks.FGM(eps=0.0)):
+    for attack in (attacks.FGSM(eps=1e-9), attacks.BIM(eps=1e-9), attacks.PGD(eps=1e-9)):
         assert torch.equal(attack(plane, x, torch.tensor([0, 0])), x)
 
 

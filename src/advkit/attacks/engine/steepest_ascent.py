@@ -74,13 +74,12 @@ class Ascent:
         return best
 
     def _warn_of_lost_steps(self, problem: Problem) -> None:
-        """Warn of inputs that are too coarse for a step to move any feature of them."""
+        """Warn of inputs too coarse for any step, though not for the ball."""
         x, longest = problem.x, self.lengths.amax(1)
         least = torch.finfo(x.dtype).eps * max(abs(bound) for bound in problem.model.bounds)
         if not (longest < self.eps.clamp_max(least)).any():  # steps of `eps` are all there can be
             return
-        step = per_sample(longest, x)
-        still = ((x + step == x) & (x - step == x)).flatten(1).all(1) & (longest < self.eps)
+        still = _stays(x, longest) & ~_stays(x, self.eps)
         if still.any():
             checks.warn(
                 f"`step_size` must be large enough to move inputs of {x.dtype}, got "
@@ -144,3 +143,9 @@ def constant_steps(length: Tensor, steps: int) -> Tensor:
 
 def _succeeded(at: Judged, _: AscentState) -> Tensor:
     return at.success
+
+
+def _stays(x: Tensor, length: Tensor) -> Tensor:
+    """Return whether steps of `length` `(n,)` up and down leave `x` as it is, bool `(n,)`."""
+    step = per_sample(length, x)
+    return ((x + step == x) & (x - step == x)).flatten(1).all(1)
