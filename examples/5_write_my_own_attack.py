@@ -35,7 +35,7 @@ class Momentum:
         for _ in range(self.steps):
             x_adv.requires_grad_()
             loss = torch.nn.functional.cross_entropy(model.logits(x_adv), y, reduction="sum")
-            (grad,) = torch.autograd.grad(loss, x_adv)
+            grad = torch.autograd.grad(loss, x_adv)[0].nan_to_num(0, 1, -1)  # no slope is infinite
             momentum += grad / grad.abs().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
             x_adv = (x_adv.detach() + self.eps / self.steps * momentum.sign()).clamp(lower, upper)
         success = model.predict(x_adv) != y  # judged on exactly what is returned

@@ -134,6 +134,7 @@ def test_fgm_in_l2_is_its_formula(data):
     check(attacks.FGM(eps=0.2, stop="never"), expected, data)
 
 
+@pytest.mark.filterwarnings("ignore:.*`step_size` must be large enough")
 def test_fast_fgsm_steps_five_quarters_of_eps_from_its_start(data):
     """The start is where PGD with the same seed begins; one step from there, cut to the ball."""
     x, y = (torch.from_numpy(v) for v in data)

@@ -9,7 +9,7 @@ from torch import nn
 
 from advkit import attacks
 from advkit.attacks.jsma import best_pair, top_pair
-from tests.toys import Quadratic, answers, convnet, images
+from tests.toys import Halfspace, Quadratic, answers, convnet, images
 
 
 def pair_of_table(raised, lowered, choice):
@@ -182,3 +182,23 @@ def test_images_of_imagenet_size(output):
 def test_wrong_settings(settings, error, said):
     with pytest.raises(error, match=said):
         attacks.JSMA(**settings)
+
+
+@pytest.mark.parametrize("features", [2, 3, 13])
+@pytest.mark.parametrize("theta", [1.0, -1.0])
+def test_one_pair_may_always_change(features, theta):
+    w = torch.tensor([1.0, 2.0] + [0.5] * (features - 2), dtype=torch.float64)
+    plane = Halfspace(w * theta, b=0.0)
+    x = torch.full((1, features), 0.5, dtype=torch.float64)
+    plane.b = -float(plane.value(x).detach()) - 1.4  # the two steepest gain 1.5, less one of them
+    result = attacks.JSMA(theta=theta, gamma=1e-3).run(plane, x, torch.tensor([0]))
+    assert result.success.all()
+    assert result.distance.tolist() == [2]
+
+
+def test_one_feature_has_no_pair():
+    plane = Halfspace(torch.ones(1, dtype=torch.float64), b=-0.7)
+    for shape in ((3, 1), (3, 1, 1, 1)):
+        x = torch.full(shape, 0.5, dtype=torch.float64)
+        with pytest.raises(ValueError, match="`x` must have at least 2 features for JSMA.*got 1"):
+            attacks.JSMA().run(plane, x, torch.zeros(3, dtype=torch.int64))

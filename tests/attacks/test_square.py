@@ -271,3 +271,19 @@ def test_too_few_queries_to_begin_are_marked():
     assert result.no_start.all()
     begun = Square(eps=0.01, queries=3).run(net, x, answers(net, x))
     assert not begun.no_start.any()
+
+
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float16, 300.0), (torch.float32, 1e25)])
+def test_the_square_of_a_large_budget_does_not_overflow(dtype, eps):
+    asked = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, x):
+            assert x.isfinite().all()
+            asked.append(x)
+            return torch.stack([x.flatten(1)[:, 0], -x.flatten(1)[:, 0] - 999], 1)
+
+    x = torch.full((2, 1, 6, 6), 128.0, dtype=dtype)
+    model = TorchClassifier(Watched(), bounds=(0, 255))
+    Square(eps=eps, norm="l2", queries=20, stop="never").run(model, x, torch.tensor([0, 0]))
+    assert len(torch.cat(asked).unique(dim=0)) > 15

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linprog
 
-from advkit.core.norms import lp_norm, normalize, per_sample, project, steepest
+from advkit.core.norms import (
+    finite_gradient,
+    lp_norm,
+    normalize,
+    per_sample,
+    project,
+    steepest,
+)
 
 NORMS = ("linf", "l2", "l1")
 every_norm = pytest.mark.parametrize("norm", NORMS)
@@ -186,3 +193,85 @@ def test_in_l1_nothing_is_looked_at_on_a_device_that_would_wait(monkeypatch):
     looks = looked_at(monkeypatch, few=2)
     project(torch.ones(1, 9), torch.ones(1), "l1")
     assert not looks
+
+
+@pytest.fixture(params=[False, True], ids=["cpu", "asynchronous"])
+def device(request, monkeypatch):
+    """Take the CPU for what it is, or for a device that a look at a value would wait for."""
+    monkeypatch.setattr("advkit.core.norms.asynchronous", lambda device: request.param)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scales"),
+    [
+        (torch.float32, [1e-40, 1e-30, 1e-16, 1.0, 1e20, 1e38]),
+        (torch.bfloat16, [1e-30, 1.0, 1e30]),
+        (torch.float64, [1e-300, 1e-170, 1.0, 1e200]),
+        (torch.float16, [1e-4, 1.0, 1e4]),
+    ],
+)
+def test_lengths_of_tiny_and_huge_samples_lose_no_squares(device, dtype, scales):
+    v = (
+        torch.tensor([[0.75, -1.0]], dtype=torch.float64)
+        * torch.tensor(scales, dtype=torch.float64)[:, None]
+    )
+    v = torch.cat([v, torch.zeros(1, 2, dtype=torch.float64)]).to(dtype)
+    expected = torch.hypot(*(v.double() / 2).unbind(1)) * 2
+    finfo = torch.finfo(dtype)
+    torch.testing.assert_close(
+        lp_norm(v, "l2").double(), expected, rtol=4 * finfo.eps, atol=finfo.smallest_normal / 2
+    )
+
+
+def test_ordinary_lengths_are_those_of_torch_to_the_bit(device):
+    v = torch.randn(5, 300, generator=torch.Generator().manual_seed(0))
+    v *= torch.tensor([1e-10, 1e-3, 1.0, 1e3, 1e15])[:, None]
+    assert torch.equal(lp_norm(v, "l2"), torch.linalg.vector_norm(v, dim=1))
+
+
+def test_infinite_entries_have_infinite_length_and_none_has_no_samples(device):
+    v = torch.tensor([[torch.inf, 1.0], [torch.nan, 1.0], [3.0, 4.0]])
+    torch.testing.assert_close(
+        lp_norm(v, "l2"), torch.tensor([torch.inf, torch.nan, 5.0]), equal_nan=True
+    )
+    assert lp_norm(v[:0], "l2").shape == (0,)
+
+
+def test_one_extreme_sample_changes_no_other(device):
+    v = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    v[1] *= 1e30
+    alone = torch.cat([lp_norm(row[None], "l2") for row in v])
+    assert torch.equal(lp_norm(v, "l2"), alone)
+    assert alone.isfinite().all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("size", [1e20, 1e30, 1e38])
+def test_what_is_far_outside_a_ball_is_projected_to_its_edge(device, norm, size):
+    delta = size * torch.tensor([[0.5, -1.0], [1.0, 0.0]])
+    eps = torch.tensor([2.0, size / 4])
+    torch.testing.assert_close(lp_norm(project(delta, eps, norm), norm), eps)
+
+
+def test_a_length_beyond_all_numbers_is_within_the_largest_ball(device):
+    delta = torch.full((1, 9), 3e38)
+    assert torch.equal(project(delta, torch.tensor([torch.finfo().max]), "l2"), delta)
+
+
+def test_entries_that_are_not_finite_leave_the_others_as_they_are(device):
+    nan, inf = torch.nan, torch.inf
+    grad = torch.tensor(
+        [[1.0, -3.0, 0.5], [nan, -2.0, inf], [-inf, 0.25, nan], [inf, 0.0, -inf], [nan, nan, 0.0]]
+    )
+    expected = [[1.0, -3.0, 0.5], [0.0, -2.0, 2.0], [-0.25, 0.25, 0.0], [1.0, 0.0, -1.0], [0.0] * 3]
+    assert finite_gradient(grad).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_finite_gradients_come_back_to_the_bit(device, dtype):
+    grad = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    grad[0, 0, 0], grad[1, 1, 1] = torch.finfo(dtype).max, -0.0
+    grad[0, 0, 1] = torch.finfo(dtype).max  # the sum overflows, no entry does
+    found = finite_gradient(grad)
+    assert torch.equal(found, grad)
+    assert torch.equal(found.signbit(), grad.signbit())

@@ -12,7 +12,12 @@ from torch import nn
 
 from advkit import CallableClassifier, QueryCounter, TorchClassifier, attacks
 from advkit.core.randomness import sample_keys
-from advkit.defenses.certificates import Certificates, certified_radius, probability_bound
+from advkit.defenses.certificates import (
+    Certificates,
+    certified_radius,
+    fewest_draws,
+    probability_bound,
+)
 from advkit.defenses.gaussian_noise import GaussianNoise
 from advkit.defenses.randomized_smoothing import RandomizedSmoothing
 from advkit.models import REJECTED, hold
@@ -148,7 +153,8 @@ def test_predict_is_the_test_of_the_two_most_frequent_answers():
     assert smoothed(always, n0=2, alpha=0.5).predict(inputs(1)).tolist() == [
         1
     ]  # P = alpha is enough
-    assert smoothed(always, n0=2, alpha=0.49).predict(inputs(1)).tolist() == [REJECTED]
+    with pytest.raises(ValueError, match="`n0` must be at least 3 and `n` at least 2"):
+        smoothed(always, n0=2, alpha=0.49)
 
 
 def test_the_draws_that_bound_are_not_those_that_choose():
@@ -538,3 +544,25 @@ def test_gaussian_noise_is_cross_entropy_at_noisy_inputs():
     wanted = torch.autograd.grad(expected, list(net.parameters()))
     for got, want in zip(grads, wanted, strict=True):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("alpha", [0.999, 0.5, 0.49, 0.1, 0.05, 0.001, 2.0**-10, 1e-12])
+def test_the_fewest_draws_are_those_that_decide_when_all_agree(alpha):
+    always = CallableClassifier(lambda rows: [1] * len(rows), 2, output="labels")
+    n0, n = fewest_draws(alpha)
+    assert 2 * 0.5**n0 <= alpha < 2 * 0.5 ** (n0 - 1)
+    assert alpha ** (1 / n) > 0.5
+    assert alpha <= 0.5 ** (n - 1)
+    model = smoothed(always, n0=n0, n=n, alpha=alpha)
+    x = inputs(1).double()
+    assert model.predict(x).tolist() == [1]
+    assert model.certify(x).labels.tolist() == [1]
+    wanted = f"`n0` must be at least {n0} and `n` at least {n} to decide at alpha="
+    for fewer in ({"n0": n0 - 1, "n": n}, {"n0": n0, "n": n - 1}):
+        if min(fewer.values()) > 0:
+            with pytest.raises(ValueError, match=wanted):
+                smoothed(always, alpha=alpha, **fewer)
+            # what it would have answered: nothing
+            model.n0, model.n = fewer["n0"], fewer["n"]
+            answers = (model.predict(x).tolist(), model.certify(x).labels.tolist())
+            assert [REJECTED] in answers

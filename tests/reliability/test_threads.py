@@ -143,7 +143,7 @@ def guarded():
     yield "FeatureSqueezing", defenses.FeatureSqueezing(bare, bits=3, median=3).predict
     yield "JpegCompression", defenses.JpegCompression(bare, quality=50).predict
     yield "InputValidator", defenses.InputValidator(bare, grid=255, contrast=0.9).predict
-    yield "RandomizedSmoothing", defenses.RandomizedSmoothing(bare, 0.1, n0=8, n=16).predict
+    yield "RandomizedSmoothing", defenses.RandomizedSmoothing(bare, 0.1, n0=12, n=16).predict
     layer = defenses.LatentDefenders(layer="head", count=1, epochs=1)
     clean = images(60)
     mrr = defenses.MRR([layer], jointly=False).fit(bare, clean, torch.arange(60) % 3)

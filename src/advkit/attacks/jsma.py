@@ -12,11 +12,12 @@ from torch import Tensor
 from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
 from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.records import Nearest
+from advkit.attacks.engine.records import Best, Nearest
 from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.tensors import wide
 
+_PAIR = 2  # features that a step changes
 _BLOCK = 2**22  # pairs that are scored at once
 
 
@@ -49,13 +50,14 @@ class JSMA(MinimumNormAttack):
 
     Args:
         theta: change of a feature, in input units, negative to lower features; not zero.
-        gamma: share of the features that may differ from the input, in (0, 1].
+        gamma: share of the features that may differ from the input, in (0, 1]. One pair may differ
+            however small the share.
         output: what the derivative is that of, `"probabilities"` or `"logits"`.
         candidates: how many classes an attack without a target tries, the likeliest first.
         progress: show a bar (needs the extra `report`).
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: a value is out of its range, or at the call, inputs have one feature only.
         TypeError: a value has the wrong type.
 
     Example:
@@ -86,6 +88,15 @@ class JSMA(MinimumNormAttack):
         checks.whole("candidates", self.candidates, at_least=1)
         checks.flag("progress", self.progress)
 
+    def _search(self, problem: Problem) -> Best | Nearest:
+        features = problem.x[0].numel()
+        if features < _PAIR:
+            raise ValueError(
+                f"`x` must have at least 2 features for JSMA, which changes pairs, got {features}. "
+                "Use PGD or FAB."
+            )
+        return super()._search(problem)
+
     def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
         found = Nearest.empty(problem.x)
         for target in candidates(at, problem.goal, self.candidates) or [problem.goal.labels]:
@@ -96,8 +107,8 @@ class JSMA(MinimumNormAttack):
         return (1 if problem.goal.targeted else self.candidates) * self._steps(problem)
 
     def _most(self, problem: Problem) -> int:
-        """How many features may differ."""
-        return int(self.gamma * problem.x[0].numel() * (1 + 1e-12))
+        """Return how many features may differ: their share, and at least one pair."""
+        return max(_PAIR, int(self.gamma * problem.x[0].numel() * (1 + 1e-12)))
 
     def _steps(self, problem: Problem) -> int:
         """How many steps use up all features that may differ, from bound to bound."""

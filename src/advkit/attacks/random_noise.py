@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from advkit.attacks.engine.black_box import BlackBoxAttack
@@ -30,7 +31,8 @@ class RandomNoise(BlackBoxAttack):
 
     Args:
         eps: size of the noise, in input units; for salt and pepper the number of features that are
-            set to a bound; not negative; a float, or `(n,)` with one size for each sample.
+            set to a bound, of which the whole part counts, 0 or at least 1; not negative; a float,
+            or `(n,)` with one size for each sample.
         kind: `"uniform"` draws from the volume of the ball; `"gaussian"` scales white noise to the
             length `eps`; `"salt_and_pepper"` sets random features to the lower or upper bound.
         norm: `"linf"`, `"l2"` or `"l1"` for uniform noise, `"l2"` for Gaussian noise, `"l0"` for
@@ -68,6 +70,8 @@ class RandomNoise(BlackBoxAttack):
                 f"norm must be one of {', '.join(map(repr, NORMS[self.kind]))} for kind "
                 f"{self.kind!r}, got {self.norm!r}"
             )
+        if self.kind == "salt_and_pepper":
+            _check_counts(self.eps)
         checks.whole("restarts", self.restarts, at_least=1)
         checks.one_of("stop", self.stop, ("first", "never", None))
         checks.whole("seed", self.seed)
@@ -98,3 +102,14 @@ class RandomNoise(BlackBoxAttack):
             drawn = normal(sample_keys(x, bounds, *words), x[:1].numel(), x.dtype)
             noisy = x + normalize(drawn, "l2").view(x.shape) * per_sample(eps, x)
         return problem.inside(problem.clip(noisy), eps)
+
+
+def _check_counts(eps: float | Tensor) -> None:
+    """Raise if a positive number of features rounds to none."""
+    counts = torch.as_tensor(eps)
+    lost = counts[(counts > 0) & (counts < 1)]
+    if len(lost):
+        raise ValueError(
+            "`eps` must be 0 or a number of features of at least 1 for salt and pepper, "
+            f"got {lost[0]:g}. A share of the features is that times their number."
+        )

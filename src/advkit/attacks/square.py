@@ -267,7 +267,8 @@ def _moved(space: _Space, delta: Tensor, eps: Tensor, box: _Box) -> Tensor:
     fresh = _signs(u[:, 2 * axes + 1 :])[:, :, None] * fresh[:, None]
     old = delta.gather(2, into)
     emptied = delta.scatter(2, out, 0).scatter(2, into, 0)
-    unused = (eps.square() - delta.square().sum((1, 2))).clamp_min(0)[:, None, None] / c
+    most = wide(eps).square().clamp_max(torch.finfo(delta.dtype).max)
+    unused = (most - delta.square().sum((1, 2))).clamp_min(0)[:, None, None] / c
     length = (delta.square().sum(2) - emptied.square().sum(2)).clamp_min(0)[:, :, None] + unused
     new = fresh + _unit(old)
     return emptied.scatter(2, into, _unit(new) * length.sqrt())

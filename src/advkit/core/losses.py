@@ -69,6 +69,11 @@ def check_loss(loss: object) -> None:
         checks.one_of("loss", loss, tuple(LOSSES))
 
 
+def is_built_in(loss: Loss) -> bool:
+    """Return whether `loss` is one of the losses that have a name."""
+    return loss in LOSSES.values()
+
+
 def get_loss(loss: LossName | Loss) -> Loss:
     """Return the function that `loss` names, or `loss` on copies, which it may write to."""
     return partial(_on_copies, loss) if callable(loss) else LOSSES[loss]

@@ -9,12 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advkit.core.tensors import asynchronous
+from advkit.core.tensors import asynchronous, wide
 
 Norm = Literal["l0", "l1", "l2", "linf"]
 # The dual of the norm of a distance to a plane, in which the plane's normal is measured.
 DUAL: dict[Norm, Norm] = {"l2": "l2", "linf": "l1"}
 ORDER: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}
+_SAFE_POWER = 0.375  # of the least normal number: longer samples lose no squares that count
 _FEW = 128  # features that are looked at first where only the largest matter
 
 
@@ -29,7 +30,44 @@ def lp_norm(delta: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":  # ten times faster than vector_norm on a CPU
         return torch.maximum(flat.amax(1), -flat.amin(1))
     length: Tensor = torch.linalg.vector_norm(flat, ord=ORDER[norm], dim=1)
-    return length
+    return _with_lost_squares(flat, length) if norm == "l2" else length
+
+
+def _with_lost_squares(flat: Tensor, length: Tensor) -> Tensor:
+    """Return the l2 `length` `(n,)` of `flat` `(n, d)`, computed again where squares are lost.
+
+    The squares of tiny and huge entries are zero or infinite. Those samples are scaled by their
+    largest entry first; the others keep their length to the bit.
+    """
+    least = torch.finfo(wide(length).dtype).tiny ** _SAFE_POWER  # 16 bits are summed in float32
+    if not asynchronous(length.device) and len(length):
+        shortest, longest = (float(v) for v in length.detach().aminmax())
+        if shortest > least and longest < math.inf:
+            return length
+        rows = (~((length > least) & (length < math.inf))).nonzero().flatten()
+        return length.index_put((rows,), _scaled_length(flat[rows]))
+    return torch.where((length > least) & (length < math.inf), length, _scaled_length(flat))
+
+
+def _scaled_length(flat: Tensor) -> Tensor:
+    """Return the l2 length of each row of `flat` `(n, d)`, scaled by its largest entry first."""
+    largest = lp_norm(flat, "linf")
+    scale = torch.where((largest > 0) & (largest < math.inf), largest, 1)
+    length: Tensor = torch.linalg.vector_norm(flat / scale[:, None], dim=1)
+    return scale * length
+
+
+def finite_gradient(grad: Tensor) -> Tensor:
+    """Return `grad` `(n, *features)` with finite entries, each sample by itself.
+
+    NaN counts as 0. An infinite entry keeps its sign at the largest finite magnitude of its sample,
+    1 where no finite entry is nonzero. Finite entries stay as they are.
+    """
+    if not asynchronous(grad.device) and grad.sum().isfinite():
+        return grad
+    magnitude = grad.abs()
+    largest = lp_norm(torch.where(magnitude < math.inf, magnitude, 0), "linf")
+    return project(grad, torch.where(largest > 0, largest, 1), "linf").nan_to_num(0)
 
 
 def normalize(v: Tensor, norm: Norm) -> Tensor:
@@ -67,7 +105,8 @@ def project(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
 def _rescale(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
     """Samples longer than `eps` scaled down to it, the others as they are."""
     length = lp_norm(delta, norm)
-    scale = torch.where(length > eps, eps / length.clamp_min(torch.finfo(delta.dtype).tiny), 1)
+    finfo = torch.finfo(delta.dtype)  # a length above its largest number is infinite
+    scale = torch.where(length > eps, eps / length.clamp(finfo.tiny, finfo.max), 1)
     return delta * per_sample(scale, delta)
 
 

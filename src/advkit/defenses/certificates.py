@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import count
 
 import torch
-from scipy.stats import beta
+from scipy.stats import beta, binom
 from torch import Tensor
 
 from advkit.core import checks
@@ -36,6 +38,41 @@ def certified_radius(p_lower: Tensor, sigma: float) -> Tensor:
     """`sigma * Phi^-1(p_lower)`, `(m,)`, in the units of `sigma`; 0 below a `p_lower` of 1/2."""
     quantile: Tensor = torch.special.ndtri(p_lower.clamp_min(0.5))
     return sigma * quantile
+
+
+def vote_p_value(first: Tensor, second: Tensor) -> Tensor:
+    """Return how probable so uneven votes are if two classes are equally probable, float64 `(m,)`.
+
+    The test is exact and two-sided.
+
+    Args:
+        first: votes of the one class, int64 `(m,)`, not fewer than those of the other.
+        second: votes of the other, int64 `(m,)`.
+    """
+    k, n = first.cpu().numpy(), (first + second).cpu().numpy()
+    return torch.from_numpy(2 * binom.sf(k - 1, n, 0.5))
+
+
+def fewest_draws(alpha: float) -> tuple[int, int]:
+    """Return the fewest draws that decide at `alpha` if all of them are for one class.
+
+    Returns:
+        Those of the test between two classes, and those of a radius above 0.
+    """
+    at_least = max(1, math.floor(-math.log2(alpha)))  # one half to this power is about `alpha`
+    n0 = next(n for n in count(at_least) if _decides(n, alpha))
+    n = next(n for n in count(at_least) if _has_radius(n, alpha))
+    return n0, n
+
+
+def _decides(n: int, alpha: float) -> bool:
+    """Return whether `n` votes for one class and none for another decide between the two."""
+    return float(vote_p_value(torch.tensor([n]), torch.tensor([0]))) <= alpha
+
+
+def _has_radius(n: int, alpha: float) -> bool:
+    """Return whether the radius is above 0 if all of `n` draws are for one class."""
+    return float(certified_radius(probability_bound(torch.tensor([n]), n, alpha), 1.0)) > 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +14,13 @@ from advkit.core import checks, sample_rows
 from advkit.core.progress import progress_bar
 from advkit.core.randomness import sample_keys
 from advkit.core.tensors import wide
-from advkit.defenses.certificates import Certificates, certified_radius, probability_bound
+from advkit.defenses.certificates import (
+    Certificates,
+    certified_radius,
+    fewest_draws,
+    probability_bound,
+    vote_p_value,
+)
 from advkit.models import REJECTED
 from advkit.models.ensemble import Ask
 from advkit.models.wrappers import ClassifierWrapper, instead
@@ -72,7 +77,8 @@ class RandomizedSmoothing(ClassifierWrapper):
 
     Raises:
         TypeError: an argument is of the wrong type, or `model` is no classifier.
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or `n0` or `n` is too small to decide at `alpha`
+            even if all draws agree.
 
     Example:
         >>> import torch
@@ -114,6 +120,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         checks.number("alpha", alpha)
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha}")
+        _check_draws(n0, n, alpha)
         checks.whole("seed", seed)
         self.sigma = sigma
         self.n0 = n0
@@ -146,8 +153,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         x = checks.inputs(x, self.bounds)
         votes = self._votes(x, self.n0, _GUESS)
         first, second = votes.topk(2, dim=1).values.cpu().unbind(1)
-        p_value = 2 * binom.sf(first.numpy() - 1, (first + second).numpy(), 0.5)
-        undecided = torch.from_numpy(p_value > self.alpha).to(x.device)
+        undecided = (vote_p_value(first, second) > self.alpha).to(x.device)
         return _winners(votes).masked_fill(undecided, REJECTED)
 
     def certify(self, x: Tensor, *, progress: bool = False) -> Certificates:
@@ -258,3 +264,13 @@ def _winners(votes: Tensor) -> Tensor:
     """The labels `(n,)` with most of the votes; the last column is that of rejections."""
     best = votes.argmax(1)
     return best.masked_fill(best == votes.shape[1] - 1, REJECTED)
+
+
+def _check_draws(n0: int, n: int, alpha: float) -> None:
+    """Raise if `n0` or `n` draws cannot decide at `alpha` whatever they show."""
+    least_n0, least_n = fewest_draws(alpha)
+    if n0 < least_n0 or n < least_n:
+        raise ValueError(
+            f"`n0` must be at least {least_n0} and `n` at least {least_n} to decide at "
+            f"alpha={alpha:g}, got n0={n0} and n={n}. Take more draws or a larger `alpha`."
+        )

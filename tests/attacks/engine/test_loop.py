@@ -297,6 +297,7 @@ def test_small_differences_are_rounding_not_chance(net, x, y):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("width", [1, 255])
+@pytest.mark.filterwarnings("ignore:.*`step_size` must be large enough")
 def test_sixteen_bits_round_nothing_out_of_an_linf_ball(dtype, width):
     net, x = convnet(dtype=dtype), (width * images(dtype=torch.float64)).to(dtype)
     model = TorchClassifier(net, (0, width), preprocess=lambda v: v / width)

@@ -41,6 +41,44 @@ def test_gradients_that_are_zero_or_not_finite_are_zeroed_and_noted():
     assert problem.ledger.blind.tolist() == [False, True, True, True]
 
 
+class Roots(torch.nn.Module):
+    """Two logits `(0, sum of w * sqrt(x) + b)`: the slope at a feature of 0 is infinite."""
+
+    def __init__(self, w, b):
+        super().__init__()
+        self.w, self.b = w, b
+
+    def forward(self, x):
+        z = x.sqrt().flatten(1) @ self.w + self.b
+        return torch.stack([torch.zeros_like(z), z], 1)
+
+
+def test_infinite_entries_of_a_gradient_keep_their_sign():
+    x = torch.tensor([[0.0, 0.25, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    model = TorchClassifier(Roots(torch.tensor([1.0, 1.0, -4.0, -1.0]), -9.0))
+    problem = attacks.FAB()._problem(model, x, torch.tensor([0, 0, 0]), None)
+    at = problem.judge(x, differentiate=True)
+    assert problem.gradient(at).tolist() == [
+        [2.0, 1.0, -2.0, -2.0],
+        [1.0, 1.0, -1.0, -1.0],
+        [0.5, 0.5, -2.0, -0.5],
+    ]
+    assert not problem.ledger.blind.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_fgsm_climbs_from_infinite_slopes_by_the_closed_form(dtype):
+    w = torch.tensor([1.0, 2.0, -1.0, 0.5], dtype=dtype)
+    x = torch.zeros(1, 4, dtype=dtype)
+    gain = 3.5 * 0.25**0.5  # of all positive weights at eps, from zero
+    for b, succeeds in ((-0.99 * gain, True), (-1.01 * gain, False)):
+        model = TorchClassifier(Roots(w, b))
+        result = attacks.FGSM(eps=0.25, loss="margin").run(model, x, torch.tensor([0]))
+        assert result.x_adv.tolist() == [[0.25, 0.25, 0.0, 0.25]]
+        assert result.success.tolist() == [succeeds]
+        assert not result.no_gradient.any()
+
+
 def test_iterates_are_stored_as_the_inputs_are():
     x = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     plane = TorchClassifier(Halfspace(torch.ones(48)))

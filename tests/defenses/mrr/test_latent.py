@@ -187,6 +187,16 @@ class TestChain:
         torch.testing.assert_close(same / 255, moved, rtol=1e-4, atol=1e-5)
         assert (moved - x).abs().max() > 1e-3
 
+    def test_an_infinite_slope_at_black_pixels_spoils_no_image(self, victim):
+        rooted = TorchClassifier(
+            victim.module, preprocess=lambda x: x**0.5 + 0 * x.clamp(max=0) ** 0.5, num_classes=10
+        )
+        x, y = digits(50)
+        start = latent.untrained(LatentDefenders(), rooted, x, y)
+        moved = latent._moved(Chain(step=0.1), rooted, start, x)
+        assert moved.isfinite().all()
+        assert (moved - x).abs().max() > 1e-3
+
 
 class TestModules:
     def test_densities_are_those_of_clean_images(self, three):

@@ -14,6 +14,7 @@ from advkit.attacks.adaptive.guarded_model import behind_guards
 from advkit.attacks.engine.black_box import BlackBoxAttack, ByLabels
 from advkit.attacks.engine.budget import BudgetAttack
 from advkit.attacks.engine.ledger import Ledger
+from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import write
@@ -169,5 +170,5 @@ def _climb(part: Problem, loss: Loss) -> _Climb:
     guarded: Any = part.model
     n, device = len(part.x), part.x.device
     rows, ledger = torch.arange(n, device=device), Ledger(n, device)
-    ledger.sender = part.ledger.sender.part(part.rows)
-    return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, ledger)
+    ledger.sender, scale = part.ledger.sender.part(part.rows), LogitScale(n)
+    return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, ledger, scale)

@@ -23,6 +23,11 @@ from advkit.core.norms import Norm
 class _Seen(Joint):
     """`value` is all that is compared, `(n, width + classes)`: features beside logits."""
 
+    @property
+    def free_of_scale(self) -> bool:
+        """False: the logits are compared with those of natural images."""
+        return False
+
     def _value(self, x_adv: Tensor, logits: Tensor, excess: Tensor) -> Tensor:
         return torch.cat([self.guarded.features(x_adv).to(logits), logits], 1)
 

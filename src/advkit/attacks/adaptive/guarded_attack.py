@@ -13,6 +13,7 @@ from advkit.attacks.adaptive.guarded_model import Guarded
 from advkit.attacks.adaptive.joint_problem import AnyJoint, Joint, recast
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.goal import Goal
+from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.problem import Problem
 from advkit.core import checks, sample_rows
 from advkit.core.results import InconclusiveWarning
@@ -55,7 +56,8 @@ class GuardedAttack(BlackBoxAttack):
     def _joint(self, kind: type[AnyJoint], problem: Problem, **more: Any) -> AnyJoint:
         """`problem` as one of the `kind` given, judged by the model and the detector."""
         view: Any = problem.model
-        return recast(kind, problem, model=view.inner, guarded=view, **more)
+        scale = LogitScale(len(problem.x))
+        return recast(kind, problem, model=view.inner, guarded=view, scale=scale, **more)
 
     def _clean(self, problem: Joint) -> Clean | None:
         """The natural images that are accepted. The pass for that belongs to no sample."""

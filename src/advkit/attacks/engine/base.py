@@ -12,6 +12,7 @@ from torch import Tensor
 
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.ledger import Ledger
+from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.sender import sender_to
@@ -151,7 +152,7 @@ class BaseAttack(ABC):
         highest = max((int(v.max()) for v in given), default=0)
         goal = Goal(labels, highest, target is not None, self._confidence)
         loss = self._objective(targeted=target is not None)
-        return Problem(model, x, goal, loss, self.norm, rows, ledger)
+        return Problem(model, x, goal, loss, self.norm, rows, ledger, LogitScale(len(x)))
 
     @property
     def _confidence(self) -> float:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.ledger import Ledger
+from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks, sample_rows
 from advkit.core.differentiation import differentiating
-from advkit.core.losses import Loss
-from advkit.core.norms import Norm, lp_norm, per_sample, project
+from advkit.core.losses import Loss, is_built_in
+from advkit.core.norms import Norm, finite_gradient, lp_norm, per_sample, project
 from advkit.core.tensors import asynchronous, wide
 from advkit.models import DifferentiableClassifier
 
@@ -64,6 +65,7 @@ class Problem:
     norm: Norm  # of the distances
     rows: Tensor  # (n,), where these samples stand in the whole batch
     ledger: Ledger
+    scale: LogitScale
 
     def take(self, keep: Tensor) -> Problem:
         """The same for the samples where bool `keep` `(n,)` is true."""
@@ -76,7 +78,7 @@ class Problem:
 
     def through(self, model: DifferentiableClassifier) -> Problem:
         """The same, `model` being asked instead."""
-        return replace(self, model=model)
+        return replace(self, model=model, scale=LogitScale(len(self.ledger.forward)))
 
     def as_current(self) -> sample_rows.opened:
         """Return a context in which these are the samples that `advkit.current_rows` numbers."""
@@ -164,7 +166,7 @@ class Problem:
             write(kept, self.rows, take(kept, self.rows).improved(self, at))
 
     def logits(self, x_adv: Tensor) -> Tensor:
-        """Counted logits `(n, classes)`, of float32 at least.
+        """Counted logits `(n, classes)`, of float32 at least and none of extreme size.
 
         Raises:
             ValueError: a label that the model does not have.
@@ -176,7 +178,17 @@ class Problem:
             name = "target" if self.goal.targeted else "y"
             checks.labels_within(name, self.goal.labels, classes, self.rows)
             raise ValueError(f"y must be below {classes}, the number of classes, got {highest}")
-        return wide(logits)
+        if not self.free_of_scale:
+            return wide(logits)
+        return self.scale.applied(logits, self.goal.labels, self.rows)
+
+    @property
+    def free_of_scale(self) -> bool:
+        """Whether logits times a factor are as good as the logits to what is computed from them.
+
+        A loss of the user's own and a confidence are in the units of the logits.
+        """
+        return is_built_in(self.loss) and not self.goal.confidence
 
     def shortfall(self, x_adv: Tensor) -> Tensor:
         """One counted pass: how much the goal is missed by at `x_adv`, `(n,)`."""
@@ -207,9 +219,10 @@ class Problem:
         return shortfall <= 0
 
     def pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
-        """One counted backward pass from `value` `(n,)`: its gradient at `at`, as torch gives it.
+        """One counted backward pass from `value` `(n,)`: its gradient at `at`, all of it finite.
 
-        The values are summed, so that no sample's gradient depends on the size of its batch.
+        An entry that is NaN or infinite leaves the others as they are, see `finite_gradient`. The
+        values are summed, so that no sample's gradient depends on the size of its batch.
 
         Args:
             at: samples of a pass that can be differentiated.
@@ -230,7 +243,7 @@ class Problem:
         if grad is None:
             raise TypeError(_NO_GRAPH)
         self.ledger.count(self.ledger.backward, at.rows)
-        return grad if at.kept is None else grad[at.kept]
+        return finite_gradient(grad if at.kept is None else grad[at.kept])
 
     def gradient(self, at: Judged) -> Tensor:
         """One backward pass: where to move, `(n, *features)`; zero where there is no gradient.

@@ -12,8 +12,10 @@ from advkit.attacks.engine.loop import Keep, Stop, iterate
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import take, write
-from advkit.core.norms import normalize, steepest
+from advkit.core import checks
+from advkit.core.norms import normalize, per_sample, steepest
 from advkit.core.randomness import uniform_noise
+from advkit.core.results import InconclusiveWarning
 
 
 class AscentState(NamedTuple):
@@ -50,6 +52,7 @@ class Ascent:
 
     def search(self, problem: Problem) -> Best:
         """Return the best iterates over all restarts; each takes up what is still unsolved."""
+        self._warn_of_lost_steps(problem)
         best = Best.unjudged(problem.x)
         # a random start would move inputs that need no attack: those are left out before
         look_before = self.stop == "first" and self.random_start
@@ -69,6 +72,22 @@ class Ascent:
             better = (found.shortfall < best.shortfall[unsolved]) | (self.keep == "last")
             write(best, part.rows[better], take(found, better))
         return best
+
+    def _warn_of_lost_steps(self, problem: Problem) -> None:
+        """Warn of inputs too coarse for any step, though not for the ball."""
+        x, longest = problem.x, self.lengths.amax(1)
+        least = torch.finfo(x.dtype).eps * max(abs(bound) for bound in problem.model.bounds)
+        if not (longest < self.eps.clamp_max(least)).any():  # steps of `eps` are all there can be
+            return
+        still = _stays(x, longest) & ~_stays(x, self.eps)
+        if still.any():
+            checks.warn(
+                f"`step_size` must be large enough to move inputs of {x.dtype}, got "
+                f"{longest[still][0]:g}, which is rounded away for {int(still.sum())} of "
+                f"{len(still)} samples (sample {checks.indices(still)}). Their failure says "
+                "nothing about their robustness. Take longer steps or inputs of a wider dtype.",
+                InconclusiveWarning,
+            )
 
     def search_from(self, problem: Problem, start: Tensor) -> Best:
         """Return the best iterates from the points of the balls that are nearest to `start`."""
@@ -111,15 +130,22 @@ def step_schedule(eps: Tensor, steps: int, step_size: float | None = None) -> Te
     They are `step_size` each. Without it they shrink linearly from `eps` to `eps / steps`.
     """
     if step_size is not None:
-        return constant_steps(torch.full_like(eps, step_size), steps)
+        most = torch.finfo(eps.dtype).max
+        return constant_steps(torch.full_like(eps, min(step_size, most)), steps)
     decay = torch.arange(steps, 0, -1, device=eps.device, dtype=eps.dtype) / steps
     return eps[:, None] * decay
 
 
 def constant_steps(length: Tensor, steps: int) -> Tensor:
-    """Return the lengths `(n, steps)` of steps that are all of `length` `(n,)`."""
-    return length[:, None].expand(-1, steps)
+    """Return the lengths `(n, steps)` of steps that are all of `length` `(n,)`, and finite."""
+    return length.clamp_max(torch.finfo(length.dtype).max)[:, None].expand(-1, steps)
 
 
 def _succeeded(at: Judged, _: AscentState) -> Tensor:
     return at.success
+
+
+def _stays(x: Tensor, length: Tensor) -> Tensor:
+    """Return whether steps of `length` `(n,)` up and down leave `x` as it is, bool `(n,)`."""
+    step = per_sample(length, x)
+    return ((x + step == x) & (x - step == x)).flatten(1).all(1)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from advkit.core import checks
 from advkit.core.content import check_like
 from advkit.core.differentiation import differentiating
+from advkit.core.norms import finite_gradient
 from advkit.defenses.mrr.density import Density, DensityName, fit_density
 from advkit.defenses.mrr.regularizers import RegularizerName, placed, regularizer
 from advkit.defenses.mrr.taps import Side, Tap, Tapped, last_hidden, runs_of
@@ -372,7 +373,7 @@ def _moved(chain: Chain, victim: TorchClassifier, defender: LatentDefender, x: T
             with torch.enable_grad(), differentiating(defender):
                 squares = (defender(leaf)[:, None] - defender.centres).square().sum(2)
                 (gradient,) = torch.autograd.grad(squares.amin(1).sum(), leaf)
-            part = (leaf.detach() + rate * gradient).clamp(lower, upper)
+            part = (leaf.detach() + rate * finite_gradient(gradient)).clamp(lower, upper)
         parts.append(part)
     return torch.cat(parts)
 
