@@ -119,6 +119,27 @@ def test_an_attack_goes_through_every_wrapper(wrap):
     assert torch.equal(attack.run(model, x, y).x_adv, alone)
 
 
+@pytest.mark.parametrize("attack", [attacks.PGD(eps=0.3), attacks.FAB(), attacks.Square(eps=0.3)])
+def test_a_module_that_fails_on_a_part_of_its_batch_is_told_of_the_numbers(attack):
+    module, x, y = data(12)
+
+    class Bound(torch.nn.Module):
+        def forward(self, x):
+            return x[:, :3] + module.meta  # one row for each sample, whichever are sent
+
+    with pytest.raises(RuntimeError, match=r"of the 12 samples of the batch: .*current_rows\(\)"):
+        attack.run(Bound(), x, y)
+
+
+def test_an_error_on_the_whole_batch_stays_as_it_is():
+    def fails(x):
+        raise RuntimeError("out of order")
+
+    model = advkit.TorchClassifier(torch.nn.Linear(4, 3), preprocess=fails)
+    with pytest.raises(RuntimeError, match="^out of order$"):
+        attacks.FGSM(eps=0.1).run(model, torch.rand(4, 4), torch.zeros(4))
+
+
 def test_without_numbers_a_wrapper_has_none_either():
     module, x, _ = data(4)
     for wrap in WRAPPERS.values():

@@ -12,6 +12,10 @@ from advkit.models import Classifier
 from advkit.models.batch_dependence import keeps_batch
 
 Ask = Callable[[Tensor], Tensor]
+_FAILED = (
+    "the model failed on {} of the {} samples of the batch: {} (A module with a second input for "
+    "each sample must take the rows of it that advkit.current_rows() gives.)"
+)
 
 
 class Sender:
@@ -23,9 +27,18 @@ class Sender:
         self._n = n
 
     def __call__(self, ask: Ask, x: Tensor, rows: Tensor) -> Tensor:
-        """Return what `ask` answers to `x` `(m, *features)`, iterates of the samples `rows`."""
+        """Return what `ask` answers to `x` `(m, *features)`, iterates of the samples `rows`.
+
+        Raises:
+            RuntimeError: the model fails on a part of the batch, say since it has a second input.
+        """
         with sample_rows.selected(rows, self._n):
-            return ask(x)
+            try:
+                return ask(x)
+            except RuntimeError as error:
+                if type(error) is not RuntimeError or len(x) == self._n:
+                    raise
+                raise RuntimeError(_FAILED.format(len(x), self._n, error)) from error
 
     def part(self, rows: Tensor) -> Sender:
         """Return the sender of an attack on the samples `rows` alone."""
