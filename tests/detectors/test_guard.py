@@ -14,6 +14,7 @@ from torch import nn
 from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.core.norms import lp_norm
+from advkit.core.results import InconclusiveWarning
 from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
@@ -345,7 +346,9 @@ def test_hopskipjump_walks_along_the_far_side_of_what_is_rejected(norm):
 
 
 def test_hopskipjump_finds_nothing_behind_a_guard_that_rejects_all_of_it():
-    result = attacks.HopSkipJump(queries=150).run(strip(high=9), near(), torch.zeros(20))
+    with pytest.warns(InconclusiveWarning, match="could not begin for 20 of 20 samples"):
+        result = attacks.HopSkipJump(queries=150).run(strip(high=9), near(), torch.zeros(20))
+    assert result.no_start.all()
     assert not result.success.any()
     assert torch.equal(result.x_adv, near())
 

@@ -196,9 +196,12 @@ class _ModelRecorder:
 
 
 def _whole_batches(recorders: list[_ModelRecorder]) -> OutputTable | None:
-    """Return the table of the batches that every model has answered, `None` for none."""
+    """Return the table of the batches that every model has answered, `None` for none.
+
+    There is none either for models of different width, which is an error of its own.
+    """
     batches = min(recorder.batches for recorder in recorders)
-    if not batches:
+    if not batches or len({recorder.width for recorder in recorders}) > 1:
         return None
     return OutputTable.concatenate(part for r in recorders for part in r.parts(batches))
 
