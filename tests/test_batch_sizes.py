@@ -56,7 +56,7 @@ def test_no_batch_is_larger_than_that_of_the_evaluation(attack):
     [
         lambda net, y: rob.robust_accuracy(net, X, y, attacks=[INNER], batch_size=SIZE),
         lambda net, y: rob.benchmark(net, X, y, attacks=[INNER], batch_size=SIZE, rounds=1),
-        lambda net, y: rob.transfer_matrix([net], None, AROUND, X, y, batch_size=SIZE),
+        lambda net, y: rob.transfer_matrix([net], None, INNER, X, y, batch_size=SIZE),
         lambda net, y: detectors.collect([net], [INNER], X, y, batch_size=SIZE),
         lambda net, y: rob.evaluate(net, [(X[:4], y[:4])], attacks=[INNER], batch_size=SIZE),
         lambda net, y: list(rob.evaluate_stream(net, X, y, attacks=[INNER], batch_size=SIZE)),

@@ -183,6 +183,7 @@ class TestBudget:
 
 @every_minimum_norm_attack
 class TestMinimumNorm:
+    @pytest.mark.filterwarnings("ignore:the search could not begin")
     def test_a_failure_gives_the_clean_input(self, attack, net, x, y):
         """A class whose lead no input can make up for."""
 
@@ -714,8 +715,8 @@ class TestBlackBox:
     def test_any_estimator(self, attack, net, x, y):
         forest = RandomForestClassifier(10, random_state=0)
         forest.fit(x.flatten(1).numpy(), y.numpy() + 5)
-        model = SklearnClassifier(forest)
-        result = attack.run(forest, x, y)
+        model = SklearnClassifier(forest, labels="index")
+        result = attack.run(model, x, y)
         said = forest.predict(result.x_adv.flatten(1).numpy())
         assert torch.equal(result.success, model.encode(said) != y)
 

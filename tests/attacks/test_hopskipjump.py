@@ -242,6 +242,20 @@ def test_starts_of_another_shape_are_refused(shape):
         HopSkipJump(starts=torch.zeros(shape))(convnet(), images(2))
 
 
+def test_a_model_that_overflows_everywhere_is_said_once():
+    class Broken(nn.Module):
+        def forward(self, v):
+            clean = torch.stack([(row == x).flatten(1).all(1).any() for row in v])
+            return torch.where(clean, 1.0, torch.nan)[:, None] * torch.tensor([2.0, 0.0])
+
+    x = images(4)
+    with pytest.warns(InconclusiveWarning) as said:
+        result = HopSkipJump(queries=40).run(Broken(), x)
+    assert len(said) == 1
+    assert "NaN or infinite logits for 4 of 4" in str(said[0].message)
+    assert result.no_start.all()
+
+
 def test_a_sample_whose_queries_end_before_a_start_is_marked_whatever_the_norm():
     model, _, x = plane_and_inputs()
     with checks.muted(InconclusiveWarning):

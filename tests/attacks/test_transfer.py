@@ -386,3 +386,18 @@ def test_an_evaluation_counts_distances_of_a_minimum_norm_attack(net, x, y):
         lp_norm(attacks.DeepFool(norm="linf")(net, x, y) - x, "linf")[done],
     )
     assert "Transfer" in text
+
+
+def test_what_fools_the_model_was_begun_whatever_the_surrogate_says():
+    class Sure(nn.Module):
+        def forward(self, x):
+            return torch.tensor([[2.0, 0.0, 1.0]]).expand(len(x), -1)
+
+    net, x = convnet(), images(8)
+    y = answers(net, x)
+    hopeless = attacks.HopSkipJump(queries=20, tries=2)
+    transfer = attacks.Transfer(attack=hopeless, surrogate=Sure())
+    with pytest.warns(InconclusiveWarning, match="could not begin"):
+        result = transfer.run(net, x, torch.zeros_like(y))
+    assert torch.equal(result.success, y != 0)
+    assert torch.equal(result.no_start, y == 0)

@@ -346,8 +346,9 @@ def test_hopskipjump_walks_along_the_far_side_of_what_is_rejected(norm):
 
 
 def test_hopskipjump_finds_nothing_behind_a_guard_that_rejects_all_of_it():
-    with pytest.warns(InconclusiveWarning, match="could not begin for 20 of 20"):
+    with pytest.warns(InconclusiveWarning, match="could not begin for 20 of 20 samples"):
         result = attacks.HopSkipJump(queries=150).run(strip(high=9), near(), torch.zeros(20))
+    assert result.no_start.all()
     assert not result.success.any()
     assert torch.equal(result.x_adv, near())
 

@@ -153,18 +153,19 @@ def test_evaluations_take_labels_of_the_estimator(values):
         assert np.array_equal(getattr(table, name), getattr(other, name))
 
 
-def test_each_model_of_a_transfer_matrix_takes_labels_as_it_names_them():
+@pytest.mark.parametrize("of_its_own", [True, False])
+def test_each_model_of_a_transfer_matrix_takes_labels_as_it_names_them(of_its_own):
     values = [0, 1, 5]
-    by_class, by_index = both(values)
-    forest = SklearnClassifier(
-        fitted(values, RandomForestClassifier(5, random_state=0)), labels="class"
-    )
-    fgsm = attacks.FGSM(eps=0.1)
-    mine = rob.transfer_matrix(
-        {"m": by_class}, {"m": by_class, "f": forest}, fgsm, X, labels_of(values)
-    )
-    indexed = SklearnClassifier(forest.estimator, labels="index")
-    theirs = rob.transfer_matrix({"m": by_index}, {"m": by_index, "f": indexed}, fgsm, X, Y)
+    forest = fitted(values, RandomForestClassifier(5, random_state=0))
+    matrices = []
+    for model, labels, y in zip(
+        both(values), ("class", "index"), (labels_of(values), Y), strict=True
+    ):
+        targets = {"f": SklearnClassifier(forest, labels=labels)}
+        if of_its_own:
+            targets["m"] = model
+        matrices.append(rob.transfer_matrix({"m": model}, targets, attacks.FGSM(eps=0.1), X, y))
+    mine, theirs = matrices
     assert torch.equal(mine.no_attack, theirs.no_attack)
     assert torch.equal(mine.sources[0].wrong, theirs.sources[0].wrong)
     assert torch.equal(mine.sources[0].fooled, theirs.sources[0].fooled)

@@ -73,6 +73,7 @@ def x():
 
 @pytest.mark.parametrize("attack", BY_LABELS, ids=repr)
 @pytest.mark.parametrize("goal", ["y", "target"])
+@pytest.mark.filterwarnings("ignore:the search could not begin")
 def test_who_rejects_everything_is_never_fooled(x, attack, goal):
     labels = torch.tensor([0, 0, 1, 1])
     result = attack.run(Never(), x, **{goal: labels})

@@ -260,7 +260,9 @@ def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
     failed, ledger = ~best.success, problem.ledger
     not_finite, no_gradient = ledger.not_finite & failed, ledger.blind & failed
     no_start = ledger.no_start & failed
-    untold = torch.zeros_like(no_start) if ledger.no_start_told else no_start
+    untold = no_start & ~not_finite  # which is why it could not begin, and said
+    if ledger.no_start_told:
+        untold = torch.zeros_like(no_start)
     for inconclusive, sentence in (
         (not_finite, _NOT_FINITE),
         (no_gradient, _NO_GRADIENT),
