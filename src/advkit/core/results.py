@@ -52,7 +52,7 @@ class AttackResult:
     queries: Queries
     no_gradient: Tensor
     not_finite: Tensor = None  # type: ignore[assignment]  # set below, for attacks of users
-    no_start: Tensor = None  # type: ignore[assignment]  # likewise
+    no_start: Tensor = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:
         for name in ("not_finite", "no_start"):
@@ -136,6 +136,6 @@ class ServiceError(AttackInterrupted):
 class InconclusiveWarning(UserWarning):
     """What an attack found says less of robustness than it seems.
 
-    Gradients vanished, the search could not begin, or the model answered the same input twice in
-    different ways.
+    Gradients vanished, the search could not begin, the model answered the same input twice in
+    different ways, or its answers depend on the rest of the batch.
     """

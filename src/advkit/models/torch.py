@@ -63,8 +63,8 @@ class TorchClassifier:
             last. In `evaluate` misclassified inputs stay in the batch too. Success is the answer to
             exactly what is returned, as one batch. The cost: each pass takes as long as one of the
             whole batch, however few samples are open, and an attack that asks for several points
-            of a sample at once (HopSkipJump) takes a pass for each. `queries` count the passes that
-            a sample's own answer was used of. Wrappers that send copies of samples
+            of a sample at once (HopSkipJump) takes a pass for each. `queries` count the passes
+            in which a sample's own answer was asked for. Wrappers that send copies of samples
             (`RandomizedSmoothing`) cut batches as before.
 
     Raises:
