@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from advkit import CallableClassifier, Ensemble, QueryCounter, attacks, defenses
 from advkit.core.paid_answers import PaidAnswers
 from advkit.core.results import Answers, ServiceError
 
@@ -84,3 +85,44 @@ def test_what_are_no_answers():
         PaidAnswers(Answers(X, X.sum(1)), axes=2)
     with pytest.raises(ValueError, match=r"inputs of shape \(2,\), got \(3,\)"):
         PaidAnswers(Answers(torch.rand(4, 3), torch.rand(4)), axes=1).ask(X, Model(), 3)
+
+
+def service():
+    """A classifier that is interrupted after 20 rows, 5 rows to a call."""
+    asked = []
+
+    def answer(rows):
+        if len(asked) + len(rows) > 20:
+            raise KeyboardInterrupt
+        asked.extend(rows)
+        return torch.full((len(rows), 3), 1 / 3).numpy()
+
+    return CallableClassifier(answer, 3, max_batch=5)
+
+
+WRAPPED = {
+    "none": service,
+    "FeatureSqueezing": lambda: defenses.FeatureSqueezing(service(), bits=8),
+    "QueryCounter": lambda: QueryCounter(service()),
+    "Ensemble": lambda: Ensemble([service()], "probabilities"),
+    "InputValidator": lambda: defenses.InputValidator(service(), grid=None),
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("fits", ["Distillation", "Substitute"])
+def test_answers_are_kept_behind_classifiers_around_classifiers(wrapped, fits):
+    model, net, x = wrapped(), torch.nn.Linear(4, 3), torch.rand(40, 4)
+    if not hasattr(model, "scores") and fits == "Distillation":
+        pytest.skip("gives labels alone")
+    taught = defenses.Distillation(temperature=1.0, epochs=1), [x]
+    fit, data = taught if fits == "Distillation" else (attacks.Substitute(queries=60), x)
+    with pytest.raises(KeyboardInterrupt) as error:
+        fit.fit(model, net, data)
+    assert torch.equal(error.value.answers.inputs, x[:20])
+
+
+def test_smoothing_asks_for_whole_inputs():
+    smoothed = defenses.RandomizedSmoothing(service(), sigma=0.1, n0=20, n=20, alpha=0.05, draws=2)
+    assert smoothed.max_batch == 1
+    assert defenses.RandomizedSmoothing(torch.nn.Linear(4, 3), sigma=0.1).max_batch is None

@@ -240,3 +240,17 @@ def test_labels_there_and_back():
     assert given_labels(by_index, at) is at
     assert torch.equal(label_indices("y", y.double(), X, by_class), at)
     assert torch.equal(label_indices("y", y.to(torch.int8)[:, None][:, 0], X, by_class), at)
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda models: rob.transfer_matrix(models, None, attacks.PGD(eps=0.01), X, Y),
+        lambda models: detectors.collect(models, [], X, Y),
+    ],
+    ids=["transfer_matrix", "collect"],
+)
+def test_models_that_share_labels_must_take_alike_ones(compare):
+    by_class, by_index = both([-1, 0, 1])
+    with pytest.raises(ValueError, match=r"`models` must take the same labels, got"):
+        compare({"class": by_class, "index": by_index})

@@ -13,6 +13,7 @@ from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best, Nearest
+from advkit.attacks.engine.rounding import warn_of_lost_change
 from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.tensors import wide
@@ -95,6 +96,7 @@ class JSMA(MinimumNormAttack):
                 f"`x` must have at least 2 features for JSMA, which changes pairs, got {features}. "
                 "Use PGD or FAB."
             )
+        warn_of_lost_change(problem, "theta", self.theta)
         return super()._search(problem)
 
     def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
@@ -136,7 +138,8 @@ class JSMA(MinimumNormAttack):
         bound = problem.model.bounds[1 if self.theta > 0 else 0]
         changed = x_adv != problem.x.flatten(1)
         full = changed.sum(1) + 2 > domain.limit
-        choice = (x_adv != bound) & (changed | ~full[:, None])
+        moves = (x_adv != bound) & (x_adv + self.theta != x_adv)  # 16 bits round small ones away
+        choice = moves & (changed | ~full[:, None])
         pair, found = self._pair(problem, at, domain.goal, choice)
         move = self.theta * found.to(x_adv.dtype)
         x_adv.scatter_add_(1, pair, move[:, None].expand_as(pair))

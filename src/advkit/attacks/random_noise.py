@@ -12,6 +12,7 @@ from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.rounding import warn_of_lost_budget
 from advkit.attacks.engine.rows import write
 from advkit.core import checks
 from advkit.core.norms import Norm, normalize, per_sample
@@ -78,6 +79,8 @@ class RandomNoise(BlackBoxAttack):
 
     def _search(self, problem: Problem) -> Best:
         eps = checks.budget(self.eps, problem.x)
+        if self.kind != "salt_and_pepper":  # there it counts features
+            warn_of_lost_budget(problem, eps)
         best = Best.unjudged(problem.x)
         if self.stop != "never":
             problem.evaluate_clean(best)

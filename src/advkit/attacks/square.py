@@ -14,6 +14,7 @@ from advkit.attacks.engine.black_box import BlackBoxAttack, ByScores, by_scores
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.rounding import warn_of_lost_budget
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
@@ -102,6 +103,7 @@ class Square(BlackBoxAttack):
 
     def _search(self, problem: Problem) -> Best:
         eps = checks.budget(self.eps, problem.x)
+        warn_of_lost_budget(problem, eps)
         keys = sample_keys(problem.x, problem.model.bounds, self.seed)
         change = _linf_change if self.norm == "linf" else _l2_change
         best = Best.unjudged(problem.x)  # the first pattern is taken even if the input were better

@@ -16,6 +16,7 @@ from advkit.core.paid_answers import PaidAnswers
 from advkit.core.progress import progress_bar
 from advkit.core.results import Answers
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
+from advkit.models.protocols import max_batch
 from advkit.training.fit import fit
 from advkit.training.shuffled import shuffled
 
@@ -241,7 +242,7 @@ class _Victim(NamedTuple):
             x: inputs `(n, *features)`.
             rows: `(n,)`, which samples of `fit` they are made of; `None` for other data.
         """
-        at_once = min(self.batch_size, getattr(self.model, "max_batch", None) or self.batch_size)
+        at_once = min(self.batch_size, max_batch(self.model) or self.batch_size)
         unnumbered = sample_rows.unnumbered("x_test")
         with unnumbered if rows is None else sample_rows.given_rows(rows):
             return self.paid.ask(x, self.model.predict, at_once)

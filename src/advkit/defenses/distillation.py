@@ -16,6 +16,7 @@ from advkit.core.paid_answers import PaidAnswers
 from advkit.core.results import Answers
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
 from advkit.models import Classifier, TorchClassifier, as_classifier, hold
+from advkit.models.protocols import max_batch
 from advkit.training.fit import fit
 from advkit.training.shuffled import shuffled
 
@@ -255,7 +256,7 @@ class Distillation:
                 if not len(x):
                     continue
                 with sample_rows.numbered(len(x), sum(map(len, inputs))):
-                    logits = paid.ask(x, ask, getattr(teacher, "max_batch", None) or len(x))
+                    logits = paid.ask(x, ask, max_batch(teacher) or len(x))
                 soft = (logits.to(device) / self.temperature).softmax(1)
                 if not inputs:
                     _check_classes(TorchClassifier(student).logits(x[:1].to(device)), soft)

@@ -18,6 +18,7 @@ from advkit.core.tensors import wide
 from advkit.defenses.pixels import check_floats, check_images, on_grid, shifted
 from advkit.models import REJECTED, Bounds, StraightThrough, as_classifier, hold, may_interrupt
 from advkit.models.labels import label_values
+from advkit.models.protocols import max_batch
 
 _CHUNK = 256  # images whose windows are in memory at once
 _PASSES = 20  # of a repair
@@ -119,6 +120,11 @@ class InputValidator:
     def label_values(self) -> Tensor | None:
         """Labels `(num_classes,)` that name the classes, `None` for their indices."""
         return label_values(self.model)
+
+    @property
+    def max_batch(self) -> int | None:
+        """The most samples that a call of the model may have; `None` for any number."""
+        return max_batch(self.model)
 
     @property
     def may_interrupt(self) -> bool:

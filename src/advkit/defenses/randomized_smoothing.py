@@ -134,6 +134,12 @@ class RandomizedSmoothing(ClassifierWrapper):
         return f"RandomizedSmoothing({self.model!r}, sigma={self.sigma:g})"
 
     @property
+    def max_batch(self) -> int | None:
+        """The most inputs whose copies fit into a call of the inner model; `None` for any."""
+        most = super().max_batch
+        return None if most is None else max(1, most // max(self.n0, self.draws))
+
+    @property
     def scores(self) -> Ask:
         """Function from `x` `(n, *features)` to the shares of `draws` votes, `(n, num_classes)`.
 

@@ -21,7 +21,7 @@ from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.detectors.output_table import CLEAN, OutputTable
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
-from advkit.models.labels import given_labels, label_indices
+from advkit.models.labels import check_same_labels, given_labels, label_indices
 from advkit.models.protocols import leaves
 
 _KEPT = "The error's .table has the rows of the batches before."
@@ -111,6 +111,7 @@ def _classifiers(models: Several, outputs: Outputs) -> dict[str, Classifier]:
     for name, model in found.items():
         if not callable(getattr(model, outputs, None)):
             raise TypeError(f"model {name!r} has no {outputs}: {model!r}")
+    check_same_labels(found.values())
     return found
 
 

@@ -29,6 +29,7 @@ from advkit.detectors.request_counter import RequestCounter
 from advkit.detectors.suspicion import check_detector, looks_at_inputs, suspicion_of
 from advkit.models import Bounds, as_classifier, hold, may_interrupt
 from advkit.models.labels import label_values
+from advkit.models.protocols import max_batch
 
 
 class Guard:
@@ -150,6 +151,11 @@ class Guard:
     def label_values(self) -> Tensor | None:
         """Labels `(num_classes,)` that name the classes, `None` for their indices."""
         return label_values(self.model)
+
+    @property
+    def max_batch(self) -> int | None:
+        """The most samples that a call of the model may have; `None` for any number."""
+        return max_batch(self.model)
 
     @property
     def may_interrupt(self) -> bool:

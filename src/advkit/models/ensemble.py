@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.models.convert import as_classifier
-from advkit.models.labels import label_values
-from advkit.models.protocols import REJECTED, Bounds, Classifier, hold, may_interrupt
+from advkit.models.labels import check_same_labels, label_values
+from advkit.models.protocols import REJECTED, Bounds, Classifier, hold, max_batch, may_interrupt
 
 Ask = Callable[[Tensor], Tensor]
 Combine = Literal["logits", "probabilities", "vote"]
@@ -85,6 +85,11 @@ class Ensemble:
     def label_values(self) -> Tensor | None:
         """Labels `(num_classes,)` that name the classes, `None` for their indices."""
         return label_values(self.models[0])
+
+    @property
+    def max_batch(self) -> int | None:
+        """The most samples that a call of each member may have; `None` for any number."""
+        return min((most for model in self.models if (most := max_batch(model))), default=None)
 
     @property
     def may_interrupt(self) -> bool:
@@ -185,13 +190,7 @@ def _check_alike(models: Sequence[Classifier]) -> None:
     counts = {count: None for model in models if (count := _classes(model)) is not None}
     if len(counts) > 1:
         raise ValueError(f"models must have the same number of classes, got {list(counts)}")
-    values = [label_values(model) for model in models]
-    named = {None if v is None else tuple(v.tolist()): None for v in values}
-    if len(named) > 1:
-        raise ValueError(
-            f"`models` must take the same labels, got {[v and list(v) for v in named]} (None for "
-            "indices). Give every SklearnClassifier among them labels='index'."
-        )
+    check_same_labels(models)
 
 
 def _check_offers(models: Sequence[Classifier], combine: Combine) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from advkit.core import checks
@@ -15,6 +17,17 @@ def label_values(model: object) -> Tensor | None:
     """
     found: Tensor | None = getattr(model, "label_values", None)
     return found
+
+
+def check_same_labels(models: Iterable[object]) -> None:
+    """Raise unless callers name the classes of all `models` alike."""
+    values = [label_values(model) for model in models]
+    named = {None if v is None else tuple(v.tolist()): None for v in values}
+    if len(named) > 1:
+        raise ValueError(
+            f"`models` must take the same labels, got {[v and list(v) for v in named]} (None for "
+            "indices). Give every SklearnClassifier among them labels='index'."
+        )
 
 
 def label_indices(name: str, y: Tensor, x: Tensor, model: object) -> Tensor:

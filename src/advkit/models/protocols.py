@@ -81,6 +81,16 @@ def may_interrupt(model: object) -> bool:
     )
 
 
+def max_batch(model: object) -> int | None:
+    """Return the most samples that one call of what is behind `model` may have.
+
+    `None` for any number. Who pays for answers asks for no more of them at once: what one call had
+    answered before it failed is lost.
+    """
+    most: int | None = getattr(model, "max_batch", None)
+    return most
+
+
 def leaves(answer: Tensor, y: Tensor) -> Tensor:
     """Whether each label of `answer` `(*, n)` is another class than that of `y` `(n,)`.
 

@@ -14,7 +14,7 @@ from advkit.core import checks
 from advkit.models.convert import as_classifier
 from advkit.models.ensemble import Ask, Combine, Ensemble
 from advkit.models.labels import label_values
-from advkit.models.protocols import Bounds, hold, may_interrupt
+from advkit.models.protocols import Bounds, hold, max_batch, may_interrupt
 from advkit.models.query_budget import Budget, Counter
 from advkit.models.state import undisturbed
 from advkit.models.torch import checked_bounds
@@ -50,6 +50,11 @@ class ClassifierWrapper(ABC):
     def label_values(self) -> Tensor | None:
         """Labels `(num_classes,)` that name the classes, `None` for their indices."""
         return label_values(self.model)
+
+    @property
+    def max_batch(self) -> int | None:
+        """The most samples that a call of the inner model may have; `None` for any number."""
+        return max_batch(self.model)
 
     @property
     def may_interrupt(self) -> bool:

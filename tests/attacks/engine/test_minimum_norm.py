@@ -4,10 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from advkit import TorchClassifier, attacks
+from advkit import InconclusiveWarning, TorchClassifier, attacks
 from advkit.attacks.engine.minimum_norm import candidates, refine_to_boundary
 from advkit.attacks.engine.records import Nearest
+from tests.attack_cases import GRADIENT_MINIMUM_NORM
 from tests.toys import convnet, images
+
+TO_THE_BOUNDARY = [  # all but those of pairs of features, and those on a detector too
+    attack
+    for attack in GRADIENT_MINIMUM_NORM
+    if not isinstance(attack, (attacks.JSMA, attacks.JointCarliniWagner))
+]
 
 
 def segment(logits, x, *, target=None, confidence=0.0):
@@ -116,3 +123,29 @@ def test_a_tie_is_no_reason_to_stop():
 def test_progress_is_shown_on_demand(kind, capsys):
     kind(progress=True, steps=10).run(convnet(), images())
     assert kind.__name__ in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("attack", TO_THE_BOUNDARY, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bounds", [(0, 1), (-1, 1)])
+def test_clean_inputs_on_the_boundary_are_left(attack, dtype, bounds):
+    torch.manual_seed(0)
+    model = TorchClassifier(nn.Linear(4, 3, bias=False, dtype=dtype), bounds)
+    x, y = torch.zeros(2, 4, dtype=dtype), torch.zeros(2, dtype=torch.long)
+    result = attack.run(model, x, y)
+    assert result.success.all()
+    if not attack._confidence:
+        assert result.distance.max() < 0.05
+    aimed = attacks.FAB(steps=5).run(model, x, y, target=y + 1)
+    assert aimed.success.all()
+    assert aimed.distance.max() < 0.05
+
+
+def test_a_tie_without_a_gradient_is_marked():
+    class Tied(nn.Module):
+        def forward(self, x):
+            return 0 * x[:, :2]
+
+    with pytest.warns(InconclusiveWarning, match="gradient of zero"):
+        result = attacks.FAB(steps=4).run(Tied(), torch.rand(2, 4), torch.zeros(2))
+    assert result.no_gradient.all()

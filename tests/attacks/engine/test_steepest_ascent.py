@@ -29,7 +29,9 @@ def test_a_ball_that_holds_no_other_input_is_no_fault_of_the_steps():
     plane = Halfspace(torch.ones(4), b=-3.1)
     x = torch.full((2, 4), 0.75)
     for attack in (attacks.FGSM(eps=1e-9), attacks.BIM(eps=1e-9), attacks.PGD(eps=1e-9)):
-        assert torch.equal(attack(plane, x, torch.tensor([0, 0])), x)
+        with pytest.warns(InconclusiveWarning, match="`eps` must be large enough") as said:
+            assert torch.equal(attack(plane, x, torch.tensor([0, 0])), x)
+        assert len(said) == 1
 
 
 def test_steps_beyond_all_numbers_leave_a_flat_feature_where_it_is():

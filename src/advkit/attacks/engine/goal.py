@@ -11,7 +11,7 @@ from torch import Tensor
 from advkit.core.losses import Loss, margin
 
 # The least shortfall of a sample that is not a success: above zero in float32 and float64 alike.
-_TIE = torch.finfo(torch.float32).tiny
+TIE = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -76,4 +76,4 @@ class Goal:
         value = torch.where(value.isfinite(), value, math.nan)
         if self.confidence:
             return value + self.confidence
-        return torch.where(reached, value, value.clamp_min(_TIE))
+        return torch.where(reached, value, value.clamp_min(TIE))

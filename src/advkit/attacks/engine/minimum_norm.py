@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.base import GradientAttack
-from advkit.attacks.engine.goal import Goal
+from advkit.attacks.engine.goal import TIE, Goal
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import take, write
 from advkit.core.losses import Loss, margin, own_and_others
-from advkit.core.norms import per_sample
+from advkit.core.norms import per_sample, steepest
 
+_TIED = 3  # classes that are tried at a tie
+_DOUBLINGS = 10  # of the step off a tie: logits of 16 bits tie on a whole strip
 BOUNDARY_MARGIN = 1.001  # a refined success stays that far past the boundary, against rounding
 
 
@@ -36,6 +38,9 @@ class MinimumNormAttack(GradientAttack):
         if len(rows):
             part, at = problem.take(rows), at.take(rows)
             found = self._search_nearest(part, at)
+            tied = (at.shortfall <= TIE) & ~found.success
+            if tied.any():
+                write(found, tied.nonzero().flatten(), step_off_ties(part.take(tied)))
             found = refine_to_boundary(part, part.x, at.logits, found, self._refine_steps)
             write(nearest, rows, found)
         return nearest
@@ -52,6 +57,43 @@ class MinimumNormAttack(GradientAttack):
 
     def _objective(self, *, targeted: bool) -> Loss:
         return margin
+
+
+def step_off_ties(problem: Problem) -> Nearest:
+    """Return successes next to clean inputs that lie on the boundary without being successes.
+
+    There every attack that takes the way to the boundary for its step stands still.
+    """
+    nearest = Nearest.empty(problem.x)
+    if problem.norm == "l0":
+        return nearest
+    at = problem.judge(problem.x, differentiate=False)
+    rivals: list[Tensor | None] = [*candidates(at, problem.goal, _TIED)]
+    for rival in rivals or [None]:
+        nearest = _step_off_tie(problem.against(rival), nearest)
+        if nearest.success.all():
+            break
+    return nearest
+
+
+def _step_off_tie(problem: Problem, nearest: Nearest) -> Nearest:
+    """Return the nearest successes, those of steps along the gradient among them.
+
+    The first step is the smallest that the dtype knows at the bounds; it is doubled until it is a
+    success.
+    """
+    at = problem.judge(problem.x, differentiate=True)
+    gradient, bounds = problem.gradient(at), problem.model.bounds
+    length = torch.finfo(problem.x.dtype).eps * (bounds[1] - bounds[0])
+    for _ in range(_DOUBLINGS):
+        lengths = torch.full_like(nearest.distance, length)
+        move = steepest(gradient, lengths.to(gradient.dtype), problem.norm, problem.x, bounds)
+        at = problem.judge(problem.clip(problem.x + move), differentiate=False)
+        nearest = nearest.improved(problem, at)
+        if nearest.success.all():
+            break
+        length *= 2
+    return nearest
 
 
 def candidates(at: Judged, goal: Goal, most: int) -> list[Tensor]:

@@ -11,11 +11,10 @@ from torch import Tensor
 from advkit.attacks.engine.loop import Keep, Stop, iterate
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.rounding import warn_of_lost_budget, warn_of_lost_steps
 from advkit.attacks.engine.rows import take, write
-from advkit.core import checks
-from advkit.core.norms import normalize, per_sample, steepest
+from advkit.core.norms import normalize, steepest
 from advkit.core.randomness import uniform_noise
-from advkit.core.results import InconclusiveWarning
 
 
 class AscentState(NamedTuple):
@@ -52,7 +51,8 @@ class Ascent:
 
     def search(self, problem: Problem) -> Best:
         """Return the best iterates over all restarts; each takes up what is still unsolved."""
-        self._warn_of_lost_steps(problem)
+        warn_of_lost_budget(problem, self.eps)
+        warn_of_lost_steps(problem, self.lengths.amax(1), self.eps)
         best = Best.unjudged(problem.x)
         # a random start would move inputs that need no attack: those are left out before
         look_before = self.stop == "first" and self.random_start
@@ -72,22 +72,6 @@ class Ascent:
             better = (found.shortfall < best.shortfall[unsolved]) | (self.keep == "last")
             write(best, part.rows[better], take(found, better))
         return best
-
-    def _warn_of_lost_steps(self, problem: Problem) -> None:
-        """Warn of inputs too coarse for any step, though not for the ball."""
-        x, longest = problem.x, self.lengths.amax(1)
-        least = torch.finfo(x.dtype).eps * max(abs(bound) for bound in problem.model.bounds)
-        if not (longest < self.eps.clamp_max(least)).any():  # steps of `eps` are all there can be
-            return
-        still = _stays(x, longest) & ~_stays(x, self.eps)
-        if still.any():
-            checks.warn(
-                f"`step_size` must be large enough to move inputs of {x.dtype}, got "
-                f"{longest[still][0]:g}, which is rounded away for {int(still.sum())} of "
-                f"{len(still)} samples (sample {checks.indices(still)}). Their failure says "
-                "nothing about their robustness. Take longer steps or inputs of a wider dtype.",
-                InconclusiveWarning,
-            )
 
     def search_from(self, problem: Problem, start: Tensor) -> Best:
         """Return the best iterates from the points of the balls that are nearest to `start`."""
@@ -143,9 +127,3 @@ def constant_steps(length: Tensor, steps: int) -> Tensor:
 
 def _succeeded(at: Judged, _: AscentState) -> Tensor:
     return at.success
-
-
-def _stays(x: Tensor, length: Tensor) -> Tensor:
-    """Return whether steps of `length` `(n,)` up and down leave `x` as it is, bool `(n,)`."""
-    step = per_sample(length, x)
-    return ((x + step == x) & (x - step == x)).flatten(1).all(1)

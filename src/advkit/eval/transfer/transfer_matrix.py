@@ -25,7 +25,7 @@ from advkit.eval.noise import noisy
 from advkit.eval.transfer.result import NO_ATTACK, TransferMatrix, TransferSource
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
-from advkit.models.labels import label_indices
+from advkit.models.labels import check_same_labels, label_indices
 from advkit.models.protocols import leaves
 
 _KEPT = "The error's .matrix is that of the batches before."
@@ -135,6 +135,7 @@ def _classifiers(
     if targets is not None:
         asked = named("targets", targets, known, kind="model", short=short_name)
     classifiers = {id(m): as_classifier(m) for m in (*given.values(), *asked.values())}
+    check_same_labels(classifiers.values())
     _check_bounds([(known[key], model) for key, model in classifiers.items()])
     made_on = {name: classifiers[id(model)] for name, model in given.items()}
     return made_on, {name: classifiers[id(model)] for name, model in asked.items()}

@@ -1,0 +1,68 @@
+"""Budgets and steps that the dtype of the inputs rounds away."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from advkit.attacks.engine.problem import Problem
+from advkit.core import checks
+from advkit.core.norms import per_sample
+from advkit.core.results import InconclusiveWarning
+from advkit.core.tensors import wide
+
+
+def warn_of_lost_budget(problem: Problem, eps: Tensor) -> None:
+    """Warn of samples whose ball of radius `eps` `(n,)` holds no other input of their dtype."""
+    if _may_be_lost(problem, eps):
+        _warn("eps", problem.x, eps, (eps > 0) & _is_alone(problem, eps))
+
+
+def warn_of_lost_steps(problem: Problem, length: Tensor, eps: Tensor) -> None:
+    """Warn of samples that no step of `length` `(n,)` moves, though their ball holds others."""
+    if (length < eps).any() and _may_be_lost(problem, length):
+        lost = stays(problem.x, per_sample(length, problem.x)) & ~_is_alone(problem, eps)
+        _warn("step_size", problem.x, length, lost)
+
+
+def warn_of_lost_change(problem: Problem, name: str, change: float) -> None:
+    """Warn of samples that adding `change` to any feature leaves as they are."""
+    x = problem.x
+    length = x.new_full((len(x),), abs(change))
+    if _may_be_lost(problem, length):
+        _warn(name, x, length, (x + change == x).flatten(1).all(1))
+
+
+def stays(x: Tensor, step: Tensor) -> Tensor:
+    """Return whether steps up and down leave all features of `x` as they are, bool `(n,)`."""
+    return ((x + step == x) & (x - step == x)).flatten(1).all(1)
+
+
+def _may_be_lost(problem: Problem, length: Tensor) -> bool:
+    """Return False where every `length` `(n,)` is sure to move features within the bounds."""
+    largest = max(abs(bound) for bound in problem.model.bounds)
+    return bool((length < torch.finfo(problem.x.dtype).eps * largest).any())
+
+
+def _is_alone(problem: Problem, eps: Tensor) -> Tensor:
+    """Return whether `x` is the only input in its ball of radius `eps` `(n,)`, bool `(n,)`."""
+    x, step = problem.x, per_sample(eps, problem.x)
+    if problem.norm != "linf" or x.element_size() > 2:
+        return stays(x, step)
+    # In 16 bits no feature is rounded out of its interval, see `Problem.inside`.
+    ends = (x.nextafter(x.new_tensor(end)) for end in (-math.inf, math.inf))
+    far = [(wide(end) - wide(x)).abs() > wide(step) for end in ends]
+    return (far[0] & far[1]).flatten(1).all(1)
+
+
+def _warn(name: str, x: Tensor, length: Tensor, lost: Tensor) -> None:
+    if lost.any():
+        checks.warn(
+            f"`{name}` must be large enough to move inputs of {x.dtype}, got "
+            f"{length[lost][0]:g}, which is rounded away for {int(lost.sum())} of {len(lost)} "
+            f"samples (sample {checks.indices(lost)}). Their failure says nothing about their "
+            f"robustness. Take a larger `{name}` or inputs of a wider dtype.",
+            InconclusiveWarning,
+        )
