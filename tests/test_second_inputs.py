@@ -293,3 +293,41 @@ def test_a_detector_reads_the_numbers_of_what_an_attack_shows_it():
     attack = attacks.SelectivePGD(eps=0.3, steps=6)
     alone = one_by_one(lambda *part: attack.run(guard, *part).x_adv, x, y)
     torch.testing.assert_close(attack.run(guard, x, y).x_adv, alone, atol=1e-9, rtol=0)
+
+
+class Labelled(torch.nn.Module):
+    """Its answer is the entry of `LABELS` that belongs to the sample."""
+
+    LABELS = torch.tensor([0, 1, 2, 2, 1, 0, 1, 2, 0, 0, 1, 2])
+
+    def forward(self, x):
+        return 5 * torch.nn.functional.one_hot(self.LABELS[advkit.current_rows()], 3) + 0 * x[:, :3]
+
+
+ROWS = torch.tensor([11, 3, 5, 7, 1, 0])
+NOISE = attacks.RandomNoise(eps=0.0)
+
+
+def test_a_stream_reads_the_numbers_of_where_it_was_made():
+    x = torch.rand(6, 4)
+    with advkit.given_rows(ROWS):
+        stream = rob.evaluate_stream(
+            Labelled(), x, Labelled.LABELS[ROWS], attacks=[NOISE], batch_size=4
+        )
+    assert float(list(stream)[-1].clean_accuracy) == 1
+
+
+@pytest.mark.parametrize(
+    "evaluated",
+    [
+        rob.accuracy,
+        lambda *given: rob.evaluate(*given, attacks=[NOISE]),
+        lambda model, x, y: rob.transfer_matrix([model], None, NOISE, x, y),
+        lambda model, x, y: collect([model], [], x, y),
+        attacks.PGD(eps=0.1),
+    ],
+    ids=["accuracy", "evaluate", "transfer_matrix", "collect", "attack"],
+)
+def test_numbers_for_more_samples_than_there_are_are_refused(evaluated):
+    with advkit.given_rows(ROWS), pytest.raises(RuntimeError, match="gave 6 for 3 samples"):
+        evaluated(Labelled(), torch.rand(3, 4), Labelled.LABELS[ROWS[:3]])

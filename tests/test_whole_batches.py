@@ -181,6 +181,11 @@ def test_training_losses_and_nets_with_running_statistics_do_not_warn(net):
         advkit.defenses.AdversarialTraining(attack=attacks.FGSM(eps=0.1), mode="keep")(train, x, y)
 
 
+class Own(nn.modules.batchnorm._BatchNorm):
+    """A batch norm of a user's."""
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.:DeprecationWarning")
 @pytest.mark.parametrize("mode", ["eval", "keep"])
 def test_batch_statistics_are_found(mode):
     def uses(module):
@@ -190,9 +195,32 @@ def test_batch_statistics_are_found(mode):
     assert uses(nn.Sequential(train)) == (mode == "keep")
     assert not uses(nn.Sequential(evaluated))
     assert uses(nn.BatchNorm1d(3, track_running_stats=False).eval())
+    assert uses(Own(3, track_running_stats=False))
+    assert uses(torch.jit.script(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False))))
+    before = nn.BatchNorm2d(3, track_running_stats=False)
+    assert advkit.TorchClassifier(nn.Flatten(), preprocess=before).uses_batch_statistics
     assert not uses(nn.InstanceNorm2d(3))
 
 
 def test_the_option_is_checked(net):
     with pytest.raises(ValueError, match="batch must be one of"):
         advkit.TorchClassifier(net, batch="all")
+
+
+@pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
+def test_a_batch_that_becomes_too_small_for_the_net_is_told_of_the_option():
+    torch.manual_seed(0)
+    over_batch = nn.BatchNorm1d(8, track_running_stats=False)
+    net = nn.Sequential(nn.Linear(6, 8), over_batch, nn.Linear(8, 3))
+    x = torch.rand(8, 6)
+    with pytest.raises(RuntimeError, match=r'on 1 of the 8 .* TorchClassifier\(batch="whole"\)'):
+        attacks.PGD(eps=0.3).run(net, x, net(x).argmax(1))
+
+
+def test_a_benchmark_measures_passes_of_what_is_sent(net):
+    x, y = data(net, 4)
+    y[1:] = 1 - y[1:]  # one is left to attack
+    model = advkit.TorchClassifier(net, batch="whole")
+    found = rob.benchmark(model, x, y, attacks=[attacks.FGSM(eps=0.1)], rounds=1)
+    assert found.floor.inputs == 4
+    assert {len(batch) for batch in net.batches} == {4}

@@ -65,8 +65,8 @@ def test_numbers_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        ([0.5], TypeError, "must be integers, got torch.float32"),
-        ([True], TypeError, "must be integers, got torch.bool"),
+        ([0.5], TypeError, "must be integers, got float64"),
+        ([True], TypeError, "must be integers, got bool"),
         ([[1]], ValueError, r"must have shape \(n,\), got \(1, 1\)"),
         ([1, -2], ValueError, "must not be negative, got -2"),
     ],
@@ -92,3 +92,25 @@ def test_surroundings_are_those_of_the_current_samples():
             assert frame.places(batch.device).tolist() == [1, 3]
         assert sample_rows.surroundings(3) is None
     assert sample_rows.surroundings(2) is None
+
+
+def test_a_context_is_entered_once():
+    rows = advkit.given_rows([1, 2])
+    with rows, pytest.raises(RuntimeError, match="called again for each `with`"):
+        rows.__enter__()
+    with pytest.raises(RuntimeError, match="must be called inside an attack"):
+        advkit.current_rows()
+
+
+@pytest.mark.parametrize(
+    "rows", [[], np.array([2, 1], np.uint16), np.arange(3)[::-1], (4,)], ids=repr
+)
+def test_numbers_of_every_kind(rows):
+    with advkit.given_rows(rows):
+        assert advkit.current_rows().tolist() == list(rows)
+
+
+@pytest.mark.parametrize("rows", ["a", None, {1, 2}, slice(0, 3), [1.5], [True]], ids=repr)
+def test_what_are_no_numbers(rows):
+    with pytest.raises(TypeError, match="`rows` must be integers"):
+        advkit.given_rows(rows)

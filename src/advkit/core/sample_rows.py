@@ -6,9 +6,9 @@ read, so that a pass of a model that does not read them costs no more than openi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar, Token
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 Rows = Tensor | range
+Yielded = TypeVar("Yielded")
 _NONE = (
     "advkit.current_rows() must be called inside an attack or an evaluation, or inside "
-    "`with advkit.given_rows(rows):`, which says which samples a call of the model is given"
+    "`with advkit.given_rows(rows):`, which says which samples a call of the model is given. A "
+    "thread that a model starts by itself must be given the numbers"
 )
 
 
@@ -54,12 +56,17 @@ class opened:  # noqa: N801 - read as a verb
 
     def __init__(self, frame: Frame | None) -> None:
         self._frame = frame
+        self._token: Token[Frame | None] | None = None
 
     def __enter__(self) -> None:
-        self._token: Token[Frame | None] = _current.set(self._frame)
+        if self._token is not None:
+            raise RuntimeError("advkit.given_rows(rows) must be called again for each `with`")
+        self._token = _current.set(self._frame)
 
     def __exit__(self, *_: object) -> None:
-        _current.reset(self._token)
+        token, self._token = self._token, None
+        if token is not None:
+            _current.reset(token)
 
 
 def current_rows() -> Tensor:
@@ -122,14 +129,39 @@ def given_rows(rows: Tensor | npt.NDArray[np.integer] | Sequence[int]) -> opened
         ...     advkit.current_rows()
         tensor([4, 1])
     """
-    found = torch.as_tensor(rows)
-    if found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
+    found = np.asarray(rows.detach().cpu() if isinstance(rows, Tensor) else rows)
+    if found.size and found.dtype.kind not in "iu":
         raise TypeError(f"`rows` must be integers, got {found.dtype}.")
     if found.ndim != 1:
-        raise ValueError(f"`rows` must have shape (n,), got {tuple(found.shape)}.")
+        raise ValueError(f"`rows` must have shape (n,), got {found.shape}.")
     if (found < 0).any():
         raise ValueError(f"`rows` must not be negative, got {int(found.min())}.")
-    return opened(Frame(found.detach().cpu().long().clone()))
+    return opened(Frame(torch.tensor(found.astype(np.int64))))
+
+
+def check_total(n: int) -> None:
+    """Raise if `given_rows` is current, but not for `n` samples of data.
+
+    Raises:
+        RuntimeError: it gives another number of samples.
+    """
+    frame = _current.get()
+    if frame is not None and frame.problem is None and len(frame.rows) != n:
+        raise RuntimeError(
+            f"advkit.given_rows(rows) must give one number for each sample, gave "
+            f"{len(frame.rows)} for {n} samples"
+        )
+
+
+def within(frame: Frame | None, stream: Iterator[Yielded]) -> Iterator[Yielded]:
+    """Yield what `stream` does, which runs inside of `frame` wherever it is read."""
+    while True:
+        with opened(frame):
+            try:
+                item = next(stream)
+            except StopIteration:
+                return
+        yield item
 
 
 def numbered(n: int, first: int = 0, *, total: int | None = None) -> opened:

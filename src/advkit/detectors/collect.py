@@ -90,6 +90,8 @@ def collect(
     checks.whole("first_sample", first_sample, at_least=0)
     classifiers = _classifiers(models, outputs)
     total = len(x) if isinstance(x, Tensor) else None
+    if total is not None:
+        sample_rows.check_total(total)
     made = _attacks(attacks, total, batch_size)
     recorders = [_ModelRecorder(*pair, made, outputs, first_sample) for pair in classifiers.items()]
     bar = progress_bar("inputs x models", total and total * len(recorders), progress)

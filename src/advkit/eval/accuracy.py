@@ -75,6 +75,8 @@ def accuracy(
         >>> print(eval.accuracy(net, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])))
         50.00 % (1 of 2)
     """
+    if isinstance(x, Tensor):
+        sample_rows.check_total(len(x))
     numbered = batches(x, y, batch_size)
     hits = [batch.right for batch in classified(as_classifier(model), numbered)]
     return Rate.of(torch.cat(hits)) if hits else Rate(0, 0)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from advkit.core import checks, sample_rows
 from advkit.core.distributed import local
 from advkit.models.protocols import Bounds
 from advkit.models.state import undisturbed
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_BATCH_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")  # scripted
 Output = Literal["logits", "probabilities"]
 Mode = Literal["eval", "keep"]
 Batch = Literal["part", "whole"]
@@ -131,9 +132,9 @@ class TorchClassifier:
         """True if a batch norm makes the answer to a sample depend on the rest of its batch."""
         keeps = self._mode == "keep"
         return any(
-            isinstance(part, _BATCH_NORMS)
-            and (part.running_mean is None or (keeps and part.training))
-            for part in self.module.modules()
+            _is_batch_norm(part) and (part.running_mean is None or (keeps and part.training))
+            for stateful in self._stateful
+            for part in stateful.modules()
         )
 
     def hold(self) -> undisturbed:
@@ -198,6 +199,11 @@ class TorchClassifier:
                 f"the module failed on x of {x.dtype} on {x.device}, its parameters are "
                 f"{parameter.dtype} on {parameter.device}; move one of them with .to(...): {error}"
             ) from error
+
+
+def _is_batch_norm(part: Any) -> bool:
+    """Return whether a module is a batch norm, also one of a user's or a scripted one."""
+    return isinstance(part, _BatchNorm) or getattr(part, "original_name", "") in _BATCH_NORMS
 
 
 def checked_bounds(bounds: tuple[float, float]) -> Bounds:

@@ -508,3 +508,13 @@ def test_where_the_detector_is_quiet_evasion_is_the_margin():
     logits, y = Linear3()(x), torch.arange(30) % 3
     quiet = Evasion(alarm=lambda p: p[:, 0] - 99, threshold=0.0)
     torch.testing.assert_close(quiet(logits, y), margin(logits, y))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_alarm_that_squeezes_a_single_sample(seed, x):
+    torch.manual_seed(seed)
+    alarm = torch.nn.Linear(3, 1)
+    plain = Evasion(alarm=lambda p: alarm(p)[:, 0], threshold=0.5)
+    squeezing = Evasion(alarm=lambda p: alarm(p).squeeze(), threshold=0.5)
+    found = [attacks.PGD(eps=0.2, loss=loss)(convnet(), x) for loss in (plain, squeezing)]
+    assert torch.equal(*found)

@@ -33,12 +33,12 @@ def test_nan_is_named_by_its_sample_beside_a_rejection():
         problem.judge(x, differentiate=False, first=True)
 
 
-def test_gradients_that_are_zero_or_not_finite_are_zeroed_and_noted():
+def test_gradients_that_are_zero_are_noted_and_others_made_finite():
     x, y = torch.zeros(4, 2), torch.tensor([0, 0, 0, 0])
     problem = attacks.FAB()._problem(TorchClassifier(Halfspace(torch.ones(2))), x, y, None)
     grad = torch.tensor([[1.0, 2.0], [0.0, 0.0], [torch.inf, 1.0], [torch.nan, 1.0]])
-    assert problem.usable(grad).tolist() == [[1.0, 2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
-    assert problem.ledger.blind.tolist() == [False, True, True, True]
+    assert problem.usable(grad).tolist() == [[1.0, 2.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
+    assert problem.ledger.blind.tolist() == [False, True, False, False]
 
 
 class Roots(torch.nn.Module):

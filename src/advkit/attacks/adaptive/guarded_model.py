@@ -74,6 +74,8 @@ def _given(x: Tensor) -> Tensor:
 
 def _beside(x: Tensor, found: list[Tensor], name: str) -> Tensor:
     """Rows `(n, width)` side by side; of no width where there are none."""
+    if len(x) == 1:  # a detector that squeezes drops axes of a single sample
+        found = [rows.reshape(1, -1) if rows.ndim < 2 else rows for rows in found]
     for rows in found:
         if rows.ndim != 2 or len(rows) != len(x):
             raise ValueError(

@@ -71,6 +71,8 @@ class Evasion:
         """The value to climb `(n,)`, of `logits` `(n, classes)` and labels `y` `(n,)`."""
         outputs = logits.softmax(1) if self.outputs == "scores" else logits
         suspicion = self.alarm(outputs.clone())
+        if len(y) == 1 and suspicion.ndim == 0:
+            suspicion = suspicion[None]  # an alarm that squeezes drops the axis of a single sample
         if suspicion.shape != y.shape:
             raise ValueError(
                 f"alarm must give suspicion of shape {tuple(y.shape)}, gave "

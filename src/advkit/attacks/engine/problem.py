@@ -221,8 +221,15 @@ class Problem:
     def pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
         """One counted backward pass from `value` `(n,)`: its gradient at `at`, all of it finite.
 
-        An entry that is NaN or infinite leaves the others as they are, see `finite_gradient`. The
-        values are summed, so that no sample's gradient depends on the size of its batch.
+        An entry that is NaN or infinite leaves the others as they are, see `finite_gradient`.
+        Arguments and errors are those of `_pull`.
+        """
+        return finite_gradient(self._pull(at, value, again=again))
+
+    def _pull(self, at: Judged, value: Tensor, *, again: bool = False) -> Tensor:
+        """One counted backward pass from `value` `(n,)`: its gradient at `at`, as torch gives it.
+
+        The values are summed, so that no sample's gradient depends on the size of its batch.
 
         Args:
             at: samples of a pass that can be differentiated.
@@ -243,7 +250,7 @@ class Problem:
         if grad is None:
             raise TypeError(_NO_GRAPH)
         self.ledger.count(self.ledger.backward, at.rows)
-        return finite_gradient(grad if at.kept is None else grad[at.kept])
+        return grad if at.kept is None else grad[at.kept]
 
     def gradient(self, at: Judged) -> Tensor:
         """One backward pass: where to move, `(n, *features)`; zero where there is no gradient.
@@ -251,16 +258,16 @@ class Problem:
         Raises:
             TypeError: as `pull`.
         """
-        return self.usable(self.pull(at, at.value))
+        return self.usable(self._pull(at, at.value))
 
     def usable(self, grad: Tensor) -> Tensor:
-        """`grad` with samples that are zero or not finite at zero, and noted in the ledger."""
+        """Return `grad` as `finite_gradient` does; samples with nothing left are noted."""
         largest = lp_norm(grad, "linf")
-        lost = ~((largest > 0) & (largest < math.inf))
-        if not asynchronous(lost.device) and not lost.any():
+        if not asynchronous(grad.device) and ((largest > 0) & (largest < math.inf)).all():
             return grad
-        self.ledger.blind[self.rows] |= lost
-        return torch.where(per_sample(lost, grad), 0, grad)
+        grad = finite_gradient(grad)
+        self.ledger.blind[self.rows] |= lp_norm(grad, "linf") == 0
+        return grad
 
     def narrow(self, at: Judged, keep: Tensor) -> Judged:
         """`at` for the samples where bool `keep` `(n,)` is true, to be differentiated.

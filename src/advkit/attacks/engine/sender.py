@@ -14,7 +14,12 @@ from advkit.models.batch_dependence import keeps_batch
 Ask = Callable[[Tensor], Tensor]
 _FAILED = (
     "the model failed on {} of the {} samples of the batch: {} (A module with a second input for "
-    "each sample must take the rows of it that advkit.current_rows() gives.)"
+    "each sample must take the rows of it that advkit.current_rows() gives. A module that needs "
+    'the whole batch needs TorchClassifier(batch="whole").)'
+)
+_OF_THE_BATCH = (  # errors of a batch norm, and of a module that was exported for one size
+    "more than 1 value per channel",
+    "Guard failed",
 )
 
 
@@ -35,8 +40,8 @@ class Sender:
         with sample_rows.selected(rows, self._n):
             try:
                 return ask(x)
-            except RuntimeError as error:
-                if type(error) is not RuntimeError or len(x) == self._n:
+            except Exception as error:
+                if len(x) == self._n or not _may_need_whole_batch(error):
                     raise
                 raise RuntimeError(_FAILED.format(len(x), self._n, error)) from error
 
@@ -89,6 +94,11 @@ class WholeSender(Sender):
         self._batch = batch.detach()
         with sample_rows.opened(self._frame):
             return ask(batch)[places]
+
+
+def _may_need_whole_batch(error: Exception) -> bool:
+    """Return whether a part of a batch may have been the cause of `error`."""
+    return type(error) is RuntimeError or any(words in str(error) for words in _OF_THE_BATCH)
 
 
 def sender_to(model: Classifier, x: Tensor) -> Sender:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.core import checks
+from advkit.core import checks, sample_rows
 from advkit.core.attack_options import part_of, sending_at_most
 from advkit.core.batching import batches
 from advkit.core.progress import progress_bar
@@ -22,6 +22,7 @@ from advkit.eval.benchmarking.result import Benchmark, Floor
 from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.models import Classifier, as_classifier, has_gradients, hold
+from advkit.models.batch_dependence import keeps_batch
 from advkit.models.labels import given_labels
 
 _PASSES = 3  # bare passes before each attack on a batch, and after it
@@ -152,7 +153,7 @@ def _measured(
             advance(1)
     costs = [_cost(mine, peak) for mine, peak in zip(found, peaks, strict=True)]
     floor = Floor(
-        inputs=len(parts[first].rows),
+        inputs=len(parts[first].x if keeps_batch(model) else parts[first].rows),
         seconds=statistics.median(one.passes[first] for mine in found for one in mine),
         peak_memory=floor_peak,
         backward=has_gradients(model),
@@ -183,11 +184,13 @@ def _round(
 
 
 def _passes(model: Classifier, part: ClassifiedBatch) -> list[float]:
-    """Seconds of some bare passes of what is attacked in a batch, zero for nothing."""
+    """Seconds of some bare passes of what an attack sends of a batch, zero for nothing."""
     if not part.right.any():
         return [0.0]
-    x, y = part.attacked
-    with hold(model), part.attacking():
+    whole = keeps_batch(model)
+    x, y = (part.x, part.y) if whole else part.attacked
+    rows = sample_rows.numbered(len(x), part.first) if whole else part.attacking()
+    with hold(model), rows:
         return [seconds(lambda: bare_pass(model, x, y)) for _ in range(_PASSES)]
 
 

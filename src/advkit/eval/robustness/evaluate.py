@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from advkit.core import sample_rows
 from advkit.core.batching import Batches, batches
 from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
@@ -122,7 +123,10 @@ def evaluate_stream(
     check_attacks(attacks, total)
     parts = classified(classifier, batches(x, y, batch_size, device))
     recorder = EvaluationRecorder(classifier, attacks, total, batch_size)
-    return _stream(recorder, parts, total, progress=progress)
+    if total is not None:
+        sample_rows.check_total(total)
+    stream = _stream(recorder, parts, total, progress=progress)
+    return sample_rows.within(sample_rows.current_frame(), stream)
 
 
 def _stream(

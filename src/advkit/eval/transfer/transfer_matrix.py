@@ -87,6 +87,8 @@ def transfer_matrix(
     """
     made_on, tried_on = _classifiers(sources, targets)
     total = len(x) if isinstance(x, Tensor) else None
+    if total is not None:
+        sample_rows.check_total(total)
     each = _attack_of_each(attack, made_on, total)
     recorders = [
         _SourceRecorder(name, source, each[name], tried_on, batch_size)
