@@ -263,7 +263,7 @@ def test_errors_name_the_sample_of_the_whole_batch():
     ("answer", "error", "said"),
     [
         ([0, 3], ValueError, "labels must be below 3.*got 3, for sample 1"),
-        ([0, -2], ValueError, "must not be negative, is so for sample 1"),
+        ([0, -2], ValueError, r"must not be negative, got -2 \(sample 1\)"),
         ([0, 0.5], ValueError, "must be integers, is not for sample 1"),
         ([[1, 0], [0, 1]], ValueError, r"labels of shape \(2,\).*got shape \(2, 2\)"),
         (["cat", "dog"], TypeError, "must return numbers, got <U3"),

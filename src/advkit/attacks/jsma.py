@@ -13,7 +13,7 @@ from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best, Nearest
-from advkit.attacks.engine.rounding import warn_of_lost_change
+from advkit.attacks.engine.rounding import warn_of_lost_theta
 from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.tensors import wide
@@ -96,7 +96,7 @@ class JSMA(MinimumNormAttack):
                 f"`x` must have at least 2 features for JSMA, which changes pairs, got {features}. "
                 "Use PGD or FAB."
             )
-        warn_of_lost_change(problem, "theta", self.theta)
+        warn_of_lost_theta(problem, self.theta)
         return super()._search(problem)
 
     def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:

@@ -207,7 +207,9 @@ def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
     """Return `y` as `whole_labels` does, and raise if one is negative."""
     y = whole_labels(name, y, x)
     if len(y) and y.min() < 0:
-        raise ValueError(f"{name} must not be negative, is so for sample {indices(y < 0)}")
+        raise ValueError(
+            f"{name} must not be negative, got {int(y.min())} (sample {indices(y < 0)})"
+        )
     return y
 
 

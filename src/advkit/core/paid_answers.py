@@ -1,4 +1,4 @@
-"""What cost queries is kept when an error ends the work: answers, reports and tables."""
+"""Answers, reports and tables that cost queries, kept when an error ends the work."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def keeping(name: str, found: Callable[[], object], note: str) -> Iterator[None]
     Args:
         name: of the error's attribute.
         found: returns what was found, `None` for nothing.
-        note: tells whoever reads the error about the attribute.
+        note: sentence that is added to the error and names the attribute.
     """
     try:
         yield

@@ -62,7 +62,7 @@ class AttackResult:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model had answered when an error ended `Distillation.fit` or `Substitute.fit`.
+    """Answers of a model up to the error that ended `Distillation.fit` or `Substitute.fit`.
 
     It is the attribute `answers` of the error, whatever its kind, an interrupt included. Passed to
     `fit` as `answers`, it is not asked for again.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -16,9 +15,8 @@ from advkit.core import checks, sample_rows
 from advkit.core.norms import per_sample
 from advkit.core.tensors import wide
 from advkit.defenses.pixels import check_floats, check_images, on_grid, shifted
-from advkit.models import REJECTED, Bounds, StraightThrough, as_classifier, hold, may_interrupt
-from advkit.models.labels import label_values
-from advkit.models.protocols import max_batch
+from advkit.models import REJECTED, StraightThrough, as_classifier
+from advkit.models.inner_model import HasInnerModel
 
 _CHUNK = 256  # images whose windows are in memory at once
 _PASSES = 20  # of a repair
@@ -44,7 +42,7 @@ class Validation:
         return "\n".join([head, *bad[:_SHOWN], *more])
 
 
-class InputValidator:
+class InputValidator(HasInnerModel):
     """A classifier that rejects inputs without the properties of honest ones.
 
     Some properties can be verified without a model of the data (Goodfellow, McDaniel and Papernot,
@@ -107,31 +105,6 @@ class InputValidator:
         return f"{type(self).__name__}({self.model!r}, {given})"
 
     @property
-    def bounds(self) -> Bounds:
-        """Valid feature values."""
-        return self.model.bounds
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, without the rejection."""
-        return self.model.num_classes
-
-    @property
-    def label_values(self) -> Tensor | None:
-        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
-        return label_values(self.model)
-
-    @property
-    def max_batch(self) -> int | None:
-        """The most samples that a call of the model may have; `None` for any number."""
-        return max_batch(self.model)
-
-    @property
-    def may_interrupt(self) -> bool:
-        """True if a call may raise `AttackInterrupted`, as one of the model may."""
-        return may_interrupt(self.model)
-
-    @property
     def limit(self) -> float | None:
         """The most contrast that is accepted, in input units; `None` for any.
 
@@ -168,10 +141,6 @@ class InputValidator:
         largest = _outstanding(wide(x)).flatten(1).amax(1).sort().values
         self._limit = float(largest[-1 - math.floor(false_rejections * len(x))])
         return self
-
-    def hold(self) -> AbstractContextManager[None]:
-        """Keep the model in the state of an evaluation over many calls."""
-        return hold(self.model)
 
     def validate(self, x: Tensor) -> Validation:
         """Which inputs are valid, and why the others are not.

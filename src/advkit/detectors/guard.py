@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,11 @@ from advkit.detectors.alarm_log import AlarmLog, Writable, alarm_lines
 from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.detectors.request_counter import RequestCounter
 from advkit.detectors.suspicion import check_detector, looks_at_inputs, suspicion_of
-from advkit.models import Bounds, as_classifier, hold, may_interrupt
-from advkit.models.labels import label_values
-from advkit.models.protocols import max_batch
+from advkit.models import as_classifier, hold
+from advkit.models.inner_model import HasInnerModel
 
 
-class Guard:
+class Guard(HasInnerModel):
     """A classifier whose every request passes a detector.
 
     One pass of the model gives outputs and labels; the detector looks at the outputs, or at the
@@ -132,37 +130,6 @@ class Guard:
         self._counter = RequestCounter()
 
     @property
-    def bounds(self) -> Bounds:
-        """Valid feature values."""
-        bounds: Bounds = self.model.bounds
-        return bounds
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, without the rejection.
-
-        Raises:
-            ValueError: the model does not know it before its first pass.
-        """
-        count: int = self.model.num_classes
-        return count
-
-    @property
-    def label_values(self) -> Tensor | None:
-        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
-        return label_values(self.model)
-
-    @property
-    def max_batch(self) -> int | None:
-        """The most samples that a call of the model may have; `None` for any number."""
-        return max_batch(self.model)
-
-    @property
-    def may_interrupt(self) -> bool:
-        """True if a call may raise `AttackInterrupted`, as one of the model may."""
-        return may_interrupt(self.model)
-
-    @property
     def threshold(self) -> float:
         """The most suspicion that raises no alarm.
 
@@ -196,10 +163,6 @@ class Guard:
     def counts(self) -> dict[str, int]:
         """`requests` and `alarms` of the same moment, by name."""
         return self._counter.counts()
-
-    def hold(self) -> AbstractContextManager[None]:
-        """Keep the model in the state of an evaluation over many calls."""
-        return hold(self.model)
 
     def calibrate(self, x: Tensor, fpr: float = 0.01, *, batch_size: int = 128) -> Self:
         """Find the threshold: the least that at most a share of clean inputs exceeds.

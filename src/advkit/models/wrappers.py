@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from advkit.core import checks
 from advkit.models.convert import as_classifier
 from advkit.models.ensemble import Ask, Combine, Ensemble
-from advkit.models.labels import label_values
-from advkit.models.protocols import Bounds, hold, max_batch, may_interrupt
+from advkit.models.inner_model import HasInnerModel
+from advkit.models.protocols import Bounds, hold
 from advkit.models.query_budget import Budget, Counter
 from advkit.models.state import undisturbed
 from advkit.models.torch import checked_bounds
 
 
-class ClassifierWrapper(ABC):
+class ClassifierWrapper(HasInnerModel, ABC):
     """A classifier that answers through another one, `asked`."""
 
     def __init__(self, model: object) -> None:
@@ -29,37 +29,6 @@ class ClassifierWrapper(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r})"
-
-    @property
-    def bounds(self) -> Bounds:
-        """Valid feature values."""
-        bounds: Bounds = self._asked.bounds
-        return bounds
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes.
-
-        Raises:
-            ValueError: the inner model does not know it before its first pass.
-        """
-        count: int = self._asked.num_classes
-        return count
-
-    @property
-    def label_values(self) -> Tensor | None:
-        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
-        return label_values(self.model)
-
-    @property
-    def max_batch(self) -> int | None:
-        """The most samples that a call of the inner model may have; `None` for any number."""
-        return max_batch(self.model)
-
-    @property
-    def may_interrupt(self) -> bool:
-        """True if a call may raise `AttackInterrupted`, as one of the inner model may."""
-        return may_interrupt(self.model)
 
     @property
     def scores(self) -> Ask:
@@ -84,10 +53,6 @@ class ClassifierWrapper(ABC):
     def predict(self, x: Tensor) -> Tensor:
         """Labels `(n,)` of `x` `(n, *features)`, int64; raises as the inner model does."""
         return self._answer(self._asked.predict, x)
-
-    def hold(self) -> AbstractContextManager[None]:
-        """Keep the inner model in the state of an evaluation over many calls."""
-        return hold(self.model)
 
     @abstractmethod
     def _answer(self, ask: Ask, x: Tensor) -> Tensor:

@@ -334,7 +334,7 @@ def _begun(heading: Tensor, reach: Tensor, const: Tensor) -> _Course:
 
 def _fresh(problem: Problem, const: Tensor) -> tuple[Tensor, _Unmet]:
     """The constants `(n, 2)` of a part as those of the whole batch, and nothing yet of unmet."""
-    weight = const.new_ones(len(problem.ledger.forward), 2).index_put((problem.rows,), const)
+    weight = const.new_ones(problem.ledger.n, 2).index_put((problem.rows,), const)
     return weight, _Unmet(torch.full_like(weight[:, 0], math.inf), torch.zeros_like(weight))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -16,43 +15,20 @@ from advkit.attacks.engine.records import Best, Nearest
 from advkit.core import checks
 from advkit.core.losses import Loss, margin
 from advkit.core.results import InconclusiveWarning
-from advkit.models import REJECTED, Bounds, Classifier, as_classifier, hold, may_interrupt
-from advkit.models.labels import label_values
+from advkit.models import REJECTED, Classifier, as_classifier
+from advkit.models.inner_model import HasInnerModel
 
 
-class _View:
+class _View(HasInnerModel):
     """A classifier whose answers stand where logits do: the largest wins, without gradients."""
 
     def __init__(self, model: Classifier) -> None:
         self.model = model
 
-    @property
-    def bounds(self) -> Bounds:
-        """Those of the model."""
-        return self.model.bounds
-
-    @property
-    def num_classes(self) -> int:
-        """That of the model."""
-        return self.model.num_classes
-
-    @property
-    def label_values(self) -> Tensor | None:
-        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
-        return label_values(self.model)
-
-    @property
-    def may_interrupt(self) -> bool:
-        """True if a call may raise `AttackInterrupted`, as one of the model may."""
-        return may_interrupt(self.model)
-
-    def hold(self) -> AbstractContextManager[None]:
-        """As the model."""
-        return hold(self.model)
-
     def predict(self, x: Tensor) -> Tensor:
         """As the model."""
-        return self.model.predict(x)
+        labels: Tensor = self.model.predict(x)
+        return labels
 
 
 class ByScores(_View):
@@ -62,9 +38,9 @@ class ByScores(_View):
         """Logits where the model has them, since probabilities saturate, else its scores."""
         found: Tensor
         if callable(getattr(self.model, "logits", None)):
-            found = self.model.logits(x)  # type: ignore[attr-defined]  # just asked for
+            found = self.model.logits(x)
         else:
-            found = self.model.scores(x).double()  # type: ignore[attr-defined]  # see `by_scores`
+            found = self.model.scores(x).double()
         return found.detach()
 
 
@@ -79,7 +55,7 @@ class ByLabels(_View):
         if not callable(getattr(self.model, "logits", None)):
             return self._one_hot(self.model.predict(x))
         # `predict` raises at a NaN, which is no reason to lose what was found
-        logits = self.model.logits(x).detach()  # type: ignore[attr-defined]  # just asked for
+        logits = self.model.logits(x).detach()
         known = logits.isfinite().all(1, keepdim=True)
         return self._one_hot(logits.argmax(1), logits.shape[1]).where(known, torch.nan)
 

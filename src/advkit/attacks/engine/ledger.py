@@ -20,6 +20,7 @@ class Ledger:
     """
 
     def __init__(self, n: int, device: torch.device) -> None:
+        self.n = n
         self.forward = torch.zeros(n, dtype=torch.int64, device=device)
         self.backward = torch.zeros(n, dtype=torch.int64, device=device)
         self.blind = torch.zeros(n, dtype=torch.bool, device=device)

@@ -78,11 +78,11 @@ class Problem:
 
     def through(self, model: DifferentiableClassifier) -> Problem:
         """The same, `model` being asked instead."""
-        return replace(self, model=model, scale=LogitScale(len(self.ledger.forward)))
+        return replace(self, model=model, scale=LogitScale(self.ledger.n))
 
     def as_current(self) -> sample_rows.opened:
         """Return a context in which these are the samples that `advkit.current_rows` numbers."""
-        return sample_rows.selected(self.rows, len(self.ledger.forward))
+        return sample_rows.selected(self.rows, self.ledger.n)
 
     def distance(self, x_adv: Tensor) -> Tensor:
         """How far `x_adv` is from the clean inputs, `(n,)`."""
@@ -184,7 +184,7 @@ class Problem:
 
     @property
     def free_of_scale(self) -> bool:
-        """Whether logits times a factor are as good as the logits to what is computed from them.
+        """True if a factor common to all logits changes nothing that is computed from them.
 
         A loss of the user's own and a confidence are in the units of the logits.
         """
@@ -244,7 +244,7 @@ class Problem:
             raise TypeError(_NO_GRAPH)
         with torch.enable_grad():
             total = value.sum()
-        rows = sample_rows.selected(at.rows, len(self.ledger.forward))  # for checkpointed modules
+        rows = sample_rows.selected(at.rows, self.ledger.n)  # for checkpointed modules
         with differentiating(self.model), rows:
             (grad,) = torch.autograd.grad(total, at.leaf, retain_graph=again, allow_unused=True)
         if grad is None:

@@ -23,19 +23,19 @@ def warn_of_lost_budget(problem: Problem, eps: Tensor) -> None:
 def warn_of_lost_steps(problem: Problem, length: Tensor, eps: Tensor) -> None:
     """Warn of samples that no step of `length` `(n,)` moves, though their ball holds others."""
     if (length < eps).any() and _may_be_lost(problem, length):
-        lost = stays(problem.x, per_sample(length, problem.x)) & ~_is_alone(problem, eps)
+        lost = _stays(problem.x, per_sample(length, problem.x)) & ~_is_alone(problem, eps)
         _warn("step_size", problem.x, length, lost)
 
 
-def warn_of_lost_change(problem: Problem, name: str, change: float) -> None:
-    """Warn of samples that adding `change` to any feature leaves as they are."""
+def warn_of_lost_theta(problem: Problem, theta: float) -> None:
+    """Warn of samples that adding `theta` to any feature leaves as they are."""
     x = problem.x
-    length = x.new_full((len(x),), abs(change))
+    length = x.new_full((len(x),), abs(theta))
     if _may_be_lost(problem, length):
-        _warn(name, x, length, (x + change == x).flatten(1).all(1))
+        _warn("theta", x, length, (x + theta == x).flatten(1).all(1))
 
 
-def stays(x: Tensor, step: Tensor) -> Tensor:
+def _stays(x: Tensor, step: Tensor) -> Tensor:
     """Return whether steps up and down leave all features of `x` as they are, bool `(n,)`."""
     return ((x + step == x) & (x - step == x)).flatten(1).all(1)
 
@@ -50,7 +50,7 @@ def _is_alone(problem: Problem, eps: Tensor) -> Tensor:
     """Return whether `x` is the only input in its ball of radius `eps` `(n,)`, bool `(n,)`."""
     x, step = problem.x, per_sample(eps, problem.x)
     if problem.norm != "linf" or x.element_size() > 2:
-        return stays(x, step)
+        return _stays(x, step)
     # In 16 bits no feature is rounded out of its interval, see `Problem.inside`.
     ends = (x.nextafter(x.new_tensor(end)) for end in (-math.inf, math.inf))
     far = [(wide(end) - wide(x)).abs() > wide(step) for end in ends]

@@ -25,7 +25,7 @@ from advkit.eval.noise import noisy
 from advkit.eval.transfer.result import NO_ATTACK, TransferMatrix, TransferSource
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
-from advkit.models.labels import check_same_labels, label_indices
+from advkit.models.labels import check_same_labels, given_labels, label_indices
 from advkit.models.protocols import leaves
 
 _KEPT = "The error's .matrix is that of the batches before."
@@ -101,6 +101,7 @@ def transfer_matrix(
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             with counted_from(first), sample_rows.numbered(len(xb), first):
                 xb = checks.inputs(xb, recorders[0].model.bounds)
+                yb = label_indices("y", yb, xb, recorders[0].model)  # those of every model
                 baselines.update(_wrong_without_attack(tried_on, xb, yb, budgets))
                 for recorder in recorders:
                     recorder.update(xb, yb, first)
@@ -159,7 +160,7 @@ class _SourceRecorder:
         with blamed_on("source", self.name):
             attack = part_of(self.attack, torch.arange(len(x)) + first)
             attack = sending_at_most(attack, self.batch_size)
-            result = attack.run(self.model, x.clone(), y.clone())
+            result = attack.run(self.model, x.clone(), given_labels(self.model, y).clone())
         wrong = _wrong(self.targets, result.x_adv, y)
         found = {
             "fooled": self._fooled(result.x_adv, y, wrong),
@@ -175,7 +176,7 @@ class _SourceRecorder:
             if target is self.model:
                 return wrong[i]
         with blamed_on("source", self.name):
-            return leaves(labels_of(self.model, x_adv), label_indices("y", y, x_adv, self.model))
+            return leaves(labels_of(self.model, x_adv), y)
 
     def compute(self, batches: int) -> TransferSource:
         """Return what came of the first `batches`."""
@@ -196,7 +197,7 @@ def _wrong_without_attack(
     right = []
     for name, target in targets.items():
         with blamed_on("target", name):
-            right.append(correct(target, x, y)[2].cpu())
+            right.append(correct(target, x, given_labels(target, y))[2].cpu())
     found = {NO_ATTACK: ~torch.stack(right)}
     bounds = next(iter(targets.values())).bounds
     for norm, eps in budgets:
@@ -206,11 +207,11 @@ def _wrong_without_attack(
 
 def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
     """Whether each target is wrong on each of `x` `(n, *features)`: `(targets, n)`."""
-    wrong = []
+    answers = []
     for name, target in targets.items():
         with blamed_on("target", name):
-            wrong.append(leaves(labels_of(target, x), label_indices("y", y, x, target)))
-    return torch.stack(wrong)
+            answers.append(labels_of(target, x))
+    return leaves(torch.stack(answers), y)
 
 
 def _check_bounds(classifiers: Sequence[tuple[str, Classifier]]) -> None:
