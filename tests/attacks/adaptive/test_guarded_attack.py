@@ -758,3 +758,22 @@ def test_wrong_settings_are_refused(kind, settings, error, words):
 def test_dlr_has_no_targeted_form(x, y):
     with pytest.raises(ValueError, match="loss must not be 'dlr' with a target"):
         SelectivePGD(eps=0.1, loss="dlr")(ball(), x, y, target=y + 1)
+
+
+class Squeezing(Ball):
+    """Drops the axes of length one."""
+
+    def excess(self, x, labels, threshold):
+        return super().excess(x, labels, threshold).squeeze()
+
+    def risk(self, x, labels):
+        return super().excess(x, labels, 0.0).squeeze()
+
+
+@pytest.mark.parametrize(
+    "attack", [SelectivePGD(eps=0.4, steps=5), JointCarliniWagner(search_steps=2, steps=10)]
+)
+def test_a_detector_that_squeezes_a_single_sample(attack, x):
+    y = torch.zeros(1, dtype=torch.int64)
+    plain = attack(ball(), x[:1], y)
+    assert torch.equal(attack(Guard(Plane(), Squeezing(0.2), 0.0), x[:1], y), plain)

@@ -149,3 +149,27 @@ def test_a_tie_without_a_gradient_is_marked():
     with pytest.warns(InconclusiveWarning, match="gradient of zero"):
         result = attacks.FAB(steps=4).run(Tied(), torch.rand(2, 4), torch.zeros(2))
     assert result.no_gradient.all()
+
+
+class Coarse(nn.Module):
+    """Logits in units of 2 ** -14, with the gradients of those without rounding."""
+
+    def forward(self, x):
+        value = x.flatten(1).sum(1) - 2
+        coarse = value + ((value * 2**14).round() / 2**14 - value).detach()
+        return torch.stack([0 * coarse, coarse], 1)
+
+
+def test_a_tie_on_a_strip_is_left_by_longer_steps():
+    x, y = torch.full((2, 4), 0.5), torch.zeros(2, dtype=torch.long)
+    result = attacks.FAB(steps=5).run(Coarse(), x, y)
+    assert result.success.all()
+    assert 2**-16 < result.distance.min() <= result.distance.max() < 2**-12
+
+
+def test_a_success_from_a_tie_is_kept():
+    net = nn.Linear(4, 2, bias=False)
+    net.weight.data[:] = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, -1.0, -1.0]])
+    result = attacks.JSMA(theta=0.4, gamma=0.5).run(net, torch.zeros(2, 4), torch.zeros(2))
+    assert result.success.all()
+    assert result.distance.tolist() == [2, 2]

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from advkit import InconclusiveWarning, attacks
+from advkit import InconclusiveWarning, TorchClassifier, attacks
 
 X = 0.5 + torch.rand(4, 6, generator=torch.Generator().manual_seed(0)) / 2.1
 ALONE = [  # budgets below half a unit in the last place of bfloat16 above 0.5
@@ -73,3 +73,16 @@ def test_features_that_a_change_does_not_move_are_not_chosen():
     result = attack.run(net, x, torch.zeros(4, dtype=torch.long))
     assert torch.equal(result.x_adv[:, :3], x[:, :3])
     assert result.success.any()
+
+
+def test_an_input_that_can_move_one_way_is_not_alone():
+    x = torch.full((2, 6), 0.5)  # below it bfloat16 is twice as fine as above
+    result = run(attacks.PGD(eps=0.003, stop="never"), torch.bfloat16, x)
+    assert (result.x_adv < 0.5).any()
+
+
+def test_numbers_of_features_are_no_distances():
+    model = TorchClassifier(Halves(), bounds=(0, 1000))
+    x = torch.full((2, 6), 900.0, dtype=torch.bfloat16)  # a distance of 1 would not move them
+    noise = attacks.RandomNoise(eps=1, kind="salt_and_pepper", norm="l0", stop="never")
+    assert (noise(model, x, torch.zeros(2)) != x).flatten(1).sum(1).tolist() == [1, 1]
