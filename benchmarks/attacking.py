@@ -192,7 +192,7 @@ def measure_ours(benchmark: Any, job: Job, attack: Any, limits: dict[str, float]
 
 def small(attack: Any) -> Any:
     """The attack with as little to do as shows that it works."""
-    most = {"steps": 10, "search_steps": 2, "queries": 100, "gamma": 0.02}
+    most = {"steps": 10, "search_steps": 2, "max_queries": 100, "gamma": 0.02}
     given = {name: getattr(attack, name) for name in most if hasattr(attack, name)}
     return replace(attack, **{name: min(value, most[name]) for name, value in given.items()})
 

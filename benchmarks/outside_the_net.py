@@ -46,8 +46,8 @@ ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
     "LBFGS": lambda net: attacks.LBFGS(search_steps=1, steps=2),
     "FAB": lambda net: attacks.FAB(steps=2),
     "JSMA": lambda net: attacks.JSMA(gamma=3 / 3072, candidates=1),
-    "Square": lambda net: attacks.Square(eps=EPS, queries=5, stop="never"),
-    "HopSkipJump": lambda net: attacks.HopSkipJump(queries=10, directions=3),
+    "Square": lambda net: attacks.Square(eps=EPS, max_queries=5, stop="never"),
+    "HopSkipJump": lambda net: attacks.HopSkipJump(max_queries=10, init_gradient_queries=3),
     "RandomNoise": lambda net: attacks.RandomNoise(eps=EPS, restarts=4),
     "Transfer": lambda net: attacks.Transfer(attack=attacks.FGSM(eps=EPS), surrogate=net),
 }

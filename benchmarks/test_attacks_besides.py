@@ -40,9 +40,9 @@ ATTACKS = [
     attacks.CarliniWagnerL2(search_steps=2, steps=20),
     attacks.LBFGS(search_steps=2, steps=20),
     attacks.JSMA(gamma=0.01),
-    attacks.Square(eps=2 / 255, queries=100),
-    attacks.Square(norm="l2", eps=0.3, queries=100),
-    attacks.HopSkipJump(queries=60),
+    attacks.Square(eps=2 / 255, max_queries=100),
+    attacks.Square(norm="l2", eps=0.3, max_queries=100),
+    attacks.HopSkipJump(max_queries=60),
 ]
 
 

@@ -30,10 +30,10 @@ HOPSKIPJUMP = Job("HopSkipJump, 2,000 queries", LENET, 50, rounds=1)
 HOPSKIPJUMP_LINF = Job("HopSkipJump in linf, 2,000 queries", LENET, 50, norm="linf", rounds=1)
 
 OURS = [
-    (SQUARE, Square(eps=8 / 255, queries=1000), {"success": 1.0}),
-    (SQUARE_L2, Square(norm="l2", eps=2.0, queries=1000), {}),
-    (HOPSKIPJUMP, HopSkipJump(queries=2000), {"success": 1.0}),
-    (HOPSKIPJUMP_LINF, HopSkipJump(norm="linf", queries=2000), {"success": 1.0}),
+    (SQUARE, Square(eps=8 / 255, max_queries=1000), {"success": 1.0}),
+    (SQUARE_L2, Square(norm="l2", eps=2.0, max_queries=1000), {}),
+    (HOPSKIPJUMP, HopSkipJump(max_queries=2000), {"success": 1.0}),
+    (HOPSKIPJUMP_LINF, HopSkipJump(norm="linf", max_queries=2000), {"success": 1.0}),
 ]
 
 
@@ -55,7 +55,7 @@ def test_a_finished_image_sends_no_more(job, attack):
 
     with one_thread():
         net.register_forward_hook(note)
-        result = replace(attack, queries=FEW).run(net, x, y)
+        result = replace(attack, max_queries=FEW).run(net, x, y)
     assert [len(found) for found in answers] == result.queries.forward.tolist()
     assert result.success.any()
     for found, success in zip(answers, result.success.tolist(), strict=True):

@@ -74,7 +74,7 @@ def test_a_request(benchmark, rows, width, by):
     forest, x = fitted(200 if benchmark.disabled else rows, width)
     requests = cycle([row[None] for row in x])
     benchmark.pedantic(
-        forest.suspicion if by == "advkit" else forest.estimator_.predict_proba,
+        forest.anomaly_score if by == "advkit" else forest.estimator_.predict_proba,
         setup=lambda: ((next(requests),), {}),
         rounds=5_000 if by == "advkit" else 100,
         warmup_rounds=10,

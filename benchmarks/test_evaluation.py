@@ -105,8 +105,8 @@ def test_scores_of_a_detector(benchmark):
     rows = 200 if benchmark.disabled else 17_500
     rng = np.random.default_rng(0)
     attacked = rng.integers(2, size=rows).astype(bool)
-    suspicion = rng.normal(size=rows) + attacked
-    benchmark.pedantic(rob.detection_scores, args=(attacked, suspicion), rounds=1)
+    anomaly_score = rng.normal(size=rows) + attacked
+    benchmark.pedantic(rob.detection_scores, args=(attacked, anomaly_score), rounds=1)
     if benchmark.disabled:
         return
     figures = Figures(seconds=benchmark.stats.stats.median)

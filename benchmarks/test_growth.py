@@ -65,7 +65,7 @@ class Far:
         """Distance to the mean `(n,)`."""
         return torch.linalg.vector_norm((x - self.mean).flatten(1), dim=1)
 
-    def excess(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    def margin_over_threshold(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
         """What is above the threshold, `(n, 1)`."""
         return self.risk(x, labels)[:, None] - threshold
 
@@ -77,7 +77,7 @@ class Far:
 class Sure:
     """A detector of outputs: alarm at high scores."""
 
-    def suspicion(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def anomaly_score(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The highest score `(n,)`."""
         return outputs.max(1)
 
@@ -113,22 +113,22 @@ ATTACKS = [
     attacks.JSMA(gamma=0.1, candidates=2),
     attacks.LBFGS(search_steps=2, steps=3, candidates=1),
     attacks.FAB(steps=10, candidates=1),
-    attacks.Square(eps=0.1, queries=20),
-    attacks.HopSkipJump(queries=40, directions=5),
+    attacks.Square(eps=0.1, max_queries=20),
+    attacks.HopSkipJump(max_queries=40, init_gradient_queries=5),
     attacks.RandomNoise(eps=0.1, restarts=3),
     attacks.Transfer(attack=PGD, surrogate=small_net()),
     attacks.Adaptive(
         attack=PGD,
         losses=[
             "ce",
-            Evasion(alarm=surest, threshold=0.9),
+            Evasion(detector_score=surest, threshold=0.9),
             Mimicry(logits=4 * torch.eye(10)),
         ],
     ),
-    attacks.SelectivePGD(eps=0.1, steps=4, natural=NATURAL),
-    attacks.JointCarliniWagner(search_steps=1, steps=3, natural=NATURAL),
-    attacks.FeatureMatching(eps=0.1, steps=4, natural=NATURAL),
-    attacks.Substitute(queries=16, rounds=2, epochs=1),
+    attacks.SelectivePGD(eps=0.1, steps=4, start_images=NATURAL),
+    attacks.JointCarliniWagner(search_steps=1, steps=3, start_images=NATURAL),
+    attacks.FeatureMatching(eps=0.1, steps=4, start_images=NATURAL),
+    attacks.Substitute(max_queries=16, rounds=2, epochs=1),
 ]
 
 
@@ -141,7 +141,7 @@ def job(attack: Any) -> Callable[[], object]:
         return lambda: attack.fit(net, small_net(), X)
     if isinstance(attack, attacks.Adaptive):
         return lambda: attack.run(Guard(net, Sure(), threshold=0.9), X, y)
-    if hasattr(attack, "natural"):
+    if hasattr(attack, "start_images"):
         return lambda: attack.run(Guard(net, Far(NATURAL), threshold=5.0), X, y)
     return lambda: attack.run(net, X, y)
 

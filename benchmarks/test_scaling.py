@@ -93,8 +93,8 @@ ATTACKS = {
     "CarliniWagnerL2": lambda size: attacks.CarliniWagnerL2(search_steps=1, steps=5),
     "JSMA": few_features,
     "LBFGS": lambda size: attacks.LBFGS(search_steps=1, steps=5),
-    "Square": lambda size: attacks.Square(eps=4 / 255, queries=12, stop="never"),
-    "HopSkipJump": lambda size: attacks.HopSkipJump(queries=30, directions=5),
+    "Square": lambda size: attacks.Square(eps=4 / 255, max_queries=12, stop="never"),
+    "HopSkipJump": lambda size: attacks.HopSkipJump(max_queries=30, init_gradient_queries=5),
 }
 
 # At the largest value of an axis a pass, with all that the attack does about it, takes at most so

@@ -36,7 +36,7 @@ def main() -> rob.Report:
         attacks=[
             attacks.FGSM(eps=EPS),  # one step: fast, and too weak to trust on its own
             attacks.PGD(eps=EPS, steps=40),  # many steps: the usual yardstick
-            attacks.Square(eps=EPS, queries=300),  # no gradients: finds what they may hide
+            attacks.Square(eps=EPS, max_queries=300),  # no gradients: finds what they may hide
             attacks.DeepFool(),  # no budget: how far is the nearest adversarial example?
         ],
     )

@@ -28,19 +28,21 @@ def main() -> dict[str, float]:
         return forest.predict_proba(rows.reshape(len(rows), -1))
 
     # The classifier cuts batches, retries failed calls and never sends more than the budget.
-    victim = CallableClassifier(service, num_classes=10, max_batch=500, retries=3, budget=200_000)
+    victim = CallableClassifier(
+        service, num_classes=10, max_batch=500, retries=3, max_queries=200_000
+    )
 
     # A net that has learned from 800 answers has gradients; its examples may fool the forest too.
     torch.manual_seed(0)
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    copy = attacks.Substitute(queries=800, seed=0).fit(victim, student, test.x[100:200])
+    copy = attacks.Substitute(max_queries=800, seed=0).fit(victim, student, test.x[100:200])
     print(f"clean accuracy {float((victim.predict(x) == y).float().mean()):.0%}")
     print(f"the copy took {copy.queries} queries to train")
 
     tried = {
         "random noise": attacks.RandomNoise(eps=EPS, seed=0),  # what any attack must beat
-        "scores": attacks.Square(eps=EPS, queries=200, seed=0),
-        "labels alone": attacks.HopSkipJump(norm="linf", queries=300, seed=0),
+        "scores": attacks.Square(eps=EPS, max_queries=200, seed=0),
+        "labels alone": attacks.HopSkipJump(norm="linf", max_queries=300, seed=0),
         "a copy": attacks.Transfer(attack=attacks.PGD(eps=EPS), surrogate=copy.model),
     }
     left = {}

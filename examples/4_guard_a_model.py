@@ -35,8 +35,10 @@ def main() -> dict[str, float]:
 
     # An attacker who knows the guard follows the gradient of a copy of the detector, or imitates
     # the logits of clean inputs. Either way the guard itself decides whether the attack succeeds.
-    copy = detectors.Surrogate(forest, epochs=20, seed=0).fit(table.outputs)
-    evasion = attacks.Evasion(alarm=copy.alarm, threshold=guard.threshold, outputs="logits")
+    copy = detectors.DetectorSurrogate(forest, epochs=20, seed=0).fit(table.outputs)
+    evasion = attacks.Evasion(
+        detector_score=copy.anomaly_score, threshold=guard.threshold, outputs="logits"
+    )
     mimicry = attacks.Mimicry(logits=net.logits(known.x).detach(), outputs="logits")
     aware = attacks.Adaptive(attack=attack, losses=["ce", evasion, mimicry])
     tried = {

@@ -4,7 +4,7 @@ import dataclasses
 
 from advkit import attacks
 from advkit.attacks.adaptive import Adaptive
-from tests.toys import Surrogate
+from tests.toys import DetectorSurrogate
 
 GRADIENT_BUDGET = [
     attacks.FGSM(eps=0.1),
@@ -33,28 +33,34 @@ GRADIENT_MINIMUM_NORM = [
     attacks.JSMA(theta=0.4, gamma=0.5),
     attacks.JSMA(theta=-0.4, gamma=0.5),
     attacks.CarliniWagnerL2(search_steps=3, steps=15),
-    attacks.CarliniWagnerL2(search_steps=3, steps=15, published=True, lr=0.1, initial_const=1.0),
+    attacks.CarliniWagnerL2(
+        search_steps=3, steps=15, schedule="published", lr=0.1, initial_const=1.0
+    ),
     attacks.JointCarliniWagner(search_steps=3, steps=15),
-    attacks.JointCarliniWagner(search_steps=3, steps=15, published=True, lr=0.1, initial_const=1.0),
+    attacks.JointCarliniWagner(
+        search_steps=3, steps=15, schedule="published", lr=0.1, initial_const=1.0
+    ),
     attacks.LBFGS(search_steps=4, steps=10),
     attacks.FAB(steps=20),
     attacks.FAB(norm="linf", steps=20),
 ]
 
 BLACK_BOX_BUDGET = [
-    attacks.Square(eps=0.1, queries=150),
-    attacks.Square(eps=0.1, queries=40, stop="never", share=0.2),
-    attacks.Square(eps=0.6, queries=200, norm="l2"),
+    attacks.Square(eps=0.1, max_queries=150),
+    attacks.Square(eps=0.1, max_queries=40, stop="never", p_init=0.2),
+    attacks.Square(eps=0.6, max_queries=200, norm="l2"),
     attacks.RandomNoise(eps=0.6, restarts=10),
     attacks.RandomNoise(eps=3.0, kind="gaussian", norm="l2", restarts=10),
     attacks.RandomNoise(eps=20, kind="salt_and_pepper", norm="l0", stop="never"),
-    attacks.Transfer(attack=attacks.PGD(eps=0.1, steps=8, stop="first"), surrogate=Surrogate()),
+    attacks.Transfer(
+        attack=attacks.PGD(eps=0.1, steps=8, stop="first"), surrogate=DetectorSurrogate()
+    ),
 ]
 
 BLACK_BOX_MINIMUM_NORM = [
-    attacks.HopSkipJump(queries=250, directions=30),
-    attacks.HopSkipJump(queries=250, directions=30, norm="linf"),
-    attacks.Transfer(attack=attacks.DeepFool(), surrogate=Surrogate()),
+    attacks.HopSkipJump(max_queries=250, init_gradient_queries=30),
+    attacks.HopSkipJump(max_queries=250, init_gradient_queries=30, norm="linf"),
+    attacks.Transfer(attack=attacks.DeepFool(), surrogate=DetectorSurrogate()),
 ]
 
 GRADIENT = [*GRADIENT_BUDGET, *GRADIENT_MINIMUM_NORM]

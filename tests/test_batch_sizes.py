@@ -11,7 +11,7 @@ from advkit.attacks import HopSkipJump, Transfer
 from advkit.core import checks
 from advkit.core.results import InconclusiveWarning
 from tests.attack_cases import ATTACKS
-from tests.toys import Surrogate, answers, convnet, images
+from tests.toys import DetectorSurrogate, answers, convnet, images
 
 SIZE = 5
 X = images(7)
@@ -29,15 +29,15 @@ def net_and_labels():
     return *watched(net), answers(net, X)
 
 
-INNER = HopSkipJump(queries=60, directions=30)
-AROUND = Transfer(attack=INNER, surrogate=Surrogate())
+INNER = HopSkipJump(max_queries=60, init_gradient_queries=30)
+AROUND = Transfer(attack=INNER, surrogate=DetectorSurrogate())
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS, AROUND], ids=repr)
 def test_no_batch_is_larger_than_that_of_the_evaluation(attack):
     net, sizes, y = net_and_labels()
     if hasattr(attack, "surrogate"):
-        surrogate, inside = watched(Surrogate())
+        surrogate, inside = watched(DetectorSurrogate())
         attack = dataclasses.replace(attack, surrogate=surrogate)
     else:
         inside = [1]

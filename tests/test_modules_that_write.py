@@ -189,7 +189,7 @@ class TestFit:
         for kind in (InPlace, OutOfPlace):
             torch.manual_seed(0)
             net = kind(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)))
-            attacks.Substitute(queries=16, rounds=1, epochs=2).fit(kind(convnet()), net, x)
+            attacks.Substitute(max_queries=16, rounds=1, epochs=2).fit(kind(convnet()), net, x)
             found.append(list(net.state_dict().values()))
             assert_same(x, before)
         assert_same(*found)
@@ -232,8 +232,8 @@ class TestEvaluation:
             guard = detectors.Guard(
                 model, detectors.MaxSoftmax().fit(model.logits(inputs).detach())
             )
-            judgement = guard.calibrate(inputs, fpr=0.2).judge(x)
-            found.append((judgement.labels, judgement.suspicion.tolist()))
+            verdict = guard.calibrate(inputs, fpr=0.2).inspect(x)
+            found.append((verdict.labels, verdict.anomaly_score.tolist()))
         assert_same(found[0][0], found[1][0])
         assert found[0][1] == found[1][1]
         assert_same(x, before)
@@ -262,7 +262,7 @@ class TestEvaluation:
             eval.transfer_matrix({"a": net, "b": convnet()}, None, attack, x, y)
             for attack in (Ruinous(), FGSM)
         )
-        assert str(found.over_all) == str(wanted.over_all)
+        assert str(found.error_rate) == str(wanted.error_rate)
         before = x.clone(), y.clone()
         transfer = attacks.Transfer(attack=Ruinous(), surrogate=net).run(net, x, y)
         assert_same(transfer.distance, (transfer.x_adv - x).flatten(1).abs().amax(1))
@@ -275,11 +275,13 @@ class Far:
     def __init__(self, prepare):
         self.prepare = prepare
 
-    def risk(self, x, labels=None):
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels=None):
         return self.prepare(x).flatten(1).square().mean(1).clamp(0, 1)
 
-    def excess(self, x, labels, threshold):
-        return self.risk(x)[:, None] - threshold
+    def margin_over_threshold(self, x, labels, threshold):
+        return self.anomaly_score(x)[:, None] - threshold
 
     def features(self, x):
         return self.prepare(x).flatten(1)
@@ -300,7 +302,7 @@ class TestParts:
         natural = images(40, seed=1)
         made = [
             attacks.SelectivePGD(eps=0.1, steps=3),
-            attacks.FeatureMatching(eps=0.1, natural=natural, steps=3),
+            attacks.FeatureMatching(eps=0.1, start_images=natural, steps=3),
         ]
         for attack in made:
             found, wanted = (
@@ -316,7 +318,7 @@ class TestParts:
                 eps=0.1,
                 steps=3,
                 loss=Evasion(
-                    alarm=lambda z, prepare=prepare: prepare(z).square().sum(1),
+                    detector_score=lambda z, prepare=prepare: prepare(z).square().sum(1),
                     threshold=0.5,
                     outputs=outputs,
                 ),

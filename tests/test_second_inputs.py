@@ -27,11 +27,13 @@ every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 class Asking:
     """A detector of inputs that reads the numbers, whose risk is one for every third sample."""
 
-    def risk(self, x, labels=None):
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels=None):
         return (advkit.current_rows() % 3 == 0).double() + 0 * x[:, 0]
 
-    def excess(self, x, labels, threshold):
-        return self.risk(x)[:, None] - threshold
+    def margin_over_threshold(self, x, labels, threshold):
+        return self.anomaly_score(x)[:, None] - threshold
 
     def features(self, x):
         return x * advkit.current_rows()[:, None]
@@ -202,7 +204,7 @@ def test_numbers_within_other_functions_that_take_data():
 def test_the_natural_images_of_an_attack_have_no_numbers():
     module, x, y = data(5)
     guard = Guard(module, Asking(), threshold=2.0)
-    attack = attacks.FeatureMatching(eps=0.1, natural=torch.rand(5, 6).double(), steps=2)
+    attack = attacks.FeatureMatching(eps=0.1, start_images=torch.rand(5, 6).double(), steps=2)
     with pytest.raises(RuntimeError, match="no numbers for the images in natural"):
         attack.run(guard, x, y)
 
@@ -217,12 +219,12 @@ def test_a_substitute_counts_within_the_inputs_it_begins_with():
 
     victim = CallableClassifier(fn, 2, output="labels")
     net = torch.nn.Linear(6, 2).double()
-    attacks.Substitute(queries=14, rounds=1, epochs=1, batch_size=5).fit(victim, net, x)
+    attacks.Substitute(max_queries=14, rounds=1, epochs=1, batch_size=5).fit(victim, net, x)
     first, second, *moved = asked
     assert (first, second) == ([0, 1, 2, 3, 4], [5, 6])
     assert sorted(row for rows in moved for row in rows) == list(range(7))
     with pytest.raises(advkit.ServiceError, match="no numbers for x_test"):
-        attacks.Substitute(queries=7, epochs=1).fit(victim, net, x, x)
+        attacks.Substitute(max_queries=7, epochs=1).fit(victim, net, x, x)
 
 
 def test_a_checkpointed_module_reads_the_numbers_again_in_the_backward_pass():

@@ -119,7 +119,7 @@ def test_training_losses_take_one_row(width):
 def test_a_substitute_may_squeeze():
     x = inputs(6)
     victim = CallableClassifier(lambda rows: (rows.sum(1) > 3).astype(int), 2, output="labels")
-    found = Substitute(queries=6, epochs=1, batch_size=5).fit(victim, Squeezed(2), x, x)
+    found = Substitute(max_queries=6, epochs=1, batch_size=5).fit(victim, Squeezed(2), x, x)
     assert found.queries == 6
 
 
@@ -189,7 +189,9 @@ def test_losses_and_detectors_may_squeeze():
     assert pgd.run(Full(3), x, y).x_adv.shape == x.shape
 
     class Sum:
-        def risk(self, x, labels=None):
+        reads_inputs = True
+
+        def anomaly_score(self, x, labels=None):
             return x.sum(1, keepdim=True).squeeze()
 
     assert Guard(Full(3), Sum(), threshold=100.0).predict(x).shape == (1,)

@@ -124,11 +124,11 @@ def conventions(said: Mapping[str, Mapping[float, Tensor]], y: Tensor) -> dict[s
     sets[0.0] = right
     return {
         "fooled": {eps: int(rows.sum()) for eps, rows in sets.items()},
-        "over_all": {
+        "error_rate": {
             name: {eps: percent(labels == y) for eps, labels in answers.items()}
             for name, answers in said.items()
         },
-        "given_fooled": {
+        "transfer_rate": {
             name: {eps: percent((labels == y)[sets[eps]]) for eps, labels in answers.items()}
             for name, answers in said.items()
         },
@@ -187,7 +187,7 @@ def substituted(
     with seeded():
         net = type(lenet)()
     learn = attacks.Substitute(
-        queries=size.queries, rounds=3, step_size=0.2, epochs=size.epochs, seed=SEED
+        max_queries=size.queries, rounds=3, step_size=0.2, epochs=size.epochs, seed=SEED
     )
     found = learn.fit(victim.model, net, own, data.x)
     tried = {
@@ -245,7 +245,7 @@ def accuracy_table(results: Mapping[str, Any], budgets: Sequence[float]) -> str:
         [f"{name}, published", figures["validation"], *(figures[eps] for eps in (0.0, *budgets))]
         for name, figures in PUBLISHED.items()
     ]
-    for key, words in (("given_fooled", "given fooled"), ("over_all", "over all")):
+    for key, words in (("transfer_rate", "given fooled"), ("error_rate", "over all")):
         for name, by_eps in results[key].items():
             validation = results["validation"].get(name, "")
             rows.append([f"{name}, {words}", validation, *(by_eps[eps] for eps in (0.0, *budgets))])
@@ -300,7 +300,7 @@ def accuracy_figure(results: Mapping[str, Any]) -> Any:
     budgets = results["size"]["eps"]
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for name, by_eps in results["given_fooled"].items():
+    for name, by_eps in results["transfer_rate"].items():
         if name != "LeNet":  # which is wrong on all that fool it
             left.plot(by_eps.keys(), by_eps.values(), marker="o", label=name)
     for (name, figures), colour in zip(PUBLISHED.items(), ("black", "grey"), strict=True):
@@ -308,7 +308,7 @@ def accuracy_figure(results: Mapping[str, Any]) -> Any:
         left.plot(
             (0.0, *budgets), values, "--", marker="x", color=colour, label=f"{name}, published"
         )
-    for i, (name, by_eps) in enumerate(results["over_all"].items()):
+    for i, (name, by_eps) in enumerate(results["error_rate"].items()):
         right.plot(by_eps.keys(), by_eps.values(), color=f"C{i}", marker="o", label=f"{name}: FGSM")
     for i, (name, changes) in enumerate(results["checks"].items()):
         values = [changes["random signs"][eps] for eps in budgets]

@@ -31,7 +31,7 @@ def main() -> None:
         "FGSM": attacks.FGSM(eps=EPS),
         "PGD": attacks.PGD(eps=EPS, steps=steps, restarts=3),
         "PGD, margin": attacks.PGD(eps=EPS, steps=steps, restarts=3, loss="margin"),
-        "Square": attacks.Square(eps=EPS, queries=queries),
+        "Square": attacks.Square(eps=EPS, max_queries=queries),
     }
     print(table_head(["trained with", "seconds", "clean", *tried, "worst case"]))
     for name, loss in losses().items():

@@ -81,7 +81,7 @@ def main() -> None:
         attack = attacks.PGD(
             eps=eps, steps=2 if args.quick else 20, restarts=2, loss="margin", seed=SEED
         )
-        square = attacks.Square(eps=eps, queries=4 if args.quick else 100, seed=SEED)
+        square = attacks.Square(eps=eps, max_queries=4 if args.quick else 100, seed=SEED)
         test, clean = data.head(limit), data.x[-200:]
         print(f"\n{images}, {limit} inputs, linf {eps:.4f}\n\n{table_head(COLUMNS)}")
         tables[images] = []

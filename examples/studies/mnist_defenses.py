@@ -50,7 +50,7 @@ from torch.nn import functional as F
 from advkit import attacks, defenses
 from advkit import eval as rob
 from advkit.core.archives import read_torch
-from advkit.core.files import replacing
+from advkit.core.files import atomic_write
 from advkit.data import Dataset, load_npz
 
 EPS = 0.3
@@ -173,7 +173,7 @@ def made(name: str, train: Dataset, size: Size, out: Path | None) -> tuple[nn.Mo
         net = distilled(train, size) if name == DISTILLED else trained(recipes(size)[name], train)
     seconds = time.process_time() - began
     if path is not None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             torch.save({"net": net.state_dict(), "seconds": seconds}, temporary)
     return net, seconds
 
@@ -230,7 +230,7 @@ def judged(net: nn.Module, plain: nn.Module, test: Dataset, size: Size) -> dict[
         "FGSM": attacks.FGSM(eps=EPS),
         "PGD": search,
         "PGD, margin": replace(search, loss="margin"),
-        "Square": attacks.Square(eps=EPS, queries=size.queries, seed=SEED),
+        "Square": attacks.Square(eps=EPS, max_queries=size.queries, seed=SEED),
         "transfer": attacks.Transfer(
             attack=replace(search, restarts=1, stop="never"), surrogate=plain
         ),

@@ -68,7 +68,7 @@ class Case:
     seeds: MRR
     clean: Dataset
     data: Dataset
-    natural: Tensor
+    start_images: Tensor
     rounds: tuple[int, int]
 
 
@@ -100,8 +100,8 @@ def adaptive(case: Case, counts: Sequence[int]) -> tuple[dict[str, Any], str]:
     """All of it, as figures and as text."""
     plain = TorchClassifier(case.net)
     rounds, steps = case.rounds
-    weak = JointCarliniWagner(published=True, search_steps=rounds + 1, steps=2 * steps)
-    strong = JointCarliniWagner(search_steps=rounds, steps=steps, natural=case.natural)
+    weak = JointCarliniWagner(schedule="published", search_steps=rounds + 1, steps=2 * steps)
+    strong = JointCarliniWagner(search_steps=rounds, steps=steps, start_images=case.start_images)
     results: dict[str, Any] = {
         "images": len(case.data.x),
         "article": {"0": minimum_norm(case, weak, plain)},
@@ -218,11 +218,11 @@ def by_name(case: Case, eps: float) -> dict[str, Callable[[Any, Tensor, Tensor],
         return attacks.PGD(eps=eps, steps=steps, stop="never")(case.net, x, y)
 
     known = {
-        "selective PGD": SelectivePGD(eps=eps, steps=steps, natural=case.natural),
+        "selective PGD": SelectivePGD(eps=eps, steps=steps, start_images=case.start_images),
         "orthogonal PGD": SelectivePGD(
-            eps=eps, steps=steps, natural=case.natural, kind="orthogonal"
+            eps=eps, steps=steps, start_images=case.start_images, kind="orthogonal"
         ),
-        "feature matching": FeatureMatching(eps=eps, steps=steps, natural=case.natural),
+        "feature matching": FeatureMatching(eps=eps, steps=steps, start_images=case.start_images),
     }
     return {"PGD on the victim": ignoring, **known}
 

@@ -42,7 +42,7 @@ from advkit import attacks, detectors
 from advkit.core.archives import read_torch
 from advkit.data import Dataset, load_npz
 from advkit.defenses import MRR, LatentDefenders
-from advkit.models import hold
+from advkit.models import evaluating
 
 # Area under the ROC curve with 16 defenders, in the article's Table 1.
 ARTICLE = {
@@ -165,7 +165,7 @@ def scores_of_all(
     features, logits = seen(mrr, x)
     for name, detector in simpler.items():
         rows = logits if name == "max softmax" else features
-        found[name] = np.asarray(detector.suspicion(rows)) if len(rows) else np.zeros(0)
+        found[name] = np.asarray(detector.anomaly_score(rows)) if len(rows) else np.zeros(0)
     return found
 
 
@@ -250,7 +250,7 @@ class Seen:
         else:
             handle = layer.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         try:
-            with torch.no_grad(), hold(self.model):
+            with torch.no_grad(), evaluating(self.model):
                 logits = [self.model.logits(part) for part in torch.split(x, 128)]
         finally:
             handle.remove()

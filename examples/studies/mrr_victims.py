@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit import TorchClassifier, defenses
-from advkit.core.files import replacing
+from advkit.core.files import atomic_write
 from advkit.data import Dataset, load_npz
 from advkit.defenses import MRR, Chain, InputDefender, LatentDefenders
-from advkit.models import hold
+from advkit.models import evaluating
 
 COUNTS = (1, 2, 4, 8, 16)  # of defenders
 
@@ -172,7 +172,7 @@ def kept(path: Path | None, net: nn.Module, learn: Callable[[nn.Module], nn.Modu
         return loaded(net, path)
     net = learn(net)
     if path is not None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             torch.save(net.state_dict(), temporary)
     return net
 
@@ -215,7 +215,7 @@ def fitted(victim: Victim, out: Path | None) -> tuple[MRR, int | None]:
 
 def answers(model: TorchClassifier, x: Tensor) -> Tensor:
     """Labels `(n,)`, a batch at a time."""
-    with hold(model):
+    with evaluating(model):
         return torch.cat([model.predict(part) for part in torch.split(x, 128)])
 
 

@@ -336,10 +336,10 @@ def by_clean_data_alone(logits: OutputTable, size: Size) -> dict[str, Any]:
     }
     found = {}
     for name, (given, learnt_from) in contestants.items():
-        suspicion = np.empty(len(given))
+        anomaly_score = np.empty(len(given))
         for learn, judge in parts(given, size):
-            suspicion[judge] = learnt_from(given[learn]).suspicion(given.outputs[judge])
-        found[name] = detection(given, suspicion, size)
+            anomaly_score[judge] = learnt_from(given[learn]).anomaly_score(given.outputs[judge])
+        found[name] = detection(given, anomaly_score, size)
     return found
 
 
@@ -358,10 +358,10 @@ def scorer(detector: Any) -> Callable[[OutputTable], Any]:
     return learnt_from
 
 
-def detection(seen: OutputTable, suspicion: Array, size: Size) -> dict[str, Any]:
+def detection(seen: OutputTable, anomaly_score: Array, size: Size) -> dict[str, Any]:
     """How well all attacks, and each of them, are told from clean rows."""
     return rob.detection_scores(
-        seen.adversarial, suspicion, attack=seen.attack, samples=seen.sample,
+        seen.adversarial, anomaly_score, attack=seen.attack, samples=seen.sample,
         bootstrap=size.bootstrap,
     ).to_dict()  # fmt: skip
 
@@ -371,12 +371,12 @@ def unseen_attacks(logits: OutputTable, size: Size) -> dict[str, Any]:
     found = {}
     for attack in PAPER:
         rows = np.isin(logits.attack, [CLEAN, attack])
-        suspicion = np.zeros(len(logits))
+        anomaly_score = np.zeros(len(logits))
         for learn, judge in parts(logits, size):
             known = learn[logits.attack[learn] != attack]
             forest = fitted(BEST, size, logits[known])
-            suspicion[judge] = forest.suspicion(logits.outputs[judge])
-        found[attack] = detection(logits[rows], suspicion[rows], size)
+            anomaly_score[judge] = forest.anomaly_score(logits.outputs[judge])
+        found[attack] = detection(logits[rows], anomaly_score[rows], size)
     return found
 
 
@@ -392,18 +392,18 @@ def weaker_attacks(
         },
         "PGD that stops at success": attacks.PGD(eps=EPS, steps=10, stop="first"),
         "FAB": attacks.FAB(steps=20),
-        "Square": attacks.Square(eps=EPS, queries=size.queries // 4, stop="first"),
+        "Square": attacks.Square(eps=EPS, max_queries=size.queries // 4, stop="first"),
     }
     other = detectors.collect({VICTIM: net}, weaker, data.x, data.y, outputs="logits")
-    suspicion = np.empty(len(other))
+    anomaly_score = np.empty(len(other))
     for learn, judge in parts(logits, size):
         rows = np.isin(other.sample, np.unique(logits.sample[judge]))
         forest = fitted(BEST, size, logits[learn])
-        suspicion[rows] = forest.suspicion(other.outputs[rows])
+        anomaly_score[rows] = forest.anomaly_score(other.outputs[rows])
     fooled = ~other.adversarial | (other.success & (other.distance > 0))
     return {
         "accuracy": accuracies(other)[VICTIM],
-        "caught": detection(other[fooled], suspicion[fooled], size),
+        "caught": detection(other[fooled], anomaly_score[fooled], size),
     }
 
 
@@ -414,13 +414,13 @@ def from_pixels(net: nn.Module, data: Dataset, size: Size) -> dict[str, Any]:
     attack = np.repeat([CLEAN, *made], len(data.x))
     sample = np.tile(np.arange(len(data.x)), 1 + len(made))
     fake = torch.from_numpy(attack != CLEAN).long()
-    suspicion = np.empty(len(images))
+    anomaly_score = np.empty(len(images))
     for learn, judge in folds(size, grouped=True).split(sample, attack, groups=sample):
         detector = learn_mirrored(pixel_net(), balanced(images[learn], fake[learn]), size.epochs)
         scores = TorchClassifier(detector).scores(images[judge])
-        suspicion[judge] = scores[:, 1].numpy()
+        anomaly_score[judge] = scores[:, 1].numpy()
     return rob.detection_scores(
-        attack != CLEAN, suspicion, attack=attack, samples=sample, bootstrap=size.bootstrap
+        attack != CLEAN, anomaly_score, attack=attack, samples=sample, bootstrap=size.bootstrap
     ).to_dict()
 
 
@@ -471,11 +471,11 @@ def attackers_who_know(
 def knowing(guard: Any, rows: Array, clean: Tensor, size: Size) -> dict[str, Any]:
     """The paper's PGD, and attacks on net and guard together within the same ball."""
     climb = attacks.PGD(eps=EPS, steps=size.steps)
-    copy = detectors.Surrogate(guard.detector, seed=SEED).fit(rows)
-    spread = float(np.ptp(copy.suspicion(rows)))
+    copy = detectors.DetectorSurrogate(guard.detector, seed=SEED).fit(rows)
+    spread = float(np.ptp(copy.anomaly_score(rows)))
     evasions = [
         Evasion(
-            alarm=copy.alarm, threshold=guard.threshold - room * spread, weight=10 / spread,
+            detector_score=copy.anomaly_score, threshold=guard.threshold - room * spread, weight=10 / spread,
             outputs=guard.outputs,
         )
         for room in (0.0, 0.1, 0.3)
@@ -483,7 +483,7 @@ def knowing(guard: Any, rows: Array, clean: Tensor, size: Size) -> dict[str, Any
     mimicry = Mimicry(logits=clean, outputs=guard.outputs)
     return {
         "PGD, unaware": attacks.Transfer(attack=PAPER["PGD"], surrogate=guard.model),
-        "Square on the guard": attacks.Square(eps=EPS, queries=size.queries),
+        "Square on the guard": attacks.Square(eps=EPS, max_queries=size.queries),
         "Evasion": Adaptive(attack=climb, losses=evasions),
         "Mimicry": Adaptive(attack=climb, losses=[mimicry]),
         "all that know": Adaptive(attack=climb, losses=["ce", mimicry, *evasions]),

@@ -382,7 +382,7 @@ def interval(right: Tensor) -> tuple[float, float]:
 
 def under_square(model: object, data: Dataset, size: Size) -> dict[int, float]:
     """What remains of the accuracy, in %, under an attack that sees scores alone, by eps."""
-    tried = [attacks.Square(eps=e / LEVELS, queries=size.queries, seed=SEED) for e in EPS]
+    tried = [attacks.Square(eps=e / LEVELS, max_queries=size.queries, seed=SEED) for e in EPS]
     found = rob.evaluate(model, data.x, data.y, attacks=tried, batch_size=BATCH)
     return {in_levels(o.eps): percent(o.robust) for o in found.outcomes}
 
@@ -478,7 +478,7 @@ def transfer_table(matrix: Mapping[str, Any]) -> str:
     made = {
         "no attack": matrix["no_attack"],
         **{f"noise, {budget}": wrong for budget, wrong in matrix["random_noise"].items()},
-        **{source["name"]: source["over_all"] for source in matrix["sources"]},
+        **{source["name"]: source["error_rate"] for source in matrix["sources"]},
     }
     return table(
         ["made on", *matrix["targets"]],

@@ -42,8 +42,8 @@ from advkit.core.protocols import Attack
 EPS = 0.2
 ATTACKS: list[Attack] = [  # each is run with a budget of its own
     attacks.RandomNoise(eps=EPS),
-    attacks.Square(eps=EPS, queries=200),
-    attacks.HopSkipJump(norm="linf", queries=200),
+    attacks.Square(eps=EPS, max_queries=200),
+    attacks.HopSkipJump(norm="linf", max_queries=200),
 ]
 MAX_ROWS = 10
 MAX_BYTES = 1_000_000  # of a request, or of an answer
@@ -79,7 +79,7 @@ def remote(url: str, budget: int) -> CallableClassifier:
         max_batch=MAX_ROWS,
         retries=3,
         back_off=0.01,  # seconds; a service on loopback recovers soon
-        budget=budget,
+        max_queries=budget,
         log=True,
     )
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from advkit.core.archives import read_torch
-from advkit.core.files import replacing
+from advkit.core.files import atomic_write
 from advkit.data import Dataset
 from advkit.defenses import fit
 from advkit.training.shuffled import shuffled
@@ -189,11 +189,11 @@ def percent(hits: Tensor) -> float:
 
 def save_json(path: Path, results: object) -> None:
     """Write `results` as JSON; the file is whole or absent."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(results, indent=1))
 
 
 def save_figure(path: Path, figure: Any, dpi: int = 80) -> None:
     """Write a figure of matplotlib as PNG; the file is whole or absent."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)

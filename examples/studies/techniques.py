@@ -80,7 +80,7 @@ def fitted(estimator: Any, x: Tensor, y: Tensor) -> SklearnClassifier:
 def attack_of_each(models: dict[str, Any], queries: int) -> dict[str, Any]:
     """FGSM on what has logits, and a search over scores on the rest."""
     fgsm = attacks.FGSM(eps=EPS)
-    square = attacks.Square(eps=EPS, queries=queries, seed=SEED)
+    square = attacks.Square(eps=EPS, max_queries=queries, seed=SEED)
     return {name: fgsm if hasattr(m, "logits") else square for name, m in models.items()}
 
 

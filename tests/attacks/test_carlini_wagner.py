@@ -76,7 +76,12 @@ def test_the_published_schedule_is_numpys(confidence, targeted, seed):
     y = answers(net, x)
     target = (y + 1) % 4 if targeted else None
     attack = attacks.CarliniWagnerL2(
-        published=True, confidence=confidence, search_steps=6, steps=40, lr=0.05, initial_const=0.05
+        schedule="published",
+        confidence=confidence,
+        search_steps=6,
+        steps=40,
+        lr=0.05,
+        initial_const=0.05,
     )
     result = attack.run(net, x, y, target=target)
     expected = [
@@ -95,7 +100,7 @@ def test_the_default_schedule_is_nearer_than_the_published_one():
     net, x = convnet(dtype=torch.float64), images(32, torch.float64)
     settings = {"search_steps": 4, "steps": 30}
     ours = attacks.CarliniWagnerL2(**settings).run(net, x)
-    paper = attacks.CarliniWagnerL2(published=True, lr=0.05, initial_const=1, **settings).run(
+    paper = attacks.CarliniWagnerL2(schedule="published", lr=0.05, initial_const=1, **settings).run(
         net, x
     )
     assert ours.success.all()
@@ -140,7 +145,7 @@ def test_features_at_the_bounds_move():
     result = attacks.CarliniWagnerL2().run(plane, x)
     assert result.success.all()
     torch.testing.assert_close(result.distance, plane.distance(x, "l2"), rtol=0.01, atol=0)
-    published = attacks.CarliniWagnerL2(published=True).run(plane, x)
+    published = attacks.CarliniWagnerL2(schedule="published").run(plane, x)
     assert not published.success.any()
 
 
@@ -182,7 +187,9 @@ def test_constants_mean_the_same_for_all_bounds():
 def test_samples_that_no_longer_improve_stop():
     net, x = convnet(dtype=torch.float64), images(8, torch.float64)
     few, many = (
-        attacks.CarliniWagnerL2(search_steps=1, steps=steps, lr=0.05, published=True).run(net, x)
+        attacks.CarliniWagnerL2(search_steps=1, steps=steps, lr=0.05, schedule="published").run(
+            net, x
+        )
         for steps in (100, 1000)
     )
     assert (many.queries.backward < 1000).any()
@@ -195,7 +202,7 @@ def test_samples_without_a_gradient_end_at_once():
         def forward(self, x):
             return torch.tensor([[3.0, -2.0]]) + 0 * x.flatten(1)[:, :2]
 
-    for attack in (attacks.CarliniWagnerL2(), attacks.CarliniWagnerL2(published=True)):
+    for attack in (attacks.CarliniWagnerL2(), attacks.CarliniWagnerL2(schedule="published")):
         result = attack.run(Dead(), torch.rand(3, 4))
         assert not result.success.any()
         assert (result.queries.backward <= 30).all()
@@ -209,7 +216,7 @@ def test_samples_without_a_gradient_end_at_once():
         ({"steps": 0}, ValueError, "steps must be .*at least 1"),
         ({"lr": 0.0}, ValueError, "lr must be"),
         ({"initial_const": -1.0}, ValueError, "initial_const must be"),
-        ({"published": 1}, TypeError, "published must be"),
+        ({"schedule": 1}, ValueError, "schedule must be one of"),
         ({"candidates": 0}, ValueError, "candidates must be"),
     ],
 )

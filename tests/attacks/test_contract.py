@@ -99,7 +99,7 @@ class TestResult:
         assert attack.run(net, x, y).success.float().mean() > 0.5
 
     def test_bounds_hold_when_the_input_already_touches_them(self, attack, net, x):
-        if getattr(attack, "published", False):
+        if getattr(attack, "schedule", "") == "published":
             pytest.skip("features at their bounds stay there, as in the published code")
         corners = (x > 0.5).to(x.dtype)
         x_adv = attack(net, corners)
@@ -145,7 +145,7 @@ def refuses_targets(attack):
     """What an attack without a targeted form says, empty for the others."""
     for refuses in (DeepFool, Adaptive):
         if isinstance(attack, refuses) or isinstance(getattr(attack, "attack", None), refuses):
-            return f"target must be None: {refuses.__name__} has no targeted form"
+            return f"`target` must be None: {refuses.__name__} has no targeted form"
     return "loss must not be 'dlr' with a target" if getattr(attack, "loss", "") == "dlr" else ""
 
 
@@ -434,7 +434,7 @@ class TestLabels:
             attack(net, x, wrong)
 
     def test_a_list_is_refused(self, attack, net, x):
-        with pytest.raises(TypeError, match=r"y must be a torch.Tensor, got list"):
+        with pytest.raises(TypeError, match=r"`y` must be a torch.Tensor, got list"):
             attack(net, x, [0] * 8)
 
 
@@ -552,7 +552,9 @@ class TestModels:
         plain, small = attack.run(net, x, y), attack.run(Scaled(), x, y)
         assert small.x_adv.isfinite().all()
         assert small.distance.isfinite().all()
-        if scale == 1e-12 and not getattr(attack, "published", False):  # its constant is given
+        if (
+            scale == 1e-12 and getattr(attack, "schedule", "") != "published"
+        ):  # its constant is given
             assert small.success.sum() >= plain.success.sum() - 1
 
     def test_probabilities_as_such_give_the_attack_on_logits(self, attack, net, x, y):
@@ -659,7 +661,7 @@ class TestGradients:
             TypeError, match=f"{type(attack).__name__} needs.*Labels is a Classifier"
         ):
             attack(Labels(), x, y)
-        with pytest.raises(TypeError, match=r"model must be a torch.nn.Module"):
+        with pytest.raises(TypeError, match=r"`model` must be a torch.nn.Module"):
             attack("net", x, y)
 
     def test_nan_gradients_move_nothing_and_are_reported(self, attack, net, x, y):
@@ -741,13 +743,13 @@ class TestQueryBudget:
         result = attack.run(counter, x, y)
         assert counter.forward == int(result.queries.forward.sum())
         assert counter.backward == int(result.queries.backward.sum())
-        if hasattr(attack, "queries"):
-            assert int(result.queries.forward.max()) <= attack.queries
+        if hasattr(attack, "max_queries"):
+            assert int(result.queries.forward.max()) <= attack.max_queries
 
     @pytest.mark.parametrize("budget", [0, 8, 20, 77])
     def test_what_was_found_when_it_ends_is_not_lost(self, attack, net, x, y, budget):
         wanted = int(attack.run(net, x, y).queries.forward.sum())
-        counter = QueryCounter(net, budget=budget)
+        counter = QueryCounter(net, max_queries=budget)
         if wanted <= budget:
             attack.run(counter, x, y)
             return
@@ -767,7 +769,7 @@ class TestQueryBudget:
         if isinstance(attack, (FGSM, FGM, Transfer)) or getattr(attack, "candidates", 0) is None:
             pytest.skip("one formula, or judged at the last look only, or cut to a ball there")
         whole = attack.run(net, x, y)
-        counter = QueryCounter(net, budget=int(whole.queries.forward.sum()) - 1)
+        counter = QueryCounter(net, max_queries=int(whole.queries.forward.sum()) - 1)
         with pytest.raises(QueryBudgetExceeded) as error:
             attack.run(counter, x, y)
         assert torch.equal(error.value.result.success, whole.success)

@@ -205,7 +205,7 @@ def test_a_spent_budget_leaves_no_success_outside_the_ball():
     plane = Halfspace(torch.ones(2, dtype=torch.float64), b=-2.0)
     x, y = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])
     for eps, inside in ((0.5, False), (2.0, True)):
-        counter = QueryCounter(TorchClassifier(plane, bounds=(-9, 9)), budget=2)
+        counter = QueryCounter(TorchClassifier(plane, bounds=(-9, 9)), max_queries=2)
         with pytest.raises(QueryBudgetExceeded) as error:
             attacks.DeepFool(eps=eps).run(counter, x, y)
         found = error.value.result

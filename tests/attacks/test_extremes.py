@@ -151,7 +151,7 @@ def test_a_loss_that_nothing_is_left_of_is_flagged(scale):
 def test_features_are_matched_in_the_units_of_natural_images(scale):
     x, natural = images(4), images(30, seed=3)
     y = Scaled(1.0)(x).argmax(1)
-    attack = attacks.FeatureMatching(eps=0.2, natural=natural, steps=10)
+    attack = attacks.FeatureMatching(eps=0.2, start_images=natural, steps=10)
     plain, found = attack.run(Scaled(1.0), x, y), attack.run(Scaled(scale), x, y)
     assert plain.success.all()
     torch.testing.assert_close(found.x_adv, plain.x_adv)

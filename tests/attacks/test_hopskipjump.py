@@ -25,7 +25,7 @@ def plane_and_inputs(n=6, d=30, b=0.0):
 @pytest.mark.parametrize(("norm", "excess"), [("l2", 1.03), ("linf", 1.25)])
 def test_it_comes_near_the_plane_and_never_under_its_distance(norm, excess):
     model, _, x = plane_and_inputs()
-    result = HopSkipJump(norm=norm, queries=4000).run(model, x)
+    result = HopSkipJump(norm=norm, max_queries=4000).run(model, x)
     exact = model.module.distance(x, norm)
     assert result.success.all()
     assert (result.distance >= exact * (1 - 1e-9)).all()
@@ -34,7 +34,7 @@ def test_it_comes_near_the_plane_and_never_under_its_distance(norm, excess):
 
 def test_more_queries_come_nearer():
     model, _, x = plane_and_inputs()
-    medians = [HopSkipJump(queries=q).run(model, x).distance.median() for q in (60, 300, 1500)]
+    medians = [HopSkipJump(max_queries=q).run(model, x).distance.median() for q in (60, 300, 1500)]
     assert medians[0] > 1.2 * medians[1] > 1.2 * medians[2]
 
 
@@ -43,7 +43,7 @@ def test_more_queries_come_nearer():
 def test_the_queries_hold_and_are_used(norm, queries):
     model, _, x = plane_and_inputs()
     counter = QueryCounter(model)
-    attack = HopSkipJump(norm=norm, queries=queries, directions=15)
+    attack = HopSkipJump(norm=norm, max_queries=queries, init_gradient_queries=15)
     with checks.muted(InconclusiveWarning):  # of samples without a start within so few queries
         result = attack.run(counter, x, model.predict(x))
     assert counter.forward == int(result.queries.forward.sum())
@@ -55,7 +55,7 @@ def test_the_queries_hold_and_are_used(norm, queries):
 
 def test_the_normal_is_that_of_the_plane():
     model, w, x = plane_and_inputs()
-    attack = HopSkipJump(queries=10**6)
+    attack = HopSkipJump(max_queries=10**6)
     search = searching(attack, model, x)
     distance = model.module.distance(x, "l2")
     sign = -model.module.value(x).sign()
@@ -107,7 +107,7 @@ class Watched(_Search):
 
 def test_each_round_has_more_directions_and_remembers_half_of_the_normal():
     model, _, x = plane_and_inputs(n=2)
-    search = searching(HopSkipJump(queries=400, directions=40), model, x, Watched)
+    search = searching(HopSkipJump(max_queries=400, init_gradient_queries=40), model, x, Watched)
     search.seen, search.steps = [], []
     search.walk(search.begin(torch.arange(2), None))
     assert [counts[0] for counts, _ in search.seen][:4] == [40, 56, 69, 80]
@@ -128,7 +128,7 @@ def test_a_step_is_halved_until_it_succeeds_or_the_queries_for_the_way_back_are_
     rows = torch.arange(3)
     for queries, tries in ((1000, 8), (14, 4)):
         asked = []
-        search = searching(HopSkipJump(queries=queries), model, x)
+        search = searching(HopSkipJump(max_queries=queries), model, x)
         handle = model.module.register_forward_pre_hook(
             lambda module, args, asked=asked: asked.append(args[0].clone())
         )
@@ -150,7 +150,7 @@ def test_the_nearest_start_is_tried_first():
     pool = images(40, seed=5)
     asked = []
     net.register_forward_pre_hook(lambda module, args: asked.append(args[0].clone()))
-    HopSkipJump(queries=40, starts=pool).run(net, x, y)
+    HopSkipJump(max_queries=40, init_points=pool).run(net, x, y)
     order = torch.cdist(x.flatten(1), pool.flatten(1)).argsort(1)
     assert torch.equal(asked[1], pool[order[:, 0]])
 
@@ -159,7 +159,7 @@ def test_a_target_is_reached_from_starts_of_its_class():
     net, x = convnet(), images(6)
     y, pool = answers(net, x), images(60, seed=5)
     target = (y + 1) % 3
-    result = HopSkipJump(queries=400, starts=pool).run(net, x, target=target)
+    result = HopSkipJump(max_queries=400, init_points=pool).run(net, x, target=target)
     assert torch.equal(answers(net, result.x_adv) == target, result.success)
     assert result.success.all()
     nearest = torch.cdist(x.flatten(1), pool.flatten(1))
@@ -170,7 +170,7 @@ def test_a_target_is_reached_from_starts_of_its_class():
 def test_starts_that_are_no_success_end_it():
     net, x = convnet(), images(4)
     y = answers(net, x)
-    attack = HopSkipJump(queries=400, starts=x[:1].clone(), tries=7)
+    attack = HopSkipJump(max_queries=400, init_points=x[:1].clone(), init_trials=7)
     with pytest.warns(InconclusiveWarning, match="could not begin for .* of 4 samples"):
         result = attack.run(net, x, target=(y + 1) % 3)
     own = answers(net, x)[0]
@@ -186,8 +186,8 @@ def test_noise_is_tried_as_often_as_said():
         def forward(self, x):
             return torch.tensor([[2.0, 0.0]]).expand(len(x), -1)
 
-    with pytest.warns(InconclusiveWarning, match="give HopSkipJump starts="):
-        result = HopSkipJump(queries=400, tries=7).run(Sure(), images(4))
+    with pytest.warns(InconclusiveWarning, match="give HopSkipJump init_points="):
+        result = HopSkipJump(max_queries=400, init_trials=7).run(Sure(), images(4))
     assert result.no_start.all()
     assert (result.queries.forward == 1 + 1 + 7 + 1).all()
     assert not result.success.any()
@@ -198,10 +198,10 @@ def test_the_size_of_the_batches_is_a_matter_of_memory():
     net, x = convnet(dtype=torch.float64), images(4, torch.float64)
     sizes = []
     net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    large = HopSkipJump(queries=150).run(net, x)
+    large = HopSkipJump(max_queries=150).run(net, x)
     assert max(sizes) > 100
     sizes.clear()
-    small = HopSkipJump(queries=150, batch_size=7).run(net, x)
+    small = HopSkipJump(max_queries=150, batch_size=7).run(net, x)
     assert max(sizes) == 7
     torch.testing.assert_close(small.x_adv, large.x_adv)
     assert torch.equal(small.queries.forward, large.queries.forward)
@@ -209,9 +209,9 @@ def test_the_size_of_the_batches_is_a_matter_of_memory():
 
 def test_what_was_found_when_a_budget_ends_is_near():
     model, _, x = plane_and_inputs()
-    counter = QueryCounter(model, budget=2000)
+    counter = QueryCounter(model, max_queries=2000)
     with pytest.raises(QueryBudgetExceeded) as error:
-        HopSkipJump(queries=1000).run(counter, x, model.predict(x))
+        HopSkipJump(max_queries=1000).run(counter, x, model.predict(x))
     found = error.value.result
     assert found.success.all()
     assert (found.distance < 2 * model.module.distance(x, "l2")).all()
@@ -222,12 +222,16 @@ def test_what_was_found_when_a_budget_ends_is_near():
     ("settings", "error", "said"),
     [
         ({"norm": "l1"}, ValueError, "norm must be one of 'l2', 'linf', got 'l1'"),
-        ({"queries": 2}, ValueError, "queries must be at least 3, got 2"),
-        ({"directions": 0}, ValueError, "directions must be at least 1, got 0"),
-        ({"tries": 0}, ValueError, "tries must be at least 1, got 0"),
+        ({"max_queries": 2}, ValueError, "max_queries must be at least 3, got 2"),
+        (
+            {"init_gradient_queries": 0},
+            ValueError,
+            "init_gradient_queries must be at least 1, got 0",
+        ),
+        ({"init_trials": 0}, ValueError, "init_trials must be at least 1, got 0"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"seed": "1"}, TypeError, "seed must be an int"),
-        ({"starts": [0.5]}, TypeError, "starts must be a torch.Tensor, got list"),
+        ({"init_points": [0.5]}, TypeError, "init_points must be a torch.Tensor, got list"),
         ({"progress": None}, TypeError, "progress must be True or False"),
     ],
 )
@@ -238,8 +242,8 @@ def test_wrong_settings(settings, error, said):
 
 @pytest.mark.parametrize("shape", [(4, 6, 6), (0, 1, 6, 6), (36,)])
 def test_starts_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"starts must have shape \(m, 1, 6, 6\)"):
-        HopSkipJump(starts=torch.zeros(shape))(convnet(), images(2))
+    with pytest.raises(ValueError, match=r"`init_points` must have shape \(m, 1, 6, 6\)"):
+        HopSkipJump(init_points=torch.zeros(shape))(convnet(), images(2))
 
 
 def test_a_model_that_overflows_everywhere_is_said_once():
@@ -250,7 +254,7 @@ def test_a_model_that_overflows_everywhere_is_said_once():
 
     x = images(4)
     with pytest.warns(InconclusiveWarning) as said:
-        result = HopSkipJump(queries=40).run(Broken(), x)
+        result = HopSkipJump(max_queries=40).run(Broken(), x)
     assert len(said) == 1
     assert "NaN or infinite logits for 4 of 4" in str(said[0].message)
     assert result.no_start.all()
@@ -259,6 +263,6 @@ def test_a_model_that_overflows_everywhere_is_said_once():
 def test_a_sample_whose_queries_end_before_a_start_is_marked_whatever_the_norm():
     model, _, x = plane_and_inputs()
     with checks.muted(InconclusiveWarning):
-        result = HopSkipJump(norm="linf", queries=3).run(model, x)
+        result = HopSkipJump(norm="linf", max_queries=3).run(model, x)
     assert torch.equal(result.no_start, ~result.success)
-    assert not HopSkipJump(queries=60).run(model, x).no_start.any()
+    assert not HopSkipJump(max_queries=60).run(model, x).no_start.any()

@@ -46,7 +46,7 @@ def margins(model, x_adv):
 
 
 def test_the_first_patterns_are_grey_noise_and_stripes():
-    points, _, _ = asked(Square(eps=0.5, queries=8, seed=1), (3, 6, 6))
+    points, _, _ = asked(Square(eps=0.5, max_queries=8, seed=1), (3, 6, 6))
     assert (points[0] == 0).all()
     noise, columns, rows = points[1, 0], points[2, 0], points[3, 0]
     for pattern in (noise, columns, rows):
@@ -60,7 +60,7 @@ def test_the_first_patterns_are_grey_noise_and_stripes():
 
 
 def test_a_table_begins_with_noise_alone():
-    points, _, _ = asked(Square(eps=0.5, queries=6), (40,))
+    points, _, _ = asked(Square(eps=0.5, max_queries=6), (40,))
     assert (points[1].abs() == 0.5).all()
     assert 5 < (points[1] > 0).sum() < 35
     changed = points[2] != points[1]
@@ -68,7 +68,7 @@ def test_a_table_begins_with_noise_alone():
 
 
 def test_each_query_changes_one_box_of_the_best_so_far():
-    attack = Square(eps=0.5, queries=400, share=1.0)
+    attack = Square(eps=0.5, max_queries=400, p_init=1.0)
     points, result, model = asked(attack, (3, 8, 8))
     value = margins(model, points)[:, 0]
     best, sizes, grey = points[0, 0], [], []
@@ -99,7 +99,7 @@ def test_the_first_box_by_norm(norm, share):
 
 
 def test_boxes_shrink_as_in_the_paper():
-    attack = Square(eps=0.5, queries=10_000, share=0.8)
+    attack = Square(eps=0.5, max_queries=10_000, p_init=0.8)
     last = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000, 9999)  # round of each size
     for power, i in enumerate(last):
         assert attack._part(i) == pytest.approx(0.8 / 2**power)
@@ -111,7 +111,7 @@ def test_on_a_linear_model_the_strongest_corner_is_found(shape):
     w = torch.linspace(-1, 1.9, 16, dtype=torch.float64)
     plane = Halfspace(w, b=100.0)
     x = torch.full((2, *shape), 0.5, dtype=torch.float64)
-    result = Square(eps=0.1, queries=800, stop="never").run(plane, x)
+    result = Square(eps=0.1, max_queries=800, stop="never").run(plane, x)
     assert not result.success.any()
     assert torch.allclose(result.x_adv.flatten(1), (0.5 - 0.1 * w.sign()).expand(2, -1))
     assert (result.queries.forward == 800).all()
@@ -119,7 +119,7 @@ def test_on_a_linear_model_the_strongest_corner_is_found(shape):
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 9, 5), (30,), (2, 4, 4, 4)])
 def test_l2_spends_the_whole_length_and_climbs(shape):
-    attack = Square(eps=2.0, norm="l2", queries=300, stop="never")
+    attack = Square(eps=2.0, norm="l2", max_queries=300, stop="never")
     points, result, model = asked(attack, shape)
     length = lp_norm(points[1:].flatten(0, 1), "l2")
     assert torch.allclose(length, torch.full_like(length, 2.0))
@@ -132,7 +132,7 @@ def test_l2_spends_the_whole_length_and_climbs(shape):
 
 
 def test_l2_begins_with_a_bump_of_random_sign_in_each_tile():
-    points, _, _ = asked(Square(eps=2.0, norm="l2", queries=6), (3, 17, 10))
+    points, _, _ = asked(Square(eps=2.0, norm="l2", max_queries=6), (3, 17, 10))
     first = points[1, 0]
     assert (first[:, 15:] == 0).all()  # what is left over by five tiles of three
     tiles = first[:, :15].view(3, 5, 3, 5, 2).transpose(2, 3).flatten(0, 2).flatten(1)
@@ -145,7 +145,7 @@ def test_l2_begins_with_a_bump_of_random_sign_in_each_tile():
 
 
 def test_an_l2_step_moves_length_between_two_windows():
-    points, _, model = asked(Square(eps=2.0, norm="l2", queries=60, share=0.1), (3, 20, 20))
+    points, _, model = asked(Square(eps=2.0, norm="l2", max_queries=60, p_init=0.1), (3, 20, 20))
     value = margins(model, points)[:, 0]
     best = points[1, 0]
     for i in range(2, 59):
@@ -212,7 +212,7 @@ def test_each_sample_is_asked_for_exactly_as_often_as_its_result_says():
         counts.add_(near.sum(0))
 
     net.register_forward_pre_hook(count)
-    result = Square(eps=eps, queries=300).run(net, x, y)
+    result = Square(eps=eps, max_queries=300).run(net, x, y)
     assert torch.equal(counts, result.queries.forward)
     assert result.success.any()
     assert len(set(counts.tolist())) > 3
@@ -228,7 +228,7 @@ def test_flat_scores_are_crossed():
             asked.append(x[0].clone())
             return torch.tensor([[2.0, 0.0]]).expand(len(x), -1)
 
-    Square(eps=0.2, queries=60).run(Flat(), torch.full((1, 1, 8, 8), 0.5))
+    Square(eps=0.2, max_queries=60).run(Flat(), torch.full((1, 1, 8, 8), 0.5))
     steps = [int((after != before).sum()) for before, after in pairwise(asked[10:-1])]
     assert max(steps) <= 4  # a box of two by two at most: each begins where the last one ended
     assert (asked[-2] != asked[10]).sum() > 8
@@ -242,7 +242,7 @@ def test_saturated_probabilities_are_seen_through():
         def forward(self, x):
             return 1e3 * net(x)
 
-    found, plain = (Square(eps=0.1, queries=150).run(m, x) for m in (Sure(), net))
+    found, plain = (Square(eps=0.1, max_queries=150).run(m, x) for m in (Sure(), net))
     assert torch.equal(found.success, plain.success)
 
 
@@ -250,9 +250,9 @@ def test_saturated_probabilities_are_seen_through():
     ("settings", "error", "said"),
     [
         ({"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
-        ({"queries": 2}, ValueError, "queries must be at least 3, got 2"),
-        ({"share": 0.0}, ValueError, "share must be positive and finite, got 0.0"),
-        ({"share": 1.5}, ValueError, "share must be at most 1, got 1.5"),
+        ({"max_queries": 2}, ValueError, "max_queries must be at least 3, got 2"),
+        ({"p_init": 0.0}, ValueError, "`?p_init`? must be positive and finite, got 0.0"),
+        ({"p_init": 1.5}, ValueError, "`?p_init`? must be at most 1, got 1.5"),
         ({"stop": "last"}, ValueError, "stop must be one of"),
         ({"seed": 0.5}, TypeError, "seed must be an int"),
         ({"progress": 1}, TypeError, "progress must be True or False"),
@@ -267,9 +267,9 @@ def test_wrong_settings(settings, error, said):
 def test_too_few_queries_to_begin_are_marked():
     net, x = convnet(), images(4)
     with pytest.warns(InconclusiveWarning, match="could not begin for 4 of 4 samples"):
-        result = Square(eps=0.01, queries=3).run(net, x)
+        result = Square(eps=0.01, max_queries=3).run(net, x)
     assert result.no_start.all()
-    begun = Square(eps=0.01, queries=3).run(net, x, answers(net, x))
+    begun = Square(eps=0.01, max_queries=3).run(net, x, answers(net, x))
     assert not begun.no_start.any()
 
 
@@ -285,5 +285,5 @@ def test_the_square_of_a_large_budget_does_not_overflow(dtype, eps):
 
     x = torch.full((2, 1, 6, 6), 128.0, dtype=dtype)
     model = TorchClassifier(Watched(), bounds=(0, 255))
-    Square(eps=eps, norm="l2", queries=20, stop="never").run(model, x, torch.tensor([0, 0]))
+    Square(eps=eps, norm="l2", max_queries=20, stop="never").run(model, x, torch.tensor([0, 0]))
     assert len(torch.cat(asked).unique(dim=0)) > 15

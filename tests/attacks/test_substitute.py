@@ -78,7 +78,7 @@ def deep(d=5, classes=3):
 @pytest.mark.parametrize("test", [None, 17])
 def test_the_victim_is_asked_as_often_as_it_says(seeds, queries, rounds, sizes, test):
     counter = QueryCounter(Stripes())
-    substitute = attacks.Substitute(queries=queries, rounds=rounds, **SHORT)
+    substitute = attacks.Substitute(max_queries=queries, rounds=rounds, **SHORT)
     found = substitute.fit(counter, linear(), points(seeds), test and points(test, seed=1))
     assert [agreement.queries for agreement in found.history] == sizes
     assert found.queries == sizes[-1] <= queries
@@ -93,7 +93,7 @@ def test_what_is_asked_is_moved_along_the_gradient_of_the_victims_label(drop, bo
     net = nn.Sequential(nn.Dropout(drop), linear())
     victim = Stripes(net, bounds)
     x = points(30, bounds=bounds)
-    attacks.Substitute(queries=120, step_size=0.3, **SHORT).fit(victim, net, x)
+    attacks.Substitute(max_queries=120, step_size=0.3, **SHORT).fit(victim, net, x)
     assert victim.sizes == [30, 30, 60]
     known, others = x, 0
     rounds = zip((0.3, -0.3), victim.asked[1:], victim.weights[1:], strict=True)
@@ -113,7 +113,7 @@ def test_where_the_queries_end_a_random_part_is_moved():
     net = linear()
     victim = Stripes(net)
     x = points(40)
-    attacks.Substitute(queries=50, step_size=0.05, **SHORT).fit(victim, net, x)
+    attacks.Substitute(max_queries=50, step_size=0.05, **SHORT).fit(victim, net, x)
     assert victim.sizes == [40, 10]
     every = (x + 0.05 * victim.weights[1][Stripes().predict(x)].sign()).clamp(0, 1)
     rows = torch.cdist(victim.asked[1], every).argmin(1)
@@ -125,7 +125,7 @@ def test_where_the_queries_end_a_random_part_is_moved():
 
 def test_it_sends_batches():
     net = linear()
-    victim, small = Stripes(net), attacks.Substitute(queries=60, batch_size=16, **SHORT)
+    victim, small = Stripes(net), attacks.Substitute(max_queries=60, batch_size=16, **SHORT)
     x = points(30)
     small.fit(victim, net, x, points(20, seed=1))
     assert victim.sizes == [16, 14, 16, 4, 16, 14]
@@ -136,7 +136,7 @@ def test_it_sends_batches():
 def test_the_net_learns_by_adam_on_the_victims_labels():
     net, x = linear(), points(30)
     copy_ = copy.deepcopy(net)
-    attacks.Substitute(queries=30, epochs=1, lr=0.02).fit(Stripes(), net, x)
+    attacks.Substitute(max_queries=30, epochs=1, lr=0.02).fit(Stripes(), net, x)
     optimizer = torch.optim.Adam(copy_.parameters(), lr=0.02)
     F.cross_entropy(copy_(x), Stripes().predict(x)).backward()
     optimizer.step()
@@ -148,7 +148,7 @@ def test_in_each_round_it_goes_through_all_that_is_known():
     net, seen = linear(), []
     net.register_forward_pre_hook(lambda m, args: seen.append(args[0]) if m.training else None)
     x = points(30)
-    attacks.Substitute(queries=100, epochs=3, batch_size=20).fit(Stripes(), net, x)
+    attacks.Substitute(max_queries=100, epochs=3, batch_size=20).fit(Stripes(), net, x)
     assert [len(batch) for batch in seen] == 3 * [20, 10] + 3 * [20, 20, 20] + 3 * 5 * [20]
     first, second = torch.cat(seen[:2]), torch.cat(seen[2:4])
     assert torch.equal(first.sort(0).values, x.sort(0).values)
@@ -163,7 +163,7 @@ def test_agreement_is_the_share_of_the_test_inputs_that_both_label_alike():
     said = Stripes().predict(x_test)
     histories = []
     for rounds in range(4):
-        substitute = attacks.Substitute(queries=500, rounds=rounds, **SHORT)
+        substitute = attacks.Substitute(max_queries=500, rounds=rounds, **SHORT)
         found = substitute.fit(Stripes(), deep(), x, x_test)
         same = found.model.predict(x_test) == said
         assert found.agreement == found.history[-1].share == same.sum().item() / 101
@@ -175,7 +175,7 @@ def test_agreement_is_the_share_of_the_test_inputs_that_both_label_alike():
 
 
 def test_without_test_inputs_there_is_no_agreement():
-    found = attacks.Substitute(queries=60, **SHORT).fit(Stripes(), deep(), points(20))
+    found = attacks.Substitute(max_queries=60, **SHORT).fit(Stripes(), deep(), points(20))
     assert found.agreement is None
     assert [entry.share for entry in found.history] == [None, None, None]
     assert found.test_queries == 0
@@ -183,7 +183,7 @@ def test_without_test_inputs_there_is_no_agreement():
 
 def test_more_queries_make_it_more_alike():
     x, x_test = points(15), points(500, seed=1)
-    substitute = attacks.Substitute(queries=480, epochs=20, lr=0.01)
+    substitute = attacks.Substitute(max_queries=480, epochs=20, lr=0.01)
     found = substitute.fit(Stripes(), deep(), x, x_test)
     assert found.history[-1].queries == 480
     assert found.agreement > 0.9
@@ -193,7 +193,7 @@ def test_more_queries_make_it_more_alike():
 def test_it_is_a_surrogate_for_transfer():
     x, x_test = points(50), points(300, seed=1)
     tree = DecisionTreeClassifier(random_state=0).fit(x_test.numpy(), x_test[:, 0] > 0.5)
-    substitute = attacks.Substitute(queries=800, epochs=20, lr=0.01)
+    substitute = attacks.Substitute(max_queries=800, epochs=20, lr=0.01)
     found = substitute.fit(tree, deep(classes=2), x)
     y = torch.from_numpy(tree.predict(x_test.numpy())).long()
     transfer = attacks.Transfer(attack=attacks.FGSM(eps=0.2), surrogate=found.model)
@@ -204,14 +204,14 @@ def test_it_is_a_surrogate_for_transfer():
 
 def test_the_seed_decides_and_the_random_state_stays():
     x, x_test = points(30), points(50, seed=1)
-    substitute = attacks.Substitute(queries=100, **SHORT)
+    substitute = attacks.Substitute(max_queries=100, **SHORT)
     first, again, other = deep(), deep(), deep()
     before = torch.random.get_rng_state()
     found = substitute.fit(Stripes(), first, x, x_test)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(99)
     assert substitute.fit(Stripes(), again, x, x_test).history == found.history
-    attacks.Substitute(queries=100, seed=1, **SHORT).fit(Stripes(), other, x, x_test)
+    attacks.Substitute(max_queries=100, seed=1, **SHORT).fit(Stripes(), other, x, x_test)
     for a, b, c in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
@@ -219,7 +219,7 @@ def test_the_seed_decides_and_the_random_state_stays():
 
 def test_measuring_agreement_changes_nothing():
     x, plain, measured = points(30), deep(), deep()
-    substitute = attacks.Substitute(queries=100, **SHORT)
+    substitute = attacks.Substitute(max_queries=100, **SHORT)
     substitute.fit(Stripes(), plain, x)
     substitute.fit(Stripes(), measured, x, points(40, seed=1))
     for a, b in zip(plain.parameters(), measured.parameters(), strict=True):
@@ -237,7 +237,7 @@ def test_measuring_agreement_changes_nothing():
     ids=["module", "classifier", "estimator", "labels"],
 )
 def test_any_victim(victim):
-    found = attacks.Substitute(queries=40, **SHORT).fit(victim, linear(classes=2), points(20))
+    found = attacks.Substitute(max_queries=40, **SHORT).fit(victim, linear(classes=2), points(20))
     assert found.model.num_classes == 2
     assert found.queries == 40
 
@@ -245,7 +245,7 @@ def test_any_victim(victim):
 def test_the_victim_is_left_as_it_was():
     victim, net, x = convnet().train(), convnet(), images(10)
     state = copy.deepcopy(victim.state_dict())
-    attacks.Substitute(queries=20, **SHORT).fit(victim, net, x)
+    attacks.Substitute(max_queries=20, **SHORT).fit(victim, net, x)
     assert victim.training
     for name, value in victim.state_dict().items():
         assert torch.equal(value, state[name])
@@ -259,7 +259,7 @@ def test_the_victim_is_held_once_for_all_of_it():
         inside = False
 
         @contextmanager
-        def hold(self):
+        def evaluating(self):
             self.holds, self.inside = self.holds + 1, True
             yield
             self.inside = False
@@ -269,7 +269,7 @@ def test_the_victim_is_held_once_for_all_of_it():
             return super().predict(x)
 
     victim = Held()
-    attacks.Substitute(queries=60, **SHORT).fit(victim, linear(), points(20), points(9))
+    attacks.Substitute(max_queries=60, **SHORT).fit(victim, linear(), points(20), points(9))
     assert victim.holds == 1
     assert not victim.inside
 
@@ -277,26 +277,26 @@ def test_the_victim_is_held_once_for_all_of_it():
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
 def test_it_does_not_matter_whether_gradients_are_on(mode):
     x, expected, net = points(20), deep(), deep()
-    attacks.Substitute(queries=40, **SHORT).fit(Stripes(), expected, x)
+    attacks.Substitute(max_queries=40, **SHORT).fit(Stripes(), expected, x)
     with mode():
-        attacks.Substitute(queries=40, **SHORT).fit(Stripes(), net, x.requires_grad_())
+        attacks.Substitute(max_queries=40, **SHORT).fit(Stripes(), net, x.requires_grad_())
     assert torch.equal(weight_of(net), weight_of(expected))
     assert x.grad is None
 
 
 def test_the_substitute_has_the_bounds_of_the_victim():
     victim = Stripes(bounds=(-2.0, 6.0))
-    found = attacks.Substitute(queries=40, **SHORT).fit(victim, linear(), points(20))
+    found = attacks.Substitute(max_queries=40, **SHORT).fit(victim, linear(), points(20))
     assert found.model.bounds == (-2, 6)
 
 
 def test_a_budget_of_the_victims_own_ends_it():
     x, net, expected = points(30), deep(), deep()
-    counter = QueryCounter(Stripes(), budget=59)
+    counter = QueryCounter(Stripes(), max_queries=59)
     with pytest.raises(QueryBudgetExceeded, match="29 left, and 30 more"):
-        attacks.Substitute(queries=100, **SHORT).fit(counter, net, x)
+        attacks.Substitute(max_queries=100, **SHORT).fit(counter, net, x)
     assert counter.forward == 30
-    attacks.Substitute(queries=30, **SHORT).fit(Stripes(), expected, x)
+    attacks.Substitute(max_queries=30, **SHORT).fit(Stripes(), expected, x)
     assert torch.equal(weight_of(net), weight_of(expected))
     assert not net.training
 
@@ -310,7 +310,7 @@ def test_a_budget_of_the_victims_own_ends_it():
             "x must hold at least one sample and at most 100.*got 101",
         ),
         ({"x": points(0)}, ValueError, "x must hold at least one sample.*got 0"),
-        ({"x": points(5) + 1}, ValueError, r"x must lie in the model's bounds \[0, 1\]"),
+        ({"x": points(5) + 1}, ValueError, r"`x` must lie in the model's bounds \[0, 1\]"),
         ({"x": points(5).long()}, TypeError, "x must be of a floating dtype"),
         ({"x_test": points(0)}, ValueError, "x_test must hold at least one sample or be None"),
         ({"x_test": points(5) + 1}, ValueError, r"must lie in the model's bounds \[0, 1\]"),
@@ -321,7 +321,7 @@ def test_a_budget_of_the_victims_own_ends_it():
 def test_wrong_arguments(changes, error, said):
     given = {"victim": Stripes(), "net": linear(), "x": points(20), **changes}
     with pytest.raises(error, match=said):
-        attacks.Substitute(queries=100).fit(**given)
+        attacks.Substitute(max_queries=100).fit(**given)
     assert given["victim"] == "tree" or not given["victim"].asked
 
 
@@ -338,26 +338,26 @@ class Wrapped(nn.Module):
 )
 def test_a_net_with_other_outputs_is_refused_before_the_rest_is_paid_for(net, got):
     victim = Stripes()
-    with pytest.raises(ValueError, match=rf"net must give logits \(1, 3\).*got {got}"):
-        attacks.Substitute(queries=100).fit(victim, net, points(20), points(20))
+    with pytest.raises(ValueError, match=rf"`net` must give logits \(1, 3\).*got {got}"):
+        attacks.Substitute(max_queries=100).fit(victim, net, points(20), points(20))
     assert victim.sizes == [20]
 
 
 def test_it_shows_its_rounds(capsys):
     pytest.importorskip("tqdm")
-    attacks.Substitute(queries=40, progress=True, **SHORT).fit(Stripes(), linear(), points(20))
+    attacks.Substitute(max_queries=40, progress=True, **SHORT).fit(Stripes(), linear(), points(20))
     shown = capsys.readouterr().err
     assert "rounds" in shown
     assert "2/7" in shown
-    attacks.Substitute(queries=40, **SHORT).fit(Stripes(), linear(), points(20))
+    attacks.Substitute(max_queries=40, **SHORT).fit(Stripes(), linear(), points(20))
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"queries": 0}, ValueError, "queries must be at least 1, got 0"),
-        ({"queries": 1e3}, TypeError, "queries must be an int, got float"),
+        ({"max_queries": 0}, ValueError, "max_queries must be at least 1, got 0"),
+        ({"max_queries": 1e3}, TypeError, "max_queries must be an int, got float"),
         ({"rounds": -1}, ValueError, "rounds must be at least 0, got -1"),
         ({"step_size": 0.0}, ValueError, "step_size must be positive and finite, got 0.0"),
         ({"step_size": float("nan")}, ValueError, "step_size must be positive.*got nan"),
@@ -370,12 +370,14 @@ def test_it_shows_its_rounds(capsys):
 )
 def test_wrong_settings(settings, error, said):
     with pytest.raises(error, match=said):
-        attacks.Substitute(**{"queries": 100, **settings})
+        attacks.Substitute(**{"max_queries": 100, **settings})
 
 
 def test_a_last_batch_of_one_is_no_batch_for_a_batch_norm():
     net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    found = attacks.Substitute(queries=65, batch_size=32, **SHORT).fit(Stripes(), net, points(33))
+    found = attacks.Substitute(max_queries=65, batch_size=32, **SHORT).fit(
+        Stripes(), net, points(33)
+    )
     assert found.queries == 65
 
 
@@ -383,10 +385,10 @@ def test_a_last_batch_of_one_is_no_batch_for_a_batch_norm():
 @pytest.mark.parametrize("tested", [False, True])
 def test_answers_outlive_a_spent_budget_and_are_not_paid_twice(limit, tested):
     x, x_test = points(32), points(16, seed=7) if tested else None
-    substitute = attacks.Substitute(queries=100, batch_size=16, **SHORT)
+    substitute = attacks.Substitute(max_queries=100, batch_size=16, **SHORT)
     plain = substitute.fit(Stripes(), deep(), x, x_test)
     with pytest.raises(QueryBudgetExceeded) as caught:
-        substitute.fit(QueryCounter(Stripes(), budget=limit), deep(), x, x_test)
+        substitute.fit(QueryCounter(Stripes(), max_queries=limit), deep(), x, x_test)
     answers = getattr(caught.value, "answers", None)
     paid = 0 if answers is None else len(answers.inputs)
     assert paid == limit - limit % 16
@@ -406,6 +408,8 @@ def test_answers_outlive_an_interrupt_of_the_training():
             return super().forward(x)
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        attacks.Substitute(queries=40, batch_size=16).fit(Stripes(), Interrupted(5, 3), points(20))
+        attacks.Substitute(max_queries=40, batch_size=16).fit(
+            Stripes(), Interrupted(5, 3), points(20)
+        )
     assert torch.equal(caught.value.answers.inputs, points(20))
     assert torch.equal(caught.value.answers.outputs, Stripes().predict(points(20)))

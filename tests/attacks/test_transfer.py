@@ -252,7 +252,9 @@ def test_a_warning_says_so():
 
 def test_bounds_that_differ_are_refused(net, x, y):
     surrogate = TorchClassifier(Other(), bounds=(-1, 1))
-    with pytest.raises(ValueError, match=r"surrogate must have the bounds.*\(0.0, 1.0\), got \(-1"):
+    with pytest.raises(
+        ValueError, match=r"`surrogate` must have the bounds.*\(0.0, 1.0\), got \(-1"
+    ):
         attacks.Transfer(attack=FGSM, surrogate=surrogate).run(net, x, y)
     same = TorchClassifier(Other(), bounds=(0, 1))
     assert attacks.Transfer(attack=FGSM, surrogate=same).run(net, x, y).success.any()
@@ -324,13 +326,13 @@ def test_what_a_budget_leaves_is_whole(net, x, y):
     transfer = attacks.Transfer(attack=attacks.DeepFool(), surrogate=Other())
     whole = transfer.run(net, x, y)
     with pytest.raises(QueryBudgetExceeded) as error:
-        transfer.run(QueryCounter(net, budget=64), x, y)
+        transfer.run(QueryCounter(net, max_queries=64), x, y)
     found = error.value.result
     assert torch.equal(found.success, whole.success)
     assert torch.equal(found.x_adv, whole.x_adv)
     assert (found.queries.forward == 1).all()
     with pytest.raises(QueryBudgetExceeded) as error:
-        transfer.run(QueryCounter(net, budget=63), x, y)
+        transfer.run(QueryCounter(net, max_queries=63), x, y)
     assert torch.equal(error.value.result.x_adv, x)
     assert not error.value.result.success.any()
 
@@ -338,7 +340,7 @@ def test_what_a_budget_leaves_is_whole(net, x, y):
 def test_a_budget_too_small_for_a_budget_attack_leaves_the_clean_inputs(net, x, y):
     transfer = attacks.Transfer(attack=FGSM, surrogate=Other())
     with pytest.raises(QueryBudgetExceeded) as error:
-        transfer.run(QueryCounter(net, budget=63), x, y)
+        transfer.run(QueryCounter(net, max_queries=63), x, y)
     assert torch.equal(error.value.result.x_adv, x)
     assert (error.value.result.queries.forward == 0).all()
 
@@ -395,7 +397,7 @@ def test_what_fools_the_model_was_begun_whatever_the_surrogate_says():
 
     net, x = convnet(), images(8)
     y = answers(net, x)
-    hopeless = attacks.HopSkipJump(queries=20, tries=2)
+    hopeless = attacks.HopSkipJump(max_queries=20, init_trials=2)
     transfer = attacks.Transfer(attack=hopeless, surrogate=Sure())
     with pytest.warns(InconclusiveWarning, match="could not begin"):
         result = transfer.run(net, x, torch.zeros_like(y))

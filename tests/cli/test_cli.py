@@ -27,7 +27,7 @@ def make():
         net[1].weight.copy_(torch.linspace(-1, 1, 640).view(10, 64).roll(3, 1))
     return net
 
-def wide():
+def at_least_float32():
     return nn.Sequential(nn.Flatten(), nn.Linear(63, 10))
 
 def fails():

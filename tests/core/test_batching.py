@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from advkit.core.batching import batches, counted_from, without_empty
+from advkit.core.batching import batches, offset_sample_numbers, without_empty
 
 
 def test_tensors_are_cut_without_a_rest():
@@ -40,7 +40,7 @@ def test_batches_without_samples_are_left_out():
 def test_an_error_says_where_its_batch_begins():
     said = "in the batch that begins at input 8: y is wrong"
     for first, message in ((0, "y is wrong"), (8, said)):
-        with pytest.raises(ValueError, match=f"^{message}$"), counted_from(first):
+        with pytest.raises(ValueError, match=f"^{message}$"), offset_sample_numbers(first):
             raise ValueError("y is wrong")
 
 
@@ -48,7 +48,7 @@ def test_bad_arguments():
     x = torch.zeros(4, 2)
     with pytest.raises(TypeError, match="y must be None"):
         batches([(x, x)], torch.zeros(4), 2)
-    with pytest.raises(TypeError, match=r"y must be a torch.Tensor"):
+    with pytest.raises(TypeError, match=r"`y` must be a torch.Tensor"):
         batches(x, None, 2)
     with pytest.raises(TypeError, match="iterable of"):
         batches(3, None, 2)

@@ -31,19 +31,19 @@ def test_numbers_are_int_or_float(value):
 
 
 def test_whole_numbers():
-    checks.whole("steps", 1, at_least=1)
-    checks.whole("seed", -5)
+    checks.integer("steps", 1, at_least=1)
+    checks.integer("seed", -5)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        checks.whole("steps", 0, at_least=1)
+        checks.integer("steps", 0, at_least=1)
     for value in (1.0, True, "1"):
         with pytest.raises(TypeError, match="steps must be an int, got"):
-            checks.whole("steps", value, at_least=1)
+            checks.integer("steps", value, at_least=1)
 
 
 def test_flags_and_choices():
-    checks.flag("shown", False)
+    checks.boolean("shown", False)
     with pytest.raises(TypeError, match="shown must be True or False, got int: 1"):
-        checks.flag("shown", 1)
+        checks.boolean("shown", 1)
     with pytest.raises(ValueError, match="norm must be one of 'l2', 'linf', got 'L2'"):
         checks.one_of("norm", "L2", ("l2", "linf"))
 
@@ -65,10 +65,10 @@ def test_eps_refuses(eps, said):
 
 def test_a_budget_needs_one_radius_for_each_sample():
     x = torch.zeros(3, 2, dtype=torch.float64)
-    assert checks.budget(0.5, x).tolist() == [0.5] * 3
-    assert checks.budget(torch.tensor([1, 2, 3]), x).dtype == torch.float64
+    assert checks.radii(0.5, x).tolist() == [0.5] * 3
+    assert checks.radii(torch.tensor([1, 2, 3]), x).dtype == torch.float64
     with pytest.raises(ValueError, match="eps has 2 values, but x has 3 samples"):
-        checks.budget(torch.ones(2), x)
+        checks.radii(torch.ones(2), x)
 
 
 def test_inputs_are_clamped_only_within_rounding():
@@ -119,7 +119,7 @@ def test_infinite_eps_is_refused_in_a_tensor_too():
 
 def test_a_budget_of_too_many_radii_is_refused():
     with pytest.raises(ValueError, match="eps has 4 values, but x has 3 samples"):
-        checks.budget(torch.ones(4), torch.zeros(3, 2))
+        checks.radii(torch.ones(4), torch.zeros(3, 2))
 
 
 def test_slack_follows_the_precision():
@@ -140,7 +140,7 @@ def test_inference_tensors_become_plain_ones():
 def test_a_budget_is_rounded_down_to_the_dtype(dtype):
     x = torch.zeros(3, 2, dtype=dtype)
     for eps in (0.1, 8 / 255, 0.3, 0.0):
-        found = checks.budget(eps, x)
+        found = checks.radii(eps, x)
         assert found.dtype == dtype
         assert (found.double() <= eps).all()
         assert (found.double() >= eps * (1 - 2 * torch.finfo(dtype).eps)).all()

@@ -105,7 +105,7 @@ def test_losses_that_craft(net, x, y):
 
 def test_other_places_that_differentiate(net, x, y):
     with pytest.raises(RuntimeError, match=NAMED):
-        attacks.Substitute(queries=8, rounds=1, epochs=1).fit(net, net, x)
+        attacks.Substitute(max_queries=8, rounds=1, epochs=1).fit(net, net, x)
     with pytest.raises(RuntimeError, match=NAMED):
         benchmark(net, x, y, attacks=[attacks.FGSM(eps=0.1)], rounds=1)
     rows = torch.rand(90, 1, 6, 6)

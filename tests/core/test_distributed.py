@@ -90,7 +90,7 @@ def learnt(rank):
     x, y = images(40), torch.arange(40) % 3
     student = Distillation(temperature=2.0, epochs=1).fit(convnet(), spread(convnet()), [x])
     net = spread(convnet())
-    attacks.Substitute(queries=16, rounds=1, epochs=1, batch_size=8).fit(convnet(), net, x[:8])
+    attacks.Substitute(max_queries=16, rounds=1, epochs=1, batch_size=8).fit(convnet(), net, x[:8])
     if rank:
         MRR(latent=(LatentDefenders(epochs=1),), inputs=None).fit(spread_alone(), x, y)
     return [p.detach().clone() for p in (*student.parameters(), *net.parameters())]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from advkit.core import files
-from advkit.core.files import replacing, save_bytes, save_json, save_text, target_of
+from advkit.core.files import atomic_write, save_bytes, save_json, save_text, target_of
 
 
 def names(folder):
@@ -22,7 +22,7 @@ def mode(path):
 
 def test_a_file_appears_whole(tmp_path):
     target = tmp_path / "new" / "deep" / "report.json"
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text("done")
         assert not target.exists()
     assert target.read_text() == "done"
@@ -34,7 +34,7 @@ def test_a_failure_leaves_the_old_one(tmp_path):
     target.write_text("old")
 
     def fail():
-        with replacing(target) as temporary:
+        with atomic_write(target) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 
@@ -75,7 +75,7 @@ def test_an_existing_file_keeps_its_mode(tmp_path, own):
     path = tmp_path / "file"
     path.touch()
     path.chmod(own)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         assert not mode(temporary) & ~own  # never open to more users
         temporary.write_text("new")
     assert mode(path) == own
@@ -156,10 +156,10 @@ def test_temporary_files_of_killed_writers_are_removed(tmp_path):
 
 def test_temporary_files_of_live_writers_stay(tmp_path):
     target = tmp_path / "report.json"
-    with replacing(target) as first:
+    with atomic_write(target) as first:
         first.write_text("first")
         save_text(target, "second")
-        with replacing(target) as third:
+        with atomic_write(target) as third:
             assert first.exists()
             third.write_text("third")
     assert target.read_text() == "first"
@@ -187,7 +187,7 @@ def test_a_temporary_file_that_is_removed_before_its_lock_is_made_again(tmp_path
         real(file)
 
     monkeypatch.setattr(files, "_hold", late)
-    with replacing(tmp_path / "file") as temporary:
+    with atomic_write(tmp_path / "file") as temporary:
         assert temporary.exists()
     assert removed
     assert names(tmp_path) == ["file"]

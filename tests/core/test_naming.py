@@ -2,7 +2,7 @@
 
 import pytest
 
-from advkit.core.naming import blamed_on, did_you_mean, named, quoted
+from advkit.core.naming import assign_names, did_you_mean, error_context, quoted
 
 
 def by_type(thing):
@@ -10,7 +10,9 @@ def by_type(thing):
 
 
 def names(things, known=None):
-    return named("things", things, {} if known is None else known, kind="thing", short=by_type)
+    return assign_names(
+        "things", things, {} if known is None else known, kind="thing", short=by_type
+    )
 
 
 def test_a_list_is_named_in_its_order_and_numbered_where_names_meet():
@@ -46,7 +48,7 @@ def test_what_is_refused():
 
 @pytest.mark.parametrize("kind", [ValueError, TypeError])
 def test_an_error_says_whose_it_is(kind):
-    with pytest.raises(kind, match="^model 'mine': too small$"), blamed_on("model", "mine"):
+    with pytest.raises(kind, match="^model 'mine': too small$"), error_context("model", "mine"):
         raise kind("too small")
 
 

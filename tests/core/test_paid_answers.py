@@ -116,7 +116,7 @@ def test_answers_are_kept_behind_classifiers_around_classifiers(wrapped, fits):
     if not hasattr(model, "scores") and fits == "Distillation":
         pytest.skip("gives labels alone")
     taught = defenses.Distillation(temperature=1.0, epochs=1), [x]
-    fit, data = taught if fits == "Distillation" else (attacks.Substitute(queries=60), x)
+    fit, data = taught if fits == "Distillation" else (attacks.Substitute(max_queries=60), x)
     with pytest.raises(KeyboardInterrupt) as error:
         fit.fit(model, net, data)
     assert torch.equal(error.value.answers.inputs, x[:20])

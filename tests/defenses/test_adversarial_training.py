@@ -251,7 +251,7 @@ def test_bad_arguments(net, batch):
     with pytest.raises(ValueError, match="mode must be one of"):
         defenses.AdversarialTraining(attack=PGD, mode="train")
     loss = defenses.AdversarialTraining(attack=PGD)
-    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module"):
+    with pytest.raises(TypeError, match=r"`module` must be a torch\.nn\.Module"):
         loss(advkit.TorchClassifier(net), x, y)
     with pytest.raises(ValueError, match="y must have shape"):
         loss(net, x, y[:3])

@@ -211,7 +211,7 @@ def test_a_linear_student_becomes_its_linear_teacher():
 
 
 def test_a_black_box_is_asked_once_for_each_input():
-    teacher, x = service(linear(3.0), budget=20), inputs(20)
+    teacher, x = service(linear(3.0), max_queries=20), inputs(20)
     white, black = (
         Distillation(temperature=2.0, epochs=5, batch_size=8).fit(model, linear(seed=1), x.split(6))
         for model in (linear(3.0), teacher)
@@ -219,7 +219,7 @@ def test_a_black_box_is_asked_once_for_each_input():
     assert teacher.queries == 20
     torch.testing.assert_close(white.weight, black.weight)
 
-    poor, student = service(linear(3.0), budget=19), linear(seed=1)
+    poor, student = service(linear(3.0), max_queries=19), linear(seed=1)
     with pytest.raises(QueryBudgetExceeded):
         Distillation(temperature=2.0).fit(poor, student, x.split(6))
     assert torch.equal(student.weight, linear(seed=1).weight)
@@ -466,7 +466,7 @@ def test_a_teacher_that_takes_its_probabilities_for_logits():
 
 def test_students_that_do_not_fit():
     teacher = service(linear())
-    with pytest.raises(TypeError, match=r"student must be a torch.nn.Module, got SVC"):
+    with pytest.raises(TypeError, match=r"`student` must be a torch.nn.Module, got SVC"):
         Distillation(temperature=2.0).fit(teacher, SVC(), [inputs()])
     assert teacher.queries == 0
     with pytest.raises(ValueError, match="student must give 3 logits.*gives 2"):
@@ -538,11 +538,11 @@ class Failing(nn.Module):
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
 def test_answers_outlive_an_error_of_the_training(error):
-    teacher, x = service(linear(3.0), budget=20), inputs(20)
+    teacher, x = service(linear(3.0), max_queries=20), inputs(20)
     fitting = Distillation(temperature=2.0, epochs=2, batch_size=8)
     with pytest.raises(type(error)) as caught:
         fitting.fit(teacher, Failing(error), x.split(6))
-    assert teacher.left == 0
+    assert teacher.queries_left == 0
     assert torch.equal(caught.value.answers.inputs, x)
     student = fitting.fit(teacher, linear(seed=1), x.split(6), answers=caught.value.answers)
     expected = fitting.fit(service(linear(3.0)), linear(seed=1), x.split(6))
@@ -553,14 +553,17 @@ def test_only_what_a_spent_budget_left_is_asked_for():
     x = inputs(20)
     fitting = Distillation(temperature=2.0, epochs=2, batch_size=8)
     with pytest.raises(QueryBudgetExceeded) as caught:
-        fitting.fit(service(linear(3.0), budget=13), linear(seed=1), x.split(6))
+        fitting.fit(service(linear(3.0), max_queries=13), linear(seed=1), x.split(6))
     assert len(caught.value.answers.inputs) == 12
-    rest = service(linear(3.0), budget=8)
+    rest = service(linear(3.0), max_queries=8)
     student = fitting.fit(rest, linear(seed=1), x.flip(0).split(7), answers=caught.value.answers)
     assert rest.queries == 8
     warmer = Distillation(temperature=5.0, epochs=2, batch_size=8)
     other = warmer.fit(
-        service(linear(3.0), budget=8), linear(seed=1), x.split(6), answers=caught.value.answers
+        service(linear(3.0), max_queries=8),
+        linear(seed=1),
+        x.split(6),
+        answers=caught.value.answers,
     )
     plain = warmer.fit(service(linear(3.0)), linear(seed=1), x.split(6))
     torch.testing.assert_close(other.weight, plain.weight)

@@ -11,7 +11,7 @@ from torch import nn
 
 from advkit import StraightThrough, TorchClassifier, attacks, eval
 from advkit.defenses.input_validator import InputValidator, Validation
-from advkit.models import REJECTED, hold
+from advkit.models import REJECTED, evaluating
 from tests.toys import Halfspace, convnet, images
 
 
@@ -175,7 +175,7 @@ def test_what_is_not_fitted_says_so(x):
             InputValidator(convnet(), contrast=contrast).fit(x)
     with pytest.raises(ValueError, match="false_rejections must be below 1"):
         model.fit(x, false_rejections=1)
-    with pytest.raises(ValueError, match=r"false_rejections must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"`false_rejections` must lie in \[0, 1\]"):
         model.fit(x, false_rejections=math.nan)
     with pytest.raises(ValueError, match="x must hold at least one image"):
         model.fit(x[:0])
@@ -259,7 +259,7 @@ def test_it_is_a_classifier_of_labels(x):
     assert float(eval.accuracy(model, x, y)) == 1
     assert float(eval.accuracy(model, x + (0.3 / 255) * (x < 0.5), y)) == 0
     net = convnet().train()
-    with hold(InputValidator(net)):
+    with evaluating(InputValidator(net)):
         assert not net.training
     assert net.training
     assert model.predict(x[:0]).shape == (0,)

@@ -191,7 +191,7 @@ def test_an_attack_that_knows_beats_the_identity(real_net, cifar10_test):
 
 def test_arguments():
     for wrong, said in ((0, "at least 1, got 0"), (101, "at most 100, got 101")):
-        with pytest.raises(ValueError, match=f"quality must be {said}"):
+        with pytest.raises(ValueError, match=f"`quality` must be {said}"):
             JpegCompression(convnet(), quality=wrong)
     with pytest.raises(TypeError, match="quality must be an int"):
         JpegCompression(convnet(), quality=75.0)

@@ -20,7 +20,7 @@ from advkit.defenses.certificates import (
 )
 from advkit.defenses.gaussian_noise import GaussianNoise
 from advkit.defenses.randomized_smoothing import RandomizedSmoothing
-from advkit.models import REJECTED, hold
+from advkit.models import REJECTED, evaluating
 from tests.toys import Halfspace, convnet, images
 
 SIGMA = 0.25
@@ -377,7 +377,7 @@ def test_the_model_is_held_and_left_as_it_was():
     model.scores(x)
     leaf = x.clone().requires_grad_()
     model.logits(leaf).sum().backward()
-    with hold(model):
+    with evaluating(model):
         assert not net.training
     assert net.training
     assert net.calls == 0
@@ -457,7 +457,7 @@ def test_certified_accuracy_counts_what_is_right_and_proved():
     exact = certificates_of([0], [0.3])
     assert exact.certified_accuracy(torch.tensor([0]), float(exact.radius)) == 0
     assert exact.certified_accuracy(torch.tensor([0]), 0.3) == 1  # 0.3 of float32 is above 0.3
-    with pytest.raises(ValueError, match=r"y must have shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"`y` must have shape \(4,\)"):
         certificates.certified_accuracy(y[:3], 0.1)
     with pytest.raises(ValueError, match="radius must be at least 0"):
         certificates.certified_accuracy(y, -0.1)

@@ -8,7 +8,7 @@ from tests.toys import convnet
 class Unsure:
     """Suspicion is what is left of the largest output to one."""
 
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         return 1 - outputs.max(1)
 
 
@@ -18,7 +18,7 @@ class Says:
     def __init__(self, found):
         self.found = found
 
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         if isinstance(self.found, Exception):
             raise self.found
         return self.found
@@ -27,7 +27,7 @@ class Says:
 class Second:
     """Suspicion is the second output as it is."""
 
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         return outputs[:, 1]
 
 

@@ -19,22 +19,22 @@ def x():
 def test_a_suspicion_at_the_threshold_is_no_alarm():
     rows = torch.tensor([[0.0, 0.5], [0.0, 0.5001], [0.0, 0.4999]])
     guard = Guard(Identity(), Second(), threshold=0.5, outputs="logits")
-    assert guard.judge(rows).alarm.tolist() == [False, True, False]
+    assert guard.inspect(rows).alarm.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(
-    ("suspicion", "threshold"), [([0.1, 0.9], np.nan), ([np.nan, np.nan], 0.5)]
+    ("anomaly_score", "threshold"), [([0.1, 0.9], np.nan), ([np.nan, np.nan], 0.5)]
 )
-def test_what_cannot_be_compared_is_an_alarm(suspicion, threshold):
+def test_what_cannot_be_compared_is_an_alarm(anomaly_score, threshold):
     rows = torch.eye(2)
-    raised, alarm = raise_alarm(rows, rows, rows.argmax(1), np.array(suspicion), threshold)
+    raised, alarm = raise_alarm(rows, rows, rows.argmax(1), np.array(anomaly_score), threshold)
     assert raised.tolist() == [True, True]
     assert alarm.rows.tolist() == [0, 1]
 
 
 def test_a_flag_changes_no_answer(x):
     guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm="flag")
-    found = guard.judge(x)
+    found = guard.inspect(x)
     assert torch.equal(found.labels, answers(convnet(), x))
     assert found.alarm.any()
     assert guard.alarms == int(found.alarm.sum())
@@ -49,14 +49,14 @@ def test_a_function_answers_to_alarms_by_another_model(x):
         return 2 - alarm.labels
 
     guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=route)
-    found = guard.judge(x)
+    found = guard.inspect(x)
     (alarm,) = given
     rows, y = found.alarm.nonzero().flatten(), answers(convnet(), x)
     assert torch.equal(alarm.rows, rows)
     assert torch.equal(alarm.x, x[rows])
     assert torch.equal(alarm.labels, y[rows])
     torch.testing.assert_close(alarm.outputs, convnet()(x[rows]).softmax(1).detach())
-    np.testing.assert_array_equal(alarm.suspicion, found.suspicion[found.alarm.numpy()])
+    np.testing.assert_array_equal(alarm.anomaly_score, found.anomaly_score[found.alarm.numpy()])
     assert torch.equal(found.labels, torch.where(found.alarm, 2 - y, y))
     quiet = x[~found.alarm]
     guard.predict(quiet)
@@ -83,11 +83,11 @@ def test_what_on_alarm_gives_is_checked(x, answer, error, words):
 
 def test_an_error_names_the_sample_of_the_request():
     rows = torch.tensor([[0.0, 0.1], [0.0, 0.2], [0.0, 0.9]])
-    guard = Guard(Identity(), Second(), 0.5, lambda a: a.labels + 9, outputs="logits")
+    guard = Guard(Identity(), Second(), threshold=0.5, on_alarm=lambda a: a.labels + 9, outputs="logits")
     with pytest.raises(ValueError, match="got 10 for sample 2$"):
         guard.predict(rows)
 
 
 def test_on_alarm_may_reject(x):
-    route = Guard(convnet(), Unsure(), 0.4, lambda a: torch.full_like(a.labels, REJECTED))
-    assert torch.equal(route.predict(x), Guard(convnet(), Unsure(), 0.4).predict(x))
+    route = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=lambda a: torch.full_like(a.labels, REJECTED))
+    assert torch.equal(route.predict(x), Guard(convnet(), Unsure(), threshold=0.4).predict(x))

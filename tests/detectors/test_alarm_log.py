@@ -20,8 +20,8 @@ def x():
 def test_a_line_of_json_for_each_alarm_is_appended(tmp_path, x):
     path = tmp_path / "alarms.jsonl"
     path.write_text("before\n")
-    guard = Guard(convnet(), Unsure(), 0.4, log=path)
-    found = guard.judge(x)
+    guard = Guard(convnet(), Unsure(), threshold=0.4, log=path)
+    found = guard.inspect(x)
     guard.predict(x[~found.alarm])
     first, *lines = path.read_text().splitlines()
     assert first == "before"
@@ -33,14 +33,14 @@ def test_a_line_of_json_for_each_alarm_is_appended(tmp_path, x):
         time = datetime.fromisoformat(plain.pop("time"))
         assert time.utcoffset() == timedelta(0)
         assert plain == {
-            "row": row, "label": int(y[row]), "suspicion": found.suspicion[row], "threshold": 0.4,
+            "row": row, "label": int(y[row]), "anomaly_score": found.anomaly_score[row], "threshold": 0.4,
             "model": "TorchClassifier(ConvNet, bounds=(0, 1))", "detector": "Unsure",
         }  # fmt: skip
 
 
 def test_the_log_may_be_anything_with_a_write(x):
     lines = io.StringIO()
-    guard = Guard(convnet(), Unsure(), 0.4, on_alarm="flag", log=lines)
+    guard = Guard(convnet(), Unsure(), threshold=0.4, on_alarm="flag", log=lines)
     guard.predict(x)
     rows = [json.loads(line)["row"] for line in lines.getvalue().splitlines()]
     assert rows == (unsure(x) > 0.4).nonzero()[0].tolist()
@@ -49,13 +49,13 @@ def test_the_log_may_be_anything_with_a_write(x):
 def test_an_alarm_that_cannot_be_logged_is_not_answered(tmp_path, x):
     folder = tmp_path / "logs"
     folder.mkdir()
-    guard = Guard(convnet(), Unsure(), 0.4, log=folder / "alarms.jsonl")
+    guard = Guard(convnet(), Unsure(), threshold=0.4, log=folder / "alarms.jsonl")
     (folder / "alarms.jsonl").unlink()
     folder.rmdir()
     with pytest.raises(OSError, match="alarms.jsonl"):
         guard.predict(x)
     with pytest.raises(OSError, match="alarms.jsonl"):
-        Guard(convnet(), Unsure(), 0.4, log=folder / "alarms.jsonl")
+        Guard(convnet(), Unsure(), threshold=0.4, log=folder / "alarms.jsonl")
 
 
 def test_a_request_without_an_alarm_does_not_open_the_file(tmp_path, x):

@@ -15,7 +15,7 @@ def test_confidence_in_closed_form():
         largest = MaxSoftmax(kind).fit(rows)
         np.testing.assert_allclose(largest.score_samples(rows), [0.7, 0.4, 1, 0.5])
         spread = OutputEntropy(kind).fit(rows)
-        np.testing.assert_allclose(spread.suspicion(rows), entropy(P, axis=1), atol=1e-12)
+        np.testing.assert_allclose(spread.anomaly_score(rows), entropy(P, axis=1), atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [MaxSoftmax, OutputEntropy])
@@ -23,11 +23,11 @@ def test_rows_are_what_they_are_said_to_be(kind):
     with pytest.raises(ValueError, match="outputs must be logits, got rows that are probabilities"):
         kind().fit(P)
     with pytest.raises(
-        ValueError, match=r"outputs must be probabilities .* row 0, 1, 2, 3, 4 and 195"
+        ValueError, match=r"`outputs` must be probabilities .* row 0, 1, 2, 3, 4 and 195"
     ):
         kind("scores").fit(clean() + 9)
     detector = kind("scores").fit(P)
     with pytest.raises(ValueError, match="not in row 1; say outputs='logits'"):
-        detector.suspicion([[0.5, 0.5, 0], [0.9, 0.9, 0]])
+        detector.anomaly_score([[0.5, 0.5, 0], [0.9, 0.9, 0]])
     with pytest.raises(ValueError, match="outputs must be one of"):
         kind("labels").fit(P)

@@ -40,13 +40,13 @@ def test_mahalanobis_knows_a_gaussian():
     rng = np.random.default_rng(0)
     detector = Mahalanobis(shrinkage=0).fit(rng.normal(size=(20_000, 4)) * scale)
     new = rng.normal(size=(20_000, 4)) * scale
-    assert detector.suspicion(new).mean() == pytest.approx(4, abs=0.1)
+    assert detector.anomaly_score(new).mean() == pytest.approx(4, abs=0.1)
     density = multivariate_normal(np.zeros(4), np.diag(scale**2)).logpdf(new)
     assert np.corrcoef(detector.score_samples(new), density)[0, 1] > 0.999
     x, y = three_classes()
     between = np.array([[4.5, 0, 4.5]])
     classes, alone = Mahalanobis().fit(x, y), Mahalanobis().fit(x)
-    assert classes.suspicion(between) > 5 * alone.suspicion(between)
+    assert classes.anomaly_score(between) > 5 * alone.anomaly_score(between)
 
 
 def test_covariances_that_are_singular_need_shrinkage():
@@ -55,8 +55,8 @@ def test_covariances_that_are_singular_need_shrinkage():
         Mahalanobis(shrinkage=0).fit(p)
     few = np.random.default_rng(0).normal(size=(20, 100))
     for shrinkage in (0.01, "ledoit_wolf"):
-        assert np.isfinite(Mahalanobis(shrinkage).fit(p).suspicion(p)).all()
-        assert np.isfinite(Mahalanobis(shrinkage).fit(few).suspicion(few)).all()
+        assert np.isfinite(Mahalanobis(shrinkage).fit(p).anomaly_score(p)).all()
+        assert np.isfinite(Mahalanobis(shrinkage).fit(few).anomaly_score(few)).all()
     assert 0 < Mahalanobis().fit(few).shrinkage_ <= 1
     with pytest.raises(ValueError, match="covariance is singular"):
         Mahalanobis().fit(np.ones((9, 3)))
@@ -127,16 +127,16 @@ def test_the_dimensionality_of_uniform_rows_is_their_number_of_dimensions(d):
     rng = np.random.default_rng(0)
     frame = np.linalg.qr(rng.normal(size=(6, 6)))[0][:d]
     detector = LocalIntrinsicDimensionality(k=60).fit(rng.uniform(-1, 1, (8_000, d)) @ frame)
-    found = detector.suspicion(rng.uniform(-0.3, 0.3, (200, d)) @ frame)
+    found = detector.anomaly_score(rng.uniform(-0.3, 0.3, (200, d)) @ frame)
     assert found.mean() == pytest.approx(d, rel=0.08)
 
 
 def test_the_dimensionality_in_closed_form():
     x = np.array([[1.0], [2.0], [4.0], [100.0]])
     detector = LocalIntrinsicDimensionality(k=3).fit(x)
-    assert detector.suspicion([[0.0]]) == pytest.approx(3 / math.log(8))
+    assert detector.anomaly_score([[0.0]]) == pytest.approx(3 / math.log(8))
     # A row that is there is judged by the others: distances 1, 2 and 98.
-    assert detector.suspicion([[2.0]]) == pytest.approx(3 / math.log(98**2 / 2))
+    assert detector.anomaly_score([[2.0]]) == pytest.approx(3 / math.log(98**2 / 2))
 
 
 def test_distances_of_zero_and_equal_distances():
@@ -144,12 +144,12 @@ def test_distances_of_zero_and_equal_distances():
     once = LocalIntrinsicDimensionality(k=3).fit(x)
     twice = LocalIntrinsicDimensionality(k=3).fit(np.concatenate([x, x, x[:1]]))
     rows = np.array([[0.0], [1.0], [2.5]])
-    np.testing.assert_array_equal(once.suspicion(rows), twice.suspicion(rows))
+    np.testing.assert_array_equal(once.anomaly_score(rows), twice.anomaly_score(rows))
     ring = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1], [3, 3]])
-    flat = LocalIntrinsicDimensionality(k=4).fit(ring).suspicion([[0.0, 0]])
+    flat = LocalIntrinsicDimensionality(k=4).fit(ring).anomaly_score([[0.0, 0]])
     assert flat == 1 / np.finfo(float).eps
     zeros = np.array([[0.0], [1e-200], [-0.0], [1.0], [2.0]])
-    assert np.isfinite(LocalIntrinsicDimensionality(k=2).fit(zeros).suspicion(zeros)).all()
+    assert np.isfinite(LocalIntrinsicDimensionality(k=2).fit(zeros).anomaly_score(zeros)).all()
 
 
 def test_fewer_rows_than_neighbours():
@@ -158,7 +158,7 @@ def test_fewer_rows_than_neighbours():
         few = LocalIntrinsicDimensionality().fit(x)
     assert few.k_ == 7
     expected = LocalIntrinsicDimensionality(k=7).fit(x)
-    np.testing.assert_array_equal(few.suspicion(x + 1), expected.suspicion(x + 1))
+    np.testing.assert_array_equal(few.anomaly_score(x + 1), expected.anomaly_score(x + 1))
     with pytest.raises(ValueError, match="three different rows or more, got 2 of n_samples = 6"):
         LocalIntrinsicDimensionality().fit(np.repeat(x[:2], 3, axis=0))
     with pytest.raises(ValueError, match="k must be at least 2, got 1"):

@@ -64,7 +64,7 @@ def test_scores_that_are_no_probabilities():
     rounded = np.array([[0.333, 0.333, 0.333], [1.004, -0.004, 0]])
     np.testing.assert_allclose(probabilities(rounded, "scores"), rounded.clip(0))
     for wrong in ([0.5, 0.52, 0], [0.3, 0.3, 0.38], [1.02, -0.02, 0], [0.5, 0.52, -0.02]):
-        with pytest.raises(ValueError, match=r"outputs must be probabilities .* not in row 1"):
+        with pytest.raises(ValueError, match=r"`outputs` must be probabilities .* not in row 1"):
             probabilities(np.array([[0.2, 0.8, 0], wrong]), "scores")
 
 

@@ -141,23 +141,25 @@ def test_the_same_class_for_each_of_the_three_questions():
         forest = OutputForest(n_estimators=20, random_state=0).fit(x, y)
         assert (forest.predict(x) == y).mean() > 0.95
         clean = forest.predict_proba(x)[:, 0]
-        np.testing.assert_array_equal(forest.suspicion(x), 1 - clean)
-        assert forest.suspicion(x)[names == "clean"].max() < 0.7
+        np.testing.assert_array_equal(forest.anomaly_score(x), 1 - clean)
+        assert forest.anomaly_score(x)[names == "clean"].max() < 0.7
 
 
 def test_which_label_is_clean_can_be_said():
     x, y = data(classes=3)
     names = np.array(["a", "b", "c"])[y]
     forest = OutputForest(n_estimators=10, clean_label="b", random_state=0).fit(x, names)
-    np.testing.assert_array_equal(forest.suspicion(x), 1 - forest.predict_proba(x)[:, 1])
-    with pytest.raises(ValueError, match=r"clean_label must be one of \['a', 'b', 'c'\], got 'd'"):
+    np.testing.assert_array_equal(forest.anomaly_score(x), 1 - forest.predict_proba(x)[:, 1])
+    with pytest.raises(
+        ValueError, match=r"`clean_label` must be one of \['a', 'b', 'c'\], got 'd'"
+    ):
         OutputForest(clean_label="d").fit(x, names)
     with pytest.raises(ValueError, match=r"suspicion needs a label of clean outputs .*\['a', 'b'"):
-        OutputForest(n_estimators=1).fit(x, names).suspicion(x)
+        OutputForest(n_estimators=1).fit(x, names).anomaly_score(x)
     with pytest.raises(ValueError, match="suspicion needs a label"):
-        OutputForest(n_estimators=1).fit(x, y + 1).suspicion(x)
+        OutputForest(n_estimators=1).fit(x, y + 1).anomaly_score(x)
     reverse = OutputForest(n_estimators=5, clean_label=True, random_state=0).fit(x, y == 0)
-    np.testing.assert_allclose(reverse.suspicion(x), reverse.predict_proba(x)[:, 0], atol=1e-12)
+    np.testing.assert_allclose(reverse.anomaly_score(x), reverse.predict_proba(x)[:, 0], atol=1e-12)
 
 
 def test_an_estimator_of_ones_own():
@@ -193,7 +195,7 @@ def test_it_takes_part_in_cross_validation_and_is_repeatable():
 def test_bad_rows_and_labels():
     x, y = data()
     forest = OutputForest(n_estimators=5, random_state=0)
-    for ask in (forest.predict, forest.predict_proba, forest.suspicion):
+    for ask in (forest.predict, forest.predict_proba, forest.anomaly_score):
         with pytest.raises(NotFittedError):
             ask(x)
     with pytest.raises(NotFittedError):
@@ -209,7 +211,7 @@ def test_bad_rows_and_labels():
     for value in (np.nan, np.inf):
         broken = x.copy()
         broken[[3, 7], 1] = value
-        for ask in (forest.predict_proba, forest.suspicion, lambda rows: forest.fit(rows, y)):
+        for ask in (forest.predict_proba, forest.anomaly_score, lambda rows: forest.fit(rows, y)):
             with pytest.raises(
                 ValueError, match="must be finite, have NaN or infinity in row 3, 7"
             ):
@@ -258,7 +260,7 @@ def test_a_forest_survives_its_file(tmp_path, estimator, labels):
     for rows in (x, x[:1]):
         np.testing.assert_array_equal(again.predict_proba(rows), forest.predict_proba(rows))
         np.testing.assert_array_equal(again.predict(rows), forest.predict(rows))
-        np.testing.assert_array_equal(again.suspicion(rows), forest.suspicion(rows))
+        np.testing.assert_array_equal(again.anomaly_score(rows), forest.anomaly_score(rows))
     assert again.get_params()["features"] == ("sorted", "margin")
     with pytest.raises(ValueError, match="X has 3 features"):
         again.predict(x[:, :3])
@@ -273,7 +275,7 @@ def test_a_forest_without_a_clean_label_survives_its_file(tmp_path):
     again = OutputForest.load(tmp_path / "f.npz")
     assert again.outputs == "logits"
     with pytest.raises(ValueError, match=r"suspicion needs a label of clean .* are \[1, 2, 3\]"):
-        again.suspicion(x)
+        again.anomaly_score(x)
 
 
 def test_what_is_no_forest_of_trees_is_not_saved(tmp_path):

@@ -18,7 +18,7 @@ from advkit.core.results import InconclusiveWarning
 from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
-from advkit.models import REJECTED, hold
+from advkit.models import REJECTED, evaluating
 from tests.detectors.stub_detectors import Identity, Says, Second, Unsure, unsure
 from tests.toys import Halfspace, answers, convnet, images
 
@@ -34,11 +34,11 @@ def guard():
 
 
 def test_what_is_above_the_threshold_is_rejected_and_the_rest_answered(guard, x):
-    suspicion = unsure(x)
-    found = guard.judge(x)
-    np.testing.assert_allclose(found.suspicion, suspicion, rtol=1e-6)
-    assert found.suspicion.dtype == np.float64
-    assert found.alarm.tolist() == (suspicion > 0.4).tolist()
+    anomaly_score = unsure(x)
+    found = guard.inspect(x)
+    np.testing.assert_allclose(found.anomaly_score, anomaly_score, rtol=1e-6)
+    assert found.anomaly_score.dtype == np.float64
+    assert found.alarm.tolist() == (anomaly_score > 0.4).tolist()
     assert 5 < found.alarm.sum() < 35
     assert torch.equal(found.labels, torch.where(found.alarm, REJECTED, answers(convnet(), x)))
     assert found.labels.dtype == torch.int64
@@ -51,7 +51,7 @@ def test_the_detector_sees_what_outputs_names(x):
     for outputs, seen in (("logits", convnet()(x)), ("scores", convnet()(x).softmax(1))):
         guard = Guard(convnet(), Second(), threshold=0.3, outputs=outputs)
         np.testing.assert_allclose(
-            guard.judge(x).suspicion, seen[:, 1].detach(), rtol=1e-5, atol=1e-7
+            guard.inspect(x).anomaly_score, seen[:, 1].detach(), rtol=1e-5, atol=1e-7
         )
 
 
@@ -67,9 +67,9 @@ def test_outputs_of_16_bits_are_judged_in_float32():
     found = []
 
     class Keeps(Second):
-        def suspicion(self, outputs):
+        def anomaly_score(self, outputs):
             found.append(outputs.dtype)
-            return super().suspicion(outputs)
+            return super().anomaly_score(outputs)
 
     Guard(Identity(), Keeps(), threshold=0.5).predict(torch.eye(2).bfloat16() / 2)
     assert found == [np.float32]
@@ -89,10 +89,10 @@ def test_outputs_of_16_bits_are_judged_in_float32():
         (None, TypeError, "Says must give suspicion as numbers"),
     ],
 )
-@pytest.mark.parametrize("ask", ["predict", "scores", "judge", "calibrate"])
+@pytest.mark.parametrize("ask", ["predict", "scores", "inspect", "calibrate"])
 def test_nothing_is_answered_that_was_not_judged(x, ask, found, error, words):
     asked = []
-    guard = Guard(convnet(), Says(found), 0.4, on_alarm=asked.append)
+    guard = Guard(convnet(), Says(found), threshold=0.4, on_alarm=asked.append)
     with pytest.raises(error, match=words):
         getattr(guard, ask)(x, **({"batch_size": 40, "fpr": 0.1} if ask == "calibrate" else {}))
     assert asked == []
@@ -105,7 +105,7 @@ def test_outputs_that_are_not_finite_are_not_judged(bad):
         def forward(self, x):
             return torch.where(x > 0.5, bad, x)
 
-    guard = Guard(Broken(), Second(), 0.4, outputs="logits")
+    guard = Guard(Broken(), Second(), threshold=0.4, outputs="logits")
     with pytest.raises(ValueError, match="NaN or infinite logits for sample 1"):
         guard.predict(torch.tensor([[0.1, 0.2], [0.9, 0.2]]))
 
@@ -121,14 +121,14 @@ def test_a_model_that_answers_fewer_is_refused():
             return x.argmax(1)
 
     with pytest.raises(ValueError, match=r"must return scores \(2, classes\), got \(1, 2\)"):
-        Guard(Fewer(), Second(), 0.4).predict(torch.rand(2, 2))
+        Guard(Fewer(), Second(), threshold=0.4).predict(torch.rand(2, 2))
 
 
 def test_without_a_threshold_nothing_is_asked(x):
     sizes, net = [], convnet()
     net.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     guard = Guard(net, Unsure())
-    for ask in (guard.predict, guard.scores, guard.judge):
+    for ask in (guard.predict, guard.scores, guard.inspect):
         with pytest.raises(ValueError, match="threshold is not set.*calibrate"):
             ask(x)
     with pytest.raises(ValueError, match="threshold is not set"):
@@ -138,9 +138,9 @@ def test_without_a_threshold_nothing_is_asked(x):
 
 
 def test_an_empty_request_needs_no_detector():
-    guard = Guard(convnet(), Says(ArithmeticError()), 0.4)
-    found = guard.judge(images(0))
-    assert found.labels.shape == found.alarm.shape == found.suspicion.shape == (0,)
+    guard = Guard(convnet(), Says(ArithmeticError()), threshold=0.4)
+    found = guard.inspect(images(0))
+    assert found.labels.shape == found.alarm.shape == found.anomaly_score.shape == (0,)
     assert found.labels.dtype == torch.int64
     assert guard.scores(images(0)).shape == (0, 3)
 
@@ -184,7 +184,7 @@ def test_too_few_inputs_say_how_many_are_wanted():
 
 
 def test_a_failed_calibration_leaves_the_threshold_as_it_was(x):
-    guard = Guard(convnet(), Says(np.zeros(3)), 0.25)
+    guard = Guard(convnet(), Says(np.zeros(3)), threshold=0.25)
     with pytest.raises(ValueError, match="one for each input"):
         guard.calibrate(x, 0.5)
     assert guard.threshold == 0.25
@@ -201,7 +201,7 @@ def test_a_copy_keeps_the_settings_and_counts_from_zero(tmp_path, x, copied):
     assert other.threshold == guard.threshold
     assert repr(other)[:40] == repr(guard)[:40]
     assert other.counts() == {"requests": 0, "alarms": 0}
-    assert torch.equal(other.judge(x).alarm, guard.judge(x).alarm)
+    assert torch.equal(other.inspect(x).alarm, guard.inspect(x).alarm)
     assert guard.requests == 80
     lines = (tmp_path / "log").read_text().splitlines()
     assert len(lines) == guard.alarms + other.alarms == 3 * other.alarms
@@ -209,13 +209,13 @@ def test_a_copy_keeps_the_settings_and_counts_from_zero(tmp_path, x, copied):
 
 def test_a_guard_is_a_classifier(x):
     net = convnet().train()
-    guard = Guard(TorchClassifier(net, bounds=(-1, 2)), Unsure(), 0.4)
+    guard = Guard(TorchClassifier(net, bounds=(-1, 2)), Unsure(), threshold=0.4)
     assert guard.bounds == (-1, 2)
     with pytest.raises(ValueError, match="num_classes is unknown"):
         guard.num_classes  # noqa: B018
     guard.predict(x)
     assert guard.num_classes == 3
-    with hold(guard):
+    with evaluating(guard):
         assert not net.training
     assert net.training
     assert net.calls == 0
@@ -234,21 +234,29 @@ def test_it_needs_no_torch_module(x):
             raise AssertionError
 
     rows = torch.tensor([[0.2, 0.8], [0.9, 0.3]])
-    assert Guard(Table(), Second(), 0.5).predict(rows).tolist() == [REJECTED, 0]
+    assert Guard(Table(), Second(), threshold=0.5).predict(rows).tolist() == [REJECTED, 0]
 
 
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda net: Guard(net, 3, 0.4), TypeError, "detector must have suspicion"),
-        (lambda net: Guard(net, Unsure, 0.4), TypeError, "detector must have suspicion"),
-        (lambda net: Guard(3, Unsure(), 0.4), TypeError, "model must be"),
+        (lambda net: Guard(net, 3, threshold=0.4), TypeError, "detector must have suspicion"),
+        (lambda net: Guard(net, Unsure, threshold=0.4), TypeError, "detector must have suspicion"),
+        (lambda net: Guard(3, Unsure(), threshold=0.4), TypeError, "model must be"),
         (lambda net: Guard(net, Unsure(), "high"), TypeError, "threshold must be a number"),
         (lambda net: Guard(net, Unsure(), float("nan")), ValueError, "finite, got nan"),
         (lambda net: Guard(net, Unsure(), float("inf")), ValueError, "threshold must be finite"),
         (lambda net: Guard(net, Unsure(), 0.4, "ignore"), ValueError, "on_alarm must be one of"),
-        (lambda net: Guard(net, Unsure(), 0.4, outputs="both"), ValueError, "outputs must be one"),
-        (lambda net: Guard(net, Unsure(), 0.4, log=3), TypeError, "log must be a path or have"),
+        (
+            lambda net: Guard(net, Unsure(), threshold=0.4, outputs="both"),
+            ValueError,
+            "outputs must be one",
+        ),
+        (
+            lambda net: Guard(net, Unsure(), threshold=0.4, log=3),
+            TypeError,
+            "log must be a path or have",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(make, error, words):
@@ -264,8 +272,8 @@ def test_a_model_without_the_outputs_is_refused(x, guard):
             raise AssertionError
 
     for outputs in ("logits", "scores"):
-        with pytest.raises(TypeError, match=rf"model must have {outputs}\(x\)"):
-            Guard(Labels(), Unsure(), 0.4, outputs=outputs)
+        with pytest.raises(TypeError, match=rf"`model` must have {outputs}\(x\)"):
+            Guard(Labels(), Unsure(), threshold=0.4, outputs=outputs)
     with pytest.raises(TypeError, match="x must be a torch.Tensor"):
         guard.predict(x.numpy())
 
@@ -281,7 +289,7 @@ def test_scores_say_what_predict_says(x, guard):
     def route(alarm):
         return torch.where(alarm.rows % 2 == 0, (alarm.labels + 1) % 3, REJECTED)
 
-    routed = Guard(convnet(), Unsure(), 0.4, on_alarm=route)
+    routed = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=route)
     labels, seen = routed.predict(x), routed.scores(x)
     again = rejected & (labels != REJECTED)
     assert again.any()
@@ -298,11 +306,11 @@ def strip(low=0.0, high=0.2, **settings):
     """A half-space whose guard rejects logits between `low` and `high`."""
 
     class Strip:
-        def suspicion(self, outputs):
+        def anomaly_score(self, outputs):
             return ((outputs[:, 1] > low) & (outputs[:, 1] < high)).astype(float)
 
     w = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-    return Guard(Halfspace(w, b=-0.5), Strip(), 0.5, outputs="logits", **settings)
+    return Guard(Halfspace(w, b=-0.5), Strip(), threshold=0.5, outputs="logits", **settings)
 
 
 def near(n=20):
@@ -315,27 +323,29 @@ def near(n=20):
 @pytest.mark.parametrize("eps", [0.15, 0.35])
 def test_square_succeeds_only_where_the_guard_answers_wrongly(eps):
     guard, x, y = strip(), near(), torch.zeros(20, dtype=torch.int64)
-    result = attacks.Square(eps=eps, queries=60).run(guard, x, y)
+    result = attacks.Square(eps=eps, max_queries=60).run(guard, x, y)
     x_adv = result.x_adv
     assert torch.equal(result.success, strip().predict(x_adv) == 1)
     within = x[:, 0] + eps >= 0.7  # beyond the strip
     assert torch.equal(result.success, within)
     assert guard.alarms > 0 or eps == 0.35  # which jumps over the strip
     assert guard.requests == int(result.queries.forward.sum())
-    alone = attacks.Square(eps=eps, queries=60).run(guard.model, x, y)
+    alone = attacks.Square(eps=eps, max_queries=60).run(guard.model, x, y)
     assert alone.success.all()
 
 
 def test_square_says_nothing_of_a_rejection_that_it_ends_at():
     """Everything on the other side is rejected: there is nothing to find, whatever the budget."""
-    result = attacks.Square(eps=0.9, queries=60).run(strip(high=9), near(), torch.zeros(20))
+    result = attacks.Square(eps=0.9, max_queries=60).run(strip(high=9), near(), torch.zeros(20))
     assert not result.success.any()
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_hopskipjump_walks_along_the_far_side_of_what_is_rejected(norm):
     guard, x, y = strip(), near(), torch.zeros(20, dtype=torch.int64)
-    result = attacks.HopSkipJump(norm=norm, queries=400, directions=30).run(guard, x, y)
+    result = attacks.HopSkipJump(norm=norm, max_queries=400, init_gradient_queries=30).run(
+        guard, x, y
+    )
     assert result.success.all()
     assert (strip().predict(result.x_adv) == 1).all()
     least = 0.7 - x[:, 0]  # to the far side of the strip
@@ -347,7 +357,7 @@ def test_hopskipjump_walks_along_the_far_side_of_what_is_rejected(norm):
 
 def test_hopskipjump_finds_nothing_behind_a_guard_that_rejects_all_of_it():
     with pytest.warns(InconclusiveWarning, match="could not begin for 20 of 20 samples"):
-        result = attacks.HopSkipJump(queries=150).run(strip(high=9), near(), torch.zeros(20))
+        result = attacks.HopSkipJump(max_queries=150).run(strip(high=9), near(), torch.zeros(20))
     assert result.no_start.all()
     assert not result.success.any()
     assert torch.equal(result.x_adv, near())
@@ -357,7 +367,7 @@ def test_rejected_inputs_need_labels_and_are_attacked_all_the_same():
     x = near(4)
     x[:, 0] = torch.tensor([0.6, 0.9, 0.3, 0.61], dtype=torch.float64)  # 0 and 3 are rejected
     y = torch.tensor([1, 1, 0, 1])
-    for attack in (attacks.Square(eps=0.3, queries=60), attacks.HopSkipJump(queries=200)):
+    for attack in (attacks.Square(eps=0.3, max_queries=60), attacks.HopSkipJump(max_queries=200)):
         with pytest.raises(ValueError, match="the model rejects sample 0, 3"):
             attack.run(strip(), x)
         result = attack.run(strip(), x, y)
@@ -367,8 +377,8 @@ def test_rejected_inputs_need_labels_and_are_attacked_all_the_same():
 
 def test_an_evaluation_counts_rejected_clean_inputs_as_errors(x):
     y = answers(convnet(), x)
-    guard = Guard(convnet(), Unsure(), 0.4)
-    report = rob.evaluate(guard, x, y, attacks=[attacks.Square(eps=0.05, queries=20)])
+    guard = Guard(convnet(), Unsure(), threshold=0.4)
+    report = rob.evaluate(guard, x, y, attacks=[attacks.Square(eps=0.05, max_queries=20)])
     assert torch.equal(report.clean, torch.from_numpy(unsure(x) <= 0.4))
     robust = report.outcomes[0].robust_accuracy
     assert robust.count <= int(report.clean.sum())
@@ -378,16 +388,16 @@ def test_a_forest_guards(tmp_path, x):
     table = collect({"net": convnet()}, [attacks.PGD(eps=0.2, steps=5)], x, answers(convnet(), x))
     forest = OutputForest(n_estimators=20, random_state=0)
     with pytest.raises(RuntimeError, match="OutputForest failed.*not fitted"):
-        Guard(convnet(), forest, 0.5).predict(x)
+        Guard(convnet(), forest, threshold=0.5).predict(x)
     forest.fit(table.outputs, table.attack)
     guard = Guard(convnet(), forest, log=tmp_path / "log").calibrate(images(60, seed=4), 0.1)
-    suspicion = forest.suspicion(table.outputs)
+    anomaly_score = forest.anomaly_score(table.outputs)
     clean = ~table.adversarial
-    found = pickle.loads(pickle.dumps(guard)).judge(x)
-    np.testing.assert_array_equal(found.suspicion, suspicion[clean])
-    np.testing.assert_array_equal(found.alarm, suspicion[clean] > guard.threshold)
+    found = pickle.loads(pickle.dumps(guard)).inspect(x)
+    np.testing.assert_array_equal(found.anomaly_score, anomaly_score[clean])
+    np.testing.assert_array_equal(found.alarm, anomaly_score[clean] > guard.threshold)
     with pytest.raises(RuntimeError, match="OutputForest failed"):
-        Guard(convnet(classes=5), forest, 0.5).predict(x)
+        Guard(convnet(classes=5), forest, threshold=0.5).predict(x)
 
 
 def test_a_gradient_attack_is_told_what_to_do(guard, x):
@@ -401,7 +411,7 @@ def test_the_model_is_held_once_while_the_guard_is_calibrated():
         times = 0
 
         @contextmanager
-        def hold(self):
+        def evaluating(self):
             self.times += 1
             yield
 
@@ -418,18 +428,18 @@ def test_the_model_is_held_once_while_the_guard_is_calibrated():
 
 def test_a_counted_model_is_asked_once_for_each_input(x):
     counter = QueryCounter(convnet())
-    Guard(counter, Unsure(), 0.4).calibrate(x, 0.1, batch_size=16).predict(x)
+    Guard(counter, Unsure(), threshold=0.4).calibrate(x, 0.1, batch_size=16).predict(x)
     assert counter.forward == 80
 
 
 def test_what_square_found_when_the_models_budget_ends_is_not_lost(x):
-    counter = QueryCounter(convnet(), budget=len(x) + 4)
+    counter = QueryCounter(convnet(), max_queries=len(x) + 4)
     guard = Guard(counter, Unsure(), threshold=1.0)
     y = TorchClassifier(convnet()).predict(x)
-    assert guard.budget == len(x) + 4
-    assert Guard(convnet(), Unsure(), threshold=1.0).budget is None
+    assert guard.max_queries == len(x) + 4
+    assert Guard(convnet(), Unsure(), threshold=1.0).max_queries is None
     with pytest.raises(QueryBudgetExceeded) as ended:
-        attacks.Square(eps=0.1, queries=50).run(guard, x, y)
+        attacks.Square(eps=0.1, max_queries=50).run(guard, x, y)
     assert int(ended.value.result.queries.forward.sum()) == counter.forward
 
 
@@ -441,7 +451,9 @@ class Bright:
     def __init__(self):
         self.shown = []
 
-    def risk(self, x, labels=None):
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels=None):
         self.shown.append((x, labels))
         return x.flatten(1).mean(1)
 
@@ -451,10 +463,10 @@ class TestDetectorOfInputs:
         net, detector = convnet(), Bright()
         counter = QueryCounter(net)
         x = torch.cat([0 * x[:2] + 0.4, 0 * x[:2] + 0.6])
-        judgement = Guard(counter, detector).judge(x)
-        assert judgement.alarm.tolist() == [False, False, True, True]
-        assert judgement.labels.tolist()[2:] == [-1, -1]
-        np.testing.assert_allclose(judgement.suspicion, [0.4, 0.4, 0.6, 0.6], rtol=1e-6)
+        verdict = Guard(counter, detector).inspect(x)
+        assert verdict.alarm.tolist() == [False, False, True, True]
+        assert verdict.labels.tolist()[2:] == [-1, -1]
+        np.testing.assert_allclose(verdict.anomaly_score, [0.4, 0.4, 0.6, 0.6], rtol=1e-6)
         ((seen, labels),) = detector.shown
         assert torch.equal(seen, x)
         assert torch.equal(labels, answers(net, x))
@@ -467,11 +479,13 @@ class TestDetectorOfInputs:
     def test_it_can_be_calibrated(self, x):
         x = torch.linspace(0, 1, 100)[:, None, None, None].expand(-1, *x.shape[1:])
         guard = Guard(convnet(), Bright()).calibrate(x, fpr=0.1)
-        assert guard.judge(x).alarm.sum() == 10
+        assert guard.inspect(x).alarm.sum() == 10
 
     def test_a_risk_that_is_no_number_answers_nothing(self, x):
         class Lost(Bright):
-            def risk(self, x, labels=None):
+            reads_inputs = True
+
+            def anomaly_score(self, x, labels=None):
                 return torch.full((len(x),), torch.nan)
 
         with pytest.raises(ValueError, match="Lost gave NaN or infinite suspicion for sample 0"):

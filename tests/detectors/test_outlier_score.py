@@ -42,7 +42,7 @@ class TestContract:
         score = detector.score_samples(rows)
         assert score.dtype == np.float64
         assert np.isfinite(score).all()
-        np.testing.assert_array_equal(detector.suspicion(rows), -score)
+        np.testing.assert_array_equal(detector.anomaly_score(rows), -score)
         np.testing.assert_array_equal(
             detector.predict(rows), np.where(score >= detector.offset_, 1, -1)
         )
@@ -57,9 +57,9 @@ class TestContract:
 
     def test_bad_input(self, detector):
         x = clean()
-        for ask in (detector.score_samples, detector.suspicion, detector.predict):
+        for ask in (detector.score_samples, detector.anomaly_score, detector.predict):
             with pytest.raises(NotFittedError):
-                type(detector)().suspicion(x)
+                type(detector)().anomaly_score(x)
             detector.fit(x)
             with pytest.raises(ValueError, match="X has 2 features, but .* is expecting 3"):
                 ask(x[:1, :2])
@@ -80,7 +80,7 @@ class TestContract:
             pytest.skip("counts directions, not distance")
         detector.fit(clean())
         middle, far = np.array([[3.0, 0, 0]]), np.array([[-3.0, -3, -3]])
-        assert detector.suspicion(far) > detector.suspicion(middle)
+        assert detector.anomaly_score(far) > detector.anomaly_score(middle)
 
 
 def test_the_offset_leaves_a_share_of_fpr_below():

@@ -329,9 +329,9 @@ def test_files_that_hold_no_table(tmp_path, changed, words):
 def test_columns_that_do_not_fit():
     with pytest.raises(TypeError, match="outputs must be an array of floats, got int64"):
         table(outputs=np.zeros((6, 3), dtype=int))
-    with pytest.raises(ValueError, match=r"outputs must have shape \(n, width\), got \(6,\)"):
+    with pytest.raises(ValueError, match=r"`outputs` must have shape \(n, width\), got \(6,\)"):
         table(outputs=np.zeros(6))
-    with pytest.raises(ValueError, match=r"outputs must have shape \(n, width\), got \(6, 0\)"):
+    with pytest.raises(ValueError, match=r"`outputs` must have shape \(n, width\), got \(6, 0\)"):
         table(outputs=np.zeros((6, 0)))
     with pytest.raises(ValueError, match="outputs must be finite, have NaN or infinity in row 2"):
         table(outputs=np.where(np.arange(6)[:, None] == 2, np.inf, np.ones((6, 3))))
@@ -340,6 +340,6 @@ def test_columns_that_do_not_fit():
     with pytest.raises(TypeError, match="label must be an array of integers, got float64"):
         table(label=np.zeros(6))
     with pytest.raises(
-        ValueError, match=r"distance must have shape \(6,\) like the rows, got \(2,\)"
+        ValueError, match=r"`distance` must have shape \(6,\) like the rows, got \(2,\)"
     ):
         table(distance=np.zeros(2))

@@ -22,7 +22,7 @@ class Slow(io.StringIO):
 def test_counts_are_exact_and_lines_whole_from_many_threads():
     log = Slow()
     rows = torch.rand(5, 2, generator=torch.Generator().manual_seed(0))
-    guard = Guard(Identity(), Second(), 0.5, outputs="logits", log=log)
+    guard = Guard(Identity(), Second(), threshold=0.5, outputs="logits", log=log)
     alarms = int((rows[:, 1] > 0.5).sum())
     assert 0 < alarms < 5
     guard.predict(rows[:1])  # the net learns its number of classes

@@ -155,24 +155,24 @@ def test_an_empty_batch_asks_nothing():
 
 def test_the_budget_is_used_up_and_never_exceeded(x):
     sent = []
-    model = CallableClassifier(lambda r: sent.append(len(r)) or probabilities(r), 3, budget=10)
-    assert (model.queries, model.left, model.budget) == (0, 10, 10)
+    model = CallableClassifier(lambda r: sent.append(len(r)) or probabilities(r), 3, max_queries=10)
+    assert (model.queries, model.queries_left, model.max_queries) == (0, 10, 10)
     model.predict(x)
-    assert model.left == 3
+    assert model.queries_left == 3
     with pytest.raises(QueryBudgetExceeded, match="budget of 10 samples has 3 left") as caught:
         model.scores(x[:4])
-    assert (caught.value.budget, caught.value.spent, caught.value.wanted) == (10, 7, 4)
+    assert (caught.value.max_queries, caught.value.spent, caught.value.wanted) == (10, 7, 4)
     assert caught.value.result is None
     assert sent == [7]  # nothing of the call that does not fit
     model.predict(x[:3])
-    assert (model.queries, model.left) == (10, 0)
+    assert (model.queries, model.queries_left) == (10, 0)
     assert sum(sent) == 10
 
 
 def test_without_a_budget_there_is_no_end(x):
     model = CallableClassifier(probabilities, 3)
     model.predict(x)
-    assert (model.budget, model.left, model.queries) == (None, None, 7)
+    assert (model.max_queries, model.queries_left, model.queries) == (None, None, 7)
 
 
 def test_failures_are_tried_again_after_waits_that_double(x, slept):
@@ -187,7 +187,7 @@ def test_failures_are_tried_again_after_waits_that_double(x, slept):
 
 def test_the_last_error_is_the_cause_and_what_was_answered_before_counts(x, slept):
     fn = Flaky({2, 3, 4})
-    model = CallableClassifier(fn, 3, max_batch=3, retries=2, budget=7, log=True)
+    model = CallableClassifier(fn, 3, max_batch=3, retries=2, max_queries=7, log=True)
     with pytest.raises(
         ServiceError, match="ConnectionError at the last of 3 attempts: .*4"
     ) as caught:
@@ -197,7 +197,7 @@ def test_the_last_error_is_the_cause_and_what_was_answered_before_counts(x, slep
     torch.testing.assert_close(
         caught.value.answers, torch.from_numpy(probabilities(x[:3].numpy())).double()
     )
-    assert (model.queries, model.left) == (3, 4)
+    assert (model.queries, model.queries_left) == (3, 4)
     assert len(slept) == 2
     assert [(c.samples, c.attempts, c.labels is None) for c in model.log] == [
         (3, 1, False),
@@ -276,7 +276,7 @@ def test_what_are_no_labels(answer, error, said):
 
 
 def test_a_spent_budget_inside_the_function_is_not_tried_again(x, slept):
-    inner = CallableClassifier(probabilities, 3, budget=7)
+    inner = CallableClassifier(probabilities, 3, max_queries=7)
     model = CallableClassifier(lambda rows: inner.scores(rows), 3, takes="tensor", retries=5)
     model.predict(x)
     with pytest.raises(QueryBudgetExceeded, match="has 0 left"):
@@ -324,8 +324,8 @@ def test_bad_arguments():
         ({"retries": -1}, ValueError, "retries must be at least 0"),
         ({"retries": 1.0}, TypeError, "retries must be an int"),
         ({"back_off": float("nan")}, ValueError, "back_off must be at least 0"),
-        ({"budget": -1}, ValueError, "budget must be at least 0"),
-        ({"budget": 1e3}, TypeError, "budget must be an int"),
+        ({"max_queries": -1}, ValueError, "max_queries must be at least 0"),
+        ({"max_queries": 1e3}, TypeError, "max_queries must be an int"),
         ({"log": 1}, TypeError, "log must be True or False"),
     ):
         with pytest.raises(error, match=said):
@@ -335,10 +335,10 @@ def test_bad_arguments():
 
 
 def test_it_is_copied_pickled_and_printed(x):
-    model = CallableClassifier(probabilities, 3, budget=30)
+    model = CallableClassifier(probabilities, 3, max_queries=30)
     model.predict(x)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert twin.left == 23
+        assert twin.queries_left == 23
         torch.testing.assert_close(twin.scores(x), model.scores(x))
     assert repr(model) == "CallableClassifier(probabilities, num_classes=3)"
     assert repr(CallableClassifier(Flaky({}), 3)) == "CallableClassifier(Flaky, num_classes=3)"

@@ -10,7 +10,7 @@ from sklearn.svm import SVC
 from torch import nn
 
 from advkit import CallableClassifier, Ensemble, SklearnClassifier, TorchClassifier, attacks
-from advkit.models import hold
+from advkit.models import evaluating
 from tests.toys import Linear3, convnet, images
 
 
@@ -182,7 +182,7 @@ def test_all_members_are_held_and_let_go(nets, x):
     for net in nets:
         net.train()
     model = Ensemble(nets)
-    with hold(model):
+    with evaluating(model):
         assert not any(net.training for net in nets)
         model.predict(x)
     assert all(net.training for net in nets)
@@ -191,12 +191,12 @@ def test_all_members_are_held_and_let_go(nets, x):
 
 def test_members_held_before_one_fails_are_let_go(nets):
     class Fails(Fixed):
-        def hold(self):
+        def evaluating(self):
             raise RuntimeError("no")
 
     nets[0].train()
     with pytest.raises(RuntimeError, match="no") as caught:
-        hold(Ensemble([nets[0], Fails(1)], combine="vote"))
+        evaluating(Ensemble([nets[0], Fails(1)], combine="vote"))
     assert nets[0].training
     assert caught.tb  # while the frames are still there, so that no collector did it
 

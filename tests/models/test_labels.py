@@ -99,7 +99,7 @@ def test_strings_have_positions_and_name_the_way_to_them():
             lambda given=given: rob.evaluate(
                 model, [(X, given)], attacks=[attacks.HopSkipJump()], device="cpu"
             ),
-            lambda given=given: attacks.HopSkipJump(queries=10).run(model, X, given),
+            lambda given=given: attacks.HopSkipJump(max_queries=10).run(model, X, given),
         ):
             with pytest.raises(
                 TypeError, match=r"`y` must be .* got strings .*`model.encode\(y\)`"
@@ -124,7 +124,10 @@ def test_every_attack_takes_labels_of_the_estimator(attack):
 def test_targets_are_labels_of_the_estimator(values):
     by_class, by_index = both(values)
     target = (Y + 1) % 3
-    for attack in (attacks.PGD(eps=0.3, steps=3), attacks.HopSkipJump(queries=60, starts=X)):
+    for attack in (
+        attacks.PGD(eps=0.3, steps=3),
+        attacks.HopSkipJump(max_queries=60, init_points=X),
+    ):
         alike(
             attack.run(by_class, X[:6], target=labels_of(values, target)[:6]),
             attack.run(by_index, X[:6], target=target[:6]),
@@ -184,7 +187,7 @@ def test_a_surrogate_is_attacked_by_its_own_names():
 
 
 class Calm:
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         return np.zeros(len(outputs))
 
 
@@ -206,7 +209,7 @@ def test_classifiers_around_it_take_its_labels(around):
     values = [-1, 0, 1]
     by_class, by_index = map(around, both(values))
     assert rob.accuracy(by_class, X, labels_of(values)) == rob.accuracy(by_index, X, Y)
-    attack = attacks.HopSkipJump(queries=40)
+    attack = attacks.HopSkipJump(max_queries=40)
     with checks.muted(InconclusiveWarning):
         alike(
             attack.run(by_class, X[:4], labels_of(values)[:4]), attack.run(by_index, X[:4], Y[:4])

@@ -84,7 +84,7 @@ def test_inputs_are_cast_to_what_the_model_takes(x, dtype):
 
 
 def test_a_fixed_batch_is_filled_up_and_no_query_more_is_counted(x):
-    model = OnnxClassifier(linear(batch=3), budget=14)
+    model = OnnxClassifier(linear(batch=3), max_queries=14)
     torch.testing.assert_close(model.scores(x), logits(x).softmax(1), atol=1e-6, rtol=0)
     assert model.queries == 7
     model.predict(x)

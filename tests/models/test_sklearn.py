@@ -317,7 +317,7 @@ def test_encode_takes_what_holds_labels_and_names_the_unknown():
         assert model.encode(labels).tolist() == [2, 0]
     with pytest.raises(ValueError, match=r"among \['one', 'ten', 'two'\], got \['six', 'four'\]"):
         model.encode(["six", "one", "four", "six"])
-    with pytest.raises(ValueError, match=r"labels must have shape \(n,\), got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(n,\), got \(1, 2\)"):
         model.encode([["one", "two"]])
     sevens = KNeighborsClassifier(1).fit([[0.0], [1.0]], [7, 3])
     ints = SklearnClassifier(sevens, labels="index")
@@ -393,7 +393,7 @@ def test_input_shape_is_what_the_estimator_sees():
     with pytest.raises(ValueError, match=r"4 features \(input_shape\), got 3 in shape \(2, 3\)"):
         model.predict(torch.zeros(2, 3))
     assert hasattr(SklearnClassifier(fitted(LinearSVC()), input_shape=(4,)), "logits")
-    with pytest.raises(ValueError, match=r"input_shape must be \(4,\), .*, got \(5,\)"):
+    with pytest.raises(ValueError, match=r"`input_shape` must be \(4,\), .*, got \(5,\)"):
         SklearnClassifier(fitted(LinearSVC()), input_shape=(5,))
     for wrong, error in (((0, 4), ValueError), ((), ValueError), (4, TypeError), ("4", TypeError)):
         with pytest.raises(error, match="input_shape"):
@@ -403,7 +403,9 @@ def test_input_shape_is_what_the_estimator_sees():
 @pytest.mark.parametrize("ask", ["predict", "scores", "logits"])
 def test_the_wrong_number_of_features(ask):
     model = SklearnClassifier(fitted(LogisticRegression()))
-    said = r"x must have 4 features \(the estimator's n_features_in_\), got 6 in shape \(2, 3, 2\)"
+    said = (
+        r"`x` must have 4 features \(the estimator's n_features_in_\), got 6 in shape \(2, 3, 2\)"
+    )
     with pytest.raises(ValueError, match=said):
         getattr(model, ask)(torch.zeros(2, 3, 2))
 
@@ -459,7 +461,7 @@ def test_scores_that_are_not_finite_or_of_the_wrong_shape():
     with pytest.raises(ValueError, match="NaN or infinite scores for sample 4"):
         model.scores(x)
     known.wide = 2
-    with pytest.raises(ValueError, match=r"predict_proba must give scores \(30, 3\).*\(30, 2\)"):
+    with pytest.raises(ValueError, match=r"`predict_proba` must give scores \(30, 3\).*\(30, 2\)"):
         model.scores(X)
 
 

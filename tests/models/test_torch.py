@@ -6,7 +6,7 @@ from torch import nn
 
 import advkit
 from advkit import Normalize, TorchClassifier, as_classifier
-from advkit.models import hold
+from advkit.models import evaluating
 from tests.toys import answers, convnet, images
 
 
@@ -75,7 +75,7 @@ def test_it_runs_in_evaluation_mode_and_puts_every_mode_back(net, x):
 
 def test_keep_runs_in_the_mode_that_the_module_has(net, x):
     kept = TorchClassifier(net.train(), mode="keep")
-    with hold(kept):
+    with evaluating(kept):
         assert not torch.equal(kept.logits(x), kept.logits(x))  # dropout draws anew
     assert torch.equal(kept.logits(x), kept.logits(x))  # each call alone starts from one state
 
@@ -189,7 +189,7 @@ def test_bounds_are_two_ordered_numbers(net, bounds):
 
 
 def test_bad_arguments(net):
-    with pytest.raises(TypeError, match=r"module must be a torch.nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"`module` must be a torch.nn.Module, got str"):
         TorchClassifier("resnet")
     with pytest.raises(ValueError, match="num_classes must be at least 2"):
         TorchClassifier(net, num_classes=1)
@@ -232,7 +232,7 @@ def test_public_names_exist():
 def test_modules_in_two_wrappers_are_held_once(net, x):
     net.train()
     first, second = TorchClassifier(net), TorchClassifier(net)
-    with hold(first):
+    with evaluating(first):
         assert not net.training
         second.predict(x)
         assert not net.training
@@ -293,7 +293,7 @@ def test_a_graph_that_saved_a_buffer_is_refused_after_writing_to_it(x):
 
 def test_an_evaluation_wrapper_evaluates_inside_a_keeping_one(x):
     module = convnet().train()
-    with hold(TorchClassifier(module, mode="keep")):
+    with evaluating(TorchClassifier(module, mode="keep")):
         torch.testing.assert_close(TorchClassifier(module).logits(x), convnet()(x))
         assert module.training
 

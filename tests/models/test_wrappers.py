@@ -17,7 +17,7 @@ from advkit import (
     TorchClassifier,
     attacks,
 )
-from advkit.models import hold
+from advkit.models import evaluating
 from tests.toys import Linear3, convnet, images
 
 WRAPPERS = [
@@ -44,7 +44,7 @@ def noisy():
 
 
 class Noise:
-    """A random model of one's own, which keeps no state and has no `hold`."""
+    """A random model of one's own, which keeps no state and has no `evaluating`."""
 
     bounds, num_classes = (0.0, 1.0), 3
 
@@ -96,7 +96,7 @@ def test_labels_alone_are_enough(x, wrap):
 def test_the_inner_model_is_held_and_put_back(x, wrap):
     net = convnet().train()
     model = wrap(net)
-    with hold(model):
+    with evaluating(model):
         assert not net.training
         model.logits(x)
         assert net.calls > 0
@@ -113,7 +113,7 @@ def test_what_is_no_model_is_refused(wrap):
 
 def test_the_expectation_is_that_of_as_many_draws(x, noisy):
     model = Expectation(noisy, draws=5)
-    with torch.random.fork_rng(), hold(noisy):
+    with torch.random.fork_rng(), evaluating(noisy):
         torch.manual_seed(3)
         p = torch.stack([noisy.scores(x) for _ in range(5)]).mean(0)
     with torch.random.fork_rng():
@@ -126,7 +126,7 @@ def test_the_expectation_is_that_of_as_many_draws(x, noisy):
 @pytest.mark.parametrize("combine", ["logits", "probabilities", "vote"])
 def test_what_is_averaged_is_that_of_the_ensemble(x, noisy, combine):
     model = Expectation(noisy, draws=4, combine=combine)
-    with hold(noisy):
+    with evaluating(noisy):
         expected = Ensemble([noisy] * 4, combine=combine).scores(x)
     torch.testing.assert_close(model.scores(x), expected)
     assert hasattr(model, "logits") is (combine != "vote")
@@ -139,7 +139,7 @@ def test_the_expectation_repeats_its_draws_alone_and_goes_on_within_a_hold(x, no
     first = model.logits(x)
     assert torch.equal(model.logits(x), first)
     assert torch.equal(torch.get_rng_state(), before)
-    with hold(model):
+    with evaluating(model):
         assert torch.equal(model.logits(x), first)
         assert not torch.equal(model.logits(x), first)
     assert torch.equal(torch.get_rng_state(), before)
@@ -228,7 +228,7 @@ def test_steps_outside_torch_that_write_to_their_input_or_keep_it(x):
     assert torch.equal(model.logits(leaf), convnet()(before.clamp(0.2, 0.8)))
     assert torch.equal(x, before)
     assert not kept[0].requires_grad
-    with pytest.raises(TypeError, match=r"step must return a torch.Tensor, got ndarray"):
+    with pytest.raises(TypeError, match=r"`step` must return a torch.Tensor, got ndarray"):
         StraightThrough(convnet(), lambda x: x.numpy()).predict(x)
 
 
@@ -237,7 +237,7 @@ def test_a_random_step_leaves_the_random_state_alone(x):
     before = torch.get_rng_state()
     first = model.logits(x)
     assert torch.equal(model.logits(x), first)
-    with hold(model):
+    with evaluating(model):
         model.logits(x)
         assert not torch.equal(model.logits(x), first)
     assert torch.equal(torch.get_rng_state(), before)
@@ -316,23 +316,23 @@ def test_every_question_counts(x):
 
 def test_a_budget_stops_before_anything_is_sent(x):
     net = convnet().eval()
-    model = QueryCounter(net, budget=20)
-    with hold(model):
+    model = QueryCounter(net, max_queries=20)
+    with evaluating(model):
         model.predict(x)
         model.logits(x)
-        assert (model.budget, model.left, model.forward) == (20, 4, 16)
+        assert (model.max_queries, model.queries_left, model.forward) == (20, 4, 16)
         for ask in (model.predict, model.scores, model.logits):
             with pytest.raises(QueryBudgetExceeded, match="has 4 left, and 8 more") as caught:
                 ask(x)
-        assert (caught.value.budget, caught.value.spent, caught.value.wanted) == (20, 16, 8)
+        assert (caught.value.max_queries, caught.value.spent, caught.value.wanted) == (20, 16, 8)
         assert net.calls == 2
         model.predict(x[:4])
-        assert model.left == 0
+        assert model.queries_left == 0
     model.reset()
-    assert model.left == 20
-    assert QueryCounter(net).left is QueryCounter(net).budget is None
-    with pytest.raises(TypeError, match="budget must be an int"):
-        QueryCounter(net, budget=math.inf)
+    assert model.queries_left == 20
+    assert QueryCounter(net).queries_left is QueryCounter(net).max_queries is None
+    with pytest.raises(TypeError, match="max_queries must be an int"):
+        QueryCounter(net, max_queries=math.inf)
 
 
 def test_wrappers_go_around_wrappers(x):

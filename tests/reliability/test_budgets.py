@@ -79,14 +79,14 @@ def test_a_service_is_never_sent_more_than_the_budget(tally, failures, max_batch
         with promise.trial(seed):
             service = Service(seed, failures)
             model = CallableClassifier(
-                service, 2, budget=BUDGET, max_batch=max_batch, retries=1, back_off=0, log=True
+                service, 2, max_queries=BUDGET, max_batch=max_batch, retries=1, back_off=0, log=True
             )
             in_threads(THREADS * [partial(use_up, model)])
             assert service.most <= BUDGET
             assert model.queries == service.answered <= BUDGET
-            assert model.left == BUDGET - model.queries
+            assert model.queries_left == BUDGET - model.queries
             assert sum(call.samples * call.attempts for call in model.log) == service.sent
-            while model.left:  # what is left can be used
+            while model.queries_left:  # what is left can be used
                 with contextlib.suppress(ServiceError):
                     model.predict(torch.rand(1, 2))
             assert service.answered == BUDGET
@@ -97,7 +97,7 @@ def test_a_counter_is_exact(tally, budget):
     promise = tally("forward and backward counts are exact when threads share a QueryCounter")
     for trial in range(10):
         with promise.trial(trial):
-            counter, seen = QueryCounter(net(), budget=budget), []
+            counter, seen = QueryCounter(net(), max_queries=budget), []
 
             def work(i, counter=counter, seen=seen):
                 for k in range(10):
@@ -110,7 +110,7 @@ def test_a_counter_is_exact(tally, budget):
 
             in_threads(partial(work, i) for i in range(THREADS))
             assert counter.forward == counter.backward == sum(seen)
-            assert budget is None or (counter.forward <= budget and counter.left >= 0)
+            assert budget is None or (counter.forward <= budget and counter.queries_left >= 0)
 
 
 @contextlib.contextmanager
@@ -130,8 +130,8 @@ def interrupted_after(seconds):
 
 
 MODELS = {
-    "service": lambda fn: CallableClassifier(fn, 2, budget=10_000, max_batch=3, log=True),
-    "counter": lambda fn: QueryCounter(net(), budget=10_000),
+    "service": lambda fn: CallableClassifier(fn, 2, max_queries=10_000, max_batch=3, log=True),
+    "counter": lambda fn: QueryCounter(net(), max_queries=10_000),
 }
 
 
@@ -149,8 +149,8 @@ def test_an_interrupt_leaves_nothing_reserved(tally, name):
                 for _ in range(20):
                     model.predict(x[: draw.randint(1, 7)])
             counted = model.forward if name == "counter" else model.queries
-            assert model.left == model.budget - counted
-            model.predict(torch.rand(min(model.left, 5), 2))  # no lock is held
+            assert model.queries_left == model.max_queries - counted
+            model.predict(torch.rand(min(model.queries_left, 5), 2))  # no lock is held
 
 
 def test_a_function_that_is_interrupted_gives_back_what_it_did_not_answer():
@@ -162,10 +162,10 @@ def test_a_function_that_is_interrupted_gives_back_what_it_did_not_answer():
             raise KeyboardInterrupt
         return np.full((len(rows), 2), 0.5)
 
-    model = CallableClassifier(stopped, 2, budget=10, max_batch=4)
+    model = CallableClassifier(stopped, 2, max_queries=10, max_batch=4)
     with pytest.raises(KeyboardInterrupt):
         model.predict(torch.rand(10, 2))
-    assert (model.queries, model.left) == (4, 6)
+    assert (model.queries, model.queries_left) == (4, 6)
 
 
 def test_an_interrupt_while_samples_are_given_back_leaves_nothing_reserved(monkeypatch):
@@ -183,24 +183,24 @@ def test_an_interrupt_while_samples_are_given_back_leaves_nothing_reserved(monke
 def test_samples_in_flight_are_reserved_for_the_whole_call():
     left = []
     model = CallableClassifier(
-        lambda rows: left.append(model.left) or np.full((len(rows), 2), 0.5),
+        lambda rows: left.append(model.queries_left) or np.full((len(rows), 2), 0.5),
         2,
-        budget=10,
+        max_queries=10,
         max_batch=4,
     )
     model.predict(torch.rand(8, 2))
     assert left == [2, 2]
-    assert (model.queries, model.left) == (8, 2)
+    assert (model.queries, model.queries_left) == (8, 2)
 
 
 def test_a_raising_model_is_not_counted():
     def fails(rows):
         raise ConnectionError
 
-    counter = QueryCounter(CallableClassifier(fails, 2), budget=5)
+    counter = QueryCounter(CallableClassifier(fails, 2), max_queries=5)
     with pytest.raises(ServiceError):
         counter.predict(torch.rand(3, 2))
-    assert (counter.forward, counter.left) == (0, 5)
+    assert (counter.forward, counter.queries_left) == (0, 5)
 
 
 def test_budgets_and_counters_are_copied_and_pickled():
@@ -234,9 +234,9 @@ def test_members_that_share_a_budget(tally):
     for seed in range(5):
         with promise.trial(("ensemble", seed)):
             service = Service(seed, 0.2)
-            model = CallableClassifier(service, 2, budget=BUDGET)
+            model = CallableClassifier(service, 2, max_queries=BUDGET)
             both = Ensemble([model, QueryCounter(model)], combine="probabilities")
             in_threads(THREADS * [partial(use_up, both)])
             assert service.most <= BUDGET
             assert model.queries == service.answered
-            assert model.left == BUDGET - service.answered
+            assert model.queries_left == BUDGET - service.answered

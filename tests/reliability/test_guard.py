@@ -18,7 +18,7 @@ from torch.masked import masked_tensor
 from advkit import attacks
 from advkit import eval as rob
 from advkit.attacks.adaptive.guarded_model import Guarded
-from advkit.detectors import Guard, OutputForest, Surrogate, alarm_log
+from advkit.detectors import DetectorSurrogate, Guard, OutputForest, alarm_log
 from advkit.detectors.alarm_log import AlarmLog
 from advkit.models import REJECTED
 from tests.detectors.stub_detectors import Identity, Second
@@ -40,7 +40,7 @@ class Returns:
     def __init__(self, found):
         self.found = found
 
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         return self.found(outputs)
 
 
@@ -50,7 +50,9 @@ class Risks:
     def __init__(self, found):
         self.found = found
 
-    def risk(self, x, labels):
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels):
         return self.found(x)
 
 
@@ -137,7 +139,7 @@ NASTY = {
 
 
 def guard_of(detector, **settings):
-    return Guard(Identity(), detector, 0.5, outputs="logits", **settings)
+    return Guard(Identity(), detector, threshold=0.5, outputs="logits", **settings)
 
 
 @pytest.mark.filterwarnings("ignore")  # of numpy and torch about the nasty values
@@ -146,7 +148,7 @@ def guard_of(detector, **settings):
 def test_no_detector_lets_pass_what_it_has_not_judged(tally, kind, name):
     called = []
     guard = guard_of(kind(NASTY[name]), on_alarm=called.append)
-    for ask in (guard.predict, guard.scores, guard.judge):
+    for ask in (guard.predict, guard.scores, guard.inspect):
         with tally(JUDGED).trial(f"{kind.__name__}: {name}"):
             try:
                 answer = ask(X)
@@ -240,19 +242,19 @@ NASTY_OUTPUTS = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NASTY_OUTPUTS)
 def test_no_model_makes_a_guard_answer_what_cannot_be_judged(tally, name):
-    guard = Guard(Answers(NASTY_OUTPUTS[name]), Returns(lambda outputs: np.zeros(3)), 0.5)
+    guard = Guard(Answers(NASTY_OUTPUTS[name]), Returns(lambda outputs: np.zeros(3)), threshold=0.5)
     with tally(JUDGED).trial(f"outputs: {name}"):
         with pytest.raises(Exception):  # noqa: B017, PT011 - whatever is raised, nothing is answered
             guard.predict(X)
         assert guard.requests == 0
 
 
-@pytest.mark.parametrize("ask", ["predict", "scores", "judge"])
+@pytest.mark.parametrize("ask", ["predict", "scores", "inspect"])
 def test_an_empty_request_passes_nothing(tally, ask):
     guard = guard_of(Returns(NASTY["raises"]))
     with tally(JUDGED).trial(f"empty, {ask}"):
         found = getattr(guard, ask)(X[:0])
-        assert len(found.labels if ask == "judge" else found) == 0
+        assert len(found.labels if ask == "inspect" else found) == 0
         assert guard.requests == 0
 
 
@@ -299,7 +301,9 @@ def zeroes(outputs):
 class WritesInputs:
     """A detector of inputs that overwrites them and the labels."""
 
-    def risk(self, x, labels):
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels):
         found = x[:, 1].clone()
         x.fill_(0.5)
         labels.fill_(0)
@@ -312,12 +316,12 @@ def test_a_detector_cannot_change_what_is_answered(tally, detector, on_alarm):
     x = X.clone()
     guard = guard_of(detector, on_alarm=on_alarm)
     with tally(COPIES).trial(f"{type(detector).__name__}, {on_alarm}"):
-        judgement = guard.judge(x)
-        quiet = ~judgement.alarm
+        verdict = guard.inspect(x)
+        quiet = ~verdict.alarm
         assert quiet.any()
-        assert torch.equal(judgement.labels[quiet], torch.tensor(LABELS)[quiet])
+        assert torch.equal(verdict.labels[quiet], torch.tensor(LABELS)[quiet])
         if on_alarm == "flag":
-            assert judgement.labels.tolist() == LABELS
+            assert verdict.labels.tolist() == LABELS
         assert torch.equal(guard.scores(x)[quiet], X[quiet])
         assert torch.equal(x, X)
 
@@ -325,9 +329,9 @@ def test_a_detector_cannot_change_what_is_answered(tally, detector, on_alarm):
 def test_a_detector_that_keeps_its_array_cannot_change_a_judgement(tally):
     kept = np.array([0.9, 0.1, 0.9])
     with tally(COPIES).trial("array of the detector"):
-        judgement = guard_of(Returns(lambda _: kept)).judge(X)
+        verdict = guard_of(Returns(lambda _: kept)).inspect(X)
         kept[:] = np.nan
-        assert judgement.suspicion.tolist() == [0.9, 0.1, 0.9]
+        assert verdict.anomaly_score.tolist() == [0.9, 0.1, 0.9]
 
 
 def test_the_outputs_of_a_model_that_uses_its_memory_again_are_kept(tally):
@@ -340,7 +344,7 @@ def test_the_outputs_of_a_model_that_uses_its_memory_again_are_kept(tally):
         scores(X.flip(1))  # another request, in the midst of this one
         return np.zeros(3)
 
-    guard = Guard(Answers(scores), Returns(detector), 0.5)
+    guard = Guard(Answers(scores), Returns(detector), threshold=0.5)
     with tally(COPIES).trial("memory of the model"):
         assert torch.equal(guard.scores(X), X)
         assert guard.predict(X).tolist() == LABELS
@@ -351,16 +355,16 @@ def test_a_function_on_alarm_cannot_change_which_inputs_it_answers(tally):
         answer = 1 - alarm.labels
         for part in (alarm.x, alarm.outputs, alarm.labels, alarm.rows):
             part.zero_()
-        alarm.suspicion[:] = 0
+        alarm.anomaly_score[:] = 0
         return answer
 
     x = X.clone()
     guard = guard_of(Second(), on_alarm=on_alarm)
     with tally(COPIES).trial("on_alarm"):
-        judgement = guard.judge(x)
-        assert judgement.labels.tolist() == [0, 0, 0]
-        assert judgement.alarm.tolist() == [False, True, True]
-        np.testing.assert_allclose(judgement.suspicion, X[:, 1])
+        verdict = guard.inspect(x)
+        assert verdict.labels.tolist() == [0, 0, 0]
+        assert verdict.alarm.tolist() == [False, True, True]
+        np.testing.assert_allclose(verdict.anomaly_score, X[:, 1])
         assert torch.equal(guard.scores(x)[0], X[0])
         assert torch.equal(x, X)
 
@@ -370,7 +374,7 @@ class Overwrites:
 
     threshold = 0.5
 
-    def excess(self, x, labels, threshold):
+    def margin_over_threshold(self, x, labels, threshold):
         found = x[:, 1:] - threshold
         if not x.requires_grad:
             x.zero_()
@@ -383,15 +387,17 @@ class Overwrites:
             x.zero_()
         return found
 
-    def risk(self, x, labels):
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels):
         return x[:, 1]
 
 
 def test_a_detector_cannot_change_the_inputs_of_an_attack(tally):
     x, labels = X.clone(), torch.tensor(LABELS)
-    view = Guarded(guard_of(Overwrites()), "the test", ("excess", "features"))
+    view = Guarded(guard_of(Overwrites()), "the test", ("margin_over_threshold", "features"))
     for name, job in (
-        ("excess", lambda: view.excess(x, labels)),
+        ("margin_over_threshold", lambda: view.margin_over_threshold(x, labels)),
         ("features", lambda: view.features(x)),
         ("attack", lambda: attacks.SelectivePGD(eps=0.1, steps=3).run(view.model, x, labels)),
     ):
@@ -405,19 +411,19 @@ def test_a_detector_cannot_change_what_a_surrogate_learns_from(tally):
     rows = np.random.default_rng(0).random((40, 3))
 
     class Second:
-        def suspicion(self, outputs):
+        def anomaly_score(self, outputs):
             return outputs[:, 1].copy()
 
     class Zeroes(Second):
-        def suspicion(self, outputs):
-            found = super().suspicion(outputs)
+        def anomaly_score(self, outputs):
+            found = super().anomaly_score(outputs)
             outputs[:] = 0
             return found
 
     with tally(COPIES).trial("surrogate"):
         given = rows.copy()
-        mine, other = (Surrogate(d(), epochs=2).fit(given) for d in (Zeroes, Second))
-        np.testing.assert_array_equal(mine.suspicion(rows), other.suspicion(rows))
+        mine, other = (DetectorSurrogate(d(), epochs=2).fit(given) for d in (Zeroes, Second))
+        np.testing.assert_array_equal(mine.anomaly_score(rows), other.anomaly_score(rows))
         np.testing.assert_array_equal(given, rows)
 
 
@@ -452,8 +458,8 @@ def test_a_loss_cannot_change_what_counts_as_success(tally):
         lambda: rob.classification_scores(
             np.ma.array([0, 1, 1], mask=[1, 0, 0]), np.full((3, 2), 0.5), [0, 1]
         ),
-        lambda: Surrogate(Second()).fit(np.ma.array(np.random.rand(9, 2), mask=True)),
-        lambda: forest().suspicion(np.ma.array([[0.9, 0.1]], mask=[[0, 1]])),
+        lambda: DetectorSurrogate(Second()).fit(np.ma.array(np.random.rand(9, 2), mask=True)),
+        lambda: forest().anomaly_score(np.ma.array([[0.9, 0.1]], mask=[[0, 1]])),
         lambda: OutputForest().fit(np.ma.array(np.eye(4), mask=True), [0, 1, 0, 1]),
     ],
 )
@@ -775,8 +781,8 @@ def test_many_threads_get_the_answers_of_one(tally, tmp_path, kind, on_alarm):
     net = nn.Linear(2, 2, bias=False).eval()
     net.weight.data = torch.tensor([[1.0, 0.3], [-0.2, 1.0]])
     log = tmp_path / "alarms.jsonl" if kind == "path" else Short(60)
-    alone = Guard(net, Returns(sorts), 0.4, on_alarm=on_alarm)
-    together = Guard(net, Returns(sorts), 0.4, on_alarm=on_alarm, log=log)
+    alone = Guard(net, Returns(sorts), threshold=0.4, on_alarm=on_alarm)
+    together = Guard(net, Returns(sorts), threshold=0.4, on_alarm=on_alarm, log=log)
     together.predict(X[:0])
     generator = torch.Generator().manual_seed(0)
     requests = [torch.rand(5, 2, generator=generator) for _ in range(8)]

@@ -10,7 +10,7 @@ from advkit import InconclusiveWarning, QueryCounter, TorchClassifier, attacks, 
 from advkit.attacks.engine.goal import Goal
 from advkit.core.results import AttackResult, Queries
 from tests.attack_cases import ATTACKS, BUDGET
-from tests.toys import Surrogate
+from tests.toys import DetectorSurrogate
 
 
 class Overflows(nn.Module):
@@ -94,8 +94,8 @@ def test_an_evaluation_goes_on_and_names_the_inputs(tally, name, dtype):
     found = [
         *BUDGET[::3],
         attacks.DeepFool(),
-        attacks.HopSkipJump(queries=60),
-        attacks.Transfer(attack=attacks.FGSM(eps=0.2), surrogate=Surrogate()),
+        attacks.HopSkipJump(max_queries=60),
+        attacks.Transfer(attack=attacks.FGSM(eps=0.2), surrogate=DetectorSurrogate()),
         attacks.PGD(eps=0.2, steps=3, stop="never"),
         attacks.RandomNoise(eps=0.4, stop="never"),
     ]
@@ -135,7 +135,11 @@ def test_the_case_of_a_net_that_overflows():
 
 @pytest.mark.parametrize(
     "attack",
-    [attacks.HopSkipJump(queries=60), attacks.JointCarliniWagner(), attacks.SelectivePGD(eps=0.2)],
+    [
+        attacks.HopSkipJump(max_queries=60),
+        attacks.JointCarliniWagner(),
+        attacks.SelectivePGD(eps=0.2),
+    ],
     ids=repr,
 )
 @pytest.mark.filterwarnings("ignore:.*met a gradient")
@@ -259,7 +263,7 @@ def test_other_errors_of_a_model_are_not_hidden():
 
 def test_transfer_between_nets_that_overflow():
     x, y = batch(torch.float32)
-    nets = {"a": Overflows(torch.inf), "b": Surrogate()}
+    nets = {"a": Overflows(torch.inf), "b": DetectorSurrogate()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matrix = eval.transfer_matrix(nets, None, attacks.FGSM(eps=0.2), x, y)

@@ -10,7 +10,7 @@ from tests.toys import answers, convnet, images
 
 X = images(12)
 Y = answers(convnet(), X)
-SQUARE = attacks.Square(eps=0.01, queries=20, stop="never")
+SQUARE = attacks.Square(eps=0.01, max_queries=20, stop="never")
 
 
 def service(ends=None, error=None):
@@ -24,7 +24,7 @@ def service(ends=None, error=None):
         with torch.no_grad():
             return net(torch.from_numpy(rows)).double().softmax(1).numpy()
 
-    return CallableClassifier(answer, 3, budget=ends if error is None else None)
+    return CallableClassifier(answer, 3, max_queries=ends if error is None else None)
 
 
 ENDS = {

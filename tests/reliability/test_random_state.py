@@ -103,7 +103,7 @@ def test_draws_are_taken_back_and_repeat_from_call_to_call(name, tally):
                 assert torch.equal(model.logits(X), first)
                 torch.rand(1)
                 assert not torch.equal(model.logits(X), first)
-                with model.hold():
+                with model.evaluating():
                     assert not torch.equal(model.logits(X), model.logits(X))
 
 
@@ -189,7 +189,7 @@ def test_scripted_and_compiled_modules(tally):
             first = model.logits(X)
             assert torch.equal(torch.get_rng_state(), before)
             assert torch.equal(model.logits(X), first)
-            with model.hold():
+            with model.evaluating():
                 assert not torch.equal(model.logits(X), model.logits(X))
             assert torch.equal(torch.get_rng_state(), before)
     assert len(runs) == 4  # each pass was compiled, the watched ones too

@@ -26,7 +26,7 @@ from tests.toys import convnet
 
 N, LIMITS = 8, (0, 8, 40, 77)
 FAILURES = ("raises", "shape", "nan", "text", "nothing")
-SQUARE, HOPSKIPJUMP = attacks.Square(eps=0.05, queries=40), attacks.HopSkipJump(queries=60)
+SQUARE, HOPSKIPJUMP = attacks.Square(eps=0.05, max_queries=40), attacks.HopSkipJump(max_queries=60)
 
 
 def double_net():
@@ -61,7 +61,7 @@ class Service:
 class Calm:
     """A detector that never raises an alarm."""
 
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         return torch.zeros(len(outputs))
 
 
@@ -90,7 +90,12 @@ WRAPPED = {
     "guard": lambda model: Guard(model, Calm(), threshold=1.0, outputs="scores"),
     "validator": lambda model: defenses.InputValidator(model),
     "all of them": lambda model: QueryCounter(
-        Guard(Ensemble([QueryCounter(model)], "probabilities"), Calm(), 1.0, outputs="scores")
+        Guard(
+            Ensemble([QueryCounter(model)], "probabilities"),
+            Calm(),
+            threshold=1.0,
+            outputs="scores",
+        )
     ),
 }
 
@@ -131,7 +136,7 @@ def test_black_box_attacks_keep_what_was_answered(tally, x, y):
     promise = tally("an error of a service leaves what the attack had found")
     for attack in BLACK_BOX:
         for limit in LIMITS:
-            budgeted = QueryCounter(service(), budget=limit)
+            budgeted = QueryCounter(service(), max_queries=limit)
             expected = interrupted(attack, budgeted, x, y, QueryBudgetExceeded)
             for failure in FAILURES if limit == 40 else FAILURES[:1]:
                 with promise.trial((attack, limit, failure)):
@@ -145,7 +150,7 @@ def test_wrappers_pass_it_on(tally, x, y, name):
     for attack in (HOPSKIPJUMP,) if name == "validator" else (SQUARE, HOPSKIPJUMP):
         for limit in LIMITS:
             with promise.trial((name, attack, limit)):
-                healthy = QueryCounter(WRAPPED[name](service()), budget=limit)
+                healthy = QueryCounter(WRAPPED[name](service()), max_queries=limit)
                 expected = interrupted(attack, healthy, x, y, QueryBudgetExceeded)
                 assert expected is not None
                 found = interrupted(attack, WRAPPED[name](service(limit)), x, y, ServiceError)
@@ -158,7 +163,7 @@ def test_gradient_attacks_keep_what_was_answered(tally, x, y):
     for attack in GRADIENT:
         for limit in LIMITS[1:3]:
             with promise.trial((attack, limit)):
-                budgeted = QueryCounter(net, budget=limit)
+                budgeted = QueryCounter(net, max_queries=limit)
                 expected = interrupted(attack, budgeted, x, y, QueryBudgetExceeded)
                 found = interrupted(attack, Failing(net, limit), x, y, ServiceError)
                 assert_alike(found, expected)
@@ -191,14 +196,14 @@ def test_a_substitute_is_as_far_as_it_got(x):
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3)).double()
     before = [p.clone() for p in net.parameters()]
     with pytest.raises(ServiceError):
-        attacks.Substitute(queries=32).fit(service(16), net, x)
+        attacks.Substitute(max_queries=32).fit(service(16), net, x)
     assert not any(map(torch.equal, before, net.parameters()))
 
 
 def test_an_evaluation_keeps_the_reports_before(x, y):
     reports = []
     model = service(60)
-    attack = attacks.Square(eps=0.3, queries=9)
+    attack = attacks.Square(eps=0.3, max_queries=9)
     stream = evaluate_stream(model, x, y, attacks=[attack], batch_size=2)
     with pytest.raises(AttackInterrupted):
         reports.extend(stream)

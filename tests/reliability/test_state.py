@@ -130,7 +130,7 @@ def test_interrupts_at_every_line_of_entering_and_leaving(mode, tally):
     before = snapshot(net)
 
     def call():
-        with model.hold(), torch.no_grad():
+        with model.evaluating(), torch.no_grad():
             model.logits(x)
 
     k, came = 1, True
@@ -202,7 +202,7 @@ def test_what_cannot_be_restored_stops_nothing_else(tally):
 
     with t.trial("a mode that cannot be set"):
         net[1].locked = True
-        with pytest.raises(RuntimeError, match="locked"), TorchClassifier(net).hold():
+        with pytest.raises(RuntimeError, match="locked"), TorchClassifier(net).evaluating():
             change(net)
         assert snapshot(net[0])[1:] == before
         assert net[2].training
@@ -244,4 +244,4 @@ def test_a_buffer_that_forward_deletes_comes_back_in_its_place():
 
 
 def test_an_interrupt_before_the_first_line_of_init_leaves_nothing_to_undo():
-    state.undisturbed.__new__(state.undisturbed).__del__()
+    state.preserve_state.__new__(state.preserve_state).__del__()

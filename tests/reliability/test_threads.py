@@ -41,7 +41,7 @@ ATTACKS = [
     attacks.FGSM(eps=0.2),
     attacks.PGD(eps=0.2, steps=5, random_start=True),
     attacks.DeepFool(),
-    attacks.Square(eps=0.2, queries=20),
+    attacks.Square(eps=0.2, max_queries=20),
 ]
 
 
@@ -127,12 +127,12 @@ def test_scores_of_a_shared_detector(detector, tally):
     outputs = torch.randn(60, 3).numpy()
     if hasattr(detector, "fit"):
         detector.fit(outputs, torch.arange(60).remainder(3).numpy())
-    expected = detector.suspicion(outputs)
+    expected = detector.anomaly_score(outputs)
 
     def asking(trial):
         for _ in range(10):
             with t.trial(trial):
-                assert (detector.suspicion(outputs) == expected).all()
+                assert (detector.anomaly_score(outputs) == expected).all()
 
     in_threads([lambda i=i: asking(f"{detector}, thread {i}") for i in range(4)])
 

@@ -200,7 +200,7 @@ class TestAverage:
 
     @pytest.mark.parametrize("decay", [0, 1, 1.5, math.nan])
     def test_its_decay_lies_between_0_and_1(self, net, line, decay):
-        with pytest.raises(ValueError, match=r"ema must lie between 0 and 1, got"):
+        with pytest.raises(ValueError, match=r"`ema` must lie between 0 and 1, got"):
             quietly(net, line, ema=decay)
 
 
@@ -416,7 +416,7 @@ def test_pairs_may_be_lists(net, line):
     ("value", "message"), [(torch.ones(2), r"gave shape \(2,\)"), (1.0, "gave float")]
 )
 def test_a_loss_that_is_no_scalar(net, line, value, message):
-    with pytest.raises(TypeError, match=f"loss must give a scalar tensor, {message}"):
+    with pytest.raises(TypeError, match=f"`loss` must give a scalar tensor, {message}"):
         quietly(net, line, loss=lambda *_: value)
 
 
@@ -430,7 +430,7 @@ def test_bad_arguments(net, line):
         ({"epochs": 1.5}, TypeError, "epochs must be an int"),
         ({"loader": iter(line)}, TypeError, "loader must be iterable once an epoch"),
         ({"loader": (batch for batch in line)}, TypeError, "not a generator"),
-        ({"model": lambda x: x}, TypeError, r"model must be a torch.nn.Module, got function"),
+        ({"model": lambda x: x}, TypeError, r"`model` must be a torch.nn.Module, got function"),
         ({"model": nn.ReLU()}, ValueError, "optimizer must be over parameters of model"),
         ({"optimizer": stranger}, ValueError, "optimizer must be over parameters of model"),
         ({"optimizer": net}, TypeError, "optimizer must be a torch optimizer, got Linear"),
@@ -439,7 +439,7 @@ def test_bad_arguments(net, line):
         ({"scheduler": plateau}, ValueError, "must not be ReduceLROnPlateau"),
         ({"schedule": "step"}, ValueError, "schedule must be one of 'epoch', 'batch', got 'step'"),
         ({"schedule": "batch"}, ValueError, "schedule='batch' needs a scheduler, got none"),
-        ({"loss": "ce"}, TypeError, r"loss must be a function of \(model, x, y\), got str"),
+        ({"loss": "ce"}, TypeError, r"`loss` must be a function of \(model, x, y\), got str"),
         ({"evaluate": {}}, TypeError, "evaluate must be a function of a model, got dict"),
         ({"ema": "0.9"}, TypeError, "ema must be a number"),
         ({"precision": "half"}, ValueError, "precision must be one of 'auto', 'float32', 'bfloat"),

@@ -44,7 +44,7 @@ class BIM(BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole("steps", self.steps, at_least=1)
+        checks.integer("steps", self.steps, at_least=1)
         check_step_size(self.step_size)
 
     def _ascent(self, eps: Tensor) -> Ascent:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.box_adam import BoxAdam
+from advkit.attacks.engine.box_adam import SCHEDULES, BoxAdam, Schedule
 from advkit.attacks.engine.constant_search import PenaltyAttack, PenaltyState
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
 from advkit.core.norms import Norm
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 _AMPLE = 2.0  # the first constant, as a multiple of what a linear model would need
 _PUBLISHED_CONST = 1e-3
@@ -27,7 +27,7 @@ class CarliniWagnerL2(PenaltyAttack):
     tanh keeps in the box; a search over the constant finds the smallest that still succeeds. Every
     decision is a sample's own.
 
-    Deviations, all undone by `published=True`: the first search steps go for the likeliest classes
+    Deviations, all undone by `schedule="published"`: the first search steps go for the likeliest classes
     one after another, which is the paper's "best case" with the few classes that matter, and the
     later ones go on from the nearest success at a fifth of the rate instead of from the input; the
     first constant and the rate follow from the gradient at the input; the rate falls to zero along
@@ -49,7 +49,7 @@ class CarliniWagnerL2(PenaltyAttack):
             0.001 in the published schedule.
         candidates: how many classes to go for, the likeliest first. Without meaning for a targeted
             attack and in the published schedule.
-        published: the schedule of the paper's code, for comparison; give it its time too, with
+        schedule: `"adaptive"`; or `"published"`, the schedule of the paper's code, for comparison; give it its time too, with
             `steps=10_000, lr=0.01`.
         progress: show a bar (needs the extra `report`).
 
@@ -68,7 +68,7 @@ class CarliniWagnerL2(PenaltyAttack):
 
     confidence: float = 0.0
     lr: float | None = None
-    published: bool = False
+    schedule: Schedule = "adaptive"
     norm: Norm = field(default="l2", init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class CarliniWagnerL2(PenaltyAttack):
         checks.not_negative("confidence", self.confidence)
         if self.lr is not None:
             checks.positive("lr", self.lr)
-        checks.flag("published", self.published)
+        checks.one_of("schedule", self.schedule, SCHEDULES)
 
     @property
     def _confidence(self) -> float:
@@ -87,15 +87,18 @@ class CarliniWagnerL2(PenaltyAttack):
         return _AMPLE * 2
 
     def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
-        if not self.published:
+        if self.schedule != "published":
             return super()._search_nearest(problem, at)
-        one = wide(problem.x).new_ones(len(problem.x))
+        one = at_least_float32(problem.x).new_ones(len(problem.x))
         const = one * (self.initial_const or _PUBLISHED_CONST)
         penalty = PenaltyState(const, torch.zeros_like(one), expected_distance=one)
         return self._search_from_input(problem, penalty)
 
     def _descend(self, problem: Problem, start: Tensor, penalty: PenaltyState) -> Nearest:
         adam = BoxAdam(
-            steps=self.steps, confidence=self.confidence, lr=self.lr, published=self.published
+            steps=self.steps,
+            confidence=self.confidence,
+            lr=self.lr,
+            published=self.schedule == "published",
         )
         return adam.descend(problem, start, penalty)

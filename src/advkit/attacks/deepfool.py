@@ -15,9 +15,9 @@ from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
-from advkit.core.losses import Loss, own_and_others
+from advkit.core.losses import Loss, split_label_logit
 from advkit.core.norms import DUAL, Norm, lp_norm, per_sample
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 _MOST = 9  # classes beside the label: the ten likeliest of the paper
 _SLACK = 1.15  # how much steeper than it was before a class may have become
@@ -104,16 +104,16 @@ class DeepFool(MinimumNormAttack):
 
     def __post_init__(self) -> None:
         checks.one_of("norm", self.norm, tuple(DUAL))
-        checks.whole("steps", self.steps, at_least=1)
+        checks.integer("steps", self.steps, at_least=1)
         checks.not_negative("overshoot", self.overshoot)
         if self.candidates is not None:
-            checks.whole("candidates", self.candidates, at_least=1)
+            checks.integer("candidates", self.candidates, at_least=1)
         if self.eps is not None:
             checks.eps(self.eps)
 
     def _objective(self, *, targeted: bool) -> Loss:
         if targeted:
-            raise ValueError("target must be None: DeepFool has no targeted form; FAB has one")
+            raise ValueError("`target` must be None: DeepFool has no targeted form; FAB has one")
         return super()._objective(targeted=targeted)
 
     def _search(self, problem: Problem) -> Best | Nearest:
@@ -125,7 +125,7 @@ class DeepFool(MinimumNormAttack):
         crossing = self._crossing(problem)
         if self.eps is None:
             return crossing.outer
-        return self._into_ball(problem, crossing, checks.budget(self.eps, problem.x))
+        return self._into_ball(problem, crossing, checks.radii(self.eps, problem.x))
 
     def _into_ball(self, problem: Problem, crossing: _Crossing, eps: Tensor) -> Best:
         """Return the successes and failures projected onto the ball; a success within it counts."""
@@ -138,8 +138,10 @@ class DeepFool(MinimumNormAttack):
         """Return the iterates `kept`, with `eps` only those in the ball."""
         if self.eps is None:
             return kept
-        distance = lp_norm(wide(kept.x_adv) - wide(problem.x), self.norm)  # 16 bits would round it
-        outside = distance > checks.budget(self.eps, problem.x)
+        distance = lp_norm(
+            at_least_float32(kept.x_adv) - at_least_float32(problem.x), self.norm
+        )  # 16 bits would round it
+        outside = distance > checks.radii(self.eps, problem.x)
         x_adv = torch.where(per_sample(outside, problem.x), problem.x, kept.x_adv)
         return Best(x_adv, kept.shortfall.masked_fill(outside, math.inf))
 
@@ -202,7 +204,7 @@ class DeepFool(MinimumNormAttack):
             Its normal `(n, *features)` of dual norm 1, zero without a gradient; the distance to it
             `(n,)`, inf without one; and the slopes with what was learnt, `(n, classes)`.
         """
-        own, others = own_and_others(at.logits.detach(), problem.goal.labels)
+        own, others = split_label_logit(at.logits.detach(), problem.goal.labels)
         likeliest = others.topk(min(self.candidates or _MOST, others.shape[1] - 1), dim=1)
         slopes = slopes.to(others.dtype).expand_as(others).clone()
         unit, distance = torch.zeros_like(problem.x), torch.full_like(own, math.inf)

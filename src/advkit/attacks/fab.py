@@ -15,7 +15,7 @@ from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
 from advkit.core.norms import DUAL, Norm, lp_norm, per_sample
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 # The pace of a walk, measured on the nets of the documentation; none of these is delicate.
 _EXPLORE, _REFINE, _LAST = 0.5, 0.2, 0.01  # share of the way to the nearest point of the plane
@@ -85,9 +85,9 @@ class FAB(MinimumNormAttack):
 
     def __post_init__(self) -> None:
         checks.one_of("norm", self.norm, tuple(DUAL))
-        checks.whole("steps", self.steps, at_least=1)
-        checks.whole("candidates", self.candidates, at_least=1)
-        checks.flag("progress", self.progress)
+        checks.integer("steps", self.steps, at_least=1)
+        checks.integer("candidates", self.candidates, at_least=1)
+        checks.boolean("progress", self.progress)
 
     def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
         """Walk to one class after another from the inputs, then on from the nearest success."""
@@ -134,8 +134,8 @@ class FAB(MinimumNormAttack):
     def _step(
         self, i: int, share: float, problem: Problem, at: Judged, walk: _Walk
     ) -> tuple[Tensor, _Walk]:
-        grad = wide(problem.drop_active_bounds(at.x_adv, problem.gradient(at)))
-        delta = wide(at.x_adv - problem.x)
+        grad = at_least_float32(problem.drop_active_bounds(at.x_adv, problem.gradient(at)))
+        delta = at_least_float32(at.x_adv - problem.x)
         distance, slope = lp_norm(delta, self.norm), lp_norm(grad, DUAL[self.norm])
         gap = -at.value.detach().to(slope.dtype)
         lost = ~((slope > 0) & gap.isfinite())
@@ -166,7 +166,7 @@ def _pace(first: float, steps: int) -> list[float]:
 
 def _begin(problem: Problem, limit: Tensor) -> _Walk:
     return _Walk(
-        normal=torch.zeros_like(wide(problem.x)),
+        normal=torch.zeros_like(at_least_float32(problem.x)),
         over=torch.full_like(limit, _OVER),
         limit=limit,
         nearest=torch.full_like(limit, math.inf),

@@ -52,8 +52,8 @@ class FGSM(BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.flag("random_start", self.random_start)
-        checks.whole("seed", self.seed)
+        checks.boolean("random_start", self.random_start)
+        checks.integer("seed", self.seed)
 
     def _ascent(self, eps: Tensor) -> Ascent:
         return Ascent(

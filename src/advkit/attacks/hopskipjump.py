@@ -17,7 +17,7 @@ from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, normal, sample_keys, uniform
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 _HALVINGS = 9  # of the way to the boundary, so that it is known to a 512th of the distance
 _STEPS = 8  # lengths that a step away from the boundary is tried with
@@ -40,14 +40,14 @@ class HopSkipJump(BlackBoxAttack):
 
     Args:
         norm: `"l2"` or `"linf"`, of the distance.
-        queries: the most samples that may be sent for each input, the first and the last look
+        max_queries: the most samples that may be sent for each input, the first and the last look
             included; at least 3.
-        directions: probes of the first round; the t-th has sqrt(t) times as many.
-        starts: inputs `(m, *features)` to begin at; each sample tries those nearest to it first
+        init_gradient_queries: probes of the first round; the t-th has sqrt(t) times as many.
+        init_points: inputs `(m, *features)` to begin at; each sample tries those nearest to it first
             and takes the first that meets its goal. `None` tries uniform noise, which seldom does
             for a target: give inputs of that class. A sample for which no start meets the goal is
             a failure, marked in the result's `no_start`.
-        tries: how many starts to try, at least 1.
+        init_trials: how many points to try, at least 1.
         batch_size: probes sent at once, at most; an evaluation holds it to its own.
         seed: of all draws, an int; they do not depend on the rest of the batch.
         progress: show a bar over the queries (needs the extra `report`).
@@ -62,44 +62,46 @@ class HopSkipJump(BlackBoxAttack):
         >>> from advkit import attacks
         >>> x = np.random.default_rng(0).random((80, 4))
         >>> neighbours = KNeighborsClassifier().fit(x, x.sum(1) > 2)
-        >>> result = attacks.HopSkipJump(queries=300).run(neighbours, torch.from_numpy(x[:5]))
+        >>> result = attacks.HopSkipJump(max_queries=300).run(neighbours, torch.from_numpy(x[:5]))
         >>> bool(result.success.all()), int(result.queries.forward.max()) <= 300
         (True, True)
     """
 
     norm: Norm = "l2"
-    queries: int = 2000
-    directions: int = 100
-    starts: Tensor | None = None
-    tries: int = 100
+    max_queries: int = 2000
+    init_gradient_queries: int = 100
+    init_points: Tensor | None = None
+    init_trials: int = 100
     batch_size: int = 1024
     seed: int = 0
     progress: bool = False
 
     def __post_init__(self) -> None:
         checks.one_of("norm", self.norm, ("l2", "linf"))
-        checks.whole("queries", self.queries, at_least=3)
-        checks.whole("directions", self.directions, at_least=1)
-        if self.starts is not None and not isinstance(self.starts, Tensor):
-            raise TypeError(f"starts must be a torch.Tensor, got {type(self.starts).__name__}")
-        checks.whole("tries", self.tries, at_least=1)
-        checks.whole("batch_size", self.batch_size, at_least=1)
-        checks.whole("seed", self.seed)
-        checks.flag("progress", self.progress)
+        checks.integer("max_queries", self.max_queries, at_least=3)
+        checks.integer("init_gradient_queries", self.init_gradient_queries, at_least=1)
+        if self.init_points is not None and not isinstance(self.init_points, Tensor):
+            raise TypeError(
+                f"`init_points` must be a torch.Tensor, got {type(self.init_points).__name__}"
+            )
+        checks.integer("init_trials", self.init_trials, at_least=1)
+        checks.integer("batch_size", self.batch_size, at_least=1)
+        checks.integer("seed", self.seed)
+        checks.boolean("progress", self.progress)
 
     def _search(self, problem: Problem) -> Nearest:
-        starts = self._checked_starts(problem)
+        init_points = self._checked_init_points(problem)
         nearest = self._empty_record(problem)
         if problem.ledger.kept is not None:
             problem.ledger.kept = nearest  # filled as the search goes on
         at = problem.evaluate_clean(nearest)
         search = _Search(self, problem, nearest)
-        begun = search.begin((~at.success).nonzero().flatten(), starts)
+        begun = search.begin((~at.success).nonzero().flatten(), init_points)
         search.walk(begun)
         return nearest
 
     def _total_steps(self, problem: Problem) -> int:
-        return self.queries
+        return self.max_queries
 
     def _empty_record(self, problem: Problem) -> Nearest:
         return Nearest.empty(problem.x)
@@ -110,15 +112,15 @@ class HopSkipJump(BlackBoxAttack):
         return Best(torch.where(per_sample(seen.success, seen.x_adv), seen.x_adv, problem.x),
                     seen.shortfall)  # fmt: skip
 
-    def _checked_starts(self, problem: Problem) -> Tensor | None:
-        if self.starts is None:
+    def _checked_init_points(self, problem: Problem) -> Tensor | None:
+        if self.init_points is None:
             return None
-        if self.starts.shape[1:] != problem.x.shape[1:] or not len(self.starts):
+        if self.init_points.shape[1:] != problem.x.shape[1:] or not len(self.init_points):
             raise ValueError(
-                f"starts must have shape (m, {', '.join(map(str, problem.x.shape[1:]))}) like the "
-                f"samples of x, got {tuple(self.starts.shape)}"
+                f"`init_points` must have shape (m, {', '.join(map(str, problem.x.shape[1:]))}) like the "
+                f"samples of x, got {tuple(self.init_points.shape)}"
             )
-        return checks.inputs(self.starts, problem.model.bounds).to(problem.x)
+        return checks.inputs(self.init_points, problem.model.bounds).to(problem.x)
 
 
 class _Search:
@@ -136,7 +138,7 @@ class _Search:
     @property
     def left(self) -> Tensor:
         """Queries that each sample has left, besides the last look, `(n,)`."""
-        return self.attack.queries - 1 - self.problem.ledger.forward
+        return self.attack.max_queries - 1 - self.problem.ledger.forward
 
     def ask(self, x_adv: Tensor, rows: Tensor) -> Tensor:
         """Whether each of `x_adv`, candidates for the samples `rows`, is a success; bool `(m,)`."""
@@ -150,13 +152,15 @@ class _Search:
     def keep(self, x_adv: Tensor, rows: Tensor) -> None:
         """Successes `x_adv` of the samples `rows`, if they are nearer than those before."""
         part = self.problem.take(rows)
-        found = Nearest(x_adv, x_adv.new_full((len(rows),), -1), wide(part.distance(x_adv)))
+        found = Nearest(
+            x_adv, x_adv.new_full((len(rows),), -1), at_least_float32(part.distance(x_adv))
+        )
         write(self.nearest, rows, take(self.nearest, rows).nearer(found))
 
-    def begin(self, rows: Tensor, starts: Tensor | None) -> Tensor:
+    def begin(self, rows: Tensor, init_points: Tensor | None) -> Tensor:
         """Give the samples `rows` a first success, on the boundary; those that have got one."""
         todo = rows
-        for points in self._candidates(starts):
+        for points in self._candidates(init_points):
             todo = todo[self.left[todo] > 0]
             if not len(todo):
                 break
@@ -171,15 +175,15 @@ class _Search:
             self._approach(self.nearest.x_adv[begun], begun)
         return begun
 
-    def _candidates(self, starts: Tensor | None) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _candidates(self, init_points: Tensor | None) -> Iterator[Callable[[Tensor], Tensor]]:
         """What to try one after another: functions of rows."""
-        if starts is None:
-            yield from (partial(self._noise, i) for i in range(self.attack.tries))
+        if init_points is None:
+            yield from (partial(self._noise, i) for i in range(self.attack.init_trials))
             return
-        x = wide(self.problem.x).flatten(1)
-        order = torch.cdist(x, wide(starts).flatten(1)).argsort(dim=1, stable=True)
-        for column in order.unbind(1)[: self.attack.tries]:
-            yield partial(_picked, starts, column)
+        x = at_least_float32(self.problem.x).flatten(1)
+        order = torch.cdist(x, at_least_float32(init_points).flatten(1)).argsort(dim=1, stable=True)
+        for column in order.unbind(1)[: self.attack.init_trials]:
+            yield partial(_picked, init_points, column)
 
     def _noise(self, i: int, rows: Tensor) -> Tensor:
         """Uniform noise over the bounds, the `i`-th for each of `rows`."""
@@ -189,14 +193,14 @@ class _Search:
 
     def walk(self, rows: Tensor) -> None:
         """Round after round from the boundary points of the samples `rows`."""
-        normals = torch.zeros_like(wide(self.problem.x))
+        normals = torch.zeros_like(at_least_float32(self.problem.x))
         least = _FEWEST + 1 + _HALVINGS  # a round with one step
-        for i in range(1, self.attack.queries):
+        for i in range(1, self.attack.max_queries):
             rows = rows[self.left[rows] >= least]
             if not len(rows):
                 break
             x_adv = self.nearest.x_adv[rows]
-            most = int(self.attack.directions * math.sqrt(i))
+            most = int(self.attack.init_gradient_queries * math.sqrt(i))
             counts = (self.left[rows] - 1 - _HALVINGS).clamp_max(max(most, _FEWEST))
             normal = self._normal(i, x_adv, rows, counts)
             normals[rows] = normalize(_MEMORY * normals[rows] + normal, "l2")
@@ -210,7 +214,7 @@ class _Search:
         taken off, which lowers the variance (eq. 16 of the paper).
         """
         d = x_adv[:1].numel()
-        delta = wide(x_adv - self.problem.x[rows])
+        delta = at_least_float32(x_adv - self.problem.x[rows])
         radius = lp_norm(delta, "l2") * math.sqrt(d) * 2.0**-_HALVINGS
         owner = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
         number = torch.arange(len(owner), device=rows.device) - (counts.cumsum(0) - counts)[owner]
@@ -223,7 +227,7 @@ class _Search:
             points = self.problem.clip(
                 x_adv[at] + (radius[at, None] * unit).view(-1, *x_adv.shape[1:])
             )
-            gone = wide(points - x_adv[at]).flatten(1)  # the clip has part in it
+            gone = at_least_float32(points - x_adv[at]).flatten(1)  # the clip has part in it
             success = self.ask(points, rows[at]).to(delta.dtype)
             hits.index_add_(0, at, success)
             total.index_add_(1, at, torch.stack([success[:, None] * gone, gone]))
@@ -242,7 +246,10 @@ class _Search:
             todo = (~stepped & (self.left[rows] > _HALVINGS)).nonzero().flatten()
             if not len(todo):
                 break
-            far = wide(x_adv[todo]) + per_sample(length[todo].to(move.dtype), move) * move[todo]
+            far = (
+                at_least_float32(x_adv[todo])
+                + per_sample(length[todo].to(move.dtype), move) * move[todo]
+            )
             points = self.problem.clip(far)
             hit = self.ask(points, rows[todo])
             found[todo[hit]], stepped[todo[hit]] = points[hit], True
@@ -270,6 +277,6 @@ class _Search:
         self.keep(best, rows)
 
 
-def _picked(starts: Tensor, order: Tensor, rows: Tensor) -> Tensor:
-    """Of `starts` those that stand in `order` `(n,)` at `rows`."""
-    return starts[order[rows]]
+def _picked(init_points: Tensor, order: Tensor, rows: Tensor) -> Tensor:
+    """Of `init_points` those that stand in `order` `(n,)` at `rows`."""
+    return init_points[order[rows]]

@@ -16,7 +16,7 @@ from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rounding import warn_of_lost_theta
 from advkit.core import checks
 from advkit.core.norms import Norm
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 _PAIR = 2  # features that a step changes
 _BLOCK = 2**22  # pairs that are scored at once
@@ -81,13 +81,13 @@ class JSMA(MinimumNormAttack):
     def __post_init__(self) -> None:
         checks.number("theta", self.theta)
         if self.theta == 0 or not math.isfinite(self.theta):
-            raise ValueError(f"theta must be finite and not zero, got {self.theta}")
+            raise ValueError(f"`theta` must be finite and not zero, got {self.theta}")
         checks.positive("gamma", self.gamma)
         if self.gamma > 1:
-            raise ValueError(f"gamma must be at most 1, got {self.gamma}")
+            raise ValueError(f"`gamma` must be at most 1, got {self.gamma}")
         checks.one_of("output", self.output, ("probabilities", "logits"))
-        checks.whole("candidates", self.candidates, at_least=1)
-        checks.flag("progress", self.progress)
+        checks.integer("candidates", self.candidates, at_least=1)
+        checks.boolean("progress", self.progress)
 
     def _search(self, problem: Problem) -> Best | Nearest:
         features = problem.x[0].numel()
@@ -164,7 +164,7 @@ class JSMA(MinimumNormAttack):
 
     def _scaled(self, grad: Tensor) -> Tensor:
         """`grad` in the direction of `theta`, flat, its largest entry one: the pairs rank alike."""
-        flat = wide(grad.flatten(1))
+        flat = at_least_float32(grad.flatten(1))
         largest = flat.abs().amax(1, keepdim=True)
         return flat / torch.where(largest > 0, largest, 1) * math.copysign(1, self.theta)
 

@@ -17,7 +17,7 @@ from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
 from advkit.core.losses import Loss, cross_entropy
 from advkit.core.norms import Norm
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 _AMPLE = 2.0  # the first constant, as a multiple of what a linear model would need
 _ARMIJO = 1e-4  # share of the predicted decrease that a step must bring
@@ -90,7 +90,7 @@ class LBFGS(PenaltyAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole("memory", self.memory, at_least=1)
+        checks.integer("memory", self.memory, at_least=1)
 
     def _objective(self, *, targeted: bool) -> Loss:
         return cross_entropy
@@ -161,9 +161,9 @@ class LBFGS(PenaltyAttack):
         """The objective at the iterates, `(n,)`, and its gradient, `(n, d)`."""
         lower, upper = problem.model.bounds
         width = upper - lower
-        delta = wide(at.x_adv - problem.x).flatten(1).div_(width)
+        delta = at_least_float32(at.x_adv - problem.x).flatten(1).div_(width)
         odds = at.value.detach().to(const.dtype)
-        grad = wide(problem.gradient(at).flatten(1))
+        grad = at_least_float32(problem.gradient(at).flatten(1))
         value = _dot(delta, delta) + const * softplus(-odds)
         weight = width * const * torch.sigmoid(-odds)
         return value, delta.mul_(2).addcmul_(weight[:, None], grad, value=-1)

@@ -73,12 +73,12 @@ class PGD(BudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.one_of("norm", self.norm, BALLS)
-        checks.whole("steps", self.steps, at_least=1)
+        checks.integer("steps", self.steps, at_least=1)
         check_step_size(self.step_size)
         check_restarts(self.restarts, self.random_start)
         checks.not_negative("momentum", self.momentum)
-        checks.whole("seed", self.seed)
-        checks.flag("progress", self.progress)
+        checks.integer("seed", self.seed)
+        checks.boolean("progress", self.progress)
 
     def _ascent(self, eps: Tensor) -> Ascent:
         return Ascent(

@@ -68,17 +68,17 @@ class RandomNoise(BlackBoxAttack):
         checks.one_of("kind", self.kind, tuple(NORMS))
         if self.norm not in NORMS[self.kind]:
             raise ValueError(
-                f"norm must be one of {', '.join(map(repr, NORMS[self.kind]))} for kind "
+                f"`norm` must be one of {', '.join(map(repr, NORMS[self.kind]))} for kind "
                 f"{self.kind!r}, got {self.norm!r}"
             )
         if self.kind == "salt_and_pepper":
             _check_counts(self.eps)
-        checks.whole("restarts", self.restarts, at_least=1)
+        checks.integer("restarts", self.restarts, at_least=1)
         checks.one_of("stop", self.stop, ("first", "never", None))
-        checks.whole("seed", self.seed)
+        checks.integer("seed", self.seed)
 
     def _search(self, problem: Problem) -> Best:
-        eps = checks.budget(self.eps, problem.x)
+        eps = checks.radii(self.eps, problem.x)
         if self.kind != "salt_and_pepper":  # there it counts features
             warn_of_lost_budget(problem, eps)
         best = Best.unjudged(problem.x)

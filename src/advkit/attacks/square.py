@@ -19,12 +19,12 @@ from advkit.attacks.engine.rows import take, write
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, sample_keys, uniform
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 # Until which share of the queries a box has which part of the first one; 1/512 from there on.
 _SHRINK = ((0.001, 1), (0.005, 2), (0.02, 4), (0.05, 8), (0.1, 16), (0.2, 32), (0.4, 64),
            (0.6, 128), (0.8, 256))  # fmt: skip
-_SHARE: dict[Norm, float] = {"linf": 0.5, "l2": 1.0}  # of the first box
+_P_INIT: dict[Norm, float] = {"linf": 0.5, "l2": 1.0}  # of the first box
 _GREY = 0.5  # share of the boxes in which all channels get the same sign
 _TILES = 5  # of the first l2 perturbation, along each axis
 _LEAST = 3  # side of a window in l2
@@ -53,9 +53,9 @@ class Square(BlackBoxAttack):
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
             for each sample.
         norm: `"linf"` or `"l2"`.
-        queries: the most samples that may be sent for each input, the first and the last look
+        max_queries: the most samples that may be sent for each input, the first and the last look
             included; at least 3.
-        share: of the features that the first box covers (p in the paper), in (0, 1]; `None` for
+        p_init: share of the features that the first box covers (p in the paper), in (0, 1]; `None` for
             0.5 in linf and 1 in l2.
         stop: `"first"` leaves a sample alone once it is misclassified, `"never"` goes on to the
             strongest example that the queries allow; `None` leaves it to the caller: `"first"` by
@@ -73,15 +73,15 @@ class Square(BlackBoxAttack):
         >>> from advkit import attacks
         >>> x = np.random.default_rng(0).random((80, 4))
         >>> tree = DecisionTreeClassifier().fit(x, x[:, 0] > 0.5)
-        >>> result = attacks.Square(eps=0.6, queries=200).run(tree, torch.from_numpy(x[:5]))
+        >>> result = attacks.Square(eps=0.6, max_queries=200).run(tree, torch.from_numpy(x[:5]))
         >>> bool(result.success.all()), int(result.queries.forward.max()) <= 200
         (True, True)
     """
 
     eps: float | Tensor
     norm: Norm = "linf"
-    queries: int = 1000
-    share: float | None = None
+    max_queries: int = 1000
+    p_init: float | None = None
     stop: Stop | None = None
     seed: int = 0
     progress: bool = False
@@ -89,26 +89,28 @@ class Square(BlackBoxAttack):
     def __post_init__(self) -> None:
         checks.eps(self.eps)
         checks.one_of("norm", self.norm, ("linf", "l2"))
-        checks.whole("queries", self.queries, at_least=3)
-        if self.share is not None:
-            checks.positive("share", self.share)
-            if self.share > 1:
-                raise ValueError(f"share must be at most 1, got {self.share}")
+        checks.integer("max_queries", self.max_queries, at_least=3)
+        if self.p_init is not None:
+            checks.positive("p_init", self.p_init)
+            if self.p_init > 1:
+                raise ValueError(f"`p_init` must be at most 1, got {self.p_init}")
         checks.one_of("stop", self.stop, ("first", "never", None))
-        checks.whole("seed", self.seed)
-        checks.flag("progress", self.progress)
+        checks.integer("seed", self.seed)
+        checks.boolean("progress", self.progress)
 
     def _view(self, model: object) -> ByScores:
         return by_scores(model, type(self).__name__)
 
     def _search(self, problem: Problem) -> Best:
-        eps = checks.budget(self.eps, problem.x)
+        eps = checks.radii(self.eps, problem.x)
         warn_of_lost_budget(problem, eps)
         keys = sample_keys(problem.x, problem.model.bounds, self.seed)
         change = _linf_change if self.norm == "linf" else _l2_change
         best = Best.unjudged(problem.x)  # the first pattern is taken even if the input were better
         problem.evaluate_clean(best)
-        rounds = self.queries - int(problem.ledger.forward.max()) - 1  # the last look is one too
+        rounds = (
+            self.max_queries - int(problem.ledger.forward.max()) - 1
+        )  # the last look is one too
         if rounds < 1:
             problem.ledger.no_start |= True
         open_rows = torch.arange(len(keys), device=keys.device)
@@ -127,12 +129,12 @@ class Square(BlackBoxAttack):
         return best
 
     def _total_steps(self, problem: Problem) -> int:
-        return self.queries
+        return self.max_queries
 
     def _part(self, i: int) -> float:
         """The share of the features that the box of round `i` covers."""
-        smaller = next((times for until, times in _SHRINK if i <= until * self.queries), 512)
-        return (_SHARE[self.norm] if self.share is None else self.share) / smaller
+        smaller = next((times for until, times in _SHRINK if i <= until * self.max_queries), 512)
+        return (_P_INIT[self.norm] if self.p_init is None else self.p_init) / smaller
 
 
 class _Box(NamedTuple):
@@ -232,7 +234,7 @@ def _pattern(problem: Problem, eps: Tensor, keys: Tensor, varies: tuple[bool, ..
 def _l2_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Tensor:
     """`x_adv` with the length of one window moved into another one, or a first pattern."""
     space = _Space.of(problem.x)
-    delta = wide(x_adv - problem.x).reshape(len(x_adv), space.channels, -1)
+    delta = at_least_float32(x_adv - problem.x).reshape(len(x_adv), space.channels, -1)
     changed = _tiles(space, delta, box) if box.round == 0 else _moved(space, delta, eps, box)
     unit = normalize(changed, "l2").view_as(problem.x)
     return problem.clip(problem.x + unit * per_sample(eps, unit))
@@ -269,7 +271,7 @@ def _moved(space: _Space, delta: Tensor, eps: Tensor, box: _Box) -> Tensor:
     fresh = _signs(u[:, 2 * axes + 1 :])[:, :, None] * fresh[:, None]
     old = delta.gather(2, into)
     emptied = delta.scatter(2, out, 0).scatter(2, into, 0)
-    most = wide(eps).square().clamp_max(torch.finfo(delta.dtype).max)
+    most = at_least_float32(eps).square().clamp_max(torch.finfo(delta.dtype).max)
     unused = (most - delta.square().sum((1, 2))).clamp_min(0)[:, None, None] / c
     length = (delta.square().sum(2) - emptied.square().sum(2)).clamp_min(0)[:, :, None] + unused
     new = fresh + _unit(old)

@@ -15,7 +15,7 @@ from advkit.core.differentiation import differentiating
 from advkit.core.paid_answers import PaidAnswers
 from advkit.core.progress import progress_bar
 from advkit.core.results import Answers
-from advkit.models import Classifier, TorchClassifier, as_classifier, hold
+from advkit.models import Classifier, TorchClassifier, as_classifier, evaluating
 from advkit.models.protocols import max_batch
 from advkit.training.fit import fit
 from advkit.training.shuffled import shuffled
@@ -70,7 +70,7 @@ class Substitute:
     double the set, a random part of it is moved.
 
     Args:
-        queries: the most samples that the victim may be asked about for training.
+        max_queries: the most samples that the victim may be asked about for training.
         rounds: how often the set is doubled, at most (rho in the paper).
         step_size: of the moves, in input units (lambda in the paper).
         epochs: passes over the set in each round.
@@ -93,13 +93,13 @@ class Substitute:
         >>> net = torch.nn.Sequential(
         ...     torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)
         ... )
-        >>> substitute = attacks.Substitute(queries=400, epochs=20, lr=0.01)
+        >>> substitute = attacks.Substitute(max_queries=400, epochs=20, lr=0.01)
         >>> found = substitute.fit(tree, net, x[:50], x[50:])
         >>> found.queries, found.agreement > 0.8
         (400, True)
     """
 
-    queries: int
+    max_queries: int
     rounds: int = 6
     step_size: float = 0.1
     epochs: int = 10
@@ -109,14 +109,14 @@ class Substitute:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        checks.whole("queries", self.queries, at_least=1)
-        checks.whole("rounds", self.rounds, at_least=0)
+        checks.integer("max_queries", self.max_queries, at_least=1)
+        checks.integer("rounds", self.rounds, at_least=0)
         checks.positive("step_size", self.step_size)
-        checks.whole("epochs", self.epochs, at_least=1)
+        checks.integer("epochs", self.epochs, at_least=1)
         checks.positive("lr", self.lr)
-        checks.whole("batch_size", self.batch_size, at_least=1)
-        checks.whole("seed", self.seed)
-        checks.flag("progress", self.progress)
+        checks.integer("batch_size", self.batch_size, at_least=1)
+        checks.integer("seed", self.seed)
+        checks.boolean("progress", self.progress)
 
     def fit(
         self,
@@ -132,20 +132,20 @@ class Substitute:
         Args:
             victim: a classifier, an `nn.Module` or a fitted scikit-learn estimator.
             net: takes `(n, *features)` and gives logits `(n, victim.num_classes)`.
-            x: inputs to begin with `(n, *features)`, at most `queries` of them; no labels needed.
+            x: inputs to begin with `(n, *features)`, at most `max_queries` of them; no labels needed.
                 Real inputs are worth more than moved ones: against boosted trees on MNIST 800 of
                 them lead to an agreement of 0.88 within 6,400 queries, 200 to 0.62.
             x_test: other inputs, on which agreement is measured after each round.
             answers: what the victim has answered already: the `answers` of the error that ended an
                 earlier `fit`. Any error, an interrupt included, has them once the victim has
-                answered something. They count in `queries`. Pass `net` as it was at the beginning:
+                answered something. They count towards `max_queries`. Pass `net` as it was at the beginning:
                 another one moves inputs elsewhere, which has to be paid. `None` for nothing.
 
         Returns:
             The substitute, and what it cost.
 
         Raises:
-            ValueError: inputs out of the victim's bounds, none of them, or more than `queries`;
+            ValueError: inputs out of the victim's bounds, none of them, or more than `max_queries`;
                 a `net` without one logit for each of the victim's classes, which is seen when the
                 victim has labelled `x`.
             TypeError: `net` is no module, or `victim` no model.
@@ -154,17 +154,17 @@ class Substitute:
         """
         model = as_classifier(victim)
         if not isinstance(net, nn.Module):
-            raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+            raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}")
         x = checks.inputs(x, model.bounds)
-        if not 0 < len(x) <= self.queries:
+        if not 0 < len(x) <= self.max_queries:
             raise ValueError(
-                f"x must hold at least one sample and at most {self.queries:,}, as many as queries "
+                f"`x` must hold at least one sample and at most {self.max_queries:,}, as many as queries "
                 f"allow, got {len(x):,}"
             )
         test = None if x_test is None else checks.inputs(x_test, model.bounds)
         if test is not None and not len(test):
-            raise ValueError("x_test must hold at least one sample or be None, got none")
-        with torch.random.fork_rng(), torch.enable_grad(), hold(model):
+            raise ValueError("`x_test` must hold at least one sample or be None, got none")
+        with torch.random.fork_rng(), torch.enable_grad(), evaluating(model):
             torch.manual_seed(self.seed)
             paid = PaidAnswers(answers, axes=1)
             with paid.kept():
@@ -206,7 +206,7 @@ class Substitute:
         yield x, y
         rows = torch.arange(len(x))  # which of the first inputs each comes from
         for i in range(self.rounds):
-            room = self.queries - len(x)
+            room = self.max_queries - len(x)
             if not room:
                 return
             part = torch.randperm(len(x))[:room].sort().values.to(x.device)
@@ -250,12 +250,12 @@ class _Victim(NamedTuple):
 
 def _check_logits(substitute: TorchClassifier, x: Tensor) -> None:
     """Raise unless the net has a logit for each class, as cross-entropy wants them."""
-    with hold(substitute), torch.no_grad():
+    with evaluating(substitute), torch.no_grad():
         out = substitute.module(x.clone())
     wanted = (len(x), substitute.num_classes)
     if not isinstance(out, Tensor) or out.shape not in (wanted, wanted[1:]):  # of one sample
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"net must give logits {wanted} for {len(x)} sample, got {got}")
+        raise ValueError(f"`net` must give logits {wanted} for {len(x)} sample, got {got}")
 
 
 def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:

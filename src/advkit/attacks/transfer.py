@@ -10,7 +10,7 @@ from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import write
-from advkit.core.attack_options import stopping
+from advkit.core.attack_options import with_stop
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 from advkit.models import as_classifier
@@ -61,7 +61,7 @@ class Transfer(BlackBoxAttack):
 
     def __post_init__(self) -> None:
         if isinstance(self.attack, type) or not hasattr(self.attack, "run"):
-            raise TypeError(f"attack must be an attack, got {self.attack!r}")
+            raise TypeError(f"`attack` must be an attack, got {self.attack!r}")
         as_classifier(self.surrogate)
         object.__setattr__(self, "norm", getattr(self.attack, "norm", "linf"))
         object.__setattr__(self, "eps", getattr(self.attack, "eps", None))
@@ -70,13 +70,13 @@ class Transfer(BlackBoxAttack):
         surrogate = as_classifier(self.surrogate)
         if tuple(surrogate.bounds) != tuple(problem.model.bounds):
             raise ValueError(
-                f"surrogate must have the bounds of the model, {tuple(problem.model.bounds)}, "
+                f"`surrogate` must have the bounds of the model, {tuple(problem.model.bounds)}, "
                 f"got {tuple(surrogate.bounds)}"
             )
         # Clones: an attack of the user's may write to what it gets.
         labels = given_labels(surrogate, problem.goal.labels).clone()
         goal = {"target": labels} if problem.goal.targeted else {"y": labels}
-        found = stopping(self.attack, "never").run(surrogate, problem.x.clone(), **goal)
+        found = with_stop(self.attack, "never").run(surrogate, problem.x.clone(), **goal)
         problem.ledger.blind |= found.no_gradient
         problem.ledger.no_start |= found.no_start
         return Best.unjudged(found.x_adv)

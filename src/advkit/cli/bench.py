@@ -23,7 +23,7 @@ _DIGITS_ATTACKS = (
     "BIM",
     "PGD",
     "PGD:restarts=3",
-    "Square:queries=200",
+    "Square:max_queries=200",
     f"FGM:norm=l2,eps={DIGITS_L2}",
     f"PGD:norm=l2,eps={DIGITS_L2}",
     "DeepFool",
@@ -32,7 +32,7 @@ _DIGITS_ATTACKS = (
     "FAB:norm=linf",
     "CarliniWagnerL2:steps=50",
     "JSMA",
-    "HopSkipJump:queries=200",
+    "HopSkipJump:max_queries=200",
 )
 _ATTACKS = ("FGSM", "BIM", "PGD", "DeepFool:norm=linf", "FAB:norm=linf")
 

@@ -36,8 +36,8 @@ _DIGITS_ATTACKS = (
     "FAB",
     "FAB:norm=linf",
     "JSMA",
-    "Square:eps=0.1,queries=200",
-    "HopSkipJump:queries=300",
+    "Square:eps=0.1,max_queries=200",
+    "HopSkipJump:max_queries=300",
 )
 _ATTACKS = ("FGSM", "PGD")
 _INTERRUPTED = 130

@@ -44,7 +44,7 @@ def unwritable_attacks() -> list[str]:
 def _writable(kind: type[Any]) -> bool:
     """Whether it is made of words: those for guards begin at natural images."""
     takes = {parameter.name for parameter in _parameters(kind)}
-    return _needed(kind) <= {"eps"} and "natural" not in takes
+    return _needed(kind) <= {"eps"} and "start_images" not in takes
 
 
 def _every_attack() -> dict[str, type[Any]]:

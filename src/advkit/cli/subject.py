@@ -16,7 +16,7 @@ from advkit.cli.loading import device_from, load_data, load_factory, load_weight
 from advkit.core import checks
 from advkit.core.files import target_of
 from advkit.data import Dataset, digits
-from advkit.models import Normalize, TorchClassifier, hold
+from advkit.models import Normalize, TorchClassifier, evaluating
 
 
 class Subject(NamedTuple):
@@ -97,7 +97,7 @@ def _check_together(model: TorchClassifier, data: Dataset, device: torch.device)
         raise UsageError(f"--data: {sentence}{way_out}") from error
     one = data.x[:1].to(device)
     try:
-        with hold(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model.logits(one)  # that they are finite is for the report to say
     except Exception as error:
         shape = tuple(one.shape)

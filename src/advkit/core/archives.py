@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advkit.core.files import replacing
+from advkit.core.files import atomic_write
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy and torch write
 _MOST_UNPACKED = 2**28  # bytes that any archive may unpack to
@@ -149,5 +149,5 @@ def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
 def write_npz(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
     """Replace the file at `path` by an archive of `arrays`, none of which holds objects."""
     assert not any(array.dtype.hasobject for array in arrays.values())
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # no array is named as a flag

@@ -17,7 +17,7 @@ def with_seed(attack: AnyAttack, seed: int) -> AnyAttack:
     return dataclasses.replace(attack, seed=seed)  # type: ignore[type-var]  # only those have one
 
 
-def stopping(attack: AnyAttack, stop: str) -> AnyAttack:
+def with_stop(attack: AnyAttack, stop: str) -> AnyAttack:
     """`attack` with its `stop` set, if it has one and leaves it to the caller."""
     if getattr(attack, "stop", stop) is not None:
         return attack
@@ -48,7 +48,7 @@ def check_length(attack: Any, total: int | None) -> None:
         raise ValueError(f"eps has {len(eps)} values, but x has {total} samples")
 
 
-def part_of(attack: Any, rows: Tensor) -> Any:
+def for_samples(attack: Any, rows: Tensor) -> Any:
     """`attack` for the samples `rows` of the data, its `eps` cut if it has one for each sample."""
     eps = getattr(attack, "eps", None)
     if not isinstance(eps, Tensor):
@@ -57,12 +57,12 @@ def part_of(attack: Any, rows: Tensor) -> Any:
         raise ValueError(
             f"eps has {len(eps)} values, but x has {int(rows[-1]) + 1} samples or more"
         )
-    return _cut(attack, rows)
+    return _cut_option(attack, rows)
 
 
-def _cut(attack: Any, rows: Tensor) -> Any:
+def _cut_option(attack: Any, rows: Tensor) -> Any:
     """`attack` with its `eps` cut, or with that of the attack that it is built around."""
     own = {field.name for field in dataclasses.fields(attack) if field.init}
     if "eps" not in own and "attack" in own:
-        return dataclasses.replace(attack, attack=_cut(attack.attack, rows))
+        return dataclasses.replace(attack, attack=_cut_option(attack.attack, rows))
     return dataclasses.replace(attack, eps=attack.eps[rows])

@@ -23,20 +23,20 @@ def batches(
     Each is moved to `device` and comes with the number of its first sample in the data.
     """
     if isinstance(x, np.ndarray):
-        raise TypeError("x must be a torch.Tensor, got a NumPy array; torch.from_numpy(x)")
+        raise TypeError("`x` must be a torch.Tensor, got a NumPy array; torch.from_numpy(x)")
     if not isinstance(x, Tensor):
         if y is not None:
-            raise TypeError("y must be None when x is an iterable of (x, y) batches")
+            raise TypeError("`y` must be None when x is an iterable of (x, y) batches")
         if not isinstance(x, Iterable):
             raise TypeError(
-                f"x must be a Tensor or an iterable of (x, y) batches, got {type(x).__name__}"
+                f"`x` must be a Tensor or an iterable of (x, y) batches, got {type(x).__name__}"
             )
         return _numbered(x, device)
     checks.tensor_of_labels("y", y, " when x is one")
     assert y is not None
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} samples, but y has {len(y)} labels")
-    checks.whole("batch_size", batch_size, at_least=1)
+    checks.integer("batch_size", batch_size, at_least=1)
     starts = range(0, len(x), batch_size)
     return _numbered(((x[i : i + batch_size], y[i : i + batch_size]) for i in starts), device)
 
@@ -59,11 +59,11 @@ def without_empty(numbered: NumberedBatches) -> NumberedBatches:
             yield x, y, first
         total += len(x)
     if not total:
-        raise ValueError("x must hold at least one sample, got none")
+        raise ValueError("`x` must hold at least one sample, got none")
 
 
 @contextmanager
-def counted_from(first: int) -> Iterator[None]:
+def offset_sample_numbers(first: int) -> Iterator[None]:
     """Errors inside count samples from the beginning of a batch; say where that is in the data."""
     try:
         yield

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advkit.core.naming import quoted
-from advkit.core.tensors import wide
+from advkit.core.naming import argument, quoted
+from advkit.core.tensors import at_least_float32
 
 _SHOWN = 5
 _MANY = 32
@@ -76,48 +76,50 @@ def positive(name: str, value: float) -> None:
     """Raise unless `value` is a finite number above zero."""
     number(name, value)
     if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+        raise ValueError(f"{argument(name)} must be positive and finite, got {value}")
 
 
 def not_negative(name: str, value: float) -> None:
     """Raise unless `value` is a finite number of at least zero."""
     number(name, value)
     if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+        raise ValueError(f"{argument(name)} must be at least 0 and finite, got {value}")
 
 
 def number(name: str, value: object) -> None:
     """Raise unless `value` is an int or a float."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
+        raise TypeError(f"{argument(name)} must be a number, got {type(value).__name__}: {value!r}")
 
 
-def flag(name: str, value: object) -> None:
+def boolean(name: str, value: object) -> None:
     """Raise unless `value` is a bool."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {type(value).__name__}: {value!r}")
+        raise TypeError(
+            f"{argument(name)} must be True or False, got {type(value).__name__}: {value!r}"
+        )
 
 
-def whole(name: str, value: int, *, at_least: int | None = None) -> None:
+def integer(name: str, value: int, *, at_least: int | None = None) -> None:
     """Raise unless `value` is an int of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
+        raise TypeError(f"{argument(name)} must be an int, got {type(value).__name__}: {value!r}")
     if at_least is not None and value < at_least:
-        raise ValueError(f"{name} must be at least {at_least}, got {value}")
+        raise ValueError(f"{argument(name)} must be at least {at_least}, got {value}")
 
 
-def share(name: str, value: float) -> None:
+def fraction(name: str, value: float) -> None:
     """Raise unless `value` is a number from 0 to 1."""
     number(name, value)
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+        raise ValueError(f"{argument(name)} must lie in [0, 1], got {value}")
 
 
 def unmasked(name: str, values: object) -> None:
     """Raise if `values` are a masked array with a masked value: what lies behind a mask is none."""
     if np.ma.is_masked(values):
         raise ValueError(
-            f"{name} must not hold masked values, got a masked array; fill them or leave them out"
+            f"{argument(name)} must not hold masked values, got a masked array; fill them or leave them out"
         )
 
 
@@ -129,19 +131,19 @@ def is_attack(value: object) -> bool:
 def attack(name: str, value: object) -> None:
     """Raise unless `value` can be called and run as attacks are; a class cannot."""
     if not (callable(value) and is_attack(value)):
-        raise TypeError(f"{name} must be an attack, such as PGD(eps=0.1), got {value!r}")
+        raise TypeError(f"{argument(name)} must be an attack, such as PGD(eps=0.1), got {value!r}")
 
 
 def detector(name: str, value: object) -> None:
-    """Raise unless `value` can be asked as detectors are; a class cannot."""
-    if isinstance(value, type) or not callable(getattr(value, "suspicion", None)):
-        raise TypeError(f"{name} must have suspicion(outputs), got {value!r}")
+    """Raise unless `value` is an object with an `anomaly_score` method; a class is refused."""
+    if isinstance(value, type) or not callable(getattr(value, "anomaly_score", None)):
+        raise TypeError(f"{argument(name)} must have anomaly_score(outputs), got {value!r}")
 
 
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise unless `value` is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {quoted(choices)}, got {value!r}")
+        raise ValueError(f"{argument(name)} must be one of {quoted(choices)}, got {value!r}")
 
 
 def eps(value: float | Tensor) -> None:
@@ -151,15 +153,15 @@ def eps(value: float | Tensor) -> None:
         return
     if value.ndim != 1 or not (value.is_floating_point() or value.dtype == torch.int64):
         raise ValueError(
-            "eps must be a number or a tensor (n,), "
+            "`eps` must be a number or a tensor (n,), "
             f"got {value.dtype} of shape {tuple(value.shape)}"
         )
     bad = ~(value.isfinite() & (value >= 0))
     if bad.any():
-        raise ValueError(f"eps must be at least 0 and finite, is not at index {indices(bad)}")
+        raise ValueError(f"`eps` must be at least 0 and finite, is not at index {indices(bad)}")
 
 
-def budget(value: float | Tensor, x: Tensor) -> Tensor:
+def radii(value: float | Tensor, x: Tensor) -> Tensor:
     """A checked `eps` as one radius for each sample of `x`, `(n,)`, rounded down to its dtype."""
     if not isinstance(value, Tensor):
         value = torch.full((len(x),), float(value), dtype=torch.float64)
@@ -178,25 +180,25 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
     since it means that the bounds or the preprocessing are not those of the model.
     """
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
-        raise TypeError(f"x must be of a floating dtype, got {x.dtype}; convert it, x.float()")
+        raise TypeError(f"`x` must be of a floating dtype, got {x.dtype}; convert it, x.float()")
     if x.ndim < 2:
-        raise ValueError(f"x must have shape (n, ...) of rank 2 or more, got {tuple(x.shape)}")
+        raise ValueError(f"`x` must have shape (n, ...) of rank 2 or more, got {tuple(x.shape)}")
     x = x.detach()
     if len(x) == 0:
         return x
     if x.numel() == 0:
-        raise ValueError(f"x must have features, got shape {tuple(x.shape)}")
+        raise ValueError(f"`x` must have features, got shape {tuple(x.shape)}")
     smallest, largest = x.flatten(1).amin(1), x.flatten(1).amax(1)
     bad = ~(smallest.isfinite() & largest.isfinite())
     if bad.any():
-        raise ValueError(f"x must be finite, has NaN or infinity in sample {indices(bad)}")
+        raise ValueError(f"`x` must be finite, has NaN or infinity in sample {indices(bad)}")
     lower, upper = bounds
     slack = max(1e-5, torch.finfo(x.dtype).eps) * (upper - lower)
     if (smallest < lower - slack).any() or (largest > upper + slack).any():
         raise ValueError(
-            f"x must lie in the model's bounds [{lower:g}, {upper:g}], got values in "
+            f"`x` must lie in the model's bounds [{lower:g}, {upper:g}], got values in "
             f"[{smallest.min():g}, {largest.max():g}]; wrap the model with its own bounds=..., "
             "and if the inputs are normalized, normalize in preprocess=... instead"
         )
@@ -204,32 +206,32 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
-    """Return `y` as `whole_labels` does, and raise if one is negative."""
-    y = whole_labels(name, y, x)
+    """Return `y` as `integer_labels` does, and raise if one is negative."""
+    y = integer_labels(name, y, x)
     if len(y) and y.min() < 0:
         raise ValueError(
-            f"{name} must not be negative, got {int(y.min())} (sample {indices(y < 0)})"
+            f"{argument(name)} must not be negative, got {int(y.min())} (sample {indices(y < 0)})"
         )
     return y
 
 
-def whole_labels(name: str, y: Tensor, x: Tensor) -> Tensor:
+def integer_labels(name: str, y: Tensor, x: Tensor) -> Tensor:
     """`y` as plain int64 `(n,)` on the device of `x`; accepts integral floats and one-hot rows."""
     tensor_of_labels(name, y)
     if y.is_complex():
-        raise TypeError(f"{name} must be of an integer dtype, got {y.dtype}")
+        raise TypeError(f"{argument(name)} must be of an integer dtype, got {y.dtype}")
     y = y.detach().to(x.device)
     if y.is_floating_point():
         bad = ~(y.isfinite() & (y == y.round())).flatten(1 if y.ndim > 1 else 0)
         bad = bad.any(1) if bad.ndim > 1 else bad
         if bad.any():
-            raise ValueError(f"{name} must be integers, is not for sample {indices(bad)}")
+            raise ValueError(f"{argument(name)} must be integers, is not for sample {indices(bad)}")
     y = y.to(torch.int64)
     if is_one_hot(y):
         y = _from_one_hot(name, y)
     if y.shape != (len(x),):
         raise ValueError(
-            f"{name} must have shape ({len(x)},) or one-hot ({len(x)}, classes), "
+            f"{argument(name)} must have shape ({len(x)},) or one-hot ({len(x)}, classes), "
             f"got {tuple(y.shape)}"
         )
     return y.clone() if y.is_inference() else y  # such tensors cannot be part of a graph
@@ -249,13 +251,15 @@ def tensor_of_labels(name: str, y: object, when: str = "") -> None:
             f"`{name}` must be a torch.Tensor of integers, got strings such as {str(y[0])!r}. "
             f"Pass `model.encode({name})` of the SklearnClassifier."
         )
-    raise TypeError(f"{name} must be a torch.Tensor{when}, got {type(y).__name__}")
+    raise TypeError(f"{argument(name)} must be a torch.Tensor{when}, got {type(y).__name__}")
 
 
 def _from_one_hot(name: str, y: Tensor) -> Tensor:
     bad = (y.min(1).values < 0) | (y.sum(1) != 1)
     if bad.any():
-        raise ValueError(f"{name} must be one-hot if it has two axes, is not at {indices(bad)}")
+        raise ValueError(
+            f"{argument(name)} must be one-hot if it has two axes, is not at {indices(bad)}"
+        )
     return y.argmax(1)
 
 
@@ -264,7 +268,7 @@ def no_rejections(predicted: Tensor) -> None:
     bad = predicted < 0
     if bad.any():
         raise ValueError(
-            f"y must be given: the model rejects sample {indices(bad)}, so that there is no label "
+            f"`y` must be given: the model rejects sample {indices(bad)}, so that there is no label "
             "of its own to leave"
         )
 
@@ -274,7 +278,7 @@ def labels_within(name: str, y: Tensor, num_classes: int, rows: Tensor) -> None:
     bad = y >= num_classes
     if bad.any():
         raise ValueError(
-            f"{name} must be below {num_classes}, the number of the model's classes, "
+            f"{argument(name)} must be below {num_classes}, the number of the model's classes, "
             f"got {int(y.max())}, for sample {indices(bad, rows)}"
         )
 
@@ -313,7 +317,7 @@ def look_like_probabilities(logits: Tensor) -> bool:
         return False
     if logits.shape[1] == 2 and n >= _MANY and bool((logits[:, 0] == 0).all()):
         return True
-    off = float((wide(logits).sum(1) - 1).abs().max())
+    off = float((at_least_float32(logits).sum(1) - 1).abs().max())
     if logits.dtype not in (torch.float32, torch.float64):
         return n >= _MANY_OF_16_BITS and off < _SUM_OF_16_BITS
     return off < min(_SUM, max(float(_CHANCE ** (1 / n)), _ROUNDED_SUM))

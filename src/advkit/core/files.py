@@ -27,7 +27,7 @@ _KINDS = {
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary file to write to, and put it in the place of `path` at the end.
 
     At any moment, also after a kill, `path` is the old file or the new one, and whole. File and
@@ -85,7 +85,7 @@ def target_of(path: str | os.PathLike[str]) -> Path:
 def save_bytes(path: str | Path, content: bytes | memoryview) -> Path:
     """Write `content` to `path`, whole or not at all."""
     path = Path(path)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     return path
 

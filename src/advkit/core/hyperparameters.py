@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 
-def settings(obj: object) -> dict[str, object]:
+def non_default_fields(obj: object) -> dict[str, object]:
     """The hyper-parameters of `obj` that are not at their defaults, by name.
 
     Tensors and functions are given as words, so that the values can be printed and saved.
@@ -24,7 +24,7 @@ def settings(obj: object) -> dict[str, object]:
     return {k: _plain(v) for k, v in changed.items()}
 
 
-def call(name: str, given: Mapping[str, object]) -> str:
+def format_call(name: str, given: Mapping[str, object]) -> str:
     """`name(key=value, ...)` with numbers cut to four digits."""
     shown = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in given.items())
     return f"{name}({', '.join(shown)})"

@@ -20,7 +20,7 @@ LossName = Literal["ce", "margin", "dlr"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def split_label_logit(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The logit of `y`, `(n,)`, and the logits with that one at minus infinity, `(n, classes)`."""
     index = y[:, None]
     return logits.gather(1, index).squeeze(1), logits.scatter(1, index, -math.inf)
@@ -28,7 +28,7 @@ def own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Best other logit minus the logit of `y`: positive once the sample is misclassified."""
-    own, others = own_and_others(logits, y)
+    own, others = split_label_logit(logits, y)
     return others.amax(1) - own
 
 
@@ -40,7 +40,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     out is the factor 1 - p. In float32 that factor is zero once a net is confident, and an attack
     on the usual form then stands still and takes the net for robust.
     """
-    own, others = own_and_others(logits, y)
+    own, others = split_label_logit(logits, y)
     return others.logsumexp(1) - own
 
 

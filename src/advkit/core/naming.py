@@ -8,12 +8,12 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from typing import Any
 
-Several = Mapping[str, Any] | Sequence[Any]
+NamedOrList = Mapping[str, Any] | Sequence[Any]
 
 
-def named(
+def assign_names(
     role: str,
-    things: Several,
+    things: NamedOrList,
     known: dict[int, str],
     *,
     kind: str,
@@ -36,16 +36,16 @@ def named(
         found = dict(things)
         for name in found:
             if not isinstance(name, str):
-                raise TypeError(f"{role} must have names for keys, got {name!r}")
+                raise TypeError(f"{argument(role)} must have names for keys, got {name!r}")
     elif isinstance(things, (list, tuple)):
         found = _with_names_of_their_own(role, things, known, kind, short)
     else:
         raise TypeError(
-            f"{role} must be a mapping from names to {kind}s or a list of {kind}s, "
+            f"{argument(role)} must be a mapping from names to {kind}s or a list of {kind}s, "
             f"got {type(things).__name__}"
         )
     if not found:
-        raise ValueError(f"{role} must hold at least one {kind}, got none")
+        raise ValueError(f"{argument(role)} must hold at least one {kind}, got none")
     for name, thing in found.items():
         known.setdefault(id(thing), name)
     return found
@@ -63,7 +63,9 @@ def _with_names_of_their_own(
     for thing in things:
         name = known.get(id(thing)) or _free(short(thing), {*found, *known.values()})
         if any(thing is other for other in found.values()):
-            raise ValueError(f"{role} must hold each {kind} once, got {short(thing)} twice")
+            raise ValueError(
+                f"{argument(role)} must hold each {kind} once, got {short(thing)} twice"
+            )
         found[name] = thing
     return found
 
@@ -73,6 +75,11 @@ def _free(name: str, taken: Container[str]) -> str:
     numbered = (f"{name} {i}" for i in itertools.count(2))
     candidates = itertools.chain([name], numbered)
     return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def argument(name: str) -> str:
+    """Return `name` in backticks if it is an identifier, else as it is."""
+    return f"`{name}`" if name.isidentifier() else name
 
 
 def quoted(names: Iterable[object]) -> str:
@@ -91,7 +98,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 @contextmanager
-def blamed_on(role: str, name: str) -> Iterator[None]:
+def error_context(role: str, name: str) -> Iterator[None]:
     """Errors inside say which `role` they are of, by its `name`."""
     try:
         yield

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advkit.core.tensors import asynchronous, wide
+from advkit.core.tensors import asynchronous, at_least_float32
 
 Norm = Literal["l0", "l1", "l2", "linf"]
 # The dual of the norm of a distance to a plane, in which the plane's normal is measured.
@@ -39,7 +39,9 @@ def _with_lost_squares(flat: Tensor, length: Tensor) -> Tensor:
     The squares of tiny and huge entries are zero or infinite. Those samples are scaled by their
     largest entry first; the others keep their length to the bit.
     """
-    least = torch.finfo(wide(length).dtype).tiny ** _SAFE_POWER  # 16 bits are summed in float32
+    least = (
+        torch.finfo(at_least_float32(length).dtype).tiny ** _SAFE_POWER
+    )  # 16 bits are summed in float32
     if not asynchronous(length.device) and len(length):
         shortest, longest = (float(v) for v in length.detach().aminmax())
         if shortest > least and longest < math.inf:
@@ -99,7 +101,7 @@ def project(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
         return _rescale(delta, eps, "l2")
     if norm == "l1":
         return _project_l1(delta, eps)
-    raise ValueError(f"norm must be 'linf', 'l2' or 'l1', got {norm!r}")
+    raise ValueError(f"`norm` must be 'linf', 'l2' or 'l1', got {norm!r}")
 
 
 def _rescale(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:

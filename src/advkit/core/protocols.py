@@ -34,18 +34,21 @@ class Attack(Protocol):
 class Detector(Protocol):
     """What guards, adaptive attacks and evaluation ask of a detector of the model's outputs."""
 
-    def suspicion(self, outputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """How suspicious each of `outputs` `(n, width)` is: `(n,)`, greater is more suspicious."""
+    def anomaly_score(self, outputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return a score `(n,)` for each of `outputs` `(n, width)`; greater is more anomalous."""
         ...
 
 
 class InputDetector(Protocol):
-    """A detector that looks at inputs, and at what the model answers to them."""
+    """A detector of inputs, which also gets the labels that the model predicts for them."""
 
-    def risk(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """How suspicious each of `x` `(n, *features)` is: `(n,)` in [0, 1], greater is more.
+    reads_inputs: bool
+    """True. A detector without this attribute scores outputs."""
 
-        `labels` `(n,)`, int64, are what the model answers, if that is known.
+    def anomaly_score(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return a score `(n,)` for each of `x` `(n, *features)`; greater is more anomalous.
+
+        `labels` `(n,)`, int64, are the model's predictions, or `None` where they are not known.
         """
         ...
 
@@ -53,10 +56,10 @@ class InputDetector(Protocol):
 class DifferentiableDetector(InputDetector, Protocol):
     """An input detector that shows its parts, with gradients to the input."""
 
-    def excess(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    def margin_over_threshold(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
         """How far each part is above what it lets pass, `(n, parts)`, if the answers are `labels`.
 
-        A risk above `threshold` means that at least one is positive, and none at or below it is.
+        An anomaly score above `threshold` means that at least one is positive, and none at or below it is.
         """
         ...
 

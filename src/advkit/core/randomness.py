@@ -124,7 +124,7 @@ def uniform_in_ball(keys: Tensor, eps: Tensor, norm: Norm, like: Tensor) -> Tens
         exponential = -torch.log(signed.abs().clamp_min(torch.finfo(u.dtype).tiny))
         point = signed.sign() * exponential / (exponential.sum(1, keepdim=True) - extra.log())
     else:
-        raise ValueError(f"norm must be 'linf', 'l2' or 'l1', got {norm!r}")
+        raise ValueError(f"`norm` must be 'linf', 'l2' or 'l1', got {norm!r}")
     return (point.view_as(like) * per_sample(eps, like)).to(like.dtype)
 
 

@@ -92,24 +92,24 @@ class QueryBudgetExceeded(AttackInterrupted):
     """A call that a classifier's query budget has no room for. Nothing of it was sent.
 
     Attributes:
-        budget: samples that may be sent in all.
+        max_queries: samples that may be sent in all.
         spent: samples that were sent before, those in flight included.
         wanted: samples of the call.
         result: what the attack that made the call had found until then; `None` outside of attacks.
     """
 
-    def __init__(self, budget: int, spent: int, wanted: int) -> None:
+    def __init__(self, max_queries: int, spent: int, wanted: int) -> None:
         super().__init__(
-            f"the query budget of {budget:,} samples has {budget - spent:,} left, "
+            f"the query budget of {max_queries:,} samples has {max_queries - spent:,} left, "
             f"and {wanted:,} more were asked for; what was found so far is in the error's .result"
         )
-        self.budget = budget
+        self.max_queries = max_queries
         self.spent = spent
         self.wanted = wanted
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its numbers, since the message alone does not make it; `result` goes along."""
-        return type(self), (self.budget, self.spent, self.wanted), self.__dict__
+        return type(self), (self.max_queries, self.spent, self.wanted), self.__dict__
 
 
 class ServiceError(AttackInterrupted):

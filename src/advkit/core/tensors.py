@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def wide(v: Tensor) -> Tensor:
+def at_least_float32(v: Tensor) -> Tensor:
     """`v` in float32 at least: 16 bits are too few to compute with."""
     return v.to(torch.promote_types(v.dtype, torch.float32))
 

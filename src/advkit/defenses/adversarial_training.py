@@ -53,7 +53,7 @@ class AdversarialTraining(CraftingLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.share("clean_weight", self.clean_weight)
+        checks.fraction("clean_weight", self.clean_weight)
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x_adv = self._craft(module, x, y)

@@ -15,7 +15,7 @@ from advkit.core.checks import probabilities
 from advkit.core.paid_answers import PaidAnswers
 from advkit.core.results import Answers
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
-from advkit.models import Classifier, TorchClassifier, as_classifier, hold
+from advkit.models import Classifier, TorchClassifier, as_classifier, evaluating
 from advkit.models.protocols import max_batch
 from advkit.training.fit import fit
 from advkit.training.shuffled import shuffled
@@ -171,12 +171,12 @@ class Distillation:
 
     def __post_init__(self) -> None:
         checks.positive("temperature", self.temperature)
-        checks.whole("epochs", self.epochs, at_least=1)
+        checks.integer("epochs", self.epochs, at_least=1)
         checks.positive("lr", self.lr)
-        checks.whole("batch_size", self.batch_size, at_least=1)
+        checks.integer("batch_size", self.batch_size, at_least=1)
         _check_floor(self.floor)
-        checks.whole("seed", self.seed)
-        checks.flag("progress", self.progress)
+        checks.integer("seed", self.seed)
+        checks.boolean("progress", self.progress)
 
     def fit(
         self,
@@ -212,10 +212,10 @@ class Distillation:
         """
         model = _as_teacher(teacher)
         if not isinstance(student, nn.Module):
-            raise TypeError(f"student must be a torch.nn.Module, got {type(student).__name__}")
+            raise TypeError(f"`student` must be a torch.nn.Module, got {type(student).__name__}")
         if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
             raise TypeError(
-                "loader must be an iterable of batches (x, y) or x, such as a DataLoader or "
+                "`loader` must be an iterable of batches (x, y) or x, such as a DataLoader or "
                 f"x.split(128), got {type(loader).__name__}"
             )
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
@@ -250,7 +250,7 @@ class Distillation:
         device = next(student.parameters()).device
         inputs: list[Tensor] = []
         answers: list[Tensor] = []
-        with hold(teacher), torch.no_grad():
+        with evaluating(teacher), torch.no_grad():
             for batch in loader:
                 x = checks.inputs(_inputs_of(batch), teacher.bounds)
                 if not len(x):
@@ -263,7 +263,7 @@ class Distillation:
                 inputs.append(x)
                 answers.append(soft.to(x.device))
         if not inputs:
-            raise ValueError("loader must give at least one batch, gave none")
+            raise ValueError("`loader` must give at least one batch, gave none")
         return torch.cat(inputs), torch.cat(answers)
 
     def _loss(self, module: nn.Module, x: Tensor, soft: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ def _as_teacher(obj: object) -> Classifier:
     model = as_classifier(obj)
     if not (callable(getattr(model, "logits", None)) or callable(getattr(model, "scores", None))):
         raise TypeError(
-            "teacher must give logits or scores, which become soft labels; "
+            "`teacher` must give logits or scores, which become soft labels; "
             f"{type(model).__name__} gives labels alone. attacks.Substitute learns from those"
         )
     return model
@@ -320,7 +320,7 @@ def _inputs_of(batch: Any) -> Any:
 def _check_classes(logits: Tensor, soft: Tensor) -> None:
     if logits.shape[1] != soft.shape[1]:
         raise ValueError(
-            f"student must give {soft.shape[1]} logits, one for each of the teacher's classes, "
+            f"`student` must give {soft.shape[1]} logits, one for each of the teacher's classes, "
             f"gives {logits.shape[1]}"
         )
 
@@ -328,4 +328,4 @@ def _check_classes(logits: Tensor, soft: Tensor) -> None:
 def _check_floor(floor: float) -> None:
     checks.number("floor", floor)
     if not 0 < floor < 1:
-        raise ValueError(f"floor must lie between 0 and 1, got {floor}")
+        raise ValueError(f"`floor` must lie between 0 and 1, got {floor}")

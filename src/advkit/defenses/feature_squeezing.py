@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.defenses.pixels import check_images, on_grid, padded, shifted
 from advkit.models import Bounds, StraightThrough, as_classifier
 
@@ -113,14 +113,14 @@ class FeatureSqueezing(StraightThrough):
         if bits is None and median is None and non_local_means is None:
             raise ValueError("one of bits, median and non_local_means must be given, got none")
         if bits is not None:
-            checks.whole("bits", bits, at_least=1)
+            checks.integer("bits", bits, at_least=1)
             if bits > _MOST_BITS:
-                raise ValueError(f"bits must be at most {_MOST_BITS}, got {bits}")
+                raise ValueError(f"`bits` must be at most {_MOST_BITS}, got {bits}")
         if median is not None:
-            checks.whole("median", median, at_least=2)
+            checks.integer("median", median, at_least=2)
         if not (non_local_means is None or isinstance(non_local_means, NonLocalMeans)):
             raise TypeError(
-                "non_local_means must be a NonLocalMeans or None, "
+                "`non_local_means` must be a NonLocalMeans or None, "
                 f"got {type(non_local_means).__name__}: {non_local_means!r}"
             )
         inner = as_classifier(model)
@@ -147,7 +147,7 @@ class _Squeezers:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Inputs `(n, *features)`, squeezed."""
-        squeezed = wide(x)
+        squeezed = at_least_float32(x)
         if self.bits is not None:
             squeezed = on_grid(squeezed, self.bounds, 2**self.bits - 1)
         if self.median is not None:
@@ -171,6 +171,6 @@ def median_filtered(x: Tensor, side: int) -> Tensor:
 
 
 def _odd(name: str, value: int, at_least: int) -> None:
-    checks.whole(name, value, at_least=at_least)
+    checks.integer(name, value, at_least=at_least)
     if value % 2 == 0:
         raise ValueError(f"{name} must be odd, got {value}")

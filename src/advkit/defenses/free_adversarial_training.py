@@ -36,10 +36,10 @@ class Replay:
     """
 
     def __init__(self, loader: Batches, times: int) -> None:
-        checks.whole("times", times, at_least=1)
+        checks.integer("times", times, at_least=1)
         if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
             raise TypeError(
-                "loader must be iterable once an epoch (a list, a DataLoader), got "
+                "`loader` must be iterable once an epoch (a list, a DataLoader), got "
                 f"{type(loader).__name__}"
             )
         self.loader = loader

@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from advkit.core import checks, sample_rows
 from advkit.core.norms import per_sample
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.defenses.pixels import check_floats, check_images, on_grid, shifted
 from advkit.models import REJECTED, StraightThrough, as_classifier
 from advkit.models.inner_model import HasInnerModel
@@ -90,7 +90,7 @@ class InputValidator(HasInnerModel):
         contrast: float | Literal["fitted"] | None = None,
     ) -> None:
         if grid is not None:
-            checks.whole("grid", grid, at_least=1)
+            checks.integer("grid", grid, at_least=1)
         if isinstance(contrast, str):
             checks.one_of("contrast", contrast, ("fitted",))
         elif contrast is not None:
@@ -130,15 +130,15 @@ class InputValidator(HasInnerModel):
                 is no batch of such images.
         """
         if self.contrast != "fitted":
-            raise ValueError(f"contrast must be 'fitted' for fit, got {self.contrast!r}")
-        checks.share("false_rejections", false_rejections)
+            raise ValueError(f"`contrast` must be 'fitted' for fit, got {self.contrast!r}")
+        checks.fraction("false_rejections", false_rejections)
         if false_rejections == 1:
-            raise ValueError("false_rejections must be below 1, got 1")
+            raise ValueError("`false_rejections` must be below 1, got 1")
         x = checks.inputs(x, self.bounds)
         check_images(x, "contrast")
         if not len(x):
-            raise ValueError("x must hold at least one image, got none")
-        largest = _outstanding(wide(x)).flatten(1).amax(1).sort().values
+            raise ValueError("`x` must hold at least one image, got none")
+        largest = _outstanding(at_least_float32(x)).flatten(1).amax(1).sort().values
         self._limit = float(largest[-1 - math.floor(false_rejections * len(x))])
         return self
 
@@ -189,12 +189,12 @@ class InputValidator(HasInnerModel):
         Raises:
             ValueError: `x` has NaN, which no value is near to; otherwise as `validate`.
         """
-        checks.whole("passes", passes, at_least=1)
+        checks.integer("passes", passes, at_least=1)
         self._check(x)
         bad = x.isnan().flatten(1).any(1)
         if bad.any():
-            raise ValueError(f"x must not be NaN, is so in sample {checks.indices(bad)}")
-        repaired = wide(x.detach()).clamp(*self.bounds)
+            raise ValueError(f"`x` must not be NaN, is so in sample {checks.indices(bad)}")
+        repaired = at_least_float32(x.detach()).clamp(*self.bounds)
         if self.grid is not None:
             repaired = on_grid(repaired, self.bounds, self.grid)
         if self.limit is not None:
@@ -210,7 +210,7 @@ class InputValidator(HasInnerModel):
         """Raise unless every property can be looked for in `x`."""
         check_floats(x)
         if x.ndim < 2 or (len(x) and not x.numel()):
-            raise ValueError(f"x must have shape (n, *features), got {tuple(x.shape)}")
+            raise ValueError(f"`x` must have shape (n, *features), got {tuple(x.shape)}")
         if self.limit is not None:
             check_images(x, "contrast")
         if self.grid is not None and 2 * self.grid * self._slack(x) >= self._span:
@@ -231,7 +231,7 @@ class InputValidator(HasInnerModel):
         finite = x.isfinite()
         yield _Property("finite", "must be finite", x, torch.where(finite, -math.inf, math.inf))
         whole = per_sample(finite.flatten(1).all(1), x)  # nothing more is said of the others
-        inside = wide(x.detach()).where(whole, lower).clamp(lower, upper)
+        inside = at_least_float32(x.detach()).where(whole, lower).clamp(lower, upper)
 
         beyond = torch.maximum(lower - x, x - upper) - slack
         wanted = f"must lie in [{lower:g}, {upper:g}]"

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.defenses.pixels import check_images
 from advkit.models import Bounds, StraightThrough, as_classifier
-from advkit.models.wrappers import instead
+from advkit.models.wrappers import straight_through
 
 Table = tuple[tuple[int, ...], ...]
 
@@ -85,10 +85,10 @@ class JpegCompression(StraightThrough):
     """
 
     def __init__(self, model: object, quality: int = 75, subsampling: bool = True) -> None:
-        checks.whole("quality", quality, at_least=1)
+        checks.integer("quality", quality, at_least=1)
         if quality > 100:
-            raise ValueError(f"quality must be at most 100, got {quality}")
-        checks.flag("subsampling", subsampling)
+            raise ValueError(f"`quality` must be at most 100, got {quality}")
+        checks.boolean("subsampling", subsampling)
         inner = as_classifier(model)
         codec = _Codec(inner.bounds, quality, subsampling)
         super().__init__(inner, codec, backward=codec)
@@ -114,10 +114,10 @@ class _Codec:
         if x.shape[1] not in (1, 3):
             raise ValueError(f"JpegCompression needs 1 or 3 channels, got {x.shape[1]}")
         lower, upper = self.bounds
-        pixels = _byte((wide(x) - lower) / (upper - lower) * 255 - 128)
+        pixels = _byte((at_least_float32(x) - lower) / (upper - lower) * 255 - 128)
         pixels = self._colour(pixels) if x.shape[1] == 3 else self._coded(pixels, _LUMINANCE)
         back = lower + (pixels + 128) / 255 * (upper - lower)
-        return instead(back, back.clamp(lower, upper)).to(x.dtype)
+        return straight_through(back, back.clamp(lower, upper)).to(x.dtype)
 
     def _colour(self, pixels: Tensor) -> Tensor:
         """The round trip of red, green and blue `(n, 3, height, width)`."""
@@ -147,7 +147,7 @@ class _Codec:
 
 def _byte(v: Tensor) -> Tensor:
     """Whole numbers from -128 to 127; the gradient is that of `v`."""
-    return instead(v, v.round().clamp(-128, 127))
+    return straight_through(v, v.round().clamp(-128, 127))
 
 
 def _nearest(v: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def _nearest(v: Tensor) -> Tensor:
     d = v - v.detach().round()
     power = _POWER + 1
     likeness = d.sign() * (2 * d).abs() ** power / (2 * power) + _LEAST * v
-    return instead(likeness, v.sign() * (v.abs() + (0.5 + _TIE)).floor())
+    return straight_through(likeness, v.sign() * (v.abs() + (0.5 + _TIE)).floor())
 
 
 def _from_rgb(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,13 +186,13 @@ def _halved(plane: Tensor) -> Tensor:
     """
     means = F.avg_pool2d(_continued(plane, 2, 2 * _SIDE), 2)
     up = torch.tensor([0.25, 0.5], device=plane.device).repeat(means.shape[-1] // 2)
-    return instead(means, (means + up).floor())
+    return straight_through(means, (means + up).floor())
 
 
 def _doubled(plane: Tensor) -> Tensor:
     """Twice the resolution; each value is 9/16 of the nearest one and the rest of three others."""
     doubled: Tensor = F.interpolate(plane, scale_factor=2, mode="bilinear", align_corners=False)
-    return instead(doubled, doubled.round())
+    return straight_through(doubled, doubled.round())
 
 
 def _continued(plane: Tensor, rows: int, columns: int) -> Tensor:

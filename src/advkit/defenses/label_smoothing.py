@@ -41,7 +41,7 @@ class LabelSmoothing(TrainingLoss):
     smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        checks.share("smoothing", self.smoothing)
+        checks.fraction("smoothing", self.smoothing)
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(logits_of(module, x), y, self.smoothing)

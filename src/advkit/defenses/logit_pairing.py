@@ -77,7 +77,7 @@ class LogitPairing(TrainingLoss):
         if self.kind == "adversarial":
             checks.attack("attack", self.attack)
         elif self.attack is not None:
-            raise ValueError(f"attack must be None for clean pairing, got {self.attack!r}")
+            raise ValueError(f"`attack` must be None for clean pairing, got {self.attack!r}")
         checked_bounds(self.bounds)
         checks.one_of("mode", self.mode, ("eval", "keep"))
 

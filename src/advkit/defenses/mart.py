@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from advkit.core import checks
-from advkit.core.losses import own_and_others
+from advkit.core.losses import split_label_logit
 from advkit.defenses.training_loss import CraftingLoss, cross_entropy, divergence, logits_of
 
 
@@ -65,11 +65,11 @@ class MART(CraftingLoss):
 
 def _boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean of -log p_y - log(1 - p_k), k being the likeliest other class."""
-    rival = own_and_others(logits, y)[1].argmax(1)
+    rival = split_label_logit(logits, y)[1].argmax(1)
     return cross_entropy(logits, y) - _log_rest(logits, rival).mean()
 
 
 def _log_rest(logits: Tensor, y: Tensor) -> Tensor:
     """log(1 - p_y) of logits `(n, classes)`, `(n,)`; exact where p_y is 1 in its dtype."""
-    _, others = own_and_others(logits, y)
+    _, others = split_label_logit(logits, y)
     return others.logsumexp(1) - logits.logsumexp(1)

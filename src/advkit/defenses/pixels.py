@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advkit.models.wrappers import instead
+from advkit.models.wrappers import straight_through
 
 
 def check_images(x: Tensor, wanted_by: str) -> None:
@@ -19,9 +19,9 @@ def check_images(x: Tensor, wanted_by: str) -> None:
 def check_floats(x: Tensor) -> None:
     """Raise unless `x` is a tensor of a floating dtype."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
-        raise TypeError(f"x must be of a floating dtype, got {x.dtype}; convert it, x.float()")
+        raise TypeError(f"`x` must be of a floating dtype, got {x.dtype}; convert it, x.float()")
 
 
 def on_grid(x: Tensor, bounds: tuple[float, float], steps: int) -> Tensor:
@@ -34,7 +34,7 @@ def on_grid(x: Tensor, bounds: tuple[float, float], steps: int) -> Tensor:
     """
     lower, upper = bounds
     share = ((x - lower) / (upper - lower) * steps).round() / steps
-    return instead(x, (lower + share * (upper - lower)).clamp(lower, upper))
+    return straight_through(x, (lower + share * (upper - lower)).clamp(lower, upper))
 
 
 def padded(x: Tensor, before: int, after: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from advkit.core import checks, sample_rows
 from advkit.core.progress import progress_bar
 from advkit.core.randomness import sample_keys
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.defenses.certificates import (
     Certificates,
     certified_radius,
@@ -22,8 +22,8 @@ from advkit.defenses.certificates import (
     vote_p_value,
 )
 from advkit.models import REJECTED
-from advkit.models.ensemble import Ask
-from advkit.models.wrappers import ClassifierWrapper, instead
+from advkit.models.ensemble import Forward
+from advkit.models.wrappers import ClassifierWrapper, straight_through
 
 # Draws come in blocks of this size, so that they do not depend on the batch size.
 _BLOCK = 100
@@ -116,12 +116,12 @@ class RandomizedSmoothing(ClassifierWrapper):
         super().__init__(model)
         checks.positive("sigma", sigma)
         for name, count in {"n0": n0, "n": n, "draws": draws, "batch_size": batch_size}.items():
-            checks.whole(name, count, at_least=1)
+            checks.integer(name, count, at_least=1)
         checks.number("alpha", alpha)
         if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha}")
+            raise ValueError(f"`alpha` must lie strictly between 0 and 1, got {alpha}")
         _check_draws(n0, n, alpha)
-        checks.whole("seed", seed)
+        checks.integer("seed", seed)
         self.sigma = sigma
         self.n0 = n0
         self.n = n
@@ -140,7 +140,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         return None if most is None else max(1, most // max(self.n0, self.draws))
 
     @property
-    def scores(self) -> Ask:
+    def scores(self) -> Forward:
         """Function from `x` `(n, *features)` to the shares of `draws` votes, `(n, num_classes)`.
 
         They sum to less than one where the model rejects noisy copies.
@@ -182,13 +182,13 @@ class RandomizedSmoothing(ClassifierWrapper):
             votes = self._votes(x, self.n, _BOUND, progress)
         counts = votes.gather(1, labels.remainder(votes.shape[1])[:, None]).squeeze(1)
         p_lower = probability_bound(counts, self.n, self.alpha)
-        radius = checks.budget(certified_radius(p_lower, self.sigma), x)  # rounded down
+        radius = checks.radii(certified_radius(p_lower, self.sigma), x)  # rounded down
         radius = radius.masked_fill(labels == REJECTED, 0)
         return Certificates(
             labels=labels.masked_fill(radius == 0, REJECTED),
             radius=radius,
             counts=counts,
-            p_lower=checks.budget(p_lower, x),
+            p_lower=checks.radii(p_lower, x),
             sigma=self.sigma,
             n=self.n,
             alpha=self.alpha,
@@ -200,20 +200,20 @@ class RandomizedSmoothing(ClassifierWrapper):
         votes = self._votes(x, self.draws, _CLIMB)[:, :-1]
         return votes.to(torch.promote_types(x.dtype, torch.float32)) / self.draws
 
-    def _answer(self, ask: Ask, x: Tensor) -> Tensor:
+    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
         """Logarithms of the shares of the votes, with the gradient of the mean softmax's logarithm.
 
         One more vote is spread like the mean softmax. So no share is zero, ties have a winner, and
         the gradient of a loss is taken near the point that it belongs to.
         """
-        with self.hold():
+        with self.evaluating():
             logits = self._ask(ask, x, self.draws, _CLIMB)
-        logits = wide(logits.view(len(x), self.draws, logits.shape[1]))
+        logits = at_least_float32(logits.view(len(x), self.draws, logits.shape[1]))
         checks.finite_logits(logits.flatten(1))
         soft = logits.log_softmax(2).logsumexp(1) - math.log(self.draws)
         votes = F.one_hot(logits.argmax(2), logits.shape[2]).sum(1)
         shares = votes.to(soft.dtype).log().logaddexp(soft.detach()) - math.log(self.draws + 1)
-        return instead(soft, shares)
+        return straight_through(soft, shares)
 
     def _votes(self, x: Tensor, draws: int, stream: int, progress: bool = False) -> Tensor:
         """How often each class is the answer to noisy copies, int64 `(n, num_classes + 1)`.
@@ -230,10 +230,10 @@ class RandomizedSmoothing(ClassifierWrapper):
             return votes.scatter_add_(1, columns, torch.ones_like(columns))
 
         at_once = max(1, self.batch_size // draws)
-        with self.hold(), progress_bar("draws", len(x), progress) as advance:
+        with self.evaluating(), progress_bar("draws", len(x), progress) as advance:
             return sample_rows.in_parts(count, x, size=at_once)
 
-    def _ask(self, ask: Ask, x: Tensor, draws: int, stream: int) -> Tensor:
+    def _ask(self, ask: Forward, x: Tensor, draws: int, stream: int) -> Tensor:
         """Return the answers to `draws` noisy copies of each of `x`, `(n * draws, ...)`."""
         answers, sent = [], 0
         for copies in self._copies(x, draws, stream):

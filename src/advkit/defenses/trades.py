@@ -14,7 +14,7 @@ from advkit.core import checks
 from advkit.core.losses import Loss
 from advkit.core.norms import per_sample
 from advkit.core.protocols import Attack
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.defenses.training_loss import (
     CraftingLoss,
     craft,
@@ -101,7 +101,7 @@ class _Witness(TorchClassifier):
         self, module: nn.Module, bounds: tuple[float, float], mode: Mode, x: Tensor
     ) -> None:
         super().__init__(module, bounds, mode=mode)
-        self._clean = wide(super().logits(x).detach())
+        self._clean = at_least_float32(super().logits(x).detach())
         self.x_adv = x.detach()
         self._largest = self._clean.new_full((len(x),), -math.inf)
 
@@ -109,10 +109,10 @@ class _Witness(TorchClassifier):
         """As `TorchClassifier`; `x` has to be all samples, in order."""
         if len(x) != len(self.x_adv):
             raise ValueError(
-                f"attack must send all {len(self.x_adv)} samples at each step, sent {len(x)}"
+                f"`attack` must send all {len(self.x_adv)} samples at each step, sent {len(x)}"
             )
         logits = super().logits(x)
-        self._remember(x.detach(), self.divergence(wide(logits.detach())))
+        self._remember(x.detach(), self.divergence(at_least_float32(logits.detach())))
         return logits
 
     def divergence(self, logits: Tensor, _: Tensor | None = None) -> Tensor:
@@ -135,21 +135,21 @@ def _check_that_it_can_climb(attack: Attack) -> None:
     default = _defaults(attack)
     if "loss" not in default:
         raise TypeError(
-            "attack must be a dataclass with a loss to replace, such as PGD(eps=0.1), got "
+            "`attack` must be a dataclass with a loss to replace, such as PGD(eps=0.1), got "
             f"{attack!r}"
         )
     if (loss := getattr(attack, "loss", None)) != default["loss"]:
         raise ValueError(
-            f"attack must have its default loss {default['loss']!r}, which TRADES replaces, got "
+            f"`attack` must have its default loss {default['loss']!r}, which TRADES replaces, got "
             f"{loss!r}"
         )
     if not getattr(attack, "random_start", False):
         raise ValueError(
-            "attack must have a random_start, since the divergence has no gradient at the clean "
+            "`attack` must have a random_start, since the divergence has no gradient at the clean "
             f"input; got {attack!r}"
         )
     if getattr(attack, "stop", None) == "first":
-        raise ValueError("attack must have stop='never' or None, got stop='first'")
+        raise ValueError("`attack` must have stop='never' or None, got stop='first'")
 
 
 def _defaults(attack: object) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.core.attack_options import stopping, with_seed
+from advkit.core.attack_options import with_seed, with_stop
 from advkit.core.protocols import AnyAttack, Attack
 from advkit.core.results import InconclusiveWarning
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.models import TorchClassifier
 from advkit.models.torch import Mode, checked_bounds, logits_from
 
@@ -51,11 +51,11 @@ class TrainingLoss(ABC):
         """
         if not isinstance(module, nn.Module):
             raise TypeError(
-                f"module must be a torch.nn.Module, got {type(module).__name__}; a classifier's "
+                f"`module` must be a torch.nn.Module, got {type(module).__name__}; a classifier's "
                 "own module is what learns"
             )
         if not len(x):
-            raise ValueError("x must hold at least one sample, got none")
+            raise ValueError("`x` must hold at least one sample, got none")
         return self._value(module, x, checks.labels("y", y, x))
 
     @abstractmethod
@@ -135,18 +135,18 @@ def craft(attack: Attack, model: TorchClassifier, x: Tensor, y: Tensor) -> Tenso
 
     Nobody asks here whether it succeeded, and attacks that need not ask either have a `craft`.
     """
-    attack = _drawn(stopping(attack, "never"))
+    attack = _drawn(with_stop(attack, "never"))
     make: Attack = getattr(attack, "craft", attack)
     with crafting(x.device):
         return make(model, x.clone(), y.clone())  # an attack of the user's may write to them
 
 
 def logits_of(module: nn.Module, x: Tensor) -> Tensor:
-    """Return the module's logits `(n, classes)` as it learns: in its mode, with its graph, `wide`.
+    """Return the module's logits `(n, classes)` as it learns: in its mode, with its graph, float32 at least.
 
     The module gets a copy of `x`: it may write to its input, and `x` has further uses.
     """
-    return wide(logits_from(module(x.clone()), len(x)))
+    return at_least_float32(logits_from(module(x.clone()), len(x)))
 
 
 def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:

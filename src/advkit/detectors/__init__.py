@@ -14,10 +14,11 @@ from advkit.detectors.distance_scores import (
 from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
 from advkit.detectors.output_table import OutputTable
-from advkit.detectors.surrogate import Surrogate
+from advkit.detectors.surrogate import DetectorSurrogate
 
 __all__ = [
     "Alarm",
+    "DetectorSurrogate",
     "Guard",
     "KernelDensity",
     "LocalIntrinsicDimensionality",
@@ -26,6 +27,5 @@ __all__ = [
     "OutputEntropy",
     "OutputForest",
     "OutputTable",
-    "Surrogate",
     "collect",
 ]

@@ -16,17 +16,17 @@ from advkit.models import REJECTED
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Judgement:
+class Verdict:
     """What a guard says of `n` inputs.
 
     Attributes:
         labels: int64 `(n,)`, the guard's answers: after what happens on an alarm.
-        suspicion: float64 `(n,)`, as the detector gives it.
+        anomaly_score: float64 `(n,)`, as the detector gives it.
         alarm: bool `(n,)`; the suspicion is above the threshold.
     """
 
     labels: Tensor
-    suspicion: Floats
+    anomaly_score: Floats
     alarm: Tensor
 
 
@@ -40,14 +40,14 @@ class Alarm:
         x: `(k, *features)`.
         outputs: `(k, classes)`, what the model gave and the detector looked at, detached.
         labels: int64 `(k,)`, the model's.
-        suspicion: float64 `(k,)`.
+        anomaly_score: float64 `(k,)`.
         rows: int64 `(k,)`, where they stand in the request.
     """
 
     x: Tensor
     outputs: Tensor
     labels: Tensor
-    suspicion: Floats
+    anomaly_score: Floats
     rows: Tensor
 
 
@@ -55,7 +55,7 @@ OnAlarm = Literal["reject", "flag"] | Callable[[Alarm], Tensor]
 
 
 def raise_alarm(
-    x: Tensor, outputs: Tensor, labels: Tensor, suspicion: Floats, threshold: float
+    x: Tensor, outputs: Tensor, labels: Tensor, anomaly_score: Floats, threshold: float
 ) -> tuple[Tensor, Alarm]:
     """Raise an alarm for the inputs whose suspicion is above the threshold.
 
@@ -63,20 +63,20 @@ def raise_alarm(
         x: the inputs of a request, `(n, *features)`.
         outputs: `(n, classes)`, what the model gave for them.
         labels: int64 `(n,)`, the model's.
-        suspicion: `(n,)`, as the detector gives it.
+        anomaly_score: `(n,)`, as the detector gives it.
         threshold: the most suspicion that raises no alarm.
 
     Returns:
         Mask of these inputs, bool `(n,)`, and the alarm of all of them.
     """
-    above = ~(suspicion <= threshold)  # NaN on either side is an alarm
+    above = ~(anomaly_score <= threshold)  # NaN on either side is an alarm
     raised = torch.from_numpy(above).to(outputs.device)
     rows = raised.nonzero().flatten()
     alarm = Alarm(
         x=x[rows],
         outputs=outputs[rows],
         labels=labels[rows],
-        suspicion=suspicion[above],
+        anomaly_score=anomaly_score[above],
         rows=rows,
     )
     return raised, alarm
@@ -108,7 +108,7 @@ def _copied(alarm: Alarm) -> Alarm:
         x=alarm.x.clone(),
         outputs=alarm.outputs.clone(),
         labels=alarm.labels.clone(),
-        suspicion=alarm.suspicion.copy(),
+        anomaly_score=alarm.anomaly_score.copy(),
         rows=alarm.rows.clone(),
     )
 
@@ -122,15 +122,15 @@ def _checked_labels(labels: Tensor, alarm: Alarm) -> Tensor:
     """
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"on_alarm must return labels as an int64 tensor, got {kind}")
+        raise TypeError(f"`on_alarm` must return labels as an int64 tensor, got {kind}")
     if labels.shape != alarm.labels.shape:
         wanted, got = tuple(alarm.labels.shape), tuple(labels.shape)
-        raise ValueError(f"on_alarm must return labels {wanted}, got shape {got}")
+        raise ValueError(f"`on_alarm` must return labels {wanted}, got shape {got}")
     labels, classes = labels.to(alarm.labels.device), alarm.outputs.shape[1]
     bad = ~((labels == REJECTED) | ((labels >= 0) & (labels < classes)))
     if bad.any():
         raise ValueError(
-            f"on_alarm must return labels below {classes} or {REJECTED}, "
+            f"`on_alarm` must return labels below {classes} or {REJECTED}, "
             f"got {int(labels[bad][0])} for sample {checks.indices(bad, alarm.rows)}"
         )
     return labels

@@ -47,7 +47,9 @@ class AlarmLog:
         elif callable(getattr(target, "write", None)):
             self._lines = _ObjectLines(target)
         else:
-            raise TypeError(f"log must be a path or have write(text), got {type(target).__name__}")
+            raise TypeError(
+                f"`log` must be a path or have write(text), got {type(target).__name__}"
+            )
 
     def append(self, lines: Sequence[str]) -> None:
         """Write `lines` one by one: other processes may append lines to the same file.
@@ -146,9 +148,9 @@ class _ObjectLines:
 def alarm_lines(alarm: Alarm, threshold: float, model: object, detector: object) -> list[str]:
     """Return a line of JSON for each input of an alarm."""
     about = {"threshold": threshold, "model": repr(model), "detector": type(detector).__name__}
-    columns = (alarm.rows.tolist(), alarm.labels.tolist(), alarm.suspicion.tolist())
+    columns = (alarm.rows.tolist(), alarm.labels.tolist(), alarm.anomaly_score.tolist())
     time = datetime.now(timezone.utc).isoformat()
     return [
-        json.dumps({"time": time, "row": r, "label": y, "suspicion": s, **about}) + "\n"
+        json.dumps({"time": time, "row": r, "label": y, "anomaly_score": s, **about}) + "\n"
         for r, y, s in zip(*columns, strict=True)
     ]

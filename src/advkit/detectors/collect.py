@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks, sample_rows
-from advkit.core.attack_options import check_length, part_of, sending_at_most, stopping
-from advkit.core.batching import Batches, batches, counted_from, without_empty
-from advkit.core.naming import Several, blamed_on, named
+from advkit.core.attack_options import check_length, for_samples, sending_at_most, with_stop
+from advkit.core.batching import Batches, batches, offset_sample_numbers, without_empty
+from advkit.core.naming import NamedOrList, assign_names, error_context
 from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
@@ -22,14 +22,14 @@ from advkit.detectors.output_table import CLEAN, OutputTable
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
 from advkit.models.labels import check_same_labels, given_labels, label_indices
-from advkit.models.protocols import leaves
+from advkit.models.protocols import is_misclassified
 
 _KEPT = "The error's .table has the rows of the batches before."
 
 
 def collect(
-    models: Several,
-    attacks: Several,
+    models: NamedOrList,
+    attacks: NamedOrList,
     x: Tensor | Batches,
     y: Tensor | None = None,
     *,
@@ -87,7 +87,7 @@ def collect(
         (['Linear', 'Linear 2'], 30)
     """
     checks.one_of("outputs", outputs, OUTPUTS)
-    checks.whole("first_sample", first_sample, at_least=0)
+    checks.integer("first_sample", first_sample, at_least=0)
     classifiers = _classifiers(models, outputs)
     total = len(x) if isinstance(x, Tensor) else None
     if total is not None:
@@ -99,16 +99,16 @@ def collect(
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             for recorder in recorders:
                 numbered = sample_rows.numbered(len(xb), first)
-                with counted_from(first), blamed_on("model", recorder.name), numbered:
+                with offset_sample_numbers(first), error_context("model", recorder.name), numbered:
                     recorder.update(xb, yb, first)
                 advance(len(xb))
             _check_widths(recorders)
     return OutputTable.concatenate(part for recorder in recorders for part in recorder.parts())
 
 
-def _classifiers(models: Several, outputs: Outputs) -> dict[str, Classifier]:
+def _classifiers(models: NamedOrList, outputs: Outputs) -> dict[str, Classifier]:
     """The models by name, each of which has such outputs."""
-    given = named("models", models, {}, kind="model", short=short_name)
+    given = assign_names("models", models, {}, kind="model", short=short_name)
     found = {name: as_classifier(model) for name, model in given.items()}
     for name, model in found.items():
         if not callable(getattr(model, outputs, None)):
@@ -117,21 +117,21 @@ def _classifiers(models: Several, outputs: Outputs) -> dict[str, Classifier]:
     return found
 
 
-def _attacks(attacks: Several, total: int | None, batch_size: int) -> dict[str, Attack]:
+def _attacks(attacks: NamedOrList, total: int | None, batch_size: int) -> dict[str, Attack]:
     """Return the attacks by name, going on to the strongest example where they leave that open.
 
     They send at most `batch_size` samples at once.
     """
     if isinstance(attacks, (dict, list, tuple)) and not attacks:
         return {}
-    given = named("attacks", attacks, {}, kind="attack", short=repr)
+    given = assign_names("attacks", attacks, {}, kind="attack", short=repr)
     if CLEAN in given:
-        raise ValueError(f"attacks must not be named {CLEAN!r}, which stands for no attack")
+        raise ValueError(f"`attacks` must not be named {CLEAN!r}, which stands for no attack")
     for attack in given.values():
         checks.attack("attacks", attack)
         check_length(attack, total)
     return {
-        name: sending_at_most(stopping(attack, "never"), batch_size)
+        name: sending_at_most(with_stop(attack, "never"), batch_size)
         for name, attack in given.items()
     }
 
@@ -157,7 +157,7 @@ class _ModelRecorder:
         self.found[CLEAN].append(clean)
         for name, attack in self.attacks.items():
             labels = given_labels(self.model, y).clone()
-            result = part_of(attack, rows).run(self.model, x.clone(), labels)
+            result = for_samples(attack, rows).run(self.model, x.clone(), labels)
             part = self._part(name, result.x_adv, y, rows, result.distance, result.norm)
             self.found[name].append(part)
 
@@ -170,7 +170,7 @@ class _ModelRecorder:
             if self.outputs == "logits":
                 checks.warn_of_probabilities(outputs)
             predicted = self.model.predict(x)
-        success = leaves(predicted, y) & (attack != CLEAN)
+        success = is_misclassified(predicted, y) & (attack != CLEAN)
         return OutputTable(
             outputs=outputs.float().cpu().numpy(),
             sample=rows.numpy() + self.first_sample,
@@ -217,6 +217,6 @@ def _check_widths(recorders: list[_ModelRecorder]) -> None:
     for other in others:
         if other.width != first.width:
             raise ValueError(
-                f"models must have as many {first.outputs}, got {first.width} of "
+                f"`models` must have as many {first.outputs}, got {first.width} of "
                 f"{first.name!r} and {other.width} of {other.name!r}"
             )

@@ -64,7 +64,7 @@ class Mahalanobis(OutlierScore):
         variances, axes = np.linalg.eigh(covariance)
         if not variances[0] > variances[-1] * len(variances) * np.finfo(np.float64).eps:
             raise ValueError(
-                "outputs must vary in each direction, else the covariance is singular: raise "
+                "`outputs` must vary in each direction, else the covariance is singular: raise "
                 f"shrinkage={self.shrinkage!r} or fit more rows, got n_samples = {len(rows)}"
             )
         self._whitening = axes / np.sqrt(variances)
@@ -76,7 +76,7 @@ class Mahalanobis(OutlierScore):
             checks.one_of("shrinkage", self.shrinkage, ("ledoit_wolf",))
             covariance, share = ledoit_wolf(centred)
             return covariance, float(share)
-        checks.share("shrinkage", self.shrinkage)
+        checks.fraction("shrinkage", self.shrinkage)
         plain = centred.T @ centred / len(centred)
         identity = np.eye(len(plain)) * np.trace(plain) / len(plain)
         return (1 - self.shrinkage) * plain + self.shrinkage * identity, self.shrinkage
@@ -122,7 +122,7 @@ class KernelDensity(OutlierScore):
 
     def _learn(self, rows: Rows, groups: Ints) -> Floats:
         if len(rows) < 2:
-            raise ValueError(f"outputs must hold two rows or more, got n_samples = {len(rows)}")
+            raise ValueError(f"`outputs` must hold two rows or more, got n_samples = {len(rows)}")
         order = np.argsort(groups, kind="stable")
         self._clean = rows[order].astype(np.float64)
         self._ends = np.cumsum(np.bincount(groups))
@@ -137,7 +137,7 @@ class KernelDensity(OutlierScore):
         spread = math.sqrt(np.square(centred).mean())
         if not spread > 0:
             raise ValueError(
-                "outputs must vary within a class for bandwidth='scott', or say bandwidth=..., "
+                "`outputs` must vary within a class for bandwidth='scott', or say bandwidth=..., "
                 f"got n_samples = {len(centred)}"
             )
         each = len(centred) / len(self._ends)
@@ -200,7 +200,7 @@ class LocalIntrinsicDimensionality(OutlierScore):
         >>> rng = np.random.default_rng(0)
         >>> line = rng.uniform(size=(500, 1)) * [1.0, 1.0, 1.0]
         >>> detector = LocalIntrinsicDimensionality().fit(line)
-        >>> bool(detector.suspicion([[0.5, 0.5, 0.6]]) > detector.suspicion([[0.5, 0.5, 0.5]]))
+        >>> bool(detector.anomaly_score([[0.5, 0.5, 0.6]]) > detector.anomaly_score([[0.5, 0.5, 0.5]]))
         True
     """
 
@@ -209,11 +209,11 @@ class LocalIntrinsicDimensionality(OutlierScore):
         self.fpr = fpr
 
     def _learn(self, rows: Rows, groups: Ints) -> Floats:
-        checks.whole("k", self.k, at_least=2)
+        checks.integer("k", self.k, at_least=2)
         different = np.unique(rows, axis=0)
         if len(different) < 3:
             raise ValueError(
-                "outputs must hold three different rows or more, "
+                "`outputs` must hold three different rows or more, "
                 f"got {len(different)} of n_samples = {len(rows)}"
             )
         self.k_ = min(self.k, len(different) - 1)

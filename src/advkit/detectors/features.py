@@ -48,11 +48,11 @@ class Features:
     def __post_init__(self) -> None:
         checks.one_of("outputs", self.outputs, OUTPUTS)
         if not isinstance(self.names, (tuple, list)):
-            raise TypeError(f"features must be a tuple of names, got {self.names!r}")
+            raise TypeError(f"`features` must be a tuple of names, got {self.names!r}")
         for name in self.names:
             checks.one_of("features", name, tuple(_FEATURES))
         if not self.names or len(set(self.names)) < len(self.names):
-            raise ValueError(f"features must be one name or more, each once, got {self.names!r}")
+            raise ValueError(f"`features` must be one name or more, each once, got {self.names!r}")
 
     def __call__(self, rows: Rows) -> Rows:
         """Features `(n, k)` of `rows` `(n, width)`, which are finite.
@@ -80,7 +80,7 @@ def check_kind(rows: Rows, outputs: Outputs) -> None:
     alike = (rows >= 0).all() and (np.abs(rows.sum(1) - 1) < _ALIKE).all()
     if outputs == "logits" and alike:
         raise ValueError(
-            "outputs must be logits, got rows that are probabilities; say outputs='scores'"
+            "`outputs` must be logits, got rows that are probabilities; say outputs='scores'"
         )
 
 
@@ -129,7 +129,7 @@ def check_finite(rows: Rows) -> None:
     finite = np.isfinite(rows)
     if not finite.all():
         where = checks.indices(torch.from_numpy(~finite.all(1)))
-        raise ValueError(f"outputs must be finite, have NaN or infinity in row {where}")
+        raise ValueError(f"`outputs` must be finite, have NaN or infinity in row {where}")
 
 
 def probabilities(rows: Rows, outputs: Outputs) -> Floats:
@@ -148,7 +148,7 @@ def probabilities(rows: Rows, outputs: Outputs) -> Floats:
     if bad.any():
         where = checks.indices(torch.from_numpy(bad))
         raise ValueError(
-            f"outputs must be probabilities (in [0, 1], summing to 1), are not in row {where}; "
+            f"`outputs` must be probabilities (in [0, 1], summing to 1), are not in row {where}; "
             "say outputs='logits' if that is what they are"
         )
     return p.clip(0)
@@ -175,7 +175,7 @@ def margin(rows: Rows) -> Floats:
 def _check_columns(rows: Rows) -> None:
     if rows.shape[1] < 2:
         raise ValueError(
-            "outputs must have two columns or more to have a margin or probabilities, "
+            "`outputs` must have two columns or more to have a margin or probabilities, "
             f"got n_features = {rows.shape[1]}"
         )
 

@@ -57,7 +57,7 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
             and `"entropy"`, of the row as probabilities.
         outputs: what the rows are, `"scores"` or `"logits"`. Only entropy makes a difference: it
             takes scores as probabilities, and the softmax of logits.
-        clean_label: the label in `y` that stands for no attack, for `suspicion`; `None` for
+        clean_label: the label in `y` that stands for no attack, for `anomaly_score`; `None` for
             `False`, 0 or `"clean"`, whichever is there.
         random_state: an int from which all randomness follows, or a `RandomState`; `None` draws.
             An `estimator` gets it too, if it takes one.
@@ -75,7 +75,7 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
         >>> sure, unsure = rng.dirichlet([9, 1, 1], 200), rng.dirichlet([3, 3, 3], 200)
         >>> attacked = np.repeat([False, True], 200)
         >>> forest = OutputForest(random_state=0).fit(np.concatenate([sure, unsure]), attacked)
-        >>> bool(forest.suspicion([[0.4, 0.3, 0.3]]) > forest.suspicion([[0.9, 0.05, 0.05]]))
+        >>> bool(forest.anomaly_score([[0.4, 0.3, 0.3]]) > forest.anomaly_score([[0.9, 0.05, 0.05]]))
         True
     """
 
@@ -116,7 +116,9 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
         features.check_learned(rows)
         classes = np.unique(y)
         if len(classes) < 2:
-            raise ValueError(f"y must hold two classes or more, got one class: {classes.tolist()}")
+            raise ValueError(
+                f"`y` must hold two classes or more, got one class: {classes.tolist()}"
+            )
         self._clean = _clean_index(classes, self.clean_label)
         self.features_ = features
         self.estimator_ = estimator.fit(features(rows), y)
@@ -127,7 +129,7 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
     def _made(self) -> Any:
         """The estimator before its fit."""
         if self.estimator is None:
-            checks.whole("n_estimators", self.n_estimators, at_least=1)
+            checks.integer("n_estimators", self.n_estimators, at_least=1)
             return RandomForestClassifier(self.n_estimators, random_state=self.random_state)
         if self.n_estimators != _TREES:
             raise ValueError(
@@ -135,7 +137,7 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
             )
         made = clone(self.estimator)
         if not callable(getattr(made, "predict_proba", None)):
-            raise TypeError(f"estimator must have predict_proba, got {type(made).__name__}")
+            raise TypeError(f"`estimator` must have predict_proba, got {type(made).__name__}")
         if self.random_state is not None and "random_state" in made.get_params(deep=False):
             made.set_params(random_state=self.random_state)
         return made
@@ -163,7 +165,7 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
         best = self.predict_proba(X).argmax(1)
         return np.asarray(self.classes_.take(best))
 
-    def suspicion(self, outputs: npt.ArrayLike) -> Floats:
+    def anomaly_score(self, outputs: npt.ArrayLike) -> Floats:
         """One minus the probability of the clean label, `(n,)`, for rows of outputs `(n, width)`.
 
         Raises:
@@ -196,7 +198,7 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
             )
         classes = np.asarray(self.classes_.tolist())
         if classes.dtype.kind not in "biufU":
-            raise TypeError(f"labels must be numbers or strings to be saved, got {classes.dtype}")
+            raise TypeError(f"`labels` must be numbers or strings to be saved, got {classes.dtype}")
         about = {
             "format": _FORMAT,
             "names": list(self.features_.names),
@@ -235,12 +237,12 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
         features = Features(tuple(arrays["names"].tolist()), outputs)
         width, clean = int(arrays["width"]), int(arrays["clean"])
         classes, flat = arrays["classes"], FlatForest(**{name: arrays[name] for name in _FLAT})
-        checks.whole("width", width, at_least=1)
+        checks.integer("width", width, at_least=1)
         flat.check(features.columns(width))
         if classes.shape != (flat.classes,) or len(np.unique(classes)) != max(2, len(classes)):
-            raise ValueError(f"classes must be {flat.classes} different labels, got {classes}")
+            raise ValueError(f"`classes` must be {flat.classes} different labels, got {classes}")
         if not -1 <= clean < len(classes):
-            raise ValueError(f"clean must be one of {len(classes)} classes, got {clean}")
+            raise ValueError(f"`clean` must be one of {len(classes)} classes, got {clean}")
         label = None if clean < 0 else classes[clean].item()
         found = cls(features=features.names, outputs=features.outputs, clean_label=label)
         found.features_, found.classes_, found.n_features_in_ = features, classes, width
@@ -262,7 +264,7 @@ def _clean_index(classes: npt.NDArray[Any], clean_label: object) -> int | None:
     wanted = _CLEAN if clean_label is None else (clean_label,)
     found = [i for i, label in enumerate(classes.tolist()) if label in wanted]
     if not found and clean_label is not None:
-        raise ValueError(f"clean_label must be one of {classes.tolist()}, got {clean_label!r}")
+        raise ValueError(f"`clean_label` must be one of {classes.tolist()}, got {clean_label!r}")
     return found[0] if found else None
 
 

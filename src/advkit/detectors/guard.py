@@ -13,20 +13,20 @@ from typing_extensions import Self
 
 from advkit.core import checks, sample_rows
 from advkit.core.protocols import Detector, InputDetector
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.detectors.alarm import (
     Alarm,
-    Judgement,
     OnAlarm,
+    Verdict,
     answer_alarm,
     raise_alarm,
     visible_scores,
 )
 from advkit.detectors.alarm_log import AlarmLog, Writable, alarm_lines
+from advkit.detectors.anomaly_score import anomaly_score_of, check_detector, reads_inputs
 from advkit.detectors.features import OUTPUTS, Outputs
 from advkit.detectors.request_counter import RequestCounter
-from advkit.detectors.suspicion import check_detector, looks_at_inputs, suspicion_of
-from advkit.models import as_classifier, hold
+from advkit.models import as_classifier, evaluating
 from advkit.models.inner_model import HasInnerModel
 
 
@@ -51,10 +51,13 @@ class Guard(HasInnerModel):
 
     Args:
         model: what answers; a classifier with what `outputs` names, whose largest output wins.
-        detector: what judges, fitted: an object with `suspicion(outputs)`, or one that looks at
-            inputs, with `risk(x, labels)`, such as `defenses.MRR`, whose risk is the suspicion.
+        detector: what judges, fitted: an object with `anomaly_score(outputs)`, or one that looks at
+            inputs, whose `reads_inputs` is true, with `anomaly_score(x, labels)`, such as
+            `defenses.MRR`.
         threshold: the most suspicion that raises no alarm, finite; `None` takes the `threshold` of
-            a detector that looks at inputs and has one, else `calibrate` is to find it.
+            a detector of inputs that has one, else `calibrate` finds it.
+        fpr: false-positive rate that `calibrate` allows, between 0 and 1: the largest share of
+            clean inputs that may raise an alarm.
         on_alarm: `"reject"` answers `REJECTED`; `"flag"` answers as if nothing had been, and only
             counts; a function from an `Alarm` of `k` inputs to labels int64 `(k,)`, `REJECTED`
             among them, answers in the model's place, say by another model.
@@ -79,7 +82,7 @@ class Guard(HasInnerModel):
         >>> import torch
         >>> from advkit.detectors import Guard
         >>> class Unsure:
-        ...     def suspicion(self, outputs):
+        ...     def anomaly_score(self, outputs):
         ...         return 1 - outputs.max(1)
         >>> net = torch.nn.Linear(2, 2, bias=False)
         >>> _ = net.weight.data.copy_(9 * torch.eye(2))
@@ -94,23 +97,31 @@ class Guard(HasInnerModel):
         self,
         model: object,
         detector: Detector | InputDetector,
+        *,
         threshold: float | None = None,
+        fpr: float = 0.01,
         on_alarm: OnAlarm = "reject",
         outputs: Outputs = "scores",
         log: str | os.PathLike[str] | Writable | None = None,
     ) -> None:
         check_detector(detector)
-        if threshold is None and looks_at_inputs(detector):
+        if threshold is None and reads_inputs(detector):
             threshold = getattr(detector, "threshold", None)
         if threshold is not None:
             _check_threshold(threshold)
+        checks.fraction("fpr", fpr)
+        if not 0 < fpr < 1:
+            raise ValueError(f"`fpr` must lie between 0 and 1, got {fpr}.")
         if not callable(on_alarm):
             checks.one_of("on_alarm", on_alarm, ("reject", "flag"))
         checks.one_of("outputs", outputs, OUTPUTS)
         self.model: Any = as_classifier(model)
         if not callable(getattr(self.model, outputs, None)):
-            raise TypeError(f"model must have {outputs}(x) for outputs={outputs!r}, got {model!r}")
+            raise TypeError(
+                f"`model` must have {outputs}(x) for outputs={outputs!r}, got {model!r}"
+            )
         self.detector = detector
+        self.fpr = float(fpr)
         self.on_alarm: OnAlarm = on_alarm
         self.outputs: Outputs = outputs
         self._threshold = None if threshold is None else float(threshold)
@@ -145,9 +156,9 @@ class Guard(HasInnerModel):
         return self._threshold
 
     @property
-    def budget(self) -> int | None:
+    def max_queries(self) -> int | None:
         """Queries that the model has in all, if it counts them; else `None`."""
-        limit: int | None = getattr(self.model, "budget", None)
+        limit: int | None = getattr(self.model, "max_queries", None)
         return limit
 
     @property
@@ -164,7 +175,7 @@ class Guard(HasInnerModel):
         """`requests` and `alarms` of the same moment, by name."""
         return self._counter.counts()
 
-    def calibrate(self, x: Tensor, fpr: float = 0.01, *, batch_size: int = 128) -> Self:
+    def calibrate(self, x: Tensor, *, batch_size: int = 128) -> Self:
         """Find the threshold: the least that at most a share of clean inputs exceeds.
 
         It is one of their own suspicions, so that inputs of equal suspicion alarm together or not
@@ -173,33 +184,29 @@ class Guard(HasInnerModel):
         Args:
             x: clean inputs `(n, *features)` within the bounds, none of which the detector or the
                 model was fitted on: on those it would find too low a threshold.
-            fpr: the largest share of them that may raise an alarm, between 0 and 1.
             batch_size: samples sent at once.
 
         Returns:
             This guard.
 
         Raises:
-            ValueError: `fpr` is out of its range, or `x` has too few inputs for it, less than one
+            ValueError: `x` has too few inputs for it, less than one
                 of which might alarm; the model or the detector answers no numbers for some.
             RuntimeError: the detector raised.
         """
-        checks.share("fpr", fpr)
-        if not 0 < fpr < 1:
-            raise ValueError(f"fpr must lie between 0 and 1, got {fpr}")
-        checks.whole("batch_size", batch_size, at_least=1)
+        checks.integer("batch_size", batch_size, at_least=1)
         x = checks.inputs(x, self.bounds)
-        allowed = int((np.arange(1, len(x) + 1) / len(x) <= fpr).sum()) if len(x) else 0
+        allowed = int((np.arange(1, len(x) + 1) / len(x) <= self.fpr).sum()) if len(x) else 0
         if not allowed:
             raise ValueError(
-                f"x must hold at least {math.ceil(1 / fpr)} inputs for fpr={fpr:g}, got {len(x)}"
+                f"`x` must hold at least {math.ceil(1 / self.fpr)} inputs for fpr={self.fpr:g}, got {len(x)}"
             )
-        with hold(self.model), sample_rows.numbered(len(x), total=len(x)):
-            found = sample_rows.in_parts(self._suspicion, x, size=batch_size)
+        with evaluating(self.model), sample_rows.numbered(len(x), total=len(x)):
+            found = sample_rows.in_parts(self._anomaly_score, x, size=batch_size)
         self._threshold = float(found.sort().values[-1 - allowed])
         return self
 
-    def judge(self, x: Tensor) -> Judgement:
+    def inspect(self, x: Tensor) -> Verdict:
         """Answers, and how suspicious each input `(n, *features)` is.
 
         Raises:
@@ -210,49 +217,49 @@ class Guard(HasInnerModel):
             RuntimeError: the detector raised.
             OSError: an alarm could not be logged whole; the request is counted all the same.
         """
-        return self._judged(x)[0]
+        return self._inspected(x)[0]
 
     def predict(self, x: Tensor) -> Tensor:
-        """Labels `(n,)`, int64, of `x` `(n, *features)`; raises as `judge` does."""
-        return self.judge(x).labels
+        """Labels `(n,)`, int64, of `x` `(n, *features)`; raises as `inspect` does."""
+        return self.inspect(x).labels
 
     def scores(self, x: Tensor) -> Tensor:
         """The model's outputs `(n, classes)` as far as a client sees them, detached.
 
         A rejected input has minus infinity for every class, by which attacks know it; one that
         `on_alarm` labels has 1 for its label and 0 elsewhere, since there is nothing else to see.
-        Raises as `judge` does.
+        Raises as `inspect` does.
         """
-        judgement, outputs = self._judged(x)
+        verdict, outputs = self._inspected(x)
         if self.on_alarm == "flag":
             return outputs
-        seen = visible_scores(outputs, judgement.labels)
-        return torch.where(judgement.alarm[:, None], seen, outputs)
+        seen = visible_scores(outputs, verdict.labels)
+        return torch.where(verdict.alarm[:, None], seen, outputs)
 
-    def _judged(self, x: Tensor) -> tuple[Judgement, Tensor]:
-        """Return the judgement, and the model's outputs."""
+    def _inspected(self, x: Tensor) -> tuple[Verdict, Tensor]:
+        """Return the verdict, and the model's outputs."""
         threshold = self.threshold  # before the model is queried
         outputs = self._outputs_for(x)
         labels = outputs.argmax(1)
-        suspicion = suspicion_of(self.detector, outputs, labels, x)
-        raised, alarm = raise_alarm(x, outputs, labels, suspicion, threshold)
+        anomaly_score = anomaly_score_of(self.detector, outputs, labels, x)
+        raised, alarm = raise_alarm(x, outputs, labels, anomaly_score, threshold)
         self._record(len(x), alarm, threshold)
         if len(alarm.rows):
             with sample_rows.selected(alarm.rows, len(x)):
                 labels = labels.index_put((alarm.rows,), answer_alarm(self.on_alarm, alarm))
-        return Judgement(labels=labels, suspicion=suspicion, alarm=raised), outputs
+        return Verdict(labels=labels, anomaly_score=anomaly_score, alarm=raised), outputs
 
-    def _suspicion(self, x: Tensor) -> Tensor:
+    def _anomaly_score(self, x: Tensor) -> Tensor:
         """Return the suspicion `(n,)` of each of `x`, of which nothing is answered."""
         outputs = self._outputs_for(x)
-        return torch.from_numpy(suspicion_of(self.detector, outputs, outputs.argmax(1), x))
+        return torch.from_numpy(anomaly_score_of(self.detector, outputs, outputs.argmax(1), x))
 
     def _outputs_for(self, x: Tensor) -> Tensor:
         """Return a copy of the model's outputs for `x`, `(n, classes)`, of float32 at least."""
         if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+            raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
         with torch.no_grad():
-            outputs = wide(getattr(self.model, self.outputs)(x).detach()).clone()
+            outputs = at_least_float32(getattr(self.model, self.outputs)(x).detach()).clone()
         if outputs.ndim != 2 or len(outputs) != len(x):
             raise ValueError(
                 f"the model must return {self.outputs} ({len(x)}, classes), "
@@ -277,4 +284,4 @@ def _check_threshold(threshold: float) -> None:
     """Raise unless `threshold` is a finite number."""
     checks.number("threshold", threshold)
     if not math.isfinite(threshold):
-        raise ValueError(f"threshold must be finite, got {threshold}")
+        raise ValueError(f"`threshold` must be finite, got {threshold}")

@@ -45,9 +45,9 @@ class OutlierScore(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # no typ
                 an option out of range.
             TypeError: an option of the wrong type.
         """
-        checks.share("fpr", self.fpr)
+        checks.fraction("fpr", self.fpr)
         if self.fpr == 1:
-            raise ValueError("fpr must be below 1, got 1")
+            raise ValueError("`fpr` must be below 1, got 1")
         rows, labels = rows_to_learn(self, X, "no_validation" if y is None else y)
         if labels is None:
             labels = np.zeros(len(rows), dtype=np.intp)
@@ -72,7 +72,7 @@ class OutlierScore(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # no typ
         """1 for rows that look clean, -1 for the others, `(n,)`."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
-    def suspicion(self, outputs: npt.ArrayLike) -> Floats:
+    def anomaly_score(self, outputs: npt.ArrayLike) -> Floats:
         """Minus `score_samples`, `(n,)`: greater is more suspicious; raises as it does."""
         return -self.score_samples(outputs)
 

@@ -132,7 +132,7 @@ class OutputTable:
     def __getitem__(self, rows: Column | slice) -> OutputTable:
         """The rows where a bool array `(n,)` is true, at an array of indices, or of a slice."""
         if not isinstance(rows, (np.ndarray, slice)):
-            raise TypeError(f"rows must be an array or a slice, got {type(rows).__name__}")
+            raise TypeError(f"`rows` must be an array or a slice, got {type(rows).__name__}")
         columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "kind"}
         return OutputTable(**columns, kind=self.kind)
 
@@ -189,12 +189,12 @@ class OutputTable:
         """
         tables = list(tables)
         if not tables:
-            raise ValueError("tables must hold at least one table, got none")
+            raise ValueError("`tables` must hold at least one table, got none")
         for trait in ("kind", "width"):
             found = list(dict.fromkeys(getattr(table, trait) for table in tables))
             if len(found) > 1:
                 raise ValueError(
-                    f"tables must have outputs of one {trait}, got {found[0]} and {found[1]}"
+                    f"`tables` must have outputs of one {trait}, got {found[0]} and {found[1]}"
                 )
         columns = {
             f.name: np.concatenate([getattr(table, f.name) for table in tables])
@@ -229,9 +229,9 @@ class OutputTable:
 
 def _checked_outputs(outputs: Column) -> npt.NDArray[np.float32]:
     if not isinstance(outputs, np.ndarray) or outputs.dtype.kind != "f":
-        raise TypeError(f"outputs must be an array of floats, got {_described(outputs)}")
+        raise TypeError(f"`outputs` must be an array of floats, got {_described(outputs)}")
     if outputs.ndim != 2 or outputs.shape[1] == 0:
-        raise ValueError(f"outputs must have shape (n, width), got {outputs.shape}")
+        raise ValueError(f"`outputs` must have shape (n, width), got {outputs.shape}")
     outputs = outputs.astype(np.float32, copy=False)
     check_finite(outputs)
     return outputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,15 @@ from typing_extensions import Self
 
 from advkit.core import checks
 from advkit.core.protocols import Detector
+from advkit.detectors.anomaly_score import checked_anomaly_score
 from advkit.detectors.features import Floats
-from advkit.detectors.suspicion import checked_suspicion
 from advkit.training.fit import fit
 from advkit.training.shuffled import shuffled
 
 _BATCH = 64
 
 
-class Surrogate:
+class DetectorSurrogate:
     """A small net that learns what a detector says, so that it can be differentiated.
 
     Forests and neighbours have no gradient; an attacker who can ask the detector, or has one like
@@ -38,7 +38,7 @@ class Surrogate:
     rate that falls to zero along a cosine.
 
     Args:
-        detector: what is imitated: an object with `suspicion(outputs)`, fitted.
+        detector: what is imitated: an object with `anomaly_score(outputs)`, fitted.
         hidden: units of each hidden layer; at least one layer.
         epochs: passes over the rows, at least 1.
         lr: the first rate of Adam.
@@ -50,16 +50,16 @@ class Surrogate:
 
     Example:
         >>> import numpy as np, torch
-        >>> from advkit.detectors import Surrogate
+        >>> from advkit.detectors import DetectorSurrogate
         >>> class Unsure:
-        ...     def suspicion(self, outputs):
+        ...     def anomaly_score(self, outputs):
         ...         return 1 - outputs.max(1)
         >>> rows = np.random.default_rng(0).dirichlet([1, 1, 1], size=600)
-        >>> surrogate = Surrogate(Unsure(), epochs=20).fit(rows[:500])
+        >>> surrogate = DetectorSurrogate(Unsure(), epochs=20).fit(rows[:500])
         >>> surrogate.agreement(rows[500:]) > 0.9
         True
         >>> outputs = torch.tensor([[0.2, 0.3, 0.5]], requires_grad=True)
-        >>> surrogate.alarm(outputs).sum().backward()
+        >>> surrogate.anomaly_score(outputs).sum().backward()
         >>> outputs.grad.argmin()
         tensor(2)
     """
@@ -74,14 +74,14 @@ class Surrogate:
     ) -> None:
         checks.detector("detector", detector)
         if not isinstance(hidden, Sequence):
-            raise TypeError(f"hidden must be a list of numbers of units, got {hidden!r}")
+            raise TypeError(f"`hidden` must be a list of numbers of units, got {hidden!r}")
         if not hidden:
-            raise ValueError("hidden must have a layer or more, got none")
+            raise ValueError("`hidden` must have a layer or more, got none")
         for units in hidden:
-            checks.whole("hidden", units, at_least=1)
-        checks.whole("epochs", epochs, at_least=1)
+            checks.integer("hidden", units, at_least=1)
+        checks.integer("epochs", epochs, at_least=1)
         checks.positive("lr", lr)
-        checks.whole("seed", seed)
+        checks.integer("seed", seed)
         self.detector = detector
         self.hidden = tuple(hidden)
         self.epochs = epochs
@@ -124,25 +124,29 @@ class Surrogate:
         self._net = net.requires_grad_(False)
         return self
 
-    def alarm(self, outputs: Tensor) -> Tensor:
-        """Suspicion `(n,)` of `outputs` `(n, width)`, differentiable, in the detector's units.
+    @overload
+    def anomaly_score(self, outputs: Tensor) -> Tensor: ...
 
-        Of the dtype of `outputs`, computed in float32 at least.
+    @overload
+    def anomaly_score(self, outputs: npt.ArrayLike) -> Floats: ...
+
+    def anomaly_score(self, outputs: Tensor | npt.ArrayLike) -> Tensor | Floats:
+        """Return scores `(n,)` in the units of the detector; greater is more anomalous.
+
+        Args:
+            outputs: `(n, width)`. The scores of a tensor are a tensor of its dtype, computed in
+                float32 at least and differentiable. Those of an array are a float64 array.
 
         Raises:
-            ValueError: it is not fitted, or `outputs` have another width than it was fitted on.
-            TypeError: `outputs` are no tensor.
+            ValueError: the surrogate is not fitted, `outputs` have another width than it was
+                fitted on, or an array is not finite.
         """
         if not isinstance(outputs, Tensor):
-            raise TypeError(f"outputs must be a torch.Tensor, got {type(outputs).__name__}")
+            rows = torch.from_numpy(_checked_rows(outputs))
+            with torch.no_grad():
+                return self.anomaly_score(rows).cpu().numpy()
         net = self._fitted(outputs.shape).to(outputs.device)
-        return net.suspicion(outputs).to(outputs.dtype)
-
-    def suspicion(self, outputs: npt.ArrayLike) -> Floats:
-        """The same for rows `(n, width)` as an array, float64 `(n,)`."""
-        rows = _checked_rows(outputs)
-        with torch.no_grad():
-            return self.alarm(torch.from_numpy(rows)).cpu().numpy()
+        return net.anomaly_score(outputs).to(outputs.dtype)
 
     def agreement(self, outputs: npt.ArrayLike) -> float:
         """Rank correlation (Spearman) with the detector on `outputs`, from -1 to 1.
@@ -158,10 +162,10 @@ class Surrogate:
             TypeError: the detector answers something other than numbers.
         """
         rows = _checked_rows(outputs)
-        own, wanted = self.suspicion(rows), self._wanted(rows)
+        own, wanted = self.anomaly_score(rows), self._wanted(rows)
         if own.min() == own.max() or wanted.min() == wanted.max():
             raise ValueError(
-                "outputs must have rows that differ in suspicion, for the detector and for the "
+                "`outputs` must have rows that differ in suspicion, for the detector and for the "
                 f"surrogate; all {len(rows)} are equally suspicious to one of them"
             )
         return float(spearmanr(own, wanted).statistic)
@@ -182,15 +186,15 @@ class Surrogate:
 
     def _wanted(self, rows: Floats) -> Floats:
         """What the detector says of `rows`, checked."""
-        found = self.detector.suspicion(rows.copy())
-        return checked_suspicion(type(self.detector).__name__, found, len(rows))
+        found = self.detector.anomaly_score(rows.copy())
+        return checked_anomaly_score(type(self.detector).__name__, found, len(rows))
 
     def _fitted(self, shape: torch.Size) -> _Standardised:
         if self._net is None:
             raise ValueError("the surrogate is not fitted: call fit(outputs) first")
         width = len(self._net.centre)
         if len(shape) != 2 or shape[1] != width:
-            raise ValueError(f"outputs must have shape (n, {width}), got {tuple(shape)}")
+            raise ValueError(f"`outputs` must have shape (n, {width}), got {tuple(shape)}")
         return self._net
 
 
@@ -216,7 +220,7 @@ class _Standardised(nn.Module):
         found: Tensor = self.layers(((rows - self.centre) / self.spread).float())
         return found.squeeze(1)
 
-    def suspicion(self, rows: Tensor) -> Tensor:
+    def anomaly_score(self, rows: Tensor) -> Tensor:
         """Suspicion `(n,)` in the units of the detector."""
         found: Tensor = self(rows)
         return self.level + self.scale * found
@@ -235,8 +239,8 @@ def _checked_rows(outputs: npt.ArrayLike) -> Floats:
     checks.unmasked("outputs", outputs)
     rows: Floats = np.asarray(outputs).astype(np.float64)
     if rows.ndim != 2 or not rows.size:
-        raise ValueError(f"outputs must be rows (n, width), at least one, got shape {rows.shape}")
+        raise ValueError(f"`outputs` must be rows (n, width), at least one, got shape {rows.shape}")
     bad = torch.from_numpy(~np.isfinite(rows).all(1))
     if bad.any():
-        raise ValueError(f"outputs must be finite, are not in row {checks.indices(bad)}")
+        raise ValueError(f"`outputs` must be finite, are not in row {checks.indices(bad)}")
     return rows

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks, sample_rows
-from advkit.core.batching import Batches, NumberedBatches, batches, counted_from
+from advkit.core.batching import Batches, NumberedBatches, batches, offset_sample_numbers
 from advkit.core.results import InconclusiveWarning
 from advkit.models import Classifier, as_classifier
 from advkit.models.batch_dependence import keeps_batch
@@ -135,7 +135,7 @@ class ClassifiedBatch(NamedTuple):
 def classified(model: Classifier, numbered: NumberedBatches) -> Iterator[ClassifiedBatch]:
     """Check each batch and classify it."""
     for x, y, first in numbered:
-        with counted_from(first), sample_rows.numbered(len(x), first):
+        with offset_sample_numbers(first), sample_rows.numbered(len(x), first):
             batch = ClassifiedBatch(*correct(model, x, y), first)
         yield batch
 

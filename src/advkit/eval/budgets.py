@@ -13,7 +13,7 @@ from torch import Tensor
 from advkit.core.norms import ORDER, Norm
 
 
-def budget_words(norm: str, eps: float) -> str:
+def format_budget(norm: str, eps: float) -> str:
     """A budget as tables name it."""
     return f"{norm} {eps:.6g}"
 

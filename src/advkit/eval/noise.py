@@ -10,7 +10,7 @@ from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_noise
 from advkit.eval.accuracy import NOT_FINITE, ClassifiedBatch, Rate
-from advkit.eval.budgets import budget_words
+from advkit.eval.budgets import format_budget
 from advkit.models import Classifier
 
 _SEED = 0
@@ -34,7 +34,7 @@ class NoiseOutcome:
     @property
     def budget(self) -> str:
         """Norm and `eps` in words."""
-        return budget_words(self.norm, self.eps)
+        return format_budget(self.norm, self.eps)
 
     @property
     def robust_accuracy(self) -> Rate:
@@ -58,7 +58,7 @@ def noisy(x: Tensor, bounds: tuple[float, float], norm: Norm, eps: float) -> Ten
     In l0, `eps` features chosen at random are set to one of the bounds. The noise of a sample does
     not depend on its batch.
     """
-    radius = checks.budget(eps, x)
+    radius = checks.radii(eps, x)
     if norm == "l0":
         return salt_and_pepper(sample_keys(x, bounds, _SEED), radius, x, bounds)
     return uniform_noise(x, radius, norm, bounds, _SEED).clamp(*bounds)

@@ -11,7 +11,7 @@ from advkit.models.protocols import (
     Classifier,
     DifferentiableClassifier,
     ScoreClassifier,
-    hold,
+    evaluating,
     may_interrupt,
 )
 from advkit.models.sklearn import SklearnClassifier
@@ -35,7 +35,7 @@ __all__ = [
     "TorchClassifier",
     "as_classifier",
     "as_differentiable",
+    "evaluating",
     "has_gradients",
-    "hold",
     "may_interrupt",
 ]

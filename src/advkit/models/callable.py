@@ -68,7 +68,7 @@ class CallableClassifier:
             after an answer of the wrong shape or kind, `ServiceError` is raised. An attack puts
             what it had found until then into the error's `result`, as for a spent budget.
         back_off: seconds of waiting before the first retry, doubled before each further one.
-        budget: samples that may be sent in all; `None` for any number.
+        max_queries: samples that may be sent in all; `None` for any number.
         log: keep a `Call` for each call of the function in `log`.
 
     Attributes:
@@ -83,10 +83,10 @@ class CallableClassifier:
         >>> def service(rows):
         ...     score = 1 / (1 + np.exp(-rows.sum(1)))
         ...     return np.stack([1 - score, score], axis=1)
-        >>> model = advkit.CallableClassifier(service, num_classes=2, bounds=(-1, 1), budget=100)
+        >>> model = advkit.CallableClassifier(service, num_classes=2, bounds=(-1, 1), max_queries=100)
         >>> model.predict(torch.tensor([[-0.5, 0.1], [0.5, 0.1]]))
         tensor([0, 1])
-        >>> model.queries, model.left
+        >>> model.queries, model.queries_left
         (2, 98)
     """
 
@@ -101,19 +101,19 @@ class CallableClassifier:
         max_batch: int | None = None,
         retries: int = 0,
         back_off: float = 0.5,
-        budget: int | None = None,
+        max_queries: int | None = None,
         log: bool = False,
     ) -> None:
         if not callable(fn):
-            raise TypeError(f"fn must be callable, got {type(fn).__name__}")
-        checks.whole("num_classes", num_classes, at_least=2)
+            raise TypeError(f"`fn` must be callable, got {type(fn).__name__}")
+        checks.integer("num_classes", num_classes, at_least=2)
         checks.one_of("output", output, ("logits", "probabilities", "labels"))
         checks.one_of("takes", takes, ("numpy", "tensor"))
         if max_batch is not None:
-            checks.whole("max_batch", max_batch, at_least=1)
-        checks.whole("retries", retries, at_least=0)
+            checks.integer("max_batch", max_batch, at_least=1)
+        checks.integer("retries", retries, at_least=0)
         checks.not_negative("back_off", back_off)
-        checks.flag("log", log)
+        checks.boolean("log", log)
         self.fn = fn
         self.num_classes = num_classes
         self.bounds = checked_bounds(bounds)
@@ -123,7 +123,7 @@ class CallableClassifier:
         self.retries = retries
         self.back_off = back_off
         self.log: list[Call] | None = [] if log else None
-        self._budget = Budget(budget)
+        self._budget = Budget(max_queries)
 
     def __repr__(self) -> str:
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
@@ -140,12 +140,12 @@ class CallableClassifier:
         return self._budget.spent
 
     @property
-    def budget(self) -> int | None:
+    def max_queries(self) -> int | None:
         """Samples that may be sent in all; `None` for any number."""
         return self._budget.limit
 
     @property
-    def left(self) -> int | None:
+    def queries_left(self) -> int | None:
         """Samples that may still be sent, not those in flight; `None` for any number."""
         return self._budget.left
 

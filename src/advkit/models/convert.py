@@ -39,7 +39,7 @@ def as_classifier(obj: object) -> Classifier:
     if callable(getattr(obj, "predict", None)) and callable(getattr(obj, "get_params", None)):
         return SklearnClassifier(obj)
     raise TypeError(
-        "model must be a torch.nn.Module, a fitted scikit-learn estimator or a classifier "
+        "`model` must be a torch.nn.Module, a fitted scikit-learn estimator or a classifier "
         f"(predict, num_classes, bounds), got {type(obj).__name__}; a function goes into "
         "CallableClassifier"
     )

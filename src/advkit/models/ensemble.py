@@ -14,9 +14,16 @@ from torch import Tensor, nn
 from advkit.core import checks
 from advkit.models.convert import as_classifier
 from advkit.models.labels import check_same_labels, label_values
-from advkit.models.protocols import REJECTED, Bounds, Classifier, hold, max_batch, may_interrupt
+from advkit.models.protocols import (
+    REJECTED,
+    Bounds,
+    Classifier,
+    evaluating,
+    max_batch,
+    may_interrupt,
+)
 
-Ask = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]
 Combine = Literal["logits", "probabilities", "vote"]
 
 
@@ -53,9 +60,9 @@ class Ensemble:
     def __init__(self, models: Sequence[object], combine: Combine = "logits") -> None:
         checks.one_of("combine", combine, ("logits", "probabilities", "vote"))
         if not isinstance(models, (Sequence, nn.ModuleList)):
-            raise TypeError(f"models must be a list of models, got {type(models).__name__}")
+            raise TypeError(f"`models` must be a list of models, got {type(models).__name__}")
         if not len(models):
-            raise ValueError("models must have a member or more, got none")
+            raise ValueError("`models` must have a member or more, got none")
         self.models: tuple[Any, ...] = tuple(map(as_classifier, models))
         self.combine: Combine = combine
         _check_alike(self.models)
@@ -97,7 +104,7 @@ class Ensemble:
         return any(map(may_interrupt, self.models))
 
     @property
-    def logits(self) -> Ask:
+    def logits(self) -> Forward:
         """Function from `x` `(n, *features)` to logits `(n, num_classes)`, differentiable.
 
         They are the mean of the members' logits, or the logarithm of the mean of their softmaxes.
@@ -110,11 +117,11 @@ class Ensemble:
             raise AttributeError(f"{self!r} has no logits: it is a vote, or a member has none")
         return self._logits
 
-    def hold(self) -> ExitStack:
+    def evaluating(self) -> ExitStack:
         """Keep every member in the state of an evaluation over many calls."""
         with ExitStack() as stack:
             for model in self.models:
-                stack.enter_context(hold(model))
+                stack.enter_context(evaluating(model))
             return stack.pop_all()
 
     def scores(self, x: Tensor) -> Tensor:
@@ -186,10 +193,10 @@ class Ensemble:
 def _check_alike(models: Sequence[Classifier]) -> None:
     bounds = {tuple(model.bounds): None for model in models}
     if len(bounds) > 1:
-        raise ValueError(f"models must have the same bounds, got {list(bounds)}")
+        raise ValueError(f"`models` must have the same bounds, got {list(bounds)}")
     counts = {count: None for model in models if (count := _classes(model)) is not None}
     if len(counts) > 1:
-        raise ValueError(f"models must have the same number of classes, got {list(counts)}")
+        raise ValueError(f"`models` must have the same number of classes, got {list(counts)}")
     check_same_labels(models)
 
 
@@ -221,7 +228,7 @@ def _stacked(answers: list[Tensor]) -> Tensor:
     """The members' answers `(n, classes)` as `(members, n, classes)`, of float32 at least."""
     counts = {answer.shape[1]: None for answer in answers}
     if len(counts) > 1:
-        raise ValueError(f"models must have the same number of classes, got {list(counts)}")
+        raise ValueError(f"`models` must have the same number of classes, got {list(counts)}")
     dtypes = [torch.float32, *(answer.dtype for answer in answers)]
     widest = functools.reduce(torch.promote_types, dtypes)
     return torch.stack([answer.to(widest) for answer in answers])

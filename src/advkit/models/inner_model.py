@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from advkit.models.labels import label_values
-from advkit.models.protocols import Bounds, hold, max_batch, may_interrupt
+from advkit.models.protocols import Bounds, evaluating, max_batch, may_interrupt
 
 
 class HasInnerModel:
@@ -50,6 +50,6 @@ class HasInnerModel:
         """True if a call may raise `AttackInterrupted`, as one of the inner model may."""
         return may_interrupt(self.model)
 
-    def hold(self) -> AbstractContextManager[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """Keep the inner model in the state of an evaluation over many calls."""
-        return hold(self.model)
+        return evaluating(self.model)

@@ -51,7 +51,7 @@ def label_indices(name: str, y: Tensor, x: Tensor, model: object) -> Tensor:
     values = label_values(model)
     if values is None or checks.is_one_hot(y):
         return checks.labels(name, y, x)
-    y = checks.whole_labels(name, y, x)
+    y = checks.integer_labels(name, y, x)
     hits = y[:, None] == values.to(y.device)
     unknown = ~hits.any(1)
     if unknown.any():

@@ -132,7 +132,7 @@ def _tensors(child: nn.Module, name: str) -> list[Tensor]:
         found = [parameter for _, parameter in child.named_parameters(recurse=False)]
     if any(map(is_lazy, found)):
         raise ValueError(
-            f"module must have its parameters initialized, got {type(child).__name__} without: "
+            f"`module` must have its parameters initialized, got {type(child).__name__} without: "
             "call the module with a dummy batch first"
         )
     return found

@@ -40,7 +40,7 @@ class OnnxClassifier(CallableClassifier):
             number.
         providers: onnxruntime's execution providers in the order of preference; `None` runs on the
             CPU.
-        budget: samples that may be sent in all; `None` for any number.
+        max_queries: samples that may be sent in all; `None` for any number.
 
     Raises:
         ImportError: onnxruntime is not there.
@@ -65,7 +65,7 @@ class OnnxClassifier(CallableClassifier):
         output_name: str | None = None,
         max_batch: int | None = None,
         providers: Sequence[str] | None = None,
-        budget: int | None = None,
+        max_queries: int | None = None,
     ) -> None:
         checks.one_of("output", output, ("logits", "probabilities"))
         self._name = "bytes" if isinstance(path, bytes) else os.path.basename(path)
@@ -79,7 +79,7 @@ class OnnxClassifier(CallableClassifier):
             bounds,
             output,
             max_batch=self._fixed(0) or max_batch,
-            budget=budget,
+            max_queries=max_queries,
         )
 
     def __repr__(self) -> str:
@@ -105,7 +105,7 @@ class OnnxClassifier(CallableClassifier):
         if x.ndim != axes or not all(alike):
             wanted = ", ".join(["n", *map(str, self._input.shape[1:])])
             raise ValueError(
-                f"x must have the shape ({wanted}) of the model's input, got {tuple(x.shape)}"
+                f"`x` must have the shape ({wanted}) of the model's input, got {tuple(x.shape)}"
             )
 
     def _fixed(self, axis: int) -> int | None:
@@ -123,7 +123,7 @@ def _session(path: str | os.PathLike[str] | bytes, providers: Sequence[str]) -> 
     try:
         return onnxruntime.InferenceSession(path, providers=list(providers))
     except Exception as error:  # onnxruntime has an exception of its own for each kind of damage
-        raise ValueError(f"path must be a whole ONNX model: {error}") from error
+        raise ValueError(f"`path` must be a whole ONNX model: {error}") from error
 
 
 def _only_input(session: Any) -> Any:
@@ -143,7 +143,7 @@ def _chosen_output(session: Any, name: str | None) -> Any:
     if len(fitting) != 1:
         asked = "an output of floats (n, classes)" if name is None else f"the output {name!r}"
         raise ValueError(
-            f"output_name must say which output to use: the model gives {_listed(outputs)}, "
+            f"`output_name` must say which output to use: the model gives {_listed(outputs)}, "
             f"and {len(fitting)} of them could be {asked}"
         )
     return fitting[0]
@@ -157,7 +157,7 @@ def _agreed_classes(output: Any, given: int | None) -> int:
         raise ValueError(f"num_classes is {given}, but the model gives {found} scores")
     classes = found if given is None else given
     if classes is None:
-        raise ValueError(f"num_classes must be given, since {output.name!r} leaves it open")
+        raise ValueError(f"`num_classes` must be given, since {output.name!r} leaves it open")
     return classes
 
 

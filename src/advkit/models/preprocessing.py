@@ -35,7 +35,7 @@ class Normalize:
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} values, but std has {len(self.std)}")
         if not all(value > 0 for value in self.std):
-            raise ValueError(f"std must be positive, got {tuple(self.std)}")
+            raise ValueError(f"`std` must be positive, got {tuple(self.std)}")
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` `(n, channels, ...)` normalized."""

@@ -54,20 +54,20 @@ class DifferentiableClassifier(Classifier, Protocol):
 
 
 @runtime_checkable
-class Holdable(Protocol):
+class HasEvaluating(Protocol):
     """A classifier that can be held in the state of an evaluation over many calls."""
 
-    def hold(self) -> AbstractContextManager[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """Evaluation state inside, the state before afterwards."""
         ...
 
 
-def hold(model: object) -> AbstractContextManager[None]:
+def evaluating(model: object) -> AbstractContextManager[None]:
     """The time of many calls to `model`: its state is saved and restored once, not at each call.
 
-    A model of one's own that keeps no state needs no `hold` and passes through.
+    A model of one's own that keeps no state needs no `evaluating` and passes through.
     """
-    return model.hold() if isinstance(model, Holdable) else nullcontext()
+    return model.evaluating() if isinstance(model, HasEvaluating) else nullcontext()
 
 
 def may_interrupt(model: object) -> bool:
@@ -76,7 +76,7 @@ def may_interrupt(model: object) -> bool:
     It has a query budget, or says so by a `may_interrupt` of its own, which classifiers around
     other classifiers pass on.
     """
-    return getattr(model, "budget", None) is not None or bool(
+    return getattr(model, "max_queries", None) is not None or bool(
         getattr(model, "may_interrupt", False)
     )
 
@@ -91,7 +91,7 @@ def max_batch(model: object) -> int | None:
     return most
 
 
-def leaves(answer: Tensor, y: Tensor) -> Tensor:
+def is_misclassified(answer: Tensor, y: Tensor) -> Tensor:
     """Whether each label of `answer` `(*, n)` is another class than that of `y` `(n,)`.
 
     A negative answer is not a class: the input was rejected, or the model could not label it.

@@ -38,7 +38,7 @@ class Budget:
 
     def __init__(self, limit: int | None) -> None:
         if limit is not None:
-            checks.whole("budget", limit, at_least=0)
+            checks.integer("max_queries", limit, at_least=0)
         self.limit = limit
         self.spent = 0
         # weak: an interrupt may keep a reservation from being removed, but not from going away

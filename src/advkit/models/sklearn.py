@@ -150,11 +150,11 @@ class SklearnClassifier:
             ValueError: the estimator does not know some of them, or they have another shape.
         """
         if np.ndim(labels) != 1:
-            raise ValueError(f"labels must have shape (n,), got {np.shape(labels)}")
+            raise ValueError(f"`labels` must have shape (n,), got {np.shape(labels)}")
         given = labels.tolist() if hasattr(labels, "tolist") else list(labels)
         unknown = {label: None for label in given if label not in self._index}  # in their order
         if unknown:
-            raise ValueError(f"labels must be among {list(self._index)}, got {list(unknown)}")
+            raise ValueError(f"`labels` must be among {list(self._index)}, got {list(unknown)}")
         return torch.tensor([self._index[label] for label in given], dtype=torch.int64)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class SklearnClassifier:
         answer = np.asarray(self._ask("predict", x))
         if answer.size != len(x) or answer.shape not in ((), (len(x),), (len(x), 1)):
             raise TypeError(
-                "estimator must give one label for each sample, "
+                "`estimator` must give one label for each sample, "
                 f"{type(self.estimator).__name__} gave shape {answer.shape} for {len(x)} samples"
             )
         return self.encode(answer.ravel()).to(x.device)
@@ -213,7 +213,7 @@ class SklearnClassifier:
         if self._features is not None and came != self._features:
             wanted = "the estimator's n_features_in_" if self.input_shape is None else "input_shape"
             raise ValueError(
-                f"x must have {self._features} features ({wanted}), "
+                f"`x` must have {self._features} features ({wanted}), "
                 f"got {came} in shape {tuple(x.shape)}"
             )
 
@@ -223,7 +223,7 @@ class SklearnClassifier:
             return None if found is None else int(found)
         if len(self.input_shape) == 1 and found not in (None, *self.input_shape):
             raise ValueError(
-                f"input_shape must be ({found},), the estimator's n_features_in_, "
+                f"`input_shape` must be ({found},), the estimator's n_features_in_, "
                 f"got {self.input_shape}"
             )
         return math.prod(self.input_shape)
@@ -257,24 +257,24 @@ def _classes(estimator: Any) -> Array:
     name = type(estimator).__name__
     if isinstance(estimator, type):
         raise TypeError(
-            f"estimator must be fitted, got the class {estimator.__name__}; "
+            f"`estimator` must be fitted, got the class {estimator.__name__}; "
             f"pass {estimator.__name__}(...).fit(...)"
         )
     if not callable(getattr(estimator, "predict", None)):
-        raise TypeError(f"estimator must have predict, got {name}")
+        raise TypeError(f"`estimator` must have predict, got {name}")
     try:
         check_is_fitted(estimator)
     except NotFittedError as error:
-        raise ValueError(f"estimator must be fitted, got {name} before its fit") from error
+        raise ValueError(f"`estimator` must be fitted, got {name} before its fit") from error
     except (AttributeError, TypeError):
         pass  # one that does not derive from scikit-learn; it has classes_ or it will not do
     classes = getattr(estimator, "classes_", None)
     if classes is None:
-        raise TypeError(f"estimator must be a fitted classifier with classes_, got {name}")
+        raise TypeError(f"`estimator` must be a fitted classifier with classes_, got {name}")
     if isinstance(classes, list) and any(np.ndim(part) for part in classes):
-        raise TypeError(f"estimator must give one label for each sample, {name} gives several")
+        raise TypeError(f"`estimator` must give one label for each sample, {name} gives several")
     if len(classes) < 2:
-        raise ValueError(f"estimator must know two classes or more, {name} knows {list(classes)}")
+        raise ValueError(f"`estimator` must know two classes or more, {name} knows {list(classes)}")
     return np.asarray(classes)
 
 
@@ -306,11 +306,11 @@ def _label_values(classes: Array, labels: Labels | None) -> Tensor | None:
 
 def _checked_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     if not isinstance(shape, (tuple, list)):
-        raise TypeError(f"input_shape must be a tuple of ints, got {type(shape).__name__}")
+        raise TypeError(f"`input_shape` must be a tuple of ints, got {type(shape).__name__}")
     if not shape:
-        raise ValueError("input_shape must have an axis or more, got ()")
+        raise ValueError("`input_shape` must have an axis or more, got ()")
     for length in shape:
-        checks.whole("input_shape", length, at_least=1)
+        checks.integer("input_shape", length, at_least=1)
     return tuple(shape)
 
 

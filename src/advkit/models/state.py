@@ -32,7 +32,7 @@ _lock = threading.RLock()
 _in_use: dict[_Key, _Shared] = {}
 
 
-class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
+class preserve_state(AbstractContextManager[None]):  # noqa: N801 - read as a verb
     """Run `modules` freely inside; afterwards they and the random state are what they were.
 
     Restored, also when the body raises or an interrupt comes: the mode of every submodule (a single
@@ -40,7 +40,7 @@ class undisturbed(AbstractContextManager[None]):  # noqa: N801 - read as a verb
     every parameter, hooks, which buffers there are, their content and their persistence. New
     parameters and submodules stay, as does what is written to parameters and other attributes. The
     random state is put back if the first pass inside draws, see `Draws`. Inside another
-    `undisturbed` of the same modules and mode nothing is done, so that a random model draws new
+    `preserve_state` of the same modules and mode nothing is done, so that a random model draws new
     numbers from call to call there.
 
     Threads may use a module at once: the first one saves its state, and the last one restores it.

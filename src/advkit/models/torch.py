@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from advkit.core import checks, sample_rows
 from advkit.core.distributed import local
 from advkit.models.protocols import Bounds
-from advkit.models.state import undisturbed
+from advkit.models.state import preserve_state
 
 _BATCH_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")  # scripted
 Output = Literal["logits", "probabilities"]
@@ -93,14 +93,14 @@ class TorchClassifier:
         batch: Batch = "part",
     ) -> None:
         if preprocess is not None and not callable(preprocess):
-            raise TypeError(f"preprocess must be callable, got {type(preprocess).__name__}")
+            raise TypeError(f"`preprocess` must be callable, got {type(preprocess).__name__}")
         if not isinstance(module, nn.Module):
-            raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+            raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}")
         checks.one_of("output", output, ("logits", "probabilities"))
         checks.one_of("mode", mode, ("eval", "keep"))
         checks.one_of("batch", batch, ("part", "whole"))
         if num_classes is not None:
-            checks.whole("num_classes", num_classes, at_least=2)
+            checks.integer("num_classes", num_classes, at_least=2)
         if isinstance(preprocess, nn.Module):
             preprocess = local(preprocess)
         self.module = module = local(module)
@@ -137,9 +137,9 @@ class TorchClassifier:
             for part in stateful.modules()
         )
 
-    def hold(self) -> undisturbed:
+    def evaluating(self) -> preserve_state:
         """Keep the module in evaluation over many calls and restore its state once, at the end."""
-        return undisturbed(*self._stateful, evaluate=self._mode == "eval")
+        return preserve_state(*self._stateful, evaluate=self._mode == "eval")
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits `(n, classes)` of `x` `(n, *features)`, differentiable with respect to `x`.
@@ -150,7 +150,7 @@ class TorchClassifier:
             TypeError: the module's output holds no logits, `x` has not the module's dtype or
                 device, or the module refuses `eval()`.
         """
-        held = self.hold()
+        held = self.evaluating()
         with held, held.first_pass(), sample_rows.given(len(x)):
             x = x.clone()  # a module may write to its input, and a leaf cannot be written to
             out = self._forward(x if self.preprocess is None else self.preprocess(x))
@@ -214,9 +214,9 @@ def checked_bounds(bounds: tuple[float, float]) -> Bounds:
         ValueError: they are not two finite numbers, the lower one first.
     """
     if not isinstance(bounds, (tuple, list)):
-        raise TypeError(f"bounds must be a pair of numbers, got {type(bounds).__name__}")
+        raise TypeError(f"`bounds` must be a pair of numbers, got {type(bounds).__name__}")
     if len(bounds) != 2 or not -float("inf") < bounds[0] < bounds[1] < float("inf"):
-        raise ValueError(f"bounds must be two finite numbers, lower first, got {tuple(bounds)}")
+        raise ValueError(f"`bounds` must be two finite numbers, lower first, got {tuple(bounds)}")
     return Bounds(float(bounds[0]), float(bounds[1]))
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.models.convert import as_classifier
-from advkit.models.ensemble import Ask, Combine, Ensemble
+from advkit.models.ensemble import Combine, Ensemble, Forward
 from advkit.models.inner_model import HasInnerModel
-from advkit.models.protocols import Bounds, hold
+from advkit.models.protocols import Bounds, evaluating
 from advkit.models.query_budget import Budget, Counter
-from advkit.models.state import undisturbed
+from advkit.models.state import preserve_state
 from advkit.models.torch import checked_bounds
 
 
@@ -31,23 +31,23 @@ class ClassifierWrapper(HasInnerModel, ABC):
         return f"{type(self).__name__}({self.model!r})"
 
     @property
-    def scores(self) -> Ask:
+    def scores(self) -> Forward:
         """Function from `x` `(n, *features)` to scores `(n, num_classes)`, detached.
 
         Raises:
             AttributeError: the inner model has no scores.
         """
-        ask: Ask = self._asked.scores
+        ask: Forward = self._asked.scores
         return lambda x: self._answer(ask, x)
 
     @property
-    def logits(self) -> Ask:
+    def logits(self) -> Forward:
         """Function from `x` `(n, *features)` to logits `(n, num_classes)`, differentiable.
 
         Raises:
             AttributeError: the inner model has no logits.
         """
-        ask: Ask = self._asked.logits
+        ask: Forward = self._asked.logits
         return lambda x: self._answer(ask, x)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class ClassifierWrapper(HasInnerModel, ABC):
         return self._answer(self._asked.predict, x)
 
     @abstractmethod
-    def _answer(self, ask: Ask, x: Tensor) -> Tensor:
+    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
         """What `ask`, a function of the inner model, answers to `x` by way of this one."""
 
 
@@ -89,22 +89,24 @@ class Expectation(ClassifierWrapper):
 
     def __init__(self, model: object, draws: int = 32, combine: Combine = "probabilities") -> None:
         super().__init__(model)
-        checks.whole("draws", draws, at_least=1)
+        checks.integer("draws", draws, at_least=1)
         self.draws = draws
         self._asked = Ensemble([self.model] * draws, combine)
-        self._random_state = nn.Module()  # to be held: a model of one's own may have no `hold`
+        self._random_state = (
+            nn.Module()
+        )  # to be held: a model of one's own may have no `evaluating`
 
-    def hold(self) -> AbstractContextManager[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """Keep the model, and let its draws go on, over many calls."""
         return _held(self._undisturbed(), self.model)
 
-    def _answer(self, ask: Ask, x: Tensor) -> Tensor:
+    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
         held = self._undisturbed()
-        with held, hold(self.model), held.first_pass():
+        with held, evaluating(self.model), held.first_pass():
             return ask(x)
 
-    def _undisturbed(self) -> undisturbed:
-        return undisturbed(self._random_state, evaluate=True)
+    def _undisturbed(self) -> preserve_state:
+        return preserve_state(self._random_state, evaluate=True)
 
 
 class StraightThrough(ClassifierWrapper):
@@ -144,9 +146,9 @@ class StraightThrough(ClassifierWrapper):
     ) -> None:
         super().__init__(model)
         if not callable(step):
-            raise TypeError(f"step must be callable, got {type(step).__name__}")
+            raise TypeError(f"`step` must be callable, got {type(step).__name__}")
         if backward is not None and not callable(backward):
-            raise TypeError(f"backward must be callable or None, got {type(backward).__name__}")
+            raise TypeError(f"`backward` must be callable or None, got {type(backward).__name__}")
         self.step = step
         self.backward = backward
         self._bounds = None if bounds is None else checked_bounds(bounds)
@@ -157,23 +159,23 @@ class StraightThrough(ClassifierWrapper):
         """Valid values of what comes before the step."""
         return super().bounds if self._bounds is None else self._bounds
 
-    def hold(self) -> AbstractContextManager[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """Keep the step and the inner model in evaluation over many calls."""
         return _held(self._undisturbed(), self.model)
 
-    def _answer(self, ask: Ask, x: Tensor) -> Tensor:
+    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
         held = self._undisturbed()
-        with held, hold(self.model), held.first_pass():
+        with held, evaluating(self.model), held.first_pass():
             return ask(self._stepped(x))
 
-    def _undisturbed(self) -> undisturbed:
-        return undisturbed(self._stateful, evaluate=True)
+    def _undisturbed(self) -> preserve_state:
+        return preserve_state(self._stateful, evaluate=True)
 
     def _stepped(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             value = self.step(x.detach().clone())
         if not isinstance(value, Tensor):
-            raise TypeError(f"step must return a torch.Tensor, got {type(value).__name__}")
+            raise TypeError(f"`step` must return a torch.Tensor, got {type(value).__name__}")
         if not (torch.is_grad_enabled() and x.requires_grad):
             return value
         likeness = x if self.backward is None else self.backward(x.clone())
@@ -182,7 +184,7 @@ class StraightThrough(ClassifierWrapper):
                 f"step turns {tuple(x.shape)} into {tuple(value.shape)}, but the gradient is that "
                 f"of {tuple(likeness.shape)}; give backward= with the step's output shape"
             )
-        return instead(likeness, value)
+        return straight_through(likeness, value)
 
 
 class QueryCounter(ClassifierWrapper):
@@ -193,23 +195,23 @@ class QueryCounter(ClassifierWrapper):
 
     Args:
         model: the classifier to query.
-        budget: samples that may be sent forward in all; `None` for any number.
+        max_queries: samples that may be sent forward in all; `None` for any number.
 
     Raises:
-        TypeError: `budget` is no int, or `model` is no classifier.
-        ValueError: `budget` is negative.
+        TypeError: `max_queries` is no int, or `model` is no classifier.
+        ValueError: `max_queries` is negative.
 
     Example:
         >>> import torch, advkit
-        >>> model = advkit.QueryCounter(torch.nn.Linear(4, 3), budget=100)
+        >>> model = advkit.QueryCounter(torch.nn.Linear(4, 3), max_queries=100)
         >>> result = advkit.attacks.PGD(eps=0.1, steps=3).run(model, torch.rand(2, 4))
-        >>> model.forward == result.queries.forward.sum(), model.forward + model.left
+        >>> model.forward == result.queries.forward.sum(), model.forward + model.queries_left
         (tensor(True), 100)
     """
 
-    def __init__(self, model: object, budget: int | None = None) -> None:
+    def __init__(self, model: object, max_queries: int | None = None) -> None:
         super().__init__(model)
-        self._budget = Budget(budget)
+        self._budget = Budget(max_queries)
         self._backward = Counter()
 
     @property
@@ -223,12 +225,12 @@ class QueryCounter(ClassifierWrapper):
         return self._backward.value
 
     @property
-    def budget(self) -> int | None:
+    def max_queries(self) -> int | None:
         """Samples that may be sent forward in all; `None` for any number."""
         return self._budget.limit
 
     @property
-    def left(self) -> int | None:
+    def queries_left(self) -> int | None:
         """Samples that may still be sent forward, not those in flight; `None` for any number."""
         return self._budget.left
 
@@ -237,7 +239,7 @@ class QueryCounter(ClassifierWrapper):
         self._budget.reset()
         self._backward.reset()
 
-    def _answer(self, ask: Ask, x: Tensor) -> Tensor:
+    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
         with self._budget.reserved(len(x)) as reservation:
             answer = ask(x)
             self._budget.answered(reservation, len(x))
@@ -249,14 +251,14 @@ class QueryCounter(ClassifierWrapper):
         self._backward.add(len(grad))
 
 
-def instead(likeness: Tensor, value: Tensor) -> Tensor:
+def straight_through(likeness: Tensor, value: Tensor) -> Tensor:
     """`value`, to the bit, with the gradient of `likeness`, which has its shape."""
     found: Tensor = _Instead.apply(likeness, value)  # type: ignore[no-untyped-call]
     return found
 
 
 class _Instead(torch.autograd.Function):
-    """What `instead` does."""
+    """What `straight_through` does."""
 
     @staticmethod
     def forward(_: Any, likeness: Tensor, value: Tensor) -> Tensor:
@@ -268,7 +270,7 @@ class _Instead(torch.autograd.Function):
 
 
 @contextmanager
-def _held(step: undisturbed, model: object) -> Iterator[None]:
+def _held(step: preserve_state, model: object) -> Iterator[None]:
     """Both in the state of an evaluation, with the random state put back at the end."""
-    with step, hold(model):
+    with step, evaluating(model):
         yield

@@ -29,7 +29,7 @@ def checked_epochs(found: object) -> list[Epoch]:
         ValueError: they are not the epochs 1, 2, 3 and so on, or hold other than numbers.
     """
     if not isinstance(found, list):
-        raise ValueError(f"epochs must be a list, got {type(found).__name__}")
+        raise ValueError(f"`epochs` must be a list, got {type(found).__name__}")
     for i, plain in enumerate(found):
         own = {"epoch": 0, "loss": -1.0, "seconds": 0.0, "lr": -1.0, "evaluated": None}
         check_keys(f"epochs[{i}]", plain, own)
@@ -73,9 +73,9 @@ def check_optimizer(found: object, optimizer: torch.optim.Optimizer) -> None:
     groups, moments = found["param_groups"], found["state"]
     check_like("optimizer.param_groups", groups, own["param_groups"])
     if [group["params"] for group in groups] != [g["params"] for g in own["param_groups"]]:
-        raise ValueError("optimizer.param_groups must number the parameters as this run does")
+        raise ValueError("`optimizer.param_groups` must number the parameters as this run does")
     if not isinstance(moments, Mapping):
-        raise ValueError(f"optimizer.state must be a dict, got {type(moments).__name__}")
+        raise ValueError(f"`optimizer.state` must be a dict, got {type(moments).__name__}")
     if not moments:  # before the first step
         return
     up, down = (_after_a_step(optimizer, slope) for slope in (1.0, -1.0))
@@ -122,7 +122,7 @@ def check_random(
         for own, state in zip(generators, found["generators"], strict=True):
             torch.Generator(own.device).set_state(state)
     except Exception as error:  # generators raise errors of all kinds
-        raise ValueError(f"random must hold states of generators: {error}") from error
+        raise ValueError(f"`random` must hold states of generators: {error}") from error
 
 
 def _set_numpy(found: tuple[Any, ...]) -> None:
@@ -131,7 +131,7 @@ def _set_numpy(found: tuple[Any, ...]) -> None:
     check_like("numpy", words, torch.zeros(_WORDS, dtype=torch.int64))
     for number, most in ((at, _WORDS), (has_gauss, 1), (int(words.max()), 2**32 - 1)):
         if type(number) is not int or not 0 <= number <= most:
-            raise ValueError(f"numpy must hold ints from 0 to {most}, got {shown(number)}")
+            raise ValueError(f"`numpy` must hold ints from 0 to {most}, got {shown(number)}")
     check_not_negative("numpy", words)
     check_like("numpy", gauss, -1.0)
     np.random.RandomState().set_state((kind, words.numpy().astype(np.uint32), at, has_gauss, gauss))

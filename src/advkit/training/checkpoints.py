@@ -59,7 +59,7 @@ class Run:
     setup: Mapping[str, str]
 
     @contextmanager
-    def undrawn(self) -> Iterator[None]:
+    def preserve_rng(self) -> Iterator[None]:
         """Whatever draws random numbers inside, afterwards nothing has been drawn."""
         state = self._random_state()
         try:
@@ -95,7 +95,7 @@ class Run:
         else:
             check_state("averaged", state["averaged"], _state(self.averaged))
         if is_of_torch(self.optimizer):
-            with self.undrawn():  # an optimizer that draws does so in a trial step
+            with self.preserve_rng():  # an optimizer that draws does so in a trial step
                 check_optimizer(state["optimizer"], self.optimizer)
         if self.scheduler is None:
             check_like("scheduler", state["scheduler"], None)
@@ -197,7 +197,7 @@ def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
         ) from error
     if len(done) > epochs:
         raise ValueError(
-            f"epochs must be at least {len(done)}, which checkpoint {path} has behind it, "
+            f"`epochs` must be at least {len(done)}, which checkpoint {path} has behind it, "
             f"got {epochs}"
         )
     try:
@@ -227,7 +227,7 @@ def _state(module: nn.Module) -> dict[str, Any]:
 
 def _shapes(state: object) -> dict[str, str]:
     if not isinstance(state, Mapping):
-        raise ValueError(f"model must be a dict, got {type(state).__name__}")
+        raise ValueError(f"`model` must be a dict, got {type(state).__name__}")
     return {
         name: f"{value.dtype} {tuple(value.shape)}"
         for name, value in state.items()

@@ -116,10 +116,10 @@ def fit(
         >>> len(history.epochs), history.epochs[-1].evaluated["clean"] > 0.9
         (20, True)
     """
-    checks.whole("epochs", epochs, at_least=1)
+    checks.integer("epochs", epochs, at_least=1)
     checks.one_of("schedule", schedule, ("epoch", "batch"))
     checks.one_of("precision", precision, ("auto", "float32", "bfloat16"))
-    checks.flag("progress", progress)
+    checks.boolean("progress", progress)
     check_functions(loss, evaluate)
     check_model(model, optimizer)
     check_loader(loader, checkpoint)

@@ -16,7 +16,7 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """Return a copy of `model` that averages its weights, to be updated after each step."""
     checks.number("ema", decay)
     if not 0 < decay < 1:
-        raise ValueError(f"ema must lie between 0 and 1, got {decay}")
+        raise ValueError(f"`ema` must lie between 0 and 1, got {decay}")
 
     @torch.no_grad()
     def move(averaged: Sequence[Tensor], current: Sequence[Tensor], _: object) -> None:

@@ -96,7 +96,7 @@ class TrainingLoop:
             total += len(x) * self._step(x, y, number, i)
             samples += len(x)
         if not samples:
-            raise ValueError(f"loader must give at least one batch, gave none in epoch {number}")
+            raise ValueError(f"`loader` must give at least one batch, gave none in epoch {number}")
         return total / samples
 
     def _step(self, x: Tensor, y: Tensor, number: int, i: int) -> float:
@@ -144,25 +144,27 @@ class TrainingLoop:
         model = self.run.model if self.run.averaged is None else self.run.averaged.module
         model = unwrapped(model)  # one process may evaluate alone
         model.eval()
-        with torch.no_grad(), self.run.undrawn():
+        with torch.no_grad(), self.run.preserve_rng():
             found = self.evaluate(model)
         if not isinstance(found, Mapping):
-            raise TypeError(f"evaluate must give numbers by name, gave {type(found).__name__}")
+            raise TypeError(f"`evaluate` must give numbers by name, gave {type(found).__name__}")
         return {str(name): _number(name, value) for name, value in found.items()}
 
 
 def _pair(batch: object, i: int) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, (tuple, list)):
         raise TypeError(
-            f"loader must give batches (x, y), gave {type(batch).__name__} as batch {i}"
+            f"`loader` must give batches (x, y), gave {type(batch).__name__} as batch {i}"
         )
     if len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         kinds = ", ".join(type(part).__name__ for part in batch)
-        raise TypeError(f"loader must give batches (x, y) of tensors, gave ({kinds}) as batch {i}")
+        raise TypeError(
+            f"`loader` must give batches (x, y) of tensors, gave ({kinds}) as batch {i}"
+        )
     x, y = batch
     if not x.ndim or not y.ndim or len(x) != len(y):
         raise ValueError(
-            "loader must give as many labels as inputs, gave x of shape "
+            "`loader` must give as many labels as inputs, gave x of shape "
             f"{tuple(x.shape)} and y of shape {tuple(y.shape)} as batch {i}"
         )
     return x, y
@@ -171,14 +173,14 @@ def _pair(batch: object, i: int) -> tuple[Tensor, Tensor]:
 def _scalar(loss: Tensor) -> float:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise TypeError(f"loss must give a scalar tensor, gave {got}")
+        raise TypeError(f"`loss` must give a scalar tensor, gave {got}")
     return float(loss.item())
 
 
 def _number(name: object, value: object) -> float:
     if not isinstance(value, SupportsFloat):
         raise TypeError(
-            f"evaluate must give numbers by name, gave {type(value).__name__} as {name!r}"
+            f"`evaluate` must give numbers by name, gave {type(value).__name__} as {name!r}"
         )
     return float(value)
 

@@ -14,7 +14,7 @@ from advkit.core.norms import lp_norm
 from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
-from advkit.detectors.surrogate import Surrogate
+from advkit.detectors.surrogate import DetectorSurrogate
 from advkit.models import REJECTED
 from tests.toys import Halfspace, Linear3, answers, convnet, images
 
@@ -27,7 +27,7 @@ class Between:
     def __init__(self, low, high):
         self.low, self.high = low, high
 
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         inside = np.minimum(outputs[:, 1] - self.low, self.high - outputs[:, 1])
         return inside.astype(np.float64)
 
@@ -39,7 +39,7 @@ class Between:
 def plane(low, high):
     """The guard of a half-space x_0 > 1/2, whose second logit is x_0 - 1/2."""
     w = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
-    return Guard(Halfspace(w, b=-0.5), Between(low, high), 0.0, outputs="logits")
+    return Guard(Halfspace(w, b=-0.5), Between(low, high), threshold=0.0, outputs="logits")
 
 
 def points(n=20):
@@ -51,19 +51,19 @@ def points(n=20):
 class Sure:
     """Suspicion is the largest output: adversarial examples are surer than clean inputs."""
 
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         return outputs.max(1)
 
 
 def sure():
-    return Guard(convnet(), Sure(), 0.6)
+    return Guard(convnet(), Sure(), threshold=0.6)
 
 
 def surest(p):
     return p.amax(1)
 
 
-EVASION = Evasion(alarm=surest, threshold=0.6)
+EVASION = Evasion(detector_score=surest, threshold=0.6)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_evasion_is_the_lesser_of_margin_and_room():
     y = torch.tensor([0, 0, 0])
     for weight in (0.5, 2.0):
         loss = Evasion(
-            alarm=lambda z: z[:, 2] + torch.tensor([0.7, -9.0, 0.2]),
+            detector_score=lambda z: z[:, 2] + torch.tensor([0.7, -9.0, 0.2]),
             threshold=0.9,
             weight=weight,
             outputs="logits",
@@ -99,13 +99,13 @@ def test_evasion_shows_the_alarm_what_outputs_names():
         return outputs[:, 0]
 
     for outputs in ("scores", "logits"):
-        Evasion(alarm=alarm, threshold=0.0, outputs=outputs)(logits, torch.tensor([0]))
+        Evasion(detector_score=alarm, threshold=0.0, outputs=outputs)(logits, torch.tensor([0]))
     torch.testing.assert_close(seen[0], logits.softmax(1))
     assert torch.equal(seen[1], logits)
 
 
 def test_evasion_climbs_what_is_worse():
-    loss = Evasion(alarm=lambda z: z[:, 2], threshold=0.0, outputs="logits")
+    loss = Evasion(detector_score=lambda z: z[:, 2], threshold=0.0, outputs="logits")
     logits = torch.tensor([[1.0, 3.0, 9.0], [3.0, 1.0, -9.0]], requires_grad=True)
     loss(logits, torch.tensor([0, 0])).sum().backward()
     assert logits.grad.tolist() == [[0, 0, -1], [-1, 1, 0]]
@@ -155,7 +155,7 @@ def test_it_steps_over_what_the_guard_rejects_where_it_can():
     """Wrong and quiet is x_0 > 0.5 beyond the strip; PGD's nearest way ends within it."""
     x, y = points()
     guard, detector = plane(-0.02, 0.052), Between(-0.02, 0.052)
-    loss = Evasion(alarm=detector.alarm, threshold=0.0, outputs="logits")
+    loss = Evasion(detector_score=detector.alarm, threshold=0.0, outputs="logits")
     for eps in (0.08, 0.12, 0.2):
         adaptive = Adaptive(attack=attacks.PGD(eps=eps, steps=20), losses=[loss])
         result = adaptive.run(guard, x, y)
@@ -173,7 +173,7 @@ def test_the_iterate_that_is_kept_is_that_of_the_greatest_loss():
     ignorant = Adaptive(attack=inner, losses=["margin"]).run(guard, x, y)
     assert not ignorant.success.any()  # it goes as far as it can
     assert (guard.model.predict(ignorant.x_adv) == 1).all()
-    loss = Evasion(alarm=detector.alarm, threshold=0.0, outputs="logits")
+    loss = Evasion(detector_score=detector.alarm, threshold=0.0, outputs="logits")
     result = Adaptive(attack=inner, losses=[loss]).run(guard, x, y)
     assert result.success.all()
     assert (result.x_adv[:, 0] - 0.515).abs().max() < 0.015  # the middle is at the greatest loss
@@ -238,7 +238,7 @@ def test_restarts_begin_elsewhere(x, y):
 
 def test_queries_are_those_of_the_model_and_of_the_guard(x, y):
     counter = QueryCounter(convnet())
-    guard = Guard(counter, Sure(), 0.6)
+    guard = Guard(counter, Sure(), threshold=0.6)
     small = attacks.PGD(eps=0.03, steps=3)
     result = Adaptive(attack=small, losses=["ce", EVASION], restarts=2).run(guard, x, y)
     forward, backward, failed = *dataclasses.astuple(result.queries), ~result.success
@@ -259,10 +259,10 @@ def test_queries_are_those_of_the_model_and_of_the_guard(x, y):
 @pytest.mark.parametrize("budget", [0, 39, 100, 200, 330])
 def test_what_was_found_when_the_models_budget_ends_is_not_lost(x, y, budget):
     """The counter behind the guard sees climbs and judgements, and may end either."""
-    counter = QueryCounter(convnet(), budget=budget)
+    counter = QueryCounter(convnet(), max_queries=budget)
     adaptive = Adaptive(attack=attacks.PGD(eps=0.1, steps=2), losses=[EVASION, "ce"], restarts=2)
     with pytest.raises(QueryBudgetExceeded) as error:
-        adaptive.run(Guard(counter, Sure(), 0.6), x, y)
+        adaptive.run(Guard(counter, Sure(), threshold=0.6), x, y)
     found = error.value.result
     assert int(found.queries.forward.sum()) == counter.forward <= budget
     assert int(found.queries.backward.sum()) == counter.backward
@@ -281,7 +281,7 @@ def test_a_counter_around_the_guard_counts_what_the_guard_is_asked(x, y):
     assert torch.equal(result.queries.forward, expected.queries.forward)
     assert counter.forward == guard.requests < int(result.queries.forward.sum())
     with pytest.raises(QueryBudgetExceeded) as error:
-        adaptive.run(QueryCounter(sure(), budget=counter.forward - 1), x, y)
+        adaptive.run(QueryCounter(sure(), max_queries=counter.forward - 1), x, y)
     assert torch.equal(error.value.result.success, expected.success)
 
 
@@ -362,8 +362,9 @@ def test_it_passes_through_an_evaluation(x, y):
     result = adaptive.run(sure(), x[known], y[known])
     assert torch.equal(outcome.robust[known], ~result.success)
     assert outcome.eps == 0.1
-    assert "Adaptive(attack=PGD(eps=0.1, steps=10), losses=('ce', Evasion(alarm=surest" in str(
-        outcome.label
+    assert (
+        "Adaptive(attack=PGD(eps=0.1, steps=10), losses=('ce', Evasion(detector_score=surest"
+        in str(outcome.label)
     )
     eps = dataclasses.replace(adaptive, attack=dataclasses.replace(PGD, eps=torch.full((40,), 0.1)))
     cut = rob.evaluate(sure(), x, y, attacks=[eps], batch_size=16).outcomes[0]
@@ -373,9 +374,9 @@ def test_it_passes_through_an_evaluation(x, y):
 def test_a_surrogate_of_the_detector_gets_past_it(x, y):
     net = convnet()
     rows = net(torch.cat([images(400, seed=9), PGD(net, x, y)])).softmax(1).detach().numpy()
-    surrogate = Surrogate(Sure(), hidden=(32,), epochs=60).fit(rows)
+    surrogate = DetectorSurrogate(Sure(), hidden=(32,), epochs=60).fit(rows)
     assert surrogate.agreement(net(x).softmax(1).detach().numpy()) > 0.9
-    loss = Evasion(alarm=surrogate.alarm, threshold=0.58)
+    loss = Evasion(detector_score=surrogate.anomaly_score, threshold=0.58)
     through = Adaptive(attack=PGD, losses=[loss]).run(sure(), x, y).success
     known = Adaptive(attack=PGD, losses=[EVASION]).run(sure(), x, y).success
     assert (through & known).sum() >= 0.8 * known.sum() > 0
@@ -390,8 +391,8 @@ def test_a_forest_on_a_real_net_falls_to_who_knows_it(real_net, mnist_test):
     x, y = x[350:380], y[350:380]
     unaware = guard.predict(pgd(net, x, y))
     assert (unaware == REJECTED).float().mean() > 0.7
-    surrogate = Surrogate(forest, epochs=20).fit(learnt.outputs)
-    loss = Evasion(alarm=surrogate.alarm, threshold=guard.threshold)
+    surrogate = DetectorSurrogate(forest, epochs=20).fit(learnt.outputs)
+    loss = Evasion(detector_score=surrogate.anomaly_score, threshold=guard.threshold)
     result = Adaptive(attack=pgd, losses=[loss]).run(guard, x, y)
     assert result.success.float().mean() > 0.6
     answered = guard.predict(result.x_adv)
@@ -401,7 +402,7 @@ def test_a_forest_on_a_real_net_falls_to_who_knows_it(real_net, mnist_test):
 def test_a_gradient_that_fails_is_reported():
     """Nothing of the alarm's gradient is left where it counts."""
     x, y = points()
-    loss = Evasion(alarm=lambda z: 9 + 0 * z[:, 1], threshold=0.0, outputs="logits")
+    loss = Evasion(detector_score=lambda z: 9 + 0 * z[:, 1], threshold=0.0, outputs="logits")
     adaptive = Adaptive(attack=attacks.PGD(eps=0.01, steps=3), losses=[loss])
     with pytest.warns(UserWarning, match="20 of 20 samples met a gradient of zero"):
         result = adaptive.run(plane(-0.2, 9.0), x, y)
@@ -411,7 +412,7 @@ def test_a_gradient_that_fails_is_reported():
 def test_probabilities_behind_a_guard_are_noticed(x, y):
     net = torch.nn.Sequential(convnet(), torch.nn.Softmax(1)).eval()
     with pytest.warns(UserWarning, match="seems to return probabilities"):
-        Adaptive(attack=PGD, losses=["margin"]).run(Guard(net, Sure(), 0.9), x, y)
+        Adaptive(attack=PGD, losses=["margin"]).run(Guard(net, Sure(), threshold=0.9), x, y)
 
 
 @pytest.mark.filterwarnings("ignore:.*met a gradient")
@@ -427,7 +428,7 @@ def test_the_guard_is_not_asked_about_what_the_model_fails_at(value):
 
     x, y = points()
     edge = Edge(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), b=-0.5)
-    guard = Guard(edge, Between(-9, 9), 9.5, outputs="logits")
+    guard = Guard(edge, Between(-9, 9), threshold=9.5, outputs="logits")
     adaptive = Adaptive(attack=attacks.PGD(eps=0.12, steps=12), losses=["margin"])
     result = adaptive.run(guard, x, y)
     assert result.success.float().mean() > 0.5
@@ -477,12 +478,36 @@ def test_rejected_inputs_need_labels(x):
             ValueError,
             "restarts must be 1 without random starts",
         ),
-        (lambda: Evasion(alarm=3, threshold=0.5), TypeError, "alarm must be a function"),
-        (lambda: Evasion(alarm=surest, threshold="a"), TypeError, "threshold must be a number"),
-        (lambda: Evasion(alarm=surest, threshold=float("nan")), ValueError, "finite, got nan"),
-        (lambda: Evasion(alarm=surest, threshold=-float("inf")), ValueError, "finite, got -inf"),
-        (lambda: Evasion(alarm=surest, threshold=0.5, weight=0), ValueError, "weight must be pos"),
-        (lambda: Evasion(alarm=surest, threshold=0.5, outputs="x"), ValueError, "outputs must be"),
+        (
+            lambda: Evasion(detector_score=3, threshold=0.5),
+            TypeError,
+            "`detector_score` must be a function",
+        ),
+        (
+            lambda: Evasion(detector_score=surest, threshold="a"),
+            TypeError,
+            "threshold must be a number",
+        ),
+        (
+            lambda: Evasion(detector_score=surest, threshold=float("nan")),
+            ValueError,
+            "finite, got nan",
+        ),
+        (
+            lambda: Evasion(detector_score=surest, threshold=-float("inf")),
+            ValueError,
+            "finite, got -inf",
+        ),
+        (
+            lambda: Evasion(detector_score=surest, threshold=0.5, weight=0),
+            ValueError,
+            "weight must be pos",
+        ),
+        (
+            lambda: Evasion(detector_score=surest, threshold=0.5, outputs="x"),
+            ValueError,
+            "outputs must be",
+        ),
         (lambda: Mimicry(logits=[[1.0]]), TypeError, "logits must be a tensor of floats, got list"),
         (lambda: Mimicry(logits=torch.eye(3).long()), TypeError, "got torch.int64"),
         (lambda: Mimicry(logits=torch.ones(3)), ValueError, r"shape \(m, classes\), got \(3,\)"),
@@ -498,15 +523,15 @@ def test_wrong_arguments_are_refused(make, error, words):
 
 
 def test_an_alarm_of_the_wrong_shape_is_refused():
-    loss = Evasion(alarm=lambda p: p, threshold=0.5)
-    with pytest.raises(ValueError, match=r"suspicion of shape \(2,\), gave \(2, 3\)"):
+    loss = Evasion(detector_score=lambda p: p, threshold=0.5)
+    with pytest.raises(ValueError, match=r"scores of shape \(2,\), got \(2, 3\)"):
         loss(torch.eye(3)[:2], torch.tensor([0, 0]))
 
 
 def test_where_the_detector_is_quiet_evasion_is_the_margin():
     x = torch.rand(30, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     logits, y = Linear3()(x), torch.arange(30) % 3
-    quiet = Evasion(alarm=lambda p: p[:, 0] - 99, threshold=0.0)
+    quiet = Evasion(detector_score=lambda p: p[:, 0] - 99, threshold=0.0)
     torch.testing.assert_close(quiet(logits, y), margin(logits, y))
 
 
@@ -514,7 +539,7 @@ def test_where_the_detector_is_quiet_evasion_is_the_margin():
 def test_an_alarm_that_squeezes_a_single_sample(seed, x):
     torch.manual_seed(seed)
     alarm = torch.nn.Linear(3, 1)
-    plain = Evasion(alarm=lambda p: alarm(p)[:, 0], threshold=0.5)
-    squeezing = Evasion(alarm=lambda p: alarm(p).squeeze(), threshold=0.5)
+    plain = Evasion(detector_score=lambda p: alarm(p)[:, 0], threshold=0.5)
+    squeezing = Evasion(detector_score=lambda p: alarm(p).squeeze(), threshold=0.5)
     found = [attacks.PGD(eps=0.2, loss=loss)(convnet(), x[:1]) for loss in (plain, squeezing)]
     assert torch.equal(*found)

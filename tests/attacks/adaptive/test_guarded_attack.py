@@ -45,19 +45,21 @@ class Ball:
     def __init__(self, radius, scale=1.0, centres=CENTRES):
         self.radius, self.scale, self.centres = radius, scale, centres
 
-    def excess(self, x, labels, threshold):
+    def margin_over_threshold(self, x, labels, threshold):
         away = torch.linalg.vector_norm(x - self.centres[labels], dim=1) - self.radius
         return self.scale * away[:, None] - threshold
 
-    def risk(self, x, labels):
-        return self.excess(x, labels, 0.0).amax(1)
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels):
+        return self.margin_over_threshold(x, labels, 0.0).amax(1)
 
     def features(self, x):
         return x
 
 
 def ball(radius=0.2, scale=1.0):
-    return Guard(Plane(), Ball(radius, scale), 0.0)
+    return Guard(Plane(), Ball(radius, scale), threshold=0.0)
 
 
 def points(n=12):
@@ -79,7 +81,7 @@ def y(x):
 
 
 @pytest.fixture
-def natural():
+def start_images():
     return torch.cat([CENTRES, CENTRES + 0.05, CENTRES.new_tensor([[0.99, 0.0, 0.0]])])
 
 
@@ -103,12 +105,14 @@ def near(radius):
     return nearest_in_ball if radius < 0.3 else nearest_in_cap
 
 
-def all_three(natural, eps=1.0):
+def all_three(start_images, eps=1.0):
     return [
-        JointCarliniWagner(natural=natural, search_steps=4, steps=20),
-        SelectivePGD(eps=eps, natural=natural, steps=10),
-        SelectivePGD(eps=eps, natural=natural, steps=10, kind="orthogonal", random_start=False),
-        FeatureMatching(eps=eps, natural=natural, steps=10),
+        JointCarliniWagner(start_images=start_images, search_steps=4, steps=20),
+        SelectivePGD(eps=eps, start_images=start_images, steps=10),
+        SelectivePGD(
+            eps=eps, start_images=start_images, steps=10, kind="orthogonal", random_start=False
+        ),
+        FeatureMatching(eps=eps, start_images=start_images, steps=10),
     ]
 
 
@@ -120,17 +124,17 @@ every_guarded_attack = pytest.mark.parametrize("k", range(4))
 
 @every_guarded_attack
 @pytest.mark.parametrize("radius", [0.001, 0.05, 0.4])
-def test_with_unlimited_distortion_every_image_succeeds(x, y, natural, k, radius):
+def test_with_unlimited_distortion_every_image_succeeds(x, y, start_images, k, radius):
     guard = ball(radius)
-    result = all_three(natural)[k].run(guard, x, y)
+    result = all_three(start_images)[k].run(guard, x, y)
     assert result.success.all()
     assert (guard.predict(result.x_adv) == 1).all()
 
 
 @every_guarded_attack
-def test_success_is_what_the_guard_says_of_x_adv(x, y, natural, k):
+def test_success_is_what_the_guard_says_of_x_adv(x, y, start_images, k):
     guard = ball(0.2)
-    attack = all_three(natural, eps=0.4)[k]
+    attack = all_three(start_images, eps=0.4)[k]
     result = attack.run(guard, x, y)
     answered = guard.predict(result.x_adv)
     assert torch.equal(result.success, (answered != y) & (answered != REJECTED))
@@ -143,32 +147,32 @@ def test_success_is_what_the_guard_says_of_x_adv(x, y, natural, k):
 
 @every_guarded_attack
 @pytest.mark.filterwarnings("ignore:natural holds no image", "ignore:.*met a gradient")
-def test_a_rejection_is_never_a_success(x, y, natural, k):
+def test_a_rejection_is_never_a_success(x, y, start_images, k):
     """The guard accepts nothing of the second class."""
 
     class Never(Ball):
-        def excess(self, x, labels, threshold):
-            return super().excess(x, labels, threshold) + labels[:, None]
+        def margin_over_threshold(self, x, labels, threshold):
+            return super().margin_over_threshold(x, labels, threshold) + labels[:, None]
 
-    result = all_three(natural)[k].run(Guard(Plane(), Never(0.2), 0.0), x, y)
+    result = all_three(start_images)[k].run(Guard(Plane(), Never(0.2), threshold=0.0), x, y)
     assert not result.success.any()
     assert k or torch.equal(result.x_adv, x)
 
 
 @every_guarded_attack
-def test_what_is_wrong_and_accepted_before_is_left_as_it_is(x, natural, k):
+def test_what_is_wrong_and_accepted_before_is_left_as_it_is(x, start_images, k):
     y = torch.ones(len(x), dtype=torch.int64)
-    result = all_three(natural)[k].run(ball(), x, y)
+    result = all_three(start_images)[k].run(ball(), x, y)
     assert torch.equal(result.x_adv, x)
     assert (result.queries.backward == 0).all()
     assert result.success.all()
 
 
 @every_guarded_attack
-def test_targets_are_reached(natural, k):
-    x, y, centres = *three_classes(), natural
+def test_targets_are_reached(start_images, k):
+    x, y, centres = *three_classes(), start_images
     centres = torch.eye(3, dtype=torch.float64) * 0.8 + 0.1
-    guard = Guard(nn.Identity(), Ball(0.3, centres=centres), 0.0)
+    guard = Guard(nn.Identity(), Ball(0.3, centres=centres), threshold=0.0)
     for shift in (1, 2):
         target = (y + shift) % 3
         result = all_three(centres)[k].run(guard, x, y, target=target)
@@ -183,8 +187,8 @@ def three_classes():
 
 
 @every_guarded_attack
-def test_a_sample_does_not_depend_on_its_batch(x, y, natural, k):
-    attack = all_three(natural, eps=0.4)[k]
+def test_a_sample_does_not_depend_on_its_batch(x, y, start_images, k):
+    attack = all_three(start_images, eps=0.4)[k]
     whole = attack.run(ball(), x, y)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     parts = [attack.run(ball(), x[rows], y[rows]) for rows in order.split(5)]
@@ -194,22 +198,22 @@ def test_a_sample_does_not_depend_on_its_batch(x, y, natural, k):
 
 
 @every_guarded_attack
-def test_queries_are_those_of_the_model_but_for_the_natural_images(x, y, natural, k):
+def test_queries_are_those_of_the_model_but_for_the_natural_images(x, y, start_images, k):
     counter = QueryCounter(Plane())
-    attack = all_three(natural, eps=0.3)[k]
-    result = attack.run(Guard(counter, Ball(0.15), 0.0), x, y)
-    assert int(result.queries.forward.sum()) == counter.forward - len(natural)
+    attack = all_three(start_images, eps=0.3)[k]
+    result = attack.run(Guard(counter, Ball(0.15), threshold=0.0), x, y)
+    assert int(result.queries.forward.sum()) == counter.forward - len(start_images)
     if k != 2:  # of its two gradients one does not pass the model
         assert int(result.queries.backward.sum()) == counter.backward
 
 
 @every_guarded_attack
 @pytest.mark.parametrize("budget", [0, 20, 200, 300])
-def test_what_was_found_when_the_models_budget_ends_is_not_lost(x, y, natural, k, budget):
-    counter = QueryCounter(Plane(), budget=budget)
+def test_what_was_found_when_the_models_budget_ends_is_not_lost(x, y, start_images, k, budget):
+    counter = QueryCounter(Plane(), max_queries=budget)
     with pytest.raises(QueryBudgetExceeded) as error:
-        dataclasses.replace(all_three(natural, eps=0.38)[k], steps=300).run(
-            Guard(counter, Ball(0.2), 0.0), x, y
+        dataclasses.replace(all_three(start_images, eps=0.38)[k], steps=300).run(
+            Guard(counter, Ball(0.2), threshold=0.0), x, y
         )
     found = error.value.result
     answered = ball(0.2).predict(found.x_adv)
@@ -218,17 +222,17 @@ def test_what_was_found_when_the_models_budget_ends_is_not_lost(x, y, natural, k
 
 
 @every_guarded_attack
-def test_a_counter_around_the_guard_is_passed_through(x, y, natural, k):
-    attack = all_three(natural, eps=0.4)[k]
+def test_a_counter_around_the_guard_is_passed_through(x, y, start_images, k):
+    attack = all_three(start_images, eps=0.4)[k]
     assert torch.equal(attack(QueryCounter(ball()), x, y), attack(ball(), x, y))
 
 
 @every_guarded_attack
-def test_guards_around_guards_all_count(x, y, natural, k):
+def test_guards_around_guards_all_count(x, y, start_images, k):
     """The inner one accepts one half of what the outer one does."""
 
     class Above(Ball):
-        def excess(self, x, labels, threshold):
+        def margin_over_threshold(self, x, labels, threshold):
             return (0.53 - x[:, 1:2]) * labels[:, None]
 
     class Scored(Guard):
@@ -237,19 +241,19 @@ def test_guards_around_guards_all_count(x, y, natural, k):
         def scores(self, x):
             return self.model.scores(x)
 
-    both = Guard(Scored(Plane(), Above(0), 0.0), Ball(0.2), 0.0)
-    result = all_three(natural)[k].run(both, x, y)
+    both = Guard(Scored(Plane(), Above(0), 0.0), Ball(0.2), threshold=0.0)
+    result = all_three(start_images)[k].run(both, x, y)
     assert result.success.all()
     assert (result.x_adv[:, 1] >= 0.53).all()
 
 
 @every_guarded_attack
-def test_it_passes_through_an_evaluation(x, y, natural, k):
-    attack = all_three(natural)[k]
+def test_it_passes_through_an_evaluation(x, y, start_images, k):
+    attack = all_three(start_images)[k]
     report = rob.evaluate(ball(), x, y, attacks=[attack], batch_size=5)
     assert report.clean.all()
     assert not report.outcomes[0].robust.any()
-    assert f"natural=<{len(natural)} values>" in str(report.outcomes[0].label)
+    assert f"start_images=<{len(start_images)} values>" in str(report.outcomes[0].label)
 
 
 # Carlini and Wagner
@@ -259,8 +263,8 @@ def test_it_passes_through_an_evaluation(x, y, natural, k):
     ("radius", "scale", "with_natural"),
     [(0.1, 1e3, False), (0.1, 1.0, True), (0.25, 1e-3, False), (0.4, 1.0, False), (0.4, 0.1, True)],
 )
-def test_the_nearest_joint_example_is_known(x, y, natural, radius, scale, with_natural):
-    attack = JointCarliniWagner(natural=natural if with_natural else None)
+def test_the_nearest_joint_example_is_known(x, y, start_images, radius, scale, with_natural):
+    attack = JointCarliniWagner(start_images=start_images if with_natural else None)
     result = attack.run(ball(radius, scale), x, y)
     assert result.success.all()
     ratio = result.distance / near(radius)(x, radius)
@@ -270,7 +274,7 @@ def test_the_nearest_joint_example_is_known(x, y, natural, radius, scale, with_n
 
 def test_the_published_attack_is_weak_where_its_constant_is(x, y):
     """At a weight of 1, what the ball is left by costs less than the way into it."""
-    published = JointCarliniWagner(published=True, search_steps=6, steps=100)
+    published = JointCarliniWagner(schedule="published", search_steps=6, steps=100)
     assert not published.run(ball(0.1, scale=0.05), x, y).success.any()
     assert JointCarliniWagner().run(ball(0.1, scale=0.05), x, y).success.all()
     strong = published.run(ball(0.4, scale=50.0), x, y)
@@ -317,7 +321,7 @@ def test_room_keeps_off_the_limit_on_the_way_and_confidence_off_the_boundary(x, 
     assert result.success.all()
     assert (4 * (result.x_adv[:, 0] - 0.5) >= 0.4 - 1e-9).all()
     assert (result.x_adv[:, 0] <= 0.61).all()
-    roomy = JointCarliniWagner(room=0.05, search_steps=1, steps=60, candidates=1)
+    roomy = JointCarliniWagner(detector_confidence=0.05, search_steps=1, steps=60, candidates=1)
     assert roomy.run(ball(0.1), x, y).success.all()
 
 
@@ -325,13 +329,13 @@ def begun(attack, guard, x, y):
     """The problem that a search begins with, and its first look."""
     problem = attack._problem(attack._view(guard), x, y, None)
     weight, unmet = _fresh(problem, torch.tensor([[2.0, 3.0]], dtype=x.dtype).expand(len(x), 2))
-    more = {"room": attack.room, "weight": weight, "unmet": unmet}
+    more = {"room": attack.detector_confidence, "weight": weight, "unmet": unmet}
     joint = attack._joint(_Penalty, problem, **more)
     return joint, joint.judge(x, differentiate=False)
 
 
 def test_the_objective_and_what_is_left_unmet_of_it(x, y):
-    joint, at = begun(JointCarliniWagner(room=0.07), ball(0.4), x, y)
+    joint, at = begun(JointCarliniWagner(detector_confidence=0.07), ball(0.4), x, y)
     behind = 4 * (0.5 - x[:, 0])
     above = (lp_norm(x - CENTRES[1], "l2") - 0.4 + 0.07).clamp_min(0)
     torch.testing.assert_close(at.value, -(2 * behind + 3 * above))
@@ -346,7 +350,7 @@ def test_the_course_is_that_of_the_nearest_class(x):
     near, far = (torch.eye(3, dtype=torch.float64) * s for s in (0.8, 1.0))
     for chosen in (1, 2):
         centres = torch.where(torch.arange(3)[:, None] == chosen, near, far)
-        guard = Guard(nn.Identity(), Ball(0.1, centres=centres), 0.0)
+        guard = Guard(nn.Identity(), Ball(0.1, centres=centres), threshold=0.0)
         attack = JointCarliniWagner(steps=40, candidates=2)
         joint, at = begun(attack, guard, x[y == 0], y[y == 0])
         nearest, course, left = attack._towards_each(joint, at)
@@ -359,8 +363,8 @@ def test_the_course_is_that_of_the_nearest_class(x):
 def test_a_natural_image_that_is_nearest_sets_the_course():
     x, y = three_classes()
     centres = torch.eye(3, dtype=torch.float64) * 0.8
-    guard = Guard(nn.Identity(), Ball(0.1, centres=centres), 0.0)
-    attack = JointCarliniWagner(natural=centres[2:])
+    guard = Guard(nn.Identity(), Ball(0.1, centres=centres), threshold=0.0)
+    attack = JointCarliniWagner(start_images=centres[2:])
     joint, _ = begun(attack, guard, x[y == 0], y[y == 0])
     fresh = _begun(y[y == 1], x[:2, 0], torch.ones(2, 2, dtype=x.dtype))
     nearest, course = attack._from_natural(joint, Nearest.empty(joint.x), fresh)
@@ -378,23 +382,23 @@ def test_what_is_found_cannot_come_nearer_on_its_way(x, y):
     assert (guard.predict(nearer) != 1)[result.success].all()
 
 
-def test_the_nearest_natural_image_is_a_start_where_no_descent_gets(x, y, natural):
+def test_the_nearest_natural_image_is_a_start_where_no_descent_gets(x, y, start_images):
     """Neither the detector nor the class shows a way: both are steps."""
 
     class Steps(Ball):
-        def excess(self, x, labels, threshold):
-            return super().excess(x, labels, threshold).sign() + 0 * x[:, :1]
+        def margin_over_threshold(self, x, labels, threshold):
+            return super().margin_over_threshold(x, labels, threshold).sign() + 0 * x[:, :1]
 
-    guard, few = Guard(Plane(), Steps(0.1), 0.0), {"search_steps": 2, "steps": 5}
+    guard, few = Guard(Plane(), Steps(0.1), threshold=0.0), {"search_steps": 2, "steps": 5}
     with pytest.warns(UserWarning, match="met a gradient"):
         assert not JointCarliniWagner(**few).run(guard, x, y).success.any()
-    result = JointCarliniWagner(natural=natural, **few).run(guard, x, y)
+    result = JointCarliniWagner(start_images=start_images, **few).run(guard, x, y)
     assert result.success.all()
     assert (result.distance < lp_norm(x - CENTRES[1], "l2")).all()
 
 
 def test_bisection_stops_at_the_boundary(x, y):
-    attack = JointCarliniWagner(natural=CENTRES)
+    attack = JointCarliniWagner(start_images=CENTRES)
     problem = attack._problem(attack._view(ball(0.1)), x, y, None)
     seen = []
 
@@ -418,15 +422,17 @@ def test_bisection_stops_at_the_boundary(x, y):
     assert seen == [len(x) - 1] * 12
 
 
-def test_rounding_at_the_boundary_is_no_reason_to_lose_a_success(x, y, natural):
+def test_rounding_at_the_boundary_is_no_reason_to_lose_a_success(x, y, start_images):
     """A guard whose limit is a little tighter than what its parts say."""
 
     class Tight(Ball):
-        def risk(self, x, labels):
-            return super().risk(x, labels) + 1e-3
+        reads_inputs = True
 
-    guard = Guard(Plane(), Tight(0.25), 0.0)
-    result = JointCarliniWagner(natural=natural, steps=40).run(guard, x, y)
+        def anomaly_score(self, x, labels):
+            return super().anomaly_score(x, labels) + 1e-3
+
+    guard = Guard(Plane(), Tight(0.25), threshold=0.0)
+    result = JointCarliniWagner(start_images=start_images, steps=40).run(guard, x, y)
     assert result.success.all()
     assert (guard.predict(result.x_adv) == 1).all()
 
@@ -442,7 +448,7 @@ class Valley(nn.Module):
 
 
 def test_one_goal_at_a_time_succeeds_where_the_sum_of_both_goes_past(x, y):
-    guard = Guard(Valley(), Ball(0.25), 0.0)
+    guard = Guard(Valley(), Ball(0.25), threshold=0.0)
     eps = 1.05 * (0.8 - x[:, 0]).max() + 0.0
 
     def summed(logits, y):
@@ -458,7 +464,7 @@ def test_one_goal_at_a_time_succeeds_where_the_sum_of_both_goes_past(x, y):
 
 def test_one_step_of_each_kind_is_that_of_the_formula():
     """Right: up the margin. Wrong and loud: down the excess, without what opposes the margin."""
-    guard = Guard(Plane(), Ball(0.1), 0.0)
+    guard = Guard(Plane(), Ball(0.1), threshold=0.0)
     x = torch.tensor([[0.45, 0.1, 0.5], [0.95, 0.6, 0.5]], dtype=torch.float64)  # louder than wrong
     y = torch.zeros(2, dtype=torch.int64)
     away = CENTRES[1] - x[1]
@@ -487,15 +493,15 @@ def test_the_alarm_is_the_sum_of_what_is_above_or_the_nearest_to_it():
     assert alarm(excess[:, :0]).tolist() == [-math.inf, -math.inf]
 
 
-def test_each_restart_and_the_natural_start_take_up_what_is_unsolved(x, y, natural):
+def test_each_restart_and_the_natural_start_take_up_what_is_unsolved(x, y, start_images):
     one = SelectivePGD(eps=0.45, steps=1, step_size=0.01)
     guard = ball(0.1)
     counts = [
         dataclasses.replace(one, **more).run(guard, x, y).queries.forward.max()
-        for more in ({}, {"restarts": 3}, {"natural": natural})
+        for more in ({}, {"restarts": 3}, {"start_images": start_images})
     ]
     assert counts == [4, 8, 6]  # clean, two looks of each run, the guard
-    far = dataclasses.replace(one, eps=1.0, natural=natural).run(guard, x, y)
+    far = dataclasses.replace(one, eps=1.0, start_images=start_images).run(guard, x, y)
     assert far.success.all()
 
 
@@ -542,20 +548,20 @@ def test_shares_make_features_and_logits_count_the_same():
     torch.testing.assert_close(_shares(gap, 0)[0], torch.full((3,), 1 / 125))
 
 
-def test_matching_needs_no_gradient_of_the_decision(x, y, natural):
+def test_matching_needs_no_gradient_of_the_decision(x, y, start_images):
     class Steps(Ball):
-        def excess(self, x, labels, threshold):
-            return super().excess(x, labels, threshold).sign().detach()
+        def margin_over_threshold(self, x, labels, threshold):
+            return super().margin_over_threshold(x, labels, threshold).sign().detach()
 
     eps = float((0.85 - x).abs().amax(1).max())
-    result = FeatureMatching(eps=eps, natural=natural, steps=30).run(
-        Guard(Plane(), Steps(0.1), 0.0), x, y
+    result = FeatureMatching(eps=eps, start_images=start_images, steps=30).run(
+        Guard(Plane(), Steps(0.1), threshold=0.0), x, y
     )
     assert result.success.all()
 
 
-def test_what_is_matched_is_a_share_of_features_and_one_of_logits(x, y, natural):
-    attack = FeatureMatching(eps=0.1, natural=natural)
+def test_what_is_matched_is_a_share_of_features_and_one_of_logits(x, y, start_images):
+    attack = FeatureMatching(eps=0.1, start_images=start_images)
     problem = attack._problem(attack._view(ball()), x, y, None)
     here, guide = (torch.cat([v, Plane()(v)], 1) for v in (x, CENTRES[1:].expand_as(x)))
     weight = _shares(here - guide, 3)
@@ -565,15 +571,19 @@ def test_what_is_matched_is_a_share_of_features_and_one_of_logits(x, y, natural)
         torch.testing.assert_close(at.value, torch.full_like(x[:, 0], -2 * (1 - share) ** 2))
 
 
-def test_each_guide_is_gone_for_from_two_starts(x, y, natural):
+def test_each_guide_is_gone_for_from_two_starts(x, y, start_images):
     for candidates in (1, 2):
-        attack = FeatureMatching(eps=0.01, natural=natural, steps=4, candidates=candidates)
+        attack = FeatureMatching(
+            eps=0.01, start_images=start_images, steps=4, candidates=candidates
+        )
         queries = attack.run(ball(), x, y).queries
         assert (queries.forward == 2 + candidates * 2 * 5).all()
         assert (queries.backward == candidates * 2 * 4).all()
 
 
-def test_guides_are_compared_in_features_or_without_a_guard_in_logits(x, y, natural, monkeypatch):
+def test_guides_are_compared_in_features_or_without_a_guard_in_logits(
+    x, y, start_images, monkeypatch
+):
     seen = []
 
     def spy(clean, goal, at, places, most):
@@ -582,12 +592,12 @@ def test_guides_are_compared_in_features_or_without_a_guard_in_logits(x, y, natu
 
     monkeypatch.setattr(feature_matching, "nearest_clean", spy)
     for model, look in ((ball(), nn.Identity()), (Plane(), Plane())):
-        FeatureMatching(eps=0.01, natural=CENTRES, steps=1)(model, x, y)
+        FeatureMatching(eps=0.01, start_images=CENTRES, steps=1)(model, x, y)
         torch.testing.assert_close(seen.pop(), (look(x), look(CENTRES)))
 
 
-def test_a_ball_with_the_guide_in_it_costs_a_look(x, y, natural):
-    result = FeatureMatching(eps=1.0, natural=natural).run(ball(), x, y)
+def test_a_ball_with_the_guide_in_it_costs_a_look(x, y, start_images):
+    result = FeatureMatching(eps=1.0, start_images=start_images).run(ball(), x, y)
     assert (result.queries.forward == 3).all()  # clean, the guide, the guard
     assert (result.queries.backward == 0).all()
 
@@ -598,16 +608,16 @@ def test_another_guide_is_tried_where_one_leads_nowhere(y):
     centres = torch.tensor([[0.2, 0.5, 0.5], [0.8, 0.5, 0.5]], dtype=torch.float64)
 
     class Two(Ball):
-        def excess(self, x, labels, threshold):
-            here = super().excess(x, labels, threshold)
+        def margin_over_threshold(self, x, labels, threshold):
+            here = super().margin_over_threshold(x, labels, threshold)
             return torch.minimum(here, (lp_norm(x - 0.7, "linf") - 0.01)[:, None])
 
         def features(self, x):
             return x[:, :2] * torch.tensor([1.0, 30.0], dtype=torch.float64)
 
-    guard = Guard(Plane(), Two(0.01, centres=centres), 0.0)
-    natural = torch.cat([centres, torch.full((1, 3), 0.7, dtype=torch.float64)])
-    one = FeatureMatching(eps=0.3, natural=natural, candidates=1, steps=20)
+    guard = Guard(Plane(), Two(0.01, centres=centres), threshold=0.0)
+    start_images = torch.cat([centres, torch.full((1, 3), 0.7, dtype=torch.float64)])
+    one = FeatureMatching(eps=0.3, start_images=start_images, candidates=1, steps=20)
     assert not one.run(guard, x, y[:1]).success.any()
     assert dataclasses.replace(one, candidates=2).run(guard, x, y[:1]).success.all()
 
@@ -617,7 +627,7 @@ def test_another_guide_is_tried_where_one_leads_nowhere(y):
 
 def test_without_a_guard_they_are_attacks_on_the_model():
     net, x = convnet(), images(8)
-    y, natural = answers(net, x), images(30, seed=5)
+    y, start_images = answers(net, x), images(30, seed=5)
     plain = attacks.PGD(eps=0.1, steps=10, loss="margin", random_start=False)
     one = SelectivePGD(eps=0.1, steps=10, random_start=False)
     torch.testing.assert_close(one(net, x, y), plain(net, x, y))
@@ -627,7 +637,7 @@ def test_without_a_guard_they_are_attacks_on_the_model():
     joint = JointCarliniWagner().run(net, x, y)
     assert joint.success.all()
     assert (joint.distance <= 1.02 * reference.distance + 1e-6).all()
-    matched = FeatureMatching(eps=0.2, natural=natural, steps=20).run(net, x, y)
+    matched = FeatureMatching(eps=0.2, start_images=start_images, steps=20).run(net, x, y)
     assert matched.success.float().mean() > 0.5
     assert torch.equal(matched.success, answers(net, matched.x_adv) != y)
 
@@ -646,46 +656,48 @@ def test_natural_images_of_another_dtype_are_converted(dtype):
 
 
 class Outputs:
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         return outputs.max(1)
 
 
 @every_guarded_attack
-def test_a_detector_of_outputs_is_refused(x, y, natural, k):
-    attack = all_three(natural)[k]
+def test_a_detector_of_outputs_is_refused(x, y, start_images, k):
+    attack = all_three(start_images)[k]
     name = type(attack).__name__
     with pytest.raises(TypeError, match=f"{name} needs.*Outputs has no excess.*Adaptive is for"):
-        attack(Guard(Plane(), Outputs(), 0.5), x, y)
+        attack(Guard(Plane(), Outputs(), threshold=0.5), x, y)
 
 
-def test_features_are_asked_for_where_they_are_used(x, y, natural):
+def test_features_are_asked_for_where_they_are_used(x, y, start_images):
     class Blind:
-        def excess(self, x, labels, threshold):
+        def margin_over_threshold(self, x, labels, threshold):
             return x[:, :0]
 
-        def risk(self, x, labels):
+        reads_inputs = True
+
+        def anomaly_score(self, x, labels):
             return x[:, 0]
 
-    guard = Guard(Plane(), Blind(), 1.0)
+    guard = Guard(Plane(), Blind(), threshold=1.0)
     with pytest.raises(TypeError, match="FeatureMatching needs.*Blind has no features"):
-        FeatureMatching(eps=0.1, natural=natural)(guard, x, y)
+        FeatureMatching(eps=0.1, start_images=start_images)(guard, x, y)
     assert SelectivePGD(eps=0.5, steps=10).run(guard, x, y).success.all()
 
 
 @pytest.mark.parametrize("shape", [(12,), (3, 2)])
 def test_excess_has_a_row_for_each_input(x, y, shape):
     class Wrong(Ball):
-        def excess(self, x, labels, threshold):
+        def margin_over_threshold(self, x, labels, threshold):
             return torch.zeros(shape, dtype=x.dtype)
 
     with pytest.raises(ValueError, match=r"excess of shape \(12, width\)"):
-        SelectivePGD(eps=0.1)(Guard(Plane(), Wrong(0.1), 0.0), x, y)
+        SelectivePGD(eps=0.1)(Guard(Plane(), Wrong(0.1), threshold=0.0), x, y)
 
 
 @every_guarded_attack
-def test_what_is_no_start_is_said(x, y, natural, k):
-    attack = dataclasses.replace(all_three(natural, eps=0.05)[k], natural=CENTRES[:1])
-    with pytest.warns(UserWarning, match=r"natural holds no image.*for \d+ of \d+ samples"):
+def test_what_is_no_start_is_said(x, y, start_images, k):
+    attack = dataclasses.replace(all_three(start_images, eps=0.05)[k], start_images=CENTRES[:1])
+    with pytest.warns(UserWarning, match=r"start_images holds no image.*for \d+ of \d+ samples"):
         result = attack.run(ball(0.1), x, y)
     if isinstance(attack, FeatureMatching):  # the others begin at the input too
         assert result.no_start.any()
@@ -695,13 +707,13 @@ def test_what_is_no_start_is_said(x, y, natural, k):
 
 
 @every_guarded_attack
-def test_natural_images_are_like_the_inputs(x, y, natural, k):
+def test_natural_images_are_like_the_inputs(x, y, start_images, k):
     for wrong, said in (
         (torch.rand(4, 2), r"samples of shape \(3,\) like x, got \(2,\)"),
-        (3 * natural, r"natural must lie in the model's bounds \[0, 1\]"),
-        (natural * torch.nan, "natural must lie"),
+        (3 * start_images, r"`start_images` must lie in the model's bounds \[0, 1\]"),
+        (start_images * torch.nan, "start_images must lie"),
     ):
-        attack = dataclasses.replace(all_three(natural, eps=0.01)[k], natural=wrong)
+        attack = dataclasses.replace(all_three(start_images, eps=0.01)[k], start_images=wrong)
         with pytest.raises(ValueError, match=said):
             attack(ball(0.1), x, y)
 
@@ -714,19 +726,38 @@ def wrong(kind, error, words, /, **settings):
     ("kind", "settings", "error", "words"),
     [
         wrong(JointCarliniWagner, ValueError, "confidence must be", confidence=-1.0),
-        wrong(JointCarliniWagner, ValueError, "room must be", room=math.nan),
+        wrong(
+            JointCarliniWagner,
+            ValueError,
+            "detector_confidence must be",
+            detector_confidence=math.nan,
+        ),
         wrong(JointCarliniWagner, ValueError, "candidates must be", candidates=0),
         wrong(JointCarliniWagner, ValueError, "search_steps must be", search_steps=0),
         wrong(JointCarliniWagner, ValueError, "steps must be", steps=0),
         wrong(JointCarliniWagner, ValueError, "lr must be", lr=0.0),
         wrong(JointCarliniWagner, ValueError, "initial_const must be", initial_const=-1.0),
-        wrong(JointCarliniWagner, TypeError, "published must be", published=1),
+        wrong(JointCarliniWagner, ValueError, "schedule must be one of", schedule=1),
         wrong(JointCarliniWagner, TypeError, "progress must be", progress=1),
-        wrong(JointCarliniWagner, ValueError, "natural and room", published=True, room=0.1),
-        wrong(JointCarliniWagner, ValueError, "room must", published=True, natural=CENTRES),
-        wrong(JointCarliniWagner, TypeError, "natural must be a tensor", natural=[1.0]),
-        wrong(SelectivePGD, ValueError, "natural must have shape", natural=torch.zeros(0, 3)),
-        wrong(SelectivePGD, TypeError, "got torch.int64", natural=torch.zeros(2, 3).long()),
+        wrong(
+            JointCarliniWagner,
+            ValueError,
+            "start_images and detector_confidence",
+            schedule="published",
+            detector_confidence=0.1,
+        ),
+        wrong(
+            JointCarliniWagner,
+            ValueError,
+            "detector_confidence must",
+            schedule="published",
+            start_images=CENTRES,
+        ),
+        wrong(JointCarliniWagner, TypeError, "start_images must be a tensor", start_images=[1.0]),
+        wrong(
+            SelectivePGD, ValueError, "start_images must have shape", start_images=torch.zeros(0, 3)
+        ),
+        wrong(SelectivePGD, TypeError, "got torch.int64", start_images=torch.zeros(2, 3).long()),
         wrong(SelectivePGD, ValueError, "eps must be", eps=-0.1),
         wrong(SelectivePGD, ValueError, "norm must be", norm="l0"),
         wrong(SelectivePGD, ValueError, "steps must be", steps=0),
@@ -739,7 +770,7 @@ def wrong(kind, error, words, /, **settings):
         wrong(SelectivePGD, ValueError, "stop must be", stop="last"),
         wrong(SelectivePGD, TypeError, "seed must be", seed=0.5),
         wrong(SelectivePGD, TypeError, "progress must be", progress=1),
-        wrong(FeatureMatching, TypeError, "natural must be a tensor: Feat", natural=None),
+        wrong(FeatureMatching, TypeError, "start_images must be a tensor: Feat", start_images=None),
         wrong(FeatureMatching, ValueError, "eps must be", eps=math.inf),
         wrong(FeatureMatching, ValueError, "norm must be", norm="l0"),
         wrong(FeatureMatching, ValueError, "steps must be", steps=0),
@@ -750,7 +781,7 @@ def wrong(kind, error, words, /, **settings):
 )
 def test_wrong_settings_are_refused(kind, settings, error, words):
     given = {} if kind is JointCarliniWagner else {"eps": 0.1}
-    given |= {"natural": CENTRES} if kind is FeatureMatching else {}
+    given |= {"start_images": CENTRES} if kind is FeatureMatching else {}
     with pytest.raises(error, match=words):
         kind(**{**given, **settings})
 
@@ -763,11 +794,13 @@ def test_dlr_has_no_targeted_form(x, y):
 class Squeezing(Ball):
     """Drops the axes of length one."""
 
-    def excess(self, x, labels, threshold):
-        return super().excess(x, labels, threshold).squeeze()
+    def margin_over_threshold(self, x, labels, threshold):
+        return super().margin_over_threshold(x, labels, threshold).squeeze()
 
-    def risk(self, x, labels):
-        return super().excess(x, labels, 0.0).squeeze()
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels):
+        return super().margin_over_threshold(x, labels, 0.0).squeeze()
 
 
 @pytest.mark.parametrize(
@@ -776,4 +809,4 @@ class Squeezing(Ball):
 def test_a_detector_that_squeezes_a_single_sample(attack, x):
     y = torch.zeros(1, dtype=torch.int64)
     plain = attack(ball(), x[:1], y)
-    assert torch.equal(attack(Guard(Plane(), Squeezing(0.2), 0.0), x[:1], y), plain)
+    assert torch.equal(attack(Guard(Plane(), Squeezing(0.2), threshold=0.0), x[:1], y), plain)

@@ -59,8 +59,8 @@ class Moved:
 BY_LABELS = [
     attacks.RandomNoise(eps=0.2, restarts=3),
     attacks.RandomNoise(eps=0.2, stop="never"),
-    attacks.HopSkipJump(queries=60),
-    attacks.HopSkipJump(queries=60, norm="linf"),
+    attacks.HopSkipJump(max_queries=60),
+    attacks.HopSkipJump(max_queries=60, norm="linf"),
     attacks.Transfer(attack=attacks.FGSM(eps=0.2), surrogate=Halfspace(W, b=-1.0)),
     attacks.Transfer(attack=attacks.FAB(steps=3), surrogate=Halfspace(W, b=-1.0)),
 ]
@@ -101,7 +101,7 @@ def test_hopskipjump_goes_to_the_far_side_of_the_strip(x):
     """The nearest success is at x1 + x2 = 1 + width, not at the boundary."""
     x, y = x[:2], torch.tensor([0, 0])
     for width in (0.1, 0.3):
-        result = attacks.HopSkipJump(queries=700).run(Strip(width), x, y)
+        result = attacks.HopSkipJump(max_queries=700).run(Strip(width), x, y)
         expected = (1 + width - x.sum(1)) / math.sqrt(2)
         assert result.success.all()
         assert (result.distance >= expected - 1e-5).all()
@@ -112,7 +112,7 @@ def test_a_rejected_clean_input_may_be_attacked(x):
     """In the middle of the strip the goal is a label, as everywhere."""
     x, y = torch.full((1, 2), 0.5), torch.tensor([0])
     assert Strip(0.1).predict(x).item() == REJECTED
-    result = attacks.HopSkipJump(queries=300).run(Strip(0.1), x, y)
+    result = attacks.HopSkipJump(max_queries=300).run(Strip(0.1), x, y)
     assert result.success.item()
     assert result.distance > 0.1 / math.sqrt(2) - 1e-5
     assert attacks.RandomNoise(eps=0.3, restarts=50).run(Strip(0.1), x, y).success.item()
@@ -135,16 +135,16 @@ def test_scores_on_the_way_and_a_rejection_at_the_end(x):
 
     y = torch.tensor([0, 0])
     with pytest.warns(UserWarning, match="labelled . of 2 inputs differently"):
-        result = attacks.Square(eps=0.08, queries=50).run(Scored(0.2), x[:2], y)
+        result = attacks.Square(eps=0.08, max_queries=50).run(Scored(0.2), x[:2], y)
     assert result.success.tolist() == [False, False]
-    assert attacks.Square(eps=0.08, queries=50).run(Scored(0.01), x[1:2], y[:1]).success.all()
+    assert attacks.Square(eps=0.08, max_queries=50).run(Scored(0.01), x[1:2], y[:1]).success.all()
 
 
 def test_a_spent_budget_keeps_what_was_found(x):
     y = torch.tensor([0, 0, 0, 1])
-    model = QueryCounter(Never(), budget=30)
+    model = QueryCounter(Never(), max_queries=30)
     with pytest.raises(QueryBudgetExceeded) as caught:
-        attacks.HopSkipJump(queries=60).run(model, x, y)
+        attacks.HopSkipJump(max_queries=60).run(model, x, y)
     assert torch.equal(caught.value.result.x_adv, x)
     assert not caught.value.result.success.any()
 

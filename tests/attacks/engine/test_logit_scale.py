@@ -73,7 +73,7 @@ def test_a_loss_of_the_users_own_and_a_confidence_see_the_logits_as_they_are():
 def test_the_labels_that_judge_a_black_box_attack_are_not_scaled():
     plane = Halfspace(torch.full((2,), 1e-300, dtype=torch.float64), b=-1e-300)
     x, y = torch.ones(1, 2, dtype=torch.float64), torch.tensor([1])
-    for attack in (attacks.Square(eps=0.9, queries=20), attacks.SelectivePGD(eps=0.9, steps=3)):
+    for attack in (attacks.Square(eps=0.9, max_queries=20), attacks.SelectivePGD(eps=0.9, steps=3)):
         result = attack.run(plane, x, y)
         assert result.success.all()
         assert not result.not_finite.any()

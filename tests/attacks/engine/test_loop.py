@@ -165,7 +165,7 @@ def test_a_loss_of_ones_own_is_climbed(net, x, y):
     attack = attacks.PGD(eps=0.1, steps=3, loss=loss)
     assert attack.run(net, x, y).success.any()
     assert all(shape[1] == 3 for shape in calls)
-    with pytest.raises(ValueError, match=r"loss must return one value for each sample.*got \(\)"):
+    with pytest.raises(ValueError, match=r"`loss` must return one value for each sample.*got \(\)"):
         attacks.PGD(eps=0.1, loss=lambda z, k: loss(z, k).mean()).run(net, x, y)
 
 

@@ -13,8 +13,8 @@ ALONE = [  # budgets below half a unit in the last place of bfloat16 above 0.5
     attacks.PGD(eps=0.0018),
     attacks.PGD(norm="l2", eps=0.0018),
     attacks.BIM(eps=0.0018),
-    attacks.Square(eps=0.0018, queries=10),
-    attacks.Square(norm="l2", eps=0.0018, queries=10),
+    attacks.Square(eps=0.0018, max_queries=10),
+    attacks.Square(norm="l2", eps=0.0018, max_queries=10),
     attacks.RandomNoise(eps=0.0018),
 ]
 

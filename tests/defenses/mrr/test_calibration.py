@@ -84,11 +84,11 @@ class TestLimits:
     def test_without_clean_inputs_everything_alarms(self):
         calibration = calibrated(CLEAN, ONE, 2)
         d, labels = torch.tensor([[0.1], [math.inf]]), torch.tensor([1, 1])
-        assert (calibration.excess(d, labels, 0.5) > 0).all()
+        assert (calibration.margin_over_threshold(d, labels, 0.5) > 0).all()
 
     def test_an_excess_is_in_standard_deviations(self):
         calibration = calibrated(CLEAN, ONE, 1)
-        found = calibration.excess(torch.tensor([[7.0]]), torch.tensor([0]), 0.2)
+        found = calibration.margin_over_threshold(torch.tensor([[7.0]]), torch.tensor([0]), 0.2)
         assert float(found) == pytest.approx((7 - 2) / np.std([1, 2, 3, 10], ddof=1))
 
     def test_equal_distances_have_a_unit_all_the_same(self):

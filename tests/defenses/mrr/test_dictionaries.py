@@ -354,7 +354,7 @@ def test_arrays_that_are_missing_or_do_not_fit_are_refused(fitted, name):
     with pytest.raises(ValueError, match=f"arrays\\['{name}'\\] must be .* got float16"):
         InputDictionaries.from_arrays(fitted.settings, wrong)
     del arrays[name]
-    with pytest.raises(ValueError, match=f"arrays must hold .*{name}"):
+    with pytest.raises(ValueError, match=f"`arrays` must hold .*{name}"):
         InputDictionaries.from_arrays(fitted.settings, arrays)
 
 
@@ -431,8 +431,13 @@ def test_so_many_atoms_that_nothing_is_left_are_refused():
     [
         (np.zeros((2, 1, 6, 6)), torch.zeros(2), TypeError, "x must be a torch.Tensor"),
         (torch.zeros(2, 1, 6, 6).int(), torch.zeros(2), TypeError, "x must be of a floating dtype"),
-        (torch.zeros(2, 36), torch.zeros(2), ValueError, r"x must have shape \(n, 1, 6, 6\)"),
-        (torch.zeros(2, 1, 6, 7), torch.zeros(2), ValueError, r"x must have shape \(n, 1, 6, 6\)"),
+        (torch.zeros(2, 36), torch.zeros(2), ValueError, r"`x` must have shape \(n, 1, 6, 6\)"),
+        (
+            torch.zeros(2, 1, 6, 7),
+            torch.zeros(2),
+            ValueError,
+            r"`x` must have shape \(n, 1, 6, 6\)",
+        ),
         (torch.zeros(2, 1, 6, 6), torch.zeros(3), ValueError, "labels must have shape"),
         (torch.zeros(2, 1, 6, 6), torch.zeros(2) - 1, ValueError, "labels must not be negative"),
     ],

@@ -102,7 +102,7 @@ class TestExcess:
         labels = found.fitted.victim.predict(x)
         risk = found.risk(x)
         for threshold in (0.3, 0.7, 0.9):
-            alarm = (found.excess(x, labels, threshold) > 0).any(1)
+            alarm = (found.margin_over_threshold(x, labels, threshold) > 0).any(1)
             clear = (risk - threshold).abs() > 1e-4
             assert torch.equal(alarm[clear], (risk > threshold)[clear])
             assert 0 < alarm.float().mean() < 1
@@ -111,7 +111,7 @@ class TestExcess:
         x = clean[0][:6].clone().requires_grad_()
         labels = clean[1][:6]
         for rule in ("max", "vote", "mean"):
-            excess = both.with_policy(aggregate=rule).excess(x, labels, 0.5)
+            excess = both.with_policy(aggregate=rule).margin_over_threshold(x, labels, 0.5)
             (gradient,) = torch.autograd.grad(excess.clamp_max(1e3).sum(), x)
             assert gradient.flatten(1).any(1).all()
             assert gradient.isfinite().all()
@@ -183,7 +183,7 @@ class TestThreshold:
 
     def test_too_little_held_out(self, mrr):
         found = mrr.with_policy(security=0.01)
-        sentence = r"security must be at least 0.55 %, since 180 inputs are held out for it"
+        sentence = r"`security` must be at least 0.55 %, since 180 inputs are held out for it"
         with pytest.raises(ValueError, match=sentence):
             found.flag(digits(3)[0])
 
@@ -346,9 +346,9 @@ class TestGuard:
         x, _ = clean
         guard = Guard(net, mrr)
         assert guard.threshold == mrr.threshold
-        judgement = guard.judge(x)
-        np.testing.assert_allclose(judgement.suspicion, mrr.risk(x))
-        assert torch.equal(judgement.alarm, mrr.flag(x))
+        verdict = guard.inspect(x)
+        np.testing.assert_allclose(verdict.anomaly_score, mrr.risk(x))
+        assert torch.equal(verdict.alarm, mrr.flag(x))
         assert torch.equal(guard.predict(x) == REJECTED, mrr.flag(x))
 
 
@@ -422,7 +422,7 @@ class TestErrorsOfFit:
         assert found.fitted is before
 
     def test_labels_of_another_length(self, mrr):
-        with pytest.raises(ValueError, match=r"labels must have shape \(3,\)"):
+        with pytest.raises(ValueError, match=r"`labels` must have shape \(3,\)"):
             mrr.risk(digits(3)[0], torch.zeros(4, dtype=torch.int64))
 
 

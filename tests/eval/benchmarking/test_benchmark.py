@@ -141,7 +141,7 @@ class TestFloors:
                 return self.logits(x).argmax(1)
 
             @contextmanager
-            def hold(self):
+            def evaluating(self):
                 self.held += 1
                 clock.spend(100)  # which is no part of a pass
                 yield
@@ -160,7 +160,7 @@ class TestFloors:
                 return (x[:, 0] > 0.5).long()
 
         x, y = data(4)
-        attack = attacks.HopSkipJump(queries=40)
+        attack = attacks.HopSkipJump(max_queries=40)
         found = rob.benchmark(Labels(), x, y, attacks=[attack], rounds=1)
         outcome = found.attacks[0].outcome
         assert found.attacks[0].floors == pytest.approx(int(outcome.forward.sum()) / 4)
@@ -582,12 +582,12 @@ def test_there_is_no_plot_of_nothing():
 
 
 def test_a_query_budget_is_refused_and_not_spent():
-    model = QueryCounter(net(), budget=10_000)
+    model = QueryCounter(net(), max_queries=10_000)
     x = torch.rand(4, 1, 3, 4)
     with pytest.raises(ValueError, match="model must have no query budget, got one of 10,000"):
         rob.benchmark(model, x, torch.zeros(4).long(), attacks=[attacks.DeepFool()])
     assert model.forward == 0
-    zero = QueryCounter(net(), budget=0)
+    zero = QueryCounter(net(), max_queries=0)
     with pytest.raises(ValueError, match="no query budget"):
         rob.benchmark(zero, x, torch.zeros(4).long(), attacks=[attacks.DeepFool()])
 
@@ -596,7 +596,7 @@ WRONG = [
     ({"x": np.zeros((4, 12))}, TypeError, "x must be a torch.Tensor, got ndarray"),
     ({"x": [(torch.rand(4, 12), torch.zeros(4))]}, TypeError, "x must be a torch.Tensor, got list"),
     ({"x": torch.rand(3, 1, 3, 4)}, ValueError, "x has 3 samples, but y has 4 labels"),
-    ({"x": 2 + torch.rand(4, 1, 3, 4)}, ValueError, r"x must lie in the model's bounds \[0, 1\]"),
+    ({"x": 2 + torch.rand(4, 1, 3, 4)}, ValueError, r"`x` must lie in the model's bounds \[0, 1\]"),
     ({"y": None}, TypeError, "y must be a torch.Tensor"),
     ({"y": torch.full((4,), 9)}, ValueError, "y must be below 4"),
     ({"attacks": []}, ValueError, "at least one attack"),
@@ -638,7 +638,7 @@ def test_an_attack_that_the_model_cannot_answer_ends_it_before_any_round():
         def scores(self, x):
             return torch.stack([1 - x[:, 0], x[:, 0]], dim=1)
 
-    first = Watched(attack=attacks.Square(eps=0.1, queries=5), counter=QueryCounter(net()))
+    first = Watched(attack=attacks.Square(eps=0.1, max_queries=5), counter=QueryCounter(net()))
     with pytest.raises(TypeError, match="FGSM needs gradients"):
         rob.benchmark(Labels(), *data(4), attacks=[first, attacks.FGSM(eps=0.1)])
     assert len(first.seen) == 1

@@ -44,21 +44,21 @@ def table(n=200, seed=0, levels=12):
     """Rows with ties: which are adversarial, how suspicious, of which attack, of which image."""
     rng = np.random.default_rng(seed)
     wrong = rng.random(n) < 0.6
-    suspicion = np.round(levels * (rng.random(n) + 0.4 * wrong)) / levels
+    anomaly_score = np.round(levels * (rng.random(n) + 0.4 * wrong)) / levels
     attack = np.where(wrong, rng.choice(["FGSM(eps=0.1)", "PGD"], n), "clean")
-    return wrong, suspicion, attack, rng.integers(0, n // 4, n)
+    return wrong, anomaly_score, attack, rng.integers(0, n // 4, n)
 
 
 def test_figures_are_those_of_their_definitions():
-    wrong, suspicion, attack, _ = table()
+    wrong, anomaly_score, attack, _ = table()
     scores = detection_scores(
-        wrong, suspicion, attack=attack, threshold=0.75, fpr=(0.0, 0.05, 0.3), bootstrap=5
+        wrong, anomaly_score, attack=attack, threshold=0.75, fpr=(0.0, 0.05, 0.3), bootstrap=5
     )
     groups = {"": scores.overall, **scores.per_attack}
     assert set(groups) == {"", "FGSM(eps=0.1)", "PGD"}
     for name, found in groups.items():
         part = ~wrong | (attack == name) if name else np.ones(200, dtype=bool)
-        w, s = wrong[part], suspicion[part]
+        w, s = wrong[part], anomaly_score[part]
         assert found.rows == w.sum()
         assert float(found.auroc) == pytest.approx(auroc(w, s))
         assert float(found.ap) == pytest.approx(average_precision(w, s))
@@ -67,13 +67,13 @@ def test_figures_are_those_of_their_definitions():
             assert float(figure) == pytest.approx(tpr_at(w, s, fpr))
         assert float(found.recall) == pytest.approx((s[w] > 0.75).mean())
         assert float(found.f1) == pytest.approx(f1(w, s > 0.75))
-    assert float(scores.false_alarms) == pytest.approx((suspicion[~wrong] > 0.75).mean())
-    assert (suspicion == 0.75).any()  # which are no alarms
+    assert float(scores.false_alarms) == pytest.approx((anomaly_score[~wrong] > 0.75).mean())
+    assert (anomaly_score == 0.75).any()  # which are no alarms
 
 
 def test_without_a_threshold_there_is_no_recall():
-    wrong, suspicion, *_ = table()
-    scores = detection_scores(wrong, suspicion, bootstrap=3)
+    wrong, anomaly_score, *_ = table()
+    scores = detection_scores(wrong, anomaly_score, bootstrap=3)
     assert scores.overall.recall is scores.overall.f1 is scores.false_alarms is None
     assert scores.per_attack == {}
     assert list(scores.overall.tpr) == [0.01, 0.05]
@@ -103,10 +103,10 @@ def test_weights_are_as_good_as_rows_repeated(rows, fpr):
 
 def test_intervals_are_percentiles_of_resamples_of_whole_samples():
     """The same draws, resample by resample, with the rows of a sample in a row."""
-    wrong, suspicion, attack, samples = table(80)
+    wrong, anomaly_score, attack, samples = table(80)
     draws = 60
     scores = detection_scores(
-        wrong, suspicion, attack=attack, samples=samples, threshold=0.75, fpr=(0.1,),
+        wrong, anomaly_score, attack=attack, samples=samples, threshold=0.75, fpr=(0.1,),
         bootstrap=draws, seed=3,
     )  # fmt: skip
     names, count = np.unique(samples), len(np.unique(samples))
@@ -114,7 +114,7 @@ def test_intervals_are_percentiles_of_resamples_of_whole_samples():
     drawn = np.random.default_rng(3).integers(count, size=(draws, count))
     for chosen in drawn:
         rows = np.concatenate([np.flatnonzero(samples == names[i]) for i in chosen])
-        w, s, a = wrong[rows], suspicion[rows], attack[rows]
+        w, s, a = wrong[rows], anomaly_score[rows], attack[rows]
         found["auroc"].append(auroc(w, s))
         found["ap"].append(average_precision(w, s))
         found["tpr"].append(tpr_at(w, s, 0.1))
@@ -136,14 +136,14 @@ def test_intervals_are_percentiles_of_resamples_of_whole_samples():
 
 def test_rows_of_one_image_widen_the_interval():
     """Ten copies of each row are no ten rows."""
-    wrong, suspicion, *_ = table(40, levels=1000)
-    copies = [np.repeat(v, 10) for v in (wrong, suspicion, np.arange(40))]
+    wrong, anomaly_score, *_ = table(40, levels=1000)
+    copies = [np.repeat(v, 10) for v in (wrong, anomaly_score, np.arange(40))]
 
     def width(**settings):
         found = detection_scores(copies[0], copies[1], bootstrap=400, **settings).overall.auroc
         return found.high - found.low
 
-    alone = detection_scores(wrong, suspicion, bootstrap=400).overall.auroc
+    alone = detection_scores(wrong, anomaly_score, bootstrap=400).overall.auroc
     assert width(samples=copies[2]) == pytest.approx(alone.high - alone.low)
     assert width() < 0.5 * width(samples=copies[2])
 
@@ -162,11 +162,11 @@ def test_the_interval_covers_what_it_should():
 
 
 def test_the_seed_and_the_parts_do_not_matter_to_what_is_drawn(monkeypatch):
-    wrong, suspicion, attack, samples = table()
+    wrong, anomaly_score, attack, samples = table()
 
     def scores(seed):
         return detection_scores(
-            wrong, suspicion, attack=attack, samples=samples, bootstrap=40, seed=seed
+            wrong, anomaly_score, attack=attack, samples=samples, bootstrap=40, seed=seed
         ).to_dict()
 
     whole, other = scores(0), scores(1)
@@ -210,15 +210,15 @@ def test_a_rate_between_points_on_a_line_takes_the_lower_one():
 
 
 def test_thousands_of_rows_take_seconds():
-    wrong, suspicion, attack, samples = table(20_000, levels=10**6)
-    scores = detection_scores(wrong, suspicion, attack=attack, samples=samples, bootstrap=100)
+    wrong, anomaly_score, attack, samples = table(20_000, levels=10**6)
+    scores = detection_scores(wrong, anomaly_score, attack=attack, samples=samples, bootstrap=100)
     assert scores.overall.auroc.low < scores.overall.auroc.value < scores.overall.auroc.high
 
 
 def test_detection_prints_as_a_table_and_converts_to_json():
-    wrong, suspicion, attack, samples = table()
+    wrong, anomaly_score, attack, samples = table()
     scores = detection_scores(
-        wrong, suspicion, attack=attack, samples=samples, threshold=0.75, bootstrap=20
+        wrong, anomaly_score, attack=attack, samples=samples, threshold=0.75, bootstrap=20
     )
     text = str(scores)
     assert max(map(len, text.splitlines())) <= 100
@@ -236,22 +236,22 @@ def test_detection_prints_as_a_table_and_converts_to_json():
     assert plain["per_attack"]["PGD"]["tpr"]["0.05"] == found.tpr[0.05].to_dict()
     assert plain["overall"]["rows"] == wrong.sum()
     assert plain["clean_rows"] == clean
-    alone = str(detection_scores(wrong, suspicion, bootstrap=2))
+    alone = str(detection_scores(wrong, anomaly_score, bootstrap=2))
     assert "each row is drawn by itself" in " ".join(alone.split())
 
 
 @pytest.mark.parametrize("log_x", [False, True])
 def test_the_plot_has_a_curve_for_each_attack(log_x):
-    wrong, suspicion, attack, _ = table()
-    scores = detection_scores(wrong, suspicion, attack=attack, bootstrap=2)
+    wrong, anomaly_score, attack, _ = table()
+    scores = detection_scores(wrong, anomaly_score, attack=attack, bootstrap=2)
     (axes,) = scores.plot(log_x=log_x).axes
     curves = {line.get_label(): line.get_xydata() for line in axes.lines}
     assert list(curves) == ["all attacks", *scores.per_attack, "chance"]
     clean = (~wrong).sum()
     for name in scores.per_attack:
         x, y = curves[name].T
-        own, threshold = suspicion[attack == name], np.unique(suspicion)[11]
-        rate = (suspicion[~wrong] >= threshold).mean()
+        own, threshold = anomaly_score[attack == name], np.unique(anomaly_score)[11]
+        rate = (anomaly_score[~wrong] >= threshold).mean()
         assert (own >= threshold).mean() == pytest.approx(np.interp(rate, x, y))
         assert x.min() == (0.5 / clean if log_x else 0)
     assert axes.get_xscale() == ("log" if log_x else "linear")
@@ -265,11 +265,15 @@ def test_the_plot_has_a_curve_for_each_attack(log_x):
         ({"adversarial": [[0], [1], [1]]}, ValueError, r"got shape \(3, 1\)"),
         ({"adversarial": [1, 1, 1]}, ValueError, "both clean and adversarial rows, got 0 and 3"),
         ({"adversarial": [0, 0, 0]}, ValueError, "got 3 and 0"),
-        ({"suspicion": [0.1, 0.2]}, ValueError, r"suspicion must have shape \(3,\), got \(2,\)"),
-        ({"suspicion": [0.1, np.nan, np.inf]}, ValueError, "finite, is not in row 1, 2"),
-        ({"suspicion": ["a", "b", "c"]}, TypeError, "suspicion must be numbers"),
-        ({"attack": ["a", "b"]}, ValueError, r"attack must have shape \(3,\)"),
-        ({"samples": [0, 1]}, ValueError, r"samples must have shape \(3,\)"),
+        (
+            {"anomaly_score": [0.1, 0.2]},
+            ValueError,
+            r"`anomaly_score` must have shape \(3,\), got \(2,\)",
+        ),
+        ({"anomaly_score": [0.1, np.nan, np.inf]}, ValueError, "finite, is not in row 1, 2"),
+        ({"anomaly_score": ["a", "b", "c"]}, TypeError, "anomaly_score must be numbers"),
+        ({"attack": ["a", "b"]}, ValueError, r"`attack` must have shape \(3,\)"),
+        ({"samples": [0, 1]}, ValueError, r"`samples` must have shape \(3,\)"),
         ({"threshold": np.nan}, ValueError, "threshold must be finite"),
         ({"threshold": "high"}, TypeError, "threshold must be a number"),
         ({"fpr": (0.1, 1.0)}, ValueError, "fpr must be below 1"),
@@ -279,7 +283,7 @@ def test_the_plot_has_a_curve_for_each_attack(log_x):
     ],
 )
 def test_wrong_columns_are_refused(change, error, words):
-    given = {"adversarial": [0, 1, 1], "suspicion": [0.1, 0.2, 0.3], **change}
+    given = {"adversarial": [0, 1, 1], "anomaly_score": [0.1, 0.2, 0.3], **change}
     with pytest.raises(error, match=words):
         detection_scores(**given)
 
@@ -302,7 +306,7 @@ def test_a_forest_and_a_table_fit_in():
     forest = OutputForest(outputs="logits", random_state=0)
     forest.fit(learnt.outputs, learnt.adversarial)
     scores = detection_scores(
-        tried.adversarial, forest.suspicion(tried.outputs), attack=tried.attack,
+        tried.adversarial, forest.anomaly_score(tried.outputs), attack=tried.attack,
         samples=tried.groups, bootstrap=20,
     )  # fmt: skip
     assert list(scores.per_attack) == ["FGSM", "PGD"]
@@ -418,8 +422,8 @@ def test_classes_may_be_numbers():
         (["a", "b"], np.eye(2), ["a", "a"], "classes must be two or more different"),
         (["a", "c"], np.eye(2), ["a", "b"], r"among the classes \['a', 'b'\], got 'c'"),
         (["a", "a"], np.eye(2), ["a", "b"], "y must have rows of two classes"),
-        ([["a"], ["b"]], np.eye(2), ["a", "b"], r"y must have shape \(n,\)"),
-        (["a", "b"], np.eye(3), ["a", "b"], r"probabilities must have shape \(2, 2\)"),
+        ([["a"], ["b"]], np.eye(2), ["a", "b"], r"`y` must have shape \(n,\)"),
+        (["a", "b"], np.eye(3), ["a", "b"], r"`probabilities` must have shape \(2, 2\)"),
         (["a", "b"], 2 * np.eye(2), ["a", "b"], r"in \[0, 1\], got values in \[0, 2\]"),
         (["a", "b"], -np.eye(2), ["a", "b"], r"got values in \[-1, -?0\]"),
         (["a", "b"], np.eye(2) * np.nan, ["a", "b"], "probabilities must be finite"),

@@ -524,7 +524,7 @@ def test_what_an_attack_could_not_begin_on_is_in_the_report(x):
             return torch.tensor([[2.0, 0.0, 1.0]]).expand(len(x), -1)
 
     y = torch.zeros(40).long()
-    hopeless = attacks.HopSkipJump(queries=20, tries=3)
+    hopeless = attacks.HopSkipJump(max_queries=20, init_trials=3)
     transfer = attacks.Transfer(attack=hopeless, surrogate=Sure())
     with pytest.warns(InconclusiveWarning, match="could not begin for"):
         report = rob.evaluate(Sure(), x, y, attacks=[hopeless, transfer], batch_size=32)

@@ -74,8 +74,8 @@ class Moves:
 @pytest.mark.parametrize("batch_size", [1, 3, 128])
 def test_both_conventions_on_half_spaces(batch_size):
     matrix = on_first_feature(batch_size=batch_size)
-    assert counts(matrix.over_all) == EXPECTED_OVER_ALL
-    assert counts(matrix.given_fooled) == EXPECTED_GIVEN_FOOLED
+    assert counts(matrix.error_rate) == EXPECTED_OVER_ALL
+    assert counts(matrix.transfer_rate) == EXPECTED_GIVEN_FOOLED
     assert matrix.fooled == {"left": rob.Rate(2, 4), "right": rob.Rate(3, 4)}
     clean = {"left": (1, 4), "right": (2, 4), "other": (1, 4)}
     assert counts(matrix.baselines)["no attack"] == clean
@@ -93,14 +93,14 @@ def test_targets_are_the_sources_unless_given():
     models = halfspaces()
     matrix = rob.transfer_matrix(models, None, Moves(), X, Y)
     assert matrix.targets == tuple(models)
-    assert list(matrix.over_all) == list(models)
-    assert matrix.over_all["other"]["left"] == rob.Rate(2, 4)
+    assert list(matrix.error_rate) == list(models)
+    assert matrix.error_rate["other"]["left"] == rob.Rate(2, 4)
 
 
 def test_attacks_go_on_unless_they_say_when_to_stop():
     models = halfspaces()
     moved = rob.transfer_matrix(models, None, Moves(), X, Y)
-    assert moved.over_all["left"]["left"] == rob.Rate(2, 4)
+    assert moved.error_rate["left"]["left"] == rob.Rate(2, 4)
     assert moved.sources[0].attack == "Moves(stop='never')"
     first = rob.transfer_matrix(models, None, attacks.FGSM(eps=0.1, stop="first"), X, Y)
     assert first.sources[0].attack == "FGSM(eps=0.1, stop='first')"
@@ -114,7 +114,7 @@ def test_a_source_may_have_an_attack_of_its_own():
     matrix = rob.transfer_matrix(
         {name: models[name] for name in ("left", "right")}, [models["left"]], each, X, Y
     )
-    assert counts(matrix.over_all) == {"left": {"left": (2, 4)}, "right": {"left": (4, 4)}}
+    assert counts(matrix.error_rate) == {"left": {"left": (2, 4)}, "right": {"left": (4, 4)}}
     assert [source.name for source in matrix.sources] == ["left", "right"]
     assert [float(source.forward.double().mean()) for source in matrix.sources] == [2, 3]
     assert matrix.targets == ("left",)
@@ -179,9 +179,9 @@ def test_models_without_names_are_named_after_their_classes():
 
     own = Own()
     matrix = rob.transfer_matrix([first, second], [second, own, wrapped, first], Moves(), X, Y)
-    assert list(matrix.over_all) == ["Linear", "Linear 2"]
+    assert list(matrix.error_rate) == ["Linear", "Linear 2"]
     assert matrix.targets == ("Linear 2", "Own", "TorchClassifier(Linear)", "Linear")
-    assert matrix.over_all["Linear"]["Own"] == rob.Rate(4, 4)
+    assert matrix.error_rate["Linear"]["Own"] == rob.Rate(4, 4)
     named = rob.transfer_matrix({"mine": first}, [second, first], Moves(), X, Y)
     assert named.targets == ("Linear", "mine")
     taken = rob.transfer_matrix({"Linear": first}, [second], Moves(), X, Y)
@@ -191,7 +191,7 @@ def test_models_without_names_are_named_after_their_classes():
 def test_a_model_may_have_two_names():
     net = halfspaces()["left"]
     matrix = rob.transfer_matrix({"a": net, "b": net}, None, attacks.FGSM(eps=0.1), X, Y)
-    assert counts(matrix.given_fooled) == {s: {"a": (2, 2), "b": (2, 2)} for s in "ab"}
+    assert counts(matrix.transfer_rate) == {s: {"a": (2, 2), "b": (2, 2)} for s in "ab"}
 
 
 def test_data_may_come_in_batches():
@@ -212,7 +212,7 @@ def test_who_is_rejected_has_fooled_nobody():
 
     matrix = rob.transfer_matrix({"source": Rejecting()}, None, Moves(), X, Y)
     assert counts(matrix.baselines)["no attack"]["source"] == (1, 4)
-    assert matrix.fooled["source"] == matrix.over_all["source"]["source"] == rob.Rate(0, 4)
+    assert matrix.fooled["source"] == matrix.error_rate["source"]["source"] == rob.Rate(0, 4)
 
 
 class Labels:
@@ -233,7 +233,7 @@ WRONG = [
     (lambda m: {"targets": [m["left"], "net"]}, TypeError, "model must be .* got str"),
     (
         lambda m: {"sources": [m["left"]] * 2}, ValueError,
-        r"sources must hold each model once, got Halfspace twice",
+        r"`sources` must hold each model once, got Halfspace twice",
     ),
     (lambda m: {"attack": attacks.FGSM}, TypeError, "attack must be an attack or a mapping"),
     (lambda m: {"attack": "FGSM"}, TypeError, "attack must be .* got 'FGSM'"),
@@ -301,13 +301,13 @@ def test_progress_counts_inputs_of_every_source(capsys):
 
 def test_the_tables_say_both_conventions():
     matrix = on_first_feature()
-    over_all, given, sources = matrix.tables()
-    assert "share of all 4 inputs that the target gets wrong" in over_all.title
+    error_rate, given, sources = matrix.tables()
+    assert "share of all 4 inputs that the target gets wrong" in error_rate.title
     assert "only those inputs that fool the source" in given.title
-    assert over_all.heading == ("source", "left", "right", "other")
-    assert over_all.rows[0] == ("no attack", "25.00", "50.00", "25.00")
-    assert over_all.rows[1][0] == "random noise, linf 0.1"
-    assert over_all.summary[1] == ("right", "50.00", "75.00", "25.00")
+    assert error_rate.heading == ("source", "left", "right", "other")
+    assert error_rate.rows[0] == ("no attack", "25.00", "50.00", "25.00")
+    assert error_rate.rows[1][0] == "random noise, linf 0.1"
+    assert error_rate.summary[1] == ("right", "50.00", "75.00", "25.00")
     assert given.rows[1] == ("right (3)", "66.67", "100.00", "33.33")
     label = "left: FGSM(eps=0.1, stop='never')"
     assert sources.rows[0] == (label, "50.00 % (2 of 4)", "2.0", "1.0")
@@ -359,11 +359,11 @@ def test_a_cut_table_keeps_its_rows_and_their_kinds():
 def test_nothing_fooled_is_no_share(tmp_path):
     models = halfspaces()
     matrix = rob.transfer_matrix({"left": models["left"]}, models, Moves(), X[2:], Y[2:])
-    assert counts(matrix.given_fooled)["left"] == dict.fromkeys(models, (0, 0))
+    assert counts(matrix.transfer_rate)["left"] == dict.fromkeys(models, (0, 0))
     assert matrix.tables()[1].rows == [("left (0)", "-", "-", "-")]
     path = matrix.save_json(tmp_path / "matrix.json")
     (source,) = json.loads(path.read_text())["sources"]
-    assert source["given_fooled"]["left"] == {"value": None, "count": 0, "total": 0}
+    assert source["transfer_rate"]["left"] == {"value": None, "count": 0, "total": 0}
     assert [t.get_text() for t in matrix.plot().axes[1].texts].count("-") == 3
 
 
@@ -378,8 +378,8 @@ def test_the_dict_is_plain_and_round_trips(tmp_path):
     assert right["name"] == "right"
     assert right["attack"] == "FGSM(eps=0.1, stop='never')"
     assert right["fooled"] == {"value": 0.75, "count": 3, "total": 4}
-    assert right["given_fooled"]["left"] == {"value": 2 / 3, "count": 2, "total": 3}
-    assert right["over_all"]["left"] == {"value": 0.5, "count": 2, "total": 4}
+    assert right["transfer_rate"]["left"] == {"value": 2 / 3, "count": 2, "total": 3}
+    assert right["error_rate"]["left"] == {"value": 0.5, "count": 2, "total": 4}
     assert (right["forward_per_input"], right["backward_per_input"]) == (2, 1)
     assert plain["no_attack"]["right"] == {"value": 0.5, "count": 2, "total": 4}
     assert plain["random_noise"].keys() == {"linf 0.1"}

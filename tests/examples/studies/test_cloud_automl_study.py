@@ -52,9 +52,9 @@ def test_both_conventions(study):
     }
     found = study.conventions(said, y)
     assert found["fooled"] == {0.0: 3, 0.1: 1}
-    assert found["over_all"]["box"] == {0.0: 75.0, 0.1: 50.0}
-    assert found["given_fooled"]["box"] == {0.0: pytest.approx(200 / 3), 0.1: 100.0}
-    assert found["given_fooled"]["LeNet"] == {0.0: 100.0, 0.1: 0.0}
+    assert found["error_rate"]["box"] == {0.0: 75.0, 0.1: 50.0}
+    assert found["transfer_rate"]["box"] == {0.0: pytest.approx(200 / 3), 0.1: 100.0}
+    assert found["transfer_rate"]["LeNet"] == {0.0: 100.0, 0.1: 0.0}
 
 
 def test_checks_change_what_they_say(study):
@@ -136,6 +136,6 @@ def test_what_is_written(study, tmp_path):
     x = torch.rand(2, 1, 28, 28)
     study.save(tmp_path, results, {0.0: x, 0.1: x}, said, y)
     found = json.loads((tmp_path / "results.json").read_text())
-    assert found["given_fooled"]["box"] == {"0.0": 50.0, "0.1": 100.0}
+    assert found["transfer_rate"]["box"] == {"0.0": 50.0, "0.1": 100.0}
     for name in ("accuracy.png", "digits.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -23,7 +23,7 @@ def gray():
 
 def only_row(study, name, model, data, eps):
     attack = attacks.PGD(eps=eps, steps=10, loss="margin")
-    square = attacks.Square(eps=eps, queries=30)
+    square = attacks.Square(eps=eps, max_queries=30)
     (row,) = study.rows(TorchClassifier(PLANE), {name: model}, data, attack, square)
     return row
 
@@ -94,7 +94,7 @@ def test_the_defenses_of_both_nets(study):
 def test_a_real_net(study, real_net, mnist_test):
     net = real_net("mnist_lenet", "mnist_lenet.pt")
     attack = attacks.PGD(eps=0.2, steps=5, loss="margin")
-    square = attacks.Square(eps=0.2, queries=5)
+    square = attacks.Square(eps=0.2, max_queries=5)
     models = {"bits 3": FeatureSqueezing(net, bits=3), "grid": InputValidator(net, grid=255)}
     bits, grid = study.rows(TorchClassifier(net), models, mnist_test.head(20), attack, square)
     assert bits.clean > 0.9

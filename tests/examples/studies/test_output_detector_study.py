@@ -100,7 +100,7 @@ def test_what_gets_past_a_guard_is_wrong_and_raises_no_alarm(study):
     """Label 0 is right; the guard alarms where the second score is above 0.9, far beyond 0.5."""
 
     class Sure:
-        def suspicion(self, outputs):
+        def anomaly_score(self, outputs):
             return outputs[:, 1]
 
     guard = Guard(PLANE, Sure(), threshold=0.9)

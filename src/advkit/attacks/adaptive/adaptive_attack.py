@@ -19,7 +19,7 @@ from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import write
 from advkit.core import checks
-from advkit.core.attack_options import part_of, with_seed
+from advkit.core.attack_options import for_samples, with_seed
 from advkit.core.losses import Loss, LossName, check_loss, get_loss, margin
 from advkit.core.norms import Norm
 from advkit.models import as_classifier, as_differentiable
@@ -66,7 +66,7 @@ class Adaptive(BlackBoxAttack):
         >>> from advkit.attacks import Adaptive, Evasion
         >>> from advkit.detectors import Guard
         >>> class Sure:
-        ...     def suspicion(self, outputs):
+        ...     def anomaly_score(self, outputs):
         ...         return outputs.max(1)
         >>> net = torch.nn.Linear(2, 2, bias=False)
         >>> _ = net.weight.data.copy_(9 * torch.eye(2))
@@ -75,7 +75,7 @@ class Adaptive(BlackBoxAttack):
         >>> pgd = attacks.PGD(eps=0.3, steps=20)
         >>> guard.predict(pgd(guard.model, x, y))  # wrong, and surer than clean inputs are
         tensor([-1])
-        >>> loss = Evasion(alarm=lambda p: p.amax(1), threshold=0.8)
+        >>> loss = Evasion(detector_score=lambda p: p.amax(1), threshold=0.8)
         >>> guard.predict(Adaptive(attack=pgd, losses=[loss])(guard, x, y))
         tensor([1])
     """
@@ -88,16 +88,16 @@ class Adaptive(BlackBoxAttack):
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, BudgetAttack):
-            raise TypeError(f"attack must be an FGSM, FGM, BIM or PGD, got {self.attack!r}")
+            raise TypeError(f"`attack` must be an FGSM, FGM, BIM or PGD, got {self.attack!r}")
         if isinstance(self.losses, str) or not isinstance(self.losses, Sequence):
-            raise TypeError(f"losses must be a list of losses, got {self.losses!r}")
+            raise TypeError(f"`losses` must be a list of losses, got {self.losses!r}")
         if not self.losses:
-            raise ValueError("losses must hold a loss or more, got none")
+            raise ValueError("`losses` must hold a loss or more, got none")
         for loss in self.losses:
             check_loss(loss)
-        checks.whole("restarts", self.restarts, at_least=1)
+        checks.integer("restarts", self.restarts, at_least=1)
         if self.restarts > 1 and not getattr(self.attack, "random_start", False):
-            raise ValueError("restarts must be 1 without random starts: all would be the same")
+            raise ValueError("`restarts` must be 1 without random starts: all would be the same")
         object.__setattr__(self, "losses", tuple(self.losses))
         object.__setattr__(self, "norm", self.attack.norm)
         object.__setattr__(self, "eps", self.attack.eps)
@@ -107,11 +107,11 @@ class Adaptive(BlackBoxAttack):
 
     def _objective(self, *, targeted: bool) -> Loss:
         if targeted:
-            raise ValueError("target must be None: Adaptive has no targeted form")
+            raise ValueError("`target` must be None: Adaptive has no targeted form")
         return margin
 
     def _search(self, problem: Problem) -> Best:
-        checks.budget(self.eps, problem.x)  # climbs see only their part of it
+        checks.radii(self.eps, problem.x)  # climbs see only their part of it
         best = Best.unjudged(problem.x)
         problem.evaluate_clean(best)
         for restart in range(self.restarts):
@@ -127,7 +127,7 @@ class Adaptive(BlackBoxAttack):
     def _candidates(self, part: Problem, loss: LossName | Loss, restart: int) -> Tensor:
         """For each sample the iterate of greatest loss that one climb finds."""
         seed = getattr(self.attack, "seed", 0) + restart
-        attack: BudgetAttack = part_of(with_seed(self.attack, seed), part.rows.cpu())
+        attack: BudgetAttack = for_samples(with_seed(self.attack, seed), part.rows.cpu())
         attack = dataclasses.replace(attack, stop="never")
         climb = _climb(part, get_loss(loss))
         try:

@@ -63,7 +63,7 @@ class FeatureMatching(GuardedAttack):
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
             for each sample.
-        natural: clean images `(m, *features)` of several classes that the attacker has, within the
+        start_images: clean images `(m, *features)` of several classes that the attacker has, within the
             bounds. The pass that judges them belongs to no sample and is not in `queries`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: gradient steps from each start; each costs one forward and one backward pass through
@@ -76,7 +76,7 @@ class FeatureMatching(GuardedAttack):
 
     Raises:
         ValueError: a value is out of its range.
-        TypeError: a value has the wrong type, `natural` is missing, or at the call, the guard's
+        TypeError: a value has the wrong type, `start_images` is missing, or at the call, the guard's
             detector does not show its parts and features.
 
     Example:
@@ -84,44 +84,47 @@ class FeatureMatching(GuardedAttack):
         >>> from advkit import attacks
         >>> from advkit.detectors import Guard
         >>> class Far:
-        ...     def risk(self, x, labels=None):
+        ...     reads_inputs = True
+        ...     def anomaly_score(self, x, labels=None):
         ...         return (x[:, 0] - 0.5).abs()
-        ...     def excess(self, x, labels, threshold):
-        ...         return self.risk(x)[:, None] - threshold
+        ...     def margin_over_threshold(self, x, labels, threshold):
+        ...         return self.anomaly_score(x)[:, None] - threshold
         ...     def features(self, x):
         ...         return x[:, :1]
         >>> net = torch.nn.Linear(2, 2)
         >>> _ = net.weight.data.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
         >>> _ = net.bias.data.copy_(torch.tensor([1.0, 0.0]))
         >>> guard = Guard(net, Far(), threshold=0.1)
-        >>> attack = attacks.FeatureMatching(eps=0.3, natural=torch.tensor([[0.5, 0.9]]), steps=9)
+        >>> attack = attacks.FeatureMatching(eps=0.3, start_images=torch.tensor([[0.5, 0.9]]), steps=9)
         >>> guard.predict(attack(guard, torch.tensor([[0.5, 0.4]]), torch.tensor([0])))
         tensor([1])
     """
 
     eps: float | Tensor
-    natural: Tensor = field()  # without the default that the others have
+    start_images: Tensor = field()  # without the default that the others have
     norm: Norm = "linf"
     steps: int = 100
     step_size: float | None = None
     candidates: int = 3
     progress: bool = False
-    _asks: ClassVar[tuple[str, ...]] = ("excess", "features")
+    _asks: ClassVar[tuple[str, ...]] = ("margin_over_threshold", "features")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.natural is None:
-            raise TypeError("natural must be a tensor: FeatureMatching has nothing else to match")
+        if self.start_images is None:
+            raise TypeError(
+                "`start_images` must be a tensor: FeatureMatching has nothing else to match"
+            )
         checks.eps(self.eps)
         checks.one_of("norm", self.norm, BALLS)
-        checks.whole("steps", self.steps, at_least=1)
+        checks.integer("steps", self.steps, at_least=1)
         check_step_size(self.step_size)
-        checks.whole("candidates", self.candidates, at_least=1)
-        checks.flag("progress", self.progress)
+        checks.integer("candidates", self.candidates, at_least=1)
+        checks.boolean("progress", self.progress)
 
     def _search(self, problem: Problem) -> Best:
         seen = self._joint(_Seen, problem)
-        eps = checks.budget(self.eps, problem.x)
+        eps = checks.radii(self.eps, problem.x)
         lengths = step_schedule(eps, self.steps, self.step_size)
         ascent = Ascent(eps=eps, lengths=lengths, stop="first")
         at = seen.judge(seen.x, differentiate=False, first=True)
@@ -140,7 +143,7 @@ class FeatureMatching(GuardedAttack):
         clean = self._clean(seen)
         assert clean is not None  # natural is required
         here = at.value
-        with sample_rows.unnumbered("the images in natural"):
+        with sample_rows.unnumbered("the images in start_images"):
             features = seen.guarded.features(clean.x)
         there = torch.cat([features.to(here), clean.logits.to(here)], 1)
         width = here.shape[1] - at.logits.shape[1]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.black_box import ByLabels
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.models import DifferentiableClassifier, as_differentiable
 
 
@@ -37,10 +37,12 @@ class Guarded(ByLabels):
             self.detectors.append((each.detector, each.threshold))
         self.inner: DifferentiableClassifier = as_differentiable(inner, wanted_by)
 
-    def excess(self, x: Tensor, labels: Tensor) -> Tensor:
+    def margin_over_threshold(self, x: Tensor, labels: Tensor) -> Tensor:
         """How far each part is above its limit if the answers are `labels`, `(n, parts)`."""
-        found = [d.excess(_given(x), labels.clone(), limit) for d, limit in self.detectors]
-        return _beside(x, found, "excess")
+        found = [
+            d.margin_over_threshold(_given(x), labels.clone(), limit) for d, limit in self.detectors
+        ]
+        return _beside(x, found, "margin_over_threshold")
 
     def features(self, x: Tensor) -> Tensor:
         """What the parts look at, `(n, width)`."""
@@ -82,4 +84,4 @@ def _beside(x: Tensor, found: list[Tensor], name: str) -> Tensor:
                 f"the detector must give {name} of shape ({len(x)}, width), a row for each input, "
                 f"gave {tuple(rows.shape)}"
             )
-    return torch.cat([wide(rows) for rows in (x.new_zeros(len(x), 0), *found)], 1)
+    return torch.cat([at_least_float32(rows) for rows in (x.new_zeros(len(x), 0), *found)], 1)

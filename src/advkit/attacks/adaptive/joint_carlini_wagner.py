@@ -13,7 +13,7 @@ from advkit.attacks.adaptive.guarded_attack import GuardedAttack, nearest_clean
 from advkit.attacks.adaptive.joint_problem import Joint, TwoGoals, recast, towards
 from advkit.attacks.engine.base import move_outward
 from advkit.attacks.engine.black_box import warn_of_random_labels
-from advkit.attacks.engine.box_adam import BoxAdam
+from advkit.attacks.engine.box_adam import SCHEDULES, BoxAdam, Schedule
 from advkit.attacks.engine.constant_search import (
     CLOSE,
     FINER,
@@ -30,7 +30,7 @@ from advkit.attacks.engine.rows import choose, take, write
 from advkit.core import checks
 from advkit.core.losses import margin
 from advkit.core.norms import Norm, lp_norm, per_sample
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 _AMPLE = 4.0  # the first constants, as a multiple of what would balance a linear detector
 _HALVINGS = 10
@@ -114,12 +114,12 @@ class JointCarliniWagner(GuardedAttack):
 
     Deviations: those of `CarliniWagnerL2`, whose descent this is; both constants are searched for,
     where the paper has one and the article on MRR searches one and leaves the other at 1; the
-    start from a natural image. `published=True` is the attack of that article, for comparison: it
+    start from a natural image. `schedule="published"` is the attack of that article, for comparison: it
     is weak, since its constant of the detector is never raised.
 
     Args:
         confidence: margin in logits that a success must have inside, not negative.
-        room: how far below their limits the parts are drawn, in what the detector gives its excess
+        detector_confidence: how far below their limits the parts are drawn, in what the detector gives its excess
             in, not negative. A success needs none.
         candidates: how many classes to go for, the likeliest first. Without meaning for a targeted
             attack and in the published schedule.
@@ -131,16 +131,16 @@ class JointCarliniWagner(GuardedAttack):
         initial_const: the first of both constants, for inputs scaled to [0, 1]; `None` takes what
             would do if logits and excess were linear. In the published schedule that of the class,
             0.001 if `None`; that of the detector is 1000 times as large.
-        natural: clean images `(m, *features)` of several classes that the attacker has, or `None`.
+        start_images: clean images `(m, *features)` of several classes that the attacker has, or `None`.
             The nearest of them that the guard accepts with another label, at the target if there is
             one, is moved towards the input as a first success: with it no sample fails for want of
             a way. The pass that judges them belongs to no sample and is not in `queries`.
-        published: the schedule of the article on MRR; give it its time too, with
+        schedule: `"adaptive"`; or `"published"`, the schedule of the article on MRR; give it its time too, with
             `search_steps=20, steps=10_000`.
         progress: show a bar (needs the extra `report`).
 
     Raises:
-        ValueError: a value is out of its range, or `natural` or `room` is given with `published`.
+        ValueError: a value is out of its range, or `start_images` or `detector_confidence` is given with `schedule="published"`.
         TypeError: a value has the wrong type, or at the call, the guard's detector does not show
             its parts.
 
@@ -149,9 +149,10 @@ class JointCarliniWagner(GuardedAttack):
         >>> from advkit import attacks
         >>> from advkit.detectors import Guard
         >>> class Far:
-        ...     def risk(self, x, labels=None):
+        ...     reads_inputs = True
+        ...     def anomaly_score(self, x, labels=None):
         ...         return x[:, 0]
-        ...     def excess(self, x, labels, threshold):
+        ...     def margin_over_threshold(self, x, labels, threshold):
         ...         return x[:, :1] - threshold
         >>> net = torch.nn.Linear(2, 2)
         >>> _ = net.weight.data.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
@@ -163,30 +164,35 @@ class JointCarliniWagner(GuardedAttack):
     """
 
     confidence: float = 0.0
-    room: float = 0.0
+    detector_confidence: float = 0.0
     candidates: int = 3
     search_steps: int = 9
     steps: int = 100
     lr: float | None = None
     initial_const: float | None = None
-    published: bool = False
+    schedule: Schedule = "adaptive"
     progress: bool = False
     norm: Norm = field(default="l2", init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.not_negative("confidence", self.confidence)
-        checks.not_negative("room", self.room)
-        checks.whole("candidates", self.candidates, at_least=1)
-        checks.whole("search_steps", self.search_steps, at_least=1)
-        checks.whole("steps", self.steps, at_least=1)
+        checks.not_negative("detector_confidence", self.detector_confidence)
+        checks.integer("candidates", self.candidates, at_least=1)
+        checks.integer("search_steps", self.search_steps, at_least=1)
+        checks.integer("steps", self.steps, at_least=1)
         for name in ("lr", "initial_const"):
             if getattr(self, name) is not None:
                 checks.positive(name, getattr(self, name))
-        checks.flag("published", self.published)
-        checks.flag("progress", self.progress)
-        if self.published and (self.natural is not None or self.room):
-            raise ValueError("natural and room must not be given with published=True: it has none")
+        checks.one_of("schedule", self.schedule, SCHEDULES)
+        checks.boolean("progress", self.progress)
+        if self.schedule == "published" and (
+            self.start_images is not None or self.detector_confidence
+        ):
+            raise ValueError(
+                "`start_images` and `detector_confidence` must not be given with schedule='published', "
+                "which has neither. Leave them out."
+            )
 
     def _empty_record(self, problem: Problem) -> Nearest:
         return Nearest.empty(problem.x)
@@ -195,16 +201,16 @@ class JointCarliniWagner(GuardedAttack):
         return self.search_steps * self.steps
 
     def _search(self, problem: Problem) -> Nearest:
-        weight, unmet = _fresh(problem, wide(problem.x).new_ones(len(problem.x), 2))
+        weight, unmet = _fresh(problem, at_least_float32(problem.x).new_ones(len(problem.x), 2))
         goal = replace(problem.goal, confidence=self.confidence)
         joint = self._joint(
-            _Penalty, problem, goal=goal, room=self.room, weight=weight, unmet=unmet
+            _Penalty, problem, goal=goal, room=self.detector_confidence, weight=weight, unmet=unmet
         )
         nearest = self._empty_record(joint)
         at = joint.evaluate_clean(nearest)
         rows = (~nearest.success).nonzero().flatten()
         if len(rows):
-            search = self._as_published if self.published else self._search_both
+            search = self._as_published if self.schedule == "published" else self._search_both
             write(nearest, rows, search(joint.take(rows), at.take(rows)))
         return nearest
 
@@ -212,7 +218,7 @@ class JointCarliniWagner(GuardedAttack):
         """Round after round from the input, whichever class is best, with one constant fixed."""
         nearest = Nearest.empty(joint.x)
         first = self.initial_const or 1e-3
-        const = wide(joint.x).new_tensor([first, _WEAK * first]).expand(len(joint.x), 2)
+        const = at_least_float32(joint.x).new_tensor([first, _WEAK * first]).expand(len(joint.x), 2)
         course = _begun(joint.goal.labels, torch.ones_like(nearest.distance), const)
         free = torch.tensor([True, False], device=const.device)
         for _ in range(self.search_steps):
@@ -235,7 +241,7 @@ class JointCarliniWagner(GuardedAttack):
         headings = classes or [joint.goal.labels]
         tries = max(1, min(_TRIES, self.search_steps // len(headings)))
         nearest = Nearest.empty(joint.x)
-        blank = wide(joint.x).new_ones(len(joint.x), 2)
+        blank = at_least_float32(joint.x).new_ones(len(joint.x), 2)
         course = _begun(headings[0], blank[:, 0], blank)
         for heading in headings:
             found, tried = Nearest.empty(joint.x), self._linear(towards(joint, heading))
@@ -291,7 +297,7 @@ class JointCarliniWagner(GuardedAttack):
         weight, unmet = _fresh(joint, course.const)
         part = replace(joint, weight=weight, unmet=unmet)
         one = torch.ones_like(reach)
-        adam = BoxAdam(steps=self.steps, lr=self.lr, published=self.published)
+        adam = BoxAdam(steps=self.steps, lr=self.lr, published=self.schedule == "published")
         found = adam.descend(part, start, PenaltyState(one, torch.zeros_like(one), reach))
         return found, _Unmet(*(v[joint.rows] for v in unmet))
 
@@ -302,8 +308,12 @@ class JointCarliniWagner(GuardedAttack):
         loss, alarm = two.both(at)
         lower, upper = part.model.bounds
         grads = (two.usable(loss), alarm)
-        slope = (upper - lower) * torch.stack([lp_norm(wide(g), "l2") for g in grads], 1)
-        gap = at.value.detach().neg() + at.value.new_tensor([self.confidence, self.room])
+        slope = (upper - lower) * torch.stack(
+            [lp_norm(at_least_float32(g), "l2") for g in grads], 1
+        )
+        gap = at.value.detach().neg() + at.value.new_tensor(
+            [self.confidence, self.detector_confidence]
+        )
         steep = (slope > 0) & slope.isfinite()
         reach = torch.where(steep, gap.clamp_min(0).to(slope) / slope, 0).amax(1)
         reach = torch.where(reach > 0, reach, 1).clamp_max(math.sqrt(part.x[0].numel()))

@@ -15,7 +15,7 @@ from advkit.attacks.adaptive.guarded_model import Guarded
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.core import checks
-from advkit.core.losses import own_and_others
+from advkit.core.losses import split_label_logit
 from advkit.core.norms import lp_norm, normalize, per_sample
 
 _PARALLEL = 1e-4  # what is left of a gradient beside another one, if that is all, is rounding
@@ -53,7 +53,7 @@ class Joint(Problem):
         with torch.set_grad_enabled(differentiate):
             logits = self.logits(x_adv)
             with self.as_current():
-                excess = self.guarded.excess(x_adv, self._heading(logits.detach()))
+                excess = self.guarded.margin_over_threshold(x_adv, self._heading(logits.detach()))
                 value = self._value(x_adv, logits, excess)
         if first:
             self.check_clean(x_adv, logits)
@@ -72,7 +72,7 @@ class Joint(Problem):
         """The class that each iterate is on its way to, `(n,)`: its answer where that is wrong."""
         if self.goal.targeted:
             return self.goal.labels
-        return own_and_others(logits, self.goal.labels)[1].argmax(1)
+        return split_label_logit(logits, self.goal.labels)[1].argmax(1)
 
 
 AnyJoint = TypeVar("AnyJoint", bound=Joint)

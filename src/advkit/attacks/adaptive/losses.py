@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.hyperparameters import call, settings
+from advkit.core.hyperparameters import format_call, non_default_fields
 from advkit.core.losses import margin
 
 Outputs = Literal["scores", "logits"]
@@ -29,8 +29,8 @@ class Evasion:
     arXiv:2106.15023) want it, but without their projection of one gradient on the other.
 
     Args:
-        alarm: differentiable function of outputs `(n, width)` that gives suspicion `(n,)`, such as
-            `detectors.Surrogate(...).alarm`.
+        detector_score: differentiable function from outputs `(n, width)` to anomaly scores `(n,)`,
+            such as `detectors.DetectorSurrogate(...).anomaly_score`.
         threshold: the most suspicion that raises no alarm. One below that of the guard leaves
             room for what a surrogate gets wrong.
         weight: of suspicion against logits, positive: how much margin a unit of suspicion is worth.
@@ -43,42 +43,47 @@ class Evasion:
     Example:
         >>> import torch
         >>> from advkit.attacks import Evasion
-        >>> loss = Evasion(alarm=lambda p: 1 - p.amax(1), threshold=0.4)
+        >>> loss = Evasion(detector_score=lambda p: 1 - p.amax(1), threshold=0.4)
         >>> logits = torch.tensor([[0.0, 2.0], [0.0, 0.1], [2.0, 0.0]])
         >>> loss(logits, torch.tensor([0, 0, 0])) > 0  # only the first is wrong and sure of it
         tensor([ True, False, False])
     """
 
-    alarm: Callable[[Tensor], Tensor]
+    detector_score: Callable[[Tensor], Tensor]
     threshold: float
     weight: float = 1.0
     outputs: Outputs = "scores"
 
     def __post_init__(self) -> None:
-        if not callable(self.alarm):
-            raise TypeError(f"alarm must be a function of outputs, got {type(self.alarm).__name__}")
+        if not callable(self.detector_score):
+            raise TypeError(
+                "`detector_score` must be a function of outputs, "
+                f"got {type(self.detector_score).__name__}."
+            )
         checks.number("threshold", self.threshold)
         if not abs(self.threshold) < float("inf"):
-            raise ValueError(f"threshold must be finite, got {self.threshold}")
+            raise ValueError(f"`threshold` must be finite, got {self.threshold}")
         checks.positive("weight", self.weight)
         checks.one_of("outputs", self.outputs, ("scores", "logits"))
 
     def __repr__(self) -> str:
         """The call that makes this loss, without what is at its default."""
-        return call(type(self).__name__, settings(self))
+        return format_call(type(self).__name__, non_default_fields(self))
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         """The value to climb `(n,)`, of `logits` `(n, classes)` and labels `y` `(n,)`."""
         outputs = logits.softmax(1) if self.outputs == "scores" else logits
-        suspicion = self.alarm(outputs.clone())
-        if len(y) == 1 and suspicion.ndim == 0:
-            suspicion = suspicion[None]  # an alarm that squeezes drops the axis of a single sample
-        if suspicion.shape != y.shape:
+        anomaly_score = self.detector_score(outputs.clone())
+        if len(y) == 1 and anomaly_score.ndim == 0:
+            anomaly_score = anomaly_score[
+                None
+            ]  # an alarm that squeezes drops the axis of a single sample
+        if anomaly_score.shape != y.shape:
             raise ValueError(
-                f"alarm must give suspicion of shape {tuple(y.shape)}, gave "
-                f"{tuple(suspicion.shape)}"
+                f"`detector_score` must return scores of shape {tuple(y.shape)}, got "
+                f"{tuple(anomaly_score.shape)}."
             )
-        return torch.minimum(margin(logits, y), self.weight * (self.threshold - suspicion))
+        return torch.minimum(margin(logits, y), self.weight * (self.threshold - anomaly_score))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -117,19 +122,21 @@ class Mimicry:
         rows = self.logits
         if not isinstance(rows, Tensor) or not rows.is_floating_point():
             got = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
-            raise TypeError(f"logits must be a tensor of floats, got {got}")
+            raise TypeError(f"`logits` must be a tensor of floats, got {got}")
         if rows.ndim != 2:
-            raise ValueError(f"logits must have shape (m, classes), got {tuple(rows.shape)}")
+            raise ValueError(f"`logits` must have shape (m, classes), got {tuple(rows.shape)}")
         bad = ~rows.isfinite().all(1)
         if bad.any():
-            raise ValueError(f"logits must be finite, are not in row {checks.indices(bad)}")
+            raise ValueError(f"`logits` must be finite, are not in row {checks.indices(bad)}")
         if not (rows.argmax(1) != rows[:1].argmax(1)).any():
-            raise ValueError("logits must have rows of two labels or more: there is none to go to")
+            raise ValueError(
+                "`logits` must have rows of two labels or more: there is none to go to"
+            )
         checks.one_of("outputs", self.outputs, ("scores", "logits"))
 
     def __repr__(self) -> str:
         """The call that makes this loss, without what is at its default."""
-        return call(type(self).__name__, settings(self))
+        return format_call(type(self).__name__, non_default_fields(self))
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         """The value to climb `(n,)`, of `logits` `(n, classes)` and labels `y` `(n,)`."""

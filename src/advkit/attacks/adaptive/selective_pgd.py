@@ -55,7 +55,7 @@ class SelectivePGD(GuardedAttack):
         stop: `"first"` leaves a sample alone once it is wrong and accepted, `"never"` goes on to
             the iterate that is so by most; `None` leaves it to the caller: `"first"` by itself.
         seed: of the random starts, an int.
-        natural: clean images `(m, *features)` of several classes that the attacker has, or `None`.
+        start_images: clean images `(m, *features)` of several classes that the attacker has, or `None`.
             One more run begins at the point of the ball that is nearest to the nearest of them
             that the guard accepts with another label, at the target if there is one. The pass that
             judges them belongs to no sample and is not in `queries`.
@@ -71,9 +71,10 @@ class SelectivePGD(GuardedAttack):
         >>> from advkit import attacks
         >>> from advkit.detectors import Guard
         >>> class Far:
-        ...     def risk(self, x, labels=None):
+        ...     reads_inputs = True
+        ...     def anomaly_score(self, x, labels=None):
         ...         return x[:, 0]
-        ...     def excess(self, x, labels, threshold):
+        ...     def margin_over_threshold(self, x, labels, threshold):
         ...         return x[:, :1] - threshold
         >>> net = torch.nn.Linear(2, 2)
         >>> _ = net.weight.data.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
@@ -102,21 +103,21 @@ class SelectivePGD(GuardedAttack):
         super().__post_init__()
         checks.eps(self.eps)
         checks.one_of("norm", self.norm, BALLS)
-        checks.whole("steps", self.steps, at_least=1)
+        checks.integer("steps", self.steps, at_least=1)
         check_step_size(self.step_size)
         checks.one_of("kind", self.kind, ("selective", "orthogonal"))
         check_restarts(self.restarts, self.random_start)
         check_loss(self.loss)
         checks.one_of("stop", self.stop, ("first", "never", None))
-        checks.whole("seed", self.seed)
-        checks.flag("progress", self.progress)
+        checks.integer("seed", self.seed)
+        checks.boolean("progress", self.progress)
 
     def _objective(self, *, targeted: bool) -> Loss:
         return ascent_loss(self.loss, targeted=targeted)
 
     def _search(self, problem: Problem) -> Best:
         joint = self._joint(TwoGoals, problem, orthogonal=self.kind == "orthogonal")
-        eps = checks.budget(self.eps, problem.x)
+        eps = checks.radii(self.eps, problem.x)
         ascent = Ascent(
             eps=eps,
             lengths=step_schedule(eps, self.steps, self.step_size),
@@ -128,7 +129,7 @@ class SelectivePGD(GuardedAttack):
         return self._from_natural(joint, ascent, ascent.search(joint))
 
     def _total_steps(self, problem: Problem) -> int:
-        return (self.restarts + (self.natural is not None)) * self.steps
+        return (self.restarts + (self.start_images is not None)) * self.steps
 
     def _from_natural(self, joint: Joint, ascent: Ascent, best: Best) -> Best:
         """`best`, or what is better on the way that begins towards an accepted natural image."""

@@ -17,7 +17,7 @@ from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.sender import sender_to
 from advkit.core import checks, sample_rows
-from advkit.core.hyperparameters import call, settings
+from advkit.core.hyperparameters import format_call, non_default_fields
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
 from advkit.core.progress import progress_bar
@@ -27,7 +27,7 @@ from advkit.core.results import (
     InconclusiveWarning,
     Queries,
 )
-from advkit.models import DifferentiableClassifier, as_differentiable, hold, may_interrupt
+from advkit.models import DifferentiableClassifier, as_differentiable, evaluating, may_interrupt
 from advkit.models.batch_dependence import warn_of_batch_statistics
 from advkit.models.labels import label_indices
 
@@ -48,7 +48,7 @@ class BaseAttack(ABC):
 
     def __repr__(self) -> str:
         """The call that makes this attack, without what is at its default."""
-        return call(type(self).__name__, settings(self))
+        return format_call(type(self).__name__, non_default_fields(self))
 
     def __call__(
         self,
@@ -119,7 +119,7 @@ class BaseAttack(ABC):
         """The state in which an attack on the samples `x` runs."""
         n = len(x) if isinstance(x, Tensor) and x.ndim else 0  # the entry point refuses others
         numbered = sample_rows.numbered(n, total=n)
-        with torch.inference_mode(False), torch.no_grad(), hold(view), numbered:
+        with torch.inference_mode(False), torch.no_grad(), evaluating(view), numbered:
             yield
 
     def search(self, problem: Problem) -> Best | Nearest:
@@ -297,7 +297,7 @@ _NO_GRADIENT = (
 _NO_START = (
     "the search could not begin for {counts}, which were not fooled {which}: there was no point to "
     "start from, or the queries ended before the first step. That says nothing about their "
-    "robustness; give HopSkipJump starts=, inputs with a label that counts as success, or raise "
+    "robustness; give HopSkipJump init_points=, inputs with a label that counts as success, or raise "
     "its queries"
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core.norms import lp_norm, per_sample
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
+Schedule = Literal["adaptive", "published"]
+SCHEDULES: tuple[Schedule, ...] = ("adaptive", "published")
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of Adam
 PUBLISHED_LR = 0.01
 _STRETCH = 1.2  # how much wider than the box the range of tanh is
@@ -57,7 +59,7 @@ class BoxAdam:
     def descend(self, problem: Problem, start: Tensor, penalty: PenaltyState) -> Nearest:
         """Return the nearest successes of the descent from `start` `(n, *features)`."""
         lower, upper = problem.model.bounds
-        w = (((wide(start) - lower) / (upper - lower) * 2 - 1) / self._range).atanh_()
+        w = (((at_least_float32(start) - lower) / (upper - lower) * 2 - 1) / self._range).atanh_()
         never = torch.full_like(penalty.const, math.inf)
         return iterate(
             problem,
@@ -105,8 +107,8 @@ class BoxAdam:
         """Return the gradient of the objective by `w`, the objective, and which are stuck."""
         lower, upper = problem.model.bounds
         width = upper - lower
-        grad = wide(problem.gradient(at))
-        delta = wide(at.x_adv - problem.x).div_(width)
+        grad = at_least_float32(problem.gradient(at))
+        delta = at_least_float32(at.x_adv - problem.x).div_(width)
         missing = (self.confidence - at.value.detach()).clamp_min(0).to(grad.dtype)
         stuck = (missing > 0) & (lp_norm(grad, "linf") == 0)
         objective = lp_norm(delta, "l2").square() + adam.const * missing

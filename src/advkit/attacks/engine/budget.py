@@ -50,7 +50,7 @@ class BudgetAttack(GradientAttack):
         """Return the ascent in balls of radius `eps` `(n,)`."""
 
     def _search(self, problem: Problem) -> Best:
-        return self._ascent(checks.budget(self.eps, problem.x)).search(problem)
+        return self._ascent(checks.radii(self.eps, problem.x)).search(problem)
 
     @property
     def _stop(self) -> Stop:
@@ -67,16 +67,16 @@ def ascent_loss(loss: LossName | Loss, *, targeted: bool) -> Loss:
         ValueError: it has no targeted form.
     """
     if targeted and loss == "dlr":
-        raise ValueError("loss must not be 'dlr' with a target; 'ce' and 'margin' have targets")
+        raise ValueError("`loss` must not be 'dlr' with a target; 'ce' and 'margin' have targets")
     return get_loss(loss)
 
 
 def check_restarts(restarts: int, random_start: bool) -> None:
     """Raise unless `restarts` is at least 1, and 1 where all runs would be equal."""
-    checks.whole("restarts", restarts, at_least=1)
-    checks.flag("random_start", random_start)
+    checks.integer("restarts", restarts, at_least=1)
+    checks.boolean("random_start", random_start)
     if restarts > 1 and not random_start:
-        raise ValueError("restarts must be 1 without random_start: all runs would be the same")
+        raise ValueError("`restarts` must be 1 without random_start: all runs would be the same")
 
 
 def check_step_size(step_size: float | None) -> None:

@@ -16,7 +16,7 @@ from advkit.attacks.engine.records import Nearest
 from advkit.attacks.engine.rows import choose, take, write
 from advkit.core import checks
 from advkit.core.norms import lp_norm
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 FINER = 0.2  # the distance to expect from the nearest success, as a share of the one from the input
 WIDER = 2.0  # and without a success so far, as a multiple of the expected one
@@ -79,12 +79,12 @@ class PenaltyAttack(MinimumNormAttack):
     progress: bool = False
 
     def __post_init__(self) -> None:
-        checks.whole("search_steps", self.search_steps, at_least=1)
-        checks.whole("steps", self.steps, at_least=1)
+        checks.integer("search_steps", self.search_steps, at_least=1)
+        checks.integer("steps", self.steps, at_least=1)
         if self.initial_const is not None:
             checks.positive("initial_const", self.initial_const)
-        checks.whole("candidates", self.candidates, at_least=1)
-        checks.flag("progress", self.progress)
+        checks.integer("candidates", self.candidates, at_least=1)
+        checks.boolean("progress", self.progress)
 
     @abstractmethod
     def _descend(self, problem: Problem, start: Tensor, penalty: PenaltyState) -> Nearest:
@@ -122,7 +122,7 @@ class PenaltyAttack(MinimumNormAttack):
         """Return what would do if the logits were linear; constants of 1 without a gradient."""
         at = problem.judge(problem.x, differentiate=True)
         lower, upper = problem.model.bounds
-        slope = (upper - lower) * lp_norm(wide(problem.gradient(at)), "l2")
+        slope = (upper - lower) * lp_norm(at_least_float32(problem.gradient(at)), "l2")
         gap = self._confidence - at.value.detach().to(slope.dtype)
         steep = slope > 0
         distance = torch.where(steep, gap / slope, 1).clamp_max(math.sqrt(problem.x[0].numel()))

@@ -46,7 +46,7 @@ class Goal:
             value = value[None]  # a loss that squeezes drops the axis of a single sample
         if value.shape != self.labels.shape:
             raise ValueError(
-                f"loss must return one value for each sample, shape {tuple(self.labels.shape)}, "
+                f"`loss` must return one value for each sample, shape {tuple(self.labels.shape)}, "
                 f"got {tuple(value.shape)}"
             )
         return -value if self.targeted else value

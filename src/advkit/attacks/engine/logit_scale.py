@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advkit.core.losses import own_and_others
-from advkit.core.tensors import wide
+from advkit.core.losses import split_label_logit
+from advkit.core.tensors import at_least_float32
 
 TINY, HUGE = 2.0**-14, 2.0**30  # logits of a size between the two are left as they are
 
@@ -36,7 +36,7 @@ class LogitScale:
             found = logit_scale(logits, labels)
             if (found != 1).any():
                 self._factor = found.new_ones(self._n).index_put((rows,), found)
-        logits = wide(logits)
+        logits = at_least_float32(logits)
         return logits if self._factor is None else logits * self._factor[rows, None]
 
 
@@ -48,7 +48,7 @@ def logit_scale(logits: Tensor, labels: Tensor) -> Tensor:
     of about one, huge ones to `HUGE`, where cross-entropy still is the margin. The backward pass
     begins with the factor, which therefore stays within the dtype of the logits.
     """
-    own, others = own_and_others(wide(logits.detach()), labels)
+    own, others = split_label_logit(at_least_float32(logits.detach()), labels)
     size = torch.maximum(own.abs(), others.amax(1).abs())
     tiny, huge = (size > 0) & (size < TINY), (size > HUGE) & size.isfinite()
     mantissa, _ = torch.frexp(size)

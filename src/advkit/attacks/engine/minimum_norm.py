@@ -13,7 +13,7 @@ from advkit.attacks.engine.goal import TIE, Goal
 from advkit.attacks.engine.problem import Judged, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import take, write
-from advkit.core.losses import Loss, margin, own_and_others
+from advkit.core.losses import Loss, margin, split_label_logit
 from advkit.core.norms import per_sample, steepest
 
 _TIED = 3  # classes that are tried at a tie
@@ -103,7 +103,7 @@ def candidates(at: Judged, goal: Goal, most: int) -> list[Tensor]:
     """
     if goal.targeted:
         return []
-    others = own_and_others(at.logits, goal.labels)[1]
+    others = split_label_logit(at.logits, goal.labels)[1]
     most = min(most, others.shape[1] - 1)
     return list(others.topk(most, dim=1).indices.unbind(1))
 

@@ -21,7 +21,7 @@ from advkit.core import checks, sample_rows
 from advkit.core.differentiation import differentiating
 from advkit.core.losses import Loss, is_built_in
 from advkit.core.norms import Norm, finite_gradient, lp_norm, per_sample, project
-from advkit.core.tensors import asynchronous, wide
+from advkit.core.tensors import asynchronous, at_least_float32
 from advkit.models import DifferentiableClassifier
 
 
@@ -177,9 +177,9 @@ class Problem:
         if highest >= classes:
             name = "target" if self.goal.targeted else "y"
             checks.labels_within(name, self.goal.labels, classes, self.rows)
-            raise ValueError(f"y must be below {classes}, the number of classes, got {highest}")
+            raise ValueError(f"`y` must be below {classes}, the number of classes, got {highest}")
         if not self.free_of_scale:
-            return wide(logits)
+            return at_least_float32(logits)
         return self.scale.applied(logits, self.goal.labels, self.rows)
 
     @property

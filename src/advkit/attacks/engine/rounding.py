@@ -11,7 +11,7 @@ from advkit.attacks.engine.problem import Problem
 from advkit.core import checks
 from advkit.core.norms import per_sample
 from advkit.core.results import InconclusiveWarning
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 
 def warn_of_lost_budget(problem: Problem, eps: Tensor) -> None:
@@ -53,7 +53,9 @@ def _is_alone(problem: Problem, eps: Tensor) -> Tensor:
         return _stays(x, step)
     # In 16 bits no feature is rounded out of its interval, see `Problem.inside`.
     ends = (x.nextafter(x.new_tensor(end)) for end in (-math.inf, math.inf))
-    far = [(wide(end) - wide(x)).abs() > wide(step) for end in ends]
+    far = [
+        (at_least_float32(end) - at_least_float32(x)).abs() > at_least_float32(step) for end in ends
+    ]
     return (far[0] & far[1]).flatten(1).all(1)
 
 

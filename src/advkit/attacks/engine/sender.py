@@ -11,7 +11,7 @@ from advkit.core import sample_rows
 from advkit.models import Classifier
 from advkit.models.batch_dependence import keeps_batch
 
-Ask = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]
 _FAILED = (
     "the model failed on {} of the {} samples of the batch: {} (A module with a second input for "
     "each sample must take the rows of it that advkit.current_rows() gives. A module that needs "
@@ -31,7 +31,7 @@ class Sender:
     def __init__(self, n: int) -> None:
         self._n = n
 
-    def __call__(self, ask: Ask, x: Tensor, rows: Tensor) -> Tensor:
+    def __call__(self, ask: Forward, x: Tensor, rows: Tensor) -> Tensor:
         """Return what `ask` answers to `x` `(m, *features)`, iterates of the samples `rows`.
 
         Raises:
@@ -74,7 +74,7 @@ class WholeSender(Sender):
         self._rows = rows
         self._frame = frame
 
-    def __call__(self, ask: Ask, x: Tensor, rows: Tensor) -> Tensor:
+    def __call__(self, ask: Forward, x: Tensor, rows: Tensor) -> Tensor:
         """Return what `ask` answers to `x` `(m, *features)`, iterates of the samples `rows`."""
         turns = _turns(rows)
         answers = torch.cat([self._send(ask, x[turn], rows[turn]) for turn in turns])
@@ -88,7 +88,7 @@ class WholeSender(Sender):
         """Return the iterates `(n, *features)` of the last pass."""
         return self._batch[self._rows]
 
-    def _send(self, ask: Ask, x: Tensor, rows: Tensor) -> Tensor:
+    def _send(self, ask: Forward, x: Tensor, rows: Tensor) -> Tensor:
         places = self._rows[rows]
         batch = self._batch.index_copy(0, places, x)
         self._batch = batch.detach()

@@ -40,7 +40,7 @@ class Rule:
         for value in self.precision if isinstance(self.precision, tuple) else (self.precision,):
             checks.number("precision", value)
             if not 0 < value < 1:
-                raise ValueError(f"precision must lie between 0 and 1, got {value}")
+                raise ValueError(f"`precision` must lie between 0 and 1, got {value}")
 
     def risk(self, scores: Tensor) -> Tensor:
         """Of `(n, defenders)`: `(n,)`."""

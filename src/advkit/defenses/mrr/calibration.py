@@ -45,14 +45,16 @@ class Calibration:
         check_shape("distances", self.distances, torch.float64, (defenders, classes, most))
         check_shape("spread", self.spread, torch.float64, (defenders, classes), finite=True)
         if not bool(((self.counts >= 0) & (self.counts <= most)).all()) or most < 1:
-            raise ValueError(f"counts must be from 0 to {most}, the distances of a class")
+            raise ValueError(f"`counts` must be from 0 to {most}, the distances of a class")
         own = torch.arange(most, device=self.counts.device) < self.counts[:, None]
         if not bool((self.distances.isfinite() == own).all()):
-            raise ValueError("distances must be finite as far as counts says, and infinite behind")
+            raise ValueError(
+                "`distances` must be finite as far as counts says, and infinite behind"
+            )
         if not bool((self.distances[..., 1:] >= self.distances[..., :-1]).all()):
-            raise ValueError("distances must be in ascending order")
+            raise ValueError("`distances` must be in ascending order")
         if not bool((self.spread > 0).all()):
-            raise ValueError("spread must be positive")
+            raise ValueError("`spread` must be positive")
 
     def scores(self, distances: Tensor, labels: Tensor) -> Tensor:
         """Of `(n, defenders)` under the answers `labels` `(n,)`: the same shape, float64."""
@@ -81,7 +83,7 @@ class Calibration:
         limits = torch.where(rank > m - 1, beyond, between)
         return limits.masked_fill(self.counts == 0, 0.0)
 
-    def excess(self, distances: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    def margin_over_threshold(self, distances: Tensor, labels: Tensor, threshold: float) -> Tensor:
         """How many spreads `distances` `(n, defenders)` are above their limits, differentiable."""
         limits = self.limits(threshold)[:, labels].T.to(distances)
         return (distances - limits) / self.spread[:, labels].T.to(distances)

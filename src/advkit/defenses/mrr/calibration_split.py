@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.naming import blamed_on
+from advkit.core.naming import error_context
 
 
 class CalibrationSplit(NamedTuple):
@@ -34,10 +34,10 @@ def split_given(
         TypeError: `clean` is not a tensor of a floating dtype.
         ValueError: `clean` has the wrong shape, is out of the bounds, or holds too few inputs.
     """
-    with blamed_on("argument", "clean"):
+    with error_context("argument", "clean"):
         clean = checks.inputs(clean, bounds)
     if len(clean) < 2:
-        raise ValueError(f"clean must hold at least 2 inputs, got {len(clean)}")
+        raise ValueError(f"`clean` must hold at least 2 inputs, got {len(clean)}")
     order = _order(len(clean), seed, clean.device)
     half = len(clean) // 2
     return CalibrationSplit(_all_rows(x), clean[order[:half]], clean[order[half:]])
@@ -53,7 +53,7 @@ def hold_out(x: Tensor, share: float, seed: int) -> CalibrationSplit:
         return CalibrationSplit(_all_rows(x), x, x[:0])
     held = round(share * len(x))
     if held < 2 or len(x) - held < 2:
-        raise ValueError(f"x must have more samples to hold out {share:g} of them, got {len(x)}")
+        raise ValueError(f"`x` must have more samples to hold out {share:g} of them, got {len(x)}")
     order = _order(len(x), seed, x.device)
     return CalibrationSplit(order[held:], x[order[: held // 2]], x[order[held // 2 : held]])
 

@@ -10,7 +10,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from advkit.core.content import check_shape
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 
 DensityName = Literal["euclidean", "gaussian"]
 
@@ -41,12 +41,12 @@ class Density:
         For tensors from a file, which may be damaged or made to do damage.
         """
         if self.projection.ndim != 3:
-            raise ValueError(f"projection must have 3 axes, got {self.projection.ndim}")
+            raise ValueError(f"`projection` must have 3 axes, got {self.projection.ndim}")
         dtype, rank = self.projection.dtype, self.projection.shape[2]
         if dtype not in (torch.float32, torch.float64) or not 1 <= rank <= width:
-            raise ValueError(f"projection must be on 1 to {width} axes, got {dtype} on {rank}")
+            raise ValueError(f"`projection` must be on 1 to {width} axes, got {dtype} on {rank}")
         if (self.scales is not None) != (kind == "gaussian"):
-            raise ValueError(f"scales must be those of the density {kind!r}")
+            raise ValueError(f"`scales` must be those of the density {kind!r}")
         check_shape("projection", self.projection, dtype, (count, width, rank), finite=True)
         check_shape("shift", self.shift, dtype, (count, 1, rank), finite=True)
         check_shape("centres", self.centres, dtype, (count, classes, rank), finite=True)
@@ -100,7 +100,7 @@ def fit_density(
             and Wolf (2004) do, since a class may have fewer samples than axes.
         explained: share of the variance that the principal axes are to have.
     """
-    exact, dtype = features.double(), wide(features).dtype
+    exact, dtype = features.double(), at_least_float32(features).dtype
     axes = [_principal_axes(own, explained) for own in exact]
     rank = max(own.shape[1] for own in axes)
     projection = torch.stack([_padded(own, rank) for own in axes])

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advkit.core import checks
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.defenses.mrr.sparse import pursue
 from advkit.defenses.pixels import check_floats, check_images
 from advkit.models.torch import checked_bounds
@@ -91,13 +91,15 @@ class InputDefender:
 
     def __post_init__(self) -> None:
         for name in ("patch", "atoms", "sparsity", "per_image", "iterations"):
-            checks.whole(name, getattr(self, name), at_least=1)
+            checks.integer(name, getattr(self, name), at_least=1)
         if self.sparsity > self.atoms:
-            raise ValueError(f"sparsity must be at most atoms = {self.atoms}, got {self.sparsity}")
+            raise ValueError(
+                f"`sparsity` must be at most atoms = {self.atoms}, got {self.sparsity}"
+            )
         checks.positive("alpha", self.alpha)
         checks.one_of("score", self.score, ("residual", "psnr"))
         checks.one_of("channels", self.channels, ("joint", "separate"))
-        checks.whole("seed", self.seed, at_least=0)
+        checks.integer("seed", self.seed, at_least=0)
 
     def fit(self, x: Tensor, labels: Tensor, bounds: tuple[float, float]) -> InputDictionaries:
         """Learn a dictionary for each class that occurs.
@@ -122,7 +124,7 @@ class InputDefender:
         x = checks.inputs(x, (lower, upper))
         labels = checks.labels("labels", labels, x)
         if len(x) == 0:
-            raise ValueError("x must hold images to learn from, got none")
+            raise ValueError("`x` must hold images to learn from, got none")
         self._check_size(x)
         classes = torch.unique(labels)
         learned = [self._learn(x[labels == c], int(c), upper - lower) for c in classes]
@@ -141,20 +143,20 @@ class InputDefender:
         height, width = x.shape[-2:]
         if min(height, width) < self.patch:
             raise ValueError(
-                f"x must be images of at least {self.patch}x{self.patch} pixels, the size of a "
+                f"`x` must be images of at least {self.patch}x{self.patch} pixels, the size of a "
                 f"patch, got {height}x{width}"
             )
         numbers = self.patch**2 * (x.shape[1] if self.channels == "joint" else 1)
         if self.sparsity >= numbers:
             raise ValueError(
-                f"sparsity must be below the {numbers} numbers of a patch, got {self.sparsity}: "
+                f"`sparsity` must be below the {numbers} numbers of a patch, got {self.sparsity}: "
                 "so many atoms leave nothing of any input"
             )
 
     def _learn(self, x: Tensor, label: int, span: float) -> tuple[Floats, Floats, Floats]:
         """Atoms `(atoms, d)`, mean and deviation `(d,)` of patches of the images of a class."""
         rng = np.random.default_rng([self.seed, label])
-        patches = self._patches(wide(x).cpu().numpy(), rng)
+        patches = self._patches(at_least_float32(x).cpu().numpy(), rng)
         mean, std = patches.mean(0), patches.std(0).clip(span / _GREY_LEVELS)
         return self._atoms((patches - mean) / std, rng), mean, std
 
@@ -229,7 +231,7 @@ class InputDictionaries:
         """
         self._check(x)
         labels = checks.labels("labels", labels, x)
-        x = wide(x)
+        x = at_least_float32(x)
         found = math.inf + 0 * x.flatten(1).sum(1)  # of x's graph, whatever the labels are
         for i, label in enumerate(self.classes.tolist()):
             rows = (labels == label).nonzero().squeeze(1)
@@ -243,7 +245,7 @@ class InputDictionaries:
         What a natural image leaves of its tiles is its own. An attack that takes the place of one
         must become nearly that image.
         """
-        return wide(x).new_empty(len(x), 0)
+        return at_least_float32(x).new_empty(len(x), 0)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All that was learned, for a file; `from_arrays` reads it."""
@@ -262,7 +264,7 @@ class InputDictionaries:
         """
         missing = [name for name in ("shape", *_LEARNED) if name not in arrays]
         if missing:
-            raise ValueError(f"arrays must hold {', '.join(missing)}, got {', '.join(arrays)}")
+            raise ValueError(f"`arrays` must hold {', '.join(missing)}, got {', '.join(arrays)}")
         shape, k = arrays["shape"].ravel()[:1].tolist(), arrays["classes"].size
         for name, wanted in _wanted(settings, shape, k).items():
             found = (arrays[name].dtype, arrays[name].shape)
@@ -284,7 +286,7 @@ class InputDictionaries:
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(str(side) for side in self.shape)
             raise ValueError(
-                f"x must have shape (n, {wanted}) like the images of fit, got {tuple(x.shape)}"
+                f"`x` must have shape (n, {wanted}) like the images of fit, got {tuple(x.shape)}"
             )
 
     def _scores(self, x: Tensor, i: int) -> Tensor:

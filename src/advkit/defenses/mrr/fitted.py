@@ -66,7 +66,7 @@ class Fitted:
         self.calibration.check(defenders, len(self.calibration.counts))
         check_shape("clean", self.clean, torch.float64, (len(self.clean), defenders))
         if not bool(((self.clean >= 0) & (self.clean <= 1)).all()):
-            raise ValueError("clean must hold scores in [0, 1]")
+            raise ValueError("`clean` must hold scores in [0, 1]")
 
     @property
     def modules(self) -> tuple[Modules, ...]:

@@ -54,9 +54,9 @@ class Chain:
 
     def __post_init__(self) -> None:
         checks.positive("step", self.step)
-        checks.whole("steps", self.steps, at_least=1)
-        checks.flag("accumulate", self.accumulate)
-        checks.share("clean", self.clean)
+        checks.integer("steps", self.steps, at_least=1)
+        checks.boolean("accumulate", self.accumulate)
+        checks.fraction("clean", self.clean)
 
 
 class LatentDefender(nn.Module):
@@ -141,19 +141,19 @@ class LatentDefenders:
 
     def __post_init__(self) -> None:
         if self.layer is not None and not isinstance(self.layer, str):
-            raise TypeError(f"layer must be a name or None, got {type(self.layer).__name__}")
+            raise TypeError(f"`layer` must be a name or None, got {type(self.layer).__name__}")
         checks.one_of("side", self.side, ("input", "output"))
-        checks.whole("count", self.count, at_least=1)
+        checks.integer("count", self.count, at_least=1)
         checks.one_of("regularizer", self.regularizer, ("nearest", "pcl", "center"))
         checks.not_negative("compactness", self.compactness)
         checks.not_negative("separation", self.separation)
         checks.one_of("density", self.density, ("euclidean", "gaussian"))
-        checks.share("explained", self.explained)
-        checks.whole("epochs", self.epochs, at_least=1)
-        checks.whole("batch_size", self.batch_size, at_least=1)
+        checks.fraction("explained", self.explained)
+        checks.integer("epochs", self.epochs, at_least=1)
+        checks.integer("batch_size", self.batch_size, at_least=1)
         checks.positive("lr", self.lr)
         if self.chain is not None and not isinstance(self.chain, Chain):
-            raise TypeError(f"chain must be a Chain or None, got {self.chain!r}")
+            raise TypeError(f"`chain` must be a Chain or None, got {self.chain!r}")
 
 
 class LatentModules:
@@ -299,7 +299,7 @@ def _tap(settings: LatentDefenders, net: nn.Module, prepared: Tensor) -> Tap:
         return last_hidden(net, prepared)
     names = [name for name, _ in net.named_modules() if name]
     if settings.layer not in names:
-        raise ValueError(f"layer must be one of {', '.join(names)}; got {settings.layer!r}")
+        raise ValueError(f"`layer` must be one of {', '.join(names)}; got {settings.layer!r}")
     tap = Tap(layer=settings.layer, side=settings.side)
     runs = runs_of(net, tap.layer, prepared)
     if runs != 1:

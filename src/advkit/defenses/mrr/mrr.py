@@ -84,6 +84,8 @@ class MRR:
         (torch.Size([5, 2]), torch.Size([5]), torch.bool)
     """
 
+    reads_inputs = True
+
     def __init__(
         self,
         latent: LatentDefenders | Sequence[LatentDefenders] = _FOUR,
@@ -98,15 +100,15 @@ class MRR:
     ) -> None:
         self.latent = _layers(latent)
         if inputs is not None and not isinstance(inputs, InputDefender):
-            raise TypeError(f"inputs must be an InputDefender or None, got {inputs!r}")
+            raise TypeError(f"`inputs` must be an InputDefender or None, got {inputs!r}")
         if not self.latent and inputs is None:
             raise ValueError("latent or inputs must hold a defender, both are empty")
         self.inputs = inputs
-        checks.share("held_out", held_out)
+        checks.fraction("held_out", held_out)
         if held_out == 1:
-            raise ValueError("held_out must be below 1: nothing would be left to fit on")
+            raise ValueError("`held_out` must be below 1: nothing would be left to fit on")
         self.held_out = float(held_out)
-        checks.whole("seed", seed)
+        checks.integer("seed", seed)
         self.seed = seed
         self._fitted: Fitted | None = None
         self._policy = Policy.of(aggregate, precision, security, jointly)
@@ -157,9 +159,9 @@ class MRR:
         victim = as_victim(model)
         x = checks.inputs(x, victim.bounds)
         y = checks.labels("y", y, x)
-        checks.flag("progress", progress)
+        checks.boolean("progress", progress)
         if clean is None and self.jointly and not self.held_out:
-            raise ValueError("jointly must be False with held_out=0 and without clean inputs")
+            raise ValueError("`jointly` must be False with held_out=0 and without clean inputs")
         if clean is None:
             learn, scale, decide = hold_out(x, self.held_out, self.seed)
         else:
@@ -246,18 +248,22 @@ class MRR:
             labels: the victim's answers `(n,)`, if they are known; `None` asks it.
 
         Returns:
-            `(n,)`, float64 in [0, 1], detached; `excess` is what has gradients.
+            `(n,)`, float64 in [0, 1], detached; `margin_over_threshold` is what has gradients.
 
         Raises:
             ValueError: before `fit`, or `x` or `labels` have the wrong shape or range.
         """
         return self.rule.risk(self.scores(x, labels))
 
+    def anomaly_score(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the risk `(n,)`, by the name that all detectors share; see `risk`."""
+        return self.risk(x, labels)
+
     def flag(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Whether the risk is above the threshold, bool `(n,)`; arguments and errors as `risk`."""
         return self.risk(x, labels) > self.threshold
 
-    def excess(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    def margin_over_threshold(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
         """How far each part is above what it lets pass, for attacks that know of the detector.
 
         Args:
@@ -274,7 +280,9 @@ class MRR:
         if self.rule.name == "mean":
             scores = fitted.calibration.scores(distances, labels)
             return self.rule.risk(scores)[:, None] - threshold
-        return self.rule.parts(fitted.calibration.excess(distances, labels, threshold))
+        return self.rule.parts(
+            fitted.calibration.margin_over_threshold(distances, labels, threshold)
+        )
 
     def features(self, x: Tensor) -> Tensor:
         """What the latent defenders see of `x` `(n, *features)`: `(n, width)`, differentiable."""
@@ -291,7 +299,7 @@ class MRR:
         """
         scores = self.scores(x, labels)
         if len(scores) < 2:
-            raise ValueError(f"x must hold at least 2 inputs, got {len(scores)}")
+            raise ValueError(f"`x` must hold at least 2 inputs, got {len(scores)}")
         gaps = scores - scores.mean(0)
         products = gaps.T @ gaps
         lengths = products.diag().sqrt()
@@ -327,12 +335,12 @@ class MRR:
         Raises:
             ValueError: before `fit`, a layer has fewer, or there is a precision for each defender.
         """
-        checks.whole("count", count, at_least=1)
-        checks.flag("inputs", inputs)
+        checks.integer("count", count, at_least=1)
+        checks.boolean("inputs", inputs)
         least = min((own.count for own in self.latent), default=0)
         if count > least:
             raise ValueError(
-                f"count must be at most {least}, the defenders of a layer, got {count}"
+                f"`count` must be at most {least}, the defenders of a layer, got {count}"
             )
         other = copy.copy(self)
         other.latent = tuple(replace(own, count=count) for own in self.latent)
@@ -388,5 +396,5 @@ class MRR:
 def _layers(latent: LatentDefenders | Sequence[LatentDefenders]) -> tuple[LatentDefenders, ...]:
     layers = (latent,) if isinstance(latent, LatentDefenders) else latent
     if not isinstance(layers, Sequence) or not all(isinstance(v, LatentDefenders) for v in layers):
-        raise TypeError(f"latent must be LatentDefenders or a list of them, got {latent!r}")
+        raise TypeError(f"`latent` must be LatentDefenders or a list of them, got {latent!r}")
     return tuple(layers)

@@ -46,8 +46,8 @@ class Policy:
         )
         checks.number("security", security)
         if not 0 < security < 100:
-            raise ValueError(f"security must be a percentage between 0 and 100, got {security}")
-        checks.flag("jointly", jointly)
+            raise ValueError(f"`security` must be a percentage between 0 and 100, got {security}")
+        checks.boolean("jointly", jointly)
         return cls(rule=rule, security=float(security), jointly=jointly)
 
     def check_count(self, defenders: int) -> None:
@@ -55,7 +55,7 @@ class Policy:
         given = self.rule.precision
         if isinstance(given, tuple) and len(given) != defenders:
             raise ValueError(
-                f"precision must be one number or one for each of {defenders} defenders, "
+                f"`precision` must be one number or one for each of {defenders} defenders, "
                 f"got {len(given)}"
             )
 
@@ -74,10 +74,12 @@ class Policy:
         risks = self.rule.risk(clean).sort().values
         allowed = math.floor(level * (len(risks) + 1))  # so that a new one is above with level
         if not len(risks):
-            raise ValueError("jointly must be False: no clean inputs were held out for a threshold")
+            raise ValueError(
+                "`jointly` must be False: no clean inputs were held out for a threshold"
+            )
         if not allowed:
             raise ValueError(
-                f"security must be at least {100 / (len(risks) + 1):.2g} %, since {len(risks)} "
+                f"`security` must be at least {100 / (len(risks) + 1):.2g} %, since {len(risks)} "
                 f"inputs are held out for it, got {self.security:g} %; hold out more"
             )
         return float(risks[-allowed])

@@ -122,11 +122,11 @@ def _fitted_so_far(
 ) -> list[list[dict[str, Tensor]]]:
     """The weights of the defenders of each layer."""
     if not isinstance(counts, list) or len(counts) != layers:
-        raise ValueError(f"counts must be a list of {layers}")
+        raise ValueError(f"`counts` must be a list of {layers}")
     for count in counts:
-        checks.whole("counts", count, at_least=0)
+        checks.integer("counts", count, at_least=0)
     if sum(counts) != len(parts):
-        raise ValueError(f"counts must be those of {len(parts)} defenders")
+        raise ValueError(f"`counts` must be those of {len(parts)} defenders")
     check_keys("arrays", parts, [f"latent {i} {k}" for i, n in enumerate(counts) for k in range(n)])
     return [
         [_tensors(parts[f"latent {i} {k}"]) for k in range(count)] for i, count in enumerate(counts)
@@ -190,7 +190,7 @@ class Stored:
         layers, taps = self.settings["latent"], self._taps
         calibration = _calibration(_tensors(parts.pop("calibration", {}), device))
         if not isinstance(taps, list) or len(taps) != len(layers):
-            raise ValueError(f"taps must be a list of {len(layers)}")
+            raise ValueError(f"`taps` must be a list of {len(layers)}")
         latent = tuple(
             _latent(own, _tap(tap, own), parts, i, victim, len(calibration.counts))
             for i, (own, tap) in enumerate(zip(layers, taps, strict=True))
@@ -215,7 +215,7 @@ class Stored:
 def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of `MRR` from those of a file."""
     if not isinstance(plain["latent"], list):
-        raise ValueError(f"latent must be a list, got {type(plain['latent']).__name__}")
+        raise ValueError(f"`latent` must be a list, got {type(plain['latent']).__name__}")
     inputs, precision = plain["inputs"], plain["precision"]
     return {
         **plain,
@@ -235,7 +235,7 @@ def _tap(plain: Mapping[str, Any], settings: LatentDefenders) -> Tap:
     """The place that a file names, which is that of the settings if they have one."""
     tap = Tap(**plain)
     if settings.layer is not None and tap != Tap(layer=settings.layer, side=settings.side):
-        raise ValueError(f"taps must be those of the settings, got {tap}")
+        raise ValueError(f"`taps` must be those of the settings, got {tap}")
     return tap
 
 
@@ -250,11 +250,11 @@ def _latent(
     """The defenders of a layer; their arrays are taken out of `parts`."""
     device = next(victim.module.parameters()).device
     if settings.count > len(parts):
-        raise ValueError(f"arrays must be those of {settings.count:,} defenders, got fewer")
+        raise ValueError(f"`arrays` must be those of {settings.count:,} defenders, got fewer")
     weights = [_tensors(parts.pop(f"latent {layer} {k}", {})) for k in range(settings.count)]
     centres = weights[0].get("centres", torch.empty(0))
     if centres.ndim != 2 or len(centres) != classes:
-        raise ValueError(f"centres must be those of {classes} classes")
+        raise ValueError(f"`centres` must be those of {classes} classes")
     density = _density(_tensors(parts.pop(f"density {layer}", {}), device))
     density.check(settings.count, centres.shape[1], classes, settings.density)
     start = copied(victim, tap, centres.to(device))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
-from advkit.core.tensors import wide
+from advkit.core.tensors import at_least_float32
 from advkit.defenses.mrr.victim import without_layers
 
 Side = Literal["input", "output"]
@@ -30,7 +30,7 @@ class Tap:
 
     def __post_init__(self) -> None:
         if not isinstance(self.layer, str) or not self.layer:
-            raise ValueError(f"layer must be the name of a submodule, got {self.layer!r}")
+            raise ValueError(f"`layer` must be the name of a submodule, got {self.layer!r}")
         checks.one_of("side", self.side, ("input", "output"))
 
 
@@ -92,7 +92,7 @@ class Tapped(nn.Module):
 
     def _unit(self, z: Tensor) -> Tensor:
         pooled = z.flatten(2).mean(2) if z.ndim > 2 else z
-        length = wide(pooled).norm(dim=1, keepdim=True).clamp_min(_EPS).to(z.dtype)
+        length = at_least_float32(pooled).norm(dim=1, keepdim=True).clamp_min(_EPS).to(z.dtype)
         features = pooled / length
         if not self._onward:
             raise _Reached(features)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import sample_rows
-from advkit.models import TorchClassifier, as_classifier, hold
+from advkit.models import TorchClassifier, as_classifier, evaluating
 
 BATCH = 128  # inputs that are sent through a model at once
 
@@ -20,7 +20,7 @@ def as_victim(model: object) -> TorchClassifier:
     victim = as_classifier(model)
     if not isinstance(victim, TorchClassifier):
         raise TypeError(
-            "model must be an nn.Module or a TorchClassifier, whose layers can be copied, "
+            "`model` must be an nn.Module or a TorchClassifier, whose layers can be copied, "
             f"got {model!r}"
         )
     if any(isinstance(part, torch.jit.ScriptModule) for part in victim.module.modules()):
@@ -39,5 +39,5 @@ def without_layers(module: nn.Module) -> TypeError:
 
 def answers(victim: TorchClassifier, x: Tensor) -> Tensor:
     """Return the victim's labels, int64 `(n,)`, a batch at a time."""
-    with hold(victim):
+    with evaluating(victim):
         return sample_rows.in_parts(victim.predict, x, size=BATCH)

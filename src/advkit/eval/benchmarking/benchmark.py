@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks, sample_rows
-from advkit.core.attack_options import part_of, sending_at_most
+from advkit.core.attack_options import for_samples, sending_at_most
 from advkit.core.batching import batches
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
@@ -21,7 +21,7 @@ from advkit.eval.benchmarking.ranking import AttackCost
 from advkit.eval.benchmarking.result import Benchmark, Floor
 from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
 from advkit.eval.robustness.outcome import AttackOutcome
-from advkit.models import Classifier, as_classifier, has_gradients, hold
+from advkit.models import Classifier, as_classifier, evaluating, has_gradients
 from advkit.models.batch_dependence import keeps_batch
 from advkit.models.labels import given_labels
 
@@ -81,14 +81,14 @@ def benchmark(
     """
     classifier = as_classifier(model)
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
     check_attacks(attacks, len(x))
-    checks.whole("rounds", rounds, at_least=1)
+    checks.integer("rounds", rounds, at_least=1)
     _check_budget(classifier)
     parts = list(classified(classifier, batches(x, y, batch_size, device)))
     if not any(part.right.any() for part in parts):
         raise ValueError(
-            f"x must hold inputs that the model labels as y says, labels none of {len(x):,} so: "
+            f"`x` must hold inputs that the model labels as y says, labels none of {len(x):,} so: "
             "there is nothing to attack"
         )
     with progress_bar("runs", len(attacks) * (1 + rounds), progress) as advance:
@@ -106,10 +106,10 @@ def benchmark(
 
 
 def _check_budget(model: Classifier) -> None:
-    budget = getattr(model, "budget", None)
+    budget = getattr(model, "max_queries", None)
     if budget is not None:
         raise ValueError(
-            f"model must have no query budget, got one of {budget:,} samples: rounds and floors "
+            f"`model` must have no query budget, got one of {budget:,} samples: rounds and floors "
             "would spend it; make it without a budget"
         )
 
@@ -163,7 +163,7 @@ def _measured(
 
 def _peak(model: Classifier, attack: Any, part: ClassifiedBatch) -> int:
     """The most bytes that an attack has in tensors while it works on a batch."""
-    attack = part_of(attack, part.rows.cpu() + part.first)
+    attack = for_samples(attack, part.rows.cpu() + part.first)
     x, y = part.attacked
     y = given_labels(model, y)
     with part.attacking():
@@ -190,7 +190,7 @@ def _passes(model: Classifier, part: ClassifiedBatch) -> list[float]:
     whole = keeps_batch(model)
     x, y = (part.x, part.y) if whole else part.attacked
     rows = sample_rows.numbered(len(x), part.first) if whole else part.attacking()
-    with hold(model), rows:
+    with evaluating(model), rows:
         return [seconds(lambda: bare_pass(model, x, y)) for _ in range(_PASSES)]
 
 

@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 
 def detection_scores(
     adversarial: npt.ArrayLike,
-    suspicion: npt.ArrayLike,
+    anomaly_score: npt.ArrayLike,
     *,
     attack: npt.ArrayLike | None = None,
     samples: npt.ArrayLike | None = None,
@@ -50,7 +50,7 @@ def detection_scores(
 
     Args:
         adversarial: bool `(n,)`; which rows are adversarial, at least one, and at least one not.
-        suspicion: `(n,)`, finite; greater is more suspicious. Of a detector that has not seen these
+        anomaly_score: `(n,)`, finite; greater is more suspicious. Of a detector that has not seen these
             samples.
         attack: the name of each row's attack, `(n,)`; those of clean rows do not matter. Each
             attack is then also scored by itself, against all clean rows.
@@ -78,7 +78,7 @@ def detection_scores(
         (0.8333333333333334, 0.5)
     """
     wrong = _checked_bools(adversarial)
-    values = checked_floats("suspicion", suspicion, (len(wrong),))
+    values = checked_floats("anomaly_score", anomaly_score, (len(wrong),))
     groups = None if attack is None else checked_column("attack", attack, len(wrong)).astype(str)
     ids = checked_samples(samples, len(wrong))
     check_draws(bootstrap, seed)
@@ -92,7 +92,7 @@ def detection_scores(
     every = {name: task.detection(name, found) for name, task in tasks.items()}
     return DetectionScores(
         adversarial=wrong,
-        suspicion=values,
+        anomaly_score=values,
         attack=groups,
         overall=every.pop(""),
         per_attack=every,
@@ -110,22 +110,22 @@ class _Told:
         self,
         wrong: Bools,
         part: Bools,
-        suspicion: Floats,
+        anomaly_score: Floats,
         rates: tuple[float, ...],
         threshold: float | None,
     ) -> None:
         self.part = np.flatnonzero(part)  # all of them, and the clean ones
-        self.wrong, self.suspicion = wrong[part], suspicion[part]
+        self.wrong, self.anomaly_score = wrong[part], anomaly_score[part]
         self.rates = rates
-        self.alarm = None if threshold is None else self.suspicion > threshold
-        self.ranking = Ranking(self.wrong, self.suspicion)
+        self.alarm = None if threshold is None else self.anomaly_score > threshold
+        self.ranking = Ranking(self.wrong, self.anomaly_score)
 
     def points(self) -> dict[Any, float]:
         """The figures of the rows as they are."""
-        share, reached, _ = roc_curve(self.wrong, self.suspicion, drop_intermediate=False)
+        share, reached, _ = roc_curve(self.wrong, self.anomaly_score, drop_intermediate=False)
         found: dict[Any, float] = {
-            "auroc": roc_auc_score(self.wrong, self.suspicion),
-            "ap": average_precision_score(self.wrong, self.suspicion),
+            "auroc": roc_auc_score(self.wrong, self.anomaly_score),
+            "ap": average_precision_score(self.wrong, self.anomaly_score),
             **{rate: reached[share <= rate].max() for rate in self.rates},
         }
         if self.alarm is not None:
@@ -182,22 +182,22 @@ def _flat(nested: Mapping[str, Mapping[Any, Value]]) -> dict[Any, Value]:
 def _checked_bools(values: npt.ArrayLike) -> Bools:
     found = plain_array("adversarial", values)
     if found.dtype.kind not in "biu":
-        raise TypeError(f"adversarial must be bools, or 0 and 1, got {found.dtype}")
+        raise TypeError(f"`adversarial` must be bools, or 0 and 1, got {found.dtype}")
     if found.ndim != 1 or not np.isin(found, (0, 1)).all():
-        raise ValueError(f"adversarial must be 0 or 1 of shape (n,), got shape {found.shape}")
+        raise ValueError(f"`adversarial` must be 0 or 1 of shape (n,), got shape {found.shape}")
     wrong = found.astype(bool)
     if wrong.all() or not wrong.any():
         raise ValueError(
-            "adversarial must have both clean and adversarial rows, "
+            "`adversarial` must have both clean and adversarial rows, "
             f"got {int((~wrong).sum())} and {int(wrong.sum())}"
         )
     return wrong
 
 
 def _checked_rate(rate: float) -> float:
-    checks.share("fpr", rate)
+    checks.fraction("fpr", rate)
     if rate == 1:
-        raise ValueError("fpr must be below 1, got 1")
+        raise ValueError("`fpr` must be below 1, got 1")
     return float(rate)
 
 
@@ -206,4 +206,4 @@ def _check_threshold(threshold: float | None) -> None:
         return
     checks.number("threshold", threshold)
     if not math.isfinite(threshold):
-        raise ValueError(f"threshold must be finite, got {threshold}")
+        raise ValueError(f"`threshold` must be finite, got {threshold}")

@@ -57,7 +57,7 @@ class DetectionScores:
 
     Attributes:
         adversarial: bool `(n,)`, as given.
-        suspicion: float64 `(n,)`, as given.
+        anomaly_score: float64 `(n,)`, as given.
         attack: the attack of each row, or `None`.
         overall: all adversarial rows against all clean ones.
         per_attack: the rows of each attack against all clean ones; empty without `attack`.
@@ -68,7 +68,7 @@ class DetectionScores:
     """
 
     adversarial: Bools
-    suspicion: Floats
+    anomaly_score: Floats
     attack: npt.NDArray[np.str_] | None
     overall: Detection
     per_attack: Mapping[str, Detection]
@@ -139,7 +139,7 @@ class DetectionScores:
         rows_by_name |= rows_of_attacks(self.adversarial, self.attack)
         for name, rows in rows_by_name.items():
             part = rows | ~self.adversarial
-            fpr, tpr, _ = roc_curve(self.adversarial[part], self.suspicion[part])
+            fpr, tpr, _ = roc_curve(self.adversarial[part], self.anomaly_score[part])
             axes.plot(np.maximum(fpr, least) if log_x else fpr, tpr, label=name)
         chance = np.geomspace(least, 1) if log_x else np.linspace(0, 1)
         axes.plot(chance, chance, color="grey", linestyle="--", linewidth=1, label="chance")

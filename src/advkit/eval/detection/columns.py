@@ -49,5 +49,5 @@ def checked_samples(samples: npt.ArrayLike | None, n: int) -> Ints:
 
 def check_draws(bootstrap: int, seed: int) -> None:
     """Raise unless `bootstrap` counts at least one resample and `seed` is not negative."""
-    checks.whole("bootstrap", bootstrap, at_least=1)
-    checks.whole("seed", seed, at_least=0)
+    checks.integer("bootstrap", bootstrap, at_least=1)
+    checks.integer("seed", seed, at_least=0)

@@ -128,7 +128,7 @@ class _Sorted:
 def _checked_classes(classes: Sequence[object]) -> list[Any]:
     names = list(np.asarray(classes).tolist())
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"classes must be two or more different ones, got {names}")
+        raise ValueError(f"`classes` must be two or more different ones, got {names}")
     return names
 
 
@@ -136,7 +136,7 @@ def _checked_probabilities(values: npt.ArrayLike, shape: tuple[int, int]) -> Flo
     given = checked_floats("probabilities", values, shape)
     if given.min() < 0 or given.max() > 1:
         raise ValueError(
-            f"probabilities must lie in [0, 1], got values in [{given.min():g}, {given.max():g}]"
+            f"`probabilities` must lie in [0, 1], got values in [{given.min():g}, {given.max():g}]"
         )
     return given
 
@@ -145,12 +145,12 @@ def _checked_labels(y: npt.ArrayLike, names: list[Any]) -> Ints:
     """Where the class of each row stands among `names`."""
     column = plain_array("y", y)
     if column.ndim != 1:
-        raise ValueError(f"y must have shape (n,), got {column.shape}")
+        raise ValueError(f"`y` must have shape (n,), got {column.shape}")
     place = {name: i for i, name in enumerate(names)}
     unknown = sorted({repr(v) for v in column.tolist() if v not in place})
     if unknown:
-        raise ValueError(f"y must be among the classes {names}, got {', '.join(unknown[:5])}")
+        raise ValueError(f"`y` must be among the classes {names}, got {', '.join(unknown[:5])}")
     labels = np.array([place[v] for v in column.tolist()], dtype=np.intp)
     if len(set(labels.tolist())) < 2:
-        raise ValueError("y must have rows of two classes or more")
+        raise ValueError("`y` must have rows of two classes or more")
     return labels

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.attack_options import check_length, part_of, sending_at_most
+from advkit.core.attack_options import check_length, for_samples, sending_at_most
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.core.hyperparameters import settings
+from advkit.core.hyperparameters import non_default_fields
 from advkit.core.protocols import Attack
 from advkit.core.results import AttackResult
 from advkit.eval.accuracy import ClassifiedBatch
@@ -22,7 +22,7 @@ from advkit.eval.budgets import radius_of
 from advkit.eval.robustness.outcome import AttackOutcome, Examples
 from advkit.models import Classifier
 from advkit.models.labels import given_labels
-from advkit.models.protocols import leaves
+from advkit.models.protocols import is_misclassified
 
 _EXAMPLES = 6
 _NOT_ATTACKED = {  # value and dtype of the columns
@@ -40,9 +40,9 @@ _NOT_ATTACKED = {  # value and dtype of the columns
 def check_attacks(attacks: Sequence[Attack], total: int | None) -> None:
     """Raise unless `attacks` is a list of attacks for `total` samples, `None` for any number."""
     if not (isinstance(attacks, Sequence) and all(map(checks.is_attack, attacks))):
-        raise TypeError(f"attacks must be a list of attacks, got {attacks!r}")
+        raise TypeError(f"`attacks` must be a list of attacks, got {attacks!r}")
     if not attacks:
-        raise ValueError("attacks must hold at least one attack, got none")
+        raise ValueError("`attacks` must hold at least one attack, got none")
     for attack in attacks:
         check_length(attack, total)
 
@@ -70,7 +70,7 @@ class AttackRecorder:
         n, rows = len(batch.x), batch.rows.cpu()
         found = {k: torch.full((n,), v, dtype=dtype) for k, (v, dtype) in _NOT_ATTACKED.items()}
         if len(rows):
-            attack = part_of(self.attack, rows + batch.first)
+            attack = for_samples(self.attack, rows + batch.first)
             attack = sending_at_most(attack, self.batch_size)
             for name, values in self._attack(attack, model, batch).items():
                 found[name][rows] = values
@@ -109,7 +109,7 @@ class AttackRecorder:
             return
         answer = batch.labels_of_attacked(model, result.x_adv, wanted)
         # On the boundary a batch of another size may round to the other side.
-        turned = leaves(answer, y[wanted]).nonzero().flatten()[:room]
+        turned = is_misclassified(answer, y[wanted]).nonzero().flatten()[:room]
         if len(turned):
             rows = wanted[turned]
             parts = (x[rows], result.x_adv[rows], y[rows], answer[turned])
@@ -131,7 +131,7 @@ class AttackRecorder:
         eps = getattr(self.attack, "eps", None)
         return AttackOutcome(
             name=type(self.attack).__name__,
-            settings=settings(self.attack),
+            settings=non_default_fields(self.attack),
             norm=norm,
             minimum_norm=eps is None,
             eps=float(eps) if isinstance(eps, Real) else None,

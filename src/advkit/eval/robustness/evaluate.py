@@ -97,7 +97,7 @@ def evaluate(
         for report in stream:  # noqa: B007
             pass
     if report is None or len(report.clean) == 0:
-        raise ValueError("x must hold at least one sample, got none")
+        raise ValueError("`x` must hold at least one sample, got none")
     return report
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.core.batching import counted_from
+from advkit.core.batching import offset_sample_numbers
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch
 from advkit.eval.budgets import distinct_budgets
@@ -46,7 +46,7 @@ class EvaluationRecorder:
 
     def update(self, batch: ClassifiedBatch) -> None:
         """Attack one batch, and record what comes of it."""
-        with counted_from(batch.first):
+        with offset_sample_numbers(batch.first):
             for recorder in self.attacks:
                 recorder.update(self.classifier, batch)
             self.noise.update(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.core.hyperparameters import call
+from advkit.core.hyperparameters import format_call
 from advkit.eval.accuracy import Rate
-from advkit.eval.budgets import budget_words
+from advkit.eval.budgets import format_budget
 
 _ROUNDING = 1e-6  # share by which a distance may exceed a budget and still lie within it
 
@@ -90,18 +90,18 @@ class AttackOutcome:
     @property
     def label(self) -> str:
         """The call that makes the attack."""
-        return call(self.name, self.settings)
+        return format_call(self.name, self.settings)
 
     @property
     def family(self) -> str:
         """The same without its budget: what one curve shows."""
         rest = {k: v for k, v in self.settings.items() if k not in ("eps", "norm")}
-        return call(self.name, rest) if rest else self.name
+        return format_call(self.name, rest) if rest else self.name
 
     @property
     def budget(self) -> str:
         """Norm and `eps` in words, empty without an `eps`."""
-        return "" if self.eps is None else budget_words(self.norm, self.eps)
+        return "" if self.eps is None else format_budget(self.norm, self.eps)
 
     @property
     def success(self) -> Tensor:

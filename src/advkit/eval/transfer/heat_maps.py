@@ -20,8 +20,8 @@ _ASKED = "target, which is asked about them"
 
 def heat_maps(
     baselines: Sequence[Row],
-    over_all: Sequence[Row],
-    given_fooled: Sequence[Row],
+    error_rate: Sequence[Row],
+    transfer_rate: Sequence[Row],
     fooled: Sequence[Rate],
     targets: Sequence[str],
 ) -> Figure:
@@ -29,21 +29,21 @@ def heat_maps(
 
     Args:
         baselines: rates of each target without an attack and under noise, at least one row.
-        over_all: rates of each target over all inputs, a row for each source.
-        given_fooled: rates of each target over the inputs that fool the source.
+        error_rate: rates of each target over all inputs, a row for each source.
+        transfer_rate: rates of each target over the inputs that fool the source.
         fooled: the share of the inputs that fool each source.
         targets: their names.
     """
-    count = len(baselines) + len(over_all)
+    count = len(baselines) + len(error_rate)
     width = max(_CELL[0] * len(targets), _LEAST)
     figure = new_figure(2 * width + _ROUND[0], _CELL[1] * count + _ROUND[1])
     left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-    draw_shares(left, [*baselines, *over_all], targets)
+    draw_shares(left, [*baselines, *error_rate], targets)
     total = fooled[0].total
     _title(left, f"over all: share of all {total:,} inputs\nthat the target gets wrong")
     left.set(xlabel=_ASKED, ylabel="source, which made the examples")
     blank: list[Row] = [(name, {}) for name, _ in baselines]
-    drawn = draw_shares(right, [*blank, *given_fooled], targets)
+    drawn = draw_shares(right, [*blank, *transfer_rate], targets)
     right.set_xlabel(_ASKED)
     _title(right, "given fooled: the same share of only\nthose inputs that fool the source")
     right.text(

@@ -48,8 +48,8 @@ class TransferSource:
 class TransferMatrix:
     """How adversarial examples of each source do against each target, on `n` inputs.
 
-    Two conventions, which differ by what they divide by. `over_all` is the share of all `n` inputs
-    that the target gets wrong; `given_fooled` is the same share among only those inputs whose
+    Two conventions, which differ by what they divide by. `error_rate` is the share of all `n` inputs
+    that the target gets wrong; `transfer_rate` is the same share among only those inputs whose
     adversarial example fools the source. Inputs that a model gets wrong before any attack count as
     wrong, and as fooled, in both. An input that a model rejects counts as wrong without an attack,
     and not under one or under noise, which it has not got through.
@@ -76,12 +76,12 @@ class TransferMatrix:
         return self.no_attack.shape[1]
 
     @property
-    def over_all(self) -> dict[str, dict[str, Rate]]:
+    def error_rate(self) -> dict[str, dict[str, Rate]]:
         """Share of all inputs that a target gets wrong, by source and target."""
         return {source.name: self._rates(source.wrong) for source in self.sources}
 
     @property
-    def given_fooled(self) -> dict[str, dict[str, Rate]]:
+    def transfer_rate(self) -> dict[str, dict[str, Rate]]:
         """The same share among only those inputs that fool the source, by source and target."""
         return {s.name: self._rates(s.wrong[:, s.fooled]) for s in self.sources}
 
@@ -101,13 +101,13 @@ class TransferMatrix:
     def tables(self) -> list[text_tables.Table]:
         """Over all, given fooled, and what was run on the sources."""
         names = tuple(textwrap.fill(name, _BROAD) for name in self.targets)
-        given = self.given_fooled
+        given = self.transfer_rate
         return [
             text_tables.Table(
                 f"Over all: share of all {self.total:,} inputs that the target gets wrong, in %",
                 ("source", *names),
                 [_row(name, rates) for name, rates in self.baselines.items()],
-                [_row(name, rates) for name, rates in self.over_all.items()],
+                [_row(name, rates) for name, rates in self.error_rate.items()],
             ),
             text_tables.Table(
                 "Given fooled: the same share of only those inputs that fool the source, in %",
@@ -141,7 +141,7 @@ class TransferMatrix:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; rates as `Rate.to_dict`."""
-        over_all, given = self.over_all, self.given_fooled
+        error_rate, given = self.error_rate, self.transfer_rate
         return {
             "inputs": self.total,
             "targets": list(self.targets),
@@ -152,8 +152,8 @@ class TransferMatrix:
                     "fooled": self.fooled[s.name].to_dict(),
                     "forward_per_input": float(s.forward.double().mean()),
                     "backward_per_input": float(s.backward.double().mean()),
-                    "over_all": _plain(over_all[s.name]),
-                    "given_fooled": _plain(given[s.name]),
+                    "error_rate": _plain(error_rate[s.name]),
+                    "transfer_rate": _plain(given[s.name]),
                 }
                 for s in self.sources
             ],
@@ -175,8 +175,8 @@ class TransferMatrix:
         """
         return heat_maps(
             list(self.baselines.items()),
-            list(self.over_all.items()),
-            list(self.given_fooled.items()),
+            list(self.error_rate.items()),
+            list(self.transfer_rate.items()),
             list(self.fooled.values()),
             self.targets,
         )

@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks, sample_rows
-from advkit.core.attack_options import check_length, part_of, sending_at_most, stopping
+from advkit.core.attack_options import check_length, for_samples, sending_at_most, with_stop
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.core.batching import Batches, batches, counted_from, without_empty
-from advkit.core.hyperparameters import call, settings
-from advkit.core.naming import Several, blamed_on, did_you_mean, named, quoted
+from advkit.core.batching import Batches, batches, offset_sample_numbers, without_empty
+from advkit.core.hyperparameters import format_call, non_default_fields
+from advkit.core.naming import NamedOrList, assign_names, did_you_mean, error_context, quoted
 from advkit.core.norms import Norm
 from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import correct, labels_of
-from advkit.eval.budgets import budget_words, distinct_budgets
+from advkit.eval.budgets import distinct_budgets, format_budget
 from advkit.eval.noise import noisy
 from advkit.eval.transfer.result import NO_ATTACK, TransferMatrix, TransferSource
 from advkit.models import Classifier, as_classifier
 from advkit.models.convert import short_name
 from advkit.models.labels import check_same_labels, given_labels, label_indices
-from advkit.models.protocols import leaves
+from advkit.models.protocols import is_misclassified
 
 _KEPT = "The error's .matrix is that of the batches before."
 
 
 def transfer_matrix(
-    sources: Several,
-    targets: Several | None,
+    sources: NamedOrList,
+    targets: NamedOrList | None,
     attack: Attack | Mapping[str, Attack],
     x: Tensor | Batches,
     y: Tensor | None = None,
@@ -47,9 +47,9 @@ def transfer_matrix(
     attack that leaves `stop` to its caller is run with `"never"`: an example that barely fools its
     source fools hardly any other model.
 
-    The answer comes in two conventions, which differ by what they divide by: `over_all` is the
-    share of all inputs that the target gets wrong, `given_fooled` the same share among only those
-    inputs whose adversarial example fools the source. Beside `over_all` stand the share that the
+    The answer comes in two conventions, which differ by what they divide by: `error_rate` is the
+    share of all inputs that the target gets wrong, `transfer_rate` the same share among only those
+    inputs whose adversarial example fools the source. Beside `error_rate` stand the share that the
     target gets wrong without any attack, and under random noise of each norm and `eps` of the
     attacks. To leave out what a model gets wrong by itself, pass only inputs that it gets right.
 
@@ -82,7 +82,7 @@ def transfer_matrix(
         >>> _ = nets["uneven"].weight.data.copy_(torch.tensor([[1.0, -1.7]]))
         >>> x, y = torch.tensor([[0.9, 0.5], [0.2, 0.6]]), torch.tensor([1, 0])
         >>> matrix = eval.transfer_matrix(nets, None, attacks.FGSM(eps=0.3), x, y)
-        >>> print(matrix.over_all["even"]["even"], "|", matrix.over_all["even"]["uneven"])
+        >>> print(matrix.error_rate["even"]["even"], "|", matrix.error_rate["even"]["uneven"])
         100.00 % (2 of 2) | 50.00 % (1 of 2)
     """
     made_on, tried_on = _classifiers(sources, targets)
@@ -99,7 +99,7 @@ def transfer_matrix(
     bar = progress_bar("inputs x sources", total and total * len(recorders), progress)
     with bar as advance, keeping("matrix", lambda: _whole(recorders, baselines), _KEPT):
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
-            with counted_from(first), sample_rows.numbered(len(xb), first):
+            with offset_sample_numbers(first), sample_rows.numbered(len(xb), first):
                 xb = checks.inputs(xb, recorders[0].model.bounds)
                 yb = label_indices("y", yb, xb, recorders[0].model)  # those of every model
                 baselines.update(_wrong_without_attack(tried_on, xb, yb, budgets))
@@ -129,14 +129,14 @@ def _matrix(
 
 
 def _classifiers(
-    sources: Several, targets: Several | None
+    sources: NamedOrList, targets: NamedOrList | None
 ) -> tuple[dict[str, Classifier], dict[str, Classifier]]:
     """Return sources and targets by name; a model that is both is one classifier."""
     known: dict[int, str] = {}
-    given = named("sources", sources, known, kind="model", short=short_name)
+    given = assign_names("sources", sources, known, kind="model", short=short_name)
     asked = given
     if targets is not None:
-        asked = named("targets", targets, known, kind="model", short=short_name)
+        asked = assign_names("targets", targets, known, kind="model", short=short_name)
     classifiers = {id(m): as_classifier(m) for m in (*given.values(), *asked.values())}
     check_same_labels(classifiers.values())
     _check_bounds([(known[key], model) for key, model in classifiers.items()])
@@ -157,8 +157,8 @@ class _SourceRecorder:
 
     def update(self, x: Tensor, y: Tensor, first: int) -> None:
         """Attack a batch, whose first sample is the `first` of the data, and query all targets."""
-        with blamed_on("source", self.name):
-            attack = part_of(self.attack, torch.arange(len(x)) + first)
+        with error_context("source", self.name):
+            attack = for_samples(self.attack, torch.arange(len(x)) + first)
             attack = sending_at_most(attack, self.batch_size)
             result = attack.run(self.model, x.clone(), given_labels(self.model, y).clone())
         wrong = _wrong(self.targets, result.x_adv, y)
@@ -175,14 +175,14 @@ class _SourceRecorder:
         for i, target in enumerate(self.targets.values()):
             if target is self.model:
                 return wrong[i]
-        with blamed_on("source", self.name):
-            return leaves(labels_of(self.model, x_adv), y)
+        with error_context("source", self.name):
+            return is_misclassified(labels_of(self.model, x_adv), y)
 
     def compute(self, batches: int) -> TransferSource:
         """Return what came of the first `batches`."""
         return TransferSource(
             name=self.name,
-            attack=call(type(self.attack).__name__, settings(self.attack)),
+            attack=format_call(type(self.attack).__name__, non_default_fields(self.attack)),
             **self.columns.compute(batches),
         )
 
@@ -196,12 +196,12 @@ def _wrong_without_attack(
     """
     right = []
     for name, target in targets.items():
-        with blamed_on("target", name):
+        with error_context("target", name):
             right.append(correct(target, x, given_labels(target, y))[2].cpu())
     found = {NO_ATTACK: ~torch.stack(right)}
     bounds = next(iter(targets.values())).bounds
     for norm, eps in budgets:
-        found[budget_words(norm, eps)] = _wrong(targets, noisy(x, bounds, norm, eps), y)
+        found[format_budget(norm, eps)] = _wrong(targets, noisy(x, bounds, norm, eps), y)
     return found
 
 
@@ -209,9 +209,9 @@ def _wrong(targets: Mapping[str, Classifier], x: Tensor, y: Tensor) -> Tensor:
     """Whether each target is wrong on each of `x` `(n, *features)`: `(targets, n)`."""
     answers = []
     for name, target in targets.items():
-        with blamed_on("target", name):
+        with error_context("target", name):
             answers.append(labels_of(target, x))
-    return leaves(torch.stack(answers), y)
+    return is_misclassified(torch.stack(answers), y)
 
 
 def _check_bounds(classifiers: Sequence[tuple[str, Classifier]]) -> None:
@@ -240,10 +240,10 @@ def _attack_of_each(
     for one in each.values():
         if not checks.is_attack(one):
             raise TypeError(
-                f"attack must be an attack or a mapping from sources to attacks, got {one!r}"
+                f"`attack` must be an attack or a mapping from sources to attacks, got {one!r}"
             )
         check_length(one, total)
-    return {name: stopping(each[name], "never") for name in sources}
+    return {name: with_stop(each[name], "never") for name in sources}
 
 
 def _check_names(attack: Mapping[str, Attack], sources: Mapping[str, object]) -> None:
@@ -256,4 +256,4 @@ def _check_names(attack: Mapping[str, Attack], sources: Mapping[str, object]) ->
             )
     missing = [name for name in sources if name not in attack]
     if missing:
-        raise ValueError(f"attack must have one for every source, has none for {quoted(missing)}")
+        raise ValueError(f"`attack` must have one for every source, has none for {quoted(missing)}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from advkit.detectors.suspicion import checked_suspicion, suspicion_of
+from advkit.detectors.anomaly_score import anomaly_score_of, checked_anomaly_score
 
 
 class Answers:
@@ -13,14 +13,16 @@ class Answers:
     def __init__(self, found):
         self.found = found
 
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         return self.found
 
 
 class WithoutGraph:
     """A detector of inputs that fails where gradients are on."""
 
-    def risk(self, x, labels):
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels):
         assert not torch.is_grad_enabled()
         return x.sum(1) + labels
 
@@ -31,18 +33,18 @@ LABELS = torch.tensor([1, 0])
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float16])
 def test_numbers_of_any_kind_become_float64(kind):
-    found = suspicion_of(Answers(np.array([3, 0], dtype=kind)), OUTPUTS, LABELS, X)
+    found = anomaly_score_of(Answers(np.array([3, 0], dtype=kind)), OUTPUTS, LABELS, X)
     assert found.dtype == np.float64
     assert found.tolist() == [3.0, 0.0]
 
 
 def test_booleans_are_refused():
     with pytest.raises(TypeError, match="Answers must give suspicion as numbers, gave bool"):
-        suspicion_of(Answers(np.array([True, False])), OUTPUTS, LABELS, X)
+        anomaly_score_of(Answers(np.array([True, False])), OUTPUTS, LABELS, X)
 
 
 def test_a_detector_of_inputs_gets_labels_and_builds_no_graph():
-    assert suspicion_of(WithoutGraph(), OUTPUTS, LABELS, X).tolist() == [2.5, 2.25]
+    assert anomaly_score_of(WithoutGraph(), OUTPUTS, LABELS, X).tolist() == [2.5, 2.25]
 
 
 @pytest.mark.parametrize(
@@ -59,25 +61,25 @@ def test_a_detector_of_inputs_gets_labels_and_builds_no_graph():
 )
 def test_what_is_not_one_finite_number_for_each_input_is_refused(found, error, words):
     with pytest.raises(error, match=words):
-        checked_suspicion("Answers", found, 2)
+        checked_anomaly_score("Answers", found, 2)
 
 
 def test_a_masked_array_that_hides_nothing_is_taken():
     found = np.ma.array([0.5, 1.5], mask=[False, False])
-    assert checked_suspicion("Answers", found, 2).tolist() == [0.5, 1.5]
+    assert checked_anomaly_score("Answers", found, 2).tolist() == [0.5, 1.5]
 
 
 def test_the_suspicion_is_a_copy():
     found = np.array([0.5, 1.5])
-    suspicion = checked_suspicion("Answers", found, 2)
+    anomaly_score = checked_anomaly_score("Answers", found, 2)
     found[:] = 9
-    assert suspicion.tolist() == [0.5, 1.5]
+    assert anomaly_score.tolist() == [0.5, 1.5]
 
 
 class Writes:
     """A detector that overwrites what it is given."""
 
-    def suspicion(self, outputs):
+    def anomaly_score(self, outputs):
         outputs[:] = 7
         return outputs[:, 0]
 
@@ -85,7 +87,9 @@ class Writes:
 class WritesInputs:
     """A detector of inputs that overwrites what it is given."""
 
-    def risk(self, x, labels):
+    reads_inputs = True
+
+    def anomaly_score(self, x, labels):
         x.fill_(7)
         labels.fill_(1)
         return x[:, 0]
@@ -94,5 +98,5 @@ class WritesInputs:
 @pytest.mark.parametrize("detector", [Writes(), WritesInputs()])
 def test_a_detector_may_write_to_what_it_gets(detector):
     given = OUTPUTS.clone(), LABELS.clone(), X.clone()
-    assert suspicion_of(detector, *given).tolist() == [7, 7]
+    assert anomaly_score_of(detector, *given).tolist() == [7, 7]
     assert all(map(torch.equal, given, (OUTPUTS, LABELS, X)))
