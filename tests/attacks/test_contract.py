@@ -146,7 +146,7 @@ def refuses_targets(attack):
     for refuses in (DeepFool, Adaptive):
         if isinstance(attack, refuses) or isinstance(getattr(attack, "attack", None), refuses):
             return f"`target` must be None: {refuses.__name__} has no targeted form"
-    return "loss must not be 'dlr' with a target" if getattr(attack, "loss", "") == "dlr" else ""
+    return "`loss` must not be 'dlr' with a target" if getattr(attack, "loss", "") == "dlr" else ""
 
 
 def stronger(attack):
@@ -411,13 +411,13 @@ class TestLabels:
 
     def test_out_of_range(self, attack, net, x, y):
         y[5] = 3
-        with pytest.raises(ValueError, match="y must be below 3.*got 3.*sample 5"):
+        with pytest.raises(ValueError, match="`y` must be below 3.*got 3.*sample 5"):
             attack(net, x, y)
         if isinstance(attack, Transfer) or refuses_targets(with_(attack, loss="ce")):
             return
-        with pytest.raises(ValueError, match="target must be below 3"):
+        with pytest.raises(ValueError, match="`target` must be below 3"):
             with_(attack, loss="ce")(net, x, target=y)
-        with pytest.raises(ValueError, match="y must be below 3.*got 3"):
+        with pytest.raises(ValueError, match="`y` must be below 3.*got 3"):
             with_(attack, loss="ce")(net, x, y, target=torch.zeros_like(y))
 
     @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def best_gain(w, room, eps, norm):
     if norm == "l1":
         gain, left = 0.0, eps
         for i in np.argsort(-w):
-            take = min(room[i], left)
-            gain, left = gain + w[i] * take, left - take
+            select = min(room[i], left)
+            gain, left = gain + w[i] * select, left - select
         return gain
     if np.linalg.norm(room) <= eps:
         return float(w @ room)

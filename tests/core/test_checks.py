@@ -10,13 +10,13 @@ from advkit.core import checks
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
 def test_positive_refuses(value):
-    with pytest.raises(ValueError, match="size must be positive and finite, got"):
+    with pytest.raises(ValueError, match="`size` must be positive and finite, got"):
         checks.positive("size", value)
 
 
 @pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf")])
 def test_not_negative_refuses(value):
-    with pytest.raises(ValueError, match="size must be at least 0 and finite, got"):
+    with pytest.raises(ValueError, match="`size` must be at least 0 and finite, got"):
         checks.not_negative("size", value)
 
 
@@ -26,25 +26,25 @@ def test_not_negative_takes_zero():
 
 @pytest.mark.parametrize("value", ["1", None, True])
 def test_numbers_are_int_or_float(value):
-    with pytest.raises(TypeError, match="size must be a number, got"):
+    with pytest.raises(TypeError, match="`size` must be a number, got"):
         checks.positive("size", value)
 
 
 def test_whole_numbers():
     checks.integer("steps", 1, at_least=1)
     checks.integer("seed", -5)
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`steps` must be at least 1, got 0"):
         checks.integer("steps", 0, at_least=1)
     for value in (1.0, True, "1"):
-        with pytest.raises(TypeError, match="steps must be an int, got"):
+        with pytest.raises(TypeError, match="`steps` must be an int, got"):
             checks.integer("steps", value, at_least=1)
 
 
 def test_flags_and_choices():
     checks.boolean("shown", False)
-    with pytest.raises(TypeError, match="shown must be True or False, got int: 1"):
+    with pytest.raises(TypeError, match="`shown` must be True or False, got int: 1"):
         checks.boolean("shown", 1)
-    with pytest.raises(ValueError, match="norm must be one of 'l2', 'linf', got 'L2'"):
+    with pytest.raises(ValueError, match="`norm` must be one of 'l2', 'linf', got 'L2'"):
         checks.one_of("norm", "L2", ("l2", "linf"))
 
 
@@ -154,7 +154,7 @@ def test_what_can_be_run_is_an_attack_and_its_class_is_not():
     assert checks.is_attack(Runs())
     assert not checks.is_attack(Runs)
     assert not checks.is_attack(len)
-    with pytest.raises(TypeError, match="attack must be an attack, such as"):
+    with pytest.raises(TypeError, match="`attack` must be an attack, such as"):
         checks.attack("attack", Runs())  # it cannot be called
 
 

@@ -46,7 +46,7 @@ def test_keys():
 
 def test_shapes():
     check_shape("x", torch.full((2,), torch.inf), torch.float32, (2,))
-    with pytest.raises(ValueError, match="x must be finite"):
+    with pytest.raises(ValueError, match="`x` must be finite"):
         check_shape("x", torch.full((2,), torch.inf), torch.float32, (2,), finite=True)
     with pytest.raises(ValueError, match=r"`x` must be torch.float32 of shape \(3,\), got"):
         check_shape("x", torch.zeros(2), torch.float32, (3,))

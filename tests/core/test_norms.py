@@ -94,7 +94,7 @@ def test_each_sample_has_its_own_radius():
 
 
 def test_there_is_no_projection_onto_l0():
-    with pytest.raises(ValueError, match="norm must be"):
+    with pytest.raises(ValueError, match="`norm` must be"):
         project(torch.zeros(1, 2), torch.ones(1), "l0")
 
 

@@ -107,7 +107,7 @@ def test_points_have_the_dtype_of_the_sample(dtype):
 
 
 def test_there_is_no_l0_ball():
-    with pytest.raises(ValueError, match="norm must be"):
+    with pytest.raises(ValueError, match="`norm` must be"):
         uniform_in_ball(torch.zeros(1, dtype=torch.int64), torch.ones(1), "l0", torch.zeros(1, 2))
 
 

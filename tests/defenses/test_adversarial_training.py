@@ -230,32 +230,32 @@ class TestComposition:
                 loss + other
             with pytest.raises(TypeError):
                 other + loss
-        with pytest.raises(ValueError, match="weight must be at least 0"):
+        with pytest.raises(ValueError, match="`weight` must be at least 0"):
             -1 * loss
-        with pytest.raises(TypeError, match="weight must be a number"):
+        with pytest.raises(TypeError, match="`weight` must be a number"):
             loss * loss
 
 
 def test_bad_arguments(net, batch):
     x, y = batch
-    with pytest.raises(TypeError, match="attack must be an attack"):
+    with pytest.raises(TypeError, match="`attack` must be an attack"):
         defenses.AdversarialTraining(attack=attacks.PGD)
-    with pytest.raises(TypeError, match="attack must be an attack"):
+    with pytest.raises(TypeError, match="`attack` must be an attack"):
         defenses.AdversarialTraining(attack="PGD")
-    with pytest.raises(ValueError, match="clean_weight must lie in"):
+    with pytest.raises(ValueError, match="`clean_weight` must lie in"):
         defenses.AdversarialTraining(attack=PGD, clean_weight=1.5)
-    with pytest.raises(ValueError, match="clean_weight must lie in"):
+    with pytest.raises(ValueError, match="`clean_weight` must lie in"):
         defenses.AdversarialTraining(attack=PGD, clean_weight=float("nan"))
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         defenses.AdversarialTraining(attack=PGD, bounds=(1, 0))
-    with pytest.raises(ValueError, match="mode must be one of"):
+    with pytest.raises(ValueError, match="`mode` must be one of"):
         defenses.AdversarialTraining(attack=PGD, mode="train")
     loss = defenses.AdversarialTraining(attack=PGD)
     with pytest.raises(TypeError, match=r"`module` must be a torch\.nn\.Module"):
         loss(advkit.TorchClassifier(net), x, y)
-    with pytest.raises(ValueError, match="y must have shape"):
+    with pytest.raises(ValueError, match="`y` must have shape"):
         loss(net, x, y[:3])
     with pytest.raises(ValueError, match="at least one sample"):
         loss(net, x[:0], y[:0])
-    with pytest.raises(ValueError, match="y must be below 3"):
+    with pytest.raises(ValueError, match="`y` must be below 3"):
         loss(net, x, y + 2)

@@ -108,9 +108,9 @@ class TestContract:
             same(drawn(loss, net, x, form), value, rtol=0, atol=0)
 
     def test_labels_that_there_is_no_class_of(self, loss, x, y):
-        with pytest.raises(ValueError, match="y must be below 3"):
+        with pytest.raises(ValueError, match="`y` must be below 3"):
             loss(convnet(), x, y + 1)
-        with pytest.raises(ValueError, match="y must not be negative"):
+        with pytest.raises(ValueError, match="`y` must not be negative"):
             loss(convnet(), x, y - 1)
 
     def test_a_net_of_one_logit(self, loss, x, y):

@@ -81,7 +81,7 @@ def test_loss_and_gradient_are_those_of_float64(of_teacher, of_student, temperat
 
 
 def test_labels_that_there_is_no_logit_of():
-    with pytest.raises(ValueError, match="y must be below 3"):
+    with pytest.raises(ValueError, match="`y` must be below 3"):
         TemperedCrossEntropy(temperature=2.0)(linear(), inputs(), torch.arange(6))
 
 
@@ -407,18 +407,18 @@ def test_the_students_own_teacher_decides_how_large_its_logits_are(distilled):
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"temperature": 0.0}, ValueError, "temperature must be positive"),
-        ({"temperature": math.nan}, ValueError, "temperature must be positive"),
-        ({"temperature": "100"}, TypeError, "temperature must be a number"),
-        ({"epochs": 0}, ValueError, "epochs must be at least 1"),
-        ({"lr": -1.0}, ValueError, "lr must be positive"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
-        ({"floor": 0.0}, ValueError, "floor must lie between 0 and 1, got 0.0"),
-        ({"floor": 1.0}, ValueError, "floor must lie between 0 and 1"),
-        ({"floor": math.nan}, ValueError, "floor must lie between 0 and 1"),
-        ({"floor": None}, TypeError, "floor must be a number"),
-        ({"seed": 0.5}, TypeError, "seed must be an int"),
-        ({"progress": 1}, TypeError, "progress must be True or False"),
+        ({"temperature": 0.0}, ValueError, "`temperature` must be positive"),
+        ({"temperature": math.nan}, ValueError, "`temperature` must be positive"),
+        ({"temperature": "100"}, TypeError, "`temperature` must be a number"),
+        ({"epochs": 0}, ValueError, "`epochs` must be at least 1"),
+        ({"lr": -1.0}, ValueError, "`lr` must be positive"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
+        ({"floor": 0.0}, ValueError, "`floor` must lie between 0 and 1, got 0.0"),
+        ({"floor": 1.0}, ValueError, "`floor` must lie between 0 and 1"),
+        ({"floor": math.nan}, ValueError, "`floor` must lie between 0 and 1"),
+        ({"floor": None}, TypeError, "`floor` must be a number"),
+        ({"seed": 0.5}, TypeError, "`seed` must be an int"),
+        ({"progress": 1}, TypeError, "`progress` must be True or False"),
     ],
 )
 def test_arguments(options, error, said):
@@ -440,7 +440,7 @@ def test_teachers_that_are_none():
     with pytest.raises(TypeError, match="CallableClassifier gives labels alone"):
         DistillationLoss(teacher=by_labels, temperature=2.0)
     assert by_labels.queries == 0
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module"):
+    with pytest.raises(TypeError, match="`model` must be a torch.nn.Module"):
         Distillation(temperature=2.0).fit(3, student, [x])
     svm = SVC(decision_function_shape="ovr").fit(inputs(30).numpy(), torch.arange(30) % 3)
     with pytest.raises(ValueError, match="the teacher returned no probabilities"):
@@ -469,13 +469,13 @@ def test_students_that_do_not_fit():
     with pytest.raises(TypeError, match=r"`student` must be a torch.nn.Module, got SVC"):
         Distillation(temperature=2.0).fit(teacher, SVC(), [inputs()])
     assert teacher.queries == 0
-    with pytest.raises(ValueError, match="student must give 3 logits.*gives 2"):
+    with pytest.raises(ValueError, match="`student` must give 3 logits.*gives 2"):
         Distillation(temperature=2.0).fit(teacher, linear(classes=2), inputs(20).split(5))
     assert teacher.queries == 5
     with pytest.raises(ValueError, match="empty parameter list"):
         Distillation(temperature=2.0).fit(teacher, nn.Flatten(), inputs(20).split(5))
     assert teacher.queries == 5
-    with pytest.raises(ValueError, match="student must give 3 logits.*gives 2"):
+    with pytest.raises(ValueError, match="`student` must give 3 logits.*gives 2"):
         DistillationLoss(teacher=teacher, temperature=2.0)(
             linear(classes=2), inputs(), torch.zeros(6)
         )
@@ -483,17 +483,17 @@ def test_students_that_do_not_fit():
 
 def test_loaders_that_do_not_fit():
     fit = Distillation(temperature=2.0).fit
-    with pytest.raises(TypeError, match="loader must be an iterable of batches.*got Tensor"):
+    with pytest.raises(TypeError, match="`loader` must be an iterable of batches.*got Tensor"):
         fit(linear(), linear(), inputs())
-    with pytest.raises(TypeError, match="loader must be an iterable of batches.*got int"):
+    with pytest.raises(TypeError, match="`loader` must be an iterable of batches.*got int"):
         fit(linear(), linear(), 3)
-    with pytest.raises(ValueError, match="loader must give at least one batch"):
+    with pytest.raises(ValueError, match="`loader` must give at least one batch"):
         fit(linear(), linear(), [])
-    with pytest.raises(TypeError, match="x must be a torch.Tensor, got ndarray"):
+    with pytest.raises(TypeError, match="`x` must be a torch.Tensor, got ndarray"):
         fit(linear(), linear(), [(inputs().numpy(), None)])
-    with pytest.raises(ValueError, match="x must lie in the model's bounds"):
+    with pytest.raises(ValueError, match="`x` must lie in the model's bounds"):
         fit(linear(), linear(), [2 * inputs() + 1])
-    with pytest.raises(ValueError, match="x must lie in the model's bounds"):
+    with pytest.raises(ValueError, match="`x` must lie in the model's bounds"):
         DistillationLoss(teacher=linear(), temperature=2.0)(
             linear(), 2 * inputs() + 1, torch.zeros(6)
         )

@@ -198,12 +198,12 @@ class TestReplay:
             _ = replay.colour
 
     def test_bad_arguments(self):
-        with pytest.raises(ValueError, match="times must be at least 1"):
+        with pytest.raises(ValueError, match="`times` must be at least 1"):
             Replay([], times=0)
-        with pytest.raises(TypeError, match="times must be an int"):
+        with pytest.raises(TypeError, match="`times` must be an int"):
             Replay([], times=2.0)
         for once in (iter([]), 3):
-            with pytest.raises(TypeError, match="loader must be iterable once an epoch"):
+            with pytest.raises(TypeError, match="`loader` must be iterable once an epoch"):
                 Replay(once, times=2)
         with pytest.raises(TypeError, match="has no len"):
             len(Replay(Endless(), times=2))
@@ -216,12 +216,12 @@ class Endless:
 
 def test_bad_arguments():
     for bad in (-1, float("nan")):
-        with pytest.raises(ValueError, match="eps must be at least 0"):
+        with pytest.raises(ValueError, match="`eps` must be at least 0"):
             FreeAdversarialTraining(eps=bad)
     for bad in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="step_size must be positive"):
+        with pytest.raises(ValueError, match="`step_size` must be positive"):
             FreeAdversarialTraining(eps=0.1, step_size=bad)
-    with pytest.raises(TypeError, match="eps must be a number"):
+    with pytest.raises(TypeError, match="`eps` must be a number"):
         FreeAdversarialTraining(eps=torch.tensor([0.1]))
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         FreeAdversarialTraining(eps=0.1, bounds=(1, 0))

@@ -171,13 +171,13 @@ def test_what_is_not_fitted_says_so(x):
         with pytest.raises(ValueError, match=r"call fit\(x\) with clean images first"):
             ask(x)
     for contrast in (None, 0.2):
-        with pytest.raises(ValueError, match="contrast must be 'fitted' for fit"):
+        with pytest.raises(ValueError, match="`contrast` must be 'fitted' for fit"):
             InputValidator(convnet(), contrast=contrast).fit(x)
-    with pytest.raises(ValueError, match="false_rejections must be below 1"):
+    with pytest.raises(ValueError, match="`false_rejections` must be below 1"):
         model.fit(x, false_rejections=1)
     with pytest.raises(ValueError, match=r"`false_rejections` must lie in \[0, 1\]"):
         model.fit(x, false_rejections=math.nan)
-    with pytest.raises(ValueError, match="x must hold at least one image"):
+    with pytest.raises(ValueError, match="`x` must hold at least one image"):
         model.fit(x[:0])
     with pytest.raises(ValueError, match="bounds"):
         model.fit(2 * x)
@@ -222,9 +222,9 @@ def test_repairs_are_repeated():
 
 
 def test_what_cannot_be_repaired_is_said(x):
-    with pytest.raises(ValueError, match="x must not be NaN, is so in sample 1"):
+    with pytest.raises(ValueError, match="`x` must not be NaN, is so in sample 1"):
         InputValidator(convnet()).repair(torch.tensor([[0.1], [math.nan]]))
-    with pytest.raises(ValueError, match="passes must be at least 1"):
+    with pytest.raises(ValueError, match="`passes` must be at least 1"):
         InputValidator(convnet()).repair(x, passes=0)
 
 
@@ -282,24 +282,24 @@ def test_a_validation_is_readable():
 
 def test_arguments(x):
     for wrong, said in (
-        ({"grid": 0}, "grid must be at least 1"),
-        ({"contrast": 0.0}, "contrast must be positive"),
-        ({"contrast": math.nan}, "contrast must be positive"),
-        ({"contrast": "clean"}, "contrast must be one of 'fitted', got 'clean'"),
+        ({"grid": 0}, "`grid` must be at least 1"),
+        ({"contrast": 0.0}, "`contrast` must be positive"),
+        ({"contrast": math.nan}, "`contrast` must be positive"),
+        ({"contrast": "clean"}, "`contrast` must be one of 'fitted', got 'clean'"),
     ):
         with pytest.raises(ValueError, match=said):
             InputValidator(convnet(), **wrong)
-    with pytest.raises(TypeError, match="grid must be an int"):
+    with pytest.raises(TypeError, match="`grid` must be an int"):
         InputValidator(convnet(), grid=255.0)
-    with pytest.raises(TypeError, match="model must be"):
+    with pytest.raises(TypeError, match="`model` must be"):
         InputValidator(3)
     model = InputValidator(convnet(), contrast=0.5)
-    with pytest.raises(TypeError, match="x must be a torch.Tensor, got list"):
+    with pytest.raises(TypeError, match="`x` must be a torch.Tensor, got list"):
         model.predict([0.5])
-    with pytest.raises(TypeError, match="x must be of a floating dtype"):
+    with pytest.raises(TypeError, match="`x` must be of a floating dtype"):
         model.predict((255 * x).byte())
     for wrong in (x[0, 0, 0], x[:, :, :0]):
-        with pytest.raises(ValueError, match="x must have shape"):
+        with pytest.raises(ValueError, match="`x` must have shape"):
             model.predict(wrong)
     with pytest.raises(ValueError, match="contrast needs images"):
         model.predict(x.flatten(1))

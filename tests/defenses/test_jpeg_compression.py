@@ -193,9 +193,9 @@ def test_arguments():
     for wrong, said in ((0, "at least 1, got 0"), (101, "at most 100, got 101")):
         with pytest.raises(ValueError, match=f"`quality` must be {said}"):
             JpegCompression(convnet(), quality=wrong)
-    with pytest.raises(TypeError, match="quality must be an int"):
+    with pytest.raises(TypeError, match="`quality` must be an int"):
         JpegCompression(convnet(), quality=75.0)
-    with pytest.raises(TypeError, match="subsampling must be True or False"):
+    with pytest.raises(TypeError, match="`subsampling` must be True or False"):
         JpegCompression(convnet(), subsampling=2)
     with pytest.raises(ValueError, match=r"needs images .* got shape \(4, 6\)"):
         compressed(torch.rand(4, 6))

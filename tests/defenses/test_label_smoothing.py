@@ -44,5 +44,5 @@ def test_bad_arguments():
     for smoothing in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"`smoothing` must lie in \[0, 1\]"):
             LabelSmoothing(smoothing=smoothing)
-    with pytest.raises(TypeError, match="smoothing must be a number"):
+    with pytest.raises(TypeError, match="`smoothing` must be a number"):
         LabelSmoothing(smoothing="0.1")

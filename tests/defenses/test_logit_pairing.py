@@ -82,16 +82,16 @@ def test_the_mode_is_that_of_crafting(mode, crafted_in):
 
 
 def test_bad_arguments():
-    with pytest.raises(TypeError, match="attack must be an attack.* got None"):
+    with pytest.raises(TypeError, match="`attack` must be an attack.* got None"):
         LogitPairing()
-    with pytest.raises(ValueError, match="attack must be None for clean pairing, got PGD"):
+    with pytest.raises(ValueError, match="`attack` must be None for clean pairing, got PGD"):
         LogitPairing(attack=PGD, kind="clean")
-    with pytest.raises(ValueError, match="kind must be one of 'adversarial', 'clean'"):
+    with pytest.raises(ValueError, match="`kind` must be one of 'adversarial', 'clean'"):
         LogitPairing(attack=PGD, kind="random")
     for weight in (-1, float("nan")):
-        with pytest.raises(ValueError, match="weight must be at least 0"):
+        with pytest.raises(ValueError, match="`weight` must be at least 0"):
             LogitPairing(attack=PGD, weight=weight)
-    with pytest.raises(ValueError, match="mode must be one of"):
+    with pytest.raises(ValueError, match="`mode` must be one of"):
         LogitPairing(attack=PGD, mode="train")
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         LogitPairing(attack=PGD, bounds=(1, 0))

@@ -74,11 +74,11 @@ def test_without_noise_nothing_is_drawn_and_no_bounds_are_needed():
 
 def test_bad_arguments():
     for bad in (-1, float("nan")):
-        with pytest.raises(ValueError, match="weight must be at least 0"):
+        with pytest.raises(ValueError, match="`weight` must be at least 0"):
             LogitSqueezing(weight=bad)
-        with pytest.raises(ValueError, match="noise must be at least 0"):
+        with pytest.raises(ValueError, match="`noise` must be at least 0"):
             LogitSqueezing(weight=1.0, noise=bad)
-    with pytest.raises(TypeError, match="noise must be a number"):
+    with pytest.raises(TypeError, match="`noise` must be a number"):
         LogitSqueezing(weight=1.0, noise=True)
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         LogitSqueezing(weight=1.0, bounds=(0, float("inf")))

@@ -73,10 +73,10 @@ def test_confident_nets_are_exact_in_float32(right):
 
 
 def test_bad_arguments():
-    with pytest.raises(TypeError, match="attack must be an attack"):
+    with pytest.raises(TypeError, match="`attack` must be an attack"):
         MART(attack="PGD")
     for beta in (-1, float("nan")):
-        with pytest.raises(ValueError, match="beta must be at least 0"):
+        with pytest.raises(ValueError, match="`beta` must be at least 0"):
             MART(attack=PGD, beta=beta)
-    with pytest.raises(ValueError, match="mode must be one of"):
+    with pytest.raises(ValueError, match="`mode` must be one of"):
         MART(attack=PGD, mode="train")

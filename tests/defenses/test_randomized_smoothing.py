@@ -459,7 +459,7 @@ def test_certified_accuracy_counts_what_is_right_and_proved():
     assert exact.certified_accuracy(torch.tensor([0]), 0.3) == 1  # 0.3 of float32 is above 0.3
     with pytest.raises(ValueError, match=r"`y` must have shape \(4,\)"):
         certificates.certified_accuracy(y[:3], 0.1)
-    with pytest.raises(ValueError, match="radius must be at least 0"):
+    with pytest.raises(ValueError, match="`radius` must be at least 0"):
         certificates.certified_accuracy(y, -0.1)
 
 
@@ -478,19 +478,19 @@ def test_certificates_print_as_a_table():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"sigma": 0}, ValueError, "sigma must be positive"),
-        ({"sigma": math.nan}, ValueError, "sigma must be positive"),
-        ({"sigma": "1"}, TypeError, "sigma must be a number"),
-        ({"n0": 0}, ValueError, "n0 must be at least 1"),
-        ({"n": 0}, ValueError, "n must be at least 1"),
-        ({"n": 1e4}, TypeError, "n must be an int"),
-        ({"draws": 0}, ValueError, "draws must be at least 1"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
-        ({"seed": 0.5}, TypeError, "seed must be an int"),
-        ({"alpha": 0}, ValueError, "alpha must lie strictly between 0 and 1"),
-        ({"alpha": 1}, ValueError, "alpha must lie strictly between 0 and 1"),
-        ({"alpha": math.nan}, ValueError, "alpha must lie strictly between 0 and 1"),
-        ({"alpha": None}, TypeError, "alpha must be a number"),
+        ({"sigma": 0}, ValueError, "`sigma` must be positive"),
+        ({"sigma": math.nan}, ValueError, "`sigma` must be positive"),
+        ({"sigma": "1"}, TypeError, "`sigma` must be a number"),
+        ({"n0": 0}, ValueError, "`n0` must be at least 1"),
+        ({"n": 0}, ValueError, "`n` must be at least 1"),
+        ({"n": 1e4}, TypeError, "`n` must be an int"),
+        ({"draws": 0}, ValueError, "`draws` must be at least 1"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
+        ({"seed": 0.5}, TypeError, "`seed` must be an int"),
+        ({"alpha": 0}, ValueError, "`alpha` must lie strictly between 0 and 1"),
+        ({"alpha": 1}, ValueError, "`alpha` must lie strictly between 0 and 1"),
+        ({"alpha": math.nan}, ValueError, "`alpha` must lie strictly between 0 and 1"),
+        ({"alpha": None}, TypeError, "`alpha` must be a number"),
         ({"model": 3}, TypeError, "got int"),
     ],
 )
@@ -536,9 +536,9 @@ def test_gaussian_noise_is_cross_entropy_at_noisy_inputs():
     expected = nn.functional.cross_entropy(net(x + 0.3 * noise), y)
     torch.testing.assert_close(loss, expected)
     for sigma in (0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="sigma must be positive"):
+        with pytest.raises(ValueError, match="`sigma` must be positive"):
             GaussianNoise(sigma=sigma)
-    with pytest.raises(ValueError, match="y must be below 3"):
+    with pytest.raises(ValueError, match="`y` must be below 3"):
         GaussianNoise(sigma=0.3)(net, x, y + 1)
     grads = torch.autograd.grad(loss, list(net.parameters()))
     wanted = torch.autograd.grad(expected, list(net.parameters()))

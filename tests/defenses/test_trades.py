@@ -146,23 +146,23 @@ def test_attacks_that_cannot_climb_are_refused():
     with pytest.raises(ValueError, match=r"`attack` must send all 12 samples at each step, sent 1"):
         TRADES(attack=InParts())(Linear3(), x, y)
     for attack in (attacks.DeepFool(), attacks.Square(eps=0.1)):
-        with pytest.raises(TypeError, match="attack must be a dataclass with a loss to replace"):
+        with pytest.raises(TypeError, match="`attack` must be a dataclass with a loss to replace"):
             TRADES(attack=attack)
     for attack in (
         attacks.FGSM(eps=0.1),
         attacks.BIM(eps=0.1),
         attacks.PGD(eps=0.1, random_start=False),
     ):
-        with pytest.raises(ValueError, match="attack must have a random_start"):
+        with pytest.raises(ValueError, match="`attack` must have a random_start"):
             TRADES(attack=attack)
-    with pytest.raises(ValueError, match="attack must have its default loss 'ce'.* got 'margin'"):
+    with pytest.raises(ValueError, match="`attack` must have its default loss 'ce'.* got 'margin'"):
         TRADES(attack=attacks.PGD(eps=0.1, loss="margin"))
-    with pytest.raises(ValueError, match="attack must have stop='never' or None"):
+    with pytest.raises(ValueError, match="`attack` must have stop='never' or None"):
         TRADES(attack=attacks.PGD(eps=0.1, stop="first"))
-    with pytest.raises(TypeError, match="attack must be an attack"):
+    with pytest.raises(TypeError, match="`attack` must be an attack"):
         TRADES(attack=attacks.PGD)
     for beta in (-1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="beta must be at least 0"):
+        with pytest.raises(ValueError, match="`beta` must be at least 0"):
             TRADES(attack=PGD, beta=beta)
-    with pytest.raises(TypeError, match="beta must be a number"):
+    with pytest.raises(TypeError, match="`beta` must be a number"):
         TRADES(attack=PGD, beta="6")

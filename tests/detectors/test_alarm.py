@@ -68,8 +68,8 @@ def test_a_function_answers_to_alarms_by_another_model(x):
     [
         (lambda a: a.labels.tolist(), TypeError, "int64 tensor, got list"),
         (lambda a: a.labels.float(), TypeError, "got torch.float32"),
-        (lambda a: a.labels[1:], ValueError, "on_alarm must return labels"),
-        (lambda a: a.labels[:, None], ValueError, "on_alarm must return labels"),
+        (lambda a: a.labels[1:], ValueError, "`on_alarm` must return labels"),
+        (lambda a: a.labels[:, None], ValueError, "`on_alarm` must return labels"),
         (lambda a: a.labels + 3, ValueError, "labels below 3 or -1, got"),
         (lambda a: torch.full_like(a.labels, -2), ValueError, "below 3 or -1, got -2 for sample"),
         (lambda a: torch.full_like(a.labels, 3), ValueError, "below 3 or -1, got 3 for sample"),
@@ -83,11 +83,15 @@ def test_what_on_alarm_gives_is_checked(x, answer, error, words):
 
 def test_an_error_names_the_sample_of_the_request():
     rows = torch.tensor([[0.0, 0.1], [0.0, 0.2], [0.0, 0.9]])
-    guard = Guard(Identity(), Second(), threshold=0.5, on_alarm=lambda a: a.labels + 9, outputs="logits")
+    guard = Guard(
+        Identity(), Second(), threshold=0.5, on_alarm=lambda a: a.labels + 9, outputs="logits"
+    )
     with pytest.raises(ValueError, match="got 10 for sample 2$"):
         guard.predict(rows)
 
 
 def test_on_alarm_may_reject(x):
-    route = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=lambda a: torch.full_like(a.labels, REJECTED))
+    route = Guard(
+        convnet(), Unsure(), threshold=0.4, on_alarm=lambda a: torch.full_like(a.labels, REJECTED)
+    )
     assert torch.equal(route.predict(x), Guard(convnet(), Unsure(), threshold=0.4).predict(x))

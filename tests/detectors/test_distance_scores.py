@@ -60,9 +60,9 @@ def test_covariances_that_are_singular_need_shrinkage():
     assert 0 < Mahalanobis().fit(few).shrinkage_ <= 1
     with pytest.raises(ValueError, match="covariance is singular"):
         Mahalanobis().fit(np.ones((9, 3)))
-    with pytest.raises(ValueError, match="shrinkage must lie in"):
+    with pytest.raises(ValueError, match="`shrinkage` must lie in"):
         Mahalanobis(shrinkage=2).fit(p)
-    with pytest.raises(ValueError, match="shrinkage must be one of 'ledoit_wolf', got 'oas'"):
+    with pytest.raises(ValueError, match="`shrinkage` must be one of 'ledoit_wolf', got 'oas'"):
         Mahalanobis(shrinkage="oas").fit(p)
 
 
@@ -111,11 +111,11 @@ def test_the_bandwidth():
     centred = x - np.stack([x[y == k].mean(0) for k in range(3)])[y]
     expected = np.sqrt(centred.var(0).mean()) * 80 ** (-1 / 7)
     assert KernelDensity().fit(x, y).bandwidth_ == pytest.approx(expected)
-    with pytest.raises(ValueError, match="bandwidth must be positive"):
+    with pytest.raises(ValueError, match="`bandwidth` must be positive"):
         KernelDensity(bandwidth=0.0).fit(x)
-    with pytest.raises(ValueError, match="bandwidth must be one of 'scott'"):
+    with pytest.raises(ValueError, match="`bandwidth` must be one of 'scott'"):
         KernelDensity(bandwidth="silverman").fit(x)
-    with pytest.raises(ValueError, match="outputs must vary within a class for bandwidth='scott'"):
+    with pytest.raises(ValueError, match="`outputs` must vary within a class for bandwidth='scott'"):
         KernelDensity().fit(np.ones((5, 2)))
     assert KernelDensity(bandwidth=1.0).fit(np.ones((5, 2))).predict([[1, 1]]) == 1
     with pytest.raises(ValueError, match="two rows or more, got n_samples = 1"):
@@ -161,5 +161,5 @@ def test_fewer_rows_than_neighbours():
     np.testing.assert_array_equal(few.anomaly_score(x + 1), expected.anomaly_score(x + 1))
     with pytest.raises(ValueError, match="three different rows or more, got 2 of n_samples = 6"):
         LocalIntrinsicDimensionality().fit(np.repeat(x[:2], 3, axis=0))
-    with pytest.raises(ValueError, match="k must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="`k` must be at least 2, got 1"):
         LocalIntrinsicDimensionality(k=1).fit(x)

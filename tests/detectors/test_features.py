@@ -75,7 +75,7 @@ def test_probabilities_are_not_taken_for_logits():
     check_kind(P + 0.01, "logits")
     check_kind(np.array([[0.5, 0.5], [1.5, -0.5]]), "logits")
     Features(("raw", "margin"), "logits").check_learned(P)
-    with pytest.raises(ValueError, match="outputs must be logits"):
+    with pytest.raises(ValueError, match="`outputs` must be logits"):
         Features(("raw", "entropy"), "logits").check_learned(P)
 
 
@@ -86,13 +86,13 @@ def test_a_single_column_has_neither_margin_nor_entropy(name):
 
 
 def test_options_out_of_range():
-    with pytest.raises(ValueError, match="features must be one of 'raw', .* got 'raws'"):
+    with pytest.raises(ValueError, match="`features` must be one of 'raw', .* got 'raws'"):
         Features(("raws",), "scores")
     with pytest.raises(ValueError, match="one name or more, each once"):
         Features(("raw", "raw"), "scores")
     with pytest.raises(ValueError, match="one name or more, each once"):
         Features((), "scores")
-    with pytest.raises(TypeError, match="features must be a tuple of names, got 'raw'"):
+    with pytest.raises(TypeError, match="`features` must be a tuple of names, got 'raw'"):
         Features("raw", "scores")
-    with pytest.raises(ValueError, match="outputs must be one of 'scores', 'logits'"):
+    with pytest.raises(ValueError, match="`outputs` must be one of 'scores', 'logits'"):
         Features(("raw",), "labels")

@@ -176,7 +176,7 @@ def test_an_estimator_of_ones_own():
     seeded = RandomForestClassifier(5, random_state=4)
     expected = clone(seeded).fit(x, y).predict_proba(x)
     np.testing.assert_array_equal(OutputForest(seeded).fit(x, y).predict_proba(x), expected)
-    with pytest.raises(TypeError, match="estimator must have predict_proba, got LinearSVC"):
+    with pytest.raises(TypeError, match="`estimator` must have predict_proba, got LinearSVC"):
         OutputForest(LinearSVC()).fit(x, y)
     with pytest.raises(ValueError, match="n_estimators=7 is for the default forest"):
         OutputForest(ExtraTreesClassifier(), n_estimators=7).fit(x, y)
@@ -228,15 +228,15 @@ def test_bad_rows_and_labels():
 
 def test_bad_options():
     x, y = data()
-    with pytest.raises(ValueError, match="n_estimators must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`n_estimators` must be at least 1, got 0"):
         OutputForest(n_estimators=0).fit(x, y)
-    with pytest.raises(ValueError, match="features must be one of"):
+    with pytest.raises(ValueError, match="`features` must be one of"):
         OutputForest(features=("top",)).fit(x, y)
-    with pytest.raises(ValueError, match="outputs must be one of"):
+    with pytest.raises(ValueError, match="`outputs` must be one of"):
         OutputForest(outputs="probabilities").fit(x, y)
-    with pytest.raises(ValueError, match="outputs must be probabilities"):
+    with pytest.raises(ValueError, match="`outputs` must be probabilities"):
         OutputForest(features=("entropy",)).fit(x + 1, y)
-    with pytest.raises(ValueError, match="outputs must be logits"):
+    with pytest.raises(ValueError, match="`outputs` must be logits"):
         OutputForest(features=("entropy",), outputs="logits").fit(x, y)
 
 

@@ -177,9 +177,9 @@ def test_too_few_inputs_say_how_many_are_wanted():
     with pytest.raises(ValueError, match="at least 20 inputs for fpr=0.05, got 0"):
         guard.calibrate(torch.zeros(0, 2), 0.05)
     for fpr in (0, 1, 1.5, float("nan")):
-        with pytest.raises(ValueError, match="fpr must lie"):
+        with pytest.raises(ValueError, match="`fpr` must lie"):
             guard.calibrate(torch.zeros(100, 2), fpr)
-    with pytest.raises(ValueError, match="x must lie in the model's bounds"):
+    with pytest.raises(ValueError, match="`x` must lie in the model's bounds"):
         guard.calibrate(torch.full((100, 2), 2.0))
 
 
@@ -240,22 +240,22 @@ def test_it_needs_no_torch_module(x):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda net: Guard(net, 3, threshold=0.4), TypeError, "detector must have suspicion"),
-        (lambda net: Guard(net, Unsure, threshold=0.4), TypeError, "detector must have suspicion"),
-        (lambda net: Guard(3, Unsure(), threshold=0.4), TypeError, "model must be"),
-        (lambda net: Guard(net, Unsure(), "high"), TypeError, "threshold must be a number"),
+        (lambda net: Guard(net, 3, threshold=0.4), TypeError, "`detector` must have suspicion"),
+        (lambda net: Guard(net, Unsure, threshold=0.4), TypeError, "`detector` must have suspicion"),
+        (lambda net: Guard(3, Unsure(), threshold=0.4), TypeError, "`model` must be"),
+        (lambda net: Guard(net, Unsure(), "high"), TypeError, "`threshold` must be a number"),
         (lambda net: Guard(net, Unsure(), float("nan")), ValueError, "finite, got nan"),
-        (lambda net: Guard(net, Unsure(), float("inf")), ValueError, "threshold must be finite"),
-        (lambda net: Guard(net, Unsure(), 0.4, "ignore"), ValueError, "on_alarm must be one of"),
+        (lambda net: Guard(net, Unsure(), float("inf")), ValueError, "`threshold` must be finite"),
+        (lambda net: Guard(net, Unsure(), 0.4, "ignore"), ValueError, "`on_alarm` must be one of"),
         (
             lambda net: Guard(net, Unsure(), threshold=0.4, outputs="both"),
             ValueError,
-            "outputs must be one",
+            "`outputs` must be one",
         ),
         (
             lambda net: Guard(net, Unsure(), threshold=0.4, log=3),
             TypeError,
-            "log must be a path or have",
+            "`log` must be a path or have",
         ),
     ],
 )
@@ -274,7 +274,7 @@ def test_a_model_without_the_outputs_is_refused(x, guard):
     for outputs in ("logits", "scores"):
         with pytest.raises(TypeError, match=rf"`model` must have {outputs}\(x\)"):
             Guard(Labels(), Unsure(), threshold=0.4, outputs=outputs)
-    with pytest.raises(TypeError, match="x must be a torch.Tensor"):
+    with pytest.raises(TypeError, match="`x` must be a torch.Tensor"):
         guard.predict(x.numpy())
 
 

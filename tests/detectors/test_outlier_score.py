@@ -71,7 +71,7 @@ class TestContract:
             detector.fit(x)
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             detector.fit(clean(), np.zeros(7))
-        for fpr, words in ((1, "fpr must be below 1"), (1.5, "fpr must lie in"), (-1, "lie in")):
+        for fpr, words in ((1, "`fpr` must be below 1"), (1.5, "`fpr` must lie in"), (-1, "lie in")):
             with pytest.raises(ValueError, match=words):
                 type(detector)(fpr=fpr).fit(clean())
 

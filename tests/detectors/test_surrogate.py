@@ -127,14 +127,14 @@ def test_it_is_a_detector(surrogate):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: DetectorSurrogate(3), TypeError, "detector must have suspicion"),
-        (lambda: DetectorSurrogate(Sum), TypeError, "detector must have suspicion"),
-        (lambda: DetectorSurrogate(Sum(), hidden=64), TypeError, "hidden must be a list"),
-        (lambda: DetectorSurrogate(Sum(), hidden=()), ValueError, "hidden must have a layer"),
-        (lambda: DetectorSurrogate(Sum(), hidden=(8, 0)), ValueError, "hidden must be at least 1"),
-        (lambda: DetectorSurrogate(Sum(), epochs=0), ValueError, "epochs must be at least 1"),
-        (lambda: DetectorSurrogate(Sum(), lr=0.0), ValueError, "lr must be positive"),
-        (lambda: DetectorSurrogate(Sum(), seed=0.5), TypeError, "seed must be an int"),
+        (lambda: DetectorSurrogate(3), TypeError, "`detector` must have suspicion"),
+        (lambda: DetectorSurrogate(Sum), TypeError, "`detector` must have suspicion"),
+        (lambda: DetectorSurrogate(Sum(), hidden=64), TypeError, "`hidden` must be a list"),
+        (lambda: DetectorSurrogate(Sum(), hidden=()), ValueError, "`hidden` must have a layer"),
+        (lambda: DetectorSurrogate(Sum(), hidden=(8, 0)), ValueError, "`hidden` must be at least 1"),
+        (lambda: DetectorSurrogate(Sum(), epochs=0), ValueError, "`epochs` must be at least 1"),
+        (lambda: DetectorSurrogate(Sum(), lr=0.0), ValueError, "`lr` must be positive"),
+        (lambda: DetectorSurrogate(Sum(), seed=0.5), TypeError, "`seed` must be an int"),
         (lambda: DetectorSurrogate(Constant()).fit(rows()), ValueError, "400 rows the suspicion 7"),
         (lambda: DetectorSurrogate(Sum()).fit(rows()[0]), ValueError, r"must be rows \(n, width\)"),
         (lambda: DetectorSurrogate(Sum()).fit(rows(0)), ValueError, "at least one"),
@@ -162,7 +162,7 @@ def test_rows_of_another_width_are_refused(surrogate):
         surrogate.anomaly_score(np.zeros((4, 2)))
     with pytest.raises(ValueError, match=r"shape \(n, 3\), got \(3,\)"):
         surrogate.anomaly_score(torch.zeros(3))
-    with pytest.raises(TypeError, match="outputs must be a torch.Tensor"):
+    with pytest.raises(TypeError, match="`outputs` must be a torch.Tensor"):
         surrogate.anomaly_score(np.zeros((4, 3)))
 
 

@@ -262,7 +262,7 @@ def test_errors_name_the_sample_of_the_whole_batch():
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [
-        ([0, 3], ValueError, "labels must be below 3.*got 3, for sample 1"),
+        ([0, 3], ValueError, "`labels` must be below 3.*got 3, for sample 1"),
         ([0, -2], ValueError, r"must not be negative, got -2 \(sample 1\)"),
         ([0, 0.5], ValueError, "must be integers, is not for sample 1"),
         ([[1, 0], [0, 1]], ValueError, r"labels of shape \(2,\).*got shape \(2, 2\)"),
@@ -316,21 +316,21 @@ def test_a_service_over_http():
 
 def test_bad_arguments():
     for wrong, error, said in (
-        ({"num_classes": 1}, ValueError, "num_classes must be at least 2, got 1"),
-        ({"bounds": (1, 0)}, ValueError, "bounds must be two finite numbers"),
-        ({"output": "label"}, ValueError, "output must be one of"),
-        ({"takes": "list"}, ValueError, "takes must be one of 'numpy', 'tensor'"),
-        ({"max_batch": 0}, ValueError, "max_batch must be at least 1"),
-        ({"retries": -1}, ValueError, "retries must be at least 0"),
-        ({"retries": 1.0}, TypeError, "retries must be an int"),
-        ({"back_off": float("nan")}, ValueError, "back_off must be at least 0"),
-        ({"max_queries": -1}, ValueError, "max_queries must be at least 0"),
-        ({"max_queries": 1e3}, TypeError, "max_queries must be an int"),
-        ({"log": 1}, TypeError, "log must be True or False"),
+        ({"num_classes": 1}, ValueError, "`num_classes` must be at least 2, got 1"),
+        ({"bounds": (1, 0)}, ValueError, "`bounds` must be two finite numbers"),
+        ({"output": "label"}, ValueError, "`output` must be one of"),
+        ({"takes": "list"}, ValueError, "`takes` must be one of 'numpy', 'tensor'"),
+        ({"max_batch": 0}, ValueError, "`max_batch` must be at least 1"),
+        ({"retries": -1}, ValueError, "`retries` must be at least 0"),
+        ({"retries": 1.0}, TypeError, "`retries` must be an int"),
+        ({"back_off": float("nan")}, ValueError, "`back_off` must be at least 0"),
+        ({"max_queries": -1}, ValueError, "`max_queries` must be at least 0"),
+        ({"max_queries": 1e3}, TypeError, "`max_queries` must be an int"),
+        ({"log": 1}, TypeError, "`log` must be True or False"),
     ):
         with pytest.raises(error, match=said):
             CallableClassifier(probabilities, **{"num_classes": 3, **wrong})
-    with pytest.raises(TypeError, match="fn must be callable, got str"):
+    with pytest.raises(TypeError, match="`fn` must be callable, got str"):
         CallableClassifier("http://127.0.0.1", 3)
 
 

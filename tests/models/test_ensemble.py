@@ -140,13 +140,13 @@ def test_members_must_be_alike(nets, x):
 
 
 def test_bad_arguments(nets):
-    with pytest.raises(ValueError, match="models must have a member or more"):
+    with pytest.raises(ValueError, match="`models` must have a member or more"):
         Ensemble([])
-    with pytest.raises(TypeError, match="models must be a list of models, got Sequential"):
+    with pytest.raises(TypeError, match="`models` must be a list of models, got Sequential"):
         Ensemble(nn.Sequential(*nets))
     with pytest.raises(TypeError, match="got int"):
         Ensemble([nets[0], 3])
-    with pytest.raises(ValueError, match="combine must be one of"):
+    with pytest.raises(ValueError, match="`combine` must be one of"):
         Ensemble(nets, combine="mean")
     assert len(Ensemble(nn.ModuleList(nets)).models) == 2
 

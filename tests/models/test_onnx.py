@@ -129,7 +129,7 @@ def test_the_number_of_classes_is_read_or_given(x):
     flatten = helper.make_node("Flatten", ["x"], ["z"])
     tensors = (helper.make_tensor_value_info(name, 1, ["n", name]) for name in "xz")
     whatever = written([flatten], *([tensor] for tensor in tensors))
-    with pytest.raises(ValueError, match="num_classes must be given, since 'z' leaves it open"):
+    with pytest.raises(ValueError, match="`num_classes` must be given, since 'z' leaves it open"):
         OnnxClassifier(whatever)
     model = OnnxClassifier(whatever, num_classes=3)
     assert torch.equal(model.predict(x[:, 0]), x[:, 0].argmax(1))
@@ -164,7 +164,7 @@ def test_models_that_are_no_classifiers():
     add = helper.make_node("Add", ["x", "other"], ["z"])
     with pytest.raises(ValueError, match="one input of floats, takes 'x' .*, 'other'"):
         OnnxClassifier(written([add], [floats, other], [out]))
-    with pytest.raises(ValueError, match="output must be one of 'logits', 'probabilities'"):
+    with pytest.raises(ValueError, match="`output` must be one of 'logits', 'probabilities'"):
         OnnxClassifier(linear(), output="labels")
 
 

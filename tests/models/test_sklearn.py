@@ -423,7 +423,7 @@ def test_what_is_refused():
         (LogisticRegression, TypeError, "must be fitted, got the class LogisticRegression"),
         (LogisticRegression(), ValueError, "must be fitted, got LogisticRegression before its fit"),
         (make_pipeline(StandardScaler(), SVC()), ValueError, "got Pipeline before its fit"),
-        (3, TypeError, "estimator must have predict, got int"),
+        (3, TypeError, "`estimator` must have predict, got int"),
         (StandardScaler().fit(ROWS), TypeError, "must have predict, got StandardScaler"),
         (LinearRegression().fit(ROWS, Y), TypeError, "classifier with classes_, got LinearRegr"),
         (
@@ -441,7 +441,7 @@ def test_what_is_refused():
                 wrong.fit(ROWS, np.eye(3, dtype=int)[Y])
         with pytest.raises(error, match=said):
             SklearnClassifier(wrong)
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         SklearnClassifier(fitted(LinearSVC()), bounds=(1, 0))
 
 

@@ -184,18 +184,18 @@ def test_errors_of_the_module_pass_through(net):
     "bounds", [(1, 0), (0, 0), (0, float("inf")), (float("nan"), 1), (0, 1, 2)]
 )
 def test_bounds_are_two_ordered_numbers(net, bounds):
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         TorchClassifier(net, bounds)
 
 
 def test_bad_arguments(net):
     with pytest.raises(TypeError, match=r"`module` must be a torch.nn.Module, got str"):
         TorchClassifier("resnet")
-    with pytest.raises(ValueError, match="num_classes must be at least 2"):
+    with pytest.raises(ValueError, match="`num_classes` must be at least 2"):
         TorchClassifier(net, num_classes=1)
-    with pytest.raises(ValueError, match="mode must be one of"):
+    with pytest.raises(ValueError, match="`mode` must be one of"):
         TorchClassifier(net, mode="train")
-    with pytest.raises(ValueError, match="output must be one of"):
+    with pytest.raises(ValueError, match="`output` must be one of"):
         TorchClassifier(net, output="labels")
 
 
@@ -209,7 +209,7 @@ def test_normalize_is_per_channel():
     )
     with pytest.raises(ValueError, match="mean has 2 values, but x has 3 channels"):
         Normalize((0, 0), (1, 1))(x)
-    with pytest.raises(ValueError, match="std must be positive"):
+    with pytest.raises(ValueError, match="`std` must be positive"):
         Normalize((0,), (0,))
     with pytest.raises(ValueError, match="mean has 1 values, but std has 2"):
         Normalize((0,), (1, 1))
@@ -359,9 +359,9 @@ def test_a_single_probability_is_noticed():
 
 
 def test_arguments_of_the_wrong_kind(net):
-    with pytest.raises(TypeError, match="preprocess must be callable, got tuple"):
+    with pytest.raises(TypeError, match="`preprocess` must be callable, got tuple"):
         TorchClassifier(net, preprocess=((0.5,), (0.2,)))
-    with pytest.raises(TypeError, match="bounds must be a pair of numbers, got int"):
+    with pytest.raises(TypeError, match="`bounds` must be a pair of numbers, got int"):
         TorchClassifier(net, bounds=1)
     with pytest.raises(TypeError, match="mean and std must be sequences"):
         Normalize(0.5, 0.25)

@@ -160,9 +160,9 @@ def test_the_expectation_of_a_random_net_is_attacked(x, noisy):
 
 
 def test_arguments_of_the_expectation(noisy):
-    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`draws` must be at least 1, got 0"):
         Expectation(noisy, draws=0)
-    with pytest.raises(ValueError, match="combine must be one of"):
+    with pytest.raises(ValueError, match="`combine` must be one of"):
         Expectation(noisy, combine="mean")
     with pytest.raises(TypeError, match="use combine='vote'"):
         Expectation(CallableClassifier(len, 3, output="labels"))
@@ -273,10 +273,10 @@ def test_the_bounds_are_those_of_what_comes_before_the_step(x):
     torch.testing.assert_close(model.logits(255 * x), convnet()(x))
     result = attacks.FGSM(eps=25.5).run(model, (255 * x).requires_grad_())
     assert result.success.any()
-    for wrong, said in (((2, "no"), "step must be callable"), ((len, 2), "backward must be")):
+    for wrong, said in (((2, "no"), "`step` must be callable"), ((len, 2), "`backward` must be")):
         with pytest.raises(TypeError, match=said):
             StraightThrough(convnet(), *wrong)
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         StraightThrough(convnet(), len, bounds=(1, 0))
 
 
@@ -331,7 +331,7 @@ def test_a_budget_stops_before_anything_is_sent(x):
     model.reset()
     assert model.queries_left == 20
     assert QueryCounter(net).queries_left is QueryCounter(net).max_queries is None
-    with pytest.raises(TypeError, match="max_queries must be an int"):
+    with pytest.raises(TypeError, match="`max_queries` must be an int"):
         QueryCounter(net, max_queries=math.inf)
 
 

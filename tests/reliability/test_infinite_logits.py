@@ -215,9 +215,9 @@ def test_every_mix_of_logits(tally, logits, leaves, reaches, confidence):
     for targeted, succeeds in ((False, leaves), (True, reaches)):
         with promise.trial((logits, targeted, confidence)):
             goal = Goal(torch.tensor([0]), 0, targeted, confidence)
-            shortfall = goal.shortfall(torch.tensor([logits], dtype=torch.float32))
-            assert (shortfall <= 0).tolist() == [succeeds]
-            assert succeeds or not (shortfall < -1).any()
+            violation = goal.violation(torch.tensor([logits], dtype=torch.float32))
+            assert (violation <= 0).tolist() == [succeeds]
+            assert succeeds or not (violation < -1).any()
 
 
 def test_noise_that_meets_them_has_turned_nothing():

@@ -383,7 +383,7 @@ class TestRefusals:
 
     def test_more_epochs_than_asked(self, path):
         train(path, epochs=3)
-        self.refused(path, "epochs must be at least 3, which checkpoint .*net.pt has .*got 2",
+        self.refused(path, "`epochs` must be at least 3, which checkpoint .*net.pt has .*got 2",
                      epochs=2)  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ class TestRefusals:
         content["scheduler"]["last_epoch"] = "first"
         torch.save(content, path)
         self.refused(
-            path, "scheduler.last_epoch must be a number", scheduler=SCHEDULERS["LambdaLR"]
+            path, "`scheduler.last_epoch` must be a number", scheduler=SCHEDULERS["LambdaLR"]
         )
 
     @pytest.mark.parametrize("content", [b"", b"no archive", None, "half"])

@@ -246,7 +246,7 @@ class TestEvaluation:
         assert_same(list(asked.parameters()), list(alone.parameters()))
 
     def test_what_is_no_mapping_of_numbers(self, net, line):
-        with pytest.raises(TypeError, match="evaluate must give numbers by name, gave float"):
+        with pytest.raises(TypeError, match="`evaluate` must give numbers by name, gave float"):
             quietly(net, line, evaluate=lambda _: 0.5)
         with pytest.raises(TypeError, match="gave str as 'clean'"):
             quietly(net, line, evaluate=lambda _: {"clean": "0.5"})
@@ -352,7 +352,7 @@ class TestWhatCannotBeLearnt:
 
     def test_a_loss_that_raises_says_where(self, net, line):
         def bad(net, x, y):
-            raise ValueError("y must be lower")
+            raise ValueError("`y` must be lower")
 
         with pytest.raises(ValueError, match="^in epoch 1, batch 1: y must be lower$"):
             quietly(net, line, loss=bad)
@@ -388,7 +388,7 @@ def test_data_is_moved_to_the_device_of_the_model(monkeypatch):
 
 
 def test_an_empty_loader(net):
-    with pytest.raises(ValueError, match="loader must give at least one batch, gave none"):
+    with pytest.raises(ValueError, match="`loader` must give at least one batch, gave none"):
         quietly(net, [])
 
 
@@ -426,24 +426,24 @@ def test_bad_arguments(net, line):
     step = lr_scheduler.StepLR(stranger, 1)
     plateau = lr_scheduler.ReduceLROnPlateau(optimizer)
     cases = [
-        ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
-        ({"epochs": 1.5}, TypeError, "epochs must be an int"),
-        ({"loader": iter(line)}, TypeError, "loader must be iterable once an epoch"),
+        ({"epochs": 0}, ValueError, "`epochs` must be at least 1, got 0"),
+        ({"epochs": 1.5}, TypeError, "`epochs` must be an int"),
+        ({"loader": iter(line)}, TypeError, "`loader` must be iterable once an epoch"),
         ({"loader": (batch for batch in line)}, TypeError, "not a generator"),
         ({"model": lambda x: x}, TypeError, r"`model` must be a torch.nn.Module, got function"),
-        ({"model": nn.ReLU()}, ValueError, "optimizer must be over parameters of model"),
-        ({"optimizer": stranger}, ValueError, "optimizer must be over parameters of model"),
-        ({"optimizer": net}, TypeError, "optimizer must be a torch optimizer, got Linear"),
-        ({"scheduler": optimizer}, TypeError, "scheduler must be a torch LRScheduler, got SGD"),
-        ({"scheduler": step}, ValueError, "scheduler must be of the optimizer given"),
+        ({"model": nn.ReLU()}, ValueError, "`optimizer` must be over parameters of model"),
+        ({"optimizer": stranger}, ValueError, "`optimizer` must be over parameters of model"),
+        ({"optimizer": net}, TypeError, "`optimizer` must be a torch optimizer, got Linear"),
+        ({"scheduler": optimizer}, TypeError, "`scheduler` must be a torch LRScheduler, got SGD"),
+        ({"scheduler": step}, ValueError, "`scheduler` must be of the optimizer given"),
         ({"scheduler": plateau}, ValueError, "must not be ReduceLROnPlateau"),
-        ({"schedule": "step"}, ValueError, "schedule must be one of 'epoch', 'batch', got 'step'"),
+        ({"schedule": "step"}, ValueError, "`schedule` must be one of 'epoch', 'batch', got 'step'"),
         ({"schedule": "batch"}, ValueError, "schedule='batch' needs a scheduler, got none"),
         ({"loss": "ce"}, TypeError, r"`loss` must be a function of \(model, x, y\), got str"),
-        ({"evaluate": {}}, TypeError, "evaluate must be a function of a model, got dict"),
-        ({"ema": "0.9"}, TypeError, "ema must be a number"),
-        ({"precision": "half"}, ValueError, "precision must be one of 'auto', 'float32', 'bfloat"),
-        ({"progress": 1}, TypeError, "progress must be True or False"),
+        ({"evaluate": {}}, TypeError, "`evaluate` must be a function of a model, got dict"),
+        ({"ema": "0.9"}, TypeError, "`ema` must be a number"),
+        ({"precision": "half"}, ValueError, "`precision` must be one of 'auto', 'float32', 'bfloat"),
+        ({"progress": 1}, TypeError, "`progress` must be True or False"),
     ]
     before = weights(net)
     for given, error, message in cases:

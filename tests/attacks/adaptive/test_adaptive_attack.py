@@ -454,29 +454,29 @@ def test_a_guard_without_gradients_is_refused(x, y):
 
 
 def test_targets_are_refused(x, y):
-    with pytest.raises(ValueError, match="target must be None: Adaptive"):
+    with pytest.raises(ValueError, match="`target` must be None: Adaptive"):
         Adaptive(attack=PGD, losses=["ce"]).run(sure(), x, y, target=(y + 1) % 3)
 
 
 def test_rejected_inputs_need_labels(x):
-    with pytest.raises(ValueError, match="y must be given: the model rejects sample"):
+    with pytest.raises(ValueError, match="`y` must be given: the model rejects sample"):
         Adaptive(attack=PGD, losses=["ce"]).run(sure(), x)
 
 
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: Adaptive(attack=PGD, losses=[]), ValueError, "losses must hold a loss"),
-        (lambda: Adaptive(attack=PGD, losses="ce"), TypeError, "losses must be a list"),
-        (lambda: Adaptive(attack=PGD, losses=EVASION), TypeError, "losses must be a list"),
-        (lambda: Adaptive(attack=PGD, losses=["c"]), ValueError, "loss must be one of"),
+        (lambda: Adaptive(attack=PGD, losses=[]), ValueError, "`losses` must hold a loss"),
+        (lambda: Adaptive(attack=PGD, losses="ce"), TypeError, "`losses` must be a list"),
+        (lambda: Adaptive(attack=PGD, losses=EVASION), TypeError, "`losses` must be a list"),
+        (lambda: Adaptive(attack=PGD, losses=["c"]), ValueError, "`loss` must be one of"),
         (lambda: Adaptive(attack=attacks.DeepFool(), losses=["ce"]), TypeError, "must be an FGSM"),
         (lambda: Adaptive(attack=attacks.PGD, losses=["ce"]), TypeError, "must be an FGSM"),
-        (lambda: Adaptive(attack=PGD, losses=["ce"], restarts=0), ValueError, "restarts must be"),
+        (lambda: Adaptive(attack=PGD, losses=["ce"], restarts=0), ValueError, "`restarts` must be"),
         (
             lambda: Adaptive(attack=attacks.BIM(eps=0.1), losses=["ce"], restarts=2),
             ValueError,
-            "restarts must be 1 without random starts",
+            "`restarts` must be 1 without random starts",
         ),
         (
             lambda: Evasion(detector_score=3, threshold=0.5),
@@ -486,7 +486,7 @@ def test_rejected_inputs_need_labels(x):
         (
             lambda: Evasion(detector_score=surest, threshold="a"),
             TypeError,
-            "threshold must be a number",
+            "`threshold` must be a number",
         ),
         (
             lambda: Evasion(detector_score=surest, threshold=float("nan")),
@@ -501,20 +501,20 @@ def test_rejected_inputs_need_labels(x):
         (
             lambda: Evasion(detector_score=surest, threshold=0.5, weight=0),
             ValueError,
-            "weight must be pos",
+            "`weight` must be pos",
         ),
         (
             lambda: Evasion(detector_score=surest, threshold=0.5, outputs="x"),
             ValueError,
-            "outputs must be",
+            "`outputs` must be",
         ),
-        (lambda: Mimicry(logits=[[1.0]]), TypeError, "logits must be a tensor of floats, got list"),
+        (lambda: Mimicry(logits=[[1.0]]), TypeError, "`logits` must be a tensor of floats, got list"),
         (lambda: Mimicry(logits=torch.eye(3).long()), TypeError, "got torch.int64"),
         (lambda: Mimicry(logits=torch.ones(3)), ValueError, r"shape \(m, classes\), got \(3,\)"),
         (lambda: Mimicry(logits=torch.ones(3, 2)), ValueError, "rows of two labels or more"),
         (lambda: Mimicry(logits=torch.ones(0, 2)), ValueError, "rows of two labels or more"),
         (lambda: Mimicry(logits=torch.eye(2) / 0), ValueError, "finite, are not in row 0, 1"),
-        (lambda: Mimicry(logits=torch.eye(2), outputs="x"), ValueError, "outputs must be one of"),
+        (lambda: Mimicry(logits=torch.eye(2), outputs="x"), ValueError, "`outputs` must be one of"),
     ],
 )
 def test_wrong_arguments_are_refused(make, error, words):

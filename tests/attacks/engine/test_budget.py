@@ -51,7 +51,7 @@ def test_crafting_nothing_and_refusals():
     assert PGD(eps=0.1).craft(net, x[:0], y[:0]).shape == (0, 1, 6, 6)
     with pytest.raises(ValueError, match=r"bounds \[0, 1\]"):
         PGD(eps=0.1).craft(net, 2 * x, y)
-    with pytest.raises(ValueError, match="y must be below 3"):
+    with pytest.raises(ValueError, match="`y` must be below 3"):
         PGD(eps=0.1).craft(net, x, y + 1)
-    with pytest.raises(TypeError, match="model must be"):
+    with pytest.raises(TypeError, match="`model` must be"):
         PGD(eps=0.1).craft(lambda x: x, x, y)

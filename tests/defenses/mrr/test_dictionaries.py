@@ -374,17 +374,17 @@ def test_arrays_of_other_settings_are_refused(fitted, change):
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ({"patch": 0}, ValueError, "patch must be at least 1"),
-        ({"atoms": 2.0}, TypeError, "atoms must be an int"),
-        ({"sparsity": 0}, ValueError, "sparsity must be at least 1"),
-        ({"sparsity": 226}, ValueError, "sparsity must be at most atoms = 225, got 226"),
-        ({"per_image": 0}, ValueError, "per_image must be at least 1"),
-        ({"iterations": 0}, ValueError, "iterations must be at least 1"),
-        ({"alpha": 0}, ValueError, "alpha must be positive"),
-        ({"alpha": math.nan}, ValueError, "alpha must be positive"),
-        ({"score": "ssim"}, ValueError, "score must be one of 'residual', 'psnr'"),
-        ({"channels": "rgb"}, ValueError, "channels must be one of 'joint', 'separate'"),
-        ({"seed": -1}, ValueError, "seed must be at least 0"),
+        ({"patch": 0}, ValueError, "`patch` must be at least 1"),
+        ({"atoms": 2.0}, TypeError, "`atoms` must be an int"),
+        ({"sparsity": 0}, ValueError, "`sparsity` must be at least 1"),
+        ({"sparsity": 226}, ValueError, "`sparsity` must be at most atoms = 225, got 226"),
+        ({"per_image": 0}, ValueError, "`per_image` must be at least 1"),
+        ({"iterations": 0}, ValueError, "`iterations` must be at least 1"),
+        ({"alpha": 0}, ValueError, "`alpha` must be positive"),
+        ({"alpha": math.nan}, ValueError, "`alpha` must be positive"),
+        ({"score": "ssim"}, ValueError, "`score` must be one of 'residual', 'psnr'"),
+        ({"channels": "rgb"}, ValueError, "`channels` must be one of 'joint', 'separate'"),
+        ({"seed": -1}, ValueError, "`seed` must be at least 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(given, error, words):
@@ -396,12 +396,12 @@ def test_settings_out_of_range_are_refused(given, error, words):
     ("x", "labels", "error", "words"),
     [
         (torch.rand(4, 36), torch.zeros(4), ValueError, "InputDefender needs images"),
-        (np.zeros((4, 1, 6, 6)), torch.zeros(4), TypeError, "x must be a torch.Tensor"),
-        (torch.zeros(4, 1, 6, 6).int(), torch.zeros(4), TypeError, "x must be of a floating dtype"),
-        (torch.rand(4, 1, 6, 6) + 1, torch.zeros(4), ValueError, "x must lie in"),
-        (torch.rand(4, 1, 6, 6), torch.zeros(3), ValueError, "labels must have shape"),
-        (torch.rand(4, 1, 6, 6), torch.zeros(4) - 1, ValueError, "labels must not be negative"),
-        (torch.rand(0, 1, 6, 6), torch.zeros(0), ValueError, "x must hold images"),
+        (np.zeros((4, 1, 6, 6)), torch.zeros(4), TypeError, "`x` must be a torch.Tensor"),
+        (torch.zeros(4, 1, 6, 6).int(), torch.zeros(4), TypeError, "`x` must be of a floating dtype"),
+        (torch.rand(4, 1, 6, 6) + 1, torch.zeros(4), ValueError, "`x` must lie in"),
+        (torch.rand(4, 1, 6, 6), torch.zeros(3), ValueError, "`labels` must have shape"),
+        (torch.rand(4, 1, 6, 6), torch.zeros(4) - 1, ValueError, "`labels` must not be negative"),
+        (torch.rand(0, 1, 6, 6), torch.zeros(0), ValueError, "`x` must hold images"),
         (torch.rand(4, 1, 6, 2), torch.zeros(4), ValueError, "at least 3x3 pixels.*got 6x2"),
         (torch.rand(4, 1, 2, 6), torch.zeros(4), ValueError, "at least 3x3 pixels.*got 2x6"),
     ],
@@ -412,25 +412,25 @@ def test_what_cannot_be_learned_from_is_refused(x, labels, error, words):
 
 
 def test_bounds_that_are_no_interval_are_refused():
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         SMALL.fit(torch.rand(4, 1, 6, 6), torch.zeros(4), (0.0, math.nan))
 
 
 def test_so_many_atoms_that_nothing_is_left_are_refused():
     settings = replace(SMALL, sparsity=9)
-    with pytest.raises(ValueError, match="sparsity must be below the 9 numbers of a patch"):
+    with pytest.raises(ValueError, match="`sparsity` must be below the 9 numbers of a patch"):
         settings.fit(torch.rand(4, 1, 6, 6), torch.zeros(4), UNIT)
     colour = torch.rand(4, 2, 6, 6)
     assert settings.fit(colour, torch.zeros(4), UNIT).atoms.shape == (1, 12, 18)
-    with pytest.raises(ValueError, match="sparsity must be below the 9"):
+    with pytest.raises(ValueError, match="`sparsity` must be below the 9"):
         replace(settings, channels="separate").fit(colour, torch.zeros(4), UNIT)
 
 
 @pytest.mark.parametrize(
     ("x", "labels", "error", "words"),
     [
-        (np.zeros((2, 1, 6, 6)), torch.zeros(2), TypeError, "x must be a torch.Tensor"),
-        (torch.zeros(2, 1, 6, 6).int(), torch.zeros(2), TypeError, "x must be of a floating dtype"),
+        (np.zeros((2, 1, 6, 6)), torch.zeros(2), TypeError, "`x` must be a torch.Tensor"),
+        (torch.zeros(2, 1, 6, 6).int(), torch.zeros(2), TypeError, "`x` must be of a floating dtype"),
         (torch.zeros(2, 36), torch.zeros(2), ValueError, r"`x` must have shape \(n, 1, 6, 6\)"),
         (
             torch.zeros(2, 1, 6, 7),
@@ -438,8 +438,8 @@ def test_so_many_atoms_that_nothing_is_left_are_refused():
             ValueError,
             r"`x` must have shape \(n, 1, 6, 6\)",
         ),
-        (torch.zeros(2, 1, 6, 6), torch.zeros(3), ValueError, "labels must have shape"),
-        (torch.zeros(2, 1, 6, 6), torch.zeros(2) - 1, ValueError, "labels must not be negative"),
+        (torch.zeros(2, 1, 6, 6), torch.zeros(3), ValueError, "`labels` must have shape"),
+        (torch.zeros(2, 1, 6, 6), torch.zeros(2) - 1, ValueError, "`labels` must not be negative"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(x, labels, error, words):

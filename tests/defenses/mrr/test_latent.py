@@ -280,8 +280,8 @@ def fit_double(modules):
 @pytest.mark.parametrize(
     ("layer", "sentence"),
     [
-        ("fc1", "layer must be one of 0, 1, 2, 3, 4, 5, 6; got 'fc1'"),
-        ("", "layer must be one of"),
+        ("fc1", "`layer` must be one of 0, 1, 2, 3, 4, 5, 6; got 'fc1'"),
+        ("", "`layer` must be one of"),
     ],
 )
 def test_a_layer_that_is_not_there(victim, layer, sentence):
@@ -299,18 +299,18 @@ def test_a_layer_that_runs_twice():
 @pytest.mark.parametrize(
     ("settings", "error", "sentence"),
     [
-        ({"layer": 3}, TypeError, "layer must be a name or None, got int"),
-        ({"side": "left"}, ValueError, "side must be one of 'input', 'output'"),
-        ({"count": 0}, ValueError, "count must be at least 1, got 0"),
-        ({"regularizer": "far"}, ValueError, "regularizer must be one of"),
-        ({"compactness": -1}, ValueError, "compactness must be at least 0"),
-        ({"separation": float("nan")}, ValueError, "separation must be at least 0"),
-        ({"density": "hdda"}, ValueError, "density must be one of 'euclidean', 'gaussian'"),
-        ({"explained": 1.1}, ValueError, "explained must lie in"),
-        ({"epochs": 0}, ValueError, "epochs must be at least 1"),
-        ({"batch_size": 1.5}, TypeError, "batch_size must be an int"),
-        ({"lr": 0}, ValueError, "lr must be positive"),
-        ({"chain": True}, TypeError, "chain must be a Chain or None, got True"),
+        ({"layer": 3}, TypeError, "`layer` must be a name or None, got int"),
+        ({"side": "left"}, ValueError, "`side` must be one of 'input', 'output'"),
+        ({"count": 0}, ValueError, "`count` must be at least 1, got 0"),
+        ({"regularizer": "far"}, ValueError, "`regularizer` must be one of"),
+        ({"compactness": -1}, ValueError, "`compactness` must be at least 0"),
+        ({"separation": float("nan")}, ValueError, "`separation` must be at least 0"),
+        ({"density": "hdda"}, ValueError, "`density` must be one of 'euclidean', 'gaussian'"),
+        ({"explained": 1.1}, ValueError, "`explained` must lie in"),
+        ({"epochs": 0}, ValueError, "`epochs` must be at least 1"),
+        ({"batch_size": 1.5}, TypeError, "`batch_size` must be an int"),
+        ({"lr": 0}, ValueError, "`lr` must be positive"),
+        ({"chain": True}, TypeError, "`chain` must be a Chain or None, got True"),
     ],
 )
 def test_errors_of_defenders(settings, error, sentence):
@@ -321,9 +321,9 @@ def test_errors_of_defenders(settings, error, sentence):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"step": 0}, "step must be positive"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"clean": 2}, "clean must lie in"),
+        ({"step": 0}, "`step` must be positive"),
+        ({"steps": 0}, "`steps` must be at least 1"),
+        ({"clean": 2}, "`clean` must lie in"),
     ],
 )
 def test_errors_of_chains(settings, sentence):

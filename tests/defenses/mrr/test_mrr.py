@@ -214,7 +214,7 @@ class TestPolicy:
         assert latent.threshold <= both.first(1).threshold
 
     def test_more_than_there_are(self, both):
-        with pytest.raises(ValueError, match="count must be at most 1, the defenders of a layer"):
+        with pytest.raises(ValueError, match="`count` must be at most 1, the defenders of a layer"):
             both.first(2)
 
     def test_a_precision_for_each_is_not_one_for_fewer(self, mrr):
@@ -225,7 +225,7 @@ class TestPolicy:
     def test_correlations_are_numpys(self, mrr, clean):
         found = mrr.correlation(clean[0])
         np.testing.assert_allclose(found, np.corrcoef(mrr.scores(clean[0]).T), atol=1e-12)
-        with pytest.raises(ValueError, match="x must hold at least 2 inputs, got 1"):
+        with pytest.raises(ValueError, match="`x` must hold at least 2 inputs, got 1"):
             mrr.correlation(clean[0][:1])
 
 
@@ -265,7 +265,7 @@ class TestFiles:
         wider = mlp()
         wider[1], wider[4] = nn.Linear(64, 50), nn.Linear(50, 20)
         for other in (shorter, wider):
-            with pytest.raises(ValueError, match="model must be the one that MRR was fitted with"):
+            with pytest.raises(ValueError, match="`model` must be the one that MRR was fitted with"):
                 MRR.load(tmp_path / "mrr.npz", other)
 
     def test_no_such_file(self, net, tmp_path):
@@ -355,15 +355,15 @@ class TestGuard:
 @pytest.mark.parametrize(
     ("settings", "error", "sentence"),
     [
-        ({"latent": 3}, TypeError, "latent must be LatentDefenders or a list of them, got 3"),
+        ({"latent": 3}, TypeError, "`latent` must be LatentDefenders or a list of them, got 3"),
         ({"latent": []}, ValueError, "latent or inputs must hold a defender"),
-        ({"inputs": 7}, TypeError, "inputs must be an InputDefender or None, got 7"),
-        ({"aggregate": "sum"}, ValueError, "aggregate must be one of"),
-        ({"security": 0}, ValueError, "security must be a percentage between 0 and 100, got 0"),
-        ({"security": 100}, ValueError, "security must be a percentage"),
-        ({"jointly": 1}, TypeError, "jointly must be True or False"),
-        ({"held_out": 1}, ValueError, "held_out must be below 1"),
-        ({"seed": 0.5}, TypeError, "seed must be an int"),
+        ({"inputs": 7}, TypeError, "`inputs` must be an InputDefender or None, got 7"),
+        ({"aggregate": "sum"}, ValueError, "`aggregate` must be one of"),
+        ({"security": 0}, ValueError, "`security` must be a percentage between 0 and 100, got 0"),
+        ({"security": 100}, ValueError, "`security` must be a percentage"),
+        ({"jointly": 1}, TypeError, "`jointly` must be True or False"),
+        ({"held_out": 1}, ValueError, "`held_out` must be below 1"),
+        ({"seed": 0.5}, TypeError, "`seed` must be an int"),
     ],
 )
 def test_errors_of_settings(settings, error, sentence):
@@ -375,29 +375,29 @@ class TestErrorsOfFit:
     def test_a_model_without_layers(self):
         x, y = digits(100)
         forest = LogisticRegression(max_iter=5000).fit(x.flatten(1), y)
-        with pytest.raises(TypeError, match="model must be an nn.Module or a TorchClassifier"):
+        with pytest.raises(TypeError, match="`model` must be an nn.Module or a TorchClassifier"):
             MRR().fit(forest, x, y)
 
     def test_labels_that_the_model_does_not_have(self, net):
         x, y = digits(100)
-        with pytest.raises(ValueError, match="y must be below 10"):
+        with pytest.raises(ValueError, match="`y` must be below 10"):
             MRR().fit(net, x, y + 1)
 
     def test_too_few_samples(self, net):
         x, y = digits(3)
-        with pytest.raises(ValueError, match="x must have more samples to hold out 0.2 of them"):
+        with pytest.raises(ValueError, match="`x` must have more samples to hold out 0.2 of them"):
             MRR().fit(net, x, y)
 
     def test_nothing_to_find_the_threshold_on(self, net):
-        with pytest.raises(ValueError, match="jointly must be False with held_out=0 and without"):
+        with pytest.raises(ValueError, match="`jointly` must be False with held_out=0 and without"):
             MRR(QUICK, held_out=0.0).fit(net, *digits(100))
         own = MRR(LatentDefenders(epochs=1), held_out=0.0, jointly=False).fit(net, *digits(100))
-        with pytest.raises(ValueError, match="jointly must be False: no clean inputs were held"):
+        with pytest.raises(ValueError, match="`jointly` must be False: no clean inputs were held"):
             own.with_policy(jointly=True).flag(digits(3)[0])
 
     def test_clean_inputs_of_the_wrong_kind(self, net):
         x, y = digits(100)
-        with pytest.raises(ValueError, match="clean must hold at least 2 inputs, got 1"):
+        with pytest.raises(ValueError, match="`clean` must hold at least 2 inputs, got 1"):
             MRR().fit(net, x, y, x[:1])
         with pytest.raises(ValueError, match="argument 'clean': x must lie in the model's bounds"):
             MRR().fit(net, x, y, x + 3)
@@ -417,7 +417,7 @@ class TestErrorsOfFit:
     def test_an_error_leaves_an_earlier_fit(self, net):
         found = MRR(LatentDefenders(epochs=1)).fit(net, *digits(200))
         before = found.fitted
-        with pytest.raises(ValueError, match="y must be below"):
+        with pytest.raises(ValueError, match="`y` must be below"):
             found.fit(net, digits(200)[0], digits(200)[1] + 5)
         assert found.fitted is before
 

@@ -181,13 +181,13 @@ def test_bad_arguments(net, x, y):
     attack = attacks.FGSM(eps=0.1)
     with pytest.raises(ValueError, match="at least one attack"):
         rob.evaluate(net, x, y, attacks=[])
-    with pytest.raises(TypeError, match="attacks must be a list of attacks"):
+    with pytest.raises(TypeError, match="`attacks` must be a list of attacks"):
         rob.evaluate(net, x, y, attacks=attack)
-    with pytest.raises(TypeError, match="attacks must be a list of attacks"):
+    with pytest.raises(TypeError, match="`attacks` must be a list of attacks"):
         rob.evaluate(net, x, y, attacks=["FGSM"])
     with pytest.raises(ValueError, match="at least one sample"):
         rob.evaluate(net, x[:0], y[:0], attacks=[attack])
-    with pytest.raises(ValueError, match="y must be below 3"):
+    with pytest.raises(ValueError, match="`y` must be below 3"):
         rob.evaluate(net, x, torch.full_like(y, 3), attacks=[attack])
     with pytest.raises(ValueError, match="x has 40 samples, but y has 39"):
         rob.accuracy(net, x, y[1:])
@@ -475,7 +475,7 @@ def test_errors_say_which_batch_they_count_in(net, x, y):
     for ask in (rob.accuracy, lambda *a, **k: rob.evaluate(*a, attacks=[Fools(0, 1)], **k)):
         with pytest.raises(ValueError, match="begins at input 20: x must be finite.*sample 3"):
             ask(net, x, y, batch_size=10)
-        with pytest.raises(ValueError, match="^x must be finite.*sample 23"):
+        with pytest.raises(ValueError, match="^`x` must be finite.*sample 23"):
             ask(net, x, y)
 
 

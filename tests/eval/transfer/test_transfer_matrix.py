@@ -226,20 +226,20 @@ class Labels:
 
 
 WRONG = [
-    (lambda m: {"sources": {}}, ValueError, "sources must hold at least one model, got none"),
-    (lambda m: {"targets": []}, ValueError, "targets must hold at least one model, got none"),
-    (lambda m: {"sources": m["left"]}, TypeError, "sources must be a mapping .* got Halfspace"),
-    (lambda m: {"targets": {3: m["left"]}}, TypeError, "targets must have names for keys, got 3"),
-    (lambda m: {"targets": [m["left"], "net"]}, TypeError, "model must be .* got str"),
+    (lambda m: {"sources": {}}, ValueError, "`sources` must hold at least one model, got none"),
+    (lambda m: {"targets": []}, ValueError, "`targets` must hold at least one model, got none"),
+    (lambda m: {"sources": m["left"]}, TypeError, "`sources` must be a mapping .* got Halfspace"),
+    (lambda m: {"targets": {3: m["left"]}}, TypeError, "`targets` must have names for keys, got 3"),
+    (lambda m: {"targets": [m["left"], "net"]}, TypeError, "`model` must be .* got str"),
     (
         lambda m: {"sources": [m["left"]] * 2}, ValueError,
         r"`sources` must hold each model once, got Halfspace twice",
     ),
-    (lambda m: {"attack": attacks.FGSM}, TypeError, "attack must be an attack or a mapping"),
-    (lambda m: {"attack": "FGSM"}, TypeError, "attack must be .* got 'FGSM'"),
+    (lambda m: {"attack": attacks.FGSM}, TypeError, "`attack` must be an attack or a mapping"),
+    (lambda m: {"attack": "FGSM"}, TypeError, "`attack` must be .* got 'FGSM'"),
     (
         lambda m: {"attack": {"left": Moves()}}, ValueError,
-        "attack must have one for every source, has none for 'right', 'other'",
+        "`attack` must have one for every source, has none for 'right', 'other'",
     ),
     (
         lambda m: {"attack": {**dict.fromkeys(m, Moves()), "rihgt": Moves()}}, ValueError,
@@ -256,10 +256,10 @@ WRONG = [
     ),
     (lambda m: {"y": 2 * Y}, ValueError, "target 'left': y must be below 2"),
     (lambda m: {"y": Y[1:]}, ValueError, "x has 4 samples, but y has 3 labels"),
-    (lambda m: {"x": X[:0], "y": Y[:0]}, ValueError, "x must hold at least one sample"),
+    (lambda m: {"x": X[:0], "y": Y[:0]}, ValueError, "`x` must hold at least one sample"),
     (lambda m: {"x": 5 * X}, ValueError, "bounds"),
     (lambda m: {"x": X.numpy()}, TypeError, "from_numpy"),
-    (lambda m: {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+    (lambda m: {"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
 ]  # fmt: skip
 
 
