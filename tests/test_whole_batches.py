@@ -203,7 +203,7 @@ def test_batch_statistics_are_found(mode):
 
 
 def test_the_option_is_checked(net):
-    with pytest.raises(ValueError, match="batch must be one of"):
+    with pytest.raises(ValueError, match="`batch` must be one of"):
         advkit.TorchClassifier(net, batch="all")
 
 

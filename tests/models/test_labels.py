@@ -68,7 +68,7 @@ def test_integers_other_than_positions_have_to_be_explained(values, estimator):
         ) as caught:
             make(known)
         assert str([int(v) for v in values]) in str(caught.value)
-    with pytest.raises(ValueError, match="labels must be one of 'class', 'index'"):
+    with pytest.raises(ValueError, match="`labels` must be one of 'class', 'index'"):
         SklearnClassifier(known, labels="classes")
 
 
