@@ -13,8 +13,8 @@ from torch import Tensor
 class Normalize:
     """Normalization `(x - mean) / std` of each channel, where channels are the second axis of `x`.
 
-    Bounds for each channel are not needed: attacks keep to the range of the data, say [0, 1], and
-    the network receives the values that it was trained on.
+    The bounds stay those of the data, say [0, 1], although they differ between channels after the
+    normalization. The network receives the values that it was trained on.
 
     Args:
         mean: one value for each channel, or a single value for all channels.

@@ -35,13 +35,16 @@ _in_use: dict[_Key, _SharedState] = {}
 class preserve_state(AbstractContextManager[None]):  # noqa: N801 - read as a verb
     """Context in which `modules` run freely; its exit restores their state and the random state.
 
-    Restored, also if the body raises or is interrupted: the mode of every submodule (a single
-    `train()` at the end would unfreeze batch norms that a user has frozen), `requires_grad` of
-    every parameter, hooks, the set of buffers, their content and their persistence. New parameters
-    and submodules stay, as do changes of the content of parameters and of other attributes. The
-    random state is restored if the first pass inside draws, see `Draws`. Inside another
-    `preserve_state` of the same modules and mode nothing is done, so that a random model draws new
-    numbers from call to call.
+    The exit restores, also if the body raises or is interrupted:
+
+    - the mode of every submodule (a single `train()` at the end would unfreeze batch norms that a
+      user has frozen) and `requires_grad` of every parameter;
+    - hooks, the set of buffers, their content and their persistence;
+    - the random state, if the first pass inside draws, see `Draws`.
+
+    New parameters and submodules stay, as do changes of the content of parameters and of other
+    attributes. Inside another `preserve_state` of the same modules and mode nothing is done, so
+    that a random model draws new numbers from call to call.
 
     Several threads may use a module at once: the first one saves its state, and the last one
     restores it.

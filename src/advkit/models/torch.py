@@ -67,7 +67,7 @@ class TorchClassifier:
             - Each pass takes as long as one of the whole batch, even if few samples are unfinished.
               An attack that queries several points of a sample at once (HopSkipJump) takes one
               pass for each.
-            - `queries` counts the passes in which a sample's own output was needed.
+            - `queries` counts the passes in which a sample's own output was requested.
             - Wrappers that send copies of samples (`RandomizedSmoothing`) still split batches.
 
     Raises:
