@@ -188,12 +188,12 @@ def test_numbers_within_other_functions_that_take_data():
     loader = list(zip(x.split(4), y.split(4), strict=True))
     assert rob.accuracy(module, loader).count == 8
     matrix = rob.transfer_matrix({"net": module}, None, attacks.FGSM(eps=0.0), x, y, batch_size=4)
-    assert matrix.over_all["net"]["net"].count == 3
+    assert matrix.error_rate["net"]["net"].count == 3
     table = collect([module], [attacks.FGSM(eps=0.0)], x, y, batch_size=4)
     assert table.predicted.tolist() == [*labels.tolist(), *labels.tolist()]
     found = rob.benchmark(module, x, y, attacks=[attacks.FGSM(eps=0.0)], batch_size=4, rounds=1)
     assert found.groups[0].best.found.count == 0
-    guard = Guard(module, Asking()).calibrate(x, fpr=0.5, batch_size=4)
+    guard = Guard(module, Asking(), fpr=0.5).calibrate(x, batch_size=4)
     assert guard.threshold == 0
     smooth = RandomizedSmoothing(module, sigma=0.01, n=200, batch_size=300)
     certain = smooth.certify(x).labels
@@ -201,11 +201,11 @@ def test_numbers_within_other_functions_that_take_data():
     assert (certain >= 0).sum() > 5
 
 
-def test_the_natural_images_of_an_attack_have_no_numbers():
+def test_the_start_images_of_an_attack_have_no_numbers():
     module, x, y = data(5)
     guard = Guard(module, Asking(), threshold=2.0)
     attack = attacks.FeatureMatching(eps=0.1, start_images=torch.rand(5, 6).double(), steps=2)
-    with pytest.raises(RuntimeError, match="no numbers for the images in natural"):
+    with pytest.raises(RuntimeError, match="no numbers for the images in start_images"):
         attack.run(guard, x, y)
 
 

@@ -563,7 +563,7 @@ class TestModels:
         torch.testing.assert_close(attack(model, x.double(), y), attack(net, x.double(), y))
 
     def test_another_dtype_than_the_modules_is_refused(self, attack, net, x, y):
-        with pytest.raises(TypeError, match=r"x of torch.float64 on cpu.*torch.float32 on cpu"):
+        with pytest.raises(TypeError, match=r"torch.float32 on cpu, got torch.float64 on cpu"):
             attack(net, x.double(), y)
 
     @pytest.mark.filterwarnings("ignore:.*met a gradient")
@@ -657,9 +657,7 @@ class TestGradients:
 
         with pytest.raises(TypeError, match="cannot be differentiated"):
             attack(Detached(), x, y)
-        with pytest.raises(
-            TypeError, match=f"{type(attack).__name__} needs.*Labels is a Classifier"
-        ):
+        with pytest.raises(TypeError, match=f"{type(attack).__name__}.*Labels(,| is) a Classifier"):
             attack(Labels(), x, y)
         with pytest.raises(TypeError, match=r"`model` must be a torch.nn.Module"):
             attack("net", x, y)

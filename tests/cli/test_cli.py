@@ -185,7 +185,7 @@ WRONG = [
     (["--bounds", "1", "0"], "--bounds must be two finite numbers, lower first"),
     (["--mean", "0.5"], "--mean and --std go together"),
     (["--mean", "0.5", "--std", "0"], "--std must be positive"),
-    (["--mean", "1", "1", "--std", "1", "1"], "mean has 2 values, but x has 1 channels"),
+    (["--mean", "1", "1", "--std", "1", "1"], "`x` must have 2 channels"),
     (["--device", "gpu"], "--device: cannot use 'gpu'"),
     (["--device", "meta"], "--device: cannot use 'meta'"),
     (["--out", "taken"], "--out: cannot write to taken: it is not a folder"),

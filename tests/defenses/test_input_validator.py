@@ -250,7 +250,7 @@ def test_it_is_a_classifier_of_labels(x):
     y = convnet()(x).argmax(1)
     assert not hasattr(model, "scores")
     assert not hasattr(model, "logits")
-    with pytest.raises(ValueError, match="num_classes is unknown"):
+    with pytest.raises(ValueError, match="`num_classes` must be given to be known"):
         model.num_classes  # noqa: B018
     assert model.predict(x).tolist() == y.tolist()
     assert (model.num_classes, model.bounds) == (3, (0, 1))

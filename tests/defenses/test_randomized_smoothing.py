@@ -333,7 +333,7 @@ def test_a_model_without_logits_or_scores_is_smoothed_too():
     model = smoothed(tree, n=100)
     assert not hasattr(model, "logits")
     assert model.certify(x).labels.shape == (8,)
-    with pytest.raises(TypeError, match="is a ScoreClassifier"):
+    with pytest.raises(TypeError, match=", a ScoreClassifier"):
         attacks.FGSM(eps=0.1)(model, x)
     labels = CallableClassifier(lambda rows: [1] * len(rows), 3, output="labels")
     assert smoothed(labels).predict(x).tolist() == [1] * 8

@@ -211,7 +211,7 @@ def test_a_guard_is_a_classifier(x):
     net = convnet().train()
     guard = Guard(TorchClassifier(net, bounds=(-1, 2)), Unsure(), threshold=0.4)
     assert guard.bounds == (-1, 2)
-    with pytest.raises(ValueError, match="num_classes is unknown"):
+    with pytest.raises(ValueError, match="`num_classes` must be given to be known"):
         guard.num_classes  # noqa: B018
     guard.predict(x)
     assert guard.num_classes == 3
@@ -401,7 +401,7 @@ def test_a_forest_guards(tmp_path, x):
 
 
 def test_a_gradient_attack_is_told_what_to_do(guard, x):
-    with pytest.raises(TypeError, match="Guard is a ScoreClassifier.*Square"):
+    with pytest.raises(TypeError, match="Guard, a ScoreClassifier.*Square"):
         attacks.PGD(eps=0.1).run(guard, x)
 
 

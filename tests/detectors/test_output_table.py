@@ -156,7 +156,7 @@ def test_models_without_gradients_have_scores():
     assert found.outputs[:4].tolist() == [[1, 0], [0, 1], [0, 1], [0, 1]]
     with pytest.raises(TypeError, match="model 'tree' has no logits"):
         collect({"tree": tree}, [], X, Y, outputs="logits")
-    with pytest.raises(TypeError, match="model 'tree': FGSM needs gradients"):
+    with pytest.raises(TypeError, match="model 'tree': `model` must have gradients .* for FGSM"):
         collect({"tree": tree}, [attacks.FGSM(eps=0.1)], X, Y)
 
 

@@ -81,7 +81,7 @@ def test_scores_are_probabilities_in_float64(x, output):
 def test_labels_alone_give_no_scores():
     model = CallableClassifier(labels, 3, output="labels")
     assert not hasattr(model, "scores")
-    with pytest.raises(AttributeError, match="answers labels only, so it has no scores"):
+    with pytest.raises(AttributeError, match="returns labels only, so it has no scores"):
         model.scores  # noqa: B018
 
 
@@ -262,8 +262,12 @@ def test_errors_name_the_sample_of_the_whole_batch():
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [
-        ([0, 3], ValueError, "`labels` must be below 3.*got 3, for sample 1"),
-        ([0, -2], ValueError, r"must not be negative, got -2 \(sample 1\)"),
+        ([0, 3], ValueError, "labels that `fn` returns must be below 3.*got 3, for sample 1"),
+        (
+            [0, -2],
+            ValueError,
+            r"labels that `fn` returns must not be negative, got -2 \(sample 1\)",
+        ),
         ([0, 0.5], ValueError, "must be integers, is not for sample 1"),
         ([[1, 0], [0, 1]], ValueError, r"labels of shape \(2,\).*got shape \(2, 2\)"),
         (["cat", "dog"], TypeError, "must return numbers, got <U3"),
@@ -345,9 +349,11 @@ def test_it_is_copied_pickled_and_printed(x):
 
 
 def test_an_attack_with_gradients_says_that_there_are_none(x):
-    with pytest.raises(TypeError, match="CallableClassifier is a ScoreClassifier"):
+    with pytest.raises(
+        TypeError, match="got CallableClassifier, a ScoreClassifier, which has none"
+    ):
         advkit.attacks.FGSM(eps=0.1)(CallableClassifier(probabilities, 3), x)
-    with pytest.raises(TypeError, match="CallableClassifier is a Classifier"):
+    with pytest.raises(TypeError, match="got CallableClassifier, a Classifier, which has none"):
         advkit.attacks.FGSM(eps=0.1)(CallableClassifier(labels, 3, output="labels"), x)
 
 

@@ -149,7 +149,7 @@ def test_a_part_without_a_mode_gets_none_from_the_module_around_it(x):
     state = ModuleState(around)
     around.eval()
     for _ in range(2):
-        for step in list(state.steps()):
+        for step in list(state.restore_steps()):
             step()
     assert training_of(part) is None
     assert around[1].training

@@ -69,12 +69,12 @@ def test_a_wrapper_offers_what_the_inner_model_offers(x, wrap):
     assert not hasattr(wrapped, "logits")
     assert (wrapped.scores(x).numpy() == tree.predict_proba(x.flatten(1))).all()
     assert wrapped.predict(x).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    with pytest.raises(TypeError, match="is a ScoreClassifier"):
+    with pytest.raises(TypeError, match=", a ScoreClassifier"):
         attacks.FGSM(eps=0.1)(wrapped, x)
 
     far = wrap(TorchClassifier(convnet(), bounds=(-2, 3)))
     assert far.bounds == (-2, 3)
-    with pytest.raises(ValueError, match="num_classes is unknown"):
+    with pytest.raises(ValueError, match="`num_classes` must be given to be known"):
         far.num_classes  # noqa: B018
 
 
@@ -164,7 +164,7 @@ def test_arguments_of_the_expectation(noisy):
         Expectation(noisy, draws=0)
     with pytest.raises(ValueError, match="`combine` must be one of"):
         Expectation(noisy, combine="mean")
-    with pytest.raises(TypeError, match="use combine='vote'"):
+    with pytest.raises(TypeError, match="Use combine='vote'"):
         Expectation(CallableClassifier(len, 3, output="labels"))
 
 
@@ -205,7 +205,7 @@ def test_a_step_that_changes_the_shape_needs_a_function_backward():
 
     x = torch.rand(2, 2, dtype=torch.float64)
     assert StraightThrough(Linear3(), doubled).predict(x).shape == (2,)
-    with pytest.raises(ValueError, match=r"turns \(2, 2\) into \(2, 3\).*give backward="):
+    with pytest.raises(ValueError, match=r"`backward` must return .* \(2, 3\), got \(2, 2\)"):
         StraightThrough(Linear3(), doubled).logits(x.requires_grad_())
     model = StraightThrough(Linear3(), doubled, backward=lambda x: torch.cat([x, x], 1)[:, :3])
     (grad,) = torch.autograd.grad(model.logits(x)[:, 1].sum(), x)

@@ -252,7 +252,7 @@ WRONG = [
     ),
     (
         lambda m: {"sources": {"a": Labels()}, "attack": attacks.FGSM(eps=0.1)}, TypeError,
-        "source 'a': FGSM needs gradients",
+        r"source 'a': `model` must have gradients .* for FGSM",
     ),
     (lambda m: {"y": 2 * Y}, ValueError, "target 'left': y must be below 2"),
     (lambda m: {"y": Y[1:]}, ValueError, "x has 4 samples, but y has 3 labels"),
