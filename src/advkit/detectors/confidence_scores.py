@@ -85,7 +85,8 @@ class OutputEntropy(_Confidence):
         >>> import numpy as np
         >>> from advkit.detectors import OutputEntropy
         >>> detector = OutputEntropy("scores").fit(np.eye(3))
-        >>> bool(detector.anomaly_score([[0.5, 0.25, 0.25]]) > detector.anomaly_score([[0.9, 0.1, 0]]))
+        >>> scores = detector.anomaly_score([[0.5, 0.25, 0.25], [0.9, 0.1, 0]])
+        >>> bool(scores[0] > scores[1])
         True
     """
 

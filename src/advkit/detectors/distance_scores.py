@@ -210,7 +210,8 @@ class LocalIntrinsicDimensionality(OutlierScore):
         >>> rng = np.random.default_rng(0)
         >>> line = rng.uniform(size=(500, 1)) * [1.0, 1.0, 1.0]
         >>> detector = LocalIntrinsicDimensionality().fit(line)
-        >>> bool(detector.anomaly_score([[0.5, 0.5, 0.6]]) > detector.anomaly_score([[0.5, 0.5, 0.5]]))
+        >>> scores = detector.anomaly_score([[0.5, 0.5, 0.6], [0.5, 0.5, 0.5]])
+        >>> bool(scores[0] > scores[1])
         True
     """
 
@@ -239,9 +240,7 @@ class LocalIntrinsicDimensionality(OutlierScore):
         distances = self._tree.query(rows, self.k_ + 1)[0]
         same = distances[:, :1] == 0
         nearest = np.where(same, distances[:, 1:], distances[:, :-1])
-        nearest = np.maximum(
-            nearest, np.finfo(np.float64).tiny
-        )  # avoids a division by zero: squared distances underflow
+        nearest = np.maximum(nearest, np.finfo(np.float64).tiny)  # squares may underflow to 0
         decay = np.log(nearest[:, -1:] / nearest).mean(1)
         return np.asarray(-1 / np.maximum(decay, np.finfo(np.float64).eps))
 

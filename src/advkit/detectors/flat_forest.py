@@ -84,9 +84,9 @@ class FlatForest:
         for name, kind in _DTYPES.items():
             array = getattr(self, name)
             if array.dtype != kind or array.ndim != (2 if name == "values" else 1):
-                axes = 2 if name == "values" else 1
+                rank = 2 if name == "values" else 1
                 raise ValueError(
-                    f"`{name}` must be {np.dtype(kind)} with {axes} axes, got {array.dtype} of "
+                    f"`{name}` must be {np.dtype(kind)} of rank {rank}, got {array.dtype} of "
                     f"shape {array.shape}."
                 )
         nodes = np.arange(len(self.left))
@@ -112,7 +112,7 @@ class FlatForest:
                 raise ValueError(f"`{name}` must hold values of a forest, got values out of range.")
 
     def probabilities(self, x: Floats32) -> Floats:
-        """Return the trees' mean probabilities `(n, classes)` for finite float32 `x` `(n, width)`."""
+        """Return the mean probabilities `(n, classes)` of all trees for finite float32 rows."""
         if len(x) == 1:
             return self._probabilities_of_row(x.ravel())[None]
         blocks = [self._probabilities_of_rows(x[i : i + _ROWS]) for i in range(0, len(x), _ROWS)]
@@ -166,9 +166,7 @@ class FlatForest:
         """Return the index of the leaf of each tree in which each row ends, `(trees, n)`."""
         flat = x.ravel()
         node = np.repeat(roots, len(x))
-        row = np.tile(
-            np.arange(0, x.size, x.shape[1]), len(roots)
-        )  # where each row begins in `flat`
+        row = np.tile(np.arange(0, x.size, x.shape[1]), len(roots))  # start of each row in `flat`
         pair, reached = np.arange(len(node)), np.empty(len(node), np.int64)
         at, right = np.empty(len(node), np.int64), np.empty(len(node), bool)
         value, threshold = np.empty(len(node), np.float32), np.empty(len(node), np.float32)

@@ -24,8 +24,8 @@ from advkit.detectors.features import (
     Outputs,
     Rows,
     check_finite,
-    rows_to_score,
     rows_to_fit,
+    rows_to_score,
 )
 from advkit.detectors.flat_forest import FlatForest
 
@@ -74,7 +74,8 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
         >>> confident, uncertain = rng.dirichlet([9, 1, 1], 200), rng.dirichlet([3, 3, 3], 200)
         >>> rows, attacked = np.concatenate([confident, uncertain]), np.repeat([False, True], 200)
         >>> forest = OutputForest(random_state=0).fit(rows, attacked)
-        >>> bool(forest.anomaly_score([[0.4, 0.3, 0.3]]) > forest.anomaly_score([[0.9, 0.05, 0.05]]))
+        >>> scores = forest.anomaly_score([[0.4, 0.3, 0.3], [0.9, 0.05, 0.05]])
+        >>> bool(scores[0] > scores[1])
         True
     """
 
@@ -153,7 +154,8 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
             NotFittedError: the forest is not fitted; a subclass of ValueError.
             ValueError: rows have another width than in `fit`, or are not finite.
         """
-        features = self.features_(rows_to_score(self, X))
+        rows = rows_to_score(self, X)
+        features = self.features_(rows)
         if self._flat is None:
             probabilities = self.estimator_.predict_proba(features)
             checks.unmasked("the estimator's probabilities", probabilities)
@@ -162,7 +164,8 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the most probable labels `(n,)`; raise as `predict_proba` does."""
-        return np.asarray(self.classes_.take(self.predict_proba(X).argmax(1)))
+        most_probable = self.predict_proba(X).argmax(1)
+        return np.asarray(self.classes_.take(most_probable))
 
     def anomaly_score(self, outputs: npt.ArrayLike) -> Floats:
         """Return one minus the probability of the clean label `(n,)` for rows `(n, width)`.
@@ -236,10 +239,8 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
         outputs: Any = str(arrays["outputs"])
         features = Features(tuple(arrays["names"].tolist()), outputs)
         width, clean = int(arrays["width"]), int(arrays["clean"])
-        classes, flat = (
-            arrays["classes"],
-            FlatForest(**{name: arrays[name] for name in _FLAT_ARRAYS}),
-        )
+        classes = arrays["classes"]
+        flat = FlatForest(**{name: arrays[name] for name in _FLAT_ARRAYS})
         checks.integer("width", width, at_least=1)
         flat.check(features.columns(width))
         if classes.shape != (flat.classes,) or len(np.unique(classes)) != max(2, len(classes)):

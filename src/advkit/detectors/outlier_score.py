@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from typing_extensions import Self
 
 from advkit.core import checks
-from advkit.detectors.features import Floats, Rows, rows_to_score, rows_to_fit
+from advkit.detectors.features import Floats, Rows, rows_to_fit, rows_to_score
 
 Ints = npt.NDArray[np.intp]
 
