@@ -20,11 +20,11 @@ from tests.detectors.clean_rows import clean, three_classes
 def test_mahalanobis_distance_to_the_nearest_class(shrinkage):
     x, y = three_classes()
     means = np.stack([x[y == k].mean(0) for k in range(3)])
-    centred = x - means[y]
+    centered = x - means[y]
     if shrinkage == "ledoit_wolf":
-        covariance = LedoitWolf(assume_centered=True).fit(centred).covariance_
+        covariance = LedoitWolf(assume_centered=True).fit(centered).covariance_
     else:
-        plain = sum(np.outer(row, row) for row in centred) / len(x)
+        plain = sum(np.outer(row, row) for row in centered) / len(x)
         covariance = (1 - shrinkage) * plain + shrinkage * np.trace(plain) / 3 * np.eye(3)
     inverse = np.linalg.inv(covariance)
     rows = np.random.default_rng(1).normal(size=(20, 3)) * 6
@@ -108,8 +108,8 @@ def test_a_class_of_a_single_row_is_judged_by_the_others():
 
 def test_the_bandwidth():
     x, y = three_classes()
-    centred = x - np.stack([x[y == k].mean(0) for k in range(3)])[y]
-    expected = np.sqrt(centred.var(0).mean()) * 80 ** (-1 / 7)
+    centered = x - np.stack([x[y == k].mean(0) for k in range(3)])[y]
+    expected = np.sqrt(centered.var(0).mean()) * 80 ** (-1 / 7)
     assert KernelDensity().fit(x, y).bandwidth_ == pytest.approx(expected)
     with pytest.raises(ValueError, match="bandwidth must be positive"):
         KernelDensity(bandwidth=0.0).fit(x)
@@ -154,7 +154,7 @@ def test_distances_of_zero_and_equal_distances():
 
 def test_fewer_rows_than_neighbours():
     x = clean(n=8)
-    with pytest.warns(UserWarning, match="k=20 neighbours, but there are 7 other rows"):
+    with pytest.warns(UserWarning, match="`k` must be at most 7, the number of other rows, got 20"):
         few = LocalIntrinsicDimensionality().fit(x)
     assert few.k_ == 7
     expected = LocalIntrinsicDimensionality(k=7).fit(x)

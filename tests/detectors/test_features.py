@@ -74,9 +74,9 @@ def test_probabilities_are_not_taken_for_logits():
     check_kind(P, "scores")
     check_kind(P + 0.01, "logits")
     check_kind(np.array([[0.5, 0.5], [1.5, -0.5]]), "logits")
-    Features(("raw", "margin"), "logits").check_learned(P)
+    Features(("raw", "margin"), "logits").check_fit(P)
     with pytest.raises(ValueError, match="outputs must be logits"):
-        Features(("raw", "entropy"), "logits").check_learned(P)
+        Features(("raw", "entropy"), "logits").check_fit(P)
 
 
 @pytest.mark.parametrize("name", ["margin", "entropy"])
