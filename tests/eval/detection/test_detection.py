@@ -172,7 +172,7 @@ def test_the_seed_and_the_parts_do_not_matter_to_what_is_drawn(monkeypatch):
     whole, other = scores(0), scores(1)
     assert whole != other
     assert whole["overall"]["auroc"]["value"] == other["overall"]["auroc"]["value"]
-    monkeypatch.setattr("advkit.eval.detection.bootstrap._AT_ONCE", 900)
+    monkeypatch.setattr("advkit.eval.detection.bootstrap._WEIGHTS_AT_ONCE", 900)
     assert scores(0) == whole
 
 
@@ -237,7 +237,7 @@ def test_detection_prints_as_a_table_and_converts_to_json():
     assert plain["overall"]["rows"] == wrong.sum()
     assert plain["clean_rows"] == clean
     alone = str(detection_scores(wrong, anomaly_score, bootstrap=2))
-    assert "each row is drawn by itself" in " ".join(alone.split())
+    assert "each row is drawn independently" in " ".join(alone.split())
 
 
 @pytest.mark.parametrize("log_x", [False, True])
@@ -260,8 +260,8 @@ def test_the_plot_has_a_curve_for_each_attack(log_x):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"adversarial": [0.0, 1.0, 1.0]}, TypeError, "adversarial must be bools, or 0 and 1"),
-        ({"adversarial": [0, 1, 2]}, ValueError, "adversarial must be 0 or 1"),
+        ({"adversarial": [0.0, 1.0, 1.0]}, TypeError, "`adversarial` must be bools, or 0 and 1"),
+        ({"adversarial": [0, 1, 2]}, ValueError, "`adversarial` must be 0 or 1"),
         ({"adversarial": [[0], [1], [1]]}, ValueError, r"got shape \(3, 1\)"),
         ({"adversarial": [1, 1, 1]}, ValueError, "both clean and adversarial rows, got 0 and 3"),
         ({"adversarial": [0, 0, 0]}, ValueError, "got 3 and 0"),
@@ -270,16 +270,20 @@ def test_the_plot_has_a_curve_for_each_attack(log_x):
             ValueError,
             r"`anomaly_score` must have shape \(3,\), got \(2,\)",
         ),
-        ({"anomaly_score": [0.1, np.nan, np.inf]}, ValueError, "finite, is not in row 1, 2"),
-        ({"anomaly_score": ["a", "b", "c"]}, TypeError, "anomaly_score must be numbers"),
+        (
+            {"anomaly_score": [0.1, np.nan, np.inf]},
+            ValueError,
+            "finite, got NaN or infinity .row 1, 2",
+        ),
+        ({"anomaly_score": ["a", "b", "c"]}, TypeError, "`anomaly_score` must be numbers"),
         ({"attack": ["a", "b"]}, ValueError, r"`attack` must have shape \(3,\)"),
         ({"samples": [0, 1]}, ValueError, r"`samples` must have shape \(3,\)"),
-        ({"threshold": np.nan}, ValueError, "threshold must be finite"),
-        ({"threshold": "high"}, TypeError, "threshold must be a number"),
-        ({"fpr": (0.1, 1.0)}, ValueError, "fpr must be below 1"),
-        ({"fpr": (np.nan,)}, ValueError, "fpr must lie in"),
-        ({"bootstrap": 0}, ValueError, "bootstrap must be at least 1"),
-        ({"seed": 0.5}, TypeError, "seed must be an int"),
+        ({"threshold": np.nan}, ValueError, "`threshold` must be finite"),
+        ({"threshold": "high"}, TypeError, "`threshold` must be a number"),
+        ({"fpr": (0.1, 1.0)}, ValueError, "`fpr` must be below 1"),
+        ({"fpr": (np.nan,)}, ValueError, "`fpr` must lie in"),
+        ({"bootstrap": 0}, ValueError, "`bootstrap` must be at least 1"),
+        ({"seed": 0.5}, TypeError, "`seed` must be an int"),
     ],
 )
 def test_wrong_columns_are_refused(change, error, words):
@@ -418,15 +422,15 @@ def test_classes_may_be_numbers():
 @pytest.mark.parametrize(
     ("y", "p", "classes", "words"),
     [
-        (["a", "b"], np.eye(2), ["a"], "classes must be two or more"),
-        (["a", "b"], np.eye(2), ["a", "a"], "classes must be two or more different"),
+        (["a", "b"], np.eye(2), ["a"], "`classes` must be at least 2"),
+        (["a", "b"], np.eye(2), ["a", "a"], "`classes` must be at least 2 different"),
         (["a", "c"], np.eye(2), ["a", "b"], r"among the classes \['a', 'b'\], got 'c'"),
-        (["a", "a"], np.eye(2), ["a", "b"], "y must have rows of two classes"),
+        (["a", "a"], np.eye(2), ["a", "b"], "`y` must hold at least 2 classes"),
         ([["a"], ["b"]], np.eye(2), ["a", "b"], r"`y` must have shape \(n,\)"),
         (["a", "b"], np.eye(3), ["a", "b"], r"`probabilities` must have shape \(2, 2\)"),
         (["a", "b"], 2 * np.eye(2), ["a", "b"], r"in \[0, 1\], got values in \[0, 2\]"),
         (["a", "b"], -np.eye(2), ["a", "b"], r"got values in \[-1, -?0\]"),
-        (["a", "b"], np.eye(2) * np.nan, ["a", "b"], "probabilities must be finite"),
+        (["a", "b"], np.eye(2) * np.nan, ["a", "b"], "`probabilities` must be finite"),
     ],
 )
 def test_wrong_classes_are_refused(y, p, classes, words):
