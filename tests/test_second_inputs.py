@@ -193,7 +193,7 @@ def test_numbers_within_other_functions_that_take_data():
     assert table.predicted.tolist() == [*labels.tolist(), *labels.tolist()]
     found = rob.benchmark(module, x, y, attacks=[attacks.FGSM(eps=0.0)], batch_size=4, rounds=1)
     assert found.groups[0].best.found.count == 0
-    guard = Guard(module, Asking()).calibrate(x, fpr=0.5, batch_size=4)
+    guard = Guard(module, Asking(), fpr=0.5).calibrate(x, batch_size=4)
     assert guard.threshold == 0
     smooth = RandomizedSmoothing(module, sigma=0.01, n=200, batch_size=300)
     certain = smooth.certify(x).labels
