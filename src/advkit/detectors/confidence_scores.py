@@ -26,7 +26,7 @@ class _Confidence(OutlierScore):
         self.outputs = outputs
         self.fpr = fpr
 
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+    def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         checks.one_of("outputs", self.outputs, OUTPUTS)
         check_kind(rows, self.outputs)
         return self._score(rows)

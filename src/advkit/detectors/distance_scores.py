@@ -59,7 +59,7 @@ class Mahalanobis(OutlierScore):
         self.shrinkage = shrinkage
         self.fpr = fpr
 
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+    def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         self.means_ = _means(rows, groups)
         covariance, self.shrinkage_ = self._covariance(rows - self.means_[groups])
         variances, axes = np.linalg.eigh(covariance)
@@ -126,7 +126,7 @@ class KernelDensity(OutlierScore):
         self.bandwidth = bandwidth
         self.fpr = fpr
 
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+    def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         if len(rows) < 2:
             raise ValueError(f"`outputs` must hold at least 2 rows, got n_samples = {len(rows)}.")
         order = np.argsort(groups, kind="stable")
@@ -219,7 +219,7 @@ class LocalIntrinsicDimensionality(OutlierScore):
         self.k = k
         self.fpr = fpr
 
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+    def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         checks.integer("k", self.k, at_least=2)
         different = np.unique(rows, axis=0)
         if len(different) < 3:

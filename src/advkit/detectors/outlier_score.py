@@ -24,7 +24,7 @@ Ints = npt.NDArray[np.intp]
 class OutlierScore(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # no types there
     """Base class of the detectors that are fitted on clean rows alone.
 
-    A subclass has a constructor with `fpr`, and the methods `_learn` and `_score`.
+    A subclass has a constructor with `fpr`, and the methods `_fit_rows` and `_score`.
     """
 
     fpr: float
@@ -51,7 +51,7 @@ class OutlierScore(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # no typ
         rows, labels = rows_to_fit(self, X, "no_validation" if y is None else y)
         if labels is None:
             labels = np.zeros(len(rows), dtype=np.intp)
-        scores = self._learn(rows, np.unique(labels, return_inverse=True)[1])
+        scores = self._fit_rows(rows, np.unique(labels, return_inverse=True)[1])
         self.offset_ = float(np.sort(scores)[math.floor(self.fpr * len(scores))])
         return self
 
@@ -87,7 +87,7 @@ class OutlierScore(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # no typ
         return hasattr(self, "offset_")
 
     @abstractmethod
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+    def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         """Fit to clean `rows` `(n, width)` of the classes `groups` `(n,)`, counted from 0.
 
         Returns:

@@ -125,7 +125,7 @@ class DetectorSurrogate:
             torch.manual_seed(self.seed)
             net = _StandardizedNet(rows, scores, self.hidden)
             targets = torch.from_numpy((scores - scores.mean()) / scores.std()).float()
-            self._learn(net, shuffled(torch.from_numpy(rows), targets, _BATCH_SIZE))
+            self._train(net, shuffled(torch.from_numpy(rows), targets, _BATCH_SIZE))
         net.zero_grad()
         self._net = net.requires_grad_(False)
         return self
@@ -176,7 +176,7 @@ class DetectorSurrogate:
             )
         return float(spearmanr(own, original).statistic)
 
-    def _learn(self, net: _StandardizedNet, loader: DataLoader[Any]) -> None:
+    def _train(self, net: _StandardizedNet, loader: DataLoader[Any]) -> None:
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         fit(
