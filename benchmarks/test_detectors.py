@@ -2,8 +2,8 @@
 
     python -m pytest benchmarks/test_detectors.py -s --benchmark-columns=median,iqr,rounds
 
-A request is one row, whose suspicion is asked for through the public door: a new row each time, so
-that most of its nodes are not in the processor's caches. Kalin, Ciolino and Noever (2021,
+A request is one row, scored through the public method. Each request has a new row, so that most of
+the nodes that it visits are not in the processor's caches. Kalin, Ciolino and Noever (2021,
 arXiv:2102.09695) report 0.12 ms. In a batch each round of ours follows one of scikit-learn's, so
 that a machine whose speed wanders moves both.
 """

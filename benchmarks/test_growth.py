@@ -56,18 +56,20 @@ def difference(job: Callable[[], object], calls: int, nbytes: Callable[[], int])
 
 
 class Far:
-    """A detector of inputs: alarm far from the mean image."""
+    """A detector of inputs, which are anomalous far from the mean image."""
+
+    reads_inputs = True
 
     def __init__(self, x: Tensor) -> None:
         self.mean = x.mean(0)
 
-    def risk(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Distance to the mean `(n,)`."""
+    def anomaly_score(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the distance to the mean `(n,)`."""
         return torch.linalg.vector_norm((x - self.mean).flatten(1), dim=1)
 
     def margin_over_threshold(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
-        """What is above the threshold, `(n, 1)`."""
-        return self.risk(x, labels)[:, None] - threshold
+        """Return the anomaly score minus the threshold, `(n, 1)`."""
+        return self.anomaly_score(x, labels)[:, None] - threshold
 
     def features(self, x: Tensor) -> Tensor:
         """The image `(n, d)`."""
@@ -75,7 +77,7 @@ class Far:
 
 
 class Sure:
-    """A detector of outputs: alarm at high scores."""
+    """A detector of outputs, which are anomalous if the largest score is high."""
 
     def anomaly_score(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The highest score `(n,)`."""

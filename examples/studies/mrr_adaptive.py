@@ -153,7 +153,7 @@ def false_alarms(case: Case, model: Any) -> float:
     if not isinstance(model, Guard):
         return 0.0
     right = model.model.predict(case.clean.x) == case.clean.y
-    rejected = model.judge(case.clean.x).alarm
+    rejected = model.inspect(case.clean.x).alarm
     return percent(rejected[right])
 
 

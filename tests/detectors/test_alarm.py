@@ -1,4 +1,4 @@
-"""Which inputs raise an alarm, and what answers them."""
+"""Inputs that raise an alarm, and the labels that are returned for them."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def x():
     return images(40)
 
 
-def test_a_suspicion_at_the_threshold_is_no_alarm():
+def test_a_score_at_the_threshold_raises_no_alarm():
     rows = torch.tensor([[0.0, 0.5], [0.0, 0.5001], [0.0, 0.4999]])
     guard = Guard(Identity(), Second(), threshold=0.5, outputs="logits")
     assert guard.inspect(rows).alarm.tolist() == [False, True, False]
@@ -70,9 +70,9 @@ def test_a_function_answers_to_alarms_by_another_model(x):
         (lambda a: a.labels.float(), TypeError, "got torch.float32"),
         (lambda a: a.labels[1:], ValueError, "`on_alarm` must return labels"),
         (lambda a: a.labels[:, None], ValueError, "`on_alarm` must return labels"),
-        (lambda a: a.labels + 3, ValueError, "labels below 3 or -1, got"),
-        (lambda a: torch.full_like(a.labels, -2), ValueError, "below 3 or -1, got -2 for sample"),
-        (lambda a: torch.full_like(a.labels, 3), ValueError, "below 3 or -1, got 3 for sample"),
+        (lambda a: a.labels + 3, ValueError, "labels from 0 to 2 or -1, got"),
+        (lambda a: torch.full_like(a.labels, -2), ValueError, "0 to 2 or -1, got -2 .sample"),
+        (lambda a: torch.full_like(a.labels, 3), ValueError, "0 to 2 or -1, got 3 .sample"),
     ],
 )
 def test_what_on_alarm_gives_is_checked(x, answer, error, words):
@@ -86,7 +86,7 @@ def test_an_error_names_the_sample_of_the_request():
     guard = Guard(
         Identity(), Second(), threshold=0.5, on_alarm=lambda a: a.labels + 9, outputs="logits"
     )
-    with pytest.raises(ValueError, match="got 10 for sample 2$"):
+    with pytest.raises(ValueError, match=r"got 10 \(sample 2\)\.$"):
         guard.predict(rows)
 
 

@@ -154,7 +154,7 @@ def test_models_without_gradients_have_scores():
     tree = DecisionTreeClassifier(random_state=0).fit(X.numpy(), [0, 1, 1, 1])
     found = collect({"tree": tree}, [attacks.RandomNoise(eps=0.3, restarts=20)], X, Y)
     assert found.outputs[:4].tolist() == [[1, 0], [0, 1], [0, 1], [0, 1]]
-    with pytest.raises(TypeError, match="model 'tree' has no logits"):
+    with pytest.raises(TypeError, match="`models` must have logits.*got 'tree' without"):
         collect({"tree": tree}, [], X, Y, outputs="logits")
     with pytest.raises(TypeError, match="model 'tree': `model` must have gradients .* for FGSM"):
         collect({"tree": tree}, [attacks.FGSM(eps=0.1)], X, Y)
@@ -195,24 +195,27 @@ def test_what_collect_refuses():
         TypeError, match="`attacks` must be a mapping from names to attacks or a list"
     ):
         collect([net], fgsm, X, Y)
-    with pytest.raises(ValueError, match="`outputs` must be one of 'scores', 'logits', got 'labels'"):
+    with pytest.raises(
+        ValueError, match="`outputs` must be one of 'scores', 'logits', got 'labels'"
+    ):
         collect([net], [], X, Y, outputs="labels")
     with pytest.raises(ValueError, match="`first_sample` must be at least 0"):
         collect([net], [], X, Y, first_sample=-1)
     for n in (3, 6):
         with pytest.raises(ValueError, match=f"eps has {n} values, but x has 4 samples$"):
             collect([net], [attacks.FGSM(eps=torch.ones(n))], X, Y)
-    with pytest.raises(ValueError, match=r"model 'Halfspace': y must be below 2.*sample 1"):
+    with pytest.raises(ValueError, match=r"model 'Halfspace': `y` must be below 2.*sample 1"):
         collect([net], [], X, torch.tensor([0, 2, 0, 0]))
-    with pytest.raises(ValueError, match=r"in the batch that begins at input 2.*y must be below"):
+    with pytest.raises(ValueError, match=r"in the batch that begins at input 2.*`y` must be below"):
         collect([net], [], X, torch.tensor([0, 0, 0, 2]), batch_size=2)
     with pytest.raises(ValueError, match="`x` must hold at least one sample"):
         collect([net], [], X[:0], Y[:0])
-    with pytest.raises(TypeError, match="has no scores"):
+    with pytest.raises(TypeError, match="must have scores"):
         collect([CallableClassifier(len, 2, output="labels")], [], X, Y)
     wide = nn.Linear(2, 3)
     with pytest.raises(
-        ValueError, match="`models` must have as many scores, got 2 of 'Halfspace' and 3 of 'Linear'"
+        ValueError,
+        match="the same number of scores, got 2 of 'Halfspace' and 3 of 'Linear'",
     ):
         collect([net, wide], [fgsm], X, Y)
 
@@ -258,9 +261,11 @@ def test_rows_are_filtered_by_any_column():
     same(found.filter(), found)
     with pytest.raises(ValueError, match="`attack` must be one of 'clean', 'pgd', got 'fgsm'"):
         found.filter(attack=["pgd", "fgsm"])
-    with pytest.raises(TypeError, match="filter takes sample, model, .* got 'eps'"):
+    with pytest.raises(TypeError, match="`values` must name sample, model, .* got 'eps'"):
         found.filter(eps=0.1)
-    with pytest.raises(TypeError, match="`success` must be a number or a list of them, got 'yes'"):
+    with pytest.raises(
+        TypeError, match="`success` must be a number or a list of numbers, got 'yes'"
+    ):
         found.filter(success="yes")
 
 
@@ -310,11 +315,14 @@ def rewritten(path, **changed):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"sample": np.zeros(5, dtype=int)}, "no valid table .* sample must have shape"),
+        (
+            {"sample": np.zeros(5, dtype=int)},
+            "not hold a valid OutputTable: `sample` must have shape",
+        ),
         ({"success": np.zeros(6)}, "`success` must be an array of bools, got float64"),
-        ({"outputs": np.full((6, 3), np.nan)}, "NaN or infinity in row 0, 1, 2, 3, 4 and 1 more"),
+        ({"outputs": np.full((6, 3), np.nan)}, "NaN or infinity .row 0, 1, 2, 3, 4 and 1 more"),
         ({"kind": np.array("labels")}, "`kind` must be one of 'scores', 'logits', got 'labels'"),
-        ({"format": np.array("something else")}, "is no table of outputs"),
+        ({"format": np.array("something else")}, "must be a file of an OutputTable"),
         ({"model": np.array([print] * 6, dtype=object)}, "not an .npz archive of plain arrays"),
     ],
 )
@@ -333,7 +341,7 @@ def test_columns_that_do_not_fit():
         table(outputs=np.zeros(6))
     with pytest.raises(ValueError, match=r"`outputs` must have shape \(n, width\), got \(6, 0\)"):
         table(outputs=np.zeros((6, 0)))
-    with pytest.raises(ValueError, match="`outputs` must be finite, have NaN or infinity in row 2"):
+    with pytest.raises(ValueError, match="`outputs` must be finite, got NaN or infinity .row 2"):
         table(outputs=np.where(np.arange(6)[:, None] == 2, np.inf, np.ones((6, 3))))
     with pytest.raises(TypeError, match="`model` must be an array of strings, got list"):
         table(model=["a"] * 6)

@@ -387,7 +387,7 @@ def test_a_forest_on_a_real_net_falls_to_who_knows_it(real_net, mnist_test):
     pgd = attacks.PGD(eps=0.2, steps=15)
     learnt = collect({"lenet": net}, [attacks.PGD(eps=0.2, steps=5)], x[:150], y[:150])
     forest = OutputForest(random_state=0).fit(learnt.outputs, learnt.adversarial)
-    guard = Guard(net, forest).calibrate(x[150:350], fpr=0.05)
+    guard = Guard(net, forest, fpr=0.05).calibrate(x[150:350])
     x, y = x[350:380], y[350:380]
     unaware = guard.predict(pgd(net, x, y))
     assert (unaware == REJECTED).float().mean() > 0.7
