@@ -12,6 +12,7 @@ from advkit import eval as rob
 from advkit.cli import main
 from advkit.data import load_npz
 
+pytestmark = pytest.mark.slow("whole test sets, and nets of full size")
 ROOT = Path(__file__).parents[1]
 FGSM_ON_LENET = {0.10: 0.8510, 0.15: 0.6826, 0.20: 0.4301, 0.25: 0.2082, 0.30: 0.0869}
 

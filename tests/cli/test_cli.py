@@ -424,6 +424,7 @@ def test_the_examples_of_the_help_can_be_run(capsys):
     assert max(map(len, shown.splitlines())) <= 110
 
 
+@pytest.mark.slow("trains a net")
 def test_the_default_job(tmp_path, monkeypatch, capsys):
     """Trains the digits net once, then finds it in the cache; a damaged cache is trained anew."""
     monkeypatch.chdir(tmp_path)

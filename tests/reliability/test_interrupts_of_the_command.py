@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow("runs the command again and again")
 HARNESS = Path(__file__).with_name("interrupting.py")
 PROMISE = "Ctrl-C ends the command with status 130 and says truly which files are saved"
 NETS = """
