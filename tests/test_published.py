@@ -28,6 +28,8 @@ def test_fgsm_on_the_lenet_of_the_pytorch_tutorial(real_net, mnist_test):
 
 
 def test_the_same_from_the_command_line(real, tmp_path):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
     budgets = [word for eps in FGSM_ON_LENET for word in ("--eps", str(eps))]
     arguments = [
         "--model", "examples/studies/nets.py:mnist_lenet", "--weights", str(real("mnist_lenet.pt")),

@@ -17,6 +17,9 @@ from advkit.cli.errors import UsageError
 from advkit.cli.main import build_parser
 from advkit.cli.specs import attacks_from, known_attacks, number, unwritable_attacks
 
+for package in ("jinja2", "matplotlib", "safetensors", "tqdm"):
+    pytest.importorskip(package)
+
 NETS = """
 import torch
 from torch import nn
