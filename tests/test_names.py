@@ -88,7 +88,8 @@ OLD = list(
         eval/detection/binary.py: wrong -> is_adversarial
         eval/detection/bootstrap.py: drawn -> bootstrap
         eval/robustness/attack_recorder.py: add -> update, outcome -> compute, found -> columns
-        eval/transfer: over_all -> error_rate, right -> correct
+        eval/transfer: over_all -> error_rate
+        eval/transfer/transfer_matrix.py: right -> correct
         *: eval.fronts -> pareto_plot, eval.rates -> accuracy, eval.tally -> attack_recorder
         *: undisturbed -> preserve_state, undrawn -> preserve_rng, _Around -> ClassifierWrapper
         *: Ask -> Forward, own_and_others -> split_label_logit, replacing -> atomic_write
