@@ -73,6 +73,7 @@ WRAPPERS = {
 every_wrapper = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 
 
+@pytest.mark.slow("every attack for each sample")
 @every_attack
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
 def test_an_attack_finds_what_it_finds_for_each_sample_alone(attack):
@@ -84,6 +85,7 @@ def test_an_attack_finds_what_it_finds_for_each_sample_alone(attack):
     assert result.success.any()
 
 
+@pytest.mark.slow("every attack in an evaluation")
 @every_attack
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
 def test_an_evaluation_counts_over_the_batches(attack):

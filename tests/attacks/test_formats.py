@@ -148,6 +148,7 @@ def compiled():
     torch.compiler.reset()
 
 
+@pytest.mark.slow("compiles")
 @quiet
 @every_attack
 def test_a_compiled_module_is_attacked_as_the_bare_one(attack, compiled, x, y):

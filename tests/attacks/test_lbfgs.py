@@ -109,6 +109,7 @@ def scipy_search(net, x0, label):
     return nearest
 
 
+@pytest.mark.slow("searches for constants in SciPy")
 def test_the_search_is_nearer_than_scipys():
     net, x = convnet(dtype=torch.float64), images(4, torch.float64)
     y = answers(net, x)

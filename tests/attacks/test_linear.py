@@ -11,6 +11,7 @@ from torch import nn
 from advkit import TorchClassifier, attacks
 from tests.toys import Halfspace
 
+pytestmark = pytest.mark.slow("every attack in many dimensions, boxes and dtypes")
 NORMS = ("linf", "l2", "l1")
 RATIOS = ((0.97, False), (1.03, True))
 D = 12

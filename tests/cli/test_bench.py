@@ -206,6 +206,7 @@ def test_the_help_explains_itself_and_its_examples_can_be_run(capsys):
     assert max(map(len, shown.splitlines())) <= 110
 
 
+@pytest.mark.slow("runs every attack")
 def test_the_default_job_has_groups_of_every_kind(tmp_path, monkeypatch, capsys):
     """On a net that is hardly trained: which attacks run, not what they find."""
     monkeypatch.chdir(tmp_path)

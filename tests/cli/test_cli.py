@@ -17,6 +17,9 @@ from advkit.cli.errors import UsageError
 from advkit.cli.main import build_parser
 from advkit.cli.specs import attacks_from, known_attacks, number, unwritable_attacks
 
+for package in ("jinja2", "matplotlib", "safetensors", "tqdm"):
+    pytest.importorskip(package)
+
 NETS = """
 import torch
 from torch import nn
@@ -424,6 +427,7 @@ def test_the_examples_of_the_help_can_be_run(capsys):
     assert max(map(len, shown.splitlines())) <= 110
 
 
+@pytest.mark.slow("trains a net")
 def test_the_default_job(tmp_path, monkeypatch, capsys):
     """Trains the digits net once, then finds it in the cache; a damaged cache is trained anew."""
     monkeypatch.chdir(tmp_path)

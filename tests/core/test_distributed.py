@@ -14,9 +14,12 @@ from advkit.defenses import MRR, TRADES, AdversarialTraining, Distillation, Labe
 from advkit.defenses.mrr import LatentDefenders
 from tests.toys import ConvNet, convnet, images
 
-pytestmark = pytest.mark.skipif(
-    not (distributed.is_available() and distributed.is_gloo_available()), reason="needs gloo"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (distributed.is_available() and distributed.is_gloo_available()), reason="needs gloo"
+    ),
+    pytest.mark.slow("starts processes that wait for each other"),
+]
 
 PGD = attacks.PGD(eps=0.1, steps=3)
 LOSSES = {

@@ -107,6 +107,7 @@ def test_strings_have_positions_and_name_the_way_to_them():
                 call()
 
 
+@pytest.mark.slow("every attack")
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_every_attack_takes_labels_of_the_estimator(attack):
     by_class, by_index = both([1, 2, 5])

@@ -259,6 +259,7 @@ def test_it_passes_through_an_evaluation(x, y, start_images, k):
 # Carlini and Wagner
 
 
+@pytest.mark.slow("long searches")
 @pytest.mark.parametrize(
     ("radius", "scale", "with_natural"),
     [(0.1, 1e3, False), (0.1, 1.0, True), (0.25, 1e-3, False), (0.4, 1.0, False), (0.4, 0.1, True)],
@@ -272,6 +273,7 @@ def test_the_nearest_joint_example_is_known(x, y, start_images, radius, scale, w
     assert (ratio <= 1.02).all()
 
 
+@pytest.mark.slow("long searches")
 def test_the_published_attack_is_weak_where_its_constant_is(x, y):
     """At a weight of 1, what the ball is left by costs less than the way into it."""
     published = JointCarliniWagner(schedule="published", search_steps=6, steps=100)
