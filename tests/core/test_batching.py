@@ -38,7 +38,7 @@ def test_batches_without_samples_are_left_out():
 
 
 def test_an_error_says_where_its_batch_begins():
-    said = "in the batch that begins at input 8: y is wrong"
+    said = "in the batch that begins at sample 8: y is wrong"
     for first, message in ((0, "y is wrong"), (8, said)):
         with pytest.raises(ValueError, match=f"^{message}$"), offset_sample_numbers(first):
             raise ValueError("y is wrong")

@@ -81,7 +81,7 @@ def test_what_an_attack_refuses_is_counted_over_all_inputs(net, x, y):
                 return super().run(model, x, y, target=target)
             raise ValueError("not these")
 
-    said = "in the batch that begins at input 8: not these"
+    said = "in the batch that begins at sample 8: not these"
     with pytest.raises(ValueError, match=said):
         rob.evaluate(net, x[10:22], y[10:22], attacks=[Refuses(0.0, 0.5)], batch_size=8)
 
@@ -473,7 +473,7 @@ def test_the_page_marks_worst_cases_and_names_the_attack_it_shows(net, x, y):
 def test_errors_say_which_batch_they_count_in(net, x, y):
     x[23] = torch.nan
     for ask in (rob.accuracy, lambda *a, **k: rob.evaluate(*a, attacks=[Fools(0, 1)], **k)):
-        with pytest.raises(ValueError, match="begins at input 20: x must be finite.*sample 3"):
+        with pytest.raises(ValueError, match="begins at sample 20: x must be finite.*sample 3"):
             ask(net, x, y, batch_size=10)
         with pytest.raises(ValueError, match="^x must be finite.*sample 23"):
             ask(net, x, y)

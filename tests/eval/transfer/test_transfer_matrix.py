@@ -281,7 +281,7 @@ def test_errors_say_where_they_come_from():
     moody = Moody(torch.tensor([30.0, 0.0]))
     for sources, targets, role in (([moody], None, "target"), ([moody], halfspaces(), "source")):
         with pytest.raises(
-            ValueError, match=f"in the batch that begins at input 2: {role} 'Moody': .* logits"
+            ValueError, match=f"in the batch that begins at sample 2: {role} 'Moody': .* logits"
         ):
             rob.transfer_matrix(sources, targets, attacks.FGSM(eps=0.1), X, Y, batch_size=1)
 
