@@ -311,7 +311,7 @@ def test_a_budget_of_the_victims_own_ends_it():
         ),
         ({"x": points(0)}, ValueError, "x must hold at least one sample.*got 0"),
         ({"x": points(5) + 1}, ValueError, r"`x` must lie in the model's bounds \[0, 1\]"),
-        ({"x": points(5).long()}, TypeError, "x must be of a floating dtype"),
+        ({"x": points(5).long()}, TypeError, "`x` must have a floating dtype"),
         ({"x_test": points(0)}, ValueError, "x_test must hold at least one sample or be None"),
         ({"x_test": points(5) + 1}, ValueError, r"must lie in the model's bounds \[0, 1\]"),
         ({"net": lambda x: x}, TypeError, "net must be a torch.nn.Module, got function"),

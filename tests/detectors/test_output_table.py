@@ -200,7 +200,7 @@ def test_what_collect_refuses():
     with pytest.raises(ValueError, match="first_sample must be at least 0"):
         collect([net], [], X, Y, first_sample=-1)
     for n in (3, 6):
-        with pytest.raises(ValueError, match=f"eps has {n} values, but x has 4 samples$"):
+        with pytest.raises(ValueError, match=rf"`eps` must .* shape \(4,\), got shape \({n},\)"):
             collect([net], [attacks.FGSM(eps=torch.ones(n))], X, Y)
     with pytest.raises(ValueError, match=r"model 'Halfspace': y must be below 2.*sample 1"):
         collect([net], [], X, torch.tensor([0, 2, 0, 0]))

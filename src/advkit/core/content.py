@@ -34,7 +34,7 @@ def check_like(name: str, value: object, expected: object) -> None:
         if not isinstance(value, type(expected)) or len(value) != len(expected):
             raise ValueError(
                 f"`{name}` must be a {type(expected).__name__} of length {len(expected)}, "
-                f"got {_kind_and_length(value)}."
+                f"got {_kind(value)}."
             )
         for i, (entry, expected_entry) in enumerate(zip(value, expected, strict=True)):
             check_like(f"{name}[{i}]", entry, expected_entry)
@@ -44,9 +44,14 @@ def check_like(name: str, value: object, expected: object) -> None:
         raise ValueError(f"`{name}` must be {shown(expected)}, got {shown(value)}.")
 
 
-def _kind_and_length(value: object) -> str:
-    length = f" of length {len(value)}" if isinstance(value, (list, tuple)) else ""
-    return type(value).__name__ + length
+def _kind(value: object) -> str:
+    """Return the type of `value`, with the length of a list and device and layout of a tensor."""
+    kind = type(value).__name__
+    if isinstance(value, (list, tuple)):
+        return f"{kind} of length {len(value)}"
+    if isinstance(value, Tensor):
+        return f"{kind} on {value.device} of layout {value.layout}"
+    return kind
 
 
 def check_keys(name: str, value: object, expected: Mapping[str, Any] | Sequence[str]) -> None:
@@ -123,7 +128,9 @@ def _check_tensor(name: str, value: object, expected: Tensor) -> None:
         or value.device.type != "cpu"
         or value.layout != expected.layout
     ):
-        raise ValueError(f"`{name}` must be a tensor, got {type(value).__name__}.")
+        raise ValueError(
+            f"`{name}` must be a tensor on the CPU of layout {expected.layout}, got {_kind(value)}."
+        )
     check_shape(name, value, expected.dtype, expected.shape)
     if bool(expected.isfinite().all()) and not bool(value.isfinite().all()):
         raise ValueError(f"`{name}` must be finite, got NaN or infinity.")

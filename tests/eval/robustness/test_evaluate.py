@@ -189,7 +189,7 @@ def test_bad_arguments(net, x, y):
         rob.evaluate(net, x[:0], y[:0], attacks=[attack])
     with pytest.raises(ValueError, match="y must be below 3"):
         rob.evaluate(net, x, torch.full_like(y, 3), attacks=[attack])
-    with pytest.raises(ValueError, match="x has 40 samples, but y has 39"):
+    with pytest.raises(ValueError, match="`y` must have one label for each of 40 samples, got 39"):
         rob.accuracy(net, x, y[1:])
     with pytest.raises(ValueError, match="bounds"):
         rob.accuracy(net, 5 * x, y)
@@ -433,9 +433,9 @@ def test_words_of_the_user_are_escaped_in_the_page(net, x, y):
 def test_eps_of_the_wrong_length_is_refused(net, x, y):
     for n in (39, 41):
         attack = attacks.FGSM(eps=torch.ones(n))
-        with pytest.raises(ValueError, match=f"eps has {n} values, but x has 40 samples"):
+        with pytest.raises(ValueError, match=rf"`eps` must .* shape \(40,\), got shape \({n},\)"):
             rob.evaluate(net, x, y, attacks=[attack])
-    with pytest.raises(ValueError, match="eps has 12 values, but x has 40 samples or more"):
+    with pytest.raises(ValueError, match="`eps` must .* got 12 values for 40 samples or more"):
         rob.evaluate(net, [(x, y)], attacks=[attacks.FGSM(eps=torch.ones(12))])
 
 
