@@ -53,7 +53,9 @@ def test_a_digest_next_to_a_file(tmp_path):
     check_digest(path)
     for other in ("", "0" * 64):
         beside.write_text(other)
-        with pytest.raises(ValueError, match="net.safetensors must have the SHA-256 in .* is damaged"):
+        with pytest.raises(
+            ValueError, match="net.safetensors must have the SHA-256 in .* is damaged"
+        ):
             check_digest(path)
 
 

@@ -39,7 +39,11 @@ def test_what_is_not_alike(own, found):
 
 def test_keys():
     check_keys("about", {"a": 1}, ("a",))
-    for found, said in [([], "must be a dict"), ({}, "must have the key 'a'"), ({"a": 1, 2: 1}, "must not have the key 2")]:
+    for found, said in [
+        ([], "must be a dict"),
+        ({}, "must have the key 'a'"),
+        ({"a": 1, 2: 1}, "must not have the key 2"),
+    ]:
         with pytest.raises(ValueError, match=f"`about` {said}"):
             check_keys("about", found, ("a",))
 

@@ -35,7 +35,9 @@ def test_a_mapping_keeps_its_names():
 
 
 def test_what_is_refused():
-    with pytest.raises(TypeError, match="`things` must be a mapping from names to things or a list"):
+    with pytest.raises(
+        TypeError, match="`things` must be a mapping from names to things or a list"
+    ):
         names("abc")
     with pytest.raises(TypeError, match="`things` must have strings as keys, got 3"):
         names({3: []})
