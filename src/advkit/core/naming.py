@@ -23,7 +23,7 @@ def assign_names(
 
     Args:
         role: the argument's name, for errors.
-        things: a mapping from names, or a list, whose entries are named here.
+        things: a mapping from names, or a list, whose entries get names here.
         known: the names that things already have, by their `id`; new names are added.
         kind: the word for one of the things, for errors.
         short: returns the name of a thing without one; a number is added where that name is taken.
@@ -33,22 +33,22 @@ def assign_names(
         ValueError: `things` is empty, or a list that holds the same thing twice.
     """
     if isinstance(things, Mapping):
-        named = dict(things)
-        for name in named:
+        by_name = dict(things)
+        for name in by_name:
             if not isinstance(name, str):
                 raise TypeError(f"{argument(role)} must have strings as keys, got {name!r}.")
     elif isinstance(things, (list, tuple)):
-        named = _name_entries(role, things, known, kind, short)
+        by_name = _name_entries(role, things, known, kind, short)
     else:
         raise TypeError(
             f"{argument(role)} must be a mapping from names to {kind}s or a list of {kind}s, "
             f"got {type(things).__name__}."
         )
-    if not named:
+    if not by_name:
         raise ValueError(f"{argument(role)} must hold at least one {kind}, got none.")
-    for name, thing in named.items():
+    for name, thing in by_name.items():
         known.setdefault(id(thing), name)
-    return named
+    return by_name
 
 
 def _name_entries(
@@ -59,15 +59,15 @@ def _name_entries(
     short: Callable[[Any], str],
 ) -> dict[str, Any]:
     """Return the things by their `known` names, or else by those that `short` returns."""
-    named: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for thing in things:
-        name = known.get(id(thing)) or _unused(short(thing), {*named, *known.values()})
-        if any(thing is other for other in named.values()):
+        name = known.get(id(thing)) or _unused(short(thing), {*by_name, *known.values()})
+        if any(thing is other for other in by_name.values()):
             raise ValueError(
                 f"{argument(role)} must hold each {kind} once, got {short(thing)} twice."
             )
-        named[name] = thing
-    return named
+        by_name[name] = thing
+    return by_name
 
 
 def _unused(name: str, taken: Container[str]) -> str:
