@@ -166,7 +166,7 @@ def test_a_wrapper_of_ones_own_that_repeats_samples_must_say_so():
             with advkit.given_rows(advkit.current_rows().repeat(2)):
                 return self.inner.predict(torch.cat([x, x]))[: len(x)]
 
-    with pytest.raises(RuntimeError, match="for the 8 samples that the model is given, but 4 are"):
+    with pytest.raises(RuntimeError, match="for the 8 samples that the model gets, got 4 current"):
         rob.accuracy(Twice(says=False), x, y)
     assert rob.accuracy(Twice(says=True), x, y).count == 3
 
@@ -333,5 +333,5 @@ def test_a_stream_reads_the_numbers_of_where_it_was_made():
     ids=["accuracy", "evaluate", "transfer_matrix", "collect", "attack"],
 )
 def test_numbers_for_more_samples_than_there_are_are_refused(evaluated):
-    with advkit.given_rows(ROWS), pytest.raises(RuntimeError, match="gave 6 for 3 samples"):
+    with advkit.given_rows(ROWS), pytest.raises(RuntimeError, match="got 6 for 3 samples"):
         evaluated(Labelled(), torch.rand(3, 4), Labelled.LABELS[ROWS[:3]])

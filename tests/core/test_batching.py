@@ -38,7 +38,7 @@ def test_batches_without_samples_are_left_out():
 
 
 def test_an_error_says_where_its_batch_begins():
-    said = "in the batch that begins at input 8: y is wrong"
+    said = "in the batch that begins at sample 8: y is wrong"
     for first, message in ((0, "y is wrong"), (8, said)):
         with pytest.raises(ValueError, match=f"^{message}$"), offset_sample_numbers(first):
             raise ValueError("y is wrong")
@@ -52,7 +52,7 @@ def test_bad_arguments():
         batches(x, None, 2)
     with pytest.raises(TypeError, match="iterable of"):
         batches(3, None, 2)
-    with pytest.raises(ValueError, match="x has 4 samples, but y has 3 labels"):
+    with pytest.raises(ValueError, match="`y` must have one label for each of 4 samples, got 3"):
         batches(x, torch.zeros(3), 2)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
         batches(x, torch.zeros(4), 0)

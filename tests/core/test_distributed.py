@@ -229,7 +229,7 @@ def test_what_waits_for_other_processes_is_refused(found):
         assert "which shards them" in said["trained"]
         for name in ("synchronized", "trained in its own mode"):
             assert "no SyncBatchNorm in training mode" in said[name]
-            assert "got one at 'norm': it waits" in said[name]
+            assert "got one at 'norm', which waits" in said[name]
 
 
 def test_modules_of_one_process_are_taken_as_they_are():

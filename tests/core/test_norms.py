@@ -157,7 +157,7 @@ def looked_at(monkeypatch, few):
         looks.append(k)
         return topk(v, k, **options)
 
-    monkeypatch.setattr("advkit.core.norms._FEW", few)
+    monkeypatch.setattr("advkit.core.norms._FIRST_TOP_K", few)
     monkeypatch.setattr(torch.Tensor, "topk", counted)
     return looks
 

@@ -114,7 +114,7 @@ def test_outputs_that_are_not_finite_are_not_judged(bad):
             return torch.where(x > 0.5, bad, x)
 
     guard = Guard(Broken(), Second(), threshold=0.4, outputs="logits")
-    with pytest.raises(ValueError, match="NaN or infinite logits for sample 1"):
+    with pytest.raises(ValueError, match=r"finite logits, got NaN or infinity \(sample 1\)"):
         guard.predict(torch.tensor([[0.1, 0.2], [0.9, 0.2]]))
 
 
@@ -459,7 +459,7 @@ def test_rejected_inputs_need_labels_and_are_attacked_all_the_same():
     x[:, 0] = torch.tensor([0.6, 0.9, 0.3, 0.61], dtype=torch.float64)  # 0 and 3 are rejected
     y = torch.tensor([1, 1, 0, 1])
     for attack in (attacks.Square(eps=0.3, max_queries=60), attacks.HopSkipJump(max_queries=200)):
-        with pytest.raises(ValueError, match="the model rejects sample 0, 3"):
+        with pytest.raises(ValueError, match=r"that the model rejects, got None \(samples 0, 3\)"):
             attack.run(strip(), x)
         result = attack.run(strip(), x, y)
         assert result.success.tolist()[0] is True

@@ -143,7 +143,7 @@ def test_nan_logits_have_no_label(x):
             return z
 
     for ask in (TorchClassifier(Broken()).predict, TorchClassifier(Broken()).scores):
-        with pytest.raises(ValueError, match="NaN or infinite logits for sample 4"):
+        with pytest.raises(ValueError, match=r"finite logits, got NaN or infinity \(sample 4\)"):
             ask(x)
 
 

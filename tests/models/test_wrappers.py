@@ -322,7 +322,7 @@ def test_a_budget_stops_before_anything_is_sent(x):
         model.logits(x)
         assert (model.max_queries, model.queries_left, model.forward) == (20, 4, 16)
         for ask in (model.predict, model.scores, model.logits):
-            with pytest.raises(QueryBudgetExceeded, match="has 4 left, and 8 more") as caught:
+            with pytest.raises(QueryBudgetExceeded, match="4 left, but the call needs 8") as caught:
                 ask(x)
         assert (caught.value.max_queries, caught.value.spent, caught.value.wanted) == (20, 16, 8)
         assert net.calls == 2

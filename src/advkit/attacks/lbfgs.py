@@ -15,7 +15,7 @@ from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
-from advkit.core.losses import Loss, cross_entropy
+from advkit.core.losses import Loss, log_odds_loss
 from advkit.core.norms import Norm
 from advkit.core.tensors import at_least_float32
 
@@ -92,8 +92,8 @@ class LBFGS(PenaltyAttack):
         super().__post_init__()
         checks.integer("memory", self.memory, at_least=1)
 
-    def _ascent_loss(self, *, targeted: bool) -> Loss:
-        return cross_entropy
+    def _objective(self, *, targeted: bool) -> Loss:
+        return log_odds_loss
 
     @property
     def _initial_factor(self) -> float:

@@ -312,7 +312,7 @@ def test_a_budget_for_each_sample_is_kept(x, y):
     assert (result.distance <= eps + 1e-6).all()
     assert adaptive.eps is eps
     for n in (30, 39):
-        with pytest.raises(ValueError, match=f"eps has 40 values, but x has {n} samples"):
+        with pytest.raises(ValueError, match=rf"`eps` must .* shape \({n},\), got shape \(40,\)"):
             adaptive.run(sure(), x[:n], y[:n])
     alone = Adaptive(attack=dataclasses.replace(PGD, eps=eps[30:]), losses=["ce", EVASION])
     torch.testing.assert_close(alone(sure(), x[30:], y[30:]), result.x_adv[30:])
@@ -461,7 +461,7 @@ def test_targets_are_refused(x, y):
 
 
 def test_rejected_inputs_need_labels(x):
-    with pytest.raises(ValueError, match="`y` must be given: the model rejects sample"):
+    with pytest.raises(ValueError, match=r"`y` must be given .* got None \(sample"):
         Adaptive(attack=PGD, losses=["ce"]).run(sure(), x)
 
 

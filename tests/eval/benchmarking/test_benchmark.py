@@ -593,20 +593,20 @@ def test_a_query_budget_is_refused_and_not_spent():
 
 
 WRONG = [
-    ({"x": np.zeros((4, 12))}, TypeError, "`x` must be a torch.Tensor, got ndarray"),
-    ({"x": [(torch.rand(4, 12), torch.zeros(4))]}, TypeError, "`x` must be a torch.Tensor, got list"),
-    ({"x": torch.rand(3, 1, 3, 4)}, ValueError, "x has 3 samples, but y has 4 labels"),
+    ({"x": np.zeros((4, 12))}, TypeError, "x must be a torch.Tensor, got ndarray"),
+    ({"x": [(torch.rand(4, 12), torch.zeros(4))]}, TypeError, "x must be a torch.Tensor, got list"),
+    ({"x": torch.rand(3, 1, 3, 4)}, ValueError, "`y` must have one label for each of 3 .* got 4"),
     ({"x": 2 + torch.rand(4, 1, 3, 4)}, ValueError, r"`x` must lie in the model's bounds \[0, 1\]"),
     ({"y": None}, TypeError, "`y` must be a torch.Tensor"),
     ({"y": torch.full((4,), 9)}, ValueError, "`y` must be below 4"),
     ({"attacks": []}, ValueError, "at least one attack"),
-    ({"attacks": [attacks.PGD]}, TypeError, "`attacks` must be a list of attacks"),
-    ({"attacks": attacks.DeepFool()}, TypeError, "`attacks` must be a list of attacks"),
-    ({"attacks": [attacks.FGSM(eps=torch.ones(3))]}, ValueError, "eps has 3 values, but x has 4"),
-    ({"rounds": 0}, ValueError, "`rounds` must be at least 1, got 0"),
-    ({"rounds": 1.5}, TypeError, "`rounds` must be an int"),
-    ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
-    ({"model": 3}, TypeError, "`model` must be a torch.nn.Module"),
+    ({"attacks": [attacks.PGD]}, TypeError, "attacks must be a list of attacks"),
+    ({"attacks": attacks.DeepFool()}, TypeError, "attacks must be a list of attacks"),
+    ({"attacks": [attacks.FGSM(eps=torch.ones(3))]}, ValueError, r"shape \(4,\), got shape \(3,\)"),
+    ({"rounds": 0}, ValueError, "rounds must be at least 1, got 0"),
+    ({"rounds": 1.5}, TypeError, "rounds must be an int"),
+    ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+    ({"model": 3}, TypeError, "model must be a torch.nn.Module"),
 ]
 
 

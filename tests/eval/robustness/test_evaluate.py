@@ -81,7 +81,7 @@ def test_what_an_attack_refuses_is_counted_over_all_inputs(net, x, y):
                 return super().run(model, x, y, target=target)
             raise ValueError("not these")
 
-    said = "in the batch that begins at input 8: not these"
+    said = "in the batch that begins at sample 8: not these"
     with pytest.raises(ValueError, match=said):
         rob.evaluate(net, x[10:22], y[10:22], attacks=[Refuses(0.0, 0.5)], batch_size=8)
 
@@ -189,7 +189,7 @@ def test_bad_arguments(net, x, y):
         rob.evaluate(net, x[:0], y[:0], attacks=[attack])
     with pytest.raises(ValueError, match="`y` must be below 3"):
         rob.evaluate(net, x, torch.full_like(y, 3), attacks=[attack])
-    with pytest.raises(ValueError, match="x has 40 samples, but y has 39"):
+    with pytest.raises(ValueError, match="`y` must have one label for each of 40 samples, got 39"):
         rob.accuracy(net, x, y[1:])
     with pytest.raises(ValueError, match="bounds"):
         rob.accuracy(net, 5 * x, y)
@@ -433,9 +433,9 @@ def test_words_of_the_user_are_escaped_in_the_page(net, x, y):
 def test_eps_of_the_wrong_length_is_refused(net, x, y):
     for n in (39, 41):
         attack = attacks.FGSM(eps=torch.ones(n))
-        with pytest.raises(ValueError, match=f"eps has {n} values, but x has 40 samples"):
+        with pytest.raises(ValueError, match=rf"`eps` must .* shape \(40,\), got shape \({n},\)"):
             rob.evaluate(net, x, y, attacks=[attack])
-    with pytest.raises(ValueError, match="eps has 12 values, but x has 40 samples or more"):
+    with pytest.raises(ValueError, match="`eps` must .* got 12 values for 40 samples or more"):
         rob.evaluate(net, [(x, y)], attacks=[attacks.FGSM(eps=torch.ones(12))])
 
 
@@ -473,7 +473,7 @@ def test_the_page_marks_worst_cases_and_names_the_attack_it_shows(net, x, y):
 def test_errors_say_which_batch_they_count_in(net, x, y):
     x[23] = torch.nan
     for ask in (rob.accuracy, lambda *a, **k: rob.evaluate(*a, attacks=[Fools(0, 1)], **k)):
-        with pytest.raises(ValueError, match="begins at input 20: x must be finite.*sample 3"):
+        with pytest.raises(ValueError, match="begins at sample 20: x must be finite.*sample 3"):
             ask(net, x, y, batch_size=10)
         with pytest.raises(ValueError, match="^`x` must be finite.*sample 23"):
             ask(net, x, y)

@@ -163,7 +163,7 @@ def test_budgets_of_each_input_follow_it_through_the_batches():
     fooled = attack.run(net, x, y).success
     assert torch.equal(matrix.sources[0].fooled, fooled)
     assert 0 < fooled[14:].sum() < 6
-    with pytest.raises(ValueError, match="eps has 20 values, but x has 19 samples"):
+    with pytest.raises(ValueError, match=r"`eps` must .* shape \(19,\), got shape \(20,\)"):
         rob.transfer_matrix([net], None, attack, x[1:], y[1:])
 
 
@@ -226,11 +226,11 @@ class Labels:
 
 
 WRONG = [
-    (lambda m: {"sources": {}}, ValueError, "`sources` must hold at least one model, got none"),
-    (lambda m: {"targets": []}, ValueError, "`targets` must hold at least one model, got none"),
-    (lambda m: {"sources": m["left"]}, TypeError, "`sources` must be a mapping .* got Halfspace"),
-    (lambda m: {"targets": {3: m["left"]}}, TypeError, "`targets` must have names for keys, got 3"),
-    (lambda m: {"targets": [m["left"], "net"]}, TypeError, "`model` must be .* got str"),
+    (lambda m: {"sources": {}}, ValueError, "sources must hold at least one model, got none"),
+    (lambda m: {"targets": []}, ValueError, "targets must hold at least one model, got none"),
+    (lambda m: {"sources": m["left"]}, TypeError, "sources must be a mapping .* got Halfspace"),
+    (lambda m: {"targets": {3: m["left"]}}, TypeError, "must have strings as keys, got 3"),
+    (lambda m: {"targets": [m["left"], "net"]}, TypeError, "model must be .* got str"),
     (
         lambda m: {"sources": [m["left"]] * 2}, ValueError,
         r"`sources` must hold each model once, got Halfspace twice",
@@ -255,8 +255,8 @@ WRONG = [
         r"source 'a': `model` must have gradients .* for FGSM",
     ),
     (lambda m: {"y": 2 * Y}, ValueError, "target 'left': y must be below 2"),
-    (lambda m: {"y": Y[1:]}, ValueError, "x has 4 samples, but y has 3 labels"),
-    (lambda m: {"x": X[:0], "y": Y[:0]}, ValueError, "`x` must hold at least one sample"),
+    (lambda m: {"y": Y[1:]}, ValueError, "`y` must have one label for each of 4 samples, got 3"),
+    (lambda m: {"x": X[:0], "y": Y[:0]}, ValueError, "x must hold at least one sample"),
     (lambda m: {"x": 5 * X}, ValueError, "bounds"),
     (lambda m: {"x": X.numpy()}, TypeError, "from_numpy"),
     (lambda m: {"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
@@ -281,7 +281,7 @@ def test_errors_say_where_they_come_from():
     moody = Moody(torch.tensor([30.0, 0.0]))
     for sources, targets, role in (([moody], None, "target"), ([moody], halfspaces(), "source")):
         with pytest.raises(
-            ValueError, match=f"in the batch that begins at input 2: {role} 'Moody': .* logits"
+            ValueError, match=f"in the batch that begins at sample 2: {role} 'Moody': .* logits"
         ):
             rob.transfer_matrix(sources, targets, attacks.FGSM(eps=0.1), X, Y, batch_size=1)
 
