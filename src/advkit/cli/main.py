@@ -31,11 +31,11 @@ examples:
 """
 
 _BENCH = """\
-Which attack finds most on a net, and for how many passes: each attack is run on the images that
-the net labels correctly, and its time is told in floors. A floor is one bare forward and backward
-pass of the same batch, timed just before and after the attack, so that a busy or slow machine moves
-both. Attacks are ranked among those that look for the same thing: within a norm and a budget, or
-for the nearest adversarial example in a norm. A * says that no other finds as much for less.
+Compare attacks on a net by attack success rate and by cost in passes. Each attack is run on the
+images that the net labels correctly. One pass is a forward and backward pass of the same batch,
+timed in the same run, just before and after the attack: a slow machine affects both. Attacks are
+ranked in groups with the same goal: within a norm and a budget, or the nearest adversarial example
+in a norm. A * marks the Pareto front: no other attack of the group is as good for fewer passes.
 """
 
 _BENCH_EXAMPLES = f"""\
@@ -150,7 +150,7 @@ def _add_bench(commands: Any) -> None:
     add("--limit", type=_at_least_one, default=bench.LIMIT, metavar="N",
         help=f"attack the first N images only (default: {bench.LIMIT})")  # fmt: skip
     add("--rounds", type=_at_least_one, default=3, metavar="N",
-        help="how often each attack is timed; floors are medians (default: 3)")  # fmt: skip
+        help="how often each attack is timed; passes are medians (default: 3)")  # fmt: skip
     _add_work(parser)
     add("--out", metavar="FILE.json", help="also write the figures to FILE.json (default: nowhere)")
     parser.set_defaults(run=bench.run)
