@@ -137,7 +137,7 @@ def test_noise_and_examples_of_an_evaluation_are_labelled_in_the_whole_batch(net
     assert torch.equal((asked(net, with_noise) == y)[1:], report.noise[0].robust[1:])
     x_adv = torch.cat([x[:1], net.batches[-3][1:]])  # noise is sent last, after the examples
     found, labels = report.outcomes[0].examples, asked(net, x_adv)
-    for example, answer in zip(found.x_adv, found.answer, strict=True):
+    for example, answer in zip(found.x_adv, found.predicted, strict=True):
         assert labels[(x_adv == example).all(1).nonzero().flatten()] == answer
 
 
@@ -222,5 +222,5 @@ def test_a_benchmark_measures_passes_of_what_is_sent(net):
     y[1:] = 1 - y[1:]  # one is left to attack
     model = advkit.TorchClassifier(net, batch="whole")
     found = rob.benchmark(model, x, y, attacks=[attacks.FGSM(eps=0.1)], rounds=1)
-    assert found.floor.inputs == 4
+    assert found.bare_pass.inputs == 4
     assert {len(batch) for batch in net.batches} == {4}

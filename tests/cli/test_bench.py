@@ -71,7 +71,7 @@ def test_a_net_of_ones_own(folder, capsys):
     lines = shown.out.splitlines()
     assert lines[:4] == [
         "TorchClassifier(Sequential, bounds=(0, 1)) on 40 inputs",
-        "attacked: 38, those that are labelled correctly",
+        "attacked: 38, which the model labels correctly",
         "data: data.npz",
         "net: mynets.py:make",
     ]
@@ -97,7 +97,7 @@ def test_every_option_arrives(folder, capsys):
     assert found["about"] == {"data": "data.npz", "net": "mynets.py:make", "seed": "5"}
     (attack,) = found["attacks"]
     assert attack["settings"] == {"norm": "l2", "eps": 0.5, "steps": 3, "seed": 5}
-    assert attack["floors"] > 0
+    assert attack["passes"] > 0
 
 
 def test_a_batch_of_images_unless_more_are_wanted(folder):
@@ -196,7 +196,7 @@ def test_the_help_explains_itself_and_its_examples_can_be_run(capsys):
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     shown = capsys.readouterr().out
-    for word in ("A pass is one forward and backward", "A * marks", "--rounds N", "FILE.json"):
+    for word in ("One pass is a forward and backward", "A * marks", "--rounds N", "FILE.json"):
         assert word in shown
     examples = re.findall(r"^  advkit (bench.*)$", shown, re.M)
     assert len(examples) == 5

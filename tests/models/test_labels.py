@@ -171,7 +171,7 @@ def test_each_model_of_a_transfer_matrix_takes_labels_as_it_names_them(of_its_ow
         matrices.append(rob.transfer_matrix({"m": model}, targets, attacks.FGSM(eps=0.005), X, y))
     mine, theirs = matrices
     assert torch.equal(mine.no_attack, theirs.no_attack)
-    assert torch.equal(mine.sources[0].wrong, theirs.sources[0].wrong)
+    assert torch.equal(mine.sources[0].misclassified, theirs.sources[0].misclassified)
     assert torch.equal(mine.sources[0].fooled, theirs.sources[0].fooled)
     assert not mine.sources[0].fooled.all()
 

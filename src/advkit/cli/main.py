@@ -31,12 +31,11 @@ examples:
 """
 
 _BENCH = """\
-Compare the success of attacks on a net with their cost. Each attack is run on the images that the
-net classifies correctly, and its time is given in passes. A pass is one forward and backward pass
-of the same batch, timed just before and after the attack, so that a busy or slow machine changes
-both times. Attacks with the same norm and budget are compared with each other, and so are attacks
-that minimize the distance in the same norm. A * marks an attack if no other attack is as successful
-at a lower cost.
+Compare attacks on a net by attack success rate and by cost in passes. Each attack is run on the
+images that the net labels correctly. One pass is a forward and backward pass of the same batch,
+timed in the same run, just before and after the attack: a slow machine affects both. Attacks are
+ranked in groups with the same goal: within a norm and a budget, or the nearest adversarial example
+in a norm. A * marks the Pareto front: no other attack of the group is as good for fewer passes.
 """
 
 _BENCH_EXAMPLES = f"""\
@@ -153,7 +152,7 @@ def _add_bench(commands: Any) -> None:
     add("--limit", type=_at_least_one, default=bench.LIMIT, metavar="N",
         help=f"attack only the first N images (default: {bench.LIMIT})")  # fmt: skip
     add("--rounds", type=_at_least_one, default=3, metavar="N",
-        help="number of timings of each attack; times are medians (default: 3)")  # fmt: skip
+        help="how often each attack is timed; passes are medians (default: 3)")  # fmt: skip
     _add_work(parser)
     add("--out", metavar="FILE.json", help="also save the results to FILE.json (default: not)")
     parser.set_defaults(run=bench.run)
