@@ -15,7 +15,7 @@ from advkit.defenses import (
     InputValidator,
     RandomizedSmoothing,
 )
-from advkit.defenses.mrr.victim import answers
+from advkit.defenses.mrr.victim import predict_labels
 from advkit.detectors import Guard, collect
 from advkit.eval.noise import noisy
 from tests.attack_cases import ATTACKS
@@ -275,7 +275,7 @@ def test_a_teacher_and_a_victim_of_two_inputs():
     module, x, _ = data(130)
     with advkit.given_rows(range(130)):
         labels = module(x).argmax(1)
-        assert torch.equal(answers(advkit.TorchClassifier(module), x), labels)
+        assert torch.equal(predict_labels(advkit.TorchClassifier(module), x), labels)
     asked = []
 
     class Noting(torch.nn.Module):

@@ -45,7 +45,7 @@ ARTICLE = {
         16: (84, 1.57, 27.6),
     },
 }  # fmt: skip
-PERCENT = (1, 5)
+PERCENT = (1, 5)  # false-positive rates
 BUDGETS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)  # linf; the last one holds every image
 
 
@@ -59,7 +59,7 @@ class Case:
         seeds: as many defenders without a chain.
         clean: images that are asked for false alarms.
         data: images that are attacked, all of them classified rightly.
-        natural: clean images of the attacker.
+        start_images: clean images of the attacker.
         rounds: of the attacks, and how many steps each has.
     """
 
@@ -108,21 +108,19 @@ def adaptive(case: Case, counts: Sequence[int]) -> tuple[dict[str, Any], str]:
         "honest": {"0": minimum_norm(case, strong, plain)},
         "control": {},
     }
-    for security in PERCENT:
+    for level in PERCENT:
         for n in counts:
             chain = case.mrr.first(n, inputs=False)
-            each = chain.with_policy(security=security, jointly=False)
-            results["article"][f"{security} %, N = {n}"] = minimum_norm(
-                case, weak, guard(case, each)
-            )
-            results["article"][f"{security} %, N = {n}, tuned"] = minimum_norm(
+            each = chain.with_policy(fpr=level / 100, joint_threshold=False)
+            results["article"][f"{level} %, N = {n}"] = minimum_norm(case, weak, guard(case, each))
+            results["article"][f"{level} %, N = {n}, tuned"] = minimum_norm(
                 case, strong, guard(case, each)
             )
-            together = chain.with_policy(security=security)
-            results["honest"][f"{security} %, N = {n}"] = minimum_norm(
+            together = chain.with_policy(fpr=level / 100)
+            results["honest"][f"{level} %, N = {n}"] = minimum_norm(
                 case, strong, guard(case, together)
             )
-        results["control"] |= controls(case, strong, security, counts[-1], results["article"])
+        results["control"] |= controls(case, strong, level, counts[-1], results["article"])
     results["budgets"] = by_budget(case, counts)
     return results, report(results, counts)
 
@@ -160,29 +158,29 @@ def false_alarms(case: Case, model: Any) -> float:
 def controls(
     case: Case,
     attack: JointCarliniWagner,
-    security: int,
+    level: int,
     most: int,
     article: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, float]]:
     """One defender that flags as much as all; defenders that differ by their seed alone; more."""
-    rate = article[f"{security} %, N = {most}, tuned"]["false alarms"]
-    least = 101 / len(case.mrr.fitted.clean)  # percent: one of what is held out
-    one = case.mrr.first(1, inputs=False).with_policy(security=max(rate, least))
-    seeds = case.seeds.with_policy(security=security)
-    dictionaries = case.mrr.first(most).with_policy(security=security)
-    chain = case.mrr.first(most, inputs=False).with_policy(security=security)
+    rate = article[f"{level} %, N = {most}, tuned"]["false alarms"]
+    smallest = 101 / len(case.mrr.fitted.clean)  # percent: one of what is held out
+    one = case.mrr.first(1, inputs=False).with_policy(fpr=max(rate, smallest) / 100)
+    seeds = case.seeds.with_policy(fpr=level / 100)
+    dictionaries = case.mrr.first(most).with_policy(fpr=level / 100)
+    chain = case.mrr.first(most, inputs=False).with_policy(fpr=level / 100)
     longer = replace(attack, steps=4 * attack.steps)
     return {
-        f"{security} %, N = {most}, four times the steps": minimum_norm(
+        f"{level} %, N = {most}, four times the steps": minimum_norm(
             case, longer, guard(case, chain)
         ),
-        f"N = {most} and the input defender, {security} % jointly": minimum_norm(
+        f"N = {most} and the input defender, {level} % jointly": minimum_norm(
             case, attack, guard(case, dictionaries)
         ),
-        f"N = 1 at the rate of {most} with {security} % each": minimum_norm(
+        f"N = 1 at the rate of {most} with {level} % each": minimum_norm(
             case, attack, guard(case, one)
         ),
-        f"{most} seeds without a chain, {security} % jointly": minimum_norm(
+        f"{most} seeds without a chain, {level} % jointly": minimum_norm(
             case, attack, guard(case, seeds)
         ),
     }
@@ -193,7 +191,7 @@ def by_budget(case: Case, counts: Sequence[int]) -> dict[str, dict[str, list[flo
     models: dict[str, Any] = {"no guard": TorchClassifier(case.net)}
     for n in (counts[0], counts[-1]):
         models[f"N = {n}, 5 % jointly"] = guard(
-            case, case.mrr.first(n, inputs=False).with_policy(security=5)
+            case, case.mrr.first(n, inputs=False).with_policy(fpr=0.05)
         )
     found: dict[str, dict[str, list[float]]] = {}
     for name, model in models.items():
@@ -259,11 +257,11 @@ def article_rows(found: Mapping[str, Mapping[str, float]], counts: Sequence[int]
     head: list[object] = ["each", "N", "false alarms", "article", "defended", "article"]
     head += ["normalised distortion", "article", "tuned: defended", "tuned: mean l2"]
     base, rows = found["0"]["mean square"], []
-    for security in PERCENT:
+    for level in PERCENT:
         for n in counts:
-            weak, tuned = (found[f"{security} %, N = {n}{end}"] for end in ("", ", tuned"))
-            said = ARTICLE[security].get(n, ("-", "-", "-"))
-            row: list[object] = [f"{security} %", n, f"{weak['false alarms']:.1f}", said[2]]
+            weak, tuned = (found[f"{level} %, N = {n}{end}"] for end in ("", ", tuned"))
+            said = ARTICLE[level].get(n, ("-", "-", "-"))
+            row: list[object] = [f"{level} %", n, f"{weak['false alarms']:.1f}", said[2]]
             row += [f"{weak['defended']:.0f}", said[0]]
             row += [f"{weak['mean square'] / base:.2f}", said[1]]
             rows.append([*row, f"{tuned['defended']:.0f}", f"{tuned['mean']:.2f}"])

@@ -204,7 +204,7 @@ def false_alarms(mrr: MRR, victim: Victim) -> dict[str, Any]:
     scores = mrr.scores(victim.test.x)
     for percent in (1, 5):
         for n in (n for n in COUNTS if n <= mrr.latent[0].count):
-            shorter = mrr.first(n, inputs=False).with_policy(security=percent)
+            shorter = mrr.first(n, inputs=False).with_policy(fpr=percent / 100)
             risk = scores[:, :n].amax(1)
             try:
                 together = float((risk > shorter.threshold).double().mean())
@@ -295,7 +295,7 @@ def mobilenet(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any
     weights = read_torch(folder / "imagenet_mobilenet_v1_050.pt")
     net.net.load_state_dict({name: value.float() for name, value in weights.items()})
     settings = LatentDefenders(count=1, epochs=3 if size is FULL else 1, batch_size=25, lr=1e-4)
-    mrr = MRR(settings, held_out=0.3)
+    mrr = MRR(settings, calibration_fraction=0.3)
     views = 12 if size is FULL else 8
     known = Dataset(crops(data.x, views), data.y.repeat(views), "crops")
     began = time.perf_counter()

@@ -296,7 +296,7 @@ def test_arguments(x):
     model = InputValidator(convnet(), contrast=0.5)
     with pytest.raises(TypeError, match="`x` must be a torch.Tensor, got list"):
         model.predict([0.5])
-    with pytest.raises(TypeError, match="`x` must have a floating dtype"):
+    with pytest.raises(TypeError, match="`x` must be of a floating dtype"):
         model.predict((255 * x).byte())
     for wrong in (x[0, 0, 0], x[:, :, :0]):
         with pytest.raises(ValueError, match="`x` must have shape"):

@@ -154,7 +154,7 @@ class MRRFile:
         self.detector().fit(net(), X, Y).save(path)
 
     def detector(self):
-        return MRR(self.latent, self.inputs, security=20, held_out=0.4)
+        return MRR(self.latent, self.inputs, fpr=0.2, calibration_fraction=0.4)
 
     def read(self, path):
         victim = net()

@@ -146,7 +146,7 @@ def guarded():
     yield "RandomizedSmoothing", defenses.RandomizedSmoothing(bare, 0.1, n0=12, n=16).predict
     layer = defenses.LatentDefenders(layer="head", count=1, epochs=1)
     clean = images(60)
-    mrr = defenses.MRR([layer], jointly=False).fit(bare, clean, torch.arange(60) % 3)
+    mrr = defenses.MRR([layer], joint_threshold=False).fit(bare, clean, torch.arange(60) % 3)
     yield "MRR", lambda x: mrr.risk(x, torch.zeros(len(x), dtype=torch.int64))
 
 

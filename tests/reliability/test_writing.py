@@ -460,7 +460,7 @@ def test_two_fits_of_defenders(tmp_path, tally, monkeypatch):
     layer = LatentDefenders(layer="1", count=1, epochs=1)
 
     def fit():
-        MRR([layer], jointly=False).fit(net, x, y, checkpoint=path)
+        MRR([layer], joint_threshold=False).fit(net, x, y, checkpoint=path)
 
     def first(block):
         real = latent_layers.fit_latent

@@ -37,10 +37,10 @@ def test_euclidean_distances_are_those_on_scikit_learns_axes(drawn):
     found = density.distances(density.project(features), labels)
     assert found.shape == (300, 2)
     for k in range(2):
-        z, centres = reference(features[k].numpy(), y.numpy(), 0.9)
+        z, centers = reference(features[k].numpy(), y.numpy(), 0.9)
         for i in range(300):
             c = int(labels[i])
-            expected = np.linalg.norm(z[i] - centres[c]) if c in centres else np.inf
+            expected = np.linalg.norm(z[i] - centers[c]) if c in centers else np.inf
             assert float(found[i, k]) == pytest.approx(expected, rel=1e-6)
 
 
@@ -57,11 +57,11 @@ def test_gaussian_distances_are_mahalanobis_with_shrinkage(drawn):
     density = fitted(drawn, "gaussian")
     found = density.distances(density.project(features), y)
     for k in range(2):
-        z, centres = reference(features[k].numpy(), y.numpy(), 0.9)
+        z, centers = reference(features[k].numpy(), y.numpy(), 0.9)
         for c in (0, 1, 3):
             rows = y.numpy() == c
-            model = LedoitWolf(assume_centered=True).fit(z[rows] - centres[c])
-            expected = np.sqrt(model.mahalanobis(z[rows] - centres[c]))
+            model = LedoitWolf(assume_centered=True).fit(z[rows] - centers[c])
+            expected = np.sqrt(model.mahalanobis(z[rows] - centers[c]))
             np.testing.assert_allclose(found[rows, k], expected, rtol=1e-6)
 
 

@@ -396,12 +396,17 @@ def test_settings_out_of_range_are_refused(given, error, words):
     ("x", "labels", "error", "words"),
     [
         (torch.rand(4, 36), torch.zeros(4), ValueError, "InputDefender needs images"),
-        (np.zeros((4, 1, 6, 6)), torch.zeros(4), TypeError, "x must be a torch.Tensor"),
-        (torch.zeros(4, 1, 6, 6).int(), torch.zeros(4), TypeError, "must have a floating dtype"),
-        (torch.rand(4, 1, 6, 6) + 1, torch.zeros(4), ValueError, "x must lie in"),
-        (torch.rand(4, 1, 6, 6), torch.zeros(3), ValueError, "labels must have shape"),
-        (torch.rand(4, 1, 6, 6), torch.zeros(4) - 1, ValueError, "labels must not be negative"),
-        (torch.rand(0, 1, 6, 6), torch.zeros(0), ValueError, "x must hold images"),
+        (np.zeros((4, 1, 6, 6)), torch.zeros(4), TypeError, "`x` must be a torch.Tensor"),
+        (
+            torch.zeros(4, 1, 6, 6).int(),
+            torch.zeros(4),
+            TypeError,
+            "`x` must be of a floating dtype",
+        ),
+        (torch.rand(4, 1, 6, 6) + 1, torch.zeros(4), ValueError, "`x` must lie in"),
+        (torch.rand(4, 1, 6, 6), torch.zeros(3), ValueError, "`labels` must have shape"),
+        (torch.rand(4, 1, 6, 6), torch.zeros(4) - 1, ValueError, "`labels` must not be negative"),
+        (torch.rand(0, 1, 6, 6), torch.zeros(0), ValueError, "`x` must hold images"),
         (torch.rand(4, 1, 6, 2), torch.zeros(4), ValueError, "at least 3x3 pixels.*got 6x2"),
         (torch.rand(4, 1, 2, 6), torch.zeros(4), ValueError, "at least 3x3 pixels.*got 2x6"),
     ],
@@ -429,8 +434,13 @@ def test_so_many_atoms_that_nothing_is_left_are_refused():
 @pytest.mark.parametrize(
     ("x", "labels", "error", "words"),
     [
-        (np.zeros((2, 1, 6, 6)), torch.zeros(2), TypeError, "x must be a torch.Tensor"),
-        (torch.zeros(2, 1, 6, 6).int(), torch.zeros(2), TypeError, "must have a floating dtype"),
+        (np.zeros((2, 1, 6, 6)), torch.zeros(2), TypeError, "`x` must be a torch.Tensor"),
+        (
+            torch.zeros(2, 1, 6, 6).int(),
+            torch.zeros(2),
+            TypeError,
+            "`x` must be of a floating dtype",
+        ),
         (torch.zeros(2, 36), torch.zeros(2), ValueError, r"`x` must have shape \(n, 1, 6, 6\)"),
         (
             torch.zeros(2, 1, 6, 7),

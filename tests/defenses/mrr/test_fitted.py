@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from advkit import TorchClassifier
-from advkit.defenses.mrr.calibration import Calibration, calibrated
+from advkit.defenses.mrr.calibration import Calibration, fit_calibration
 from advkit.defenses.mrr.fitted import Fitted
 
 N = 300  # more than two batches
@@ -28,7 +28,7 @@ def fitted():
         victim=TorchClassifier(torch.nn.Linear(3, 2)),
         latent=(FirstFeature(),),
         inputs=None,
-        calibration=calibrated(distances, labels, 2),
+        calibration=fit_calibration(distances, labels, 2),
         clean=distances[:0].double(),
     )
 
@@ -52,5 +52,5 @@ def test_the_table_of_distances_meets_a_batch_at_a_time(fitted, monkeypatch):
 def test_distances_that_are_nan_are_refused_by_their_number(fitted):
     x = torch.rand(N, 3)
     x[[7, 250], 0] = torch.nan
-    with pytest.raises(ValueError, match="the defenders returned NaN for sample 7, 250"):
+    with pytest.raises(ValueError, match=r"distances must not be NaN, got NaN \(samples 7, 250\)"):
         fitted.scores(x, torch.zeros(N, dtype=torch.int64))

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from advkit import Normalize, TorchClassifier
 from advkit.defenses.mrr import latent
-from advkit.defenses.mrr.latent import Chain, LatentDefenders, fit_latent
+from advkit.defenses.mrr.latent import fit_latent
+from advkit.defenses.mrr.latent_settings import Chain, LatentDefenders
 from tests.defenses.mrr.victims import convolutional, digits, mlp
 
 QUICK = {"epochs": 1, "batch_size": 100}
@@ -19,9 +20,9 @@ def victim():
     return TorchClassifier(mlp(), num_classes=10)
 
 
-def fitted(victim, settings, *, seed=0, saved=(), done=lambda _: None, n=600):
+def fitted(victim, settings, *, seed=0, saved=(), on_fitted=lambda _: None, n=600):
     x, y = digits(n)
-    return fit_latent(settings, victim, x, y, seed=seed, saved=saved, done=done)
+    return fit_latent(settings, victim, x, y, seed=seed, saved=saved, on_fitted=on_fitted)
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +46,24 @@ class TestTraining:
     def test_the_copy_still_classifies(self, victim):
         x, y = digits(600)
         found = fitted(victim, LatentDefenders(count=1, epochs=6, lr=3e-3))
-        out = found.defenders[0].whole(x)[1]
+        out = found.defenders[0].features_and_outputs(x)[1]
         assert (out.argmax(1) == y).float().mean() > 0.95
 
-    def test_centres_end_on_the_sphere_where_they_are_kept_there(self, three):
+    def test_centers_end_on_the_sphere_where_they_are_kept_there(self, three):
         for defender in three.defenders:
-            torch.testing.assert_close(defender.centres.norm(dim=1), torch.ones(10))
+            torch.testing.assert_close(defender.centers.norm(dim=1), torch.ones(10))
 
     def test_each_begins_from_the_victims_weights_and_not_from_the_one_before(
         self, victim, monkeypatch
     ):
         seen = []
-        train = latent._trained
+        train = latent._train
 
         def spy(settings, model, start, x, y, *, seed):
             seen.append((copy.deepcopy(start.tapped.net.state_dict()), x, seed))
             return train(settings, model, start, x, y, seed=seed)
 
-        monkeypatch.setattr(latent, "_trained", spy)
+        monkeypatch.setattr(latent, "_train", spy)
         fitted(victim, LatentDefenders(count=2, **QUICK), seed=5)
         for weights, _, _ in seen:
             for name, value in victim.module.state_dict().items():
@@ -89,14 +90,14 @@ class TestTraining:
     def test_other_regularizers_learn_too(self, victim, kind):
         settings = LatentDefenders(regularizer=kind, compactness=0.1, **QUICK)
         defender = fitted(victim, settings).defenders[0]
-        assert not torch.allclose(defender.centres.norm(dim=1), torch.ones(10), atol=1e-4)
+        assert not torch.allclose(defender.centers.norm(dim=1), torch.ones(10), atol=1e-4)
 
     def test_the_seed_decides_on_the_order_alone(self, victim):
         settings = LatentDefenders(**QUICK)
         one, same, other = (fitted(victim, settings, seed=s).defenders[0] for s in (0, 0, 1))
         for name, value in one.state_dict().items():
             assert torch.equal(value, same.state_dict()[name])
-        assert not torch.equal(one.centres, other.centres)
+        assert not torch.equal(one.centers, other.centers)
 
     def test_the_global_random_state_is_untouched(self, victim):
         before = torch.get_rng_state()
@@ -114,13 +115,13 @@ class TestChain:
             return copy.deepcopy(start)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(latent, "_trained", spy)
+            patch.setattr(latent, "_train", spy)
             found = fitted(victim, LatentDefenders(count=count, chain=chain))
         return seen, found.defenders
 
     def away(self, defender, x):
-        """Squared distance of the features to the nearest centre, `(n,)`."""
-        return torch.cdist(defender(x), defender.centres).amin(1).square()
+        """Squared distance of the features to the nearest center, `(n,)`."""
+        return torch.cdist(defender(x), defender.centers).amin(1).square()
 
     def test_the_first_step_is_the_raw_gradient_cut_to_the_bounds(self, victim):
         (clean, moved), (defender, _) = self.images(victim, Chain(), count=2)
@@ -132,7 +133,7 @@ class TestChain:
                 moved[i : i + 1], (x.detach() + x.grad).clamp(0, 1), rtol=1e-4, atol=1e-6
             )
 
-    def test_images_move_away_from_the_centres_of_the_defender_before(self, victim):
+    def test_images_move_away_from_the_centers_of_the_defender_before(self, victim):
         (clean, moved, _), (defender, *_) = self.images(victim, Chain(step=0.1))
         before, after = self.away(defender, clean), self.away(defender, moved)
         assert (after - before).mean() > 0
@@ -171,7 +172,7 @@ class TestChain:
         scaled = TorchClassifier(net, bounds=(0, 255), preprocess=lambda x: x / 255, num_classes=10)
         x, y = digits(200)
         settings = LatentDefenders(count=2, **QUICK)
-        found = fit_latent(settings, scaled, 255 * x, y, seed=0, saved=(), done=lambda _: None)
+        found = fit_latent(settings, scaled, 255 * x, y, seed=0, saved=(), on_fitted=lambda _: None)
         plain = fitted(TorchClassifier(net, num_classes=10), settings, n=200)
         torch.testing.assert_close(found.features(255 * x), plain.features(x), rtol=0.05, atol=0.01)
 
@@ -180,10 +181,10 @@ class TestChain:
         scaled = TorchClassifier(
             victim.module, bounds=(0, 255), preprocess=lambda x: x / 255, num_classes=10
         )
-        start = latent.untrained(LatentDefenders(), victim, x, y)
-        moved = latent._moved(Chain(step=0.1), victim, start, x)
-        start = latent.untrained(LatentDefenders(), scaled, 255 * x, y)
-        same = latent._moved(Chain(step=0.1), scaled, start, 255 * x)
+        start = latent.build_untrained(LatentDefenders(), victim, x, y)
+        moved = latent._perturb(Chain(step=0.1), victim, start, x)
+        start = latent.build_untrained(LatentDefenders(), scaled, 255 * x, y)
+        same = latent._perturb(Chain(step=0.1), scaled, start, 255 * x)
         torch.testing.assert_close(same / 255, moved, rtol=1e-4, atol=1e-5)
         assert (moved - x).abs().max() > 1e-3
 
@@ -192,8 +193,8 @@ class TestChain:
             victim.module, preprocess=lambda x: x**0.5 + 0 * x.clamp(max=0) ** 0.5, num_classes=10
         )
         x, y = digits(50)
-        start = latent.untrained(LatentDefenders(), rooted, x, y)
-        moved = latent._moved(Chain(step=0.1), rooted, start, x)
+        start = latent.build_untrained(LatentDefenders(), rooted, x, y)
+        moved = latent._perturb(Chain(step=0.1), rooted, start, x)
         assert moved.isfinite().all()
         assert (moved - x).abs().max() > 1e-3
 
@@ -245,7 +246,7 @@ class TestModules:
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
         victim = TorchClassifier(net, preprocess=normal, num_classes=10)
         found = fit_latent(
-            LatentDefenders(**QUICK), victim, x, y, seed=0, saved=(), done=lambda _: None
+            LatentDefenders(**QUICK), victim, x, y, seed=0, saved=(), on_fitted=lambda _: None
         ).defenders[0]
         weight, bias = found.tapped.net[1].weight, found.tapped.net[1].bias
         expected = F.normalize(F.linear(normal(x).flatten(1), weight, bias))
@@ -280,7 +281,7 @@ def fit_double(modules):
 @pytest.mark.parametrize(
     ("layer", "sentence"),
     [
-        ("fc1", "`layer` must be one of 0, 1, 2, 3, 4, 5, 6; got 'fc1'"),
+        ("fc1", "`layer` must be one of 0, 1, 2, 3, 4, 5, 6, got 'fc1'"),
         ("", "`layer` must be one of"),
     ],
 )

@@ -25,14 +25,14 @@ def net():
 
 @pytest.fixture(scope="module")
 def mrr(net):
-    return MRR(QUICK, security=10, held_out=0.4).fit(net, *digits())
+    return MRR(QUICK, fpr=0.1, calibration_fraction=0.4).fit(net, *digits())
 
 
 @pytest.fixture(scope="module")
 def both(net):
-    return MRR([QUICK, LatentDefenders(layer="1", epochs=1)], PATCHES, held_out=0.4).fit(
-        net, *digits()
-    )
+    return MRR(
+        [QUICK, LatentDefenders(layer="1", epochs=1)], PATCHES, calibration_fraction=0.4
+    ).fit(net, *digits())
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +124,10 @@ class TestExcess:
 class TestThreshold:
     def test_jointly_at_most_the_requested_share_of_held_out_inputs_alarms(self, mrr):
         risks = mrr.fitted.clean.amax(1)
-        for security in (1, 5, 20):
-            threshold = mrr.with_policy(security=security).threshold
+        for fpr in (0.01, 0.05, 0.2):
+            threshold = mrr.with_policy(fpr=fpr).threshold
             above = int((risks > threshold).sum())
-            assert above <= security / 100 * (len(risks) + 1) < above + 2
+            assert above <= fpr * (len(risks) + 1) < above + 2
 
     @pytest.mark.slow("several fits")
     def test_the_rate_on_new_clean_data_is_the_requested_one(self, net):
@@ -137,7 +137,7 @@ class TestThreshold:
         for seed in range(8):
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
             fit, new = order[:700], order[700:]
-            settings = {"security": 10, "held_out": 0.5, "seed": seed}
+            settings = {"fpr": 0.1, "calibration_fraction": 0.5, "seed": seed}
             found = MRR(LatentDefenders(count=2, epochs=1), **settings).fit(net, x[fit], y[fit])
             rates.append(found.flag(x[new]).double().mean())
         n = 8 * 175  # what the threshold was found on
@@ -147,8 +147,10 @@ class TestThreshold:
     def test_clean_inputs_may_be_given(self, net, clean):
         """All of `x` is learned from, and scores are ranks among half of the others."""
         x, y = digits(300)
-        found = MRR(LatentDefenders(epochs=1), security=10).fit(net, x, y, clean[0])
-        alone = MRR(LatentDefenders(epochs=1), held_out=0.0, jointly=False).fit(net, x, y)
+        found = MRR(LatentDefenders(epochs=1), fpr=0.1).fit(net, x, y, clean[0])
+        alone = MRR(LatentDefenders(epochs=1), calibration_fraction=0.0, joint_threshold=False).fit(
+            net, x, y
+        )
         fitted, other = found.fitted, alone.fitted
         assert torch.equal(fitted.latent[0].features(x), other.latent[0].features(x))
         assert int(fitted.calibration.counts.sum()) == len(fitted.clean) == 150
@@ -167,40 +169,42 @@ class TestThreshold:
     def test_each_by_itself_is_the_papers_rule(self, mrr, clean):
         """Thresholding the greatest score is the alarm of any defender at its own percentile."""
         x, _ = clean
-        found = mrr.with_policy(jointly=False, security=5)
+        found = mrr.with_policy(joint_threshold=False, fpr=0.05)
         assert found.threshold == 0.95
         labels = found.fitted.victim.predict(x)
         distances = found.fitted.distances(x, labels)
         limits = found.fitted.calibration.limits(0.95)[:, labels].T
         assert torch.equal(found.flag(x), (distances > limits).any(1))
 
-    def test_on_its_own_data_each_leaves_the_security_parameter_outside(self, net):
+    def test_on_its_own_data_each_leaves_the_requested_share_outside(self, net):
         x, y = digits()
-        found = MRR(QUICK, held_out=0.0, jointly=False, security=10).fit(net, x, y)
+        found = MRR(QUICK, calibration_fraction=0.0, joint_threshold=False, fpr=0.1).fit(net, x, y)
         alarms = (found.scores(x) > found.threshold).double().mean(0)
         assert ((alarms - 0.1).abs() < 0.02).all()
         assert found.fitted.clean.shape == (0, 3)
 
     def test_too_little_held_out(self, mrr):
-        found = mrr.with_policy(security=0.01)
-        sentence = r"`security` must be at least 0.55 %, since 180 inputs are held out for it"
+        found = mrr.with_policy(fpr=0.0001)
+        sentence = (
+            r"`fpr` must be at least 0.0055 with 180 clean inputs for the threshold, got 0.0001\."
+        )
         with pytest.raises(ValueError, match=sentence):
             found.flag(digits(3)[0])
 
 
 class TestPolicy:
     def test_defenders_are_shared_and_the_rest_is_as_given(self, mrr):
-        other = mrr.with_policy(aggregate="vote", security=3, jointly=False, precision=0.6)
+        other = mrr.with_policy(aggregate="vote", fpr=0.03, joint_threshold=False, precision=0.6)
         assert other.fitted is mrr.fitted
         assert (other.rule.name, other.rule.precision) == ("vote", 0.6)
-        assert (other.security, other.jointly) == (3, False)
-        assert (mrr.rule.name, mrr.security, mrr.jointly) == ("max", 10, True)
-        assert repr(other) == "MRR(3 defenders, aggregate='vote', security=3 % each)"
-        assert repr(MRR()) == "MRR(not fitted, aggregate='max', security=1 % jointly)"
+        assert (other.fpr, other.joint_threshold) == (0.03, False)
+        assert (mrr.rule.name, mrr.fpr, mrr.joint_threshold) == ("max", 0.1, True)
+        assert repr(other) == "MRR(3 defenders, aggregate='vote', fpr=0.03 each)"
+        assert repr(MRR()) == "MRR(not fitted, aggregate='max', fpr=0.01 jointly)"
 
     def test_the_first_defenders_are_a_shorter_chain(self, mrr, both, net, clean):
         two = mrr.first(2)
-        fitted = MRR(LatentDefenders(count=2, epochs=2), security=10, held_out=0.4).fit(
+        fitted = MRR(LatentDefenders(count=2, epochs=2), fpr=0.1, calibration_fraction=0.4).fit(
             net, *digits()
         )
         assert torch.equal(two.scores(clean[0]), fitted.scores(clean[0]))
@@ -233,7 +237,7 @@ class TestFiles:
     def test_a_file_gives_the_same_detector(self, both, net, clean, tmp_path):
         path = tmp_path / "mrr.npz"
         policy = {"aggregate": "noisy_or", "precision": [0.2, 0.3, 0.4, 0.1, 0.3]}
-        saved = both.with_policy(security=7, **policy)
+        saved = both.with_policy(fpr=0.07, **policy)
         saved.save(path)
         loaded = MRR.load(path, TorchClassifier(net))
         own = TorchClassifier(net).predict(clean[0])
@@ -242,7 +246,7 @@ class TestFiles:
         assert loaded.threshold == saved.threshold
         assert loaded.latent == saved.latent
         assert loaded.inputs == saved.inputs
-        assert (loaded.rule, loaded.security) == (saved.rule, 7)
+        assert (loaded.rule, loaded.fpr) == (saved.rule, 0.07)
         assert list(tmp_path.iterdir()) == [path]
 
     def test_gaussian_densities_and_bfloat16_too(self, clean, tmp_path):
@@ -265,25 +269,32 @@ class TestFiles:
         wider = mlp()
         wider[1], wider[4] = nn.Linear(64, 50), nn.Linear(50, 20)
         for other in (shorter, wider):
-            with pytest.raises(ValueError, match="`model` must be the one that MRR was fitted with"):
+            with pytest.raises(
+                ValueError, match="`model` must be the one that MRR was fitted with"
+            ):
                 MRR.load(tmp_path / "mrr.npz", other)
 
     def test_no_such_file(self, net, tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file"):
             MRR.load(tmp_path / "none.npz", net)
         np.savez(tmp_path / "other.npz", about=np.array("hello"))
-        with pytest.raises(ValueError, match="is no file of MRR"):
+        with pytest.raises(ValueError, match="is not a file of MRR"):
             MRR.load(tmp_path / "other.npz", net)
-        about = json.dumps({"format": "advkit MRR 9"})
-        np.savez(tmp_path / "newer.npz", about=np.array(about))
-        with pytest.raises(ValueError, match="is of the format 'advkit MRR 9'"):
-            MRR.load(tmp_path / "newer.npz", net)
+
+    @pytest.mark.parametrize("version", [1, 9])
+    def test_a_file_of_another_format_is_refused(self, net, tmp_path, version):
+        """Format 1 held percentages; a newer one is not known."""
+        about = json.dumps({"format": f"advkit MRR {version}"})
+        np.savez(tmp_path / "other.npz", about=np.array(about))
+        sentence = f"other.npz must have the format 'advkit MRR 2', got 'advkit MRR {version}'"
+        with pytest.raises(ValueError, match=sentence):
+            MRR.load(tmp_path / "other.npz", net)
 
     def test_a_fit_that_was_killed_goes_on_after_its_last_defender(
         self, mrr, net, tmp_path, monkeypatch, clean
     ):
         path, trained = tmp_path / "fit.npz", []
-        train = latent._trained
+        train = latent._train
 
         def dies(*args, seed):
             if len(trained) == 2:
@@ -291,12 +302,12 @@ class TestFiles:
             trained.append(seed)
             return train(*args, seed=seed)
 
-        monkeypatch.setattr(latent, "_trained", dies)
-        settings = {"security": 10, "held_out": 0.4}
+        monkeypatch.setattr(latent, "_train", dies)
+        settings = {"fpr": 0.1, "calibration_fraction": 0.4}
         with pytest.raises(KeyboardInterrupt):
             MRR(QUICK, **settings).fit(net, *digits(), checkpoint=path)
         monkeypatch.setattr(
-            latent, "_trained", lambda *a, seed: trained.append(seed) or train(*a, seed=seed)
+            latent, "_train", lambda *a, seed: trained.append(seed) or train(*a, seed=seed)
         )
         found = MRR(QUICK, **settings).fit(net, *digits(), checkpoint=path)
         assert trained == [0, 1, 2]
@@ -321,13 +332,13 @@ class TestFiles:
         model = copy.deepcopy(net)
         if change == "model":
             model[1].bias.data[0] += 1
-        with pytest.raises(ValueError, match="cannot be taken up: it was begun with another model"):
+        with pytest.raises(ValueError, match="which was written with another model"):
             MRR(settings).fit(model, x, y, checkpoint=path)
 
     def test_a_checkpoint_that_cannot_be_written_costs_no_defender(
         self, net, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr(latent, "_trained", lambda *_, **__: pytest.fail("it was trained"))
+        monkeypatch.setattr(latent, "_train", lambda *_, **__: pytest.fail("it was trained"))
         (tmp_path / "file").write_text("here")
         with pytest.raises(OSError, match="file"):
             MRR(QUICK).fit(net, *digits(300), checkpoint=tmp_path / "file" / "fit.npz")
@@ -356,13 +367,14 @@ class TestGuard:
     ("settings", "error", "sentence"),
     [
         ({"latent": 3}, TypeError, "`latent` must be LatentDefenders or a list of them, got 3"),
-        ({"latent": []}, ValueError, "latent or inputs must hold a defender"),
+        ({"latent": []}, ValueError, "`latent` or `inputs` must hold a defender"),
         ({"inputs": 7}, TypeError, "`inputs` must be an InputDefender or None, got 7"),
         ({"aggregate": "sum"}, ValueError, "`aggregate` must be one of"),
-        ({"security": 0}, ValueError, "`security` must be a percentage between 0 and 100, got 0"),
-        ({"security": 100}, ValueError, "`security` must be a percentage"),
-        ({"jointly": 1}, TypeError, "`jointly` must be True or False"),
-        ({"held_out": 1}, ValueError, "`held_out` must be below 1"),
+        ({"fpr": 0}, ValueError, r"`fpr` must lie between 0 and 1, got 0\."),
+        ({"fpr": 1}, ValueError, "between 0 and 1, got 1. It is a share, not a percentage"),
+        ({"fpr": 5}, ValueError, "between 0 and 1, got 5. It is a share, not a percentage"),
+        ({"joint_threshold": 1}, TypeError, "`joint_threshold` must be True or False"),
+        ({"calibration_fraction": 1}, ValueError, "`calibration_fraction` must be below 1, got 1"),
         ({"seed": 0.5}, TypeError, "`seed` must be an int"),
     ],
 )
@@ -385,21 +397,31 @@ class TestErrorsOfFit:
 
     def test_too_few_samples(self, net):
         x, y = digits(3)
-        with pytest.raises(ValueError, match="`x` must have more samples to hold out 0.2 of them"):
+        with pytest.raises(
+            ValueError, match="`x` must have more samples to hold out a fraction of 0.2, got 3"
+        ):
             MRR().fit(net, x, y)
 
     def test_nothing_to_find_the_threshold_on(self, net):
-        with pytest.raises(ValueError, match="`jointly` must be False with held_out=0 and without"):
-            MRR(QUICK, held_out=0.0).fit(net, *digits(100))
-        own = MRR(LatentDefenders(epochs=1), held_out=0.0, jointly=False).fit(net, *digits(100))
-        with pytest.raises(ValueError, match="`jointly` must be False: no clean inputs were held"):
-            own.with_policy(jointly=True).flag(digits(3)[0])
+        with pytest.raises(
+            ValueError, match="`joint_threshold` must be False with calibration_fraction=0 and"
+        ):
+            MRR(QUICK, calibration_fraction=0.0).fit(net, *digits(100))
+        own = MRR(LatentDefenders(epochs=1), calibration_fraction=0.0, joint_threshold=False).fit(
+            net, *digits(100)
+        )
+        with pytest.raises(
+            ValueError, match="`joint_threshold` must be False with calibration_fraction=0, which"
+        ):
+            own.with_policy(joint_threshold=True).flag(digits(3)[0])
 
     def test_clean_inputs_of_the_wrong_kind(self, net):
         x, y = digits(100)
         with pytest.raises(ValueError, match="`clean` must hold at least 2 inputs, got 1"):
             MRR().fit(net, x, y, x[:1])
-        with pytest.raises(ValueError, match="argument 'clean': x must lie in the model's bounds"):
+        with pytest.raises(
+            ValueError, match="argument 'clean': `x` must lie in the model's bounds"
+        ):
             MRR().fit(net, x, y, x + 3)
 
     def test_one_precision_for_each(self, net):
@@ -408,11 +430,11 @@ class TestErrorsOfFit:
             MRR(QUICK, **rule).fit(net, *digits(200))
 
     def test_before_any(self, net):
-        with pytest.raises(ValueError, match="MRR is not fitted: call fit"):
+        with pytest.raises(ValueError, match="MRR must be fitted first. Call fit"):
             MRR().risk(digits(3)[0])
-        for jointly in (True, False):
-            with pytest.raises(ValueError, match="MRR is not fitted"):
-                Guard(net, MRR(jointly=jointly))
+        for joint in (True, False):
+            with pytest.raises(ValueError, match="MRR must be fitted first"):
+                Guard(net, MRR(joint_threshold=joint))
 
     def test_an_error_leaves_an_earlier_fit(self, net):
         found = MRR(LatentDefenders(epochs=1)).fit(net, *digits(200))
@@ -427,7 +449,7 @@ class TestErrorsOfFit:
 
 
 def test_defenders_alone_or_dictionaries_alone(net, clean):
-    found = MRR([], PATCHES, held_out=0.4).fit(net, *digits())
+    found = MRR([], PATCHES, calibration_fraction=0.4).fit(net, *digits())
     assert found.scores(clean[0]).shape == (300, 1)
     assert found.features(clean[0]).shape == (300, 0)
 

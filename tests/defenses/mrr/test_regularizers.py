@@ -3,28 +3,28 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from advkit.defenses.mrr.regularizers import placed, regularizer
+from advkit.defenses.mrr.regularizers import constrain_centers, regularizer
 
 
 @pytest.fixture
 def drawn():
     generator = torch.Generator().manual_seed(0)
     features = F.normalize(torch.randn(20, 5, generator=generator, dtype=torch.float64))
-    centres = 2 * torch.randn(4, 5, generator=generator, dtype=torch.float64)
-    return features, centres, torch.tensor([0] * 11 + [1] * 4 + [2] * 3 + [3] * 2)
+    centers = 2 * torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    return features, centers, torch.tensor([0] * 11 + [1] * 4 + [2] * 3 + [3] * 2)
 
 
 def value(drawn, kind, compactness, separation):
-    features, centres, y = drawn
+    features, centers, y = drawn
     weights = {"compactness": compactness, "separation": separation}
-    return float(regularizer(features, placed(centres, kind), y, kind=kind, **weights))
+    return float(regularizer(features, constrain_centers(centers, kind), y, kind=kind, **weights))
 
 
 def spread(f, c, y):
     return np.mean([np.sum((f[i] - c[y[i]]) ** 2) for i in range(len(f))])
 
 
-def test_nearest_drives_unit_centres_apart_by_half_the_fourth_power_of_their_distance(drawn):
+def test_nearest_drives_unit_centers_apart_by_half_the_fourth_power_of_their_distance(drawn):
     f, c, y = (part.numpy() for part in drawn)
     c = c / np.linalg.norm(c, axis=1, keepdims=True)
     apart = []
@@ -50,13 +50,18 @@ def test_center_pulls_alone(drawn):
     assert value(drawn, "center", 0.5, 7.0) == pytest.approx(0.5 * spread(f, c, y))
 
 
-def test_a_step_down_drives_two_centres_apart(drawn):
+def test_a_step_down_drives_two_centers_apart(drawn):
     features, y = drawn[0].requires_grad_(), torch.arange(20) % 2
-    centres = F.normalize(drawn[1][:2]).requires_grad_()
+    centers = F.normalize(drawn[1][:2]).requires_grad_()
     regularizer(
-        features, placed(centres, "nearest"), y, kind="nearest", compactness=0.0, separation=1.0
+        features,
+        constrain_centers(centers, "nearest"),
+        y,
+        kind="nearest",
+        compactness=0.0,
+        separation=1.0,
     ).backward()
     assert features.grad is None or not features.grad.any()
-    closest = torch.pdist(centres).min()
-    moved = placed(centres - 0.05 * centres.grad, "nearest")
+    closest = torch.pdist(centers).min()
+    moved = constrain_centers(centers - 0.05 * centers.grad, "nearest")
     assert torch.pdist(moved).min() > closest

@@ -9,7 +9,7 @@ from sklearn.linear_model import orthogonal_mp
 from torch.nn import functional as F
 
 from advkit.defenses.mrr import sparse
-from advkit.defenses.mrr.sparse import pursue
+from advkit.defenses.mrr.sparse import orthogonal_matching_pursuit
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -37,7 +37,9 @@ def test_it_is_that_of_scikit_learn(m, d, k, sparsity, seed):
     signals, atoms = normal(m, d, seed=seed), unit_rows(k, d, seed=seed + 1)
     codes = orthogonal_mp(atoms.numpy().T, signals.numpy().T, n_nonzero_coefs=sparsity)
     expected = atoms.numpy().T @ codes.reshape(k, m)
-    np.testing.assert_allclose(pursue(signals, atoms, sparsity).numpy(), expected.T, atol=1e-9)
+    np.testing.assert_allclose(
+        orthogonal_matching_pursuit(signals, atoms, sparsity).numpy(), expected.T, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("sparsity", [1, 4, 9])
@@ -46,13 +48,17 @@ def test_orthonormal_atoms_keep_the_largest_coefficients(sparsity):
     codes = normal(20, 9, seed=3)
     smallest_kept = codes.abs().topk(sparsity, dim=1).values[:, -1:]
     kept = codes.where(codes.abs() >= smallest_kept, 0)
-    torch.testing.assert_close(pursue(codes @ atoms, atoms, sparsity), kept @ atoms)
+    torch.testing.assert_close(
+        orthogonal_matching_pursuit(codes @ atoms, atoms, sparsity), kept @ atoms
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_more_atoms_never_leave_more_and_all_that_are_needed_leave_nothing(dtype):
     signals, atoms = normal(50, 12, dtype=dtype), unit_rows(30, 12, dtype=dtype)
-    left = torch.stack([length(signals - pursue(signals, atoms, s)) for s in range(1, 25)])
+    left = torch.stack(
+        [length(signals - orthogonal_matching_pursuit(signals, atoms, s)) for s in range(1, 25)]
+    )
     rounding = 10 * torch.finfo(dtype).eps * length(signals)
     assert (left[1:] <= left[:-1] + rounding).all()
     assert (left[0] < length(signals)).all()
@@ -62,10 +68,12 @@ def test_more_atoms_never_leave_more_and_all_that_are_needed_leave_nothing(dtype
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_a_signal_does_not_depend_on_its_batch(chunk, monkeypatch):
     signals, atoms = normal(7, 12), unit_rows(30, 12)
-    whole = pursue(signals, atoms, 4)
-    monkeypatch.setattr(sparse, "_CHUNK", chunk)
-    torch.testing.assert_close(pursue(signals, atoms, 4), whole, rtol=0, atol=1e-12)
-    assert pursue(signals[:0], atoms, 4).shape == (0, 12)
+    whole = orthogonal_matching_pursuit(signals, atoms, 4)
+    monkeypatch.setattr(sparse, "_CHUNK_SIZE", chunk)
+    torch.testing.assert_close(
+        orthogonal_matching_pursuit(signals, atoms, 4), whole, rtol=0, atol=1e-12
+    )
+    assert orthogonal_matching_pursuit(signals[:0], atoms, 4).shape == (0, 12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -74,18 +82,18 @@ def test_signals_that_are_used_up_and_atoms_that_are_alike_or_zero_are_no_troubl
     atoms = torch.cat([atoms, atoms, -atoms[:1], torch.zeros_like(atoms[:2])])
     signals = torch.cat([torch.zeros_like(atoms[:1]), 3 * atoms[:4], atoms[1:2] - 2 * atoms[3:4]])
     for sparsity in (4, 11):
-        found = pursue(signals, atoms, sparsity)
+        found = orthogonal_matching_pursuit(signals, atoms, sparsity)
         torch.testing.assert_close(found, signals, rtol=0, atol=20 * torch.finfo(dtype).eps)
         assert found.isfinite().all()
     nothing = torch.zeros_like(atoms)
-    assert torch.equal(pursue(signals, nothing, 3), torch.zeros_like(signals))
+    assert torch.equal(orthogonal_matching_pursuit(signals, nothing, 3), torch.zeros_like(signals))
 
 
 def test_atoms_that_are_nearly_alike_still_give_a_projection():
     """What is left is orthogonal to the approximation, though atoms differ by a thousandth."""
     atoms = F.normalize(unit_rows(1, 30) + 1e-3 * normal(20, 30, seed=2), dim=1).float()
     signals = normal(40, 30, seed=3).float()
-    found = pursue(signals, atoms, 12)
+    found = orthogonal_matching_pursuit(signals, atoms, 12)
     cosine = F.cosine_similarity(found, signals - found)
     assert cosine.abs().max() < 1e-5
     assert (length(found) <= length(signals)).all()
@@ -96,14 +104,14 @@ def test_no_more_than_the_span_of_the_atoms_is_used(dtype):
     atoms, signals = unit_rows(5, 30, dtype=dtype), normal(40, 30, seed=3, dtype=dtype)
     expected = (atoms.T @ torch.linalg.lstsq(atoms.T, signals.T).solution).T
     for sparsity in (5, 9):
-        found = pursue(signals, torch.cat([atoms, atoms]), sparsity)
+        found = orthogonal_matching_pursuit(signals, torch.cat([atoms, atoms]), sparsity)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_neither_a_graph_nor_a_trace():
     signals, atoms = normal(3, 6).requires_grad_(), unit_rows(8, 6)
     before = signals.detach().clone(), atoms.clone()
-    found = pursue(signals, atoms, 2)
+    found = orthogonal_matching_pursuit(signals, atoms, 2)
     assert not found.requires_grad
     assert torch.equal(signals, before[0])
     assert torch.equal(atoms, before[1])

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from advkit.defenses.mrr.taps import Tap, Tapped, last_hidden, runs_of
+from advkit.defenses.mrr.taps import Tap, Tapped, count_runs, last_hidden
 from tests.toys import convnet, images
 
 
@@ -31,7 +31,7 @@ class TestTapped:
         net, x = mlp(), images()
         tapped = Tapped(mlp(), Tap(layer="1", side="output"))
         expected = F.normalize(net[1](x.flatten(1)))
-        features, out = tapped.whole(x)
+        features, out = tapped.features_and_outputs(x)
         torch.testing.assert_close(features, expected)
         torch.testing.assert_close(tapped(x), expected)
         torch.testing.assert_close(out, net[4](expected.relu()))
@@ -42,7 +42,7 @@ class TestTapped:
         pooled = z.mean((2, 3))
         length = pooled.norm(dim=1)
         tapped = Tapped(net, Tap(layer="first", side="output"))
-        features, out = tapped.whole(x)
+        features, out = tapped.features_and_outputs(x)
         torch.testing.assert_close(features, pooled / length[:, None])
         torch.testing.assert_close(
             out, net.last((z / length[:, None, None, None]).relu()).mean((2, 3))
@@ -53,7 +53,7 @@ class TestTapped:
         tapped = Tapped(mlp(), Tap(layer="4", side="input"))
         expected = F.normalize(net[1](x.flatten(1)).relu())
         torch.testing.assert_close(tapped(x), expected)
-        torch.testing.assert_close(tapped.whole(x)[1], net[4](expected))
+        torch.testing.assert_close(tapped.features_and_outputs(x)[1], net[4](expected))
 
     def test_nothing_behind_the_tap_is_computed_for_features_alone(self):
         net = mlp()
@@ -61,7 +61,7 @@ class TestTapped:
         net[2].register_forward_hook(lambda *_: seen.append(1))
         tapped(images())
         assert not seen
-        tapped.whole(images())
+        tapped.features_and_outputs(images())
         assert seen
 
     def test_it_stays_in_evaluation_mode(self):
@@ -75,10 +75,14 @@ class TestTapped:
 
     def test_a_layer_that_is_not_run_is_an_error(self):
         tapped = Tapped(Convolutional(), Tap(layer="unused", side="output"))
-        with pytest.raises(RuntimeError, match="layer 'unused' was not run"):
+        with pytest.raises(
+            RuntimeError, match="layer 'unused' must run in a forward pass, but did not run"
+        ):
             tapped(images())
-        with pytest.raises(RuntimeError, match="layer 'unused' was not run"):
-            tapped.whole(images())
+        with pytest.raises(
+            RuntimeError, match="layer 'unused' must run in a forward pass, but did not run"
+        ):
+            tapped.features_and_outputs(images())
 
 
 class TestLastHidden:
@@ -103,9 +107,9 @@ class TestLastHidden:
     def test_how_often_a_layer_runs(self):
         net = mlp()
         twice = nn.Sequential(net[0], net[1], nn.Linear(8, 36), net[1])
-        assert runs_of(net, "1", images()) == 1
-        assert runs_of(twice, "1", images()) == 2
-        assert runs_of(Convolutional(), "unused", images()) == 0
+        assert count_runs(net, "1", images()) == 1
+        assert count_runs(twice, "1", images()) == 2
+        assert count_runs(Convolutional(), "unused", images()) == 0
 
 
 @pytest.mark.parametrize(
@@ -113,5 +117,5 @@ class TestLastHidden:
     [("", "output", "layer"), (None, "output", "layer"), ("1", "middle", "side")],
 )
 def test_places_that_are_none(layer, side, said):
-    with pytest.raises(ValueError, match=f"{said} must be"):
+    with pytest.raises(ValueError, match=f"`{said}` must be"):
         Tap(layer=layer, side=side)

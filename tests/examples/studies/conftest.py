@@ -33,4 +33,4 @@ def brightness():
         net[2].weight.copy_(torch.tensor([[0.0, -1.0, 1.0], [0.0, 1.0, -1.0]]))
         net[2].bias.zero_()
     layer = LatentDefenders(count=2, epochs=2)
-    return net, Dataset(x, y, "all"), lambda: MRR(layer, security=10).fit(net, x, y, x[200:])
+    return net, Dataset(x, y, "all"), lambda: MRR(layer, fpr=0.1).fit(net, x, y, x[200:])

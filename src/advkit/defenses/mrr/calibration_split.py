@@ -1,4 +1,4 @@
-"""The split of clean data: what defenders are fitted on, and what they are calibrated on."""
+"""Split of clean data into parts for training, for scores and for the threshold."""
 
 from __future__ import annotations
 
@@ -12,50 +12,61 @@ from advkit.core.naming import error_context
 
 
 class CalibrationSplit(NamedTuple):
-    """Clean data by its use.
+    """Clean data by purpose.
 
     Attributes:
-        learn: rows of the data to fit on.
-        scale: inputs to calibrate the scores on.
-        decide: inputs to find the threshold on; may be empty.
+        train_rows: rows of the data to fit on.
+        score_inputs: inputs to calibrate the scores on.
+        threshold_inputs: inputs to set the threshold on; may be empty.
     """
 
-    learn: Tensor
-    scale: Tensor
-    decide: Tensor
+    train_rows: Tensor
+    score_inputs: Tensor
+    threshold_inputs: Tensor
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise unless `fraction` is a valid `calibration_fraction`: at least 0 and below 1."""
+    checks.fraction("calibration_fraction", fraction)
+    if fraction == 1:
+        raise ValueError("`calibration_fraction` must be below 1, got 1. The fit needs data, too.")
 
 
 def split_given(
     x: Tensor, clean: Tensor, bounds: tuple[float, float], seed: int
 ) -> CalibrationSplit:
-    """Fit on all of `x` `(n, *features)`, calibrate on the inputs `clean` `(m, *features)`.
+    """Use all of `x` `(n, *features)` to fit, and `clean` `(m, *features)` to calibrate.
 
     Raises:
         TypeError: `clean` is not a tensor of a floating dtype.
-        ValueError: `clean` has the wrong shape, is out of the bounds, or holds too few inputs.
+        ValueError: `clean` has the wrong shape, is out of the bounds, or has too few inputs.
     """
     with error_context("argument", "clean"):
         clean = checks.inputs(clean, bounds)
     if len(clean) < 2:
-        raise ValueError(f"`clean` must hold at least 2 inputs, got {len(clean)}")
+        raise ValueError(f"`clean` must hold at least 2 inputs, got {len(clean)}.")
     order = _order(len(clean), seed, clean.device)
     half = len(clean) // 2
     return CalibrationSplit(_all_rows(x), clean[order[:half]], clean[order[half:]])
 
 
-def hold_out(x: Tensor, share: float, seed: int) -> CalibrationSplit:
-    """Hold out a share of `x` `(n, *features)`; a share of 0 calibrates the scores on all of it.
+def hold_out(x: Tensor, fraction: float, seed: int) -> CalibrationSplit:
+    """Hold out a fraction of `x` `(n, *features)` for calibration.
+
+    With a fraction of 0, the scores are calibrated on all of `x`.
 
     Raises:
         ValueError: there are too few inputs.
     """
-    if not share:
+    if not fraction:
         return CalibrationSplit(_all_rows(x), x, x[:0])
-    held = round(share * len(x))
-    if held < 2 or len(x) - held < 2:
-        raise ValueError(f"`x` must have more samples to hold out {share:g} of them, got {len(x)}")
+    count = round(fraction * len(x))
+    if count < 2 or len(x) - count < 2:
+        raise ValueError(
+            f"`x` must have more samples to hold out a fraction of {fraction:g}, got {len(x)}."
+        )
     order = _order(len(x), seed, x.device)
-    return CalibrationSplit(order[held:], x[order[: held // 2]], x[order[held // 2 : held]])
+    return CalibrationSplit(order[count:], x[order[: count // 2]], x[order[count // 2 : count]])
 
 
 def _all_rows(x: Tensor) -> Tensor:
@@ -63,5 +74,5 @@ def _all_rows(x: Tensor) -> Tensor:
 
 
 def _order(n: int, seed: int, device: torch.device) -> Tensor:
-    """Return a random order of `n` rows."""
+    """Return a random permutation of `n` rows."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(device)

@@ -1,4 +1,4 @@
-"""Where the features of each class lie: a projection, a centre, and how far is far."""
+"""Density of the features of each class: a projection, a center and a distance."""
 
 from __future__ import annotations
 
@@ -23,63 +23,68 @@ class Density:
         projection: `(k, width, rank)`, the principal axes; those beyond a defender's own rank are
             zero.
         shift: `(k, 1, rank)`, the mean feature on these axes.
-        centres: `(k, classes, rank)`.
-        scales: `(k, classes, rank, rank)`, what makes the distance to a centre that of Mahalanobis;
-            `None` for Euclidean distances.
-        known: bool `(classes,)`, the classes that there were features of.
+        centers: `(k, classes, rank)`, the mean feature of each class.
+        scales: `(k, classes, rank, rank)`, matrices that make the distance to a center the
+            Mahalanobis distance; `None` for Euclidean distances.
+        known: bool `(classes,)`, the classes with features.
     """
 
     projection: Tensor
     shift: Tensor
-    centres: Tensor
+    centers: Tensor
     scales: Tensor | None
     known: Tensor
 
     def check(self, count: int, width: int, classes: int, kind: DensityName) -> None:
-        """Raise ValueError unless these are densities of `count` defenders that can be used.
+        """Raise ValueError unless these are valid densities of `count` defenders.
 
-        For tensors from a file, which may be damaged or made to do damage.
+        It checks tensors from a file, which may be damaged or malicious.
         """
         if self.projection.ndim != 3:
-            raise ValueError(f"`projection` must have 3 axes, got {self.projection.ndim}")
+            raise ValueError(f"`projection` must have 3 axes, got {self.projection.ndim}.")
         dtype, rank = self.projection.dtype, self.projection.shape[2]
         if dtype not in (torch.float32, torch.float64) or not 1 <= rank <= width:
-            raise ValueError(f"`projection` must be on 1 to {width} axes, got {dtype} on {rank}")
+            raise ValueError(f"`projection` must be on 1 to {width} axes, got {dtype} on {rank}.")
         if (self.scales is not None) != (kind == "gaussian"):
-            raise ValueError(f"`scales` must be those of the density {kind!r}")
+            raise ValueError(f"`scales` must be those of the density {kind!r}.")
         check_shape("projection", self.projection, dtype, (count, width, rank), finite=True)
         check_shape("shift", self.shift, dtype, (count, 1, rank), finite=True)
-        check_shape("centres", self.centres, dtype, (count, classes, rank), finite=True)
+        check_shape("centers", self.centers, dtype, (count, classes, rank), finite=True)
         check_shape("known", self.known, torch.bool, (classes,))
         if self.scales is not None:
             shape = (count, classes, rank, rank)
             check_shape("scales", self.scales, dtype, shape, finite=True)
 
     def project(self, features: Tensor) -> Tensor:
-        """Features `(k, n, width)` on the principal axes, `(k, n, rank)`."""
+        """Project features `(k, n, width)` onto the principal axes, `(k, n, rank)`."""
         return features @ self.projection.to(features) - self.shift.to(features)
 
     def distances(self, projected: Tensor, labels: Tensor) -> Tensor:
-        """Of `(k, n, rank)` to the centres of `labels` `(n,)`: `(n, k)`, infinite if not known."""
-        gaps = projected - self.centres[:, labels].to(projected)
+        """Return the distances `(n, k)` of projected features to the centers of `labels`.
+
+        Args:
+            projected: `(k, n, rank)`.
+            labels: classes `(n,)`. The distance is infinite if a class is not known.
+        """
+        gaps = projected - self.centers[:, labels].to(projected)
         if self.scales is not None:
-            gaps = _scaled(gaps, self.scales.to(projected), labels)
+            gaps = _apply_scales(gaps, self.scales.to(projected), labels)
         distances: Tensor = torch.linalg.vector_norm(gaps, dim=2).T
         return distances.masked_fill(~self.known[labels][:, None], torch.inf)
 
     def first(self, count: int) -> Density:
-        """Those of the first `count` defenders."""
+        """Return the densities of the first `count` defenders."""
         return Density(
             projection=self.projection[:count],
             shift=self.shift[:count],
-            centres=self.centres[:count],
+            centers=self.centers[:count],
             scales=None if self.scales is None else self.scales[:count],
             known=self.known,
         )
 
 
-def _scaled(gaps: Tensor, scales: Tensor, labels: Tensor) -> Tensor:
-    """`gaps` `(k, n, rank)` times the scales of the `labels` `(n,)`, a class at a time."""
+def _apply_scales(gaps: Tensor, scales: Tensor, labels: Tensor) -> Tensor:
+    """Multiply `gaps` `(k, n, rank)` by the scales of `labels` `(n,)`, one class at a time."""
     out = torch.zeros_like(gaps)
     for label in torch.unique(labels).tolist():
         rows = (labels == label).nonzero().flatten()
@@ -90,60 +95,61 @@ def _scaled(gaps: Tensor, scales: Tensor, labels: Tensor) -> Tensor:
 def fit_density(
     features: Tensor, y: Tensor, classes: int, *, kind: DensityName, explained: float
 ) -> Density:
-    """Densities of clean features.
+    """Fit densities to clean features.
 
     Args:
         features: `(k, n, width)`.
         y: true labels `(n,)`.
-        classes: how many the victim has.
-        kind: distance to the class mean, or in units of the class's covariance, shrunk as Ledoit
-            and Wolf (2004) do, since a class may have fewer samples than axes.
-        explained: share of the variance that the principal axes are to have.
+        classes: number of classes of the victim.
+        kind: `"euclidean"`, the distance to the class mean, or `"gaussian"`, in units of the
+            class's covariance. The covariance is shrunk as in Ledoit and Wolf (2004), since a class
+            may have fewer samples than axes.
+        explained: share of the variance that the principal axes explain.
     """
-    exact, dtype = features.double(), at_least_float32(features).dtype
-    axes = [_principal_axes(own, explained) for own in exact]
+    features64, dtype = features.double(), at_least_float32(features).dtype
+    axes = [_principal_axes(own, explained) for own in features64]
     rank = max(own.shape[1] for own in axes)
-    projection = torch.stack([_padded(own, rank) for own in axes])
-    shift = exact.mean(1, keepdim=True) @ projection
-    projected = exact @ projection - shift
+    projection = torch.stack([_pad(own, rank) for own in axes])
+    shift = features64.mean(1, keepdim=True) @ projection
+    projected = features64 @ projection - shift
     counts = torch.bincount(y, minlength=classes)
-    sums = projected.new_zeros(len(exact), classes, rank).index_add(1, y, projected)
-    centres = sums / counts.clamp_min(1)[:, None]
+    sums = projected.new_zeros(len(features64), classes, rank).index_add(1, y, projected)
+    centers = sums / counts.clamp_min(1)[:, None]
     scales = None
     if kind == "gaussian":
         ranks = [own.shape[1] for own in axes]
         scales = torch.stack(
-            [_scales(z, c, y, r) for z, c, r in zip(projected, centres, ranks, strict=True)]
+            [_scales(z, c, y, r) for z, c, r in zip(projected, centers, ranks, strict=True)]
         ).to(dtype)
     return Density(
         projection=projection.to(dtype),
         shift=shift.to(dtype),
-        centres=centres.to(dtype),
+        centers=centers.to(dtype),
         scales=scales,
         known=counts > 0,
     )
 
 
 def _principal_axes(features: Tensor, explained: float) -> Tensor:
-    """`(width, rank)`: the fewest axes that have the share `explained` of the variance."""
-    centred = features - features.mean(0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred)
-    share = values.flip(0).clamp_min(0).cumsum(0)
-    rank = 1 + int((share < explained * share[-1]).sum())
+    """Return the fewest axes `(width, rank)` that explain the share `explained` of the variance."""
+    centered = features - features.mean(0)
+    values, vectors = torch.linalg.eigh(centered.T @ centered)
+    cumulative = values.flip(0).clamp_min(0).cumsum(0)
+    rank = 1 + int((cumulative < explained * cumulative[-1]).sum())
     axes: Tensor = vectors.flip(1)[:, : min(rank, len(values))]
     return axes
 
 
-def _padded(axes: Tensor, rank: int) -> Tensor:
+def _pad(axes: Tensor, rank: int) -> Tensor:
     return torch.nn.functional.pad(axes, (0, rank - axes.shape[1]))
 
 
-def _scales(projected: Tensor, centres: Tensor, y: Tensor, rank: int) -> Tensor:
-    """For each class the matrix `(all_axes, all_axes)` that turns gaps into Mahalanobis units."""
-    full = projected.new_zeros(len(centres), projected.shape[1], projected.shape[1])
+def _scales(projected: Tensor, centers: Tensor, y: Tensor, rank: int) -> Tensor:
+    """Return for each class the matrix `(all_axes, all_axes)` that whitens its features."""
+    factors = projected.new_zeros(len(centers), projected.shape[1], projected.shape[1])
     for label in torch.unique(y).tolist():
-        rows = (projected[y == label] - centres[label])[:, :rank]
+        rows = (projected[y == label] - centers[label])[:, :rank]
         covariance, _ = ledoit_wolf(rows.cpu().numpy(), assume_centered=True)
         factor = torch.linalg.cholesky(torch.from_numpy(covariance).to(projected).inverse())
-        full[label, :rank, :rank] = factor
-    return full
+        factors[label, :rank, :rank] = factor
+    return factors

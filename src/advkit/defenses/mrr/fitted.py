@@ -1,4 +1,4 @@
-"""What a fit leaves: modules, and what is known of clean inputs."""
+"""Fitted state of MRR: its modules and their calibration on clean inputs."""
 
 from __future__ import annotations
 
@@ -11,44 +11,48 @@ from torch import Tensor
 
 from advkit.core import checks, sample_rows
 from advkit.core.content import check_shape
-from advkit.defenses.mrr.calibration import Calibration, calibrated
+from advkit.defenses.mrr.calibration import Calibration, fit_calibration
 from advkit.defenses.mrr.dictionaries import InputDictionaries
 from advkit.defenses.mrr.latent import LatentModules
-from advkit.defenses.mrr.victim import BATCH, answers
+from advkit.defenses.mrr.victim import BATCH_SIZE, predict_labels
 from advkit.models import TorchClassifier
 
 
 class Modules(Protocol):
-    """Fitted defenders that look at a batch together."""
+    """Fitted defenders that are evaluated together."""
 
     @property
     def count(self) -> int:
-        """Distances for each input."""
+        """Number of distances for each input."""
         ...
 
     def distances(self, x: Tensor, labels: Tensor) -> Tensor:
-        """How far `x` `(n, *features)` is from clean inputs of the classes `labels`, `(n, count)`.
+        """Return the distances `(n, count)` of `x` to clean inputs of the classes `labels`.
 
-        Differentiable; infinite for a class without clean inputs.
+        They are differentiable, and infinite for a class without clean inputs.
+
+        Args:
+            x: inputs `(n, *features)`.
+            labels: classes `(n,)`.
         """
         ...
 
     def features(self, x: Tensor) -> Tensor:
-        """What can be matched of another input, `(n, width)`."""
+        """Return the features `(n, width)` that an attack can match to those of another input."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitted:
-    """What a fit leaves.
+    """Fitted state of MRR.
 
     Attributes:
-        victim: the model that was copied, untouched.
+        victim: the original model, unchanged.
         latent: the defenders of each layer.
         inputs: the dictionaries, if there are any.
-        calibration: of all defenders, the latent ones first.
-        clean: float64 `(m, defenders)`, scores of clean inputs that nothing else was fitted on, for
-            the threshold of all defenders together; none of them when calibrated on the fit's own.
+        calibration: calibration of all defenders, the latent ones first.
+        clean: float64 `(m, defenders)`, scores of clean inputs that were not used in the fit, for
+            the joint threshold. It is empty if the scores are calibrated on the training data.
     """
 
     victim: TorchClassifier
@@ -58,88 +62,103 @@ class Fitted:
     clean: Tensor
 
     def check(self) -> None:
-        """Raise ValueError unless calibration and clean scores are those of the defenders.
+        """Raise ValueError unless calibration and clean scores match the defenders.
 
-        For tensors from a file, which may be damaged or made to do damage.
+        It checks tensors from a file, which may be damaged or malicious.
         """
-        defenders = sum(own.count for own in self.modules)
+        defenders = sum(module.count for module in self.modules)
         self.calibration.check(defenders, len(self.calibration.counts))
         check_shape("clean", self.clean, torch.float64, (len(self.clean), defenders))
         if not bool(((self.clean >= 0) & (self.clean <= 1)).all()):
-            raise ValueError("`clean` must hold scores in [0, 1]")
+            raise ValueError("`clean` must hold scores in [0, 1].")
 
     @property
     def modules(self) -> tuple[Modules, ...]:
-        """All of them."""
+        """All defenders, the latent ones first."""
         return (*self.latent, *(() if self.inputs is None else (self.inputs,)))
 
     def distances(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Of all defenders, `(n, defenders)`, differentiable."""
-        return _side_by_side(self.modules, x, labels)
+        """Return the distances of all defenders, `(n, defenders)`, differentiable."""
+        return _concatenate_distances(self.modules, x, labels)
 
     def scores(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Of all defenders, `(n, defenders)`, float64, a batch at a time.
+        """Return the scores of all defenders, `(n, defenders)`, float64, computed in batches.
 
         Raises:
-            ValueError: a distance is NaN, which would pass as a clean input.
+            ValueError: a distance is NaN, which would otherwise pass as a clean input.
         """
-        distances = sample_rows.in_parts(self.distances, x, labels, size=BATCH)
+        distances = sample_rows.in_parts(self.distances, x, labels, size=BATCH_SIZE)
         bad = distances.isnan().any(1)
         if bad.any():
-            raise ValueError(f"the defenders returned NaN for sample {checks.indices(bad)}")
+            raise ValueError(
+                f"distances must not be NaN, got NaN (samples {checks.indices(bad)}). Check the "
+                "weights of the model and the range of `x`."
+            )
         pairs = _batches(distances, labels)
         return torch.cat([self.calibration.scores(a, b) for a, b in pairs])
 
     def labels(self, x: Tensor, given: Tensor | None) -> Tensor:
-        """Return the victim's labels of `x` `(n,)`: those given, checked, or its predictions."""
+        """Return the labels `given` for `x`, once checked, or else the victim's predictions."""
         if given is None:
-            return answers(self.victim, x)
+            return predict_labels(self.victim, x)
         labels = checks.labels("labels", given, x)
         rows = torch.arange(len(x), device=x.device)
         checks.labels_within("labels", labels, len(self.calibration.counts), rows)
         return labels
 
     def first(self, count: int, *, inputs: bool) -> Fitted:
-        """With the first `count` latent defenders of each layer; dictionaries only if `inputs`."""
-        kept, at = list[int](), 0
-        for own in self.latent:
-            kept += range(at, at + count)
-            at += own.count
+        """Keep `count` latent defenders of each layer, and the dictionaries only if `inputs`."""
+        defenders, start = list[int](), 0
+        for module in self.latent:
+            defenders += range(start, start + count)
+            start += module.count
         if inputs:
-            kept += range(at, self.clean.shape[1])
+            defenders += range(start, self.clean.shape[1])
         return replace(
             self,
-            latent=tuple(own.first(count) for own in self.latent),
+            latent=tuple(module.first(count) for module in self.latent),
             inputs=self.inputs if inputs else None,
-            calibration=self.calibration.take(kept),
-            clean=self.clean[:, kept],
+            calibration=self.calibration.select(defenders),
+            clean=self.clean[:, defenders],
         )
 
 
-def calibrated_on(
+def calibrate_modules(
     victim: TorchClassifier,
     latent: tuple[LatentModules, ...],
     inputs: InputDictionaries | None,
-    scale: Tensor,
-    decide: Tensor,
+    score_inputs: Tensor,
+    threshold_inputs: Tensor,
 ) -> Fitted:
-    """The modules with scores by the clean inputs `scale`, and those of the inputs `decide`."""
+    """Return the fitted state, with scores calibrated on clean inputs.
+
+    Args:
+        victim: the model.
+        latent: the defenders of each layer.
+        inputs: the dictionaries, if there are any.
+        score_inputs: clean inputs to calibrate the scores on.
+        threshold_inputs: clean inputs whose scores set the threshold.
+    """
     modules: tuple[Modules, ...] = latent if inputs is None else (*latent, inputs)
-    labels = answers(victim, scale)
-    distances = torch.cat([_side_by_side(modules, a, b) for a, b in _batches(scale, labels)])
+    labels = predict_labels(victim, score_inputs)
+    distances = torch.cat(
+        [_concatenate_distances(modules, a, b) for a, b in _batches(score_inputs, labels)]
+    )
     fitted = Fitted(
         victim=victim,
         latent=latent,
         inputs=inputs,
-        calibration=calibrated(distances, labels, victim.num_classes),
+        calibration=fit_calibration(distances, labels, victim.num_classes),
         clean=distances[:0].double(),
     )
-    return replace(fitted, clean=fitted.scores(decide, answers(victim, decide)))
+    return replace(
+        fitted, clean=fitted.scores(threshold_inputs, predict_labels(victim, threshold_inputs))
+    )
 
 
-def _side_by_side(modules: tuple[Modules, ...], x: Tensor, labels: Tensor) -> Tensor:
-    return torch.cat([own.distances(x, labels) for own in modules], dim=1)
+def _concatenate_distances(modules: tuple[Modules, ...], x: Tensor, labels: Tensor) -> Tensor:
+    return torch.cat([module.distances(x, labels) for module in modules], dim=1)
 
 
 def _batches(x: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(torch.split(x, BATCH), torch.split(labels, BATCH), strict=True)
+    return zip(torch.split(x, BATCH_SIZE), torch.split(labels, BATCH_SIZE), strict=True)

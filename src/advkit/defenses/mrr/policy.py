@@ -1,4 +1,4 @@
-"""The policy of a detector: its rule, and the share of clean inputs that it may flag."""
+"""Detection policy of MRR: its aggregation rule and its false-positive rate."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from advkit.defenses.mrr.aggregation import Rule, RuleName
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """When a risk raises an alarm.
+    """Aggregation rule and false-positive rate of a detector.
 
     Attributes:
-        rule: from the scores of all defenders to a risk.
-        security: share of clean inputs that is flagged, in percent.
-        jointly: whether that is the share of all defenders together, or of each.
+        rule: aggregation of the scores of all defenders to a risk.
+        fpr: false-positive rate: the share of clean inputs that is flagged.
+        joint_threshold: whether `fpr` is the rate of all defenders together, or of each one.
     """
 
     rule: Rule
-    security: float
-    jointly: bool
+    fpr: float
+    joint_threshold: bool
 
     @classmethod
     def of(
         cls,
         aggregate: RuleName,
         precision: float | Sequence[float],
-        security: float,
-        jointly: bool,
+        fpr: float,
+        joint_threshold: bool,
     ) -> Policy:
-        """Return the policy of these arguments of `MRR`.
+        """Return the policy for these arguments of `MRR`.
 
         Raises:
             TypeError: an argument has the wrong type.
@@ -44,42 +44,48 @@ class Policy:
             name=aggregate,
             precision=tuple(precision) if isinstance(precision, Sequence) else precision,
         )
-        checks.number("security", security)
-        if not 0 < security < 100:
-            raise ValueError(f"`security` must be a percentage between 0 and 100, got {security}")
-        checks.boolean("jointly", jointly)
-        return cls(rule=rule, security=float(security), jointly=jointly)
+        checks.number("fpr", fpr)
+        if fpr >= 1:
+            raise ValueError(
+                f"`fpr` must lie between 0 and 1, got {fpr}. It is a share, not a percentage."
+            )
+        if not fpr > 0:
+            raise ValueError(f"`fpr` must lie between 0 and 1, got {fpr}.")
+        checks.boolean("joint_threshold", joint_threshold)
+        return cls(rule=rule, fpr=float(fpr), joint_threshold=joint_threshold)
 
     def check_count(self, defenders: int) -> None:
-        """Raise unless there is one precision, or one for each of the defenders."""
+        """Raise unless `precision` is one number, or one for each defender."""
         given = self.rule.precision
         if isinstance(given, tuple) and len(given) != defenders:
             raise ValueError(
                 f"`precision` must be one number or one for each of {defenders} defenders, "
-                f"got {len(given)}"
+                f"got {len(given)}."
             )
 
     def threshold(self, clean: Tensor) -> float:
-        """Return the most risk that raises no alarm.
+        """Return the greatest risk that is not flagged.
 
         Args:
-            clean: scores `(m, defenders)` of clean inputs that nothing was fitted on.
+            clean: scores `(m, defenders)` of clean inputs that were not used in the fit.
 
         Raises:
-            ValueError: there are too few of them for so small a `security`.
+            ValueError: there are too few of them for so small an `fpr`.
         """
-        level = self.security / 100
-        if not self.jointly:
+        level = self.fpr
+        if not self.joint_threshold:
             return 1 - level
         risks = self.rule.risk(clean).sort().values
-        allowed = math.floor(level * (len(risks) + 1))  # so that a new one is above with level
+        allowed = math.floor(level * (len(risks) + 1))  # a new risk is above with probability level
         if not len(risks):
             raise ValueError(
-                "`jointly` must be False: no clean inputs were held out for a threshold"
+                "`joint_threshold` must be False with calibration_fraction=0, "
+                "which holds out no clean inputs for a threshold."
             )
         if not allowed:
             raise ValueError(
-                f"`security` must be at least {100 / (len(risks) + 1):.2g} %, since {len(risks)} "
-                f"inputs are held out for it, got {self.security:g} %; hold out more"
+                f"`fpr` must be at least {1 / (len(risks) + 1):.2g} with {len(risks)} clean inputs "
+                f"for the threshold, got {self.fpr:g}. Raise `calibration_fraction`, or pass more "
+                "inputs as `clean`."
             )
         return float(risks[-allowed])

@@ -1,4 +1,4 @@
-"""The victim: the model that is copied, and its labels."""
+"""Victim model of MRR: conversion and batched prediction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from advkit.core import sample_rows
 from advkit.models import TorchClassifier, as_classifier, evaluating
 
-BATCH = 128  # inputs that are sent through a model at once
+BATCH_SIZE = 128  # inputs in one forward pass of the victim or of all defenders
 
 
 def as_victim(model: object) -> TorchClassifier:
@@ -21,23 +21,23 @@ def as_victim(model: object) -> TorchClassifier:
     if not isinstance(victim, TorchClassifier):
         raise TypeError(
             "`model` must be an nn.Module or a TorchClassifier, whose layers can be copied, "
-            f"got {model!r}"
+            f"got {model!r}."
         )
     if any(isinstance(part, torch.jit.ScriptModule) for part in victim.module.modules()):
-        raise without_layers(victim.module)
+        raise no_layers_error(victim.module)
     return victim
 
 
-def without_layers(module: nn.Module) -> TypeError:
+def no_layers_error(module: nn.Module) -> TypeError:
     """Return the error for a module whose layers are compiled away."""
     return TypeError(
         "`model` must be an nn.Module that runs its layers one by one, got "
-        f"{type(module).__name__}, which does not, as scripted and exported modules. Fit MRR on "
-        "the module that it was made from."
+        f"{type(module).__name__}. Scripted and exported modules do not run layers one by one. "
+        "Fit MRR on the original module."
     )
 
 
-def answers(victim: TorchClassifier, x: Tensor) -> Tensor:
-    """Return the victim's labels, int64 `(n,)`, a batch at a time."""
+def predict_labels(victim: TorchClassifier, x: Tensor) -> Tensor:
+    """Return the victim's predictions `(n,)`, int64, computed in batches."""
     with evaluating(victim):
-        return sample_rows.in_parts(victim.predict, x, size=BATCH)
+        return sample_rows.in_parts(victim.predict, x, size=BATCH_SIZE)
