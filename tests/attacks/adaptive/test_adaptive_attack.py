@@ -510,7 +510,11 @@ def test_rejected_inputs_need_labels(x):
             ValueError,
             "`outputs` must be",
         ),
-        (lambda: Mimicry(logits=[[1.0]]), TypeError, "`logits` must be a tensor of floats, got list"),
+        (
+            lambda: Mimicry(logits=[[1.0]]),
+            TypeError,
+            "`logits` must be a tensor of floats, got list",
+        ),
         (lambda: Mimicry(logits=torch.eye(3).long()), TypeError, "got torch.int64"),
         (lambda: Mimicry(logits=torch.ones(3)), ValueError, r"shape \(m, classes\), got \(3,\)"),
         (lambda: Mimicry(logits=torch.ones(3, 2)), ValueError, "rows of two labels or more"),

@@ -757,7 +757,10 @@ def wrong(kind, error, words, /, **settings):
         ),
         wrong(JointCarliniWagner, TypeError, "`start_images` must be a tensor", start_images=[1.0]),
         wrong(
-            SelectivePGD, ValueError, "`start_images` must have shape", start_images=torch.zeros(0, 3)
+            SelectivePGD,
+            ValueError,
+            "`start_images` must have shape",
+            start_images=torch.zeros(0, 3),
         ),
         wrong(SelectivePGD, TypeError, "got torch.int64", start_images=torch.zeros(2, 3).long()),
         wrong(SelectivePGD, ValueError, "`eps` must be", eps=-0.1),
@@ -772,7 +775,9 @@ def wrong(kind, error, words, /, **settings):
         wrong(SelectivePGD, ValueError, "`stop` must be", stop="last"),
         wrong(SelectivePGD, TypeError, "`seed` must be", seed=0.5),
         wrong(SelectivePGD, TypeError, "`progress` must be", progress=1),
-        wrong(FeatureMatching, TypeError, "`start_images` must be a tensor: Feat", start_images=None),
+        wrong(
+            FeatureMatching, TypeError, "`start_images` must be a tensor: Feat", start_images=None
+        ),
         wrong(FeatureMatching, ValueError, "`eps` must be", eps=math.inf),
         wrong(FeatureMatching, ValueError, "`norm` must be", norm="l0"),
         wrong(FeatureMatching, ValueError, "`steps` must be", steps=0),

@@ -187,7 +187,10 @@ def test_a_loss_of_ones_own_is_climbed(net, x, y):
         (lambda: attacks.PGD(eps=1.0, restarts=2, random_start=False), "`restarts` must be 1"),
         (lambda: attacks.PGD(eps=1.0, momentum=-0.1), "`momentum` must be at least 0"),
         (lambda: attacks.PGD(eps=1.0, loss="mse"), "`loss` must be one of 'ce', 'margin', 'dlr'"),
-        (lambda: attacks.FGSM(eps=1.0, stop="last"), "`stop` must be one of 'first', 'never', None"),
+        (
+            lambda: attacks.FGSM(eps=1.0, stop="last"),
+            "`stop` must be one of 'first', 'never', None",
+        ),
     ],
 )
 def test_bad_hyper_parameters(make, said):
