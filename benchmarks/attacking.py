@@ -1,7 +1,7 @@
-"""One job for an attack, ours or a peer's, and how what it does is measured.
+"""Jobs for attacks of advkit and of peers, and their measurement.
 
-What comes back is judged alike for all: by one more look of the net at the whole batch. A failure
-counts as infinitely far. The samples are counted by the net.
+Results are evaluated in the same way for all, with one more forward pass of the whole batch. The
+distance of a failure counts as infinite. Passes are counted by hooks on the net.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.nets import RESNET20, Case
 from benchmarks.peers import Peer
 from benchmarks.table import Entry, Figures, check, record
-from benchmarks.timing import in_floors, one_thread
+from benchmarks.timing import in_passes, one_thread
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
-MEMORY_SECONDS = 1.0  # of a job that are watched for its memory: what comes later is no larger
+# Seconds of a job in which its memory is measured: the peak is reached within the first steps.
+MEMORY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """Images to attack, and what counts.
+    """Images to attack, and the criterion of success.
 
     Attributes:
-        what: the job in the table, before net and images.
+        what: name of the job in the table, before net and images.
         case: the net.
-        images: how many, the first that the net labels correctly.
-        norm: of the distance.
-        eps: budget, infinite for the nearest example.
-        targeted: whether to reach the class after the label instead of leaving the label.
-        rounds: how often to run it.
-        quick: how many images to take without the clock.
-        chance: how much of the share of successes is luck.
+        images: number of images, the first that the net labels correctly.
+        norm: norm of the distance.
+        eps: budget, infinite for the nearest adversarial example.
+        targeted: true if the target is the class after the label; false for untargeted attacks.
+        rounds: number of runs.
+        quick: number of images if benchmarks are disabled.
+        chance: random variation of the attack success rate.
     """
 
     what: str
@@ -59,18 +60,20 @@ class Job:
 
     @property
     def title(self) -> str:
-        """The job in the table."""
+        """Name of the job in the table."""
         return f"{self.what}, {self.case.title}, {self.images} images"
 
     def __str__(self) -> str:
         return self.title.replace(" ", "_")
 
     def goal(self, y: Tensor) -> Tensor:
-        """Targets, or the labels."""
+        """Return the targets of a targeted job, else the labels."""
         return (y + 1) % 10 if self.targeted else y
 
-    def judge(self, net: nn.Module, x: Tensor, goal: Tensor, x_adv: Tensor) -> tuple[float, float]:
-        """Share of successes, and the median distance; nothing succeeds out of ball and box."""
+    def evaluate(
+        self, net: nn.Module, x: Tensor, goal: Tensor, x_adv: Tensor
+    ) -> tuple[float, float]:
+        """Return success rate and median distance; success requires ball and bounds."""
         with torch.no_grad():
             at_goal = net(x_adv).argmax(1) == goal
         inside = ((x_adv > -1e-6) & (x_adv < 1 + 1e-6)).flatten(1).all(1)  # NaN is not
@@ -82,21 +85,21 @@ class Job:
 
 
 class Counter:
-    """Counts the samples that go through a net, forward and backward."""
+    """Counter of the samples in forward and backward passes of a net."""
 
     def __init__(self, net: nn.Module) -> None:
         self.forward = self.backward = 0
-        self.until = math.inf  # a look after that time ends the job
-        net.register_forward_hook(self._note)
+        self.until = math.inf  # a forward pass after this time ends the job
+        net.register_forward_hook(self._count)
 
-    def _note(self, module: nn.Module, args: Any, logits: Tensor) -> None:
+    def _count(self, module: nn.Module, args: Any, logits: Tensor) -> None:
         self.forward += len(logits)
         if logits.requires_grad:
-            logits.register_hook(self._note_backward)
+            logits.register_hook(self._count_backward)
         if time.perf_counter() > self.until:
             raise EnoughError
 
-    def _note_backward(self, grad: Tensor) -> None:
+    def _count_backward(self, grad: Tensor) -> None:
         self.backward += len(grad)
 
     def reset(self) -> None:
@@ -104,11 +107,11 @@ class Counter:
 
 
 class EnoughError(BaseException):
-    """The job was watched long enough; no peer may catch it."""
+    """Signal that memory was measured long enough; peers do not catch a `BaseException`."""
 
 
 def seed_peers() -> None:
-    """The global random states that peers draw from, at zero."""
+    """Seed the global random states that peers draw from with zero."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -116,9 +119,9 @@ def seed_peers() -> None:
 
 @one_thread()
 def measure(
-    benchmark: Any, job: Job, who: str, attack: Attack, *, limits: dict[str, float] | None = None
+    benchmark: Any, job: Job, name: str, attack: Attack, *, limits: dict[str, float] | None = None
 ) -> Entry:
-    """Run `attack(net, x, labels or targets)` on the job; an entry of the table, recorded."""
+    """Run `attack(net, x, labels or targets)` on the job; record and return a table entry."""
     net, x, y = job.case.load_correct(job.quick if benchmark.disabled else job.images)
     goal, counter = job.goal(y), Counter(net)
     errors: list[str] = []
@@ -126,10 +129,10 @@ def measure(
     def attempt() -> tuple[Tensor, tuple[float, float]]:
         counter.reset()
         seed_peers()
-        x_adv = found()
+        x_adv = run()
         return x_adv, (counter.forward / len(x), counter.backward / len(x))
 
-    def found() -> Tensor:
+    def run() -> Tensor:
         try:
             return attack(net, x, goal).detach().to(x)
         except Exception as error:
@@ -141,18 +144,20 @@ def measure(
     mib, rounds = None, job.rounds
     if not benchmark.disabled:
         start = time.perf_counter()
-        mib = watched(attempt, counter) / 2**20
+        mib = peak_bytes(attempt, counter) / 2**20
         if limits is None and time.perf_counter() - start > MEMORY_SECONDS:
-            rounds = 1  # a peer's long job: its noise is small, and its time is better spent
-    (x_adv, sent), times = in_floors(benchmark, attempt, (net, x, y), rounds=rounds)
-    success, distance = job.judge(net, x, goal, x_adv)
-    near = distance if math.isinf(job.eps) else None
+            rounds = (
+                1  # a long job of a peer: one run is enough, because its relative noise is small
+            )
+    (x_adv, sent), times = in_passes(benchmark, attempt, (net, x, y), rounds=rounds)
+    success, distance = job.evaluate(net, x, goal, x_adv)
+    measured_distance = distance if math.isinf(job.eps) else None
     entry = Entry(
         suite="attacks",
         job=job.title,
-        who=who,
+        name=name,
         ours=limits is not None,
-        figures=Figures(success, near, times.floors, *sent, times.seconds, mib),
+        figures=Figures(success, measured_distance, times.passes, *sent, times.seconds, mib),
         limits=(limits or {}) if job.case.published and not benchmark.disabled else {},
         remark=f"failed: {errors[0]}" if errors else "",
         chance=job.chance,
@@ -161,16 +166,16 @@ def measure(
     return entry
 
 
-def watched(attempt: Callable[[], object], counter: Counter) -> int:
-    """The most bytes of tensors that `attempt` holds in its first seconds."""
+def peak_bytes(attempt: Callable[[], object], counter: Counter) -> int:
+    """Measure the most bytes that tensors of `attempt` hold in its first seconds."""
     counter.until = time.perf_counter() + MEMORY_SECONDS
     try:
-        return peak_memory(lambda: _unless_enough(attempt))[1]
+        return peak_memory(lambda: _until_enough(attempt))[1]
     finally:
         counter.until = math.inf
 
 
-def _unless_enough(attempt: Callable[[], object]) -> None:
+def _until_enough(attempt: Callable[[], object]) -> None:
     try:
         attempt()
     except EnoughError:
@@ -178,11 +183,11 @@ def _unless_enough(attempt: Callable[[], object]) -> None:
 
 
 def measure_ours(benchmark: Any, job: Job, attack: Any, limits: dict[str, float]) -> Entry:
-    """The same for one of our attacks, held to its limits."""
+    """Measure an attack of advkit, and check its limits."""
 
     def call(net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
-        found: Tensor = attack(net, x, target=goal) if job.targeted else attack(net, x, goal)
-        return found
+        x_adv: Tensor = attack(net, x, target=goal) if job.targeted else attack(net, x, goal)
+        return x_adv
 
     attack = small(attack) if benchmark.disabled else attack
     entry = measure(benchmark, job, f"advkit `{attack!r}`", call, limits=limits)
@@ -191,17 +196,17 @@ def measure_ours(benchmark: Any, job: Job, attack: Any, limits: dict[str, float]
 
 
 def small(attack: Any) -> Any:
-    """The attack with as little to do as shows that it works."""
-    most = {"steps": 10, "search_steps": 2, "max_queries": 100, "gamma": 0.02}
-    given = {name: getattr(attack, name) for name in most if hasattr(attack, name)}
-    return replace(attack, **{name: min(value, most[name]) for name, value in given.items()})
+    """Return the attack with few steps, enough to show that it works."""
+    limits = {"steps": 10, "search_steps": 2, "max_queries": 100, "gamma": 0.02}
+    settings = {name: getattr(attack, name) for name in limits if hasattr(attack, name)}
+    return replace(attack, **{name: min(value, limits[name]) for name, value in settings.items()})
 
 
 def measure_peer(benchmark: Any, job: Job, peer: Peer) -> Entry:
-    """The same for a peer; what it does badly, a failure too, is a figure of the table."""
+    """Measure an attack of a peer; a failure is recorded in the table and is not an error."""
     if benchmark.disabled:
-        pytest.skip("a comparison, which is nothing without the clock")
+        pytest.skip("a comparison, which needs timed benchmarks")
     if peer.slow and job.case is RESNET20 and os.environ.get("ADVKIT_SLOW_PEERS") != "1":
-        pytest.skip("takes more than 20 seconds; ADVKIT_SLOW_PEERS=1 runs it")
+        pytest.skip("takes more than 20 seconds: set ADVKIT_SLOW_PEERS=1 to run it")
     module = peer.load()
     return measure(benchmark, job, str(peer), lambda *batch: peer.run(module, *batch))

@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""Table at the end of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.table import ENTRIES, tables
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
-    """Print what was measured, unless the clock was off."""
+    """Print the measurements, unless benchmarks are disabled."""
     if ENTRIES and not config.getoption("benchmark_disable"):
-        terminalreporter.section("the table")
+        terminalreporter.section("benchmark results")
         terminalreporter.write_line(tables(ENTRIES))

@@ -1,4 +1,4 @@
-"""The nets and batches that the benchmarks share: published ones, and the digits without them."""
+"""Nets and batches of the benchmarks: published ones, or the embedded digits in their place."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ DATA = Path(os.environ.get("ADVKIT_DATA", Path(__file__).parents[2] / "shared" /
 
 @dataclass(frozen=True)
 class Case:
-    """A net, a batch of images and the budget at which it is attacked.
+    """A net, a batch of images and a perturbation budget.
 
     Attributes:
-        name: in the table.
-        factory: function in `examples/studies/nets.py` that makes the net.
-        weights: its file.
-        images: the archive of images.
-        batch: how many to take.
+        name: name in the table.
+        factory: function in `examples/studies/nets.py` that creates the net.
+        weights: file with the weights of the net.
+        images: archive of images.
+        batch: number of images in a batch.
         eps: budget in linf.
-        fallback: whether the embedded digits and a small net stand in where the files are absent.
+        fallback: true if the embedded digits and a small net replace missing files.
     """
 
     name: str
@@ -42,23 +42,23 @@ class Case:
 
     @property
     def published(self) -> bool:
-        """Whether the published net and its images are at hand; limits are for those."""
+        """True if the published net and its images are available; limits apply to these alone."""
         return (DATA / self.weights).is_file() and (DATA / self.images).is_file()
 
     @property
     def title(self) -> str:
-        """What is attacked."""
+        """Name of the net that is attacked."""
         return self.name if self.published or not self.fallback else "digits"
 
     def load(self) -> tuple[nn.Module, Tensor, Tensor]:
-        """Net, inputs and labels; skips a benchmark without the files."""
+        """Load net, inputs and labels, or skip the benchmark if the files are missing."""
         net, data = self._read(self.batch)
         return net, data.x, data.y
 
     def load_correct(self, n: int) -> tuple[nn.Module, Tensor, Tensor]:
-        """Net, and the first `n` images that it labels correctly, of the first 200.
+        """Load the net, and the first `n` of 200 images that it labels correctly, with labels.
 
-        No parameter asks for a gradient, which is cheapest for peers that call `backward`.
+        No parameter requires a gradient, which is cheapest for peers that call `backward`.
         """
         net, data = self._read(200)
         with torch.no_grad():
@@ -69,7 +69,7 @@ class Case:
         if not self.published:
             if self.fallback:
                 return digits_net(progress=False).eval(), digits("test").head(most)
-            pytest.skip(f"needs {self.weights} and {self.images}; set ADVKIT_DATA to their folder")
+            pytest.skip(f"needs {self.weights} and {self.images}: set ADVKIT_DATA to their folder")
         net: nn.Module = getattr(examples.studies.nets, self.factory)()
         net.load_state_dict(torch.load(DATA / self.weights, weights_only=True))
         return net.eval(), load_npz(DATA / self.images).head(most)
@@ -94,8 +94,8 @@ LENET = Case(
 )
 
 
-def floor(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """One bare forward and backward pass of the batch, to the input alone."""
+def bare_pass(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Run one forward and backward pass of the batch to its input, and return the gradient."""
     leaf = x.detach().requires_grad_()
     (grad,) = torch.autograd.grad(F.cross_entropy(net(leaf), y), leaf)
     return grad

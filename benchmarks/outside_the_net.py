@@ -1,12 +1,12 @@
-"""Share of an attack's time that is spent outside the net, in two versions of advkit.
+"""Overhead of attacks, the share of their time outside the net, in two versions of advkit.
 
     python -m benchmarks.outside_the_net BEFORE/src AFTER/src [--pairs 15] [--data FOLDER]
 
-Each version runs in a process of its own, in one thread. The two take turns, and processor time is
-measured, so that a busy or slow machine moves both. The net is ResNet-20 for CIFAR-10 with its
-published weights, the batch 64 images: `cifar10_resnet20.pt` and `cifar10_test_0000_0499.npz` in
-the folder `--data`, which is `$ADVKIT_DATA` if not given. Time inside the net is that of its
-forward passes and of the backward passes of torch.
+Each version runs in a process of its own, with one thread. The processes take turns, and processor
+time is measured, so that a busy or slow machine affects both. The net is ResNet-20 for CIFAR-10
+with its published weights, and the batch has 64 images. The files are `cifar10_resnet20.pt` and
+`cifar10_test_0000_0499.npz` in the folder `--data`, by default `$ADVKIT_DATA`. Time inside the net
+is that of its forward passes and of the backward passes of torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from advkit.data import load_npz
 
 EPS = 2 / 255
 
-# Few steps of each: what a step adds to its passes does not depend on their number.
+# Few steps of each attack: the overhead of a step does not depend on their number.
 ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
     "FGSM": lambda net: attacks.FGSM(eps=EPS),
     "FGM": lambda net: attacks.FGM(eps=0.3),
@@ -54,7 +54,7 @@ ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
 
 
 class Clocked(nn.Module):
-    """A net that adds up the time of its forward passes, and of the backward passes of torch."""
+    """Net with a timer for its forward passes and the backward passes of torch."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Clocked(nn.Module):
 
 
 def serve(folder: Path) -> None:
-    """Run the attacks that standard input names, and print the share of each run."""
+    """Read names of attacks from standard input, run each, and print its overhead."""
     torch.set_num_threads(1)
     net = cifar10_resnet20()
     net.load_state_dict(torch.load(folder / "cifar10_resnet20.pt", weights_only=True))
@@ -91,8 +91,8 @@ def serve(folder: Path) -> None:
         print(1 - clocked.seconds / total, flush=True)
 
 
-def served(source: Path, folder: Path) -> subprocess.Popen[str]:
-    """Start a process that serves the advkit at `source`."""
+def start_server(source: Path, folder: Path) -> subprocess.Popen[str]:
+    """Start a process that runs attacks with the advkit at `source`."""
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.outside_the_net", "--serve", "--data", str(folder)],
         env={**os.environ, "PYTHONPATH": str(source.resolve())},
@@ -102,8 +102,8 @@ def served(source: Path, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def share(process: subprocess.Popen[str], name: str) -> float:
-    """Have one attack run, and return its share of time outside the net."""
+def overhead(process: subprocess.Popen[str], name: str) -> float:
+    """Run one attack in `process`, and return its overhead."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{name}\n")
@@ -112,16 +112,16 @@ def share(process: subprocess.Popen[str], name: str) -> float:
 
 
 def compare(sources: list[Path], folder: Path, pairs: int) -> None:
-    """Print a table of medians over the pairs, after a first run that does not count."""
-    processes = [served(source, folder) for source in sources]
+    """Print a table of medians over the pairs; the first pair is a warm-up."""
+    processes = [start_server(source, folder) for source in sources]
     print("| attack | before | after | median of the differences |")
     print("| --- | --- | --- | --- |")
     for name in ATTACKS:
-        found: list[list[float]] = [[], []]
+        measured: list[list[float]] = [[], []]
         for turn in range(pairs + 1):
             for i in (0, 1) if turn % 2 else (1, 0):
-                found[i].append(share(processes[i], name))
-        before, after = (shares[1:] for shares in found)
+                measured[i].append(overhead(processes[i], name))
+        before, after = (shares[1:] for shares in measured)
         differences = [b - a for a, b in zip(before, after, strict=True)]
         cells = (statistics.median(before), statistics.median(after))
         middle = statistics.median(differences)
@@ -131,7 +131,7 @@ def compare(sources: list[Path], folder: Path, pairs: int) -> None:
 
 
 def main() -> None:
-    """Compare two versions, or serve one."""
+    """Compare two versions, or run attacks for the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sources", nargs="*", type=Path, metavar="SRC")
     parser.add_argument("--pairs", type=int, default=15)
@@ -139,13 +139,13 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.data is None:
-        parser.error("--data is missing: the folder of the net and its images")
+        parser.error("--data must be the folder of the net and its images, got nothing.")
     if args.serve:
         serve(args.data)
     elif len(args.sources) == 2:
         compare(args.sources, args.data, args.pairs)
     else:
-        parser.error("two folders are wanted, before and after")
+        parser.error("SRC must be two folders, before and after.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How the peers are asked for adversarial inputs.
+"""Calls of the attacks of peers.
 
-Untargeted attacks get the labels, targeted ones the targets. Nothing here judges an answer.
+Untargeted attacks receive the labels, targeted ones the targets. Results are not evaluated here.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Peer:
-    """An attack of another library, with its defaults but for the `options`.
+    """An attack of another library, with its defaults except for the `options`.
 
     Attributes:
         library: one of `LIBRARIES`.
-        attack: the name of its class or function.
-        options: what it is made or called with.
-        eps: the budget where the library takes it with the call.
-        slow: takes more than 20 seconds on ResNet-20.
+        attack: name of its class or function.
+        options: arguments of the class or function.
+        eps: the budget, for libraries that take it as an argument of the call.
+        slow: true if it takes more than 20 seconds on ResNet-20.
     """
 
     library: str
@@ -44,22 +44,22 @@ class Peer:
         return f"{self.library} `{self.attack}({options})`"
 
     def load(self) -> ModuleType:
-        """The module with the attack; skips a benchmark without it."""
+        """Import the module of the attack, or skip the benchmark if it cannot be imported."""
         library = LIBRARIES[self.library]
         try:
             with stand_ins(library.not_needed):
                 return import_module(library.module)
-        except Exception as error:  # noqa: BLE001 - a peer that does not import is not there
+        except Exception as error:  # noqa: BLE001 - a peer that cannot be imported is skipped
             pytest.skip(f"needs {self.library}, see the extra `peers`: {error!r}")
 
     def run(self, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
-        """Adversarial inputs for images in [0, 1]; a failure may hold anything.
+        """Return adversarial examples for images in [0, 1]; a failure may hold anything.
 
-        Where the library does not tell which of them succeed, the net is asked, as a user has to.
+        If the library does not report which of them succeed, the net is queried, as a user has to.
         """
         library = LIBRARIES[self.library]
         x_adv = library.call(self, module, net, x, goal)
-        if not library.tells:
+        if not library.reports_success:
             with torch.no_grad():
                 net(x_adv.to(x))
         return x_adv
@@ -71,7 +71,7 @@ def _short(value: object) -> str:
 
 @contextmanager
 def stand_ins(names: tuple[str, ...]) -> Iterator[None]:
-    """Mock modules for those of `names` that are not installed, taken away again afterwards."""
+    """Mock the modules of `names` that are not installed, and remove the mocks afterwards."""
     missing = [name for name in names if name not in sys.modules and find_spec(name) is None]
     sys.modules.update((name, MagicMock()) for name in missing)
     try:
@@ -88,7 +88,7 @@ def _adv_lib(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Te
 def _foolbox(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
     model = module.PyTorchModel(net, bounds=(0, 1))
     attack = getattr(module.attacks, peer.attack)(**peer.options)
-    return attack(model, x, goal, epsilons=peer.eps)[1]  # what lies within the bounds
+    return attack(model, x, goal, epsilons=peer.eps)[1]  # the results clipped to the budget
 
 
 def _torchattacks(
@@ -98,7 +98,7 @@ def _torchattacks(
 
 
 class _Single(nn.Module):
-    """The net on inputs in float32: some attacks of ART send float64."""
+    """The net with inputs in float32, because some attacks of ART send float64."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -124,10 +124,10 @@ def _art(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor
 
 
 def _scipy(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tensor) -> Tensor:
-    """What the literature does with scipy: one image after another, one constant after another.
+    """Run L-BFGS-B as in the literature: one image and one constant after another.
 
-    Minimizes c |r|^2 + cross-entropy at the likeliest other class; bisection of the logarithm of
-    c finds the largest that still succeeds.
+    It minimizes c |r|^2 + cross-entropy at the most likely other class. Bisection of the logarithm
+    of c finds the largest c that still succeeds.
     """
     constants, maxfun = peer.options["constants"], peer.options["maxfun"]
 
@@ -141,36 +141,36 @@ def _scipy(peer: Peer, module: ModuleType, net: nn.Module, x: Tensor, goal: Tens
         start, bounds = image.flatten().double().numpy(), [(0, 1)] * image.numel()
         with torch.no_grad():
             target = net(image).index_fill(1, label, -torch.inf).argmax(1)
-        found, low, high = image, -3.0, 3.0
+        best, low, high = image, -3.0, 3.0
         for _ in range(constants):
             middle = (low + high) / 2
-            answer = module.minimize(
+            solution = module.minimize(
                 objective, start, (10**middle, image, target), peer.attack, jac=True,
                 bounds=bounds, options={"maxfun": maxfun},
             )  # fmt: skip
-            x_adv = torch.from_numpy(answer.x).float().view_as(image)
+            x_adv = torch.from_numpy(solution.x).float().view_as(image)
             with torch.no_grad():
                 success = bool(net(x_adv).argmax(1) != label)
-            found, low, high = (x_adv, middle, high) if success else (found, low, middle)
-        return found
+            best, low, high = (x_adv, middle, high) if success else (best, low, middle)
+        return best
 
     return torch.cat([nearest(*pair) for pair in zip(x.split(1), goal.split(1), strict=True)])
 
 
 class Library(NamedTuple):
-    """How to reach a library's attacks."""
+    """Access to the attacks of a library."""
 
     module: str
     call: Callable[[Peer, ModuleType, nn.Module, Tensor, Tensor], Tensor]
-    not_needed: tuple[str, ...] = ()  # what it imports, but not for these attacks
-    tells: bool = False  # whether what it returns says which inputs succeed
+    not_needed: tuple[str, ...] = ()  # packages that it imports but these attacks do not need
+    reports_success: bool = False  # true if the result shows which inputs succeed
 
 
 LIBRARIES = {
     # torchvision for a perceptual distance, visdom for plots
     "adv_lib": Library("adv_lib.attacks", _adv_lib, not_needed=("torchvision", "visdom")),
-    "foolbox": Library("foolbox", _foolbox, tells=True),
+    "foolbox": Library("foolbox", _foolbox, reports_success=True),
     "torchattacks": Library("torchattacks", _torchattacks),
     "art": Library("art.attacks.evasion", _art),
-    "scipy": Library("scipy.optimize", _scipy, tells=True),
+    "scipy": Library("scipy.optimize", _scipy, reports_success=True),
 }

@@ -1,4 +1,4 @@
-"""Draw what `test_scaling.py` measured: milliseconds per sample along each axis.
+"""Plot the results of `test_scaling.py`: milliseconds per sample along each axis.
 
     python -m pytest benchmarks/test_scaling.py --benchmark-json=bench.json
     python -m benchmarks.plot_scaling bench.json docs/scaling.png
@@ -25,22 +25,22 @@ MARKERS = "osD^v<>P"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """What each timed benchmark of scaling states."""
+    """Read the figures of each timed benchmark of scaling."""
     entries = json.loads(path.read_text())["benchmarks"]
     return [e["extra_info"] for e in entries if "ms_per_sample" in e["extra_info"]]
 
 
 def lines(rows: list[dict[str, Any]], axis: str) -> dict[str, list[tuple[int, float]]]:
-    """Points (value, ms per sample) along an axis, by attack, in the order of the values."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    """Return sorted points (value, ms per sample) along an axis, by attack."""
+    points_of: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if row["axis"] == axis:
-            found.setdefault(row["attack"], []).append((row["value"], row["ms_per_sample"]))
-    return {attack: sorted(points) for attack, points in found.items()}
+            points_of.setdefault(row["attack"], []).append((row["value"], row["ms_per_sample"]))
+    return {attack: sorted(points) for attack, points in points_of.items()}
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each axis, log-log, a line for each attack, written to `path`."""
+    """Write a figure to `path`, with a log-log panel for each axis and a line for each attack."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, NullLocator
@@ -73,10 +73,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Read the two paths."""
+    """Parse the arguments and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("json", type=Path, help="what --benchmark-json has written")
-    parser.add_argument("image", type=Path, help="where the picture goes")
+    parser.add_argument("json", type=Path, help="file that --benchmark-json wrote")
+    parser.add_argument("image", type=Path, help="image file to write")
     arguments = parser.parse_args()
     draw(read(arguments.json), arguments.image)
 

@@ -1,4 +1,4 @@
-"""The one table: what each job cost us and the peers, how well it was done, and what it may cost.
+"""Table of all benchmarks: result and cost of each job for advkit and its peers, and limits.
 
     python -m pytest benchmarks --benchmark-json=bench.json
     python -m benchmarks.table bench.json
@@ -16,35 +16,35 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Two runs of the same job on a quiet machine differ by as much in time.
-CLOCK = 0.03
-COLUMNS = ("success", "distance", "floors", "forward", "backward", "seconds", "mib")
-HEADING = ("", "success", "distance", "floors", "forward", "backward", "time", "MiB", "verdict")
+# Relative difference in time between two runs of the same job on an idle machine.
+TIME_TOLERANCE = 0.03
+COLUMNS = ("success", "distance", "passes", "forward", "backward", "seconds", "mib")
+HEADING = ("", "success", "distance", "passes", "forward", "backward", "time", "MiB", "comparison")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a job; `None` where it says nothing.
+    """Measurements of a job; `None` for a figure that does not apply.
 
     Attributes:
-        success: share of the inputs.
+        success: attack success rate.
         distance: lower median over the inputs, infinite for a failure.
-        floors: time in bare passes of the same batch.
-        forward: samples sent forward, for each input.
-        backward: samples sent backward, for each input.
-        seconds: of the whole job.
-        mib: most memory of tensors at once.
-        besides: share of the time that is not spent in passes of the net.
+        passes: time in forward and backward passes of the same batch, timed in the same run.
+        forward: forward passes of a sample, for each input.
+        backward: backward passes of a sample, for each input.
+        seconds: time of the whole job.
+        mib: peak memory of tensors in MiB.
+        overhead: share of the time outside the passes of the net.
     """
 
     success: float | None = None
     distance: float | None = None
-    floors: float | None = None
+    passes: float | None = None
     forward: float | None = None
     backward: float | None = None
     seconds: float | None = None
     mib: float | None = None
-    besides: float | None = None
+    overhead: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class Entry:
     """One line of the table.
 
     Attributes:
-        suite: the room.
-        job: what was to be done.
-        who: did it.
-        ours: whether that is advkit.
-        figures: what was measured.
-        limits: what `success` must at least be, and what the other figures may at most be.
-        remark: what else is to be said.
-        chance: how much of `success` is luck.
+        suite: name of the table.
+        job: the job that was measured.
+        name: implementation that was measured.
+        ours: true for advkit, false for a peer.
+        figures: the measurements.
+        limits: the minimum of `success`, and the maxima of other figures.
+        remark: further text for the table.
+        chance: random variation of `success`.
     """
 
     suite: str
     job: str
-    who: str
+    name: str
     ours: bool
     figures: Figures
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -73,12 +73,12 @@ class Entry:
 
     @staticmethod
     def of(plain: Mapping[str, Any]) -> Entry:
-        """From what `asdict` made of it."""
+        """Restore an entry from the result of `asdict`."""
         return Entry(**{**plain, "figures": Figures(**plain["figures"])})
 
     def missed(self) -> list[str]:
-        """The limits that are not kept, in words."""
-        return [words for name, limit in self.limits.items() if (words := self._miss(name, limit))]
+        """Describe the limits that are exceeded."""
+        return [text for name, limit in self.limits.items() if (text := self._miss(name, limit))]
 
     def _miss(self, name: str, limit: float) -> str:
         value = getattr(self.figures, name)
@@ -88,37 +88,40 @@ class Entry:
         return "" if kept else f"{name} {cell(name, value)}, limit {cell(name, limit)}"
 
 
-ENTRIES: list[Entry] = []  # of this run, for the table at its end
+ENTRIES: list[Entry] = []  # entries of this run, for the table at its end
 
 
 def record(benchmark: Any, entry: Entry) -> None:
-    """Keep the entry for the table and for --benchmark-json, and print its figures."""
+    """Store the entry for the table and for --benchmark-json, and print its figures."""
     ENTRIES.append(entry)
     benchmark.extra_info.setdefault("entries", []).append(asdict(entry))
-    said = (f"{n} {cell(n, v)}" for n, v in asdict(entry.figures).items() if v is not None)
-    print(f"\n{entry.job}: {', '.join(said)}  {entry.who} {entry.remark}")
+    shown = (f"{n} {cell(n, v)}" for n, v in asdict(entry.figures).items() if v is not None)
+    print(f"\n{entry.job}: {', '.join(shown)}  {entry.name} {entry.remark}")
 
 
 def check(entry: Entry) -> None:
-    """Raise if a limit is missed."""
+    """Raise an `AssertionError` if a limit is exceeded."""
     missed = entry.missed()
-    assert not missed, f"{entry.who}, {entry.job}: {'; '.join(missed)}"
+    assert not missed, f"{entry.name}, {entry.job}: {'; '.join(missed)}"
 
 
-def beaten(ours: Entry, peers: Iterable[Entry]) -> list[str]:
-    """In what the peers are ahead, in words; nothing if they are in nothing."""
-    found = []
+def advantages(ours: Entry, peers: Iterable[Entry]) -> list[str]:
+    """Describe in what the peers are better than `ours`; empty if they are better in nothing."""
+    texts = []
     for peer in peers:
         if _stronger(peer, ours):
-            found.append(f"weaker than {peer.who}")
+            texts.append(f"weaker than {peer.name}")
         a, b = _time(ours), _time(peer)
-        if a is not None and b is not None and a > (1 + CLOCK) * b and not peer.remark:
-            found.append(f"{100 * (a / b - 1):.0f} % slower than {peer.who}")
-    return found
+        if a is not None and b is not None and a > (1 + TIME_TOLERANCE) * b and not peer.remark:
+            texts.append(f"{100 * (a / b - 1):.0f} % slower than {peer.name}")
+    return texts
 
 
 def _stronger(peer: Entry, ours: Entry) -> bool:
-    """Whether `peer` succeeds more often, or as often and nearer, to the digits that are shown."""
+    """Return true if `peer` has a higher success rate, or an equal one and a smaller distance.
+
+    Figures are compared to the digits that the table shows.
+    """
     theirs, mine = peer.figures.success, ours.figures.success
     if theirs is not None and mine is not None and round(theirs, 3) != round(mine, 3):
         return theirs > mine + ours.chance
@@ -128,18 +131,18 @@ def _stronger(peer: Entry, ours: Entry) -> bool:
 
 def _time(entry: Entry) -> float | None:
     figures = entry.figures
-    return figures.seconds if figures.floors is None else figures.floors
+    return figures.seconds if figures.passes is None else figures.passes
 
 
 def cell(name: str, value: float | None) -> str:
-    """A figure as the table shows it."""
+    """Format a figure for the table."""
     if value is None:
         return ""
     if math.isinf(value):
         return "inf"
     if name == "success":
         return f"{value:.3f}"
-    if name == "besides":
+    if name == "overhead":
         return f"{100 * value:.1f} %"
     if name == "seconds":
         return duration(value)
@@ -147,7 +150,7 @@ def cell(name: str, value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Format seconds in a suitable unit."""
     if seconds < 0.1:
         return f"{1000 * seconds:.2g} ms"
     if seconds < 1:
@@ -156,10 +159,10 @@ def duration(seconds: float) -> str:
 
 
 def tables(entries: Sequence[Entry]) -> str:
-    """All entries in Markdown: a table for each suite, a block of lines for each job."""
+    """Format entries in Markdown: a table for each suite, a block of lines for each job."""
     suites = dict.fromkeys(entry.suite for entry in entries)
     parts = [_suite(name, [e for e in entries if e.suite == name]) for name in suites]
-    return "\n\n".join([*parts, *_summary(entries)])
+    return "\n\n".join([*parts, *_totals(entries)])
 
 
 def _suite(name: str, entries: Sequence[Entry]) -> str:
@@ -172,21 +175,21 @@ def _suite(name: str, entries: Sequence[Entry]) -> str:
 
 
 def _block(job: str, entries: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """A line that names the job, then ours, then the peers from the fastest on."""
+    """Return a line with the job, then those of advkit, then those of peers by time."""
     ours = [entry for entry in entries if entry.ours]
     peers = sorted((e for e in entries if not e.ours), key=lambda e: _time(e) or math.inf)
     lines = [(f"**{job}**", *[""] * (len(HEADING) - 1))]
-    lines += [_line(entry, verdict(entry, peers)) for entry in ours]
+    lines += [_line(entry, comparison(entry, peers)) for entry in ours]
     return lines + [_line(entry, entry.remark) for entry in peers]
 
 
-def _line(entry: Entry, said: str) -> tuple[str, ...]:
+def _line(entry: Entry, text: str) -> tuple[str, ...]:
     figures = (cell(name, getattr(entry.figures, name)) for name in COLUMNS)
-    return (entry.who, *figures, said)
+    return (entry.name, *figures, text)
 
 
-def verdict(ours: Entry, peers: Sequence[Entry]) -> str:
-    """Whether the limits are kept and the peers are left behind."""
+def comparison(ours: Entry, peers: Sequence[Entry]) -> str:
+    """Describe whether limits are kept, and in what peers are better."""
     parts, missed = [], ours.missed()
     if missed:
         parts.append(f"MISSED: {'; '.join(missed)}")
@@ -194,33 +197,32 @@ def verdict(ours: Entry, peers: Sequence[Entry]) -> str:
         limits = ", ".join(f"{name} {cell(name, limit)}" for name, limit in ours.limits.items())
         parts.append(f"limits kept ({limits})")
     if peers:
-        parts += beaten(ours, peers) or ["no peer stronger or faster"]
+        parts += advantages(ours, peers) or ["no peer is stronger or faster"]
     return "; ".join([*parts, *([ours.remark] if ours.remark else [])])
 
 
-def _summary(entries: Sequence[Entry]) -> list[str]:
-    """One sentence on the limits and one on the peers."""
+def _totals(entries: Sequence[Entry]) -> list[str]:
+    """Return a sentence on the limits and one on the peers."""
     ours = [entry for entry in entries if entry.ours]
-    held = [entry for entry in ours if entry.limits]
-    kept = sum(not entry.missed() for entry in held)
+    limited = [entry for entry in ours if entry.limits]
+    kept = sum(not entry.missed() for entry in limited)
     peers = {e.job: [p for p in entries if p.job == e.job and not p.ours] for e in ours}
-    met = [entry for entry in ours if peers[entry.job]]
-    ahead = sum(not beaten(entry, peers[entry.job]) for entry in met)
-    said = []
-    if held:
-        said.append(f"{kept} of {len(held)} jobs with limits keep them.")
-    if met:
-        said.append(
-            f"In {ahead} of {len(met)} jobs that peers do as well, none of them is stronger or "
-            "faster."
+    compared = [entry for entry in ours if peers[entry.job]]
+    ahead = sum(not advantages(entry, peers[entry.job]) for entry in compared)
+    sentences = []
+    if limited:
+        sentences.append(f"{kept} of {len(limited)} jobs with limits keep their limits.")
+    if compared:
+        sentences.append(
+            f"In {ahead} of {len(compared)} jobs with peers, no peer is stronger or faster."
         )
-    return [" ".join(said)] if said else []
+    return [" ".join(sentences)] if sentences else []
 
 
 def main(path: str) -> None:
-    """Print the table of a file that --benchmark-json has written."""
-    found = json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]
-    entries = [e for bench in found for e in bench["extra_info"].get("entries", [])]
+    """Print the table of a file that --benchmark-json wrote."""
+    benchmarks = json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]
+    entries = [e for bench in benchmarks for e in bench["extra_info"].get("entries", [])]
     print(tables([Entry.of(entry) for entry in entries]))
 
 

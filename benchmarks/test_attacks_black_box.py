@@ -1,9 +1,8 @@
-"""The black-box attacks beside the peers, on the same images and within the same budget of samples.
+"""Black-box attacks of advkit and of peers, on the same images and within the same query budget.
 
     python -m pytest benchmarks/test_attacks_black_box.py -s
 
-The peers are those of the extra `peers` that are installed. ADVKIT_SLOW_PEERS=1 runs also those
-that take long.
+The peers are the installed ones of the extra `peers`. ADVKIT_SLOW_PEERS=1 also runs slow ones.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from benchmarks.peers import Peer
 from benchmarks.table import ENTRIES
 from benchmarks.timing import one_thread
 
-FEW = 300  # queries where nothing is compared
+# Queries of a run that is not compared: enough for a first success.
+FEW_QUERIES = 300
 
 SQUARE = Job("Square, 1,000 queries", RESNET20, 100, norm="linf", eps=8 / 255, rounds=1)
 SQUARE_L2 = Job("Square, 1,000 queries", LENET, 100, eps=2.0, rounds=1, chance=0.03)
@@ -40,31 +40,31 @@ OURS = [
 @pytest.mark.parametrize(("job", "attack", "limits"), OURS, ids=str)
 def test_ours(benchmark, job, attack, limits):
     entry = measure_ours(benchmark, job, attack, limits)
-    assert entry.figures.forward <= attack.queries
+    assert entry.figures.forward <= attack.max_queries
 
 
 @pytest.mark.parametrize(("job", "attack"), [pair[:2] for pair in OURS[:2]], ids=str)
-def test_a_finished_image_sends_no_more(job, attack):
+def test_a_finished_image_is_not_queried_again(job, attack):
     net, x, y = job.case.load_correct(8)
-    answers: list[list[bool]] = [[] for _ in y]  # of the net, for each image: still robust?
+    robust: list[list[bool]] = [[] for _ in y]  # for each image and query: labeled correctly
 
-    def note(module: nn.Module, args: tuple[Tensor], logits: Tensor) -> None:
+    def record(module: nn.Module, args: tuple[Tensor], logits: Tensor) -> None:
         nearest = torch.cdist(args[0].flatten(1), x.flatten(1)).argmin(1)
         for image, label in zip(nearest.tolist(), logits.argmax(1).tolist(), strict=True):
-            answers[image].append(label == int(y[image]))
+            robust[image].append(label == int(y[image]))
 
     with one_thread():
-        net.register_forward_hook(note)
-        result = replace(attack, max_queries=FEW).run(net, x, y)
-    assert [len(found) for found in answers] == result.queries.forward.tolist()
+        net.register_forward_hook(record)
+        result = replace(attack, max_queries=FEW_QUERIES).run(net, x, y)
+    assert [len(queries) for queries in robust] == result.queries.forward.tolist()
     assert result.success.any()
-    for found, success in zip(answers, result.success.tolist(), strict=True):
-        assert all(found[:-2])  # until the one that succeeds and the last look at it
-        assert found[-2:] == [not success] * 2
+    for queries, success in zip(robust, result.success.tolist(), strict=True):
+        assert all(queries[:-2])  # until the query that succeeds and its verification
+        assert queries[-2:] == [not success] * 2
 
 
-# The peers' numbers of steps are the first that send at least as many samples as ours: HopSkipJump
-# of foolbox sends 1,846 with 8 and that of ART 1,745, in linf 1,891 and 1,785.
+# Peers have the smallest number of steps with at least as many queries as advkit. With 8 steps,
+# HopSkipJump of foolbox sends 1,846 queries and that of ART 1,745, in linf 1,891 and 1,785.
 PEERS = [
     (Peer("torchattacks", "Square", {"norm": "Linf", "eps": 8 / 255, "n_queries": 1000}), SQUARE),
     (
@@ -88,10 +88,10 @@ PEERS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore")  # peers warn of much that is not ours to mend
+@pytest.mark.filterwarnings("ignore")  # warnings of peers
 @pytest.mark.parametrize(("peer", "job"), PEERS, ids=str)
 def test_peer(benchmark, peer, job):
     entry = measure_peer(benchmark, job, peer)
     ours = [e.figures for e in ENTRIES if e.ours and e.job == entry.job]
-    if job is SQUARE:  # half of their time is what it was made for
+    if job is SQUARE:  # advkit takes at most half the time of a peer
         assert all(figures.seconds <= entry.figures.seconds / 2 for figures in ours)

@@ -1,9 +1,10 @@
-"""Attacks within a budget, beside the peers, and against the floor.
+"""Attacks of advkit and of peers within a budget, and their cost in passes.
 
     python -m pytest benchmarks/test_attacks_in_a_ball.py -s
 
-A job with every step taken shows what a step costs; ours looks at the last iterate too, and each is
-asked which of its answers succeed. The default leaves an input alone once it is misclassified.
+A job with all steps shows the cost of a step. advkit also evaluates the last iterate, and the
+success of each attack is verified with one more forward pass. By default, advkit stops attacking an
+input once it is misclassified.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 from advkit.attacks import FGSM, PGD
 from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.attacking import Job, measure_ours, measure_peer
-from benchmarks.nets import LENET, RESNET20, Case, floor
+from benchmarks.nets import LENET, RESNET20, Case, bare_pass
 from benchmarks.peers import Peer
 from benchmarks.table import record
 from benchmarks.timing import one_thread
@@ -31,7 +32,7 @@ EVERY = "PGD-40, every step"
 FIRST = "PGD-40, until misclassified"
 ONE = "FGSM"
 
-# How many floors each job may take.
+# Limit of each job in passes.
 OURS = [
     (job(EVERY, RESNET20, 3), PGD(eps=RESNET20.eps, steps=40, stop="never"), 1.05 * 40),
     (job(EVERY, LENET, 9), PGD(eps=LENET.eps, steps=40, stop="never"), 1.2 * 40),
@@ -42,23 +43,23 @@ OURS = [
 ]
 
 
-@pytest.mark.parametrize(("job", "attack", "floors"), OURS, ids=str)
-def test_ours(benchmark, job, attack, floors):
-    held = not isinstance(attack, FGSM) and not benchmark.disabled
-    limits = {"success": 1.0, "floors": floors, "mib": memory_limit(job)} if held else {}
+@pytest.mark.parametrize(("job", "attack", "passes"), OURS, ids=str)
+def test_ours(benchmark, job, attack, passes):
+    limited = not isinstance(attack, FGSM) and not benchmark.disabled
+    limits = {"success": 1.0, "passes": passes, "mib": memory_limit(job)} if limited else {}
     measure_ours(benchmark, job, attack, limits)
 
 
 @one_thread()
 def memory_limit(job: Job) -> float:
-    """1.3 times a bare pass, and six copies of the batch, in MiB."""
+    """Return the limit in MiB: 1.3 times that of a bare pass, and six copies of the batch."""
     net, x, y = job.case.load_correct(job.images)
-    _, bare = peak_memory(lambda: floor(net, x, y))
+    _, bare = peak_memory(lambda: bare_pass(net, x, y))
     return (1.3 * bare + 6 * x.nelement() * x.element_size()) / 2**20
 
 
 def pgd(eps: float) -> list[Peer]:
-    """Forty steps of the paper's length from a random start."""
+    """Return PGD of each peer, with a random start and forty steps of the paper's step size."""
     step = 2.5 * eps / 40
     return [
         Peer(
@@ -85,7 +86,7 @@ def fgsm(eps: float) -> list[Peer]:
     ]
 
 
-EPSILON = "\N{GREEK SMALL LETTER EPSILON}"  # adv_lib names arguments so
+EPSILON = "\N{GREEK SMALL LETTER EPSILON}"  # name of an argument in adv_lib
 PEERS = [
     *(
         (EVERY, case, rounds, p)
@@ -96,9 +97,9 @@ PEERS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore")  # peers warn of much that is not ours to mend
+@pytest.mark.filterwarnings("ignore")  # warnings of peers
 @pytest.mark.parametrize(("what", "case", "rounds", "peer"), PEERS, ids=str)
 def test_peer(benchmark, what, case, rounds, peer):
     entry = measure_peer(benchmark, job(what, case, rounds), peer)
-    if what is EVERY:  # they have no other way, so that it stands beside our default too
+    if what is EVERY:  # peers cannot stop early: this entry is also compared with that of FIRST
         record(benchmark, replace(entry, job=job(FIRST, case, rounds).title))

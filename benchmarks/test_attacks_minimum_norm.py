@@ -1,9 +1,9 @@
-"""How near the minimum-norm attacks come and how long it takes, beside the peers in the same run.
+"""Distance and cost of minimum-norm attacks of advkit and of peers, in the same run.
 
     python -m pytest benchmarks/test_attacks_minimum_norm.py -s
 
-The peers are those of the extra `peers` that are installed, and the L-BFGS-B of scipy. What one
-does badly is a figure and no failure. ADVKIT_SLOW_PEERS=1 runs also those that take long.
+The peers are the installed ones of the extra `peers`, and L-BFGS-B of SciPy. A bad result of a peer
+is recorded and is not an error. ADVKIT_SLOW_PEERS=1 also runs slow peers.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from benchmarks.peers import Peer
 DEEPFOOL = [Job("DeepFool", LENET), Job("DeepFool", RESNET20, rounds=2)]
 CW_LENET = Job("C&W 9 x 100", LENET, rounds=1)
 CW_RESNET20 = Job("C&W 9 x 100", RESNET20, 32, rounds=1)
-CW_SHORT = Job("C&W, fewer than 300 floors", RESNET20, 32, rounds=1)
-CW_BLIND = Job("C&W, fewer than 300 floors", LENET, rounds=1)
+CW_SHORT = Job("C&W, fewer than 300 passes", RESNET20, 32, rounds=1)
+CW_SHORT_LENET = Job("C&W, fewer than 300 passes", LENET, rounds=1)
 PIXELS = Job("JSMA to the next class", LENET, norm="l0", targeted=True)
 QUASI_NEWTON = Job("L-BFGS", LENET, 16)
 FAST = [
-    Job("the nearest in l2, 100 steps", LENET),
-    Job("the nearest in l2, 100 steps", RESNET20, rounds=1),
+    Job("nearest in l2, 100 steps", LENET),
+    Job("nearest in l2, 100 steps", RESNET20, rounds=1),
 ]
-LONG = Job("the nearest in l2, any schedule", LENET, rounds=1)
+LONG = Job("nearest in l2, any schedule", LENET, rounds=1)
 FAST_LINF = [
-    Job("the nearest in linf, 100 steps", LENET, norm="linf"),
-    Job("the nearest in linf, 100 steps", RESNET20, norm="linf", rounds=1),
+    Job("nearest in linf, 100 steps", LENET, norm="linf"),
+    Job("nearest in linf, 100 steps", RESNET20, norm="linf", rounds=1),
 ]
 
 CW = CarliniWagnerL2(search_steps=9, steps=100)
 OURS = [
-    (DEEPFOOL[0], DeepFool(), {"floors": 25, "distance": 1.59}),
-    (DEEPFOOL[1], DeepFool(), {"floors": 10, "distance": 0.1065}),
-    (CW_LENET, CW, {"floors": 1000, "distance": 1.345}),
-    (CW_LENET, CarliniWagnerL2(steps=80), {"floors": 1000, "distance": 1.345}),
-    (CW_RESNET20, CW, {"floors": 950, "distance": 0.101}),
-    (CW_BLIND, CarliniWagnerL2(search_steps=3, steps=30), {}),
+    (DEEPFOOL[0], DeepFool(), {"passes": 25, "distance": 1.59}),
+    (DEEPFOOL[1], DeepFool(), {"passes": 10, "distance": 0.1065}),
+    (CW_LENET, CW, {"passes": 1000, "distance": 1.345}),
+    (CW_LENET, CarliniWagnerL2(steps=80), {"passes": 1000, "distance": 1.345}),
+    (CW_RESNET20, CW, {"passes": 950, "distance": 0.101}),
+    (CW_SHORT_LENET, CarliniWagnerL2(search_steps=3, steps=30), {}),
     (CW_SHORT, CarliniWagnerL2(search_steps=3, steps=60), {}),
-    (PIXELS, JSMA(theta=1, gamma=0.15), {"floors": 100, "success": 0.86}),
-    (QUASI_NEWTON, LBFGS(), {"floors": 600, "distance": 1.60}),
-    (FAST[0], FAB(steps=100), {"floors": 110, "distance": 1.375}),
-    (FAST[1], FAB(steps=100), {"floors": 110, "distance": 0.106}),
-    (LONG, CW, {"floors": 3000, "distance": 1.335}),
+    (PIXELS, JSMA(theta=1, gamma=0.15), {"passes": 100, "success": 0.86}),
+    (QUASI_NEWTON, LBFGS(), {"passes": 600, "distance": 1.60}),
+    (FAST[0], FAB(steps=100), {"passes": 110, "distance": 1.375}),
+    (FAST[1], FAB(steps=100), {"passes": 110, "distance": 0.106}),
+    (LONG, CW, {"passes": 3000, "distance": 1.335}),
     *((job, FAB(norm="linf"), {}) for job in FAST_LINF),
 ]
 
@@ -58,11 +58,11 @@ def test_ours(benchmark, job, attack, limits):
     measure_ours(benchmark, job, attack, {"success": 1.0, **limits})
 
 
-ALPHA = "\N{GREEK SMALL LETTER ALPHA}"  # adv_lib names arguments so
+ALPHA = "\N{GREEK SMALL LETTER ALPHA}"  # name of an argument in adv_lib
 
 
 def carlini_wagner(rate: float) -> list[Peer]:
-    """Nine values of the constant, a hundred steps for each."""
+    """Return C&W of each peer, with nine constants and a hundred steps for each."""
     adv_lib = {"binary_search_steps": 9, "max_iterations": 100, "learning_rate": rate}
     foolbox = {"binary_search_steps": 9, "steps": 100, "stepsize": rate}
     return [
@@ -75,15 +75,17 @@ DEEPFOOLS = [
     Peer("adv_lib", "df", {"steps": 50}),
     Peer("foolbox", "L2DeepFoolAttack", {"steps": 50}),
     Peer("torchattacks", "DeepFool", {"steps": 50}),
-    Peer("art", "DeepFool", {"max_iter": 50, "epsilon": 0.02}, slow=True),  # the others' overshoot
+    # The overshoot of the other peers.
+    Peer("art", "DeepFool", {"max_iter": 50, "epsilon": 0.02}, slow=True),
 ]
 NO_SEARCH = Peer("torchattacks", "CW", {"steps": 900})
 SALIENCY = Peer("art", "SaliencyMapMethod", {"theta": 1, "gamma": 0.15})
 REFERENCE = Peer("scipy", "L-BFGS-B", {"constants": 12, "maxfun": 60})
-# What is set beside norm and steps was tried on both nets and is better there than the default.
+# Options other than norm and steps were tuned on both nets, and improve on the defaults there.
 ALMA = {"init_lr_distance": 1, ALPHA: 0.5}
 WALKS = [
-    Peer("adv_lib", "ddn", {"steps": 100, "levels": None, "init_norm": 0.3}),  # not in 8 bits
+    # Without rounding to 8 bits.
+    Peer("adv_lib", "ddn", {"steps": 100, "levels": None, "init_norm": 0.3}),
     Peer("adv_lib", "fmn", {"steps": 100, "norm": 2, f"{ALPHA}_init": 0.1}),
     Peer("adv_lib", "alma", {"num_steps": 100, **ALMA}),
     Peer("adv_lib", "fab", {"n_iter": 100, "norm": 2}, slow=True),
@@ -94,15 +96,15 @@ LINF_WALKS = [
     Peer("adv_lib", "fab", {"n_iter": 100, "norm": math.inf}, slow=True),
 ]
 
-# Carlini and Wagner's attack with the rate that is its default, and with the best of those tried.
+# C&W has the default learning rate and the best of several learning rates.
 PEERS = [
     *((job, peer) for job in DEEPFOOL for peer in DEEPFOOLS),
     *((CW_LENET, peer) for rate in (0.01, 0.3) for peer in carlini_wagner(rate)),
     *((CW_RESNET20, peer) for peer in carlini_wagner(0.003)),
     (CW_RESNET20, carlini_wagner(0.01)[0]),
-    (CW_SHORT, replace(carlini_wagner(0.01)[1], slow=True)),  # it gives up early
+    (CW_SHORT, replace(carlini_wagner(0.01)[1], slow=True)),  # it aborts early
     (CW_SHORT, NO_SEARCH),
-    (CW_BLIND, NO_SEARCH),
+    (CW_SHORT_LENET, NO_SEARCH),
     (PIXELS, SALIENCY),
     (QUASI_NEWTON, REFERENCE),
     *((job, peer) for job in FAST for peer in WALKS),
@@ -111,7 +113,7 @@ PEERS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore")  # peers warn of much that is not ours to mend
+@pytest.mark.filterwarnings("ignore")  # warnings of peers
 @pytest.mark.parametrize(("job", "peer"), PEERS, ids=str)
 def test_peer(benchmark, job, peer):
     measure_peer(benchmark, job, peer)

@@ -1,15 +1,15 @@
-"""Steps of adversarial training against bare ones: forward, backward to the parameters.
+"""Cost of steps of adversarial training in training passes.
 
     python -m pytest benchmarks/test_defenses_training.py -s
 
-A floor is here one bare training pass of the batch, forward and backward to all parameters. A loss
-with k steps of an attack and one pass to learn from may take 1.1 * (k + 1) of them. TRADES and
-MART, which learn from clean inputs and examples, and compare them on the way, may take
-1.1 * (k + 3).
+One pass is a forward pass of the batch and a backward pass to all parameters. The limit of a loss
+with k attack steps and one training pass is 1.1 * (k + 1). The limit of TRADES and MART is
+1.1 * (k + 3), because they learn from clean inputs and adversarial examples, and compare the two
+during the attack.
 
-Of the smallest net a backward pass to the input alone takes as long as one to all parameters, so
-that the passes of torch by themselves are near the limit and starts and steps come on top; its own
-limits are wider. Where other work shares the processor's caches its figures rise by half.
+In the smallest net a backward pass to the input takes as long as one to all parameters. The passes
+of torch alone are therefore near the limit, and its own limits are wider. Its figures rise by half
+if other processes share the caches of the processor.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from advkit.defenses.mart import MART
 from advkit.defenses.trades import TRADES
 from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.table import Entry, Figures, check, record
-from benchmarks.timing import in_floors, one_thread
+from benchmarks.timing import in_passes, one_thread
 
 
 @dataclass(frozen=True)
 class Net:
-    """A net as it begins to learn, with a random batch for it."""
+    """An untrained net with a random batch."""
 
     factory: str
     shape: tuple[int, ...]
     eps: float
-    share: float  # of a floor, that each pass of the limit may take
+    factor: float  # limit of the cost of each counted pass
 
     def load(self) -> tuple[nn.Module, Tensor, Tensor]:
         torch.manual_seed(0)
@@ -54,7 +54,7 @@ NETS = [
 
 
 def training(eps):
-    """Each loss by its name, with the passes that its limit counts."""
+    """Return each loss by name, with the number of passes that its limit counts."""
     ten = attacks.PGD(eps=eps, steps=10)
     return {
         "fgsm": (AdversarialTraining(attack=attacks.FGSM(eps=eps)), 2),
@@ -76,12 +76,12 @@ def learn(net: nn.Module, value: Tensor) -> None:
 def test_a_step(benchmark, case, name):
     net, x, y = case.load()
     if benchmark.disabled:
-        x, y = x[:2], y[:2]  # without its clock it only has to run
+        x, y = x[:2], y[:2]  # untimed, the step only has to run
     loss, passes = training(case.eps)[name]
     step = lambda: learn(net, loss(net, x, y))  # noqa: E731
     with one_thread():
         mib = None if benchmark.disabled else peak_memory(step)[1] / 2**20
-        _, times = in_floors(
+        _, times = in_passes(
             benchmark,
             step,
             (net, x, y),
@@ -90,15 +90,15 @@ def test_a_step(benchmark, case, name):
             bare=lambda net, x, y: learn(net, F.cross_entropy(net(x), y)),
         )
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    if times.floors is None:
+    if times.passes is None:
         return
     entry = Entry(
         suite="defenses",
         job=f"a training step, {case.factory}, batch {len(x)}",
-        who=f"advkit {name}",
+        name=f"advkit {name}",
         ours=True,
-        figures=Figures(floors=times.floors, seconds=times.seconds, mib=mib),
-        limits={"floors": case.share * passes},
+        figures=Figures(passes=times.passes, seconds=times.seconds, mib=mib),
+        limits={"passes": case.factor * passes},
     )
     record(benchmark, entry)
     check(entry)

@@ -1,9 +1,9 @@
-"""Memory over repeated calls of every attack: nothing is kept from call to call.
+"""Memory over repeated calls of every attack, which must not grow.
 
     python -m pytest benchmarks/test_growth.py -s
 
-What counts is the tensors that torch's operations have made and that are still alive, also those
-that only a graph holds, and what Python and NumPy have allocated.
+Measured are live tensors that operations of torch created, including those that only a graph
+references, and memory that Python and NumPy allocated.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ from advkit.detectors import Guard
 from advkit.eval.benchmarking.cost import Storages
 from benchmarks.timing import one_thread
 
-TOLERANCE = 2**20
-CALLS, FEW_CALLS, WARM_UP = 200, 5, 3
+# Bytes: less than 200 calls use that each keep 8 KiB.
+MAX_GROWTH = 2**20
+CALLS = 200
+# Calls if benchmarks are disabled.
+FEW_CALLS = 5
+WARM_UP_CALLS = 3
 
 pytestmark = pytest.mark.slow  # minutes: 200 calls of every attack
 
 
 def growth(job: Callable[[], object], calls: int) -> tuple[int, int]:
-    """By how many bytes tensors, and Python with NumPy, grow over `calls` of a warm `job`."""
+    """Measure the growth in bytes of tensors, and of Python with NumPy, over `calls` of `job`."""
     with Storages() as storages:
-        tensors = difference(job, calls, lambda: storages.now)
+        tensors = difference(job, calls, lambda: storages.current)
     tracemalloc.start()
     try:
         return tensors, difference(job, calls, lambda: tracemalloc.get_traced_memory()[0])
@@ -44,10 +48,10 @@ def growth(job: Callable[[], object], calls: int) -> tuple[int, int]:
 
 
 def difference(job: Callable[[], object], calls: int, nbytes: Callable[[], int]) -> int:
-    """By how much `nbytes` grows over `calls` of `job`, after some that warm it up."""
+    """Measure the growth of `nbytes` over `calls` of `job`, after warm-up calls."""
     before = 0
-    for call in range(WARM_UP + calls):
-        if call == WARM_UP:
+    for call in range(WARM_UP_CALLS + calls):
+        if call == WARM_UP_CALLS:
             gc.collect()
             before = nbytes()
         job()
@@ -56,39 +60,41 @@ def difference(job: Callable[[], object], calls: int, nbytes: Callable[[], int])
 
 
 class Far:
-    """A detector of inputs: alarm far from the mean image."""
+    """Detector of inputs: alarm far from the mean image."""
+
+    reads_inputs = True
 
     def __init__(self, x: Tensor) -> None:
         self.mean = x.mean(0)
 
-    def risk(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Distance to the mean `(n,)`."""
+    def anomaly_score(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Return the distance to the mean `(n,)`."""
         return torch.linalg.vector_norm((x - self.mean).flatten(1), dim=1)
 
     def margin_over_threshold(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
-        """What is above the threshold, `(n, 1)`."""
-        return self.risk(x, labels)[:, None] - threshold
+        """Return the excess over the threshold `(n, 1)`."""
+        return self.anomaly_score(x, labels)[:, None] - threshold
 
     def features(self, x: Tensor) -> Tensor:
-        """The image `(n, d)`."""
+        """Return the flattened images `(n, d)`."""
         return x.flatten(1)
 
 
-class Sure:
-    """A detector of outputs: alarm at high scores."""
+class Confident:
+    """Detector of outputs: alarm at high scores."""
 
     def anomaly_score(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The highest score `(n,)`."""
+        """Return the highest score `(n,)`."""
         return outputs.max(1)
 
 
-def surest(outputs: Tensor) -> Tensor:
-    """The highest score `(n,)`."""
+def highest_score(outputs: Tensor) -> Tensor:
+    """Return the highest score `(n,)`."""
     return outputs.amax(1)
 
 
 def small_net() -> nn.Module:
-    """The same random net at every call: digits to ten logits."""
+    """Create the same random net at every call: digits to ten logits."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(
@@ -97,10 +103,10 @@ def small_net() -> nn.Module:
 
 
 X = digits("test").x[:2]
-NATURAL = digits("train").x[:32]
+START_IMAGES = digits("train").x[:32]
 PGD = attacks.PGD(eps=0.1, steps=4)
 
-# Every attack with few steps: what one of them kept, a whole run would keep more of.
+# Every attack with few steps: a leak in them would be larger in a whole run.
 ATTACKS = [
     attacks.FGSM(eps=0.1),
     attacks.FGM(eps=0.5),
@@ -121,32 +127,32 @@ ATTACKS = [
         attack=PGD,
         losses=[
             "ce",
-            Evasion(detector_score=surest, threshold=0.9),
+            Evasion(detector_score=highest_score, threshold=0.9),
             Mimicry(logits=4 * torch.eye(10)),
         ],
     ),
-    attacks.SelectivePGD(eps=0.1, steps=4, start_images=NATURAL),
-    attacks.JointCarliniWagner(search_steps=1, steps=3, start_images=NATURAL),
-    attacks.FeatureMatching(eps=0.1, steps=4, start_images=NATURAL),
+    attacks.SelectivePGD(eps=0.1, steps=4, start_images=START_IMAGES),
+    attacks.JointCarliniWagner(search_steps=1, steps=3, start_images=START_IMAGES),
+    attacks.FeatureMatching(eps=0.1, steps=4, start_images=START_IMAGES),
     attacks.Substitute(max_queries=16, rounds=2, epochs=1),
 ]
 
 
 def job(attack: Any) -> Callable[[], object]:
-    """One call of `attack`: on a guard, where it knows of guards."""
+    """Return a call of `attack`, on a guard if the attack supports guards."""
     net = small_net()
     with torch.no_grad():
         y = net(X).argmax(1)
     if isinstance(attack, attacks.Substitute):
         return lambda: attack.fit(net, small_net(), X)
     if isinstance(attack, attacks.Adaptive):
-        return lambda: attack.run(Guard(net, Sure(), threshold=0.9), X, y)
+        return lambda: attack.run(Guard(net, Confident(), threshold=0.9), X, y)
     if hasattr(attack, "start_images"):
-        return lambda: attack.run(Guard(net, Far(NATURAL), threshold=5.0), X, y)
+        return lambda: attack.run(Guard(net, Far(START_IMAGES), threshold=5.0), X, y)
     return lambda: attack.run(net, X, y)
 
 
-def test_every_attack_is_here():
+def test_every_attack_is_listed():
     losses = {"Evasion", "Mimicry"}
     assert {type(attack).__name__ for attack in ATTACKS} == set(attacks.__all__) - losses
 
@@ -159,8 +165,8 @@ def test_memory_does_not_grow(benchmark, attack):
         tensors, python = benchmark.pedantic(growth, args=(job(attack), calls), rounds=1)
     benchmark.extra_info |= {"calls": calls, "tensors": tensors, "python": python}
     print(f"\n{type(attack).__name__}: {calls} calls, tensors {tensors:+d} B, Python {python:+d} B")
-    assert tensors < TOLERANCE
-    assert python < TOLERANCE
+    assert tensors < MAX_GROWTH
+    assert python < MAX_GROWTH
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,7 @@ def test_memory_does_not_grow(benchmark, attack):
     ],
     ids=["tensors", "graphs", "bytes"],
 )
-def test_what_is_kept_would_be_seen(keeps, what):
+def test_kept_memory_is_detected(keeps, what):
     kept: list[object] = []
     grown = growth(lambda: kept.append(keeps()), CALLS)
-    assert grown[what] >= 8192 * CALLS > TOLERANCE
+    assert grown[what] >= 8192 * CALLS > MAX_GROWTH

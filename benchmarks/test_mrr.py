@@ -1,9 +1,9 @@
-"""What sixteen defenders cost: their fit, and the risk of a request and of a batch.
+"""Cost of sixteen defenders: their fit, and the anomaly score of a request and of a batch.
 
     python -m pytest benchmarks/test_mrr.py -s --benchmark-columns=median,iqr,rounds
 
-The net is the article's for MNIST, 784-300-100-10, on as many random images as MNIST has: what it
-learns is nothing, what it costs is the same. The limits are those of the project on two cores.
+The net is that of the article for MNIST, 784-300-100-10, on as many random images as MNIST has. It
+learns nothing, but the cost is the same. The limits are those of the project on two cores.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from advkit.defenses import MRR, LatentDefenders
 from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.table import Entry, Figures, check, record
 
-FIT_S = 600
-MS = {1: 5, 1000: 1000}
+# Limits of the project: seconds of a fit, and milliseconds by the number of inputs.
+FIT_SECONDS = 600
+SCORE_MS = {1: 5, 1000: 1000}
 
 
 def net() -> nn.Module:
@@ -40,7 +41,7 @@ def images(n: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def fitted() -> MRR:
-    """Sixteen defenders that were trained briefly."""
+    """Train sixteen defenders briefly."""
     return MRR(LatentDefenders(count=16, epochs=1)).fit(net(), *images(2000))
 
 
@@ -50,11 +51,11 @@ def test_a_fit(benchmark):
     benchmark.pedantic(mrr.fit, args=(net(), *images(n)), rounds=1)
     if benchmark.disabled:
         return
-    note(benchmark, f"a fit of {count} defenders on {n:,} images", FIT_S, None)
+    record_entry(benchmark, f"a fit of {count} defenders on {n:,} images", FIT_SECONDS, None)
 
 
-def note(benchmark: Any, job: str, limit: float, mib: float | None) -> None:
-    """A line of the table, held to its limit."""
+def record_entry(benchmark: Any, job: str, limit: float, mib: float | None) -> None:
+    """Record an entry of the table, and check its limit."""
     figures = Figures(seconds=benchmark.stats.stats.median, mib=mib)
     entry = Entry("MRR", job, "advkit `MRR`", True, figures, {"seconds": limit})
     record(benchmark, entry)
@@ -62,16 +63,21 @@ def note(benchmark: Any, job: str, limit: float, mib: float | None) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 1000])
-def test_risk(benchmark, n):
+def test_anomaly_score(benchmark, n):
     mrr, (x, _) = fitted(), images(2000)
     requests = cycle(torch.split(x, n))
     benchmark.pedantic(
-        mrr.risk,
+        mrr.anomaly_score,
         setup=lambda: ((next(requests),), {}),
         rounds=200 if n == 1 else 10,
         warmup_rounds=2,
     )
     if benchmark.disabled:
         return
-    _, peak = peak_memory(lambda: mrr.risk(x[:n]))
-    note(benchmark, f"risk of {n:,} by 16 defenders", MS[n] / 1000, peak / 2**20)
+    _, peak = peak_memory(lambda: mrr.anomaly_score(x[:n]))
+    record_entry(
+        benchmark,
+        f"anomaly score of {n:,} inputs by 16 defenders",
+        SCORE_MS[n] / 1000,
+        peak / 2**20,
+    )

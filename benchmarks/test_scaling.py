@@ -1,4 +1,4 @@
-"""What attacks cost per sample as batches, inputs, classes and threads grow.
+"""Cost of attacks per sample for growing batches, inputs, classes and threads.
 
     export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
     export MALLOC_TOP_PAD_=1073741824
@@ -6,13 +6,13 @@
     python -m benchmarks.plot_scaling bench.json docs/scaling.png
 
 One axis is varied at a time from a base: 64 samples of 28 pixels, 10 classes, one thread. The net
-is random and takes images of any size. `floors` is the time in bare passes of the same batch, see
-`timing.py`; a sample's forward and backward passes are counted by the attack. The figures for two
-threads need two idle cores: threads that wait for each other spin.
+is random and accepts images of any size. `passes` is the time in forward and backward passes of the
+same batch, see `timing.py`. Forward and backward passes of a sample are counted by the attack. The
+figures for two threads need two idle cores, because waiting threads spin.
 
-The variables let glibc keep the pages that it has. Otherwise it gives tensors of 224 pixels back
-and asks for new pages at every step, which on a slow system takes up to half of the time: FAB,
-JSMA and Square then miss their limits on that axis.
+The variables make glibc keep its pages. Otherwise it returns the memory of tensors of 224 pixels
+and requests new pages at every step, which takes up to half of the time on a slow system. FAB, JSMA
+and Square then exceed their limits on that axis.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from advkit import attacks
 from advkit.eval.benchmarking.cost import peak_memory
-from benchmarks.timing import in_floors
+from benchmarks.timing import in_passes
 
 CHANNELS = 3
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow  # five minutes: every size of every axis
 
 @dataclass(frozen=True)
 class Size:
-    """How large a job is."""
+    """Size of a job."""
 
     batch: int = 64
     pixels: int = 28
@@ -45,7 +45,7 @@ class Size:
     threads: int = 1
 
     def load(self) -> tuple[nn.Module, Tensor, Tensor]:
-        """A net, images and what the net says of them."""
+        """Create a net and images, and return them with the predicted labels."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.batch, CHANNELS, self.pixels, self.pixels)
         x = torch.rand(shape, generator=generator)
@@ -57,7 +57,7 @@ class Size:
 
 
 class Pooled(nn.Module):
-    """Two convolutions and the mean over what is left of the image."""
+    """Two convolutions, the mean over the remaining pixels, and a linear layer."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -81,11 +81,11 @@ CELLS = [(axis, value) for axis, values in AXES.items() for value in values]
 
 
 def few_features(size: Size) -> attacks.JSMA:
-    """JSMA that changes six features at most, whatever the size of the image."""
+    """Return JSMA that changes at most six features of an image of any size."""
     return attacks.JSMA(gamma=6 / (CHANNELS * size.pixels**2), candidates=2)
 
 
-# Few steps of each: what a step costs is what grows.
+# Few steps of each attack: only the cost of a step depends on the size.
 ATTACKS = {
     "PGD": lambda size: attacks.PGD(eps=4 / 255, steps=10, stop="never"),
     "DeepFool": lambda size: attacks.DeepFool(steps=3),
@@ -97,14 +97,15 @@ ATTACKS = {
     "HopSkipJump": lambda size: attacks.HopSkipJump(max_queries=30, init_gradient_queries=5),
 }
 
-# At the largest value of an axis a pass, with all that the attack does about it, takes at most so
-# many times the floors that it takes at the base. Counted by pass it is the same for attacks whose
-# number of passes depends on the classes (DeepFool) or on when samples are finished.
-GROWTH = 1.5
-# Two threads share out the net's passes, but hardly the short operations of an attack on a small
-# batch. HopSkipJump draws a number for each feature of each query, and LBFGS keeps sixteen tensors
-# of the size of the batch: at 224 pixels these are new pages from the system at every step.
-NOT_HELD = {
+# Limit of the time in passes for each pass of an attack: ratio of the largest value of an axis to
+# the base. It is counted for each pass because the number of passes depends on the
+# classes (DeepFool) and on when samples are finished.
+MAX_GROWTH = 1.5
+# Cases without this limit. Two threads speed up the passes of the net, but hardly the short
+# operations of an attack on a small batch. HopSkipJump draws a number for each feature of a query,
+# and LBFGS keeps sixteen tensors of the size of the batch: at 224 pixels both need new pages from
+# the system at every step.
+NOT_LIMITED = {
     *(("threads", name) for name in ATTACKS),
     *(("pixels", name) for name in ("HopSkipJump", "LBFGS")),
 }
@@ -112,7 +113,7 @@ NOT_HELD = {
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch use so many threads."""
+    """Set the number of threads of torch."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -123,23 +124,23 @@ def threads(number: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[tuple[str, int, str], float]:
-    """Floors for each pass, by axis, value and attack."""
+    """Time in passes for each pass of the attack, by axis, value and attack."""
     return {}
 
 
-# HopSkipJump finds no other label on an untrained net: what is measured is the cost of its queries.
+# HopSkipJump finds no other label on an untrained net: only the cost of its queries is measured.
 @pytest.mark.filterwarnings("ignore:the search could not begin")
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize(("axis", "value"), CELLS)
 def test_cost(benchmark, measured, axis, value, name):
     if benchmark.disabled and value != min(AXES[axis]):
-        pytest.skip("without the clock only the smallest of each axis")
+        pytest.skip("only the smallest value of each axis runs with benchmarks disabled")
     size = replace(BASE, **{axis: value})
     attack = ATTACKS[name](size)
     with threads(size.threads):
         net, x, y = size.load()
-        result, most = peak_memory(lambda: attack.run(net, x, y))
-        _, times = in_floors(
+        result, peak = peak_memory(lambda: attack.run(net, x, y))
+        _, times = in_passes(
             benchmark, lambda: attack.run(net, x, y), (net, x, y), rounds=rounds(size)
         )
     figures: dict[str, Any] = {
@@ -148,31 +149,31 @@ def test_cost(benchmark, measured, axis, value, name):
         "attack": name,
         "forward_per_input": round(result.queries.forward.float().mean().item(), 2),
         "backward_per_input": round(result.queries.backward.float().mean().item(), 2),
-        "peak_mib": round(most / 2**20, 3),
+        "peak_mib": round(peak / 2**20, 3),
     }
-    if times.floors is not None and times.seconds is not None:
-        passes = (figures["forward_per_input"] + figures["backward_per_input"]) / 2
-        measured[axis, value, name] = times.floors / passes
+    if times.passes is not None and times.seconds is not None:
+        own_passes = (figures["forward_per_input"] + figures["backward_per_input"]) / 2
+        measured[axis, value, name] = times.passes / own_passes
         figures |= {
             "ms_per_sample": round(1000 * times.seconds / size.batch, 4),
-            "floors": round(times.floors, 2),
-            "floors_per_pass": round(times.floors / passes, 3),
+            "passes": round(times.passes, 2),
+            "passes_per_own_pass": round(times.passes / own_passes, 3),
         }
     benchmark.extra_info |= figures
     print("\n" + ", ".join(f"{key} {value}" for key, value in figures.items()))
 
 
 def rounds(size: Size) -> int:
-    """Few where one takes long."""
+    """Return the number of rounds, one for large sizes."""
     return 1 if size.batch * size.pixels**2 > 64 * 112**2 else 3
 
 
 @pytest.mark.parametrize(
     ("axis", "name"),
-    [(axis, name) for axis in AXES for name in ATTACKS if (axis, name) not in NOT_HELD],
+    [(axis, name) for axis in AXES for name in ATTACKS if (axis, name) not in NOT_LIMITED],
 )
 def test_cost_does_not_grow(measured, axis, name):
     base, largest = getattr(BASE, axis), max(AXES[axis])
     if (axis, largest, name) not in measured or (axis, base, name) not in measured:
-        pytest.skip("needs the clock, and the figures of this axis")
-    assert measured[axis, largest, name] <= GROWTH * measured[axis, base, name]
+        pytest.skip("needs timed benchmarks, and the figures of this axis")
+    assert measured[axis, largest, name] <= MAX_GROWTH * measured[axis, base, name]

@@ -1,4 +1,4 @@
-"""Time in floors: how many bare forward and backward passes of its batch a job takes."""
+"""Time of a job in passes: one pass is a forward and backward pass of the same batch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from benchmarks.nets import floor
+from benchmarks.nets import bare_pass
 
 Result = TypeVar("Result")
 
 
 class Times(NamedTuple):
-    """Medians over the rounds; `None` without the clock."""
+    """Medians over the rounds; `None` if benchmarks are disabled."""
 
-    floors: float | None
+    passes: float | None
     seconds: float | None
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch, and for the BLAS that peers reach through numpy and scipy."""
+    """Limit torch to one thread, and the BLAS that peers use through NumPy and SciPy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -37,27 +37,28 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_floors(
+def in_passes(
     benchmark: Any,
     job: Callable[[], Result],
     batch: tuple[nn.Module, Tensor, Tensor],
     *,
     rounds: int,
     warmup_rounds: int = 0,
-    bare: Callable[[nn.Module, Tensor, Tensor], object] = floor,
+    bare: Callable[[nn.Module, Tensor, Tensor], object] = bare_pass,
 ) -> tuple[Result, Times]:
-    """What `job` returns, and how long it takes, also in floors of the `batch`.
+    """Return the result of `job`, and its time in seconds and in passes of the `batch`.
 
-    The floor is a `bare` pass. Each round times it just before and just after the job, so that a
-    machine whose speed wanders moves both. With the benchmarks disabled the job runs once, untimed.
+    One pass is a call of `bare`. Each round times it just before and just after the job, so that a
+    change in the speed of the machine affects both. With benchmarks disabled the job runs once and
+    is not timed.
     """
-    floors, times = [], []
+    pass_times, times = [], []
 
-    def timed_floor() -> None:
+    def timed_pass() -> None:
         start = time.perf_counter()
         for _ in range(5):
             bare(*batch)
-        floors.append((time.perf_counter() - start) / 5)
+        pass_times.append((time.perf_counter() - start) / 5)
 
     def timed_job() -> Result:
         start = time.perf_counter()
@@ -67,12 +68,12 @@ def in_floors(
 
     bare(*batch)
     result = benchmark.pedantic(
-        timed_job, setup=timed_floor, rounds=rounds, warmup_rounds=warmup_rounds
+        timed_job, setup=timed_pass, rounds=rounds, warmup_rounds=warmup_rounds
     )
     if benchmark.disabled:
         return result, Times(None, None)
-    timed_floor()
-    around = [(a + b) / 2 for a, b in pairwise(floors)]
-    ratios = [t / f for t, f in zip(times, around, strict=True)][warmup_rounds:]
-    benchmark.extra_info["floor_ms"] = round(1000 * statistics.median(floors), 2)
+    timed_pass()
+    around = [(a + b) / 2 for a, b in pairwise(pass_times)]
+    ratios = [t / p for t, p in zip(times, around, strict=True)][warmup_rounds:]
+    benchmark.extra_info["pass_ms"] = round(1000 * statistics.median(pass_times), 2)
     return result, Times(statistics.median(ratios), statistics.median(times[warmup_rounds:]))

@@ -1,6 +1,8 @@
-"""Real nets and images, when they are there."""
+"""Published nets and images, and the reasons for tests that are skipped."""
 
 import os
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import examples.studies.nets
@@ -13,6 +15,20 @@ from advkit.data import load_npz
 torch.set_num_threads(1)
 
 DATA = Path(os.environ.get("ADVKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+OPTIONAL = {"matplotlib", "jinja2", "tqdm", "safetensors", "onnx", "onnxruntime"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Skip a test that stops at an optional package which is absent."""
+    try:
+        return (yield)
+    except ImportError as error:
+        named = re.search(r"needs (\w+): pip install", str(error))  # the message of `require`
+        package = named[1] if named else (error.name or "").partition(".")[0]
+        if package in OPTIONAL and find_spec(package) is None:
+            pytest.skip(f"needs {package}, which is optional")
+        raise
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,7 @@ INNER = HopSkipJump(max_queries=60, init_gradient_queries=30)
 AROUND = Transfer(attack=INNER, surrogate=DetectorSurrogate())
 
 
+@pytest.mark.slow("every attack in an evaluation")
 @pytest.mark.parametrize("attack", [*ATTACKS, AROUND], ids=repr)
 def test_no_batch_is_larger_than_that_of_the_evaluation(attack):
     net, sizes, y = net_and_labels()

@@ -14,6 +14,7 @@ from advkit import attacks, defenses, detectors
 
 ROOT = Path(__file__).parents[1]
 BESIDE = {"TrainingLoss", "WeightedSum", "History"}  # what losses and `fit` are made of
+SAVES_A_PAGE = "advkit.eval.robustness.report"
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(advkit.__path__, "advkit.")
@@ -23,14 +24,18 @@ MODULES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_docstrings(name):
+    if name == SAVES_A_PAGE:
+        pytest.importorskip("jinja2")
+        pytest.importorskip("matplotlib")
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert failed == 0
 
 
 def test_there_are_examples():
-    tried = sum(doctest.testmod(importlib.import_module(name)).attempted for name in MODULES)
-    assert tried > 20
+    finder = doctest.DocTestFinder()
+    found = [test for name in MODULES for test in finder.find(importlib.import_module(name))]
+    assert sum(len(test.examples) for test in found) > 20
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(str(p) for p in ROOT.glob("docs/*.md"))])
@@ -57,5 +62,5 @@ def test_the_readme_begins_with_two_commands():
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[:2]
     assert len(blocks) == 2
     assert all(len(block.strip().splitlines()) == 1 for block in blocks)
-    ci = (ROOT / ".ci" / "run").read_text()
+    ci = (ROOT / ".ci" / "full").read_text()
     assert blocks[1].strip() in ci

@@ -230,9 +230,9 @@ class TestEvaluation:
         for kind in (InPlace, OutOfPlace):
             model = TorchClassifier(kind(convnet()))
             guard = detectors.Guard(
-                model, detectors.MaxSoftmax().fit(model.logits(inputs).detach())
+                model, detectors.MaxSoftmax().fit(model.logits(inputs).detach()), fpr=0.2
             )
-            verdict = guard.calibrate(inputs, fpr=0.2).inspect(x)
+            verdict = guard.calibrate(inputs).inspect(x)
             found.append((verdict.labels, verdict.anomaly_score.tolist()))
         assert_same(found[0][0], found[1][0])
         assert found[0][1] == found[1][1]

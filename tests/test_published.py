@@ -12,6 +12,7 @@ from advkit import eval as rob
 from advkit.cli import main
 from advkit.data import load_npz
 
+pytestmark = pytest.mark.slow("whole test sets, and nets of full size")
 ROOT = Path(__file__).parents[1]
 FGSM_ON_LENET = {0.10: 0.8510, 0.15: 0.6826, 0.20: 0.4301, 0.25: 0.2082, 0.30: 0.0869}
 
@@ -27,6 +28,8 @@ def test_fgsm_on_the_lenet_of_the_pytorch_tutorial(real_net, mnist_test):
 
 
 def test_the_same_from_the_command_line(real, tmp_path):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
     budgets = [word for eps in FGSM_ON_LENET for word in ("--eps", str(eps))]
     arguments = [
         "--model", "examples/studies/nets.py:mnist_lenet", "--weights", str(real("mnist_lenet.pt")),

@@ -73,6 +73,7 @@ WRAPPERS = {
 every_wrapper = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 
 
+@pytest.mark.slow("every attack for each sample")
 @every_attack
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
 def test_an_attack_finds_what_it_finds_for_each_sample_alone(attack):
@@ -84,6 +85,7 @@ def test_an_attack_finds_what_it_finds_for_each_sample_alone(attack):
     assert result.success.any()
 
 
+@pytest.mark.slow("every attack in an evaluation")
 @every_attack
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
 def test_an_evaluation_counts_over_the_batches(attack):
@@ -164,7 +166,7 @@ def test_a_wrapper_of_ones_own_that_repeats_samples_must_say_so():
             with advkit.given_rows(advkit.current_rows().repeat(2)):
                 return self.inner.predict(torch.cat([x, x]))[: len(x)]
 
-    with pytest.raises(RuntimeError, match="for the 8 samples that the model is given, but 4 are"):
+    with pytest.raises(RuntimeError, match="for the 8 samples that the model gets, got 4 current"):
         rob.accuracy(Twice(says=False), x, y)
     assert rob.accuracy(Twice(says=True), x, y).count == 3
 
@@ -188,12 +190,12 @@ def test_numbers_within_other_functions_that_take_data():
     loader = list(zip(x.split(4), y.split(4), strict=True))
     assert rob.accuracy(module, loader).count == 8
     matrix = rob.transfer_matrix({"net": module}, None, attacks.FGSM(eps=0.0), x, y, batch_size=4)
-    assert matrix.over_all["net"]["net"].count == 3
+    assert matrix.error_rate["net"]["net"].count == 3
     table = collect([module], [attacks.FGSM(eps=0.0)], x, y, batch_size=4)
     assert table.predicted.tolist() == [*labels.tolist(), *labels.tolist()]
     found = rob.benchmark(module, x, y, attacks=[attacks.FGSM(eps=0.0)], batch_size=4, rounds=1)
     assert found.groups[0].best.found.count == 0
-    guard = Guard(module, Asking()).calibrate(x, fpr=0.5, batch_size=4)
+    guard = Guard(module, Asking(), fpr=0.5).calibrate(x, batch_size=4)
     assert guard.threshold == 0
     smooth = RandomizedSmoothing(module, sigma=0.01, n=200, batch_size=300)
     certain = smooth.certify(x).labels
@@ -201,11 +203,11 @@ def test_numbers_within_other_functions_that_take_data():
     assert (certain >= 0).sum() > 5
 
 
-def test_the_natural_images_of_an_attack_have_no_numbers():
+def test_the_start_images_of_an_attack_have_no_numbers():
     module, x, y = data(5)
     guard = Guard(module, Asking(), threshold=2.0)
     attack = attacks.FeatureMatching(eps=0.1, start_images=torch.rand(5, 6).double(), steps=2)
-    with pytest.raises(RuntimeError, match="no numbers for the images in natural"):
+    with pytest.raises(RuntimeError, match="no numbers for the images in start_images"):
         attack.run(guard, x, y)
 
 
@@ -331,5 +333,5 @@ def test_a_stream_reads_the_numbers_of_where_it_was_made():
     ids=["accuracy", "evaluate", "transfer_matrix", "collect", "attack"],
 )
 def test_numbers_for_more_samples_than_there_are_are_refused(evaluated):
-    with advkit.given_rows(ROWS), pytest.raises(RuntimeError, match="gave 6 for 3 samples"):
+    with advkit.given_rows(ROWS), pytest.raises(RuntimeError, match="got 6 for 3 samples"):
         evaluated(Labelled(), torch.rand(3, 4), Labelled.LABELS[ROWS[:3]])

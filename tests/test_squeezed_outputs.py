@@ -51,7 +51,7 @@ class Output:
 @every_attack
 @pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
-@pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes")
+@pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 def test_every_attack_finds_what_it_finds_without_the_squeeze(attack, width):
     if hasattr(attack, "surrogate") and width == 3:
         pytest.skip("the surrogate has two classes")
@@ -85,9 +85,9 @@ def test_probabilities_of_one_row():
 
 def test_what_is_not_one_row_is_still_refused():
     for shape, n in (((), 2), ((3,), 2), ((1, 3, 1), 1), ((0,), 1), ((2, 3), 1)):
-        with pytest.raises(ValueError, match="the module must return logits"):
+        with pytest.raises(ValueError, match="`module` must return logits"):
             logits_from(torch.zeros(shape), n)
-    with pytest.raises(ValueError, match="num_classes is 4, but the module returned 3"):
+    with pytest.raises(ValueError, match="`num_classes` must be 3, .*, got 4"):
         TorchClassifier(Squeezed(3), num_classes=4).predict(inputs(1))
 
 

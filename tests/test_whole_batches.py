@@ -61,7 +61,7 @@ def asked(net, x):
 
 @every_attack
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
-@pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes")
+@pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 def test_every_pass_sends_the_whole_batch_and_the_last_one_what_is_returned(attack, net):
     x, y = data(net)
     result = attack.run(advkit.TorchClassifier(net, batch="whole"), x, y)
@@ -76,7 +76,7 @@ def test_every_pass_sends_the_whole_batch_and_the_last_one_what_is_returned(atta
 
 @every_attack
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
-@pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes")
+@pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 def test_an_evaluation_leaves_what_is_misclassified_in_the_batch(attack, net):
     x, y = data(net)
     y[::3] = 1 - y[::3]
@@ -137,7 +137,7 @@ def test_noise_and_examples_of_an_evaluation_are_labelled_in_the_whole_batch(net
     assert torch.equal((asked(net, with_noise) == y)[1:], report.noise[0].robust[1:])
     x_adv = torch.cat([x[:1], net.batches[-3][1:]])  # noise is sent last, after the examples
     found, labels = report.outcomes[0].examples, asked(net, x_adv)
-    for example, answer in zip(found.x_adv, found.answer, strict=True):
+    for example, answer in zip(found.x_adv, found.predicted, strict=True):
         assert labels[(x_adv == example).all(1).nonzero().flatten()] == answer
 
 
@@ -203,7 +203,7 @@ def test_batch_statistics_are_found(mode):
 
 
 def test_the_option_is_checked(net):
-    with pytest.raises(ValueError, match="batch must be one of"):
+    with pytest.raises(ValueError, match="`batch` must be one of"):
         advkit.TorchClassifier(net, batch="all")
 
 
@@ -222,5 +222,5 @@ def test_a_benchmark_measures_passes_of_what_is_sent(net):
     y[1:] = 1 - y[1:]  # one is left to attack
     model = advkit.TorchClassifier(net, batch="whole")
     found = rob.benchmark(model, x, y, attacks=[attacks.FGSM(eps=0.1)], rounds=1)
-    assert found.floor.inputs == 4
+    assert found.bare_pass.inputs == 4
     assert {len(batch) for batch in net.batches} == {4}

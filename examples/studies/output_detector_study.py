@@ -318,7 +318,7 @@ def folds(size: Size, *, grouped: bool) -> StratifiedKFold | StratifiedGroupKFol
 
 
 def parts(seen: OutputTable, size: Size) -> list[tuple[Array, Array]]:
-    """Rows to learn from and rows to judge, for each fold, no image on both sides."""
+    """Rows to fit on and rows to score, for each fold, with no image on both sides."""
     cut = folds(size, grouped=True)
     return list(cut.split(seen.outputs, seen.attack, groups=seen.groups))
 
@@ -337,8 +337,8 @@ def by_clean_data_alone(logits: OutputTable, size: Size) -> dict[str, Any]:
     found = {}
     for name, (given, learnt_from) in contestants.items():
         anomaly_score = np.empty(len(given))
-        for learn, judge in parts(given, size):
-            anomaly_score[judge] = learnt_from(given[learn]).anomaly_score(given.outputs[judge])
+        for train, test in parts(given, size):
+            anomaly_score[test] = learnt_from(given[train]).anomaly_score(given.outputs[test])
         found[name] = detection(given, anomaly_score, size)
     return found
 
@@ -372,10 +372,10 @@ def unseen_attacks(logits: OutputTable, size: Size) -> dict[str, Any]:
     for attack in PAPER:
         rows = np.isin(logits.attack, [CLEAN, attack])
         anomaly_score = np.zeros(len(logits))
-        for learn, judge in parts(logits, size):
-            known = learn[logits.attack[learn] != attack]
+        for train, test in parts(logits, size):
+            known = train[logits.attack[train] != attack]
             forest = fitted(BEST, size, logits[known])
-            anomaly_score[judge] = forest.anomaly_score(logits.outputs[judge])
+            anomaly_score[test] = forest.anomaly_score(logits.outputs[test])
         found[attack] = detection(logits[rows], anomaly_score[rows], size)
     return found
 
@@ -396,9 +396,9 @@ def weaker_attacks(
     }
     other = detectors.collect({VICTIM: net}, weaker, data.x, data.y, outputs="logits")
     anomaly_score = np.empty(len(other))
-    for learn, judge in parts(logits, size):
-        rows = np.isin(other.sample, np.unique(logits.sample[judge]))
-        forest = fitted(BEST, size, logits[learn])
+    for train, test in parts(logits, size):
+        rows = np.isin(other.sample, np.unique(logits.sample[test]))
+        forest = fitted(BEST, size, logits[train])
         anomaly_score[rows] = forest.anomaly_score(other.outputs[rows])
     fooled = ~other.adversarial | (other.success & (other.distance > 0))
     return {
@@ -415,10 +415,10 @@ def from_pixels(net: nn.Module, data: Dataset, size: Size) -> dict[str, Any]:
     sample = np.tile(np.arange(len(data.x)), 1 + len(made))
     fake = torch.from_numpy(attack != CLEAN).long()
     anomaly_score = np.empty(len(images))
-    for learn, judge in folds(size, grouped=True).split(sample, attack, groups=sample):
-        detector = learn_mirrored(pixel_net(), balanced(images[learn], fake[learn]), size.epochs)
-        scores = TorchClassifier(detector).scores(images[judge])
-        anomaly_score[judge] = scores[:, 1].numpy()
+    for train, test in folds(size, grouped=True).split(sample, attack, groups=sample):
+        detector = learn_mirrored(pixel_net(), balanced(images[train], fake[train]), size.epochs)
+        scores = TorchClassifier(detector).scores(images[test])
+        anomaly_score[test] = scores[:, 1].numpy()
     return rob.detection_scores(
         attack != CLEAN, anomaly_score, attack=attack, samples=sample, bootstrap=size.bootstrap
     ).to_dict()
@@ -461,7 +461,7 @@ def attackers_who_know(
     }
     found = {}
     for name, (outputs, detector) in guarding.items():
-        guard = detectors.Guard(net, detector, outputs=outputs).calibrate(held_out, fpr=FPR)
+        guard = detectors.Guard(net, detector, fpr=FPR, outputs=outputs).calibrate(held_out)
         rows = (seen if outputs == "scores" else learn).outputs
         tried = knowing(guard, rows, torch.from_numpy(clean.outputs), size)
         found[name] = against(guard, x, y, tried)
@@ -471,12 +471,12 @@ def attackers_who_know(
 def knowing(guard: Any, rows: Array, clean: Tensor, size: Size) -> dict[str, Any]:
     """The paper's PGD, and attacks on net and guard together within the same ball."""
     climb = attacks.PGD(eps=EPS, steps=size.steps)
-    copy = detectors.DetectorSurrogate(guard.detector, seed=SEED).fit(rows)
-    spread = float(np.ptp(copy.anomaly_score(rows)))
+    surrogate = detectors.DetectorSurrogate(guard.detector, seed=SEED).fit(rows)
+    spread = float(np.ptp(surrogate.anomaly_score(rows)))
     evasions = [
         Evasion(
-            detector_score=copy.anomaly_score, threshold=guard.threshold - room * spread, weight=10 / spread,
-            outputs=guard.outputs,
+            detector_score=surrogate.anomaly_score, threshold=guard.threshold - room * spread,
+            weight=10 / spread, outputs=guard.outputs,
         )
         for room in (0.0, 0.1, 0.3)
     ]  # fmt: skip
@@ -492,20 +492,19 @@ def knowing(guard: Any, rows: Array, clean: Tensor, size: Size) -> dict[str, Any
 
 def against(guard: Any, x: Tensor, y: Tensor, tried: Mapping[str, Any]) -> dict[str, Any]:
     """Clean figures, and for each attack what the guard catches and what gets past it, in %."""
-    asked = guard.judge(x)
-    alarms = asked.alarm
+    verdict = guard.inspect(x)
     found: dict[str, Any] = {
         "inputs": len(x),
-        "false alarms": 100 * float(alarms.double().mean()),
-        "clean": 100 * float((asked.labels == y).double().mean()),
+        "false alarms": 100 * float(verdict.alarm.double().mean()),
+        "clean": 100 * float((verdict.labels == y).double().mean()),
     }
     for name, attack in tried.items():
         result = attack.run(guard, x, y)
-        judged = guard.judge(result.x_adv)
-        wrong = guard.model.predict(result.x_adv) != y
-        past = (judged.labels != y) & ~judged.alarm
+        verdict = guard.inspect(result.x_adv)
+        misclassified = guard.model.predict(result.x_adv) != y
+        past = (verdict.labels != y) & ~verdict.alarm
         found[name] = {
-            "caught": 100 * float(judged.alarm[wrong].double().mean()),
+            "caught": 100 * float(verdict.alarm[misclassified].double().mean()),
             "past": 100 * float(past.double().mean()),
         }
     return found

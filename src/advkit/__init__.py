@@ -1,4 +1,4 @@
-"""advkit: adversarial attacks in vectorised PyTorch, and evaluations to believe."""
+"""advkit: vectorized adversarial attacks in PyTorch, and evaluations that can be trusted."""
 
 from typing import TYPE_CHECKING
 
@@ -59,12 +59,12 @@ __all__ = [
     "models",
 ]
 
-if not TYPE_CHECKING:  # a type checker would take every name for one that exists
+if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept every name
 
     def __getattr__(name: str) -> object:
         """Import the packages at the first use of a public name.
 
-        `import advkit` alone takes no time, so that the command can handle Ctrl-C while torch
+        `import advkit` itself imports no package, so that the command can handle Ctrl-C while torch
         is imported.
         """
         if name not in __all__:
@@ -85,5 +85,5 @@ if not TYPE_CHECKING:  # a type checker would take every name for one that exist
 
 
 def __dir__() -> list[str]:
-    """Return the public names too, imported or not."""
+    """Return the global names and all public names, imported or not."""
     return sorted({*globals(), *__all__})

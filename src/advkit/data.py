@@ -1,4 +1,4 @@
-"""Data sets: the digits that scikit-learn embeds, and `.npz` archives on disk."""
+"""Data sets: the digits of scikit-learn, and `.npz` archives on disk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from advkit.core import checks
 from advkit.core.archives import read_npz
 
 Layout = Literal["auto", "channels_last", "channels_first", "as_is"]
-_CHANNELS = (1, 3, 4)
-_DIGITS_TEST = 500
+_CHANNEL_COUNTS = (1, 3, 4)  # gray, RGB and RGBA images
+_DIGITS_TEST_SIZE = 500  # images at the end of the digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Dataset:
     Attributes:
         x: float32 `(n, *features)`; images as `(n, channels, height, width)`.
         y: int64 `(n,)`.
-        name: where it comes from, for reports.
+        name: name of the data set, for reports.
     """
 
     x: Tensor
@@ -37,15 +37,15 @@ class Dataset:
         return len(self.x)
 
     def head(self, limit: int | None) -> Dataset:
-        """The first `limit` samples, all of them for `None`."""
+        """Return the first `limit` samples; `None` means all."""
         return Dataset(self.x[:limit], self.y[:limit], self.name)
 
 
 def digits(split: Literal["train", "test"]) -> Dataset:
-    """The 8x8 digits embedded in scikit-learn (Alpaydin and Kaynak, 1998), in [0, 1].
+    """Load the 8x8 digits in scikit-learn (Alpaydin and Kaynak, 1998), with values in [0, 1].
 
-    The test split is the last 500 of the 1,797 images, so that nearly all of its writers are others
-    than those of the train split.
+    The test split is the last 500 of the 1,797 images. Nearly all of its writers are absent from
+    the train split.
 
     Example:
         >>> from advkit import data
@@ -58,7 +58,8 @@ def digits(split: Literal["train", "test"]) -> Dataset:
     images, labels = load_digits(return_X_y=True)
     x = torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16
     y = torch.from_numpy(labels).long()
-    part = slice(-_DIGITS_TEST) if split == "train" else slice(-_DIGITS_TEST, None)
+    test_size = _DIGITS_TEST_SIZE
+    part = slice(-test_size) if split == "train" else slice(-test_size, None)
     return Dataset(x[part], y[part], f"scikit-learn digits ({split})")
 
 
@@ -67,36 +68,37 @@ def load_npz(
 ) -> Dataset:
     """Read a `.npz` archive with the arrays `images` and `labels`.
 
-    Bytes 0..255 are spread over `bounds`; floats are taken as they are. `(n, height, width)` gets a
-    channel axis, `(n, height, width, channels)` becomes `(n, channels, height, width)`, two axes
-    are a table. That is the layout of the MNIST and CIFAR-10 archives of the documentation.
+    Bytes 0..255 are scaled to `bounds`, floats are unchanged. Images `(n, height, width)` get a
+    channel axis, and `(n, height, width, channels)` becomes `(n, channels, height, width)`. Arrays
+    of two axes are tables. This is the layout of the MNIST and CIFAR-10 archives of the
+    documentation.
 
     Args:
         path: the archive; no pickled objects are read.
-        bounds: what 0 and 255 stand for.
-        layout: how to read four axes: `"auto"` looks for the axis of 1, 3 or 4 channels and refuses
-            to guess between two of them; `"as_is"` leaves every array as it is.
+        bounds: the values that 0 and 255 are scaled to.
+        layout: meaning of four axes. `"auto"` takes the axis of length 1, 3 or 4 as the channels,
+            and raises if there are two such axes. `"as_is"` leaves every array unchanged.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is damaged, not such an archive, or its arrays have the wrong shape, dtype or
-            values.
+        ValueError: it is damaged, is not such an archive, or its arrays have a wrong shape, dtype
+            or value.
     """
     path = Path(path)
     arrays = read_npz(path, ("images", "labels"))
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim < 2:
-        raise ValueError(f"{path}: images must have two axes or more, got shape {images.shape}")
+        raise ValueError(f"{path}: `images` must have two axes or more, got shape {images.shape}.")
     if labels.shape != images.shape[:1]:
         raise ValueError(
-            f"{path}: labels must have shape ({len(images)},) like the {len(images)} images, "
-            f"got {labels.shape}"
+            f"{path}: `labels` must have shape ({len(images)},) like the {len(images)} images, "
+            f"got {labels.shape}."
         )
     if labels.dtype.kind not in "iu":
-        raise ValueError(f"{path}: labels must be integers, got {labels.dtype}")
+        raise ValueError(f"{path}: `labels` must be integers, got {labels.dtype}.")
     labels = labels.astype(np.int64)
-    if bool((labels < 0).any()):  # or above what int64 holds
-        raise ValueError(f"{path}: labels must not be negative, got {labels.min()}")
+    if bool((labels < 0).any()):  # or too large for int64
+        raise ValueError(f"{path}: `labels` must not be negative, got {labels.min()}.")
     x = _channels_first(_in_bounds(images, bounds, path), layout, path)
     return Dataset(x.contiguous(), torch.from_numpy(labels), path.name)
 
@@ -106,13 +108,13 @@ def _in_bounds(images: npt.NDArray[np.generic], bounds: tuple[float, float], pat
         lower, upper = bounds
         return torch.from_numpy(images).float() / 255 * (upper - lower) + lower
     if images.dtype.kind != "f":
-        raise ValueError(f"{path}: images must be uint8 or float, got {images.dtype}")
+        raise ValueError(f"{path}: `images` must be uint8 or float, got {images.dtype}.")
     with np.errstate(over="ignore"):
         x = torch.from_numpy(images.astype(np.float32))
     bad = ~x.flatten(1).isfinite().all(1)
     if bad.any():
-        sample = checks.indices(bad)
-        raise ValueError(f"{path}: images must be finite, has NaN or infinity in sample {sample}")
+        where = checks.samples(bad)
+        raise ValueError(f"{path}: `images` must be finite, got NaN or infinity ({where}).")
     return x
 
 
@@ -123,11 +125,11 @@ def _channels_first(x: Tensor, layout: Layout, path: Path) -> Tensor:
     if x.ndim == 3:
         return x.unsqueeze(1)
     if layout == "auto":
-        first, last = x.shape[1] in _CHANNELS, x.shape[3] in _CHANNELS
+        first, last = x.shape[1] in _CHANNEL_COUNTS, x.shape[3] in _CHANNEL_COUNTS
         if first == last:
             raise ValueError(
-                f"{path}: images of shape {tuple(x.shape)} do not show which axis holds the "
-                "channels; say layout='channels_first' or 'channels_last'"
+                f"{path}: `images` must have one axis of 1, 3 or 4 channels, got shape "
+                f"{tuple(x.shape)}. Set `layout` to 'channels_first', 'channels_last' or 'as_is'."
             )
         layout = "channels_last" if last else "channels_first"
     return x.permute(0, 3, 1, 2) if layout == "channels_last" else x

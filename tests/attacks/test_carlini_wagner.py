@@ -211,13 +211,13 @@ def test_samples_without_a_gradient_end_at_once():
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"confidence": -1.0}, ValueError, "confidence must .*got -1"),
-        ({"search_steps": 0}, ValueError, "search_steps must be .*at least 1"),
-        ({"steps": 0}, ValueError, "steps must be .*at least 1"),
-        ({"lr": 0.0}, ValueError, "lr must be"),
-        ({"initial_const": -1.0}, ValueError, "initial_const must be"),
-        ({"schedule": 1}, ValueError, "schedule must be one of"),
-        ({"candidates": 0}, ValueError, "candidates must be"),
+        ({"confidence": -1.0}, ValueError, "`confidence` must .*got -1"),
+        ({"search_steps": 0}, ValueError, "`search_steps` must be .*at least 1"),
+        ({"steps": 0}, ValueError, "`steps` must be .*at least 1"),
+        ({"lr": 0.0}, ValueError, "`lr` must be"),
+        ({"initial_const": -1.0}, ValueError, "`initial_const` must be"),
+        ({"schedule": 1}, ValueError, "`schedule` must be one of"),
+        ({"candidates": 0}, ValueError, "`candidates` must be"),
     ],
 )
 def test_wrong_settings(settings, error, said):

@@ -32,7 +32,7 @@ from tests.attack_cases import (
 )
 from tests.toys import Halfspace, answers, convnet, images
 
-pytestmark = pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes")
+pytestmark = pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 every_gradient_attack = pytest.mark.parametrize("attack", GRADIENT, ids=repr)
 every_black_box_attack = pytest.mark.parametrize("attack", BLACK_BOX, ids=repr)
@@ -146,7 +146,7 @@ def refuses_targets(attack):
     for refuses in (DeepFool, Adaptive):
         if isinstance(attack, refuses) or isinstance(getattr(attack, "attack", None), refuses):
             return f"`target` must be None: {refuses.__name__} has no targeted form"
-    return "loss must not be 'dlr' with a target" if getattr(attack, "loss", "") == "dlr" else ""
+    return "`loss` must not be 'dlr' with a target" if getattr(attack, "loss", "") == "dlr" else ""
 
 
 def stronger(attack):
@@ -411,13 +411,13 @@ class TestLabels:
 
     def test_out_of_range(self, attack, net, x, y):
         y[5] = 3
-        with pytest.raises(ValueError, match="y must be below 3.*got 3.*sample 5"):
+        with pytest.raises(ValueError, match="`y` must be below 3.*got 3.*sample 5"):
             attack(net, x, y)
         if isinstance(attack, Transfer) or refuses_targets(with_(attack, loss="ce")):
             return
-        with pytest.raises(ValueError, match="target must be below 3"):
+        with pytest.raises(ValueError, match="`target` must be below 3"):
             with_(attack, loss="ce")(net, x, target=y)
-        with pytest.raises(ValueError, match="y must be below 3.*got 3"):
+        with pytest.raises(ValueError, match="`y` must be below 3.*got 3"):
             with_(attack, loss="ce")(net, x, y, target=torch.zeros_like(y))
 
     @pytest.mark.parametrize(
@@ -563,7 +563,7 @@ class TestModels:
         torch.testing.assert_close(attack(model, x.double(), y), attack(net, x.double(), y))
 
     def test_another_dtype_than_the_modules_is_refused(self, attack, net, x, y):
-        with pytest.raises(TypeError, match=r"x of torch.float64 on cpu.*torch.float32 on cpu"):
+        with pytest.raises(TypeError, match=r"torch.float32 on cpu, got torch.float64 on cpu"):
             attack(net, x.double(), y)
 
     @pytest.mark.filterwarnings("ignore:.*met a gradient")
@@ -634,7 +634,7 @@ class TestNaN:
             with pytest.warns(InconclusiveWarning, match="NaN or infinite logits"):
                 assert attack.run(Never(), x, torch.full_like(y, 2)).not_finite[2]
             return
-        with pytest.raises(ValueError, match="NaN or infinite logits for sample 2"):
+        with pytest.raises(ValueError, match=r"finite logits, got NaN or infinity \(sample 2\)"):
             attack(Never(), x, torch.full_like(y, 2))
 
 
@@ -657,9 +657,7 @@ class TestGradients:
 
         with pytest.raises(TypeError, match="cannot be differentiated"):
             attack(Detached(), x, y)
-        with pytest.raises(
-            TypeError, match=f"{type(attack).__name__} needs.*Labels is a Classifier"
-        ):
+        with pytest.raises(TypeError, match=f"{type(attack).__name__}.*Labels(,| is) a Classifier"):
             attack(Labels(), x, y)
         with pytest.raises(TypeError, match=r"`model` must be a torch.nn.Module"):
             attack("net", x, y)

@@ -136,12 +136,12 @@ def test_eps_keeps_the_last_iterate_of_a_failure():
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"norm": "l1"}, ValueError, "norm must be .*'l2'.*'linf'.*got 'l1'"),
-        ({"steps": 0}, ValueError, "steps must be .*at least 1.*got 0"),
-        ({"overshoot": -0.1}, ValueError, "overshoot must .*got -0.1"),
-        ({"candidates": 0}, ValueError, "candidates must be .*at least 1.*got 0"),
-        ({"candidates": 1.5}, TypeError, "candidates must be"),
-        ({"eps": -1.0}, ValueError, "eps must .*got -1"),
+        ({"norm": "l1"}, ValueError, "`norm` must be .*'l2'.*'linf'.*got 'l1'"),
+        ({"steps": 0}, ValueError, "`steps` must be .*at least 1.*got 0"),
+        ({"overshoot": -0.1}, ValueError, "`overshoot` must .*got -0.1"),
+        ({"candidates": 0}, ValueError, "`candidates` must be .*at least 1.*got 0"),
+        ({"candidates": 1.5}, TypeError, "`candidates` must be"),
+        ({"eps": -1.0}, ValueError, "`eps` must .*got -1"),
     ],
 )
 def test_wrong_settings(settings, error, said):
@@ -151,7 +151,7 @@ def test_wrong_settings(settings, error, said):
 
 def test_a_target_is_refused():
     net, x = convnet(), images()
-    with pytest.raises(ValueError, match="target must be None: DeepFool has no targeted form"):
+    with pytest.raises(ValueError, match="`target` must be None: DeepFool has no targeted form"):
         attacks.DeepFool()(net, x, target=answers(net, x))
 
 

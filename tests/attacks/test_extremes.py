@@ -9,7 +9,7 @@ from tests.attack_cases import ATTACKS, BUDGET, GRADIENT, MINIMUM_NORM, used_by,
 from tests.toys import convnet, images
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes"),
+    pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes"),
     pytest.mark.filterwarnings("ignore:.*met a gradient"),
 ]
 # those whose budget is a length, on the net itself
@@ -38,6 +38,7 @@ def is_published(attack):
     return getattr(attack, "initial_const", None) is not None
 
 
+@pytest.mark.slow("every attack several times")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_success_does_not_depend_on_the_scale_of_the_logits(attack, dtype):

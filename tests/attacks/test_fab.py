@@ -33,11 +33,11 @@ def walk_numpy(net, x0, target, norm, steps):
         if success and size(x - x0) < nearest:
             nearest, best = size(x - x0), x
         z = w @ x + x @ a @ x / 2 + b
-        rival = max((k for k in range(len(b)) if k != target), key=lambda k: z[k])
-        normal = (w + a @ x)[target] - (w + a @ x)[rival]
+        candidate = max((k for k in range(len(b)) if k != target), key=lambda k: z[k])
+        normal = (w + a @ x)[target] - (w + a @ x)[candidate]
         normal[(x <= 0) & (normal < 0) | (x >= 1) & (normal > 0)] = 0
         over = np.clip(over * (0.7 if success else 1.3), 1e-3, 2.0)
-        ahead = (z[rival] - z[target]) / dual(normal)
+        ahead = (z[candidate] - z[target]) / dual(normal)
         ahead += over * max(size(x - x0), ahead)
         unit = normal / dual(normal)
         on_plane = x - x0 + ahead * straight(unit)
@@ -147,10 +147,10 @@ def test_classes_that_are_far_are_given_up_early():
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"norm": "l1"}, ValueError, "norm must be .*'l2'.*'linf'.*got 'l1'"),
-        ({"steps": 0}, ValueError, "steps must be .*at least 1.*got 0"),
-        ({"candidates": 0}, ValueError, "candidates must be .*at least 1.*got 0"),
-        ({"progress": 1}, TypeError, "progress must be"),
+        ({"norm": "l1"}, ValueError, "`norm` must be .*'l2'.*'linf'.*got 'l1'"),
+        ({"steps": 0}, ValueError, "`steps` must be .*at least 1.*got 0"),
+        ({"candidates": 0}, ValueError, "`candidates` must be .*at least 1.*got 0"),
+        ({"progress": 1}, TypeError, "`progress` must be"),
     ],
 )
 def test_wrong_settings(settings, error, said):

@@ -18,7 +18,7 @@ from tests.attack_cases import ATTACKS, GRADIENT
 from tests.attacks.test_contract import keeps_its_word
 from tests.toys import answers, convnet, images
 
-pytestmark = pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes")
+pytestmark = pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 every_gradient_attack = pytest.mark.parametrize("attack", GRADIENT, ids=repr)
 
@@ -148,6 +148,7 @@ def compiled():
     torch.compiler.reset()
 
 
+@pytest.mark.slow("compiles")
 @quiet
 @every_attack
 def test_a_compiled_module_is_attacked_as_the_bare_one(attack, compiled, x, y):

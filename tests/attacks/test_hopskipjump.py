@@ -75,7 +75,7 @@ def test_the_normal_is_that_of_the_plane():
 
 
 def searching(attack, model, x, kind=_Search):
-    problem = attack._problem(attack._view(model), x, model.predict(x), None)
+    problem = attack._problem(attack._adapt_model(model), x, model.predict(x), None)
     return kind(attack, problem, Nearest.empty(problem.x))
 
 
@@ -89,7 +89,7 @@ def test_halving_ends_just_past_the_boundary():
         search._approach(far, torch.arange(len(x)))
         assert (search.nearest.distance >= exact * (1 - 1e-9)).all()
         assert (search.nearest.distance <= exact * (1 + 3 * 2.0**-9 + 1e-9)).all()
-        assert (search.problem.ledger.forward == 9).all()
+        assert (search.problem.statistics.forward == 9).all()
 
 
 class Watched(_Search):
@@ -221,18 +221,18 @@ def test_what_was_found_when_a_budget_ends_is_near():
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"norm": "l1"}, ValueError, "norm must be one of 'l2', 'linf', got 'l1'"),
-        ({"max_queries": 2}, ValueError, "max_queries must be at least 3, got 2"),
+        ({"norm": "l1"}, ValueError, "`norm` must be one of 'l2', 'linf', got 'l1'"),
+        ({"max_queries": 2}, ValueError, "`max_queries` must be at least 3, got 2"),
         (
             {"init_gradient_queries": 0},
             ValueError,
-            "init_gradient_queries must be at least 1, got 0",
+            "`init_gradient_queries` must be at least 1, got 0",
         ),
-        ({"init_trials": 0}, ValueError, "init_trials must be at least 1, got 0"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-        ({"seed": "1"}, TypeError, "seed must be an int"),
-        ({"init_points": [0.5]}, TypeError, "init_points must be a torch.Tensor, got list"),
-        ({"progress": None}, TypeError, "progress must be True or False"),
+        ({"init_trials": 0}, ValueError, "`init_trials` must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1, got 0"),
+        ({"seed": "1"}, TypeError, "`seed` must be an int"),
+        ({"init_points": [0.5]}, TypeError, "`init_points` must be a torch.Tensor, got list"),
+        ({"progress": None}, TypeError, "`progress` must be True or False"),
     ],
 )
 def test_wrong_settings(settings, error, said):

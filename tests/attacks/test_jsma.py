@@ -170,13 +170,13 @@ def test_images_of_imagenet_size(output):
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"theta": 0.0}, ValueError, "theta must be finite and not zero, got 0"),
-        ({"theta": float("nan")}, ValueError, "theta must be finite and not zero, got nan"),
-        ({"theta": "1"}, TypeError, "theta must be a number"),
-        ({"gamma": 0.0}, ValueError, "gamma must be"),
-        ({"gamma": 1.1}, ValueError, "gamma must be at most 1, got 1.1"),
-        ({"output": "softmax"}, ValueError, "output must be .*'probabilities'.*got 'softmax'"),
-        ({"candidates": 0}, ValueError, "candidates must be"),
+        ({"theta": 0.0}, ValueError, "`theta` must be finite and not zero, got 0"),
+        ({"theta": float("nan")}, ValueError, "`theta` must be finite and not zero, got nan"),
+        ({"theta": "1"}, TypeError, "`theta` must be a number"),
+        ({"gamma": 0.0}, ValueError, "`gamma` must be"),
+        ({"gamma": 1.1}, ValueError, "`gamma` must be at most 1, got 1.1"),
+        ({"output": "softmax"}, ValueError, "`output` must be .*'probabilities'.*got 'softmax'"),
+        ({"candidates": 0}, ValueError, "`candidates` must be"),
     ],
 )
 def test_wrong_settings(settings, error, said):

@@ -14,14 +14,14 @@ from advkit.attacks.engine.loop import iterate
 from tests.toys import Quadratic, answers, convnet, images
 
 
-def objective_numpy(net, x0, label, rival, const):
+def objective_numpy(net, x0, label, candidate, const):
     """|x - x0|^2 + const * log(1 + exp(z_label - z_rival)) and its gradient."""
     a, w, b = net.numpy()
 
     def value_and_gradient(x):
         z, rows = w @ x + x @ a @ x / 2 + b, w + a @ x
-        gap = z[label] - z[rival]
-        slope = const / (1 + np.exp(-gap)) * (rows[label] - rows[rival])
+        gap = z[label] - z[candidate]
+        slope = const / (1 + np.exp(-gap)) * (rows[label] - rows[candidate])
         delta = x - x0
         return delta @ delta + const * np.logaddexp(0, gap), 2 * delta + slope
 
@@ -43,9 +43,9 @@ class Lowest(NamedTuple):
         return Lowest(x_adv, torch.minimum(value, self.value), self.const.clone())
 
 
-def lowest_point(attack, net, x, y, rival, const):
+def lowest_point(attack, net, x, y, candidate, const):
     """Where one constant leads to from the inputs."""
-    problem = attack._problem(TorchClassifier(net), x, y, None).against(rival)
+    problem = attack._problem(TorchClassifier(net), x, y, None).with_candidate(candidate)
     const = torch.full((len(x),), const, dtype=x.dtype)
     return iterate(
         problem,
@@ -66,12 +66,12 @@ def test_the_minimizer_is_scipys(const, memory, seed):
     net = Quadratic(features=8, classes=3, seed=seed, bend=0.05)
     x = torch.rand(10, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     y = answers(net, x)
-    rival = (y + 1) % 3
+    candidate = (y + 1) % 3
     attack = attacks.LBFGS(steps=200, memory=memory)
-    ours = lowest_point(attack, net, x, y, rival, const).numpy()
+    ours = lowest_point(attack, net, x, y, candidate, const).numpy()
     held = 0
     for i in range(len(x)):
-        function = objective_numpy(net, x[i].numpy(), int(y[i]), int(rival[i]), const)
+        function = objective_numpy(net, x[i].numpy(), int(y[i]), int(candidate[i]), const)
         theirs = minimize(
             function, x[i].numpy(), jac=True, method="L-BFGS-B", bounds=[(0, 1)] * 8,
             options={"ftol": 1e-14, "gtol": 1e-10},
@@ -89,13 +89,13 @@ def scipy_search(net, x0, label):
     def logits(v):
         return net(torch.from_numpy(v).view(1, *x0.shape))[0]
 
-    for rival in (k for k in range(3) if k != label):
+    for candidate in (k for k in range(3) if k != label):
         for const in 10.0 ** np.linspace(-2, 2, 12):
 
-            def function(v, rival=rival, const=const):
+            def function(v, candidate=candidate, const=const):
                 leaf = torch.from_numpy(v).requires_grad_()
                 z = net(leaf.view(1, *x0.shape))[0]
-                loss = nn.functional.softplus(z[label] - z[rival])
+                loss = nn.functional.softplus(z[label] - z[candidate])
                 value = ((leaf - torch.from_numpy(start)) ** 2).sum() + const * loss
                 value.backward()
                 return value.item(), leaf.grad.numpy()
@@ -109,6 +109,7 @@ def scipy_search(net, x0, label):
     return nearest
 
 
+@pytest.mark.slow("searches for constants in SciPy")
 def test_the_search_is_nearer_than_scipys():
     net, x = convnet(dtype=torch.float64), images(4, torch.float64)
     y = answers(net, x)
@@ -203,10 +204,10 @@ def test_memory_is_used():
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"memory": 0}, ValueError, "memory must be .*at least 1"),
-        ({"search_steps": 0}, ValueError, "search_steps must be .*at least 1"),
-        ({"steps": 2.5}, TypeError, "steps must be"),
-        ({"initial_const": 0.0}, ValueError, "initial_const must be"),
+        ({"memory": 0}, ValueError, "`memory` must be .*at least 1"),
+        ({"search_steps": 0}, ValueError, "`search_steps` must be .*at least 1"),
+        ({"steps": 2.5}, TypeError, "`steps` must be"),
+        ({"initial_const": 0.0}, ValueError, "`initial_const` must be"),
     ],
 )
 def test_wrong_settings(settings, error, said):

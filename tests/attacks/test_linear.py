@@ -11,6 +11,7 @@ from torch import nn
 from advkit import TorchClassifier, attacks
 from tests.toys import Halfspace
 
+pytestmark = pytest.mark.slow("every attack in many dimensions, boxes and dtypes")
 NORMS = ("linf", "l2", "l1")
 RATIOS = ((0.97, False), (1.03, True))
 D = 12
@@ -63,8 +64,8 @@ def best_gain(w, room, eps, norm):
     if norm == "l1":
         gain, left = 0.0, eps
         for i in np.argsort(-w):
-            take = min(room[i], left)
-            gain, left = gain + w[i] * take, left - take
+            select = min(room[i], left)
+            gain, left = gain + w[i] * select, left - select
         return gain
     if np.linalg.norm(room) <= eps:
         return float(w @ room)

@@ -249,14 +249,14 @@ def test_saturated_probabilities_are_seen_through():
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
-        ({"max_queries": 2}, ValueError, "max_queries must be at least 3, got 2"),
+        ({"norm": "l1"}, ValueError, "`norm` must be one of 'linf', 'l2', got 'l1'"),
+        ({"max_queries": 2}, ValueError, "`max_queries` must be at least 3, got 2"),
         ({"p_init": 0.0}, ValueError, "`?p_init`? must be positive and finite, got 0.0"),
         ({"p_init": 1.5}, ValueError, "`?p_init`? must be at most 1, got 1.5"),
-        ({"stop": "last"}, ValueError, "stop must be one of"),
-        ({"seed": 0.5}, TypeError, "seed must be an int"),
-        ({"progress": 1}, TypeError, "progress must be True or False"),
-        ({"eps": -1.0}, ValueError, "eps must be at least 0"),
+        ({"stop": "last"}, ValueError, "`stop` must be one of"),
+        ({"seed": 0.5}, TypeError, "`seed` must be an int"),
+        ({"progress": 1}, TypeError, "`progress` must be True or False"),
+        ({"eps": -1.0}, ValueError, "`eps` must be at least 0"),
     ],
 )
 def test_wrong_settings(settings, error, said):

@@ -307,15 +307,15 @@ def test_a_budget_of_the_victims_own_ends_it():
         (
             {"x": points(101)},
             ValueError,
-            "x must hold at least one sample and at most 100.*got 101",
+            "`x` must hold at least one sample and at most 100.*got 101",
         ),
-        ({"x": points(0)}, ValueError, "x must hold at least one sample.*got 0"),
+        ({"x": points(0)}, ValueError, "`x` must hold at least one sample.*got 0"),
         ({"x": points(5) + 1}, ValueError, r"`x` must lie in the model's bounds \[0, 1\]"),
-        ({"x": points(5).long()}, TypeError, "x must be of a floating dtype"),
+        ({"x": points(5).long()}, TypeError, "`x` must have a floating dtype"),
         ({"x_test": points(0)}, ValueError, "x_test must hold at least one sample or be None"),
         ({"x_test": points(5) + 1}, ValueError, r"must lie in the model's bounds \[0, 1\]"),
-        ({"net": lambda x: x}, TypeError, "net must be a torch.nn.Module, got function"),
-        ({"victim": "tree"}, TypeError, "model must be a torch.nn.Module.*got str"),
+        ({"net": lambda x: x}, TypeError, "`net` must be a torch.nn.Module, got function"),
+        ({"victim": "tree"}, TypeError, "`model` must be a torch.nn.Module.*got str"),
     ],
 )
 def test_wrong_arguments(changes, error, said):
@@ -356,16 +356,16 @@ def test_it_shows_its_rounds(capsys):
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"max_queries": 0}, ValueError, "max_queries must be at least 1, got 0"),
-        ({"max_queries": 1e3}, TypeError, "max_queries must be an int, got float"),
-        ({"rounds": -1}, ValueError, "rounds must be at least 0, got -1"),
-        ({"step_size": 0.0}, ValueError, "step_size must be positive and finite, got 0.0"),
-        ({"step_size": float("nan")}, ValueError, "step_size must be positive.*got nan"),
-        ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
-        ({"lr": -1e-3}, ValueError, "lr must be positive and finite, got -0.001"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-        ({"seed": "0"}, TypeError, "seed must be an int, got str"),
-        ({"progress": 1}, TypeError, "progress must be True or False, got int"),
+        ({"max_queries": 0}, ValueError, "`max_queries` must be at least 1, got 0"),
+        ({"max_queries": 1e3}, TypeError, "`max_queries` must be an int, got float"),
+        ({"rounds": -1}, ValueError, "`rounds` must be at least 0, got -1"),
+        ({"step_size": 0.0}, ValueError, "`step_size` must be positive and finite, got 0.0"),
+        ({"step_size": float("nan")}, ValueError, "`step_size` must be positive.*got nan"),
+        ({"epochs": 0}, ValueError, "`epochs` must be at least 1, got 0"),
+        ({"lr": -1e-3}, ValueError, "`lr` must be positive and finite, got -0.001"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1, got 0"),
+        ({"seed": "0"}, TypeError, "`seed` must be an int, got str"),
+        ({"progress": 1}, TypeError, "`progress` must be True or False, got int"),
     ],
 )
 def test_wrong_settings(settings, error, said):

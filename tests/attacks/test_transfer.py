@@ -225,11 +225,11 @@ def test_a_gradient_that_failed_is_reported_where_the_target_was_not_fooled():
     y = answers(source, x)
     transfer = attacks.Transfer(attack=attacks.FGSM(eps=0.01), surrogate=source)
     result = transfer.run(target, x, y)
-    blind = x[:, 0] > 0.5
-    assert torch.equal(result.no_gradient, blind & ~result.success)
-    assert (blind & result.success).any()
+    no_gradient = x[:, 0] > 0.5
+    assert torch.equal(result.no_gradient, no_gradient & ~result.success)
+    assert (no_gradient & result.success).any()
     assert result.no_gradient.any()
-    assert (~blind & ~result.success).any()
+    assert (~no_gradient & ~result.success).any()
 
 
 def test_nan_logits_of_the_target_are_reported(net, x, y):
@@ -275,7 +275,7 @@ def test_bounds_that_both_share(bounds):
 
 @pytest.mark.parametrize("attack", [attacks.FGSM, "FGSM", None])
 def test_what_is_no_attack_is_refused(attack):
-    with pytest.raises(TypeError, match="attack must be an attack, got"):
+    with pytest.raises(TypeError, match="`attack` must be an attack, got"):
         attacks.Transfer(attack=attack, surrogate=nn.Linear(2, 2))
 
 
@@ -288,7 +288,7 @@ def test_a_surrogate_that_is_no_model_is_refused(surrogate):
 def test_a_surrogate_that_the_attack_cannot_attack_is_refused(net, x, y):
     forest = RandomForestClassifier(3, random_state=0).fit(x.flatten(1).numpy(), y.numpy())
     transfer = attacks.Transfer(attack=FGSM, surrogate=forest)
-    with pytest.raises(TypeError, match=r"FGSM needs gradients.*RandomForestClassifier"):
+    with pytest.raises(TypeError, match=r"gradients .* for FGSM, got .*RandomForestClassifier"):
         transfer.run(net, x, y)
 
 

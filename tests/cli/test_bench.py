@@ -71,7 +71,7 @@ def test_a_net_of_ones_own(folder, capsys):
     lines = shown.out.splitlines()
     assert lines[:4] == [
         "TorchClassifier(Sequential, bounds=(0, 1)) on 40 inputs",
-        "attacked: 38, those that are labelled correctly",
+        "attacked: 38, which the model labels correctly",
         "data: data.npz",
         "net: mynets.py:make",
     ]
@@ -97,7 +97,7 @@ def test_every_option_arrives(folder, capsys):
     assert found["about"] == {"data": "data.npz", "net": "mynets.py:make", "seed": "5"}
     (attack,) = found["attacks"]
     assert attack["settings"] == {"norm": "l2", "eps": 0.5, "steps": 3, "seed": 5}
-    assert attack["floors"] > 0
+    assert attack["passes"] > 0
 
 
 def test_a_batch_of_images_unless_more_are_wanted(folder):
@@ -132,19 +132,19 @@ def test_a_bar_is_shown_where_there_is_one_to_show(folder, monkeypatch, capsys, 
 
 WRONG = [
     (["--data", "none.npz"], "--data: no such file: none.npz"),
-    (["--data", "wrong.npz"], "the benchmark failed: ValueError: x must hold inputs that the"),
+    (["--data", "wrong.npz"], "the benchmark failed: ValueError: `x` must hold inputs that the"),
     (["--model", "mynets.py:mak"], "--model: mynets.py has no factory 'mak', did you mean 'make'"),
     (["--model", "mynets.py:Broken"], "the benchmark failed: OSError: disk on fire"),
     (["--attack", "PDG"], "--attack: there is no attack 'PDG', did you mean 'PGD'"),
-    (["--attack", "DeepFool"], "--eps has no use: none of the attacks needs it .DeepFool."),
-    (["--mean", "0.5"], "--mean and --std go together"),
-    (["--rounds", "0"], "argument --rounds: '0' is not a whole number of at least 1"),
-    (["--round", "x"], "argument --rounds: 'x' is not a whole number"),
+    (["--attack", "DeepFool"], "--eps must be omitted, .* needs it .DeepFool.."),
+    (["--mean", "0.5"], "--mean and --std must be given together"),
+    (["--rounds", "0"], "argument --rounds: must be an integer of at least 1, got '0'"),
+    (["--round", "x"], "argument --rounds: must be an integer"),
     (["--limit", "none"], "argument --limit"),
     (["--out", "kept"], "--out: kept must be a regular file or not exist yet, got a folder."),
     (["--out", "/dev/null"], "--out: /dev/null must be a regular file .*, got a character device"),
     (["--out", "taken/found.json"], "--out: .*Not a directory: 'taken/found.json'"),
-    (["--quiet"], "--out is missing: with --quiet alone nothing is left of the work"),
+    (["--quiet"], "--out must be given with --quiet"),
     (["--colour", "red"], "unrecognized arguments: --colour red"),
 ]
 
@@ -168,9 +168,9 @@ def test_bad_input_gets_one_line_and_status_2(folder, capsys, arguments, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "mynets.py:make"], "--data is missing"),
-        (["--data", "data.npz"], "--model is missing"),
-        (["--model", "mynets.py:make", "--data", "data.npz"], "--eps is missing.*--eps 8/255"),
+        (["--model", "mynets.py:make"], "--data must be given"),
+        (["--data", "data.npz"], "--model must be given"),
+        (["--model", "mynets.py:make", "--data", "data.npz"], "--eps must be given .*--eps 8/255"),
     ],
 )
 def test_what_is_missing_is_named(folder, capsys, arguments, said):
@@ -196,7 +196,7 @@ def test_the_help_explains_itself_and_its_examples_can_be_run(capsys):
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     shown = capsys.readouterr().out
-    for word in ("A floor is one bare forward and backward", "A * says", "--rounds N", "FILE.json"):
+    for word in ("One pass is a forward and backward", "A * marks", "--rounds N", "FILE.json"):
         assert word in shown
     examples = re.findall(r"^  advkit (bench.*)$", shown, re.M)
     assert len(examples) == 5
@@ -206,6 +206,7 @@ def test_the_help_explains_itself_and_its_examples_can_be_run(capsys):
     assert max(map(len, shown.splitlines())) <= 110
 
 
+@pytest.mark.slow("runs every attack")
 def test_the_default_job_has_groups_of_every_kind(tmp_path, monkeypatch, capsys):
     """On a net that is hardly trained: which attacks run, not what they find."""
     monkeypatch.chdir(tmp_path)

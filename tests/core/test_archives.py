@@ -29,7 +29,7 @@ def test_archives_that_are_none_or_lack_arrays_or_hold_objects(tmp_path):
     with pytest.raises(ValueError, match="is not an .npz archive of plain arrays"):
         read_npz(path, ("x", "y"))
     write_npz(path, {"x": np.zeros(2), "z": np.zeros(2)})
-    with pytest.raises(ValueError, match="must hold the arrays x and y, holds: x, z"):
+    with pytest.raises(ValueError, match="must hold the arrays x and y, got x, z"):
         read_npz(path, ("x", "y"))
     np.savez(path, x=np.array([print], dtype=object), y=np.zeros(2))
     with pytest.raises(ValueError, match="is not an .npz archive of plain arrays"):
@@ -53,7 +53,9 @@ def test_a_digest_next_to_a_file(tmp_path):
     check_digest(path)
     for other in ("", "0" * 64):
         beside.write_text(other)
-        with pytest.raises(ValueError, match="net.safetensors is damaged: its SHA-256"):
+        with pytest.raises(
+            ValueError, match="net.safetensors must have the SHA-256 in .* is damaged"
+        ):
             check_digest(path)
 
 
@@ -67,6 +69,6 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "arrays.npz"
     write_npz(path, {"x": np.zeros(2**17)})
     assert len(read_npz(path)["x"]) == 2**17
-    monkeypatch.setattr(archives, "_MOST_UNPACKED", 2**16)
+    monkeypatch.setattr(archives, "_ALWAYS_ALLOWED_SIZE", 2**16)
     with pytest.raises(ValueError, match=r"bytes would unpack to 1,048,\d\d\d"):
         read_npz(path)

@@ -43,9 +43,9 @@ def test_radii_of_each_sample_go_along_with_a_part_of_the_samples():
     assert inner.attack.eps.tolist() == pytest.approx([0.1, 0.3])
     same = attacks.FGSM(eps=0.1)
     assert for_samples(same, rows) is same
-    with pytest.raises(ValueError, match="eps has 3 values, but x has 4 samples or more"):
+    with pytest.raises(ValueError, match="`eps` must .* got 3 values for 4 samples or more"):
         for_samples(attack, torch.tensor([1, 3]))
-    with pytest.raises(ValueError, match="eps has 3 values, but x has 2 samples"):
+    with pytest.raises(ValueError, match=r"`eps` must .* shape \(2,\), got shape \(3,\)"):
         check_length(attack, 2)
     check_length(attack, None)
 

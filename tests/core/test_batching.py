@@ -33,12 +33,12 @@ def test_batches_are_moved_to_the_device_one_at_a_time():
 def test_batches_without_samples_are_left_out():
     pairs = [(torch.zeros(n, 2), torch.zeros(n)) for n in (0, 2, 0, 1)]
     assert [first for *_, first in without_empty(batches(pairs, None, 1))] == [0, 2]
-    with pytest.raises(ValueError, match="x must hold at least one sample, got none"):
+    with pytest.raises(ValueError, match="`x` must hold at least one sample, got none"):
         list(without_empty(batches(pairs[:1], None, 1)))
 
 
 def test_an_error_says_where_its_batch_begins():
-    said = "in the batch that begins at input 8: y is wrong"
+    said = "in the batch that begins at sample 8: y is wrong"
     for first, message in ((0, "y is wrong"), (8, said)):
         with pytest.raises(ValueError, match=f"^{message}$"), offset_sample_numbers(first):
             raise ValueError("y is wrong")
@@ -46,13 +46,13 @@ def test_an_error_says_where_its_batch_begins():
 
 def test_bad_arguments():
     x = torch.zeros(4, 2)
-    with pytest.raises(TypeError, match="y must be None"):
+    with pytest.raises(TypeError, match="`y` must be None"):
         batches([(x, x)], torch.zeros(4), 2)
     with pytest.raises(TypeError, match=r"`y` must be a torch.Tensor"):
         batches(x, None, 2)
     with pytest.raises(TypeError, match="iterable of"):
         batches(3, None, 2)
-    with pytest.raises(ValueError, match="x has 4 samples, but y has 3 labels"):
+    with pytest.raises(ValueError, match="`y` must have one label for each of 4 samples, got 3"):
         batches(x, torch.zeros(3), 2)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
         batches(x, torch.zeros(4), 0)

@@ -1,4 +1,4 @@
-"""The door: what gets through, and what the sentences say."""
+"""Checks of arguments: what they accept, and their messages."""
 
 import warnings
 
@@ -10,13 +10,13 @@ from advkit.core import checks
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
 def test_positive_refuses(value):
-    with pytest.raises(ValueError, match="size must be positive and finite, got"):
+    with pytest.raises(ValueError, match="`size` must be positive and finite, got"):
         checks.positive("size", value)
 
 
 @pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf")])
 def test_not_negative_refuses(value):
-    with pytest.raises(ValueError, match="size must be at least 0 and finite, got"):
+    with pytest.raises(ValueError, match="`size` must be at least 0 and finite, got"):
         checks.not_negative("size", value)
 
 
@@ -26,33 +26,33 @@ def test_not_negative_takes_zero():
 
 @pytest.mark.parametrize("value", ["1", None, True])
 def test_numbers_are_int_or_float(value):
-    with pytest.raises(TypeError, match="size must be a number, got"):
+    with pytest.raises(TypeError, match="`size` must be a number, got"):
         checks.positive("size", value)
 
 
 def test_whole_numbers():
     checks.integer("steps", 1, at_least=1)
     checks.integer("seed", -5)
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`steps` must be at least 1, got 0"):
         checks.integer("steps", 0, at_least=1)
     for value in (1.0, True, "1"):
-        with pytest.raises(TypeError, match="steps must be an int, got"):
+        with pytest.raises(TypeError, match="`steps` must be an int, got"):
             checks.integer("steps", value, at_least=1)
 
 
 def test_flags_and_choices():
     checks.boolean("shown", False)
-    with pytest.raises(TypeError, match="shown must be True or False, got int: 1"):
+    with pytest.raises(TypeError, match="`shown` must be True or False, got int: 1"):
         checks.boolean("shown", 1)
-    with pytest.raises(ValueError, match="norm must be one of 'l2', 'linf', got 'L2'"):
+    with pytest.raises(ValueError, match="`norm` must be one of 'l2', 'linf', got 'L2'"):
         checks.one_of("norm", "L2", ("l2", "linf"))
 
 
 @pytest.mark.parametrize(
     ("eps", "said"),
     [
-        (torch.tensor([0.1, -0.1]), "is not at index 1"),
-        (torch.tensor([torch.nan]), "is not at index 0"),
+        (torch.tensor([0.1, -0.1]), r"got -0.1 \(sample 1\)"),
+        (torch.tensor([torch.nan]), r"got nan \(sample 0\)"),
         (torch.tensor(0.1), r"shape \(\)"),
         (torch.ones(2, 2), r"shape \(2, 2\)"),
         (torch.tensor([True]), "torch.bool"),
@@ -67,7 +67,7 @@ def test_a_budget_needs_one_radius_for_each_sample():
     x = torch.zeros(3, 2, dtype=torch.float64)
     assert checks.radii(0.5, x).tolist() == [0.5] * 3
     assert checks.radii(torch.tensor([1, 2, 3]), x).dtype == torch.float64
-    with pytest.raises(ValueError, match="eps has 2 values, but x has 3 samples"):
+    with pytest.raises(ValueError, match=r"`eps` must .* shape \(3,\), got shape \(2,\)"):
         checks.radii(torch.ones(2), x)
 
 
@@ -81,12 +81,12 @@ def test_inputs_are_clamped_only_within_rounding():
 
 
 def test_inputs_need_features():
-    with pytest.raises(ValueError, match=r"must have features, got shape \(3, 0\)"):
+    with pytest.raises(ValueError, match=r"must have at least one feature, got shape \(3, 0\)"):
         checks.inputs(torch.zeros(3, 0), (0, 1))
 
 
 def test_many_bad_samples_are_cut_short():
-    with pytest.raises(ValueError, match="sample 0, 1, 2, 3, 4 and 5 more"):
+    with pytest.raises(ValueError, match=r"\(samples 0, 1, 2, 3, 4 and 5 more\)"):
         checks.inputs(torch.full((10, 2), torch.nan), (0, 1))
 
 
@@ -113,12 +113,12 @@ def test_exactly_five_indices_are_all_shown():
 
 
 def test_infinite_eps_is_refused_in_a_tensor_too():
-    with pytest.raises(ValueError, match="is not at index 1"):
+    with pytest.raises(ValueError, match=r"got inf \(sample 1\)"):
         checks.eps(torch.tensor([1.0, torch.inf]))
 
 
 def test_a_budget_of_too_many_radii_is_refused():
-    with pytest.raises(ValueError, match="eps has 4 values, but x has 3 samples"):
+    with pytest.raises(ValueError, match=r"`eps` must .* shape \(3,\), got shape \(4,\)"):
         checks.radii(torch.ones(4), torch.zeros(3, 2))
 
 
@@ -154,7 +154,7 @@ def test_what_can_be_run_is_an_attack_and_its_class_is_not():
     assert checks.is_attack(Runs())
     assert not checks.is_attack(Runs)
     assert not checks.is_attack(len)
-    with pytest.raises(TypeError, match="attack must be an attack, such as"):
+    with pytest.raises(TypeError, match="`attack` must be an attack, such as"):
         checks.attack("attack", Runs())  # it cannot be called
 
 

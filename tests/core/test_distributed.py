@@ -14,9 +14,12 @@ from advkit.defenses import MRR, TRADES, AdversarialTraining, Distillation, Labe
 from advkit.defenses.mrr import LatentDefenders
 from tests.toys import ConvNet, convnet, images
 
-pytestmark = pytest.mark.skipif(
-    not (distributed.is_available() and distributed.is_gloo_available()), reason="needs gloo"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (distributed.is_available() and distributed.is_gloo_available()), reason="needs gloo"
+    ),
+    pytest.mark.slow("starts processes that wait for each other"),
+]
 
 PGD = attacks.PGD(eps=0.1, steps=3)
 LOSSES = {
@@ -226,7 +229,7 @@ def test_what_waits_for_other_processes_is_refused(found):
         assert "which shards them" in said["trained"]
         for name in ("synchronized", "trained in its own mode"):
             assert "no SyncBatchNorm in training mode" in said[name]
-            assert "got one at 'norm': it waits" in said[name]
+            assert "got one at 'norm', which waits" in said[name]
 
 
 def test_modules_of_one_process_are_taken_as_they_are():

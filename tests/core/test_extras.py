@@ -14,7 +14,7 @@ def test_a_module_that_is_there_is_returned():
 
 def test_a_missing_module_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "there.inside", None)
-    said = r"^HTML needs there: pip install 'advkit\[report\]'$"
+    said = r"^HTML needs there. Install it with: pip install 'advkit\[report\]'\.$"
     with pytest.raises(ImportError, match=said):
         require("there.inside", extra="report", needed_by="HTML")
 
@@ -22,5 +22,5 @@ def test_a_missing_module_is_named_with_its_extra(monkeypatch):
 def test_a_module_that_cannot_be_imported_counts_as_missing(tmp_path, monkeypatch):
     (tmp_path / "broken_extra.py").write_text("raise ImportError('a library is missing')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError, match="HTML needs broken_extra: pip install"):
+    with pytest.raises(ImportError, match="HTML needs broken_extra. Install it with: pip install"):
         require("broken_extra", extra="report", needed_by="HTML")

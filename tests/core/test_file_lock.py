@@ -89,5 +89,5 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(file_lock, "_lock", unsupported)
-    with pytest.warns(UserWarning, match="net.pt cannot be locked .No locks available.: make sure"):
+    with pytest.warns(UserWarning, match="net.pt cannot be locked .No locks available.. Make sure"):
         take(tmp_path / "net.pt")

@@ -35,14 +35,16 @@ def test_a_mapping_keeps_its_names():
 
 
 def test_what_is_refused():
-    with pytest.raises(TypeError, match="things must be a mapping from names to things or a list"):
+    with pytest.raises(
+        TypeError, match="`things` must be a mapping from names to things or a list"
+    ):
         names("abc")
-    with pytest.raises(TypeError, match="things must have names for keys, got 3"):
+    with pytest.raises(TypeError, match="`things` must have strings as keys, got 3"):
         names({3: []})
-    with pytest.raises(ValueError, match="things must hold at least one thing, got none"):
+    with pytest.raises(ValueError, match="`things` must hold at least one thing, got none"):
         names([])
     thing = [1]
-    with pytest.raises(ValueError, match="things must hold each thing once, got list twice"):
+    with pytest.raises(ValueError, match="`things` must hold each thing once, got list twice"):
         names([thing, thing])
 
 

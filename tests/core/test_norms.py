@@ -94,7 +94,7 @@ def test_each_sample_has_its_own_radius():
 
 
 def test_there_is_no_projection_onto_l0():
-    with pytest.raises(ValueError, match="norm must be"):
+    with pytest.raises(ValueError, match="`norm` must be"):
         project(torch.zeros(1, 2), torch.ones(1), "l0")
 
 
@@ -157,7 +157,7 @@ def looked_at(monkeypatch, few):
         looks.append(k)
         return topk(v, k, **options)
 
-    monkeypatch.setattr("advkit.core.norms._FEW", few)
+    monkeypatch.setattr("advkit.core.norms._FIRST_TOP_K", few)
     monkeypatch.setattr(torch.Tensor, "topk", counted)
     return looks
 

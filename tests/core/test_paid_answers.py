@@ -81,7 +81,7 @@ def test_inputs_that_come_twice_in_one_run_are_asked_for_twice():
 def test_what_are_no_answers():
     with pytest.raises(TypeError, match="`answers` must be the .answers of an error .* Tensor"):
         PaidAnswers(X, axes=1)
-    with pytest.raises(ValueError, match="`answers` must have outputs of 2 axes, got 1"):
+    with pytest.raises(ValueError, match="`answers` must have outputs with 2 axes, got 1"):
         PaidAnswers(Answers(X, X.sum(1)), axes=2)
     with pytest.raises(ValueError, match=r"inputs of shape \(2,\), got \(3,\)"):
         PaidAnswers(Answers(torch.rand(4, 3), torch.rand(4)), axes=1).ask(X, Model(), 3)

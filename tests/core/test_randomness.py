@@ -107,7 +107,7 @@ def test_points_have_the_dtype_of_the_sample(dtype):
 
 
 def test_there_is_no_l0_ball():
-    with pytest.raises(ValueError, match="norm must be"):
+    with pytest.raises(ValueError, match="`norm` must be"):
         uniform_in_ball(torch.zeros(1, dtype=torch.int64), torch.ones(1), "l0", torch.zeros(1, 2))
 
 
@@ -207,7 +207,7 @@ def test_salt_and_pepper_keeps_shape_dtype_and_input(dtype):
 def test_numbers_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch, block):
     keys = derived_keys(torch.arange(5), 0)
     whole = {dtype: uniform(keys, 33, dtype) for dtype in (torch.float32, torch.float64)}
-    monkeypatch.setattr("advkit.core.randomness._BLOCK", block)
+    monkeypatch.setattr("advkit.core.randomness._BLOCK_SIZE", block)
     for dtype, numbers in whole.items():
         assert torch.equal(uniform(keys, 33, dtype), numbers)
     assert uniform(keys[:0], 3, torch.float32).shape == (0, 3)

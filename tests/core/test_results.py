@@ -11,8 +11,8 @@ def test_a_spent_budget_says_what_it_was_and_what_was_wanted():
     assert (error.max_queries, error.spent, error.wanted) == (12_000, 11_990, 1_500)
     assert error.result is None
     assert str(error) == (
-        "the query budget of 12,000 samples has 10 left, and 1,500 more were asked for; "
-        "what was found so far is in the error's .result"
+        "the query budget of 12,000 samples has 10 left, but the call needs 1,500. "
+        "The result so far is in the error's .result."
     )
 
 

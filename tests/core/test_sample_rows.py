@@ -47,10 +47,10 @@ def test_numbers_that_do_not_fit_are_refused():
     with (
         given_rows([7, 3]),
         numbered(3, total=3),
-        pytest.raises(RuntimeError, match="gave 2 for 3"),
+        pytest.raises(RuntimeError, match="got 2 for 3"),
     ):
         current_rows()
-    with given_rows([7, 3]), numbered(3), pytest.raises(RuntimeError, match="gave 2 for 3"):
+    with given_rows([7, 3]), numbered(3), pytest.raises(RuntimeError, match="got 2 for 3"):
         current_rows()
     with given_rows([7, 3]), numbered(1), pytest.raises(RuntimeError, match="5 samples"), given(5):
         current_rows()
@@ -96,7 +96,7 @@ def test_surroundings_are_those_of_the_current_samples():
 
 def test_a_context_is_entered_once():
     rows = advkit.given_rows([1, 2])
-    with rows, pytest.raises(RuntimeError, match="called again for each `with`"):
+    with rows, pytest.raises(RuntimeError, match="called for each `with`"):
         rows.__enter__()
     with pytest.raises(RuntimeError, match="must be called inside an attack"):
         advkit.current_rows()

@@ -177,25 +177,25 @@ def test_arguments():
     with pytest.raises(ValueError, match="one of bits, median and non_local_means must be given"):
         FeatureSqueezing(convnet())
     for wrong, said in (
-        ({"bits": 0}, "bits must be at least 1, got 0"),
-        ({"bits": 17}, "bits must be at most 16, got 17"),
-        ({"median": 1}, "median must be at least 2, got 1"),
+        ({"bits": 0}, "`bits` must be at least 1, got 0"),
+        ({"bits": 17}, "`bits` must be at most 16, got 17"),
+        ({"median": 1}, "`median` must be at least 2, got 1"),
     ):
         with pytest.raises(ValueError, match=said):
             FeatureSqueezing(convnet(), **wrong)
     for wrong, said in (
-        ({"bits": 1.0}, "bits must be an int"),
-        ({"median": True}, "median must be an int"),
-        ({"non_local_means": 3}, "non_local_means must be a NonLocalMeans or None, got int: 3"),
+        ({"bits": 1.0}, "`bits` must be an int"),
+        ({"median": True}, "`median` must be an int"),
+        ({"non_local_means": 3}, "`non_local_means` must be a NonLocalMeans or None, got int: 3"),
     ):
         with pytest.raises(TypeError, match=said):
             FeatureSqueezing(convnet(), **wrong)
     for wrong, said in (
-        ({"search": 4}, "search must be odd, got 4"),
-        ({"search": 1}, "search must be at least 3"),
-        ({"patch": 2}, "patch must be odd"),
-        ({"strength": 0.0}, "strength must be positive"),
-        ({"strength": math.nan}, "strength must be positive"),
+        ({"search": 4}, "`search` must be odd, got 4"),
+        ({"search": 1}, "`search` must be at least 3"),
+        ({"patch": 2}, "`patch` must be odd"),
+        ({"strength": 0.0}, "`strength` must be positive"),
+        ({"strength": math.nan}, "`strength` must be positive"),
     ):
         with pytest.raises(ValueError, match=said):
             NonLocalMeans(**wrong)

@@ -250,7 +250,7 @@ def test_it_is_a_classifier_of_labels(x):
     y = convnet()(x).argmax(1)
     assert not hasattr(model, "scores")
     assert not hasattr(model, "logits")
-    with pytest.raises(ValueError, match="num_classes is unknown"):
+    with pytest.raises(ValueError, match="`num_classes` must be given to be known"):
         model.num_classes  # noqa: B018
     assert model.predict(x).tolist() == y.tolist()
     assert (model.num_classes, model.bounds) == (3, (0, 1))
@@ -282,10 +282,10 @@ def test_a_validation_is_readable():
 
 def test_arguments(x):
     for wrong, said in (
-        ({"grid": 0}, "grid must be at least 1"),
-        ({"contrast": 0.0}, "contrast must be positive"),
-        ({"contrast": math.nan}, "contrast must be positive"),
-        ({"contrast": "clean"}, "contrast must be one of 'fitted', got 'clean'"),
+        ({"grid": 0}, "`grid` must be at least 1"),
+        ({"contrast": 0.0}, "`contrast` must be positive"),
+        ({"contrast": math.nan}, "`contrast` must be positive"),
+        ({"contrast": "clean"}, "`contrast` must be one of 'fitted', got 'clean'"),
     ):
         with pytest.raises(ValueError, match=said):
             InputValidator(convnet(), **wrong)

@@ -1,4 +1,4 @@
-"""Detectors and a net whose suspicion is known by hand."""
+"""Detectors and a net whose anomaly scores are known by hand."""
 
 from torch import nn
 
@@ -6,26 +6,26 @@ from tests.toys import convnet
 
 
 class Unsure:
-    """Suspicion is what is left of the largest output to one."""
+    """The anomaly score is one minus the largest output."""
 
     def anomaly_score(self, outputs):
         return 1 - outputs.max(1)
 
 
-class Says:
-    """A detector that gives what it is told, or raises it."""
+class Returns:
+    """A detector that returns a given value, or raises it."""
 
-    def __init__(self, found):
-        self.found = found
+    def __init__(self, returned):
+        self.returned = returned
 
     def anomaly_score(self, outputs):
-        if isinstance(self.found, Exception):
-            raise self.found
-        return self.found
+        if isinstance(self.returned, Exception):
+            raise self.returned
+        return self.returned
 
 
 class Second:
-    """Suspicion is the second output as it is."""
+    """The anomaly score is the second output."""
 
     def anomaly_score(self, outputs):
         return outputs[:, 1]
@@ -39,5 +39,5 @@ class Identity(nn.Module):
 
 
 def unsure(x):
-    """What `Unsure` says of `convnet()` on `x`, by hand."""
+    """Return the score of `Unsure` for `convnet()` on `x`, by hand."""
     return 1 - convnet()(x).softmax(1).amax(1).detach().numpy()

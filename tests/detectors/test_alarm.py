@@ -1,4 +1,4 @@
-"""Which inputs raise an alarm, and what answers them."""
+"""Inputs that raise an alarm, and the labels that are returned for them."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def x():
     return images(40)
 
 
-def test_a_suspicion_at_the_threshold_is_no_alarm():
+def test_a_score_at_the_threshold_raises_no_alarm():
     rows = torch.tensor([[0.0, 0.5], [0.0, 0.5001], [0.0, 0.4999]])
     guard = Guard(Identity(), Second(), threshold=0.5, outputs="logits")
     assert guard.inspect(rows).alarm.tolist() == [False, True, False]
@@ -68,11 +68,11 @@ def test_a_function_answers_to_alarms_by_another_model(x):
     [
         (lambda a: a.labels.tolist(), TypeError, "int64 tensor, got list"),
         (lambda a: a.labels.float(), TypeError, "got torch.float32"),
-        (lambda a: a.labels[1:], ValueError, "on_alarm must return labels"),
-        (lambda a: a.labels[:, None], ValueError, "on_alarm must return labels"),
-        (lambda a: a.labels + 3, ValueError, "labels below 3 or -1, got"),
-        (lambda a: torch.full_like(a.labels, -2), ValueError, "below 3 or -1, got -2 for sample"),
-        (lambda a: torch.full_like(a.labels, 3), ValueError, "below 3 or -1, got 3 for sample"),
+        (lambda a: a.labels[1:], ValueError, "`on_alarm` must return labels"),
+        (lambda a: a.labels[:, None], ValueError, "`on_alarm` must return labels"),
+        (lambda a: a.labels + 3, ValueError, "labels from 0 to 2 or -1, got"),
+        (lambda a: torch.full_like(a.labels, -2), ValueError, "0 to 2 or -1, got -2 .sample"),
+        (lambda a: torch.full_like(a.labels, 3), ValueError, "0 to 2 or -1, got 3 .sample"),
     ],
 )
 def test_what_on_alarm_gives_is_checked(x, answer, error, words):
@@ -83,11 +83,15 @@ def test_what_on_alarm_gives_is_checked(x, answer, error, words):
 
 def test_an_error_names_the_sample_of_the_request():
     rows = torch.tensor([[0.0, 0.1], [0.0, 0.2], [0.0, 0.9]])
-    guard = Guard(Identity(), Second(), threshold=0.5, on_alarm=lambda a: a.labels + 9, outputs="logits")
-    with pytest.raises(ValueError, match="got 10 for sample 2$"):
+    guard = Guard(
+        Identity(), Second(), threshold=0.5, on_alarm=lambda a: a.labels + 9, outputs="logits"
+    )
+    with pytest.raises(ValueError, match=r"got 10 \(sample 2\)\.$"):
         guard.predict(rows)
 
 
 def test_on_alarm_may_reject(x):
-    route = Guard(convnet(), Unsure(), threshold=0.4, on_alarm=lambda a: torch.full_like(a.labels, REJECTED))
+    route = Guard(
+        convnet(), Unsure(), threshold=0.4, on_alarm=lambda a: torch.full_like(a.labels, REJECTED)
+    )
     assert torch.equal(route.predict(x), Guard(convnet(), Unsure(), threshold=0.4).predict(x))

@@ -33,7 +33,8 @@ def test_a_line_of_json_for_each_alarm_is_appended(tmp_path, x):
         time = datetime.fromisoformat(plain.pop("time"))
         assert time.utcoffset() == timedelta(0)
         assert plain == {
-            "row": row, "label": int(y[row]), "anomaly_score": found.anomaly_score[row], "threshold": 0.4,
+            "row": row, "label": int(y[row]), "threshold": 0.4,
+            "anomaly_score": found.anomaly_score[row],
             "model": "TorchClassifier(ConvNet, bounds=(0, 1))", "detector": "Unsure",
         }  # fmt: skip
 

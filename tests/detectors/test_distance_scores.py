@@ -20,11 +20,11 @@ from tests.detectors.clean_rows import clean, three_classes
 def test_mahalanobis_distance_to_the_nearest_class(shrinkage):
     x, y = three_classes()
     means = np.stack([x[y == k].mean(0) for k in range(3)])
-    centred = x - means[y]
+    centered = x - means[y]
     if shrinkage == "ledoit_wolf":
-        covariance = LedoitWolf(assume_centered=True).fit(centred).covariance_
+        covariance = LedoitWolf(assume_centered=True).fit(centered).covariance_
     else:
-        plain = sum(np.outer(row, row) for row in centred) / len(x)
+        plain = sum(np.outer(row, row) for row in centered) / len(x)
         covariance = (1 - shrinkage) * plain + shrinkage * np.trace(plain) / 3 * np.eye(3)
     inverse = np.linalg.inv(covariance)
     rows = np.random.default_rng(1).normal(size=(20, 3)) * 6
@@ -51,18 +51,20 @@ def test_mahalanobis_knows_a_gaussian():
 
 def test_covariances_that_are_singular_need_shrinkage():
     p = np.random.default_rng(0).dirichlet(np.ones(5), 50)
-    with pytest.raises(ValueError, match=r"covariance is singular: raise shrinkage=0 .*les = 50"):
+    with pytest.raises(
+        ValueError, match=r"singular covariance of n_samples = 50. Increase shrinkage=0"
+    ):
         Mahalanobis(shrinkage=0).fit(p)
     few = np.random.default_rng(0).normal(size=(20, 100))
     for shrinkage in (0.01, "ledoit_wolf"):
         assert np.isfinite(Mahalanobis(shrinkage).fit(p).anomaly_score(p)).all()
         assert np.isfinite(Mahalanobis(shrinkage).fit(few).anomaly_score(few)).all()
     assert 0 < Mahalanobis().fit(few).shrinkage_ <= 1
-    with pytest.raises(ValueError, match="covariance is singular"):
+    with pytest.raises(ValueError, match="singular covariance"):
         Mahalanobis().fit(np.ones((9, 3)))
-    with pytest.raises(ValueError, match="shrinkage must lie in"):
+    with pytest.raises(ValueError, match="`shrinkage` must lie in"):
         Mahalanobis(shrinkage=2).fit(p)
-    with pytest.raises(ValueError, match="shrinkage must be one of 'ledoit_wolf', got 'oas'"):
+    with pytest.raises(ValueError, match="`shrinkage` must be one of 'ledoit_wolf', got 'oas'"):
         Mahalanobis(shrinkage="oas").fit(p)
 
 
@@ -108,17 +110,19 @@ def test_a_class_of_a_single_row_is_judged_by_the_others():
 
 def test_the_bandwidth():
     x, y = three_classes()
-    centred = x - np.stack([x[y == k].mean(0) for k in range(3)])[y]
-    expected = np.sqrt(centred.var(0).mean()) * 80 ** (-1 / 7)
+    centered = x - np.stack([x[y == k].mean(0) for k in range(3)])[y]
+    expected = np.sqrt(centered.var(0).mean()) * 80 ** (-1 / 7)
     assert KernelDensity().fit(x, y).bandwidth_ == pytest.approx(expected)
-    with pytest.raises(ValueError, match="bandwidth must be positive"):
+    with pytest.raises(ValueError, match="`bandwidth` must be positive"):
         KernelDensity(bandwidth=0.0).fit(x)
-    with pytest.raises(ValueError, match="bandwidth must be one of 'scott'"):
+    with pytest.raises(ValueError, match="`bandwidth` must be one of 'scott'"):
         KernelDensity(bandwidth="silverman").fit(x)
-    with pytest.raises(ValueError, match="outputs must vary within a class for bandwidth='scott'"):
+    with pytest.raises(
+        ValueError, match="`outputs` must vary within a class for bandwidth='scott'"
+    ):
         KernelDensity().fit(np.ones((5, 2)))
     assert KernelDensity(bandwidth=1.0).fit(np.ones((5, 2))).predict([[1, 1]]) == 1
-    with pytest.raises(ValueError, match="two rows or more, got n_samples = 1"):
+    with pytest.raises(ValueError, match="at least 2 rows, got n_samples = 1"):
         KernelDensity(bandwidth=1.0).fit(np.ones((1, 2)))
 
 
@@ -154,12 +158,12 @@ def test_distances_of_zero_and_equal_distances():
 
 def test_fewer_rows_than_neighbours():
     x = clean(n=8)
-    with pytest.warns(UserWarning, match="k=20 neighbours, but there are 7 other rows"):
+    with pytest.warns(UserWarning, match="`k` must be at most 7, the number of other rows, got 20"):
         few = LocalIntrinsicDimensionality().fit(x)
     assert few.k_ == 7
     expected = LocalIntrinsicDimensionality(k=7).fit(x)
     np.testing.assert_array_equal(few.anomaly_score(x + 1), expected.anomaly_score(x + 1))
-    with pytest.raises(ValueError, match="three different rows or more, got 2 of n_samples = 6"):
+    with pytest.raises(ValueError, match="at least 3 different rows, got 2 of n_samples = 6"):
         LocalIntrinsicDimensionality().fit(np.repeat(x[:2], 3, axis=0))
-    with pytest.raises(ValueError, match="k must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="`k` must be at least 2, got 1"):
         LocalIntrinsicDimensionality(k=1).fit(x)

@@ -64,35 +64,35 @@ def test_scores_that_are_no_probabilities():
     rounded = np.array([[0.333, 0.333, 0.333], [1.004, -0.004, 0]])
     np.testing.assert_allclose(probabilities(rounded, "scores"), rounded.clip(0))
     for wrong in ([0.5, 0.52, 0], [0.3, 0.3, 0.38], [1.02, -0.02, 0], [0.5, 0.52, -0.02]):
-        with pytest.raises(ValueError, match=r"`outputs` must be probabilities .* not in row 1"):
+        with pytest.raises(ValueError, match=r"`outputs` must be probabilities .* .row 1"):
             probabilities(np.array([[0.2, 0.8, 0], wrong]), "scores")
 
 
 def test_probabilities_are_not_taken_for_logits():
-    with pytest.raises(ValueError, match="got rows that are probabilities; say outputs='scores'"):
+    with pytest.raises(ValueError, match="got rows that are probabilities. Pass outputs='scores'"):
         check_kind(P, "logits")
     check_kind(P, "scores")
     check_kind(P + 0.01, "logits")
     check_kind(np.array([[0.5, 0.5], [1.5, -0.5]]), "logits")
-    Features(("raw", "margin"), "logits").check_learned(P)
-    with pytest.raises(ValueError, match="outputs must be logits"):
-        Features(("raw", "entropy"), "logits").check_learned(P)
+    Features(("raw", "margin"), "logits").check_fit(P)
+    with pytest.raises(ValueError, match="`outputs` must be logits"):
+        Features(("raw", "entropy"), "logits").check_fit(P)
 
 
 @pytest.mark.parametrize("name", ["margin", "entropy"])
 def test_a_single_column_has_neither_margin_nor_entropy(name):
-    with pytest.raises(ValueError, match="must have two columns or more .* got n_features = 1"):
+    with pytest.raises(ValueError, match="must have at least two columns .* got n_features = 1"):
         Features((name,), "scores")(np.ones((3, 1)))
 
 
 def test_options_out_of_range():
-    with pytest.raises(ValueError, match="features must be one of 'raw', .* got 'raws'"):
+    with pytest.raises(ValueError, match="`features` must be one of 'raw', .* got 'raws'"):
         Features(("raws",), "scores")
-    with pytest.raises(ValueError, match="one name or more, each once"):
+    with pytest.raises(ValueError, match="at least one name, each once"):
         Features(("raw", "raw"), "scores")
-    with pytest.raises(ValueError, match="one name or more, each once"):
+    with pytest.raises(ValueError, match="at least one name, each once"):
         Features((), "scores")
-    with pytest.raises(TypeError, match="features must be a tuple of names, got 'raw'"):
+    with pytest.raises(TypeError, match="`features` must be a tuple of names, got 'raw'"):
         Features("raw", "scores")
-    with pytest.raises(ValueError, match="outputs must be one of 'scores', 'logits'"):
+    with pytest.raises(ValueError, match="`outputs` must be one of 'scores', 'logits'"):
         Features(("raw",), "labels")

@@ -154,9 +154,9 @@ def test_which_label_is_clean_can_be_said():
         ValueError, match=r"`clean_label` must be one of \['a', 'b', 'c'\], got 'd'"
     ):
         OutputForest(clean_label="d").fit(x, names)
-    with pytest.raises(ValueError, match=r"suspicion needs a label of clean outputs .*\['a', 'b'"):
+    with pytest.raises(ValueError, match=r"must have a label of clean rows .*\['a', 'b'"):
         OutputForest(n_estimators=1).fit(x, names).anomaly_score(x)
-    with pytest.raises(ValueError, match="suspicion needs a label"):
+    with pytest.raises(ValueError, match="must have a label of clean rows"):
         OutputForest(n_estimators=1).fit(x, y + 1).anomaly_score(x)
     reverse = OutputForest(n_estimators=5, clean_label=True, random_state=0).fit(x, y == 0)
     np.testing.assert_allclose(reverse.anomaly_score(x), reverse.predict_proba(x)[:, 0], atol=1e-12)
@@ -176,9 +176,9 @@ def test_an_estimator_of_ones_own():
     seeded = RandomForestClassifier(5, random_state=4)
     expected = clone(seeded).fit(x, y).predict_proba(x)
     np.testing.assert_array_equal(OutputForest(seeded).fit(x, y).predict_proba(x), expected)
-    with pytest.raises(TypeError, match="estimator must have predict_proba, got LinearSVC"):
+    with pytest.raises(TypeError, match="`estimator` must have predict_proba, got LinearSVC"):
         OutputForest(LinearSVC()).fit(x, y)
-    with pytest.raises(ValueError, match="n_estimators=7 is for the default forest"):
+    with pytest.raises(ValueError, match="`n_estimators` must be 100 with an `estimator`, got 7"):
         OutputForest(ExtraTreesClassifier(), n_estimators=7).fit(x, y)
 
 
@@ -200,7 +200,7 @@ def test_bad_rows_and_labels():
             ask(x)
     with pytest.raises(NotFittedError):
         forest.save("nowhere.npz")
-    with pytest.raises(ValueError, match=r"two classes or more, got one class: \[1\]"):
+    with pytest.raises(ValueError, match=r"at least 2 classes, got one class: \[1\]"):
         forest.fit(x, np.ones(len(x), dtype=int))
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         forest.fit(x, np.linspace(0, 1, len(x)))
@@ -212,13 +212,11 @@ def test_bad_rows_and_labels():
         broken = x.copy()
         broken[[3, 7], 1] = value
         for ask in (forest.predict_proba, forest.anomaly_score, lambda rows: forest.fit(rows, y)):
-            with pytest.raises(
-                ValueError, match="must be finite, have NaN or infinity in row 3, 7"
-            ):
+            with pytest.raises(ValueError, match="must be finite, got NaN or infinity .row 3, 7"):
                 ask(broken)
-        with pytest.raises(ValueError, match="NaN or infinity in row 0"):
+        with pytest.raises(ValueError, match="NaN or infinity .row 0"):
             forest.predict_proba(broken[3:4])
-    with pytest.raises(ValueError, match="NaN or infinity in row 0"):
+    with pytest.raises(ValueError, match="NaN or infinity .row 0"):
         forest.predict_proba(np.full((1, 4), 1e300))  # no float32
     with pytest.raises(ValueError, match="minimum of 1 is required"):
         forest.predict_proba(x[:0])
@@ -228,15 +226,15 @@ def test_bad_rows_and_labels():
 
 def test_bad_options():
     x, y = data()
-    with pytest.raises(ValueError, match="n_estimators must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`n_estimators` must be at least 1, got 0"):
         OutputForest(n_estimators=0).fit(x, y)
-    with pytest.raises(ValueError, match="features must be one of"):
+    with pytest.raises(ValueError, match="`features` must be one of"):
         OutputForest(features=("top",)).fit(x, y)
-    with pytest.raises(ValueError, match="outputs must be one of"):
+    with pytest.raises(ValueError, match="`outputs` must be one of"):
         OutputForest(outputs="probabilities").fit(x, y)
-    with pytest.raises(ValueError, match="outputs must be probabilities"):
+    with pytest.raises(ValueError, match="`outputs` must be probabilities"):
         OutputForest(features=("entropy",)).fit(x + 1, y)
-    with pytest.raises(ValueError, match="outputs must be logits"):
+    with pytest.raises(ValueError, match="`outputs` must be logits"):
         OutputForest(features=("entropy",), outputs="logits").fit(x, y)
 
 
@@ -274,13 +272,13 @@ def test_a_forest_without_a_clean_label_survives_its_file(tmp_path):
     OutputForest(n_estimators=3, outputs="logits").fit(x, y + 1).save(tmp_path / "f.npz")
     again = OutputForest.load(tmp_path / "f.npz")
     assert again.outputs == "logits"
-    with pytest.raises(ValueError, match=r"suspicion needs a label of clean .* are \[1, 2, 3\]"):
+    with pytest.raises(ValueError, match=r"must have a label of clean rows .* got \[1, 2, 3\]"):
         again.anomaly_score(x)
 
 
 def test_what_is_no_forest_of_trees_is_not_saved(tmp_path):
     x, y = data()
-    with pytest.raises(TypeError, match="can be saved as arrays, got LogisticRegression"):
+    with pytest.raises(TypeError, match="a single tree to be saved, got LogisticRegression"):
         OutputForest(LogisticRegression()).fit(x, y).save(tmp_path / "f.npz")
     assert not list(tmp_path.iterdir())
 
@@ -358,7 +356,10 @@ def test_damaged_files_are_refused(archive, tmp_path, number):
     arrays, _ = archive
     name, changed = damages(arrays)[number]
     assert len(damages(arrays)) == 37
-    with pytest.raises(ValueError, match=r"f\.npz is no"):
+    with pytest.raises(
+        ValueError,
+        match=r"f\.npz (does not hold|is not)|must be a file of .*f\.npz",
+    ):
         loaded(tmp_path / "f.npz", arrays | {name: changed})
 
 

@@ -1,4 +1,4 @@
-"""What a guard answers, what it refuses to answer, and what it counts."""
+"""Labels that a guard returns, requests that it refuses, and its counts."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
 from advkit.detectors.guard import Guard
 from advkit.models import REJECTED, evaluating
-from tests.detectors.stub_detectors import Identity, Says, Second, Unsure, unsure
+from tests.detectors.stub_detectors import Identity, Returns, Second, Unsure, unsure
 from tests.toys import Halfspace, answers, convnet, images
 
 
@@ -78,23 +78,31 @@ def test_outputs_of_16_bits_are_judged_in_float32():
 @pytest.mark.parametrize(
     ("found", "error", "words"),
     [
-        (ArithmeticError("no luck"), RuntimeError, "Says failed, so nothing is answered: no luck"),
-        (np.full(40, np.nan), ValueError, "Says gave NaN or infinite suspicion for sample 0, 1"),
-        (np.r_[np.zeros(39), np.inf], ValueError, "Says gave NaN or infinite .* sample 39"),
-        (np.r_[-np.inf, np.zeros(39)], ValueError, "for sample 0"),
-        (np.zeros(39), ValueError, r"shape \(40,\), one for each input, gave \(39,\)"),
-        (np.zeros((40, 1)), ValueError, r"gave \(40, 1\)"),
-        (0.0, ValueError, r"gave \(\)"),
-        (["high"] * 40, TypeError, "Says must give suspicion as numbers"),
-        (None, TypeError, "Says must give suspicion as numbers"),
+        (
+            ArithmeticError("no luck"),
+            RuntimeError,
+            "Returns failed, so no label is returned: no luck",
+        ),
+        (
+            np.full(40, np.nan),
+            ValueError,
+            r"Returns must return finite anomaly scores, got .* \(sample 0, 1",
+        ),
+        (np.r_[np.zeros(39), np.inf], ValueError, "Returns must return finite .*sample 39"),
+        (np.r_[-np.inf, np.zeros(39)], ValueError, "sample 0"),
+        (np.zeros(39), ValueError, r"shape \(40,\), one for each input, got \(39,\)"),
+        (np.zeros((40, 1)), ValueError, r"got \(40, 1\)"),
+        (0.0, ValueError, r"got \(\)"),
+        (["high"] * 40, TypeError, "Returns must return anomaly scores as numbers"),
+        (None, TypeError, "Returns must return anomaly scores as numbers"),
     ],
 )
 @pytest.mark.parametrize("ask", ["predict", "scores", "inspect", "calibrate"])
 def test_nothing_is_answered_that_was_not_judged(x, ask, found, error, words):
     asked = []
-    guard = Guard(convnet(), Says(found), threshold=0.4, on_alarm=asked.append)
+    guard = Guard(convnet(), Returns(found), threshold=0.4, fpr=0.1, on_alarm=asked.append)
     with pytest.raises(error, match=words):
-        getattr(guard, ask)(x, **({"batch_size": 40, "fpr": 0.1} if ask == "calibrate" else {}))
+        getattr(guard, ask)(x, **({"batch_size": 40} if ask == "calibrate" else {}))
     assert asked == []
     assert guard.counts() == {"requests": 0, "alarms": 0}
 
@@ -106,7 +114,7 @@ def test_outputs_that_are_not_finite_are_not_judged(bad):
             return torch.where(x > 0.5, bad, x)
 
     guard = Guard(Broken(), Second(), threshold=0.4, outputs="logits")
-    with pytest.raises(ValueError, match="NaN or infinite logits for sample 1"):
+    with pytest.raises(ValueError, match=r"finite logits, got NaN or infinity \(sample 1\)"):
         guard.predict(torch.tensor([[0.1, 0.2], [0.9, 0.2]]))
 
 
@@ -120,7 +128,9 @@ def test_a_model_that_answers_fewer_is_refused():
         def predict(self, x):
             return x.argmax(1)
 
-    with pytest.raises(ValueError, match=r"must return scores \(2, classes\), got \(1, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"must return scores of shape \(2, classes\), got \(1, 2\)"
+    ):
         Guard(Fewer(), Second(), threshold=0.4).predict(torch.rand(2, 2))
 
 
@@ -129,16 +139,16 @@ def test_without_a_threshold_nothing_is_asked(x):
     net.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     guard = Guard(net, Unsure())
     for ask in (guard.predict, guard.scores, guard.inspect):
-        with pytest.raises(ValueError, match="threshold is not set.*calibrate"):
+        with pytest.raises(ValueError, match="`threshold` must be set .*calibrate"):
             ask(x)
-    with pytest.raises(ValueError, match="threshold is not set"):
+    with pytest.raises(ValueError, match="`threshold` must be set"):
         guard.threshold  # noqa: B018
     assert sizes == []
     assert guard.counts() == {"requests": 0, "alarms": 0}
 
 
 def test_an_empty_request_needs_no_detector():
-    guard = Guard(convnet(), Says(ArithmeticError()), threshold=0.4)
+    guard = Guard(convnet(), Returns(ArithmeticError()), threshold=0.4)
     found = guard.inspect(images(0))
     assert found.labels.shape == found.alarm.shape == found.anomaly_score.shape == (0,)
     assert found.labels.dtype == torch.int64
@@ -153,13 +163,13 @@ def test_an_empty_request_needs_no_detector():
 def test_calibration_is_the_least_threshold_that_few_enough_exceed(levels, fpr):
     values = np.array(levels) / 16  # with ties
     n = len(values)
-    guard = Guard(Identity(), Second(), outputs="logits")
+    guard = Guard(Identity(), Second(), fpr=fpr, outputs="logits")
     x = torch.from_numpy(np.stack([np.zeros(n), values], 1))
     if 1 / n > fpr:
         with pytest.raises(ValueError, match=f"inputs for fpr=.*, got {n}"):
-            guard.calibrate(x, fpr)
+            guard.calibrate(x)
         return
-    threshold = guard.calibrate(x, fpr, batch_size=7).threshold
+    threshold = guard.calibrate(x, batch_size=7).threshold
     assert (values > threshold).sum() / n <= fpr
     lower = values[values < threshold]
     if len(lower):  # the next lower one would let too many alarm
@@ -175,18 +185,30 @@ def test_too_few_inputs_say_how_many_are_wanted():
     guard.calibrate(torch.zeros(100, 2))
     assert guard.threshold == 0
     with pytest.raises(ValueError, match="at least 20 inputs for fpr=0.05, got 0"):
-        guard.calibrate(torch.zeros(0, 2), 0.05)
-    for fpr in (0, 1, 1.5, float("nan")):
-        with pytest.raises(ValueError, match="fpr must lie"):
-            guard.calibrate(torch.zeros(100, 2), fpr)
-    with pytest.raises(ValueError, match="x must lie in the model's bounds"):
+        Guard(Identity(), Second(), fpr=0.05).calibrate(torch.zeros(0, 2))
+    with pytest.raises(ValueError, match="`x` must lie in the model's bounds"):
         guard.calibrate(torch.full((100, 2), 2.0))
 
 
+@pytest.mark.parametrize("fpr", [0, 1, 1.5, -0.1, float("nan")])
+def test_a_false_positive_rate_is_a_share_between_0_and_1(fpr):
+    with pytest.raises(ValueError, match="`fpr` must lie"):
+        Guard(Identity(), Second(), fpr=fpr)
+    with pytest.raises(TypeError, match="`fpr` must be a number"):
+        Guard(Identity(), Second(), fpr="1 %")
+
+
+def test_a_guard_shows_its_rate_until_it_has_a_threshold():
+    guard = Guard(Identity(), Second(), fpr=0.05, outputs="logits")
+    assert "fpr=0.05, on_alarm='reject')" in repr(guard)
+    assert "fpr" not in repr(guard.calibrate(torch.zeros(20, 2)))
+    assert "threshold=0.0, on_alarm='reject')" in repr(guard)
+
+
 def test_a_failed_calibration_leaves_the_threshold_as_it_was(x):
-    guard = Guard(convnet(), Says(np.zeros(3)), threshold=0.25)
+    guard = Guard(convnet(), Returns(np.zeros(3)), threshold=0.25, fpr=0.5)
     with pytest.raises(ValueError, match="one for each input"):
-        guard.calibrate(x, 0.5)
+        guard.calibrate(x)
     assert guard.threshold == 0.25
 
 
@@ -194,10 +216,13 @@ def test_a_failed_calibration_leaves_the_threshold_as_it_was(x):
     "copied", [copy.copy, copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))]
 )
 def test_a_copy_keeps_the_settings_and_counts_from_zero(tmp_path, x, copied):
-    guard = Guard(convnet(), Unsure(), on_alarm="flag", outputs="logits", log=tmp_path / "log")
-    guard.calibrate(x, 0.2)
+    log = tmp_path / "log"
+    guard = Guard(convnet(), Unsure(), fpr=0.2, on_alarm="flag", outputs="logits", log=log)
+    assert repr(copied(guard)).endswith("fpr=0.2, on_alarm='flag')")
+    guard.calibrate(x)
     guard.predict(x)
     other = copied(guard)
+    assert other.fpr == 0.2
     assert other.threshold == guard.threshold
     assert repr(other)[:40] == repr(guard)[:40]
     assert other.counts() == {"requests": 0, "alarms": 0}
@@ -211,7 +236,7 @@ def test_a_guard_is_a_classifier(x):
     net = convnet().train()
     guard = Guard(TorchClassifier(net, bounds=(-1, 2)), Unsure(), threshold=0.4)
     assert guard.bounds == (-1, 2)
-    with pytest.raises(ValueError, match="num_classes is unknown"):
+    with pytest.raises(ValueError, match="`num_classes` must be given to be known"):
         guard.num_classes  # noqa: B018
     guard.predict(x)
     assert guard.num_classes == 3
@@ -240,28 +265,94 @@ def test_it_needs_no_torch_module(x):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda net: Guard(net, 3, threshold=0.4), TypeError, "detector must have suspicion"),
-        (lambda net: Guard(net, Unsure, threshold=0.4), TypeError, "detector must have suspicion"),
-        (lambda net: Guard(3, Unsure(), threshold=0.4), TypeError, "model must be"),
-        (lambda net: Guard(net, Unsure(), "high"), TypeError, "threshold must be a number"),
-        (lambda net: Guard(net, Unsure(), float("nan")), ValueError, "finite, got nan"),
-        (lambda net: Guard(net, Unsure(), float("inf")), ValueError, "threshold must be finite"),
-        (lambda net: Guard(net, Unsure(), 0.4, "ignore"), ValueError, "on_alarm must be one of"),
+        (lambda net: Guard(net, 3, threshold=0.4), TypeError, "`detector` must have anomaly_score"),
+        (
+            lambda net: Guard(net, Unsure, threshold=0.4),
+            TypeError,
+            "`detector` must have anomaly_score",
+        ),
+        (lambda net: Guard(3, Unsure(), threshold=0.4), TypeError, "`model` must be"),
+        (
+            lambda net: Guard(net, Unsure(), threshold="high"),
+            TypeError,
+            "`threshold` must be a number",
+        ),
+        (lambda net: Guard(net, Unsure(), threshold=float("nan")), ValueError, "finite, got nan"),
+        (
+            lambda net: Guard(net, Unsure(), threshold=float("inf")),
+            ValueError,
+            "`threshold` must be finite",
+        ),
+        (
+            lambda net: Guard(net, Unsure(), on_alarm="ignore"),
+            ValueError,
+            "`on_alarm` must be one of",
+        ),
         (
             lambda net: Guard(net, Unsure(), threshold=0.4, outputs="both"),
             ValueError,
-            "outputs must be one",
+            "`outputs` must be one",
         ),
         (
             lambda net: Guard(net, Unsure(), threshold=0.4, log=3),
             TypeError,
-            "log must be a path or have",
+            "`log` must be a path or have",
         ),
     ],
 )
 def test_wrong_arguments_are_refused(make, error, words):
     with pytest.raises(error, match=words):
         make(convnet())
+
+
+class TestDetectorsThatAreRefused:
+    def test_one_of_inputs_that_does_not_say_so(self):
+        class Forgot:
+            def anomaly_score(self, x, labels):
+                raise AssertionError
+
+        class Optional:
+            def anomaly_score(self, x, labels=None):
+                raise AssertionError
+
+        for detector in (Forgot(), Optional()):
+            words = r"must have anomaly_score\(outputs\), got .*Set `reads_inputs = True`"
+            with pytest.raises(TypeError, match=words):
+                Guard(convnet(), detector, threshold=0.4)
+
+    def test_one_of_outputs_that_claims_to_read_inputs(self):
+        class Claims(Unsure):
+            reads_inputs = True
+
+        words = r"must have anomaly_score\(x, labels\), got .*Set `reads_inputs = False`"
+        with pytest.raises(TypeError, match=words):
+            Guard(convnet(), Claims(), threshold=0.4)
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            (
+                "risk",
+                r"anomaly_score\(x, labels\), got .* with risk\. Rename .*reads_inputs = True",
+            ),
+            (
+                "suspicion",
+                r"anomaly_score\(outputs\), got .* with suspicion\. Rename the method to",
+            ),
+        ],
+    )
+    def test_one_whose_method_has_a_former_name(self, name, words):
+        detector = type("Former", (), {name: lambda self, x, labels=None: x})
+        with pytest.raises(TypeError, match=words):
+            Guard(convnet(), detector(), threshold=0.4)
+        with pytest.raises(TypeError, match="`detector` must have anomaly_score"):
+            Guard(convnet(), detector, threshold=0.4)
+
+    def test_a_method_without_a_signature_is_accepted(self):
+        class Compiled:
+            anomaly_score = staticmethod(max)  # inspect.signature raises ValueError
+
+        Guard(convnet(), Compiled(), threshold=0.4)
 
 
 def test_a_model_without_the_outputs_is_refused(x, guard):
@@ -274,7 +365,7 @@ def test_a_model_without_the_outputs_is_refused(x, guard):
     for outputs in ("logits", "scores"):
         with pytest.raises(TypeError, match=rf"`model` must have {outputs}\(x\)"):
             Guard(Labels(), Unsure(), threshold=0.4, outputs=outputs)
-    with pytest.raises(TypeError, match="x must be a torch.Tensor"):
+    with pytest.raises(TypeError, match="`x` must be a torch.Tensor"):
         guard.predict(x.numpy())
 
 
@@ -368,7 +459,7 @@ def test_rejected_inputs_need_labels_and_are_attacked_all_the_same():
     x[:, 0] = torch.tensor([0.6, 0.9, 0.3, 0.61], dtype=torch.float64)  # 0 and 3 are rejected
     y = torch.tensor([1, 1, 0, 1])
     for attack in (attacks.Square(eps=0.3, max_queries=60), attacks.HopSkipJump(max_queries=200)):
-        with pytest.raises(ValueError, match="the model rejects sample 0, 3"):
+        with pytest.raises(ValueError, match=r"that the model rejects, got None \(samples 0, 3\)"):
             attack.run(strip(), x)
         result = attack.run(strip(), x, y)
         assert result.success.tolist()[0] is True
@@ -390,7 +481,8 @@ def test_a_forest_guards(tmp_path, x):
     with pytest.raises(RuntimeError, match="OutputForest failed.*not fitted"):
         Guard(convnet(), forest, threshold=0.5).predict(x)
     forest.fit(table.outputs, table.attack)
-    guard = Guard(convnet(), forest, log=tmp_path / "log").calibrate(images(60, seed=4), 0.1)
+    guard = Guard(convnet(), forest, fpr=0.1, log=tmp_path / "log")
+    guard.calibrate(images(60, seed=4))
     anomaly_score = forest.anomaly_score(table.outputs)
     clean = ~table.adversarial
     found = pickle.loads(pickle.dumps(guard)).inspect(x)
@@ -401,7 +493,7 @@ def test_a_forest_guards(tmp_path, x):
 
 
 def test_a_gradient_attack_is_told_what_to_do(guard, x):
-    with pytest.raises(TypeError, match="Guard is a ScoreClassifier.*Square"):
+    with pytest.raises(TypeError, match="Guard, a ScoreClassifier.*Square"):
         attacks.PGD(eps=0.1).run(guard, x)
 
 
@@ -422,13 +514,13 @@ def test_the_model_is_held_once_while_the_guard_is_calibrated():
             raise AssertionError
 
     model = Held()
-    Guard(model, Second()).calibrate(torch.rand(40, 2), 0.1, batch_size=8)
+    Guard(model, Second(), fpr=0.1).calibrate(torch.rand(40, 2), batch_size=8)
     assert model.times == 1
 
 
 def test_a_counted_model_is_asked_once_for_each_input(x):
     counter = QueryCounter(convnet())
-    Guard(counter, Unsure(), threshold=0.4).calibrate(x, 0.1, batch_size=16).predict(x)
+    Guard(counter, Unsure(), fpr=0.1).calibrate(x, batch_size=16).predict(x)
     assert counter.forward == 80
 
 
@@ -478,15 +570,15 @@ class TestDetectorOfInputs:
 
     def test_it_can_be_calibrated(self, x):
         x = torch.linspace(0, 1, 100)[:, None, None, None].expand(-1, *x.shape[1:])
-        guard = Guard(convnet(), Bright()).calibrate(x, fpr=0.1)
+        guard = Guard(convnet(), Bright(), fpr=0.1).calibrate(x)
         assert guard.inspect(x).alarm.sum() == 10
 
-    def test_a_risk_that_is_no_number_answers_nothing(self, x):
+    def test_a_score_that_is_not_finite_is_refused(self, x):
         class Lost(Bright):
             reads_inputs = True
 
             def anomaly_score(self, x, labels=None):
                 return torch.full((len(x),), torch.nan)
 
-        with pytest.raises(ValueError, match="Lost gave NaN or infinite suspicion for sample 0"):
+        with pytest.raises(ValueError, match="Lost must return finite anomaly scores.*sample 0"):
             Guard(convnet(), Lost()).predict(x)

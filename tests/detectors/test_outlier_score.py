@@ -64,14 +64,18 @@ class TestContract:
             with pytest.raises(ValueError, match="X has 2 features, but .* is expecting 3"):
                 ask(x[:1, :2])
             for value in (np.nan, np.inf):
-                with pytest.raises(ValueError, match="have NaN or infinity in row 1"):
+                with pytest.raises(ValueError, match="got NaN or infinity .row 1"):
                     ask(np.array([[0.0, 0, 0], [0, value, 0]]))
         x[5, 0] = np.nan
-        with pytest.raises(ValueError, match="have NaN or infinity in row 5"):
+        with pytest.raises(ValueError, match="got NaN or infinity .row 5"):
             detector.fit(x)
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             detector.fit(clean(), np.zeros(7))
-        for fpr, words in ((1, "fpr must be below 1"), (1.5, "fpr must lie in"), (-1, "lie in")):
+        for fpr, words in (
+            (1, "`fpr` must be below 1"),
+            (1.5, "`fpr` must lie in"),
+            (-1, "lie in"),
+        ):
             with pytest.raises(ValueError, match=words):
                 type(detector)(fpr=fpr).fit(clean())
 

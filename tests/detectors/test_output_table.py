@@ -154,9 +154,9 @@ def test_models_without_gradients_have_scores():
     tree = DecisionTreeClassifier(random_state=0).fit(X.numpy(), [0, 1, 1, 1])
     found = collect({"tree": tree}, [attacks.RandomNoise(eps=0.3, restarts=20)], X, Y)
     assert found.outputs[:4].tolist() == [[1, 0], [0, 1], [0, 1], [0, 1]]
-    with pytest.raises(TypeError, match="model 'tree' has no logits"):
+    with pytest.raises(TypeError, match="`models` must have logits.*got 'tree' without"):
         collect({"tree": tree}, [], X, Y, outputs="logits")
-    with pytest.raises(TypeError, match="model 'tree': FGSM needs gradients"):
+    with pytest.raises(TypeError, match="model 'tree': `model` must have gradients .* for FGSM"):
         collect({"tree": tree}, [attacks.FGSM(eps=0.1)], X, Y)
 
 
@@ -185,34 +185,37 @@ def test_the_models_and_the_random_state_stay_as_they_were():
 
 def test_what_collect_refuses():
     net, fgsm = halfspace(), attacks.FGSM(eps=0.1)
-    with pytest.raises(ValueError, match="models must hold at least one model, got none"):
+    with pytest.raises(ValueError, match="`models` must hold at least one model, got none"):
         collect({}, [fgsm], X, Y)
-    with pytest.raises(ValueError, match="attacks must not be named 'clean'"):
+    with pytest.raises(ValueError, match="`attacks` must not be named 'clean'"):
         collect([net], {"clean": fgsm}, X, Y)
-    with pytest.raises(TypeError, match="attacks must be an attack, such as"):
+    with pytest.raises(TypeError, match="`attacks` must be an attack, such as"):
         collect([net], [attacks.FGSM], X, Y)
     with pytest.raises(
-        TypeError, match="attacks must be a mapping from names to attacks or a list"
+        TypeError, match="`attacks` must be a mapping from names to attacks or a list"
     ):
         collect([net], fgsm, X, Y)
-    with pytest.raises(ValueError, match="outputs must be one of 'scores', 'logits', got 'labels'"):
+    with pytest.raises(
+        ValueError, match="`outputs` must be one of 'scores', 'logits', got 'labels'"
+    ):
         collect([net], [], X, Y, outputs="labels")
-    with pytest.raises(ValueError, match="first_sample must be at least 0"):
+    with pytest.raises(ValueError, match="`first_sample` must be at least 0"):
         collect([net], [], X, Y, first_sample=-1)
     for n in (3, 6):
-        with pytest.raises(ValueError, match=f"eps has {n} values, but x has 4 samples$"):
+        with pytest.raises(ValueError, match=rf"`eps` must .* shape \(4,\), got shape \({n},\)"):
             collect([net], [attacks.FGSM(eps=torch.ones(n))], X, Y)
-    with pytest.raises(ValueError, match=r"model 'Halfspace': y must be below 2.*sample 1"):
+    with pytest.raises(ValueError, match=r"model 'Halfspace': `y` must be below 2.*sample 1"):
         collect([net], [], X, torch.tensor([0, 2, 0, 0]))
-    with pytest.raises(ValueError, match=r"in the batch that begins at input 2.*y must be below"):
+    with pytest.raises(ValueError, match=r"in the batch that begins at sample 2.*y must be below"):
         collect([net], [], X, torch.tensor([0, 0, 0, 2]), batch_size=2)
-    with pytest.raises(ValueError, match="x must hold at least one sample"):
+    with pytest.raises(ValueError, match="`x` must hold at least one sample"):
         collect([net], [], X[:0], Y[:0])
-    with pytest.raises(TypeError, match="has no scores"):
+    with pytest.raises(TypeError, match="must have scores"):
         collect([CallableClassifier(len, 2, output="labels")], [], X, Y)
     wide = nn.Linear(2, 3)
     with pytest.raises(
-        ValueError, match="models must have as many scores, got 2 of 'Halfspace' and 3 of 'Linear'"
+        ValueError,
+        match="the same number of scores, got 2 of 'Halfspace' and 3 of 'Linear'",
     ):
         collect([net, wide], [fgsm], X, Y)
 
@@ -256,11 +259,13 @@ def test_rows_are_filtered_by_any_column():
     assert found.filter(adversarial=False).attack.tolist() == ["clean"] * 4
     assert len(found.filter(label=7)) == 0
     same(found.filter(), found)
-    with pytest.raises(ValueError, match="attack must be one of 'clean', 'pgd', got 'fgsm'"):
+    with pytest.raises(ValueError, match="`attack` must be one of 'clean', 'pgd', got 'fgsm'"):
         found.filter(attack=["pgd", "fgsm"])
-    with pytest.raises(TypeError, match="filter takes sample, model, .* got 'eps'"):
+    with pytest.raises(TypeError, match="`values` must name sample, model, .* got 'eps'"):
         found.filter(eps=0.1)
-    with pytest.raises(TypeError, match="success must be a number or a list of them, got 'yes'"):
+    with pytest.raises(
+        TypeError, match="`success` must be a number or a list of numbers, got 'yes'"
+    ):
         found.filter(success="yes")
 
 
@@ -269,7 +274,7 @@ def test_rows_are_taken_by_masks_indices_and_slices():
     same(found[found.model == "b"], found[np.array([1, 3, 5])])
     same(found[1::2], found[np.array([1, 3, 5])])
     assert table(kind="logits")[1:].kind == "logits"
-    with pytest.raises(TypeError, match="rows must be an array or a slice, got int"):
+    with pytest.raises(TypeError, match="`rows` must be an array or a slice, got int"):
         found[0]
 
 
@@ -279,10 +284,10 @@ def test_tables_are_joined_in_their_order():
     assert len(joined) == 11
     assert joined.model.tolist() == [*first.model, *second.model, *first.model]
     same(joined[4:7], second)
-    with pytest.raises(ValueError, match="tables must have outputs of one width, got 3 and 2"):
+    with pytest.raises(ValueError, match="`tables` must have outputs of one width, got 3 and 2"):
         first + table(width=2)
     with pytest.raises(
-        ValueError, match="tables must have outputs of one kind, got scores and log"
+        ValueError, match="`tables` must have outputs of one kind, got scores and log"
     ):
         first + table(kind="logits")
     with pytest.raises(ValueError, match="at least one table"):
@@ -310,11 +315,14 @@ def rewritten(path, **changed):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"sample": np.zeros(5, dtype=int)}, "no valid table .* sample must have shape"),
-        ({"success": np.zeros(6)}, "success must be an array of bools, got float64"),
-        ({"outputs": np.full((6, 3), np.nan)}, "NaN or infinity in row 0, 1, 2, 3, 4 and 1 more"),
-        ({"kind": np.array("labels")}, "kind must be one of 'scores', 'logits', got 'labels'"),
-        ({"format": np.array("something else")}, "is no table of outputs"),
+        (
+            {"sample": np.zeros(5, dtype=int)},
+            "not hold a valid OutputTable: `sample` must have shape",
+        ),
+        ({"success": np.zeros(6)}, "`success` must be an array of bools, got float64"),
+        ({"outputs": np.full((6, 3), np.nan)}, "NaN or infinity .row 0, 1, 2, 3, 4 and 1 more"),
+        ({"kind": np.array("labels")}, "`kind` must be one of 'scores', 'logits', got 'labels'"),
+        ({"format": np.array("something else")}, "must be a file of an OutputTable"),
         ({"model": np.array([print] * 6, dtype=object)}, "not an .npz archive of plain arrays"),
     ],
 )
@@ -327,17 +335,17 @@ def test_files_that_hold_no_table(tmp_path, changed, words):
 
 
 def test_columns_that_do_not_fit():
-    with pytest.raises(TypeError, match="outputs must be an array of floats, got int64"):
+    with pytest.raises(TypeError, match="`outputs` must be an array of floats, got int64"):
         table(outputs=np.zeros((6, 3), dtype=int))
     with pytest.raises(ValueError, match=r"`outputs` must have shape \(n, width\), got \(6,\)"):
         table(outputs=np.zeros(6))
     with pytest.raises(ValueError, match=r"`outputs` must have shape \(n, width\), got \(6, 0\)"):
         table(outputs=np.zeros((6, 0)))
-    with pytest.raises(ValueError, match="outputs must be finite, have NaN or infinity in row 2"):
+    with pytest.raises(ValueError, match="`outputs` must be finite, got NaN or infinity .row 2"):
         table(outputs=np.where(np.arange(6)[:, None] == 2, np.inf, np.ones((6, 3))))
-    with pytest.raises(TypeError, match="model must be an array of strings, got list"):
+    with pytest.raises(TypeError, match="`model` must be an array of strings, got list"):
         table(model=["a"] * 6)
-    with pytest.raises(TypeError, match="label must be an array of integers, got float64"):
+    with pytest.raises(TypeError, match="`label` must be an array of integers, got float64"):
         table(label=np.zeros(6))
     with pytest.raises(
         ValueError, match=r"`distance` must have shape \(6,\) like the rows, got \(2,\)"

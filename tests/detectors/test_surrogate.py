@@ -127,29 +127,53 @@ def test_it_is_a_detector(surrogate):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: DetectorSurrogate(3), TypeError, "detector must have suspicion"),
-        (lambda: DetectorSurrogate(Sum), TypeError, "detector must have suspicion"),
-        (lambda: DetectorSurrogate(Sum(), hidden=64), TypeError, "hidden must be a list"),
-        (lambda: DetectorSurrogate(Sum(), hidden=()), ValueError, "hidden must have a layer"),
-        (lambda: DetectorSurrogate(Sum(), hidden=(8, 0)), ValueError, "hidden must be at least 1"),
-        (lambda: DetectorSurrogate(Sum(), epochs=0), ValueError, "epochs must be at least 1"),
-        (lambda: DetectorSurrogate(Sum(), lr=0.0), ValueError, "lr must be positive"),
-        (lambda: DetectorSurrogate(Sum(), seed=0.5), TypeError, "seed must be an int"),
-        (lambda: DetectorSurrogate(Constant()).fit(rows()), ValueError, "400 rows the suspicion 7"),
-        (lambda: DetectorSurrogate(Sum()).fit(rows()[0]), ValueError, r"must be rows \(n, width\)"),
+        (lambda: DetectorSurrogate(3), TypeError, "`detector` must have anomaly_score"),
+        (lambda: DetectorSurrogate(Sum), TypeError, "`detector` must have anomaly_score"),
+        (lambda: DetectorSurrogate(Sum(), hidden=64), TypeError, "`hidden` must be a list"),
+        (
+            lambda: DetectorSurrogate(Sum(), hidden=()),
+            ValueError,
+            "`hidden` must have at least one layer",
+        ),
+        (
+            lambda: DetectorSurrogate(Sum(), hidden=(8, 0)),
+            ValueError,
+            "`hidden` must be at least 1",
+        ),
+        (lambda: DetectorSurrogate(Sum(), epochs=0), ValueError, "`epochs` must be at least 1"),
+        (lambda: DetectorSurrogate(Sum(), lr=0.0), ValueError, "`lr` must be positive"),
+        (lambda: DetectorSurrogate(Sum(), seed=0.5), TypeError, "`seed` must be an int"),
+        (
+            lambda: DetectorSurrogate(Constant()).fit(rows()),
+            ValueError,
+            "got 7 from Constant for all 400 rows",
+        ),
+        (
+            lambda: DetectorSurrogate(Sum()).fit(rows()[0]),
+            ValueError,
+            r"must have shape \(n, width\)",
+        ),
         (lambda: DetectorSurrogate(Sum()).fit(rows(0)), ValueError, "at least one"),
         (
             lambda: DetectorSurrogate(Sum()).fit(rows() / [1, 1, np.inf] * np.nan),
             ValueError,
             "finite",
         ),
-        (lambda: DetectorSurrogate(Sum()).anomaly_score(rows()), ValueError, "not fitted"),
+        (
+            lambda: DetectorSurrogate(Sum()).anomaly_score(rows()),
+            ValueError,
+            "must be fitted before use",
+        ),
         (
             lambda: DetectorSurrogate(Sum()).anomaly_score(torch.zeros(2, 3)),
             ValueError,
-            "not fitted",
+            "must be fitted before use",
         ),
-        (lambda: DetectorSurrogate(Sum()).agreement(rows()), ValueError, "not fitted"),
+        (
+            lambda: DetectorSurrogate(Sum()).agreement(rows()),
+            ValueError,
+            "must be fitted before use",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(make, error, words):
@@ -162,8 +186,13 @@ def test_rows_of_another_width_are_refused(surrogate):
         surrogate.anomaly_score(np.zeros((4, 2)))
     with pytest.raises(ValueError, match=r"shape \(n, 3\), got \(3,\)"):
         surrogate.anomaly_score(torch.zeros(3))
-    with pytest.raises(TypeError, match="outputs must be a torch.Tensor"):
-        surrogate.anomaly_score(np.zeros((4, 3)))
+
+
+def test_an_array_has_the_scores_of_its_tensor(surrogate):
+    found = surrogate.anomaly_score(rows(5))
+    assert found.dtype == np.float64
+    tensor = surrogate.anomaly_score(torch.from_numpy(rows(5)))
+    np.testing.assert_array_equal(found, tensor.numpy())
 
 
 def test_a_detector_that_answers_no_numbers_is_named():
@@ -171,12 +200,14 @@ def test_a_detector_that_answers_no_numbers_is_named():
         def anomaly_score(self, outputs):
             return np.full(len(outputs), np.nan)
 
-    with pytest.raises(ValueError, match="Broken gave NaN or infinite suspicion for sample 0"):
+    with pytest.raises(
+        ValueError, match="Broken must return finite anomaly scores, got .*sample 0"
+    ):
         DetectorSurrogate(Broken()).fit(rows())
 
 
 def test_agreement_needs_rows_that_differ(surrogate):
-    with pytest.raises(ValueError, match="equally suspicious to one of them"):
+    with pytest.raises(ValueError, match="equal scores of one of them"):
         surrogate.agreement(np.zeros((5, 3)))
-    with pytest.raises(ValueError, match="all 1 are equally"):
+    with pytest.raises(ValueError, match="for all 1 rows"):
         surrogate.agreement(rows(1))

@@ -130,7 +130,7 @@ def test_the_report_shows_noise_as_a_row_that_does_not_count(tmp_path):
     text = str(report).splitlines()
     rows = [line for line in text if line.startswith(("random noise, ", "worst case"))]
     assert [row.split("  ")[0] for row in rows] == [
-        "random noise, linf 0.1", "random noise, l2 0.2", "worst case over all",
+        "random noise, linf 0.1", "random noise, l2 0.2", "worst case over all attacks",
     ]  # fmt: skip
     assert str(noise.robust_accuracy) in rows[0]
     assert "Random noise is a baseline" in " ".join(text)
@@ -141,11 +141,11 @@ def test_the_report_shows_noise_as_a_row_that_does_not_count(tmp_path):
     page = report.to_html()
     assert page.count('class="baseline"') == 2
     table = page[page.index("<table>") : page.index("</table>")]
-    assert table.index("random noise, linf 0.1") < table.index("worst case over all")
+    assert table.index("random noise, linf 0.1") < table.index("worst case over all attacks")
 
 
 def missed(report):
-    return " ".join(note for note in report.notes() if "that no attack turned" in note)
+    return " ".join(note for note in report.notes() if "withstood every attack" in note)
 
 
 def test_a_note_says_when_noise_beats_every_attack_of_its_budget():
@@ -153,8 +153,8 @@ def test_a_note_says_when_noise_beats_every_attack_of_its_budget():
     count = 7 - report.noise[0].robust_accuracy.count
     assert count > 1
     assert missed(report) == (
-        f"Random noise of linf 0.1 turned {count} inputs that no attack turned within that budget: "
-        "the attacks are too weak, or gradients mislead."
+        f"Random noise of linf 0.1 fooled the model on {count} inputs that withstood every attack "
+        "within that budget: the attacks are too weak, or the gradients are misleading."
     )
     last = int((report.clean & ~report.noise[0].robust).nonzero()[-1])
     but_last = Fails(turned=last - 1)  # the first input is not attacked

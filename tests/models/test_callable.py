@@ -81,7 +81,7 @@ def test_scores_are_probabilities_in_float64(x, output):
 def test_labels_alone_give_no_scores():
     model = CallableClassifier(labels, 3, output="labels")
     assert not hasattr(model, "scores")
-    with pytest.raises(AttributeError, match="answers labels only, so it has no scores"):
+    with pytest.raises(AttributeError, match="returns labels only, so it has no scores"):
         model.scores  # noqa: B018
 
 
@@ -246,7 +246,7 @@ def test_the_log_says_what_was_asked_and_answered(x):
 def test_what_are_no_probabilities(row):
     rows = np.array([[0.5, 0.5, 0.0], [0.505, 0.5, 0.0], row])
     model = CallableClassifier(lambda x: rows[x[:, 0].astype(int)], 3, max_batch=2)
-    with pytest.raises(ServiceError, match="no probabilities .*for sample 2; use output='logits'"):
+    with pytest.raises(ServiceError, match=r".* \(sample 2\)\. Otherwise use output='logits'"):
         model.predict(torch.tensor([[0.0], [1.0], [2.0]]))
     model.predict(torch.tensor([[0.0], [1.0]]))
 
@@ -255,16 +255,16 @@ def test_errors_name_the_sample_of_the_whole_batch():
     model = CallableClassifier(lambda rows: rows, 2, output="logits", max_batch=2)
     x = torch.zeros(5, 2)
     x[3, 1] = torch.inf
-    with pytest.raises(ServiceError, match="NaN or infinite logits for sample 3"):
+    with pytest.raises(ServiceError, match=r"finite logits, got NaN or infinity \(sample 3\)"):
         model.predict(x)
 
 
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [
-        ([0, 3], ValueError, "labels must be below 3.*got 3, for sample 1"),
+        ([0, 3], ValueError, r"labels.* must be below 3.*got 3 \(sample 1\)"),
         ([0, -2], ValueError, r"must not be negative, got -2 \(sample 1\)"),
-        ([0, 0.5], ValueError, "must be integers, is not for sample 1"),
+        ([0, 0.5], ValueError, r"must be integers, got other values \(sample 1\)"),
         ([[1, 0], [0, 1]], ValueError, r"labels of shape \(2,\).*got shape \(2, 2\)"),
         (["cat", "dog"], TypeError, "must return numbers, got <U3"),
     ],
@@ -316,21 +316,21 @@ def test_a_service_over_http():
 
 def test_bad_arguments():
     for wrong, error, said in (
-        ({"num_classes": 1}, ValueError, "num_classes must be at least 2, got 1"),
-        ({"bounds": (1, 0)}, ValueError, "bounds must be two finite numbers"),
-        ({"output": "label"}, ValueError, "output must be one of"),
-        ({"takes": "list"}, ValueError, "takes must be one of 'numpy', 'tensor'"),
-        ({"max_batch": 0}, ValueError, "max_batch must be at least 1"),
-        ({"retries": -1}, ValueError, "retries must be at least 0"),
-        ({"retries": 1.0}, TypeError, "retries must be an int"),
-        ({"back_off": float("nan")}, ValueError, "back_off must be at least 0"),
-        ({"max_queries": -1}, ValueError, "max_queries must be at least 0"),
-        ({"max_queries": 1e3}, TypeError, "max_queries must be an int"),
-        ({"log": 1}, TypeError, "log must be True or False"),
+        ({"num_classes": 1}, ValueError, "`num_classes` must be at least 2, got 1"),
+        ({"bounds": (1, 0)}, ValueError, "`bounds` must be two finite numbers"),
+        ({"output": "label"}, ValueError, "`output` must be one of"),
+        ({"takes": "list"}, ValueError, "`takes` must be one of 'numpy', 'tensor'"),
+        ({"max_batch": 0}, ValueError, "`max_batch` must be at least 1"),
+        ({"retries": -1}, ValueError, "`retries` must be at least 0"),
+        ({"retries": 1.0}, TypeError, "`retries` must be an int"),
+        ({"back_off": float("nan")}, ValueError, "`back_off` must be at least 0"),
+        ({"max_queries": -1}, ValueError, "`max_queries` must be at least 0"),
+        ({"max_queries": 1e3}, TypeError, "`max_queries` must be an int"),
+        ({"log": 1}, TypeError, "`log` must be True or False"),
     ):
         with pytest.raises(error, match=said):
             CallableClassifier(probabilities, **{"num_classes": 3, **wrong})
-    with pytest.raises(TypeError, match="fn must be callable, got str"):
+    with pytest.raises(TypeError, match="`fn` must be callable, got str"):
         CallableClassifier("http://127.0.0.1", 3)
 
 
@@ -345,9 +345,11 @@ def test_it_is_copied_pickled_and_printed(x):
 
 
 def test_an_attack_with_gradients_says_that_there_are_none(x):
-    with pytest.raises(TypeError, match="CallableClassifier is a ScoreClassifier"):
+    with pytest.raises(
+        TypeError, match="got CallableClassifier, a ScoreClassifier, which has none"
+    ):
         advkit.attacks.FGSM(eps=0.1)(CallableClassifier(probabilities, 3), x)
-    with pytest.raises(TypeError, match="CallableClassifier is a Classifier"):
+    with pytest.raises(TypeError, match="got CallableClassifier, a Classifier, which has none"):
         advkit.attacks.FGSM(eps=0.1)(CallableClassifier(labels, 3, output="labels"), x)
 
 

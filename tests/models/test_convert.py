@@ -31,9 +31,9 @@ class Answers:
 def test_what_is_no_model():
     with pytest.raises(TypeError, match=r"torch.nn.Module, a fitted .* estimator or a classifier"):
         as_classifier(3)
-    with pytest.raises(TypeError, match="got function; a function goes into CallableClassifier"):
+    with pytest.raises(TypeError, match="got function. Wrap a function in CallableClassifier"):
         as_classifier(test_what_is_no_model)
-    with pytest.raises(TypeError, match="got Answers; a function goes"):
+    with pytest.raises(TypeError, match="got Answers. Wrap a function"):
         as_classifier(Answers())
     with pytest.raises(TypeError, match="got the class LogisticRegression"):
         as_classifier(LogisticRegression)
@@ -48,16 +48,16 @@ def test_what_is_no_model():
     [
         (
             RandomForestClassifier(2, random_state=0).fit(ROWS, Y),
-            r"SklearnClassifier\(RandomForestClassifier\) is a ScoreClassifier",
+            r"SklearnClassifier\(RandomForestClassifier\), a ScoreClassifier",
         ),
         (
             CallableClassifier(lambda rows: [0] * len(rows), 2, output="labels"),
-            "CallableClassifier is a Classifier",
+            "CallableClassifier, a Classifier",
         ),
     ],
 )
 def test_a_gradient_attack_on_what_has_none_names_the_ways_out(model, name):
-    with pytest.raises(TypeError, match=f"PGD needs gradients.*{name}") as caught:
+    with pytest.raises(TypeError, match=f"must have gradients .* for PGD, got {name}") as caught:
         attacks.PGD(eps=0.1)(model, torch.from_numpy(ROWS))
     for way_out in ("Square (scores)", "HopSkipJump (labels)", "Transfer(", "TorchClassifier"):
         assert way_out in str(caught.value)

@@ -68,7 +68,7 @@ def test_integers_other_than_positions_have_to_be_explained(values, estimator):
         ) as caught:
             make(known)
         assert str([int(v) for v in values]) in str(caught.value)
-    with pytest.raises(ValueError, match="labels must be one of 'class', 'index'"):
+    with pytest.raises(ValueError, match="`labels` must be one of 'class', 'index'"):
         SklearnClassifier(known, labels="classes")
 
 
@@ -107,6 +107,7 @@ def test_strings_have_positions_and_name_the_way_to_them():
                 call()
 
 
+@pytest.mark.slow("every attack")
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_every_attack_takes_labels_of_the_estimator(attack):
     by_class, by_index = both([1, 2, 5])
@@ -170,7 +171,7 @@ def test_each_model_of_a_transfer_matrix_takes_labels_as_it_names_them(of_its_ow
         matrices.append(rob.transfer_matrix({"m": model}, targets, attacks.FGSM(eps=0.005), X, y))
     mine, theirs = matrices
     assert torch.equal(mine.no_attack, theirs.no_attack)
-    assert torch.equal(mine.sources[0].wrong, theirs.sources[0].wrong)
+    assert torch.equal(mine.sources[0].misclassified, theirs.sources[0].misclassified)
     assert torch.equal(mine.sources[0].fooled, theirs.sources[0].fooled)
     assert not mine.sources[0].fooled.all()
 

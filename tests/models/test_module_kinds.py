@@ -149,7 +149,7 @@ def test_a_part_without_a_mode_gets_none_from_the_module_around_it(x):
     state = ModuleState(around)
     around.eval()
     for _ in range(2):
-        for step in list(state.steps()):
+        for step in list(state.restore_steps()):
             step()
     assert training_of(part) is None
     assert around[1].training
@@ -182,7 +182,7 @@ def test_a_module_that_refuses_to_evaluate_is_refused_with_the_way_out(kind, dty
 def test_fit_names_a_module_that_refuses_to_train(kind, x):
     module = kind(plain())
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    with pytest.raises(TypeError, match="must have a training mode.*Train the module that it was"):
+    with pytest.raises(TypeError, match="training mode.*Train the module that `model` was"):
         fit(
             *(module, [(x, torch.zeros(8))]),
             loss=LabelSmoothing(),

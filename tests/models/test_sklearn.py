@@ -114,7 +114,9 @@ def test_what_has_no_gradients_offers_none(estimator):
     assert not hasattr(model, "logits")
     with pytest.raises(AttributeError, match=r"SklearnClassifier\(.* has no logits"):
         model.logits  # noqa: B018
-    with pytest.raises(TypeError, match=f"FGSM needs gradients.*{type(model.estimator).__name__}"):
+    with pytest.raises(
+        TypeError, match=f"gradients .* for FGSM, got .*{type(model.estimator).__name__}"
+    ):
         attacks.FGSM(eps=0.1)(model, X)
 
 
@@ -274,7 +276,7 @@ def test_a_decision_value_for_each_pair_is_no_score():
     ):
         three = SklearnClassifier(fitted(estimator, 3))
         assert not hasattr(three, "scores")
-        with pytest.raises(TypeError, match="is a Classifier"):
+        with pytest.raises(TypeError, match="got SklearnClassifier.*, a Classifier"):
             attacks.FGSM(eps=0.1)(three, X)
         assert SklearnClassifier(fitted(estimator, 2)).scores(X).shape == (30, 2)
     assert SklearnClassifier(fitted(SVC(), 3)).scores(X).shape == (30, 3)
@@ -305,7 +307,7 @@ def test_labels_alone():
     known = fitted(VotingClassifier([("a", LinearSVC()), ("b", KNeighborsClassifier(3))]))
     model = SklearnClassifier(known)
     assert not hasattr(model, "scores")
-    with pytest.raises(AttributeError, match="gives labels only"):
+    with pytest.raises(AttributeError, match="returns labels only"):
         model.scores  # noqa: B018
     assert (model.predict(X).numpy() == known.predict(X.numpy())).all()
 
@@ -423,17 +425,29 @@ def test_what_is_refused():
         (LogisticRegression, TypeError, "must be fitted, got the class LogisticRegression"),
         (LogisticRegression(), ValueError, "must be fitted, got LogisticRegression before its fit"),
         (make_pipeline(StandardScaler(), SVC()), ValueError, "got Pipeline before its fit"),
-        (3, TypeError, "estimator must have predict, got int"),
-        (StandardScaler().fit(ROWS), TypeError, "must have predict, got StandardScaler"),
+        (3, TypeError, "`estimator` must have a method predict, got int"),
+        (StandardScaler().fit(ROWS), TypeError, "must have a method predict, got StandardScaler"),
         (LinearRegression().fit(ROWS, Y), TypeError, "classifier with classes_, got LinearRegr"),
         (
             IsolationForest(n_estimators=2).fit(ROWS),
             TypeError,
             "classifier with classes_, got IsolationForest",
         ),
-        (DecisionTreeClassifier().fit(ROWS, several), TypeError, "Tree.* gives several"),
-        (MLPClassifier(3, max_iter=1), TypeError, r"MLPClassifier gave shape \(8, 3\)"),
-        (DummyClassifier().fit(ROWS, 0 * Y), ValueError, "two classes or more, .* knows"),
+        (
+            DecisionTreeClassifier().fit(ROWS, several),
+            TypeError,
+            "got DecisionTreeClassifier, which returns several",
+        ),
+        (
+            MLPClassifier(3, max_iter=1),
+            TypeError,
+            r"got shape \(8, 3\) for 8 samples from MLPClassifier",
+        ),
+        (
+            DummyClassifier().fit(ROWS, 0 * Y),
+            ValueError,
+            r"at least two classes, got DummyClassifier with the classes \[.*0",
+        ),
     ):
         if isinstance(wrong, MLPClassifier):
             with warnings.catch_warnings():
@@ -441,7 +455,7 @@ def test_what_is_refused():
                 wrong.fit(ROWS, np.eye(3, dtype=int)[Y])
         with pytest.raises(error, match=said):
             SklearnClassifier(wrong)
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         SklearnClassifier(fitted(LinearSVC()), bounds=(1, 0))
 
 
@@ -461,7 +475,7 @@ def test_scores_that_are_not_finite_or_of_the_wrong_shape():
     with pytest.raises(ValueError, match="NaN or infinite scores for sample 4"):
         model.scores(x)
     known.wide = 2
-    with pytest.raises(ValueError, match=r"`predict_proba` must give scores \(30, 3\).*\(30, 2\)"):
+    with pytest.raises(ValueError, match=r"must return scores of shape \(30, 3\).*\(30, 2\)"):
         model.scores(X)
 
 
@@ -558,5 +572,5 @@ def test_masked_answers_are_refused():
 
     X = np.array([[0.1, 0.2], [0.8, 0.9], [0.2, 0.1], [0.9, 0.8]])
     model = SklearnClassifier(Hides().fit(X, [0, 1, 0, 1]))
-    with pytest.raises(ValueError, match="predict of the estimator must not hold masked values"):
+    with pytest.raises(ValueError, match="estimator's `predict` must not hold masked values"):
         model.predict(torch.from_numpy(X))

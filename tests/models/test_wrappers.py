@@ -69,12 +69,12 @@ def test_a_wrapper_offers_what_the_inner_model_offers(x, wrap):
     assert not hasattr(wrapped, "logits")
     assert (wrapped.scores(x).numpy() == tree.predict_proba(x.flatten(1))).all()
     assert wrapped.predict(x).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    with pytest.raises(TypeError, match="is a ScoreClassifier"):
+    with pytest.raises(TypeError, match=", a ScoreClassifier"):
         attacks.FGSM(eps=0.1)(wrapped, x)
 
     far = wrap(TorchClassifier(convnet(), bounds=(-2, 3)))
     assert far.bounds == (-2, 3)
-    with pytest.raises(ValueError, match="num_classes is unknown"):
+    with pytest.raises(ValueError, match="`num_classes` must be given to be known"):
         far.num_classes  # noqa: B018
 
 
@@ -160,11 +160,11 @@ def test_the_expectation_of_a_random_net_is_attacked(x, noisy):
 
 
 def test_arguments_of_the_expectation(noisy):
-    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`draws` must be at least 1, got 0"):
         Expectation(noisy, draws=0)
-    with pytest.raises(ValueError, match="combine must be one of"):
+    with pytest.raises(ValueError, match="`combine` must be one of"):
         Expectation(noisy, combine="mean")
-    with pytest.raises(TypeError, match="use combine='vote'"):
+    with pytest.raises(TypeError, match="Use combine='vote'"):
         Expectation(CallableClassifier(len, 3, output="labels"))
 
 
@@ -205,7 +205,7 @@ def test_a_step_that_changes_the_shape_needs_a_function_backward():
 
     x = torch.rand(2, 2, dtype=torch.float64)
     assert StraightThrough(Linear3(), doubled).predict(x).shape == (2,)
-    with pytest.raises(ValueError, match=r"turns \(2, 2\) into \(2, 3\).*give backward="):
+    with pytest.raises(ValueError, match=r"`backward` must return .* \(2, 3\), got \(2, 2\)"):
         StraightThrough(Linear3(), doubled).logits(x.requires_grad_())
     model = StraightThrough(Linear3(), doubled, backward=lambda x: torch.cat([x, x], 1)[:, :3])
     (grad,) = torch.autograd.grad(model.logits(x)[:, 1].sum(), x)
@@ -273,10 +273,10 @@ def test_the_bounds_are_those_of_what_comes_before_the_step(x):
     torch.testing.assert_close(model.logits(255 * x), convnet()(x))
     result = attacks.FGSM(eps=25.5).run(model, (255 * x).requires_grad_())
     assert result.success.any()
-    for wrong, said in (((2, "no"), "step must be callable"), ((len, 2), "backward must be")):
+    for wrong, said in (((2, "no"), "`step` must be callable"), ((len, 2), "`backward` must be")):
         with pytest.raises(TypeError, match=said):
             StraightThrough(convnet(), *wrong)
-    with pytest.raises(ValueError, match="bounds must be two finite numbers"):
+    with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         StraightThrough(convnet(), len, bounds=(1, 0))
 
 
@@ -322,7 +322,7 @@ def test_a_budget_stops_before_anything_is_sent(x):
         model.logits(x)
         assert (model.max_queries, model.queries_left, model.forward) == (20, 4, 16)
         for ask in (model.predict, model.scores, model.logits):
-            with pytest.raises(QueryBudgetExceeded, match="has 4 left, and 8 more") as caught:
+            with pytest.raises(QueryBudgetExceeded, match="4 left, but the call needs 8") as caught:
                 ask(x)
         assert (caught.value.max_queries, caught.value.spent, caught.value.wanted) == (20, 16, 8)
         assert net.calls == 2
@@ -331,7 +331,7 @@ def test_a_budget_stops_before_anything_is_sent(x):
     model.reset()
     assert model.queries_left == 20
     assert QueryCounter(net).queries_left is QueryCounter(net).max_queries is None
-    with pytest.raises(TypeError, match="max_queries must be an int"):
+    with pytest.raises(TypeError, match="`max_queries` must be an int"):
         QueryCounter(net, max_queries=math.inf)
 
 

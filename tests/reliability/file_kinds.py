@@ -5,8 +5,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,6 +17,8 @@ from advkit.cli.loading import load_weights
 from advkit.defenses import MRR, LatentDefenders, fit
 from advkit.defenses.mrr.dictionaries import InputDefender
 from advkit.detectors import OutputForest, OutputTable
+
+save_file = pytest.importorskip("safetensors.torch").save_file
 
 ROWS = np.random.default_rng(0).dirichlet([1, 1, 1], 20)
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -175,9 +175,9 @@ def test_an_interrupt_while_samples_are_given_back_leaves_nothing_reserved(monke
     budget = Budget(10)
     with monkeypatch.context() as patched:
         patched.setattr(weakref.WeakSet, "discard", stop)
-        with contextlib.suppress(KeyboardInterrupt), budget.reserved(3):
+        with contextlib.suppress(KeyboardInterrupt), budget.reserve(3):
             pass
-    assert budget.left == 10
+    assert budget.remaining == 10
 
 
 def test_samples_in_flight_are_reserved_for_the_whole_call():
@@ -205,13 +205,13 @@ def test_a_raising_model_is_not_counted():
 
 def test_budgets_and_counters_are_copied_and_pickled():
     budget, counter = Budget(10), Counter()
-    with budget.reserved(3) as reservation:
-        budget.answered(reservation, 1)
+    with budget.reserve(3) as reservation:
+        budget.charge(reservation, 1)
         for twin in (copy.deepcopy(budget), pickle.loads(pickle.dumps(budget))):
-            assert (twin.limit, twin.spent, twin.left) == (10, 1, 9)
-            with twin.reserved(9):
-                assert twin.left == 0
-        assert budget.left == 7
+            assert (twin.limit, twin.spent, twin.remaining) == (10, 1, 9)
+            with twin.reserve(9):
+                assert twin.remaining == 0
+        assert budget.remaining == 7
     for value in (0, 4):
         counter.reset()
         counter.add(value)
@@ -222,11 +222,11 @@ def test_budgets_and_counters_are_copied_and_pickled():
 
 def test_a_reset_leaves_calls_in_flight_their_room():
     budget = Budget(10)
-    with budget.reserved(3) as reservation:
+    with budget.reserve(3) as reservation:
         budget.reset()
-        assert budget.left == 7
-        budget.answered(reservation, 3)
-    assert (budget.spent, budget.left) == (3, 7)
+        assert budget.remaining == 7
+        budget.charge(reservation, 3)
+    assert (budget.spent, budget.remaining) == (3, 7)
 
 
 def test_members_that_share_a_budget(tally):

@@ -199,8 +199,8 @@ def test_no_threshold_that_is_not_a_finite_number_lets_anything_pass(tally, bad,
 
 
 def test_calibration_on_nan_sets_no_threshold(tally):
-    guard = guard_of(Returns(lambda outputs: np.full(len(outputs), np.nan)))
-    for calibrated in (lambda: guard.calibrate(torch.rand(20, 2), 0.1), lambda: guard.predict(X)):
+    guard = guard_of(Returns(lambda outputs: np.full(len(outputs), np.nan)), fpr=0.1)
+    for calibrated in (lambda: guard.calibrate(torch.rand(20, 2)), lambda: guard.predict(X)):
         with tally(JUDGED).trial("calibrated on NaN"), pytest.raises(ValueError, match="NaN"):
             calibrated()
     assert guard.threshold == 0.5
@@ -687,7 +687,7 @@ def test_an_object_that_takes_nothing_is_an_error(returned):
         def write(self, text):
             return returned
 
-    with pytest.raises(OSError, match=f"log.write returned {returned}, so nothing was written"):
+    with pytest.raises(OSError, match=f"`log.write` must return a positive count, got {returned}"):
         AlarmLog(Full()).append(["one\n"])
 
 

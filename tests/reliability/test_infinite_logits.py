@@ -116,7 +116,7 @@ def test_an_evaluation_goes_on_and_names_the_inputs(tally, name, dtype):
             assert not (outcome.not_finite & outcome.success).any()
             rows = outcome.not_finite.nonzero().flatten().tolist()
             assert written["attacks"][0]["inputs_not_finite"] == rows
-            noted = any("met NaN or infinite logits and did not" in n for n in report.notes())
+            noted = any("for which the model returned NaN or infinite" in n for n in report.notes())
             assert noted == bool(rows)
 
 
@@ -129,7 +129,7 @@ def test_the_case_of_a_net_that_overflows():
     with pytest.warns(InconclusiveWarning):
         report = eval.evaluate(Overflows(torch.inf), x, y, attacks=[attacks.FGSM(eps=0.2)])
     assert report.worst_case.count == 4
-    assert "FGSM(eps=0.2) met NaN or infinite logits" in str(report)
+    assert "FGSM(eps=0.2) failed on 4 inputs (number 0, 1, 2, 3)" in str(report)
     assert report.to_dict()["attacks"][0]["inputs_not_finite"] == [0, 1, 2, 3]
 
 
@@ -215,9 +215,9 @@ def test_every_mix_of_logits(tally, logits, leaves, reaches, confidence):
     for targeted, succeeds in ((False, leaves), (True, reaches)):
         with promise.trial((logits, targeted, confidence)):
             goal = Goal(torch.tensor([0]), 0, targeted, confidence)
-            shortfall = goal.shortfall(torch.tensor([logits], dtype=torch.float32))
-            assert (shortfall <= 0).tolist() == [succeeds]
-            assert succeeds or not (shortfall < -1).any()
+            violation = goal.violation(torch.tensor([logits], dtype=torch.float32))
+            assert (violation <= 0).tolist() == [succeeds]
+            assert succeeds or not (violation < -1).any()
 
 
 def test_noise_that_meets_them_has_turned_nothing():

@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+for package in ("jinja2", "matplotlib", "tqdm"):  # what the command needs
+    pytest.importorskip(package)
+
+pytestmark = pytest.mark.slow("runs the command again and again")
 HARNESS = Path(__file__).with_name("interrupting.py")
 PROMISE = "Ctrl-C ends the command with status 130 and says truly which files are saved"
 NETS = """

@@ -88,6 +88,6 @@ def test_a_matrix_keeps_the_batches_before(ended):
     error = ended(matrix, 250)
     expected = matrix(service(), 8)
     assert torch.equal(error.matrix.no_attack, expected.no_attack)
-    assert torch.equal(error.matrix.sources[0].wrong, expected.sources[0].wrong)
+    assert torch.equal(error.matrix.sources[0].misclassified, expected.sources[0].misclassified)
     assert error.matrix.total == 8
     assert not hasattr(ended(matrix, 50), "matrix")

@@ -143,7 +143,7 @@ def test_a_report_that_was_read_does_not_keep_the_evaluation():
     stream.close()
     del attack, stream
     assert kept() is not None  # unread reports need it
-    assert [str(report).count("on 1 inputs") for report in reports] == [1, 0]
+    assert [str(report).count("on 1 input\n") for report in reports] == [1, 0]
     assert kept() is None
     assert [len(report.clean) for report in reports] == [1, 2]
 

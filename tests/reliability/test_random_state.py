@@ -149,6 +149,7 @@ def test_a_module_that_does_not_draw_never_sets_the_random_state(name, untouched
                 attacks.PGD(eps=0.1, steps=2).run(model, X)
 
 
+@pytest.mark.slow("imports torch in a process")
 def test_watching_does_not_import_the_compiler_of_torch():
     code = (
         "import advkit, sys, torch; advkit.TorchClassifier(torch.nn.ReLU()).predict(-torch.eye(3))"

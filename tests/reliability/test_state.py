@@ -141,7 +141,7 @@ def test_interrupts_at_every_line_of_entering_and_leaving(mode, tally):
             assert snapshot(net) == before
             assert not state._in_use
             assert is_lock_free()
-            assert random_state.opened(((id(net),), mode == "eval")) is None
+            assert random_state.find_open(((id(net),), mode == "eval")) is None
     assert k > 400
     check_free(net, before)
 

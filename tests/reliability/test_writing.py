@@ -108,6 +108,7 @@ def test_a_kill_at_any_moment(tmp_path, tally):
             assert len(os.listdir(tmp_path)) <= 2
 
 
+@pytest.mark.slow("starts processes again and again")
 def test_a_kill_while_a_report_is_saved(tally, tmp_path):
     """Another process forks one that is killed for each line of the writing; see report_kills."""
     promise = tally("report.json tells whether report.html is of its run after a kill")
@@ -265,6 +266,8 @@ def test_links_and_special_files(tmp_path, tally, monkeypatch):
 
 
 def test_a_report_is_not_saved_over_special_files(tmp_path, tally):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
     refuses = tally("a folder, a device, a pipe or a socket is refused and stays")
     report = a_report(torch.rand(8, 4), torch.arange(8) % 2)
     for name in ("report.json", "report.html"):
@@ -382,6 +385,7 @@ def refused(run, path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow("starts processes")
 def test_two_fits_in_two_processes(tmp_path, tally):
     """The first one is killed while a worker of its loader lives on for some seconds."""
     second = tally(SECOND)

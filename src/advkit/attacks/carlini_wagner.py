@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advkit.attacks.engine.box_adam import SCHEDULES, BoxAdam, Schedule
 from advkit.attacks.engine.constant_search import PenaltyAttack, PenaltyState
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
 from advkit.core.norms import Norm
@@ -86,7 +86,7 @@ class CarliniWagnerL2(PenaltyAttack):
     def _initial_factor(self) -> float:
         return _AMPLE * 2
 
-    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
+    def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
         if self.schedule != "published":
             return super()._search_nearest(problem, at)
         one = at_least_float32(problem.x).new_ones(len(problem.x))

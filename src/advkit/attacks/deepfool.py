@@ -11,9 +11,9 @@ from torch import Tensor
 
 from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.minimum_norm import MinimumNormAttack, refine_to_boundary
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
-from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.rows import select, update_rows
 from advkit.core import checks
 from advkit.core.losses import Loss, split_label_logit
 from advkit.core.norms import DUAL, Norm, lp_norm, per_sample
@@ -37,7 +37,7 @@ class _Crossing(NamedTuple):
     """The first iterate of each sample that is a success, and the last one before it."""
 
     x_adv: Tensor  # (n, *features), the success; the clean input where there was none
-    shortfall: Tensor  # (n,), of the success, inf without one
+    violation: Tensor  # (n,), of the success, inf without one
     distance: Tensor  # (n,), of the success, inf without one
     inner: Tensor  # (n, *features), the last iterate that was not a success
     gap: Tensor  # (n,), its shortfall; 0 where there was none
@@ -45,12 +45,12 @@ class _Crossing(NamedTuple):
     @property
     def outer(self) -> Nearest:
         """The successes; writing to them writes to the crossing."""
-        return Nearest(self.x_adv, self.shortfall, self.distance)
+        return Nearest(self.x_adv, self.violation, self.distance)
 
-    def improved(self, problem: Problem, at: Judged) -> _Crossing:
+    def improved(self, problem: Problem, at: Iterate) -> _Crossing:
         """Return the crossing with another iterate."""
         inner = torch.where(per_sample(at.success, at.x_adv), self.inner, at.x_adv)
-        gap = torch.where(at.success, self.gap, at.shortfall)
+        gap = torch.where(at.success, self.gap, at.violation)
         return _Crossing(*self.outer.improved(problem, at), inner, gap)
 
 
@@ -111,10 +111,10 @@ class DeepFool(MinimumNormAttack):
         if self.eps is not None:
             checks.eps(self.eps)
 
-    def _objective(self, *, targeted: bool) -> Loss:
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
         if targeted:
             raise ValueError("`target` must be None: DeepFool has no targeted form; FAB has one")
-        return super()._objective(targeted=targeted)
+        return super()._ascent_loss(targeted=targeted)
 
     def _search(self, problem: Problem) -> Best | Nearest:
         """Return the nearest successes, or with `eps` what the ball holds of the crossings.
@@ -131,8 +131,8 @@ class DeepFool(MinimumNormAttack):
         """Return the successes and failures projected onto the ball; a success within it counts."""
         outer = crossing.outer
         found = torch.where(per_sample(outer.success, problem.x), outer.x_adv, crossing.inner)
-        x_adv = problem.into_ball(found, eps)
-        return Best(x_adv, outer.shortfall.where(outer.distance <= eps, math.inf))
+        x_adv = problem.project_to_ball(found, eps)
+        return Best(x_adv, outer.violation.where(outer.distance <= eps, math.inf))
 
     def _partial_result(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
         """Return the iterates `kept`, with `eps` only those in the ball."""
@@ -143,7 +143,7 @@ class DeepFool(MinimumNormAttack):
         )  # 16 bits would round it
         outside = distance > checks.radii(self.eps, problem.x)
         x_adv = torch.where(per_sample(outside, problem.x), problem.x, kept.x_adv)
-        return Best(x_adv, kept.shortfall.masked_fill(outside, math.inf))
+        return Best(x_adv, kept.violation.masked_fill(outside, math.inf))
 
     def _crossing(self, problem: Problem) -> _Crossing:
         """Return where the walk of each sample crosses the boundary, refined."""
@@ -162,9 +162,9 @@ class DeepFool(MinimumNormAttack):
         one = (crossing.inner == problem.x).flatten(1).all(1) & (crossing.gap > 0)
         rows = (one & crossing.outer.success).nonzero().flatten()
         if len(rows):
-            other = replace(self, candidates=_MOST)._walk(problem.take(rows))
+            other = replace(self, candidates=_MOST)._walk(problem.select(rows))
             nearer = other.distance < crossing.distance[rows]
-            write(crossing, rows[nearer], take(other, nearer))
+            update_rows(crossing, rows[nearer], select(other, nearer))
 
     def _walk(self, problem: Problem) -> _Crossing:
         """Step to the nearest class boundary until it is crossed."""
@@ -181,7 +181,7 @@ class DeepFool(MinimumNormAttack):
             first=True,
         )
 
-    def _step(self, i: int, problem: Problem, at: Judged, move: _Move) -> tuple[Tensor, _Move]:
+    def _step(self, i: int, problem: Problem, at: Iterate, move: _Move) -> tuple[Tensor, _Move]:
         unit, distance, slopes = self._nearest_plane(i, problem, at, move.slopes)
         lost = distance.isinf()
         straight = unit.sign() if self.norm == "linf" else unit
@@ -196,7 +196,7 @@ class DeepFool(MinimumNormAttack):
         return problem.clip(at.x_adv + per_sample(length, unit) * straight), _Move(slopes, lost)
 
     def _nearest_plane(
-        self, i: int, problem: Problem, at: Judged, slopes: Tensor
+        self, i: int, problem: Problem, at: Iterate, slopes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest class boundary of the linearized logits.
 
@@ -208,27 +208,27 @@ class DeepFool(MinimumNormAttack):
         likeliest = others.topk(min(self.candidates or _MOST, others.shape[1] - 1), dim=1)
         slopes = slopes.to(others.dtype).expand_as(others).clone()
         unit, distance = torch.zeros_like(problem.x), torch.full_like(own, math.inf)
-        blind = torch.ones_like(own, dtype=torch.bool)
-        for k, rival in enumerate(likeliest.indices.unbind(1)):
+        no_gradient = torch.ones_like(own, dtype=torch.bool)
+        for k, candidate in enumerate(likeliest.indices.unbind(1)):
             gap = own - likeliest.values[:, k]
             rows = torch.arange(len(gap), device=gap.device)
             if k and self.candidates is None:
-                rows = rows[gap < _steepest_likely(slopes, rival) * distance]
+                rows = rows[gap < _steepest_likely(slopes, candidate) * distance]
             if not len(rows):
                 continue
-            grad = _gradient_to(problem, at, rival, rows)
+            grad = _gradient_to(problem, at, candidate, rows)
             slope = self._slope(grad, own.dtype)
-            blind[rows] &= slope == 0
+            no_gradient[rows] &= slope == 0
             if i >= _BLUNT:
                 grad = problem.drop_active_bounds(at.x_adv[rows], grad)
                 slope = self._slope(grad, own.dtype)
-            slopes[rows, rival[rows]] = slope
+            slopes[rows, candidate[rows]] = slope
             reach = torch.where(slope > 0, gap[rows] / slope, math.inf)
             nearer = reach < distance[rows]
             rows, reach = rows[nearer], reach[nearer]
             distance[rows] = reach
             unit[rows] = (grad[nearer] / per_sample(slope[nearer], grad)).to(unit.dtype)
-        problem.ledger.blind[problem.rows] |= blind
+        problem.statistics.no_gradient[problem.rows] |= no_gradient
         return unit, distance, slopes
 
     def _slope(self, grad: Tensor, dtype: torch.dtype) -> Tensor:
@@ -237,18 +237,22 @@ class DeepFool(MinimumNormAttack):
         return slope.where(slope.isfinite(), 0)
 
 
-def _steepest_likely(slopes: Tensor, rival: Tensor) -> Tensor:
-    """How steep the class `rival` `(n,)` may be: as it was, or as the steepest, and some more."""
-    before = slopes.gather(1, rival[:, None]).squeeze(1)
+def _steepest_likely(slopes: Tensor, candidate: Tensor) -> Tensor:
+    """How steep the class `candidate` `(n,)` may be: as it was, or as the steepest, and some more."""
+    before = slopes.gather(1, candidate[:, None]).squeeze(1)
     return _SLACK * torch.where(before > 0, before, slopes.amax(1))
 
 
-def _gradient_to(problem: Problem, at: Judged, rival: Tensor, rows: Tensor) -> Tensor:
+def _gradient_to(problem: Problem, at: Iterate, candidate: Tensor, rows: Tensor) -> Tensor:
     """Of the rival's logit minus the label's, for the samples `rows` `(m,)`: `(m, *features)`."""
-    if len(rows) < len(rival):
-        keep = torch.zeros_like(rival, dtype=torch.bool).index_fill_(0, rows, True)
-        at, problem, rival = problem.narrow(at, keep), problem.take(keep), rival[keep]
-    pair = torch.stack([rival, problem.goal.labels], dim=1)
+    if len(rows) < len(candidate):
+        mask = torch.zeros_like(candidate, dtype=torch.bool).index_fill_(0, rows, True)
+        at, problem, candidate = (
+            problem.select_for_backward(at, mask),
+            problem.select(mask),
+            candidate[mask],
+        )
+    pair = torch.stack([candidate, problem.goal.labels], dim=1)
     with torch.enable_grad():
         value = -at.logits.gather(1, pair).diff(dim=1).squeeze(1)
-    return problem.pull(at, value, again=True)
+    return problem.input_gradient(at, value, again=True)

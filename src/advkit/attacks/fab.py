@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
 from advkit.core.norms import DUAL, Norm, lp_norm, per_sample
@@ -89,15 +89,15 @@ class FAB(MinimumNormAttack):
         checks.integer("candidates", self.candidates, at_least=1)
         checks.boolean("progress", self.progress)
 
-    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
+    def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
         """Walk to one class after another from the inputs, then on from the nearest success."""
         nearest = Nearest.empty(problem.x)
         classes = candidates(at, problem.goal, min(self.candidates, self.steps // (2 * _SHORTEST)))
         each = self.steps // (2 * len(classes)) if len(classes) > 1 else 0
         pace = _pace(_EXPLORE, each)
-        for rival in classes if each else ():
+        for candidate in classes if each else ():
             limit = _HOPELESS * nearest.distance
-            nearest = self._walk(problem, rival, problem.x, limit, pace, nearest)
+            nearest = self._walk(problem, candidate, problem.x, limit, pace, nearest)
         rest = _pace(_REFINE if each else _EXPLORE, self.steps - each * len(classes))
         never = torch.full_like(nearest.distance, math.inf)
         return self._walk(problem, None, nearest.x_adv, never, rest, nearest)
@@ -108,17 +108,17 @@ class FAB(MinimumNormAttack):
     def _walk(
         self,
         problem: Problem,
-        rival: Tensor | None,
+        candidate: Tensor | None,
         start: Tensor,
         limit: Tensor,
         pace: list[float],
         nearest: Nearest,
     ) -> Nearest:
-        """Walk from `start` to the class `rival`, `None` for the best; end beyond `limit`."""
+        """Walk from `start` to the class `candidate`, `None` for the best; end beyond `limit`."""
         walk = _begin(problem, limit)
-        towards = problem.against(rival)
+        towards = problem.with_candidate(candidate)
 
-        def step(i: int, problem: Problem, at: Judged, walk: _Walk) -> tuple[Tensor, _Walk]:
+        def step(i: int, problem: Problem, at: Iterate, walk: _Walk) -> tuple[Tensor, _Walk]:
             return self._step(i, pace[i], problem, at, walk)
 
         return iterate(
@@ -132,9 +132,9 @@ class FAB(MinimumNormAttack):
         )
 
     def _step(
-        self, i: int, share: float, problem: Problem, at: Judged, walk: _Walk
+        self, i: int, share: float, problem: Problem, at: Iterate, walk: _Walk
     ) -> tuple[Tensor, _Walk]:
-        grad = at_least_float32(problem.drop_active_bounds(at.x_adv, problem.gradient(at)))
+        grad = at_least_float32(problem.drop_active_bounds(at.x_adv, problem.ascent_direction(at)))
         delta = at_least_float32(at.x_adv - problem.x)
         distance, slope = lp_norm(delta, self.norm), lp_norm(grad, DUAL[self.norm])
         gap = -at.value.detach().to(slope.dtype)
@@ -175,7 +175,7 @@ def _begin(problem: Problem, limit: Tensor) -> _Walk:
     )
 
 
-def _watched(i: int, at: Judged, distance: Tensor, walk: _Walk, lost: Tensor) -> _Walk:
+def _watched(i: int, at: Iterate, distance: Tensor, walk: _Walk, lost: Tensor) -> _Walk:
     """The walk with what step `i` has shown of its prospects; `lost` samples have no gradient."""
     nearest = torch.where(at.success, torch.minimum(distance, walk.nearest), walk.nearest)
     closed, before, known = lost, walk.before, nearest.isfinite()

@@ -13,7 +13,7 @@ from torch import Tensor
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
-from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.rows import select, update_rows
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, normal, sample_keys, uniform
@@ -92,8 +92,8 @@ class HopSkipJump(BlackBoxAttack):
     def _search(self, problem: Problem) -> Nearest:
         init_points = self._checked_init_points(problem)
         nearest = self._empty_record(problem)
-        if problem.ledger.kept is not None:
-            problem.ledger.kept = nearest  # filled as the search goes on
+        if problem.statistics.best_so_far is not None:
+            problem.statistics.best_so_far = nearest  # filled as the search goes on
         at = problem.evaluate_clean(nearest)
         search = _Search(self, problem, nearest)
         begun = search.begin((~at.success).nonzero().flatten(), init_points)
@@ -110,7 +110,7 @@ class HopSkipJump(BlackBoxAttack):
         seen = super()._verify(problem, found)
         # a failure gives the clean input, which was none at the first look
         return Best(torch.where(per_sample(seen.success, seen.x_adv), seen.x_adv, problem.x),
-                    seen.shortfall)  # fmt: skip
+                    seen.violation)  # fmt: skip
 
     def _checked_init_points(self, problem: Problem) -> Tensor | None:
         if self.init_points is None:
@@ -138,24 +138,24 @@ class _Search:
     @property
     def left(self) -> Tensor:
         """Queries that each sample has left, besides the last look, `(n,)`."""
-        return self.attack.max_queries - 1 - self.problem.ledger.forward
+        return self.attack.max_queries - 1 - self.problem.statistics.forward
 
     def ask(self, x_adv: Tensor, rows: Tensor) -> Tensor:
         """Whether each of `x_adv`, candidates for the samples `rows`, is a success; bool `(m,)`."""
-        before = int(self.problem.ledger.forward.max())
+        before = int(self.problem.statistics.forward.max())
         size = self.attack.batch_size
         parts = [slice(i, i + size) for i in range(0, len(rows), size)]
-        found = torch.cat([self.problem.reached(x_adv[part], rows[part]) for part in parts])
-        self.problem.ledger.advance(int(self.problem.ledger.forward.max()) - before)
+        found = torch.cat([self.problem.reaches_goal(x_adv[part], rows[part]) for part in parts])
+        self.problem.statistics.advance(int(self.problem.statistics.forward.max()) - before)
         return found
 
     def keep(self, x_adv: Tensor, rows: Tensor) -> None:
         """Successes `x_adv` of the samples `rows`, if they are nearer than those before."""
-        part = self.problem.take(rows)
+        part = self.problem.select(rows)
         found = Nearest(
             x_adv, x_adv.new_full((len(rows),), -1), at_least_float32(part.distance(x_adv))
         )
-        write(self.nearest, rows, take(self.nearest, rows).nearer(found))
+        update_rows(self.nearest, rows, select(self.nearest, rows).nearer(found))
 
     def begin(self, rows: Tensor, init_points: Tensor | None) -> Tensor:
         """Give the samples `rows` a first success, on the boundary; those that have got one."""
@@ -169,7 +169,7 @@ class _Search:
             self.keep(x_adv[hit], todo[hit])
             todo = todo[~hit]
         found = self.nearest.success[rows]
-        self.problem.ledger.no_start[rows[~found]] = True
+        self.problem.statistics.no_start[rows[~found]] = True
         begun = rows[found & (self.left[rows] >= _HALVINGS)]
         if len(begun):
             self._approach(self.nearest.x_adv[begun], begun)
@@ -240,7 +240,7 @@ class _Search:
         The length is halved until it is one.
         """
         move = normal.sign() if self.attack.norm == "linf" else normal
-        length = self.problem.take(rows).distance(x_adv) / math.sqrt(i)
+        length = self.problem.select(rows).distance(x_adv) / math.sqrt(i)
         found, stepped = x_adv.clone(), torch.zeros_like(rows, dtype=torch.bool)
         for _ in range(_STEPS):
             todo = (~stepped & (self.left[rows] > _HALVINGS)).nonzero().flatten()
@@ -260,7 +260,7 @@ class _Search:
         """From successes `x_adv` towards the inputs of `rows` up to the boundary, by halving."""
         if not len(rows):
             return
-        part = self.problem.take(rows)
+        part = self.problem.select(rows)
         distance, delta = part.distance(x_adv), x_adv - part.x
         inner, outer, best = torch.zeros_like(distance), torch.ones_like(distance), x_adv
         for _ in range(_HALVINGS):

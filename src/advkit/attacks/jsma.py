@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rounding import warn_of_lost_theta
 from advkit.core import checks
@@ -99,7 +99,7 @@ class JSMA(MinimumNormAttack):
         warn_of_lost_theta(problem, self.theta)
         return super()._search(problem)
 
-    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
+    def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
         found = Nearest.empty(problem.x)
         for target in candidates(at, problem.goal, self.candidates) or [problem.goal.labels]:
             found = self._run(problem, target, found)
@@ -132,7 +132,7 @@ class JSMA(MinimumNormAttack):
         )
 
     def _step(
-        self, i: int, problem: Problem, at: Judged, domain: _Domain
+        self, i: int, problem: Problem, at: Iterate, domain: _Domain
     ) -> tuple[Tensor, _Domain]:
         x_adv = at.x_adv.flatten(1).clone()
         bound = problem.model.bounds[1 if self.theta > 0 else 0]
@@ -146,7 +146,7 @@ class JSMA(MinimumNormAttack):
         return problem.clip(x_adv.view_as(problem.x)), domain._replace(closed=~found)
 
     def _pair(
-        self, problem: Problem, at: Judged, goal: Tensor, choice: Tensor
+        self, problem: Problem, at: Iterate, goal: Tensor, choice: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `best_pair`: the one that raises the target's output and lowers the others' most."""
         of_probabilities = self.output == "probabilities"
@@ -156,10 +156,12 @@ class JSMA(MinimumNormAttack):
                 logits = logits - logits.logsumexp(1, keepdim=True)
             own = logits.gather(1, goal[:, None]).squeeze(1)
             others = logits.sum(1) - own
-        raised = self._scaled(problem.usable(problem.pull(at, own, again=not of_probabilities)))
+        raised = self._scaled(
+            problem.mask_invalid(problem.input_gradient(at, own, again=not of_probabilities))
+        )
         if of_probabilities:
             return top_pair(raised, choice)  # they sum to one: what one gains the others lose
-        lowered = -self._scaled(problem.usable(problem.pull(at, others)))
+        lowered = -self._scaled(problem.mask_invalid(problem.input_gradient(at, others)))
         return best_pair(raised, lowered, choice)
 
     def _scaled(self, grad: Tensor) -> Tensor:

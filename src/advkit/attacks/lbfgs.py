@@ -12,10 +12,10 @@ from torch.nn.functional import softplus
 
 from advkit.attacks.engine.constant_search import PenaltyAttack, PenaltyState
 from advkit.attacks.engine.loop import iterate
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core import checks
-from advkit.core.losses import Loss, cross_entropy
+from advkit.core.losses import Loss, log_odds_loss
 from advkit.core.norms import Norm
 from advkit.core.tensors import at_least_float32
 
@@ -93,7 +93,7 @@ class LBFGS(PenaltyAttack):
         checks.integer("memory", self.memory, at_least=1)
 
     def _objective(self, *, targeted: bool) -> Loss:
-        return cross_entropy
+        return log_odds_loss
 
     @property
     def _initial_factor(self) -> float:
@@ -131,7 +131,7 @@ class LBFGS(PenaltyAttack):
             closed=none.bool(),
         )
 
-    def _step(self, i: int, problem: Problem, at: Judged, curve: _Curve) -> tuple[Tensor, _Curve]:
+    def _step(self, i: int, problem: Problem, at: Iterate, curve: _Curve) -> tuple[Tensor, _Curve]:
         lower, upper = problem.model.bounds
         tried = (at.x_adv.flatten(1).to(curve.point) - lower) / (upper - lower)
         value, slope = self._evaluate(problem, at, curve.const)
@@ -157,13 +157,13 @@ class LBFGS(PenaltyAttack):
         x_adv = problem.clip((lower + (upper - lower) * aim).view_as(problem.x))
         return x_adv, curve._replace(course=course)
 
-    def _evaluate(self, problem: Problem, at: Judged, const: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, problem: Problem, at: Iterate, const: Tensor) -> tuple[Tensor, Tensor]:
         """The objective at the iterates, `(n,)`, and its gradient, `(n, d)`."""
         lower, upper = problem.model.bounds
         width = upper - lower
         delta = at_least_float32(at.x_adv - problem.x).flatten(1).div_(width)
         odds = at.value.detach().to(const.dtype)
-        grad = at_least_float32(problem.gradient(at).flatten(1))
+        grad = at_least_float32(problem.ascent_direction(at).flatten(1))
         value = _dot(delta, delta) + const * softplus(-odds)
         weight = width * const * torch.sigmoid(-odds)
         return value, delta.mul_(2).addcmul_(weight[:, None], grad, value=-1)

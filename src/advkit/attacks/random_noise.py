@@ -13,7 +13,7 @@ from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rounding import warn_of_lost_budget
-from advkit.attacks.engine.rows import write
+from advkit.attacks.engine.rows import update_rows
 from advkit.core import checks
 from advkit.core.norms import Norm, normalize, per_sample
 from advkit.core.randomness import normal, salt_and_pepper, sample_keys, uniform_noise
@@ -81,17 +81,17 @@ class RandomNoise(BlackBoxAttack):
         eps = checks.radii(self.eps, problem.x)
         if self.kind != "salt_and_pepper":  # there it counts features
             warn_of_lost_budget(problem, eps)
-        best = Best.unjudged(problem.x)
+        best = Best.unevaluated(problem.x)
         if self.stop != "never":
             problem.evaluate_clean(best)
         for restart in range(self.restarts):
             rows = problem.rows[~best.success]
             if not len(rows):
                 break
-            part = problem.take(rows)
+            part = problem.select(rows)
             x_adv = self._draw(part, eps[rows], restart)
-            at = part.judge(x_adv, differentiate=False)
-            write(best, rows, Best(x_adv, at.shortfall))
+            at = part.forward(x_adv, differentiate=False)
+            update_rows(best, rows, Best(x_adv, at.violation))
         return best
 
     def _draw(self, problem: Problem, eps: Tensor, restart: int) -> Tensor:
@@ -104,7 +104,7 @@ class RandomNoise(BlackBoxAttack):
         else:
             drawn = normal(sample_keys(x, bounds, *words), x[:1].numel(), x.dtype)
             noisy = x + normalize(drawn, "l2").view(x.shape) * per_sample(eps, x)
-        return problem.inside(problem.clip(noisy), eps)
+        return problem.round_into_ball(problem.clip(noisy), eps)
 
 
 def _check_counts(eps: float | Tensor) -> None:

@@ -15,7 +15,7 @@ from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rounding import warn_of_lost_budget
-from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.rows import select, update_rows
 from advkit.core import checks
 from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, sample_keys, uniform
@@ -98,7 +98,7 @@ class Square(BlackBoxAttack):
         checks.integer("seed", self.seed)
         checks.boolean("progress", self.progress)
 
-    def _view(self, model: object) -> ByScores:
+    def _adapt_model(self, model: object) -> ByScores:
         return by_scores(model, type(self).__name__)
 
     def _search(self, problem: Problem) -> Best:
@@ -106,26 +106,30 @@ class Square(BlackBoxAttack):
         warn_of_lost_budget(problem, eps)
         keys = sample_keys(problem.x, problem.model.bounds, self.seed)
         change = _linf_change if self.norm == "linf" else _l2_change
-        best = Best.unjudged(problem.x)  # the first pattern is taken even if the input were better
+        best = Best.unevaluated(
+            problem.x
+        )  # the first pattern is taken even if the input were better
         problem.evaluate_clean(best)
         rounds = (
-            self.max_queries - int(problem.ledger.forward.max()) - 1
+            self.max_queries - int(problem.statistics.forward.max()) - 1
         )  # the last look is one too
         if rounds < 1:
-            problem.ledger.no_start |= True
+            problem.statistics.no_start |= True
         open_rows = torch.arange(len(keys), device=keys.device)
         for i in range(rounds):
             if self.stop != "never":
                 open_rows = open_rows[~best.success[open_rows]]
             if not len(open_rows):
                 break
-            part, found = problem.take(open_rows), take(best, open_rows)
+            part, found = problem.select(open_rows), select(best, open_rows)
             box = _Box(i, self._part(i), derived_keys(keys[open_rows], i))
-            x_adv = part.inside(change(part, found.x_adv, eps[open_rows], box), eps[open_rows])
-            at = part.judge(x_adv, differentiate=False)
-            better = at.shortfall <= found.shortfall
-            write(best, open_rows[better], take(Best(x_adv, at.shortfall), better))
-            problem.ledger.advance(1)
+            x_adv = part.round_into_ball(
+                change(part, found.x_adv, eps[open_rows], box), eps[open_rows]
+            )
+            at = part.forward(x_adv, differentiate=False)
+            better = at.violation <= found.violation
+            update_rows(best, open_rows[better], select(Best(x_adv, at.violation), better))
+            problem.statistics.advance(1)
         return best
 
     def _total_steps(self, problem: Problem) -> int:
@@ -207,7 +211,7 @@ def _linf_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Ten
     moved, opposite = (problem.clip(centre + s) for s in (step, -step))
     same = (moved == before).flatten(1).all(1)[:, None, None]
     changed = old.scatter(2, at, torch.where(same, opposite, moved))
-    return problem.stored(changed.view_as(problem.x))
+    return problem.match_memory_format(changed.view_as(problem.x))
 
 
 def _starts(space: _Space) -> list[tuple[bool, ...]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
-from advkit.attacks.engine.rows import write
+from advkit.attacks.engine.rows import update_rows
 from advkit.core.attack_options import with_stop
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
@@ -77,9 +77,9 @@ class Transfer(BlackBoxAttack):
         labels = given_labels(surrogate, problem.goal.labels).clone()
         goal = {"target": labels} if problem.goal.targeted else {"y": labels}
         found = with_stop(self.attack, "never").run(surrogate, problem.x.clone(), **goal)
-        problem.ledger.blind |= found.no_gradient
-        problem.ledger.no_start |= found.no_start
-        return Best.unjudged(found.x_adv)
+        problem.statistics.no_gradient |= found.no_gradient
+        problem.statistics.no_start |= found.no_start
+        return Best.unevaluated(found.x_adv)
 
     def _empty_record(self, problem: Problem) -> Nearest:
         return Nearest.empty(
@@ -87,10 +87,10 @@ class Transfer(BlackBoxAttack):
         )  # a budget attack asks once: all of it is judged, or nothing
 
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        at = problem.judge(found.x_adv, differentiate=False)
-        seen = Best(at.x_adv, at.shortfall)
+        at = problem.forward(found.x_adv, differentiate=False)
+        seen = Best(at.x_adv, at.violation)
         failed = (~seen.success).nonzero().flatten()
         if self.eps is None and len(failed):
-            clean = problem.take(failed)
-            write(seen, failed, Best(clean.x, clean.shortfall(clean.x)))
+            clean = problem.select(failed)
+            update_rows(seen, failed, Best(clean.x, clean.violation(clean.x)))
         return seen

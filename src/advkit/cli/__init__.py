@@ -1,4 +1,4 @@
-"""The command `advkit`: composes the layers."""
+"""The command `advkit`, which uses all layers."""
 
 from advkit.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`advkit bench`: which attack finds most on a net, and for how many passes."""
+"""`advkit bench`: a comparison of attacks on a net by success and cost."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from advkit.cli.specs import attacks_from
 from advkit.cli.subject import Subject, check_combination, subject_from, writable_file
 from advkit.eval import Benchmark, benchmark
 
-LIMIT = 128  # images, unless the arguments say otherwise: a batch
-DIGITS_LINF, DIGITS_L2 = 0.15, 0.75
+LIMIT = 128  # default number of images: one batch
+DIGITS_LINF = 0.15  # default budget for the digits in linf
+DIGITS_L2 = 0.75  # default budget for the digits in l2
 _DIGITS_ATTACKS = (
     "FGSM",
     "BIM",
@@ -38,7 +39,7 @@ _ATTACKS = ("FGSM", "BIM", "PGD", "DeepFool:norm=linf", "FAB:norm=linf")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Benchmark as `args` say, print the table, write it where it is wanted; the exit status."""
+    """Run the benchmark of `args`, print and write its table, and return the exit status."""
     with nullcontext() if args.model else one_thread():
         return _run(args)
 
@@ -46,20 +47,20 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     check_combination(args)
     if args.quiet and not args.out:
-        raise UsageError("--out is missing: with --quiet alone nothing is left of the work")
+        raise UsageError("--out must be given with --quiet. Otherwise the result is lost.")
     default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, (DIGITS_LINF,))
     attacks = attacks_from(args.attack or default, args.eps or (), args.seed, default_eps)
     bar = not args.quiet and sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
     subject = subject_from(args, bar=bar)
     out = writable_file(Path(args.out)) if args.out else None
-    found = _found(subject, attacks, args, bar=bar)
+    result = _benchmark(subject, attacks, args, bar=bar)
     if out is not None:
         args.outputs.expect(out)
-    _deliver(replace(found, about=subject.about), out, quiet=args.quiet)
+    _deliver(replace(result, about=subject.about), out, quiet=args.quiet)
     return 0
 
 
-def _found(
+def _benchmark(
     subject: Subject, attacks: list[Any], args: argparse.Namespace, *, bar: bool
 ) -> Benchmark:
     try:
@@ -77,13 +78,13 @@ def _found(
         raise UsageError(f"the benchmark failed: {reason(error)}") from error
 
 
-def _deliver(found: Benchmark, out: Path | None, *, quiet: bool) -> None:
+def _deliver(result: Benchmark, out: Path | None, *, quiet: bool) -> None:
     if not quiet:
-        print(found)  # noqa: T201 - this is the command line
+        print(result)  # noqa: T201 - this is the command line
     if out is None:
         return
     try:
-        found.save_json(out)
+        result.save_json(out)
     except OSError as error:
         raise UsageError(f"--out: cannot write {out}: {reason(error)}") from error
     if not quiet:

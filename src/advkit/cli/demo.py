@@ -1,4 +1,4 @@
-"""The net that `advkit evaluate` attacks when it is given none: trained here, once, in seconds."""
+"""The default net of `advkit evaluate`: trained once, in seconds, and cached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BATCH = 64
 
 
 def digits_net(*, progress: bool) -> nn.Module:
-    """A small convolutional net for `data.digits`, from the cache or trained into it."""
+    """Return a small convolutional net for `data.digits`, from the cache or newly trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = DigitsNet()
@@ -38,10 +38,10 @@ def digits_net(*, progress: bool) -> nn.Module:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Everything inside in one thread: this net is too small to share.
+    """Run the block in one thread, since the net is too small for several.
 
-    Threads would gain a little on an idle machine, and wait for each other most of the time on a
-    busy one.
+    More threads are a little faster on an idle machine, but on a busy one they wait for each other
+    most of the time.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -52,7 +52,7 @@ def one_thread() -> Iterator[None]:
 
 
 class DigitsNet(nn.Sequential):
-    """Two convolutions and two linear layers: `(n, 1, 8, 8)` to logits `(n, 10)`."""
+    """Net of two convolutions and two linear layers, from `(n, 1, 8, 8)` to logits `(n, 10)`."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -70,7 +70,7 @@ class DigitsNet(nn.Sequential):
 
 
 def cache_folder() -> Path:
-    """Where trained nets are kept: `$ADVKIT_CACHE`, or `advkit` in the user's cache folder."""
+    """Return the folder of trained nets: `$ADVKIT_CACHE`, or `advkit` in the user's cache."""
     own = os.environ.get("ADVKIT_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
     return Path(own) if own else Path(base or Path.home() / ".cache") / "advkit"
@@ -88,18 +88,18 @@ def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _load(net: nn.Module, path: Path) -> bool:
-    """Load the cached net; one that is not whole is reported and leaves `net` as it is."""
+    """Load the cached net; a damaged one is reported and leaves `net` unchanged."""
     if not path.is_file():
         return False
     try:
         cached = read_torch(path)
-        check_keys("the file", cached, ("weights", "sha256"))
+        check_keys("file", cached, ("weights", "sha256"))
         check_state("weights", cached["weights"], net.state_dict())
         if cached["sha256"] != digest_of(cached["weights"]):
-            raise ValueError("its weights do not have the digest that it holds")
+            raise ValueError("its digest belongs to other weights.")
         load_state(net, cached["weights"])
     except (OSError, ValueError) as error:
-        _say(f"the cached net cannot be read and is trained again: {error}")
+        _report(f"the cached net cannot be read and is trained again: {error}")
         return False
     return True
 
@@ -107,14 +107,13 @@ def _load(net: nn.Module, path: Path) -> bool:
 def _store(net: nn.Module, path: Path) -> None:
     weights = net.state_dict()
     content = io.BytesIO()
-    torch.save(
-        {"weights": weights, "sha256": digest_of(weights)}, content
-    )  # a file hides a full disk
+    # Into memory first: a write of torch.save to a file hides a full disk.
+    torch.save({"weights": weights, "sha256": digest_of(weights)}, content)
     try:
         save_bytes(path, content.getbuffer())
     except OSError as error:
-        _say(f"the trained net could not be cached: {error}")
+        _report(f"the trained net could not be cached: {error}")
 
 
-def _say(sentence: str) -> None:
+def _report(sentence: str) -> None:
     print(f"advkit: {sentence}", file=sys.stderr)  # noqa: T201 - this is the command line

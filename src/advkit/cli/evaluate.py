@@ -1,4 +1,4 @@
-"""`advkit evaluate`: a robustness report of a net."""
+"""`advkit evaluate`: a report on the robustness of a net."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DIGITS_ATTACKS = (
     "PGD:norm=l2,eps=0.5",
     "PGD:norm=l1,eps=2",
     "DeepFool",
-    "CarliniWagnerL2:steps=50",  # half its cost, for a first look
+    "CarliniWagnerL2:steps=50",  # half the default cost, for a first result
     "LBFGS",
     "FAB",
     "FAB:norm=linf",
@@ -45,7 +45,7 @@ _FILES = ("report.json", "report.html")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate as `args` say, print the table, write the report; the exit status."""
+    """Run the evaluation of `args`, print the table, write the report, return the exit status."""
     with nullcontext() if args.model else one_thread():
         return _run(args)
 
@@ -70,7 +70,7 @@ def _check_extra() -> None:
 
 
 def _check_out(folder: str) -> Path:
-    """The folder to write to, made now: an hour's work must not end at a typo."""
+    """Create and return the output folder, so that a wrong path fails before the work."""
     out = writable(Path(folder))
     for name in _FILES:
         writable_file(out / name)

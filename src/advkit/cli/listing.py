@@ -1,4 +1,4 @@
-"""`advkit attacks`: every attack with its reference and parameters, read off its class."""
+"""`advkit attacks`: all attacks with references and parameters, read from their classes."""
 
 from __future__ import annotations
 
@@ -10,39 +10,41 @@ from typing import Any
 
 from advkit.cli.specs import known_attacks, unwritable_attacks
 
-_WIDTH = 96
+_WIDTH = 96  # of the text, in characters
+_NAME_WIDTH = 21  # of the longest parameter, init_gradient_queries
 
 
 def listing() -> str:
-    """The text of `advkit attacks`."""
+    """Return the text of `advkit attacks`."""
     entries = [_entry(name, kind) for name, kind in known_attacks().items()]
     others = unwritable_attacks()
     if others:
         names = ", ".join(others)
-        told = f"From Python only, being made of more than words: {names}"
-        entries.append(textwrap.fill(told, _WIDTH))
+        note = f"Only available from Python, since they need more than numbers and words: {names}"
+        entries.append(textwrap.fill(note, _WIDTH))
     return "\n\n".join(entries)
 
 
 def _entry(name: str, kind: type[Any]) -> str:
     doc = inspect.getdoc(kind) or ""
-    told = _arguments(doc)
+    descriptions = _arguments(doc)
     lines = [f"{name}: {doc.splitlines()[0]}"]
     for field in dataclasses.fields(kind):
         if field.init:
-            lines += _parameter(field, told.get(field.name, ""))
+            lines += _parameter(field, descriptions.get(field.name, ""))
     return "\n".join(lines)
 
 
-def _parameter(field: dataclasses.Field[Any], told: str) -> list[str]:
+def _parameter(field: dataclasses.Field[Any], description: str) -> list[str]:
     required = field.default is dataclasses.MISSING
-    head = f"  {field.name:<13} {'required' if required else field.default!s:<13} "
+    default = "required" if required else str(field.default)
+    head = f"  {field.name:<{_NAME_WIDTH}} {default:<13} "
     hang = " " * len(head)
-    return textwrap.wrap(told, _WIDTH, initial_indent=head, subsequent_indent=hang) or [head]
+    return textwrap.wrap(description, _WIDTH, initial_indent=head, subsequent_indent=hang) or [head]
 
 
 def _arguments(doc: str) -> dict[str, str]:
-    """The section `Args:` of a docstring, by name."""
+    """Return the descriptions in the section `Args:` of a docstring, by name."""
     section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", doc, re.S | re.M)
     body = textwrap.dedent(section.group(1)) if section else ""
     entries = re.findall(r"^(\w+): (.*?)(?=^\w|\Z)", body, re.S | re.M)

@@ -1,4 +1,4 @@
-"""The user's model, weights and data, with errors that name the argument."""
+"""Functions that load the user's model, weights and data; their errors name the option."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from advkit.cli.errors import UsageError, reason
+from advkit.cli.errors import UsageError, reason, with_options
 from advkit.core.archives import check_digest, read_torch
 from advkit.core.content import load_state
 from advkit.core.extras import require
@@ -21,14 +21,15 @@ from advkit.data import Dataset, Layout, load_npz
 
 
 def load_factory(reference: str) -> nn.Module:
-    """The module that a factory in a Python file returns, from `FILE.py:FACTORY`.
+    """Return the module that a factory in a Python file returns, from `FILE.py:FACTORY`.
 
     Raises:
-        UsageError: no such file or factory, or it fails or returns something else.
+        UsageError: the file or factory does not exist, or the factory fails or returns something
+            other than a module.
     """
     file, colon, name = reference.rpartition(":")
     if not (file and colon and name):
-        raise UsageError(f"--model must be FILE.py:FACTORY, got {reference!r}")
+        raise UsageError(f"--model must be FILE.py:FACTORY, got {reference!r}.")
     factory = _factory(_imported(Path(file)), name, file)
     try:
         module = factory()
@@ -36,7 +37,7 @@ def load_factory(reference: str) -> nn.Module:
         raise UsageError(f"--model: {name}() failed: {reason(error)}") from error
     if not isinstance(module, nn.Module):
         raise UsageError(
-            f"--model: {name}() must return a torch.nn.Module, returned {type(module).__name__}"
+            f"--model: {name}() must return a torch.nn.Module, got {type(module).__name__}."
         )
     return module
 
@@ -46,10 +47,10 @@ def _imported(path: Path) -> ModuleType:
         raise UsageError(f"--model: no such file: {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"--model: {path} is not a Python file")
+        raise UsageError(f"--model: {path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
-    sys.path.insert(0, str(path.parent.resolve()))  # to stay: factory and forward import too
+    sys.path.insert(0, str(path.parent.resolve()))  # permanently: factory and forward may import
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -66,24 +67,24 @@ def _factory(module: ModuleType, name: str, file: str) -> Any:
         for key, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", None) == module.__name__
     ]
-    raise UsageError(f"--model: {file} has no factory {name!r}{did_you_mean(name, own)}")
+    raise UsageError(f"--model: {file} has no factory {name!r}{did_you_mean(name, own) or '.'}")
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a state dict from `.safetensors`, or from what `torch.save` wrote, into `module`.
+    """Load a state dict from a `.safetensors` file or a file of `torch.save` into `module`.
 
-    A file that is damaged is refused: archives of torch hold checksums; `.safetensors` files do
-    not, and are compared with the digest in `PATH.sha256` if there is one. After an error the
-    module is as it was.
+    Damaged files are refused. Archives of torch hold checksums. `.safetensors` files do not, and
+    are compared with the digest in `PATH.sha256` if that file exists. After an error the module is
+    unchanged.
 
     Raises:
-        UsageError: no such file, a damaged one, no state dict in it, or one that does not fit.
+        UsageError: the file does not exist, is damaged, or does not hold a state dict of `module`.
     """
     state = _read_state(path)
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping):
-        raise UsageError(f"--weights: {path} holds no state dict, but {type(state).__name__}")
+        raise UsageError(f"--weights: {path} must hold a state dict, got {type(state).__name__}.")
     try:
         load_state(module, state)
     except ValueError as error:
@@ -106,22 +107,22 @@ def _read_state(path: Path) -> Any:
 
 
 def load_data(path: Path, bounds: tuple[float, float], layout: Layout) -> Dataset:
-    """The archive at `path`.
+    """Load the archive at `path`.
 
     Raises:
-        UsageError: it is missing, or not what `load_npz` reads.
+        UsageError: it does not exist, or `load_npz` cannot read it.
     """
     try:
         return load_npz(path, bounds, layout)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--data: {str(error).replace('layout=', '--layout ')}") from error
+        raise UsageError(f"--data: {with_options(error)}") from error
 
 
 def device_from(name: str) -> torch.device:
-    """The device called `name`.
+    """Return the device with this name.
 
     Raises:
-        UsageError: torch does not know it or cannot use it here.
+        UsageError: torch does not know the device or cannot use it.
     """
     try:
         device = torch.device(name)

@@ -1,4 +1,4 @@
-"""The parser, and what becomes of errors: one line on standard error and status 2."""
+"""The parser of the command, and its errors: one line on standard error and status 2."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ examples:
   advkit evaluate
       train a small net on scikit-learn's digits, run every attack on it, write advkit-report/
   advkit evaluate --model nets.py:make_net --weights net.pt --data test.npz --eps 2/255 --eps 8/255
-      attack a net of your own with the default attacks, FGSM and PGD
+      attack your own net with the default attacks, FGSM and PGD
   advkit evaluate --model nets.py:make_net --data test.npz --attack PGD:norm=l2,eps=0.5,steps=100
-      one attack with parameters; `advkit attacks` lists them all
+      one attack with parameters; `advkit attacks` lists all attacks and parameters
   advkit evaluate --model nets.py:make_net --data test.npz --attack DeepFool --attack FAB:norm=linf
-      how near adversarial examples are; attacks that look for the nearest one take no --eps
+      the distance of the nearest adversarial examples; minimum-norm attacks take no --eps
   advkit evaluate --model nets.py:make_net --data test.npz --attack all --eps 8/255 --limit 100
       every attack on the first 100 images
 """
 
 _BENCH = """\
-Which attack finds most on a net, and for how many passes: each attack is run on the images that
-the net labels correctly, and its time is told in floors. A floor is one bare forward and backward
-pass of the same batch, timed just before and after the attack, so that a busy or slow machine moves
-both. Attacks are ranked among those that look for the same thing: within a norm and a budget, or
-for the nearest adversarial example in a norm. A * says that no other finds as much for less.
+Compare attacks on a net by attack success rate and by cost in passes. Each attack is run on the
+images that the net labels correctly. One pass is a forward and backward pass of the same batch,
+timed in the same run, just before and after the attack: a slow machine affects both. Attacks are
+ranked in groups with the same goal: within a norm and a budget, or the nearest adversarial example
+in a norm. A * marks the Pareto front: no other attack of the group is as good for fewer passes.
 """
 
 _BENCH_EXAMPLES = f"""\
 examples:
   advkit bench
-      a small net for scikit-learn's digits, in about a minute: attacks of many kinds, those with a
-      budget at linf {bench.DIGITS_LINF} and l2 {bench.DIGITS_L2}
+      attacks of many kinds on a small net for scikit-learn's digits, in about a minute; budgets are
+      {bench.DIGITS_LINF} in linf and {bench.DIGITS_L2} in l2
   advkit bench --model nets.py:make_net --weights net.pt --data test.npz --eps 8/255
-      a net of your own; a first look at FGSM, BIM, PGD, DeepFool and FAB in linf
+      your own net with the default attacks FGSM, BIM, PGD, DeepFool and FAB in linf
   advkit bench --model nets.py:make_net --data test.npz --eps 0.1 --attack PGD --attack BIM:steps=99
-      two attacks of your choice; `advkit attacks` lists them all
+      two selected attacks; `advkit attacks` lists all attacks
   advkit bench --model nets.py:make_net --data test.npz --attack DeepFool --attack FAB --limit 500
-      attacks that look for the nearest example need no --eps
+      minimum-norm attacks need no --eps
   advkit bench --model nets.py:make_net --data test.npz --eps 8/255 --rounds 9 --out bench.json
-      steadier figures, kept as JSON too
+      more precise times, also saved as JSON
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line, without the usage."""
+    """Parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: error: {message}. See {self.prog} --help.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0, 2 for bad input, 130 for an interrupt."""
+    """Run the command, and return the status: 0, 2 for bad input, 130 for an interrupt."""
     args = build_parser().parse_args(argv)
     args.outputs = Outputs()
     try:
@@ -91,7 +91,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _at_least_one(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
     return int(text)
 
 
@@ -118,12 +118,13 @@ def _add_evaluate(commands: Any) -> None:
     _add_subject(parser)
     add = parser.add_argument
     add("--attack", action="append", metavar="NAME[:key=value,...]",
-        help="attack to run, repeatable; all stands for every one (default: FGSM and PGD; without "
-        "--model every one but RandomNoise, which each report has as a baseline)")  # fmt: skip
+        help="attack to run, repeatable; all means every attack (default: FGSM and PGD; without "
+        "--model every attack but RandomNoise, which is the baseline of each report)")  # fmt: skip
     add("--eps", action="append", type=number,
-        help="budget in input units, 8/255 say, repeatable; for the attacks that need one and set "
-        "none (default without --model: 0.05, 0.1, 0.15, 0.2)")  # fmt: skip
-    add("--limit", type=_at_least_one, metavar="N", help="attack the first N images only")
+        help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
+        "that need a budget and do not set one (default without --model: 0.05, 0.1, 0.15, "
+        "0.2)")  # fmt: skip
+    add("--limit", type=_at_least_one, metavar="N", help="attack only the first N images")
     _add_work(parser)
     add("--out", default="advkit-report", metavar="DIR",
         help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
@@ -133,7 +134,7 @@ def _add_evaluate(commands: Any) -> None:
 def _add_bench(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
-        help="find out which attack finds most on a net, and for how many passes",
+        help="compare attacks on a net by success and cost",
         description=_BENCH,
         epilog=_BENCH_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -141,47 +142,55 @@ def _add_bench(commands: Any) -> None:
     _add_subject(parser)
     add = parser.add_argument
     add("--attack", action="append", metavar="NAME[:key=value,...]",
-        help="attack to run, repeatable; all stands for every one (default: FGSM, BIM, PGD and, in "
+        help="attack to run, repeatable; all means every attack (default: FGSM, BIM, PGD and, in "
         "linf, DeepFool and FAB; without --model also Square, FGM, CarliniWagnerL2, JSMA, "
-        "HopSkipJump, and l2)")  # fmt: skip
+        "HopSkipJump, and attacks in l2)")  # fmt: skip
     add("--eps", action="append", type=number,
-        help="budget in input units, 8/255 say, repeatable; for the attacks that need one and set "
-        f"none (default without --model: {bench.DIGITS_LINF})")  # fmt: skip
+        help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
+        "that need a budget and do not set one (default without --model: "
+        f"{bench.DIGITS_LINF})")  # fmt: skip
     add("--limit", type=_at_least_one, default=bench.LIMIT, metavar="N",
-        help=f"attack the first N images only (default: {bench.LIMIT})")  # fmt: skip
+        help=f"attack only the first N images (default: {bench.LIMIT})")  # fmt: skip
     add("--rounds", type=_at_least_one, default=3, metavar="N",
-        help="how often each attack is timed; floors are medians (default: 3)")  # fmt: skip
+        help="how often each attack is timed; passes are medians (default: 3)")  # fmt: skip
     _add_work(parser)
-    add("--out", metavar="FILE.json", help="also write the figures to FILE.json (default: nowhere)")
+    add("--out", metavar="FILE.json", help="also save the results to FILE.json (default: not)")
     parser.set_defaults(run=bench.run)
 
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say what is attacked."""
+    """Add the arguments for model and data."""
     add = parser.add_argument
     add(
         "--model", metavar="FILE.py:FACTORY", help="function without arguments that returns the net"
     )
-    add("--weights", metavar="FILE", help="its state dict, .pt or .safetensors")
-    add("--data", metavar="FILE.npz", help="arrays images (bytes or floats) and labels")
+    add("--weights", metavar="FILE", help="state dict of the net, .pt or .safetensors")
+    add("--data", metavar="FILE.npz", help="archive of images (bytes or floats) and labels")
     add("--layout", default="auto", choices=get_args(Layout),
-        help="axes of the images (default: the axis of 1, 3 or 4 holds the channels)")  # fmt: skip
+        help="axes of the images (default: the axis of length 1, 3 or 4 is the "
+        "channels)")  # fmt: skip
     add("--bounds", nargs=2, type=number, metavar=("LOWER", "UPPER"),
-        help="valid input values; bytes 0..255 are spread over them (default: 0 1)")  # fmt: skip
+        help="valid range of the inputs; bytes 0..255 are scaled to it (default: 0 1)")  # fmt: skip
     add(
         "--mean",
         nargs="+",
         type=number,
-        help="mean that a normalization in front of the net takes off, per channel",
+        help="mean of each channel, subtracted from the inputs before the net",
     )
-    add("--std", nargs="+", type=number, help="likewise, the standard deviation")
+    add(
+        "--std",
+        nargs="+",
+        type=number,
+        help="standard deviation of each channel, by which the inputs are divided after that",
+    )
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say how the work is done and told."""
+    """Add the arguments for the execution and its output."""
     add = parser.add_argument
-    add("--batch-size", type=_at_least_one, default=128, metavar="N", help="(default: 128)")
-    add("--device", default="cpu", help="(default: cpu)")
-    add("--seed", type=int, default=0, help="of every random number (default: 0)")
-    add("--quiet", action="store_true", help="print errors and warnings only")
-    add("--traceback", action="store_true", help="show where an error comes from")
+    add("--batch-size", type=_at_least_one, default=128, metavar="N",
+        help="number of images in a batch (default: 128)")  # fmt: skip
+    add("--device", default="cpu", help="device of the net (default: cpu)")
+    add("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+    add("--quiet", action="store_true", help="print only errors and warnings")
+    add("--traceback", action="store_true", help="show the traceback of an error")

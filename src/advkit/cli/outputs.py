@@ -1,4 +1,4 @@
-"""The files that a command writes, and which of them it has written."""
+"""The output files of a command, with a record of those that are written."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _Stamp = tuple[int, int, int]
 
 
 class Outputs:
-    """Files that are about to be written. Text that says which of them are new.
+    """Output files of a command; its text names the files that are new.
 
-    The files themselves are looked at, not what was done so far: between the end of a write and a
-    note of it there is time for an interrupt.
+    The text depends on the files themselves, not on a record of the writes, since an interrupt can
+    come between a write and its record.
 
     Example:
         >>> print(Outputs())
@@ -22,7 +22,7 @@ class Outputs:
         self._before: dict[Path, _Stamp | None] = {}
 
     def expect(self, *paths: Path) -> None:
-        """Remember `paths` as they are now, just before they are written."""
+        """Store the states of `paths` just before they are written."""
         self._before = {path: _stamp(path) for path in paths}
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class Outputs:
 
 
 def _stamp(path: Path) -> _Stamp | None:
-    """Return what differs between two states of a file, `None` for a missing file."""
+    """Return the data that identifies the state of a file, or `None` for a missing file."""
     try:
         status = path.stat()
     except OSError:

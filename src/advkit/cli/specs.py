@@ -1,4 +1,4 @@
-"""Numbers and attacks as they are written on a command line."""
+"""Numbers and attacks in the notation of the command line."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ _ALL = "all"
 
 
 def number(text: str) -> float:
-    """A finite number or a fraction, `8/255`.
+    """Parse a finite number or a fraction such as `8/255`.
 
     Raises:
         argparse.ArgumentTypeError: it is neither.
     """
-    above, _, below = text.partition("/")
+    numerator, _, denominator = text.partition("/")
     try:
-        value = float(above) / float(below) if below else float(text)
+        value = float(numerator) / float(denominator) if denominator else float(text)
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number or a fraction like 8/255")
+        raise argparse.ArgumentTypeError(f"must be a number or a fraction like 8/255, got {text!r}")
     return value
 
 
 def known_attacks() -> dict[str, type[Any]]:
-    """The attacks that can be written here, by name: those that need a budget or nothing."""
+    """Return the attacks that the command line can create, by name: all need a budget at most."""
     return {name: kind for name, kind in _every_attack().items() if _writable(kind)}
 
 
 def unwritable_attacks() -> list[str]:
-    """The names of the other attacks, which need a model, say, or are made for guards."""
+    """Return the names of the other attacks, which are for guards or need a model, for example."""
     return [name for name in _every_attack() if name not in known_attacks()]
 
 
 def _writable(kind: type[Any]) -> bool:
-    """Whether it is made of words: those for guards begin at natural images."""
-    takes = {parameter.name for parameter in _parameters(kind)}
-    return _needed(kind) <= {"eps"} and "start_images" not in takes
+    """Return whether text can define the attack; attacks on guards need images to start from."""
+    names = {parameter.name for parameter in _parameters(kind)}
+    return _required(kind) <= {"eps"} and "start_images" not in names
 
 
 def _every_attack() -> dict[str, type[Any]]:
@@ -52,7 +52,7 @@ def _every_attack() -> dict[str, type[Any]]:
 
 
 class _Spec(NamedTuple):
-    """One attack as it is written: its class, and the parameters that are given to it."""
+    """Parsed text of one attack: its class and its parameters."""
 
     text: str
     kind: type[Any]
@@ -60,11 +60,11 @@ class _Spec(NamedTuple):
 
     @property
     def takes_eps(self) -> bool:
-        """Whether it needs a budget and sets none; an optional one is left as it is."""
-        return "eps" in _needed(self.kind) - self.given.keys()
+        """True if the attack requires a budget and the text does not set one."""
+        return "eps" in _required(self.kind) - self.given.keys()
 
     def at(self, **more: Any) -> Any:
-        """The attack, with `more` parameters."""
+        """Create the attack, with `more` parameters."""
         try:
             return self.kind(**self.given, **more)
         except (TypeError, ValueError) as error:
@@ -74,24 +74,24 @@ class _Spec(NamedTuple):
 def attacks_from(
     specs: Sequence[str], eps: Sequence[float], seed: int, default_eps: Sequence[float] = ()
 ) -> list[Any]:
-    """The attacks that `specs` name.
+    """Create the attacks of `specs`.
 
-    One that needs a budget and sets none is made for every `eps`, the others are made once.
+    An attack that needs a budget and does not set one is created for each `eps`, the others once.
 
     Args:
-        specs: `NAME`, `NAME:key=value,...`, or `all` for every attack as it is.
-        eps: budgets; some attack must take them.
-        seed: for the attacks that draw random numbers and are given none.
-        default_eps: budgets where `eps` is empty, for the attacks that take one, if any.
+        specs: `NAME`, `NAME:key=value,...`, or `all` for every attack with its defaults.
+        eps: budgets; at least one attack must use them.
+        seed: seed of the attacks that draw random numbers and do not set one.
+        default_eps: budgets if `eps` is empty, for the attacks that need one.
 
     Raises:
-        UsageError: an unknown name, parameter or value, or a budget that is missing or not taken.
+        UsageError: a name, parameter or value is unknown, or a budget is missing or unused.
     """
-    found = [_parsed(text, seed) for spec in specs for text in _expanded(spec)]
-    if eps and not any(spec.takes_eps for spec in found):
-        texts = ", ".join(spec.text for spec in found)
-        raise UsageError(f"--eps has no use: none of the attacks needs it ({texts})")
-    return [attack for spec in found for attack in _attacks(spec, eps or default_eps)]
+    parsed = [_parsed(text, seed) for spec in specs for text in _expanded(spec)]
+    if eps and not any(spec.takes_eps for spec in parsed):
+        texts = ", ".join(spec.text for spec in parsed)
+        raise UsageError(f"--eps must be omitted, since none of the attacks needs it ({texts}).")
+    return [attack for spec in parsed for attack in _attacks(spec, eps or default_eps)]
 
 
 def _expanded(spec: str) -> list[str]:
@@ -107,7 +107,7 @@ def _parsed(text: str, seed: int) -> _Spec:
         if key not in names:
             raise UsageError(
                 f"--attack {text}: {kind.__name__} has no parameter {key!r}"
-                f"{did_you_mean(key, names)}; it has {', '.join(names)}"
+                f"{did_you_mean(key, names) or '.'} Its parameters are {', '.join(names)}."
             )
     if "seed" in names:
         given.setdefault("seed", seed)
@@ -118,8 +118,8 @@ def _parameters(kind: type[Any]) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(kind) if field.init]
 
 
-def _needed(kind: type[Any]) -> set[str]:
-    """The parameters that have no default."""
+def _required(kind: type[Any]) -> set[str]:
+    """Return the names of the parameters without a default."""
     missing = dataclasses.MISSING
     return {
         f.name for f in _parameters(kind) if f.default is missing and f.default_factory is missing
@@ -130,7 +130,7 @@ def _attacks(spec: _Spec, eps: Sequence[float]) -> list[Any]:
     if not spec.takes_eps:
         return [spec.at()]
     if not eps:
-        raise UsageError(f"--eps is missing: give a budget to {spec.text}, like --eps 8/255")
+        raise UsageError(f"--eps must be given for {spec.text}, such as --eps 8/255.")
     return [spec.at(eps=value) for value in eps]
 
 
@@ -142,18 +142,19 @@ def _find(name: str) -> type[Any]:
     for candidate in unwritable_attacks():
         if candidate.lower() == name.lower():
             raise UsageError(
-                f"--attack: {candidate} needs more than numbers and words: from Python only"
+                f"--attack: {candidate} is only available from Python, since it needs more than "
+                "numbers and words."
             )
     raise UsageError(
-        f"--attack: there is no attack {name!r}{did_you_mean(name, known)}; "
-        f"known are {', '.join(known)}, and {_ALL} for all of them"
+        f"--attack: there is no attack {name!r}{did_you_mean(name, known) or '.'} "
+        f"Known attacks are {', '.join(known)}, and {_ALL} for all of them."
     )
 
 
 def _setting(spec: str, part: str) -> tuple[str, Any]:
     key, equals, text = part.partition("=")
     if not (key and equals and text):
-        raise UsageError(f"--attack {spec}: {part!r} is not of the form key=value")
+        raise UsageError(f"--attack {spec}: a parameter must be key=value, got {part!r}.")
     return key, _value(text)
 
 

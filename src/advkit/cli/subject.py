@@ -1,4 +1,4 @@
-"""What a command attacks: the model, the data and the device that its arguments name."""
+"""The subject of a command: the model, the data and the device of its arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from advkit.cli.demo import digits_net
-from advkit.cli.errors import UsageError, reason
+from advkit.cli.errors import UsageError, reason, with_options
 from advkit.cli.loading import device_from, load_data, load_factory, load_weights
 from advkit.core import checks
 from advkit.core.files import target_of
@@ -20,13 +20,13 @@ from advkit.models import Normalize, TorchClassifier, evaluating
 
 
 class Subject(NamedTuple):
-    """What is attacked.
+    """Model and data that are attacked.
 
     Attributes:
-        model: the net of the arguments, on the device; without one a net for the digits.
-        data: its images, or the digits.
-        device: where the batches are moved to.
-        about: what a reader of the figures should know, by name.
+        model: the net of the arguments, on the device, or a net for the digits by default.
+        data: the data of the arguments, or the digits.
+        device: the device that the batches are moved to.
+        about: origin of model and data and the seed, by name, for reports.
     """
 
     model: TorchClassifier
@@ -36,10 +36,10 @@ class Subject(NamedTuple):
 
 
 def subject_from(args: argparse.Namespace, *, bar: bool) -> Subject:
-    """The subject that `args` name, checked; `bar` shows one where a net is trained.
+    """Load and check the subject of `args`; `bar` shows progress if a net is trained.
 
     Raises:
-        UsageError: something is missing, cannot be read, or does not fit.
+        UsageError: an argument is missing, cannot be read, or does not fit the others.
     """
     device = device_from(args.device)
     model = _model(args, device, bar=bar)
@@ -49,20 +49,20 @@ def subject_from(args: argparse.Namespace, *, bar: bool) -> Subject:
 
 
 def check_combination(args: argparse.Namespace) -> None:
-    """Raise if arguments that go together do not come together.
+    """Raise if arguments that depend on each other are incomplete.
 
     Raises:
-        UsageError: the arguments that are missing.
+        UsageError: an argument is missing.
     """
     if args.model and not args.data:
-        raise UsageError("--data is missing: --model needs the images to attack it on")
+        raise UsageError("--data must be given with --model. It holds the images to attack.")
     for name in ("data", "weights", "mean", "std"):
         if getattr(args, name) and not args.model:
-            raise UsageError(f"--model is missing: --{name} goes with a model of your own")
+            raise UsageError(f"--model must be given with --{name}.")
     if bool(args.mean) != bool(args.std):
-        raise UsageError("--mean and --std go together")
+        raise UsageError("--mean and --std must be given together.")
     if args.bounds and not args.model:
-        raise UsageError("--model is missing: --bounds goes with a model of your own")
+        raise UsageError("--model must be given with --bounds.")
 
 
 def _model(args: argparse.Namespace, device: torch.device, *, bar: bool) -> TorchClassifier:
@@ -73,7 +73,7 @@ def _model(args: argparse.Namespace, device: torch.device, *, bar: bool) -> Torc
         preprocess = Normalize(tuple(args.mean), tuple(args.std)) if args.mean else None
         return TorchClassifier(module.to(device), _bounds(args), preprocess)
     except ValueError as error:
-        raise UsageError(f"--{error}") from error
+        raise UsageError(with_options(error)) from error
 
 
 def _bounds(args: argparse.Namespace) -> tuple[float, float]:
@@ -83,22 +83,22 @@ def _bounds(args: argparse.Namespace) -> tuple[float, float]:
 def _data(args: argparse.Namespace) -> Dataset:
     data = load_data(Path(args.data), _bounds(args), args.layout) if args.data else digits("test")
     if len(data) == 0:
-        raise UsageError("--data: the archive holds no images")
+        raise UsageError("--data must hold at least one image, got none.")
     return data.head(args.limit)
 
 
 def _check_together(model: TorchClassifier, data: Dataset, device: torch.device) -> None:
-    """Whether model and data fit, before the work: all values, one forward pass, all labels."""
+    """Raise unless the data fits the model: all values, all labels, and one forward pass."""
     try:
         checks.inputs(data.x, model.bounds)
     except ValueError as error:
-        sentence, outside, _ = str(error).partition("; wrap")
-        way_out = "; say --bounds LOWER UPPER" if outside else ""
-        raise UsageError(f"--data: {sentence}{way_out}") from error
+        sentence, outside, _ = str(error).replace("`x`", "`images`", 1).partition(" Wrap the model")
+        remedy = " Set --bounds LOWER UPPER." if outside else ""
+        raise UsageError(f"--data: {sentence}{remedy}") from error
     one = data.x[:1].to(device)
     try:
         with evaluating(model), torch.no_grad():
-            model.logits(one)  # that they are finite is for the report to say
+            model.logits(one)  # the report tells whether they are finite
     except Exception as error:
         shape = tuple(one.shape)
         raise UsageError(
@@ -120,27 +120,27 @@ def _about(args: argparse.Namespace, data: Dataset) -> dict[str, str]:
 
 
 def writable(folder: Path) -> Path:
-    """`folder`, made now: an hour's work must not end at a typo.
+    """Create and return `folder`, so that a wrong path fails before the work.
 
     Raises:
-        UsageError: nothing can be written to it.
+        UsageError: no file can be written to it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # without a name that a kill could leave
+        with tempfile.TemporaryFile(dir=folder):  # without a name, so that a kill leaves no file
             pass
     except FileExistsError as error:
-        raise UsageError(f"--out: cannot write to {folder}: it is not a folder") from error
+        raise UsageError(f"--out: cannot write to {folder}: it is not a folder.") from error
     except OSError as error:
         raise UsageError(f"--out: cannot write to {folder}: {reason(error)}") from error
     return folder
 
 
 def writable_file(path: Path) -> Path:
-    """Return `path`, a regular file or none yet, in a folder that is made now.
+    """Create the folder of `path` and return `path`, a regular file or a file to create.
 
     Raises:
-        UsageError: it is a folder or a special file, or nothing can be written to it.
+        UsageError: it is a folder or a special file, or cannot be written.
     """
     try:
         target = target_of(path)

@@ -1,7 +1,7 @@
-"""Archives of arrays and of tensors: reading them runs no code, and damage is refused.
+"""Archives of arrays and tensors: reading them runs no code, and damaged files are refused.
 
-`.npz` files and the files of `torch.save` are zip archives, whose members carry checksums. Sizes
-are compared with the file before memory is taken for them.
+`.npz` files and the files of `torch.save` are zip archives, whose members have checksums. Sizes
+are compared with the file before memory is allocated.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from advkit.core.files import atomic_write
 
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy and torch write
-_MOST_UNPACKED = 2**28  # bytes that any archive may unpack to
-_MOST_RATIO = 100  # of unpacked bytes to those of a larger file; a bomb has 1,000
-_MOST_HEADER = 1000  # bytes in the header of an array: plain ones take 128
-_PLAIN = "biufcSU"  # kinds of NumPy's dtypes
-_HEADERS = {
+_COMPRESSION_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # NumPy and torch write these
+_ALWAYS_ALLOWED_SIZE = 2**28  # bytes that any archive may unpack to
+_MAX_COMPRESSION_RATIO = 100  # of archives that unpack to more; a zip bomb has 1,000
+_MAX_HEADER_SIZE = 1000  # bytes in the header of an array; plain headers take 128
+_PLAIN_KINDS = "biufcSU"  # kinds of NumPy dtypes without objects
+_HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
@@ -38,40 +38,42 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.ND
 
     Args:
         path: the archive.
-        names: of the arrays to read; `None` reads all that are there.
+        names: names of the arrays to read; `None` reads all arrays of the archive.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is damaged, not such an archive, or does not hold all of these arrays.
+        ValueError: it is damaged, is not such an archive, or lacks one of these arrays.
     """
     with _opened(path, "an .npz archive of plain arrays") as (_, archive):
-        there = [name.removesuffix(".npy") for name in archive.namelist()]
-        wanted = there if names is None else [name for name in there if name in names]
+        available = [name.removesuffix(".npy") for name in archive.namelist()]
+        wanted = available if names is None else [name for name in available if name in names]
         arrays = {name: _array(archive, f"{name}.npy") for name in wanted}
     if any(name not in arrays for name in names or ()):
         all_names = " and ".join(names or ())
-        raise ValueError(f"{path} must hold the arrays {all_names}, holds: {', '.join(there)}")
+        raise ValueError(
+            f"{path} must hold the arrays {all_names}, got {', '.join(available) or 'none'}."
+        )
     return arrays
 
 
 def read_torch(path: Path) -> Any:
-    """Read what `torch.save` wrote to `path`, on the CPU: plain values and tensors.
+    """Read the plain values and tensors that `torch.save` wrote to `path`, on the CPU.
 
-    Files of torch before 1.6 are refused, since they have no checksums.
+    Files from before torch 1.6 are refused, since they have no checksums.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is damaged, not such an archive, or holds more than plain values.
+        ValueError: it is damaged, is not such an archive, or holds other than plain values.
     """
     with _opened(path, "an archive of torch.save") as (file, archive):
-        damaged = archive.testzip()  # torch itself does not look at the checksums
+        damaged = archive.testzip()  # torch itself does not compare the checksums
         if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} is wrong")
+            raise ValueError(f"the checksum of {damaged} is wrong.")
         file.seek(0)
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # its message advises to run what the file holds
-            raise ValueError("it holds more than plain values and tensors") from error
+        except Exception as error:  # its message recommends to run the code in the file
+            raise ValueError("it holds more than plain values and tensors.") from error
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -85,26 +87,28 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def check_digest(path: Path) -> None:
-    """Compare the file at `path` with the digest in `PATH.sha256`, if there is such a file.
+    """Compare the file at `path` with the digest in `PATH.sha256`, if that file exists.
 
-    That file is written by `sha256sum PATH > PATH.sha256`.
+    The command `sha256sum PATH > PATH.sha256` writes it.
 
     Raises:
-        ValueError: the digest is that of another content.
+        ValueError: the digest belongs to other content.
         OSError: a file cannot be read.
     """
-    beside = path.with_name(f"{path.name}.sha256")
-    if not beside.exists():
+    digest_path = path.with_name(f"{path.name}.sha256")
+    if not digest_path.exists():
         return
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    wanted = beside.read_text(encoding="ascii", errors="replace").split()[:1]
-    if wanted != [found]:
-        raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {beside}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    wanted = digest_path.read_text(encoding="ascii", errors="replace").split()[:1]
+    if wanted != [digest]:
+        raise ValueError(
+            f"{path} must have the SHA-256 in {digest_path}, got {digest}. The file is damaged."
+        )
 
 
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
-    """Open a zip archive; all errors inside become a ValueError that names the file."""
+    """Open a zip archive, and turn all errors inside into a ValueError that names the file."""
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     with path.open("rb") as file:
@@ -117,37 +121,37 @@ def _opened(path: Path, kind: str) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]
 
 
 def _check_members(members: Sequence[zipfile.ZipInfo], size: int) -> None:
-    """Raise unless `members` can be those of an archive of `size` bytes that is safe to unpack."""
+    """Raise unless an archive of `size` bytes can have `members` and is safe to unpack."""
     if len({member.filename for member in members}) < len(members):
-        raise ValueError("two of its members have one name")
-    if not all(member.compress_type in _METHODS for member in members):
-        raise ValueError("it is compressed by an unsupported method")
+        raise ValueError("two of its members have the same name.")
+    if not all(member.compress_type in _COMPRESSION_METHODS for member in members):
+        raise ValueError("it is compressed by an unsupported method.")
     if sum(member.compress_size for member in members) > size:
-        raise ValueError("its members are longer than the file")
+        raise ValueError("its members are longer than the file.")
     unpacked = sum(member.file_size for member in members)
-    if unpacked > max(_MOST_UNPACKED, _MOST_RATIO * size):
-        raise ValueError(f"its {size:,} bytes would unpack to {unpacked:,}")
+    if unpacked > max(_ALWAYS_ALLOWED_SIZE, _MAX_COMPRESSION_RATIO * size):
+        raise ValueError(f"its {size:,} bytes would unpack to {unpacked:,}.")
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """Read one array, once its header agrees with the length of the member."""
+    """Read one array, after its header was compared with the length of the member."""
     with archive.open(name) as member:
         version = np.lib.format.read_magic(member)
-        if version not in _HEADERS:
-            raise ValueError(f"{name} is in version {version} of the format")
-        shape, _, dtype = _HEADERS[version](member, max_header_size=_MOST_HEADER)
-        if dtype.kind not in _PLAIN or not dtype.itemsize:
-            raise ValueError(f"{name} holds values of {dtype}")
+        if version not in _HEADER_READERS:
+            raise ValueError(f"{name} has the unknown format version {version}.")
+        shape, _, dtype = _HEADER_READERS[version](member, max_header_size=_MAX_HEADER_SIZE)
+        if dtype.kind not in _PLAIN_KINDS or not dtype.itemsize:
+            raise ValueError(f"{name} holds values of dtype {dtype}.")
         declared, stored = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size
         if min(shape, default=0) < 0 or declared != stored - member.tell():
-            raise ValueError(f"{name} is said to have shape {shape}, which is not its length")
-    with archive.open(name) as member:  # the last byte read compares the checksum
-        array: npt.NDArray[Any] = np.lib.format.read_array(member, max_header_size=_MOST_HEADER)
+            raise ValueError(f"{name} declares the shape {shape}, which does not match its length.")
+    with archive.open(name) as member:  # reading the last byte compares the checksum
+        array: npt.NDArray[Any] = np.lib.format.read_array(member, max_header_size=_MAX_HEADER_SIZE)
     return array
 
 
 def write_npz(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    """Replace the file at `path` by an archive of `arrays`, none of which holds objects."""
+    """Write `arrays`, none of which holds objects, to an archive that replaces `path`."""
     assert not any(array.dtype.hasobject for array in arrays.values())
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # no array is named as a flag
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # no array has the name of an option

@@ -1,4 +1,4 @@
-"""A recorder of tensors that come batch by batch and are joined over the data."""
+"""A recorder of tensors that arrive batch by batch and are concatenated over the data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class BatchRecorder:
-    """Tensors by name, moved to the CPU batch by batch; their last axis is over the samples.
+    """Tensors by name, moved to the CPU batch by batch, with samples along their last axis.
 
-    Its length is the number of batches. They are joined by `compute` alone, so that recording a
-    batch takes the same time whatever came before it.
+    The length of a recorder is its number of batches. Only `compute` concatenates the tensors, so
+    recording a batch takes the same time at any number of earlier batches.
     """
 
     def __init__(self) -> None:
@@ -23,12 +23,12 @@ class BatchRecorder:
     def __len__(self) -> int:
         return self._batches
 
-    def update(self, found: Mapping[Any, Tensor]) -> None:
-        """Record one batch: by name, `(n,)` or `(rows, n)`; every batch has the same names."""
-        for name, part in found.items():
-            self._parts.setdefault(name, []).append(part.cpu())
+    def update(self, batch: Mapping[Any, Tensor]) -> None:
+        """Record the tensors `(n,)` or `(rows, n)` of a batch; all batches have the same names."""
+        for name, tensor in batch.items():
+            self._parts.setdefault(name, []).append(tensor.cpu())
         self._batches += 1
 
     def compute(self, batches: int | None = None) -> dict[Any, Tensor]:
-        """Return the tensors of the first `batches`, joined; of all so far for `None`."""
+        """Return the tensors of the first `batches` batches, concatenated; `None` means all."""
         return {name: torch.cat(parts[:batches], dim=-1) for name, parts in self._parts.items()}

@@ -1,7 +1,7 @@
-"""Checks of what a file holds, made before anything is built from it or changed by it.
+"""Checks of the content of a file, made before anything is built from it or changed by it.
 
-All of them raise ValueError and name the part of the file. None of them follows what is nested
-deeper than what is wanted.
+All checks raise ValueError and name the part of the file. No check follows values that are nested
+deeper than expected.
 """
 
 from __future__ import annotations
@@ -15,130 +15,152 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_MOST = 2**53  # beyond it, floats do not count in steps of one
-_MAY_BE_ZERO = ("last_epoch", "T_cur", "lr", "_last_lr")  # numbers that a schedule moves
-_SHARES = ("betas", "momentum", "max_momentum", "base_momentum")  # of what an optimizer keeps
+_MAX_INT = 2**53  # floats represent all integers up to here
+_MAY_BE_ZERO = ("last_epoch", "T_cur", "lr", "_last_lr")  # numbers that a scheduler changes
+_FRACTIONS = ("betas", "momentum", "max_momentum", "base_momentum")  # of optimizers, in [0, 1]
 
 
-def check_like(name: str, found: object, own: object) -> None:
-    """Raise unless `found` is built as `own` is.
+def check_like(name: str, value: object, expected: object) -> None:
+    """Raise unless `value` has the structure of `expected`.
 
-    Types, keys, lengths, dtypes and shapes are those of `own`, and so are strings and bools.
-    Numbers are finite, and not negative where those of `own` are not.
+    Types, keys, lengths, dtypes and shapes must be those of `expected`, and so must strings and
+    bools. Numbers must be finite, and not negative where those of `expected` are not negative.
     """
-    if isinstance(own, Tensor):
-        _check_tensor(name, found, own)
-    elif isinstance(own, Mapping):
-        _check_mapping(name, found, own)
-    elif isinstance(own, (list, tuple)):
-        if not isinstance(found, type(own)) or len(found) != len(own):
-            raise ValueError(f"{name} must be a {type(own).__name__} of {len(own)}")
-        for i, (value, wanted) in enumerate(zip(found, own, strict=True)):
-            check_like(f"{name}[{i}]", value, wanted)
-    elif isinstance(own, (int, float)) and not isinstance(own, bool):
-        _check_number(name, found, own)
-    elif type(found) is not type(own) or found != own:
-        raise ValueError(f"{name} must be {shown(own)}, got {shown(found)}")
+    if isinstance(expected, Tensor):
+        _check_tensor(name, value, expected)
+    elif isinstance(expected, Mapping):
+        _check_mapping(name, value, expected)
+    elif isinstance(expected, (list, tuple)):
+        if not isinstance(value, type(expected)) or len(value) != len(expected):
+            raise ValueError(
+                f"`{name}` must be a {type(expected).__name__} of length {len(expected)}, "
+                f"got {_kind(value)}."
+            )
+        for i, (entry, expected_entry) in enumerate(zip(value, expected, strict=True)):
+            check_like(f"{name}[{i}]", entry, expected_entry)
+    elif isinstance(expected, (int, float)) and not isinstance(expected, bool):
+        _check_number(name, value, expected)
+    elif type(value) is not type(expected) or value != expected:
+        raise ValueError(f"`{name}` must be {shown(expected)}, got {shown(value)}.")
 
 
-def check_keys(name: str, found: object, wanted: Mapping[str, Any] | Sequence[str]) -> None:
-    """Raise unless `found` is a mapping with the keys `wanted` and no others."""
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{name} must be a dict, got {type(found).__name__}")
+def _kind(value: object) -> str:
+    """Return the type of `value`, with the length of a list and device and layout of a tensor."""
+    kind = type(value).__name__
+    if isinstance(value, (list, tuple)):
+        return f"{kind} of length {len(value)}"
+    if isinstance(value, Tensor):
+        return f"{kind} on {value.device} of layout {value.layout}"
+    return kind
+
+
+def check_keys(name: str, value: object, expected: Mapping[str, Any] | Sequence[str]) -> None:
+    """Raise unless `value` is a mapping with the keys `expected` and no others."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"`{name}` must be a dict, got {type(value).__name__}.")
     differing = [
-        key for key in {**dict.fromkeys(wanted), **found} if (key in found) != (key in wanted)
+        key for key in {**dict.fromkeys(expected), **value} if (key in value) != (key in expected)
     ]
     if differing:
-        there = "has" if differing[0] in found else "lacks"
-        raise ValueError(f"{name} {there} {shown(differing[0])}")
+        must = "must not have" if differing[0] in value else "must have"
+        raise ValueError(f"`{name}` {must} the key {shown(differing[0])}.")
 
 
-def check_state(name: str, found: object, own: Mapping[str, Any]) -> None:
-    """Raise unless `found` can be the state of the module that has the state `own`.
+def check_state(name: str, value: object, expected: Mapping[str, Any]) -> None:
+    """Raise unless `value` can be the state of a module whose state is `expected` now.
 
-    What a module keeps besides tensors is left to the module.
+    Entries other than tensors are left to the module.
     """
-    check_keys(name, found, own)
-    assert isinstance(found, Mapping)
-    for key, value in own.items():
-        if isinstance(value, Tensor):
-            check_like(f"{name}.{key}", found[key], value)
+    check_keys(name, value, expected)
+    assert isinstance(value, Mapping)
+    for key, entry in expected.items():
+        if isinstance(entry, Tensor):
+            check_like(f"{name}.{key}", value[key], entry)
 
 
 def load_state(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load a state dict into `module`; after an error the module is as it was.
+    """Load a state dict into `module`; after an error the module is unchanged.
 
     Raises:
-        ValueError: it is not one of such a module.
+        ValueError: `state` is not a state dict of such a module.
     """
     before = copy.deepcopy(module.state_dict())
     try:
         module.load_state_dict(state)
     except BaseException as error:
         module.load_state_dict(before)
-        if isinstance(error, Exception):  # keys and values of other types fail in any way
+        if isinstance(error, Exception):  # keys and values of other types raise any error
             raise ValueError(str(error)) from error
         raise
 
 
-def _check_mapping(name: str, found: object, own: Mapping[Any, Any]) -> None:
-    if all(isinstance(key, str) for key in own):
-        check_keys(name, found, own)
-        assert isinstance(found, Mapping)
-        for key, value in own.items():
-            check_like(f"{name}.{key}", found[key], value)
+def _check_mapping(name: str, value: object, expected: Mapping[Any, Any]) -> None:
+    if all(isinstance(key, str) for key in expected):
+        check_keys(name, value, expected)
+        assert isinstance(value, Mapping)
+        for key, entry in expected.items():
+            check_like(f"{name}.{key}", value[key], entry)
         return
-    if not isinstance(found, type(own)):  # numbers by number, such as the epochs of a schedule
-        raise ValueError(f"{name} must be a {type(own).__name__}, got {type(found).__name__}")
-    for pair in found.items():
+    if not isinstance(value, type(expected)):  # numbers by number, such as a scheduler's epochs
+        raise ValueError(
+            f"`{name}` must be a {type(expected).__name__}, got {type(value).__name__}."
+        )
+    for pair in value.items():
         check_like(name, pair, (0, 0))
 
 
-def _check_number(name: str, found: object, own: float) -> None:
+def _check_number(name: str, value: object, expected: float) -> None:
     part = name.rstrip("[]0123456789").rpartition(".")[2]
-    kinds = (int,) if isinstance(own, int) and part not in _MAY_BE_ZERO else (int, float)
-    if type(found) not in kinds:
-        raise ValueError(f"{name} must be a number like {own!r}, got {shown(found)}")
-    assert isinstance(found, (int, float))
-    least = -math.inf if own < 0 else int(kinds == (int,) and own > 0)
-    most = _MOST if isinstance(found, int) else sys.float_info.max
-    if not least <= found <= (1 if part in _SHARES else most):
-        raise ValueError(f"{name} must be a finite number of its range, got {shown(found)}")
+    kinds = (int,) if isinstance(expected, int) and part not in _MAY_BE_ZERO else (int, float)
+    if type(value) not in kinds:
+        raise ValueError(f"`{name}` must be a number like {expected!r}, got {shown(value)}.")
+    assert isinstance(value, (int, float))
+    least = -math.inf if expected < 0 else int(kinds == (int,) and expected > 0)
+    most = _MAX_INT if isinstance(value, int) else sys.float_info.max
+    most = 1 if part in _FRACTIONS else most
+    if not least <= value <= most:
+        raise ValueError(f"`{name}` must lie in [{least:g}, {most:g}], got {shown(value)}.")
 
 
-def _check_tensor(name: str, found: object, own: Tensor) -> None:
-    if not isinstance(found, Tensor) or found.device.type != "cpu" or found.layout != own.layout:
-        raise ValueError(f"{name} must be a tensor, got {type(found).__name__}")
-    check_shape(name, found, own.dtype, own.shape)
-    if bool(own.isfinite().all()) and not bool(found.isfinite().all()):
-        raise ValueError(f"{name} must be finite, has NaN or infinity")
-    whole = not own.is_floating_point() and not own.is_complex()
-    if whole and bool((own >= 0).all()):
-        check_not_negative(name, found)
+def _check_tensor(name: str, value: object, expected: Tensor) -> None:
+    if (
+        not isinstance(value, Tensor)
+        or value.device.type != "cpu"
+        or value.layout != expected.layout
+    ):
+        raise ValueError(
+            f"`{name}` must be a tensor on the CPU of layout {expected.layout}, got {_kind(value)}."
+        )
+    check_shape(name, value, expected.dtype, expected.shape)
+    if bool(expected.isfinite().all()) and not bool(value.isfinite().all()):
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
+    integer = not expected.is_floating_point() and not expected.is_complex()
+    if integer and bool((expected >= 0).all()):
+        check_not_negative(name, value)
 
 
 def check_shape(
-    name: str, found: Tensor, dtype: torch.dtype, shape: Sequence[int], *, finite: bool = False
+    name: str, value: Tensor, dtype: torch.dtype, shape: Sequence[int], *, finite: bool = False
 ) -> None:
-    """Raise unless the tensor `found` has that dtype and shape, and if asked, is finite."""
-    if found.dtype != dtype or tuple(found.shape) != tuple(shape):
+    """Raise unless the tensor `value` has that dtype and shape, and is finite if `finite`."""
+    if value.dtype != dtype or tuple(value.shape) != tuple(shape):
         raise ValueError(
-            f"{name} must be {dtype} of shape {tuple(shape)}, "
-            f"got {found.dtype} of shape {tuple(found.shape)}"
+            f"`{name}` must be {dtype} of shape {tuple(shape)}, "
+            f"got {value.dtype} of shape {tuple(value.shape)}."
         )
-    if finite and not bool(found.isfinite().all()):
-        raise ValueError(f"{name} must be finite, has NaN or infinity")
+    if finite and not bool(value.isfinite().all()):
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
 
 
-def check_not_negative(name: str, found: Tensor) -> None:
-    """Raise unless all values of `found` are at least zero."""
-    if not bool((found >= 0).all()):
-        raise ValueError(f"{name} must not be negative")
+def check_not_negative(name: str, value: Tensor) -> None:
+    """Raise unless all entries of `value` are at least zero."""
+    if not bool((value >= 0).all()):
+        raise ValueError(f"`{name}` must not be negative, got {shown(float(value.min()))}.")
 
 
 def shown(value: object) -> str:
-    """Return a short form of `value`; what is nested may be endless, and is named by its type."""
+    """Return a short text for `value`; nested values, which may be endless, give their type."""
     plain = isinstance(value, (str, bool, float, type(None))) or (
-        isinstance(value, int) and abs(value) < _MOST
+        isinstance(value, int) and abs(value) < _MAX_INT
     )
     return repr(value)[:50] if plain else type(value).__name__

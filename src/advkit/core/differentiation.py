@@ -1,4 +1,4 @@
-"""Backward passes through a model that does not learn, and what stops them."""
+"""Backward passes through a model that is not trained, and errors that prevent them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 from torch import nn
 
-# Of cuDNN, and of MIOpen on AMD's devices: "cudnn RNN backward can only be called in training mode"
+# End of the message of cuDNN, and of MIOpen on AMD's devices, such as "cudnn RNN backward ..."
 _NEEDS_TRAINING_MODE = "RNN backward can only be called in training mode"
 
 
 @contextmanager
 def differentiating(model: object) -> Iterator[None]:
-    """Say what to do where a backward pass through `model` needs a layer in training mode.
+    """Explain the remedy where a backward pass through `model` needs a layer in training mode.
 
     Args:
         model: a module, or a classifier around one.
@@ -28,27 +28,27 @@ def differentiating(model: object) -> Iterator[None]:
             raise
         raise RuntimeError(
             "`model` must have its recurrent layers in training mode for gradients on a GPU, got "
-            f"{_recurrent(model)} in evaluation mode. Leave that layer alone in training mode, "
-            "with a dropout of 0 (`net.eval(); net.lstm.train()`), and keep it there: "
-            "TorchClassifier(net, mode='keep'), or mode='keep' of a training loss. Or turn cuDNN "
-            "off: `with torch.backends.cudnn.flags(enabled=False):`."
+            f"{_recurrent(model)} in evaluation mode. Put only this layer in training mode, with a "
+            "dropout of 0 (`net.eval(); net.lstm.train()`), and keep the modes: use "
+            "TorchClassifier(net, mode='keep'), or mode='keep' of a training loss. Alternatively, "
+            "turn cuDNN off with `with torch.backends.cudnn.flags(enabled=False):`."
         ) from error
 
 
 def _recurrent(model: object) -> str:
-    """Return names and kinds of the recurrent layers in evaluation mode."""
+    """Return the classes and names of the recurrent layers in evaluation mode, as text."""
     module = _module_of(model)
     layers = [] if module is None else list(module.named_modules())
-    found = [
+    recurrent = [
         f"{type(layer).__name__} {name!r}"
         for name, layer in layers
         if isinstance(layer, nn.RNNBase) and not layer.training
     ]
-    return ", ".join(found) or "one"
+    return ", ".join(recurrent) or "one"
 
 
 def _module_of(model: object) -> nn.Module | None:
-    """Return the module behind classifiers around classifiers, if there is a single one."""
+    """Return the module inside nested classifiers, `None` if there is not exactly one."""
     while not isinstance(model, nn.Module) and hasattr(model, "model"):
         model = model.model
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)

@@ -1,33 +1,32 @@
-"""Modules that run in several processes at once: what of them one process can run alone."""
+"""Modules that run in several processes at once, and the parts that one process can run alone."""
 
 from __future__ import annotations
 
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# By name: to import these classes takes long.
-_SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
+_SHARDED_CLASSES = {"FullyShardedDataParallel", "FSDPModule"}  # names, since their import is slow
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module inside a `DistributedDataParallel`, compiled or not; others as they are.
+    """Return the module inside a `DistributedDataParallel`, compiled or not, or `module` itself.
 
     A pass of the wrapper waits for all processes, even in evaluation mode, where it sends buffers.
     """
-    inside = dict(module.named_children()).get("_orig_mod", module)  # what torch.compile wraps
+    inside = dict(module.named_children()).get("_orig_mod", module)  # the module in torch.compile
     return unwrapped(inside.module) if isinstance(inside, DistributedDataParallel) else module
 
 
 def local(module: nn.Module) -> nn.Module:
-    """Return what of `module` this process can run without waiting for the other ones.
+    """Return the part of `module` that this process can run without waiting for other processes.
 
     Raises:
-        TypeError: its parameters are sharded over the processes, or a submodule waits for them.
+        TypeError: its parameters are sharded over processes, or a submodule waits for processes.
     """
     module = unwrapped(module)
     for name, child in module.named_modules() if _in_use() else ():
         kind = type(child).__name__
-        if _SHARDED & {base.__name__ for base in type(child).__mro__}:
+        if _SHARDED_CLASSES & {base.__name__ for base in type(child).__mro__}:
             raise TypeError(
                 f"`module` must have its parameters in one process, got {_at(kind, name)}, which "
                 "shards them. Attack an unsharded copy with the weights that "
@@ -37,14 +36,14 @@ def local(module: nn.Module) -> nn.Module:
         if isinstance(child, DistributedDataParallel):
             raise TypeError(
                 f"`module` must run in one process alone, got {_at(kind, name)}, which waits for "
-                f"the other processes. Use the module inside it, `{name}.module`, in its place; "
-                "for training, wrap the whole module in DistributedDataParallel."
+                f"the other processes. Use the module inside it, `{name}.module`, in its place. "
+                "For training, wrap the whole module in DistributedDataParallel."
             )
     return module
 
 
 def check_alone(module: nn.Module) -> None:
-    """Raise unless a pass of `module`, in the modes that it has, waits for no other process.
+    """Raise if a pass of `module`, with its current modes, waits for another process.
 
     Raises:
         ValueError: it has a `SyncBatchNorm` in training mode.
@@ -55,13 +54,13 @@ def check_alone(module: nn.Module) -> None:
         if distributed.get_world_size(child.process_group) > 1:
             raise ValueError(
                 f"`module` must have no SyncBatchNorm in training mode under mode='keep', got "
-                f"{_at('one', name)}: it waits for the other processes at each pass. Put it in "
+                f"{_at('one', name)}, which waits for the other processes at each pass. Put it in "
                 "evaluation mode, or use mode='eval'."
             )
 
 
 def _in_use() -> bool:
-    """Return whether this process is one of a group; without a group nothing can wait."""
+    """Return whether this process belongs to a process group; without one, no pass can wait."""
     return distributed.is_available() and distributed.is_initialized()
 
 

@@ -10,15 +10,17 @@ def require(module: str, *, extra: str, needed_by: str) -> ModuleType:
     """Import an optional dependency.
 
     Args:
-        module: its dotted name, such as `"matplotlib.figure"`.
+        module: dotted name of the module, such as `"matplotlib.figure"`.
         extra: the extra of this package that installs it.
         needed_by: the subject of the error message, such as `"HTML"`.
 
     Raises:
-        ImportError: the dependency is missing; the message names the extra.
+        ImportError: the dependency is missing. The message names the extra.
     """
     try:
         return import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(f"{needed_by} needs {package}: pip install 'advkit[{extra}]'") from error
+        raise ImportError(
+            f"{needed_by} needs {package}. Install it with: pip install 'advkit[{extra}]'."
+        ) from error

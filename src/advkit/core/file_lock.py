@@ -1,4 +1,4 @@
-"""A lock on a file that two runs must not write in turns."""
+"""A lock on a file that two runs must not write alternately."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ else:
     import fcntl
 
     def _lock(handle: int) -> None:
-        # not flock, which a worker process of a loader would keep after its parent was killed
+        # lockf, because a worker process of a loader keeps a flock after its parent was killed
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-_held: set[Path] = set()  # by this process, whose threads the system's lock does not tell apart
+_held: set[Path] = set()  # by this process; the system's lock does not distinguish its threads
 _held_guard = threading.Lock()
 
 
 @contextmanager
 def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Keep all other runs off the checkpoint at `path`; `None` locks nothing.
+    """Lock the checkpoint at `path` against all other runs; `None` locks nothing.
 
-    The lock is on a file `.NAME.lock` in the folder of the checkpoint, and of the operating
-    system: it goes with the process, however that ends.
+    It is a lock of the operating system on a file `.NAME.lock` in the folder of the checkpoint. It
+    is released when the process ends, in whatever way.
 
     Raises:
-        RuntimeError: another thread or process has the lock.
-        OSError: `path` is a special file, or the lock cannot be made.
+        RuntimeError: another thread or process holds the lock.
+        OSError: `path` is a special file, or the lock cannot be created.
     """
     if path is None:
         yield
@@ -55,7 +55,7 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):  # Windows removes no open file
+            with suppress(OSError):  # Windows does not remove open files
                 lock.unlink()
             os.close(handle)
     finally:
@@ -64,7 +64,7 @@ def locked(path: str | os.PathLike[str] | None) -> Iterator[None]:
 
 
 def _open_locked(lock: Path, path: str | os.PathLike[str]) -> int:
-    """Open the file `lock` with a lock on it, and not one that its last holder has just removed."""
+    """Open and lock the file `lock`; try again if its last holder has just removed the file."""
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -84,14 +84,14 @@ def _try_lock(handle: int, path: str | os.PathLike[str]) -> None:
         raise _taken(path) from error
     except OSError as error:
         warnings.warn(
-            f"checkpoint {os.fspath(path)} cannot be locked ({error.strerror}): make sure yourself "
-            "that no other run writes to it",
+            f"checkpoint {os.fspath(path)} cannot be locked ({error.strerror}). Make sure that no "
+            "other run writes to it.",
             stacklevel=2,
         )
 
 
 def _taken(path: str | os.PathLike[str]) -> RuntimeError:
     return RuntimeError(
-        f"checkpoint {os.fspath(path)} must belong to one run at a time, got a second while "
-        "another is training. Wait for that one to end, or give this one another checkpoint."
+        f"checkpoint {os.fspath(path)} must belong to one run at a time, got a second run while "
+        "another is training. Wait for that run to end, or give this one another checkpoint."
     )

@@ -28,17 +28,19 @@ _KINDS = {
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary file to write to, and put it in the place of `path` at the end.
+    """Give a temporary file to write to, which replaces `path` at the end.
 
-    At any moment, also after a kill, `path` is the old file or the new one, and whole. File and
-    folder are synced, so that a power failure leaves one of them too. On an error the temporary
-    file is removed and the old one stays; what a killed process left is removed by the next write
-    to `path`. As with `open(path, "w")`, symbolic links are followed, an existing file keeps its
-    mode, and a new one gets that of the umask. If several threads or processes write to one path,
-    the last one stays.
+    At any moment, also after a kill, `path` is the complete old file or the complete new one. File
+    and folder are synced, so the same holds after a power failure. On an error the temporary file
+    is removed and the old file stays. The next write to `path` removes the temporary file of a
+    killed process.
+
+    As with `open(path, "w")`, symbolic links are followed, an existing file keeps its mode, and a
+    new file gets the mode of the umask. If several threads or processes write to one path, the
+    last file stays.
 
     Args:
-        path: of the file; missing folders are made.
+        path: path of the file; missing folders are created.
 
     Raises:
         OSError: `path` is a folder, a device or another special file, or cannot be written.
@@ -62,10 +64,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
-    """Return the file that a write to `path` replaces: itself, or what its links lead to.
+    """Return the file that a write to `path` replaces, which is `path` with its links resolved.
 
     Raises:
-        OSError: it is there and is not a regular file, may not be written, or links go in circles.
+        OSError: it exists and is not a regular file or is read-only, or the links form a loop.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -105,7 +107,7 @@ def save_json(path: str | Path, plain: Mapping[str, Any]) -> Path:
 
 
 def _mode(target: Path) -> int | None:
-    """Return the permissions of `target`, `None` for a missing file."""
+    """Return the permissions of `target`, or `None` for a missing file."""
     try:
         return target.stat().st_mode & 0o777
     except FileNotFoundError:
@@ -113,22 +115,22 @@ def _mode(target: Path) -> int | None:
 
 
 def _create(target: Path, mode: int) -> BinaryIO:
-    """Create a temporary file beside `target`, of `mode` less the umask, locked until closed."""
+    """Create a temporary file next to `target` with `mode` minus the umask, locked until closed."""
     while True:
         path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
         file = open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
         _hold(file)
         if path.exists():
             return file
-        file.close()  # a clean-up removed it between the creation and the lock
+        file.close()  # `_remove_stale` removed it between the creation and the lock
 
 
 def _hold(file: BinaryIO) -> None:
-    """Lock `file` until it is closed, which tells `_remove_stale` that its writer is alive."""
+    """Lock `file` until it is closed, so `_remove_stale` keeps it while its writer is alive."""
     if sys.platform == "win32":
-        file.close()  # an open file cannot be renamed there
+        file.close()  # an open file cannot be renamed on Windows
     else:
-        with suppress(OSError):  # without locks, `_remove_stale` removes nothing either
+        with suppress(OSError):  # without locks, `_remove_stale` removes nothing
             fcntl.flock(file, fcntl.LOCK_EX)
 
 
@@ -136,10 +138,10 @@ def _remove_stale(target: Path) -> None:
     """Remove the temporary files of writers of `target` that were killed."""
     if sys.platform == "win32":
         return
-    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.tmp")
+    temporary = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.tmp")
     with suppress(PermissionError):  # a folder that may be written but not listed
-        for name in filter(ours.fullmatch, os.listdir(target.parent)):
-            with suppress(OSError):  # of a live writer, of another user, or gone by now
+        for name in filter(temporary.fullmatch, os.listdir(target.parent)):
+            with suppress(OSError):  # it has a live writer, is another user's, or is gone by now
                 _remove_unlocked(target.with_name(name))
 
 
@@ -154,9 +156,9 @@ def _remove_unlocked(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename of a file in `folder` last through a power failure."""
+    """Sync `folder`, so that the rename of a file in it survives a power failure."""
     if sys.platform == "win32":
-        return  # it has no such call
+        return  # Windows cannot sync folders
     try:
         handle = os.open(folder, os.O_RDONLY)
     except PermissionError:

@@ -1,4 +1,4 @@
-"""How an attack, or any frozen dataclass of hyper-parameters, is named in tables and reports."""
+"""Names, for tables and reports, of attacks and of other frozen dataclasses of hyper-parameters."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def non_default_fields(obj: object) -> dict[str, object]:
-    """The hyper-parameters of `obj` that are not at their defaults, by name.
+    """Return the hyper-parameters of `obj` that are not at their defaults, by name.
 
-    Tensors and functions are given as words, so that the values can be printed and saved.
+    Tensors and functions are replaced by text, so that the values can be printed and saved.
     """
     if not is_dataclass(obj):
         return {}
@@ -25,13 +25,13 @@ def non_default_fields(obj: object) -> dict[str, object]:
 
 
 def format_call(name: str, given: Mapping[str, object]) -> str:
-    """`name(key=value, ...)` with numbers cut to four digits."""
-    shown = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in given.items())
-    return f"{name}({', '.join(shown)})"
+    """Return `name(key=value, ...)` with floats rounded to four digits."""
+    parts = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in given.items())
+    return f"{name}({', '.join(parts)})"
 
 
-class _Words(str):
-    """Text that stands for a value and is printed without quotes."""
+class _Unquoted(str):
+    """Text in place of a value, printed without quotes."""
 
     __slots__ = ()
 
@@ -41,9 +41,9 @@ class _Words(str):
 
 def _plain(value: object) -> object:
     if isinstance(value, Tensor):
-        return _Words(f"<{len(value)} values>")
+        return _Unquoted(f"<{len(value)} values>")
     if value is None or isinstance(value, (str, bool)):
         return value
-    if isinstance(value, Real):  # NumPy's numbers too, which JSON does not know
+    if isinstance(value, Real):  # includes NumPy's numbers, which JSON cannot represent
         return int(value) if isinstance(value, Integral) else float(value)
-    return _Words(getattr(value, "__name__", repr(value)))
+    return _Unquoted(getattr(value, "__name__", repr(value)))

@@ -1,7 +1,7 @@
-"""What an attack climbs: functions of logits and labels, one value for each sample.
+"""Losses of attacks: functions of logits and labels, with one value for each sample.
 
 Every loss `(logits (n, classes), y (n,)) -> (n,)` grows as the model moves away from `y`. An
-untargeted attack ascends it at the true labels, a targeted one descends it at the target.
+untargeted attack maximizes it at the true labels, a targeted attack minimizes it at the target.
 """
 
 from __future__ import annotations
@@ -21,46 +21,47 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def split_label_logit(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The logit of `y`, `(n,)`, and the logits with that one at minus infinity, `(n, classes)`."""
+    """Return the logit of `y` `(n,)`, and `logits` `(n, classes)` with it at minus infinity."""
     index = y[:, None]
     return logits.gather(1, index).squeeze(1), logits.scatter(1, index, -math.inf)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Best other logit minus the logit of `y`: positive once the sample is misclassified."""
+    """Return the largest other logit minus the logit of `y`: positive for misclassified samples."""
     own, others = split_label_logit(logits, y)
     return others.amax(1) - own
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy in log-odds: log(1 - p) - log(p) for the probability p of `y`.
+def log_odds_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy in log-odds: log(1 - p) - log(p) for the probability p of `y`.
 
-    The usual cross-entropy is softplus of this value, a growing function, so both rank the same and
-    have gradients of the same direction, which is all that a normalized step keeps. What is left
-    out is the factor 1 - p. In float32 that factor is zero once a net is confident, and an attack
-    on the usual form then stands still and takes the net for robust.
+    The usual cross-entropy is softplus of this value, an increasing function. Both therefore rank
+    samples equally, and their gradients have the same direction, which is all that a normalized
+    step uses. The gradient here lacks the factor 1 - p. In float32 that factor is zero once a net
+    is confident. An attack on the usual form then makes no step and takes the net for robust.
     """
     own, others = split_label_logit(logits, y)
     return others.logsumexp(1) - own
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio (Croce and Hein, 2020, arXiv:2003.01690, eq. 6).
+    """Return the difference of logits ratio (Croce and Hein, 2020, arXiv:2003.01690, eq. 6).
 
-    The margin over the gap between the largest and the third largest logit: free of the scale of
-    the logits. With two classes there is no third: the margin itself, and a warning.
+    It is the margin divided by the gap between the largest and the third largest logit, which does
+    not depend on the scale of the logits. With two classes there is no third logit: the margin
+    itself is returned, with a warning.
 
-    For untargeted attacks only: it is constant where `y` has the third largest logit, which is no
-    way to get to a target. The paper's targeted form (eq. 7) is another function.
+    It is for untargeted attacks only: it is constant where `y` has the third largest logit, and so
+    does not lead to a target. The paper's targeted form (eq. 7) is another function.
     """
     if logits.shape[1] < 3:
-        checks.warn("loss 'dlr' needs three classes; with two it is the margin")
+        checks.warn("`loss` 'dlr' needs three classes, got two. The margin is used instead.")
         return margin(logits, y)
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2]).clamp_min(torch.finfo(logits.dtype).tiny)
 
 
-LOSSES: dict[LossName, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+LOSSES: dict[LossName, Loss] = {"ce": log_odds_loss, "margin": margin, "dlr": dlr}
 
 
 def check_loss(loss: object) -> None:
@@ -70,15 +71,15 @@ def check_loss(loss: object) -> None:
 
 
 def is_built_in(loss: Loss) -> bool:
-    """Return whether `loss` is one of the losses that have a name."""
+    """Return whether `loss` is one of the named losses of this package."""
     return loss in LOSSES.values()
 
 
 def get_loss(loss: LossName | Loss) -> Loss:
-    """Return the function that `loss` names, or `loss` on copies, which it may write to."""
+    """Return the loss of that name; a callable is wrapped to get copies, which it may modify."""
     return partial(_on_copies, loss) if callable(loss) else LOSSES[loss]
 
 
 def _on_copies(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
-    """The `loss` of copies: the success of an attack is computed from the same logits later."""
+    """Return `loss` of copies, since the same logits later decide on the success of an attack."""
     return loss(logits.clone(), y.clone())

@@ -1,4 +1,4 @@
-"""Names for what a caller passes several of, and errors that say whose they are."""
+"""Names of the entries of an argument, and of the entry that an error is about."""
 
 from __future__ import annotations
 
@@ -19,66 +19,66 @@ def assign_names(
     kind: str,
     short: Callable[[Any], str],
 ) -> dict[str, Any]:
-    """What an argument holds, by name.
+    """Return the entries of an argument by name.
 
     Args:
         role: the argument's name, for errors.
-        things: a mapping from names, or a list, whose entries are named here.
-        known: the names that things have elsewhere, by their `id`; what is named here is added.
-        kind: one of the things in a word, for errors.
-        short: what to call a thing that has no name; a number is added to tell two apart.
+        things: a mapping from names, or a list, whose entries get names here.
+        known: the names that things already have, by their `id`; new names are added.
+        kind: the word for one of the things, for errors.
+        short: returns the name of a thing without one; a number is added where that name is taken.
 
     Raises:
         TypeError: `things` is neither a mapping from strings nor a list.
-        ValueError: it holds nothing, or as a list the same thing twice.
+        ValueError: `things` is empty, or a list that holds the same thing twice.
     """
     if isinstance(things, Mapping):
-        found = dict(things)
-        for name in found:
+        by_name = dict(things)
+        for name in by_name:
             if not isinstance(name, str):
-                raise TypeError(f"{argument(role)} must have names for keys, got {name!r}")
+                raise TypeError(f"{argument(role)} must have strings as keys, got {name!r}.")
     elif isinstance(things, (list, tuple)):
-        found = _with_names_of_their_own(role, things, known, kind, short)
+        by_name = _name_entries(role, things, known, kind, short)
     else:
         raise TypeError(
             f"{argument(role)} must be a mapping from names to {kind}s or a list of {kind}s, "
-            f"got {type(things).__name__}"
+            f"got {type(things).__name__}."
         )
-    if not found:
-        raise ValueError(f"{argument(role)} must hold at least one {kind}, got none")
-    for name, thing in found.items():
+    if not by_name:
+        raise ValueError(f"{argument(role)} must hold at least one {kind}, got none.")
+    for name, thing in by_name.items():
         known.setdefault(id(thing), name)
-    return found
+    return by_name
 
 
-def _with_names_of_their_own(
+def _name_entries(
     role: str,
     things: Sequence[Any],
     known: Mapping[int, str],
     kind: str,
     short: Callable[[Any], str],
 ) -> dict[str, Any]:
-    """Things by what they are called elsewhere, else by what `short` calls them."""
-    found: dict[str, Any] = {}
+    """Return the things by their `known` names, or else by those that `short` returns."""
+    by_name: dict[str, Any] = {}
     for thing in things:
-        name = known.get(id(thing)) or _free(short(thing), {*found, *known.values()})
-        if any(thing is other for other in found.values()):
+        name = known.get(id(thing)) or _unused(short(thing), {*by_name, *known.values()})
+        if any(thing is other for other in by_name.values()):
             raise ValueError(
-                f"{argument(role)} must hold each {kind} once, got {short(thing)} twice"
+                f"{argument(role)} must hold each {kind} once, got {short(thing)} twice."
             )
-        found[name] = thing
-    return found
+        by_name[name] = thing
+    return by_name
 
 
-def _free(name: str, taken: Container[str]) -> str:
-    """`name`, with the first number that makes it another one than those `taken`."""
+def _unused(name: str, taken: Container[str]) -> str:
+    """Return `name`, with the first number from 2 on that makes it unused if it is `taken`."""
     numbered = (f"{name} {i}" for i in itertools.count(2))
     candidates = itertools.chain([name], numbered)
     return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def argument(name: str) -> str:
-    """Return `name` in backticks if it is an identifier, else as it is."""
+    """Return `name` in backticks if it is an identifier, otherwise unchanged."""
     return f"`{name}`" if name.isidentifier() else name
 
 
@@ -88,9 +88,9 @@ def quoted(names: Iterable[object]) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the known name that is most like `word`, in whatever case, as the end of an error.
+    """Return ", did you mean 'NAME'?" for the known name most similar to `word`, ignoring case.
 
-    It is empty where none is much like it.
+    The string is empty if no name is similar.
     """
     lowered = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lowered, n=1)
@@ -99,7 +99,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def error_context(role: str, name: str) -> Iterator[None]:
-    """Errors inside say which `role` they are of, by its `name`."""
+    """Prefix the messages of errors inside with `role` and `name`."""
     try:
         yield
     except TypeError as error:

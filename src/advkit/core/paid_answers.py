@@ -1,4 +1,4 @@
-"""Answers, reports and tables that cost queries, kept when an error ends the work."""
+"""Answers, reports and tables that cost queries, preserved when an error ends the work."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from advkit.core import sample_rows
 from advkit.core.results import Answers
 
 _NOTE = (
-    "The error's .answers keeps what was answered. Call fit again with answers=error.answers, and "
-    "only what is missing is asked for."
+    "The error's .answers holds the answers so far. Call fit again with answers=error.answers, and "
+    "the model is queried only for the missing ones."
 )
 
 
 class PaidAnswers:
-    """Answers of a model, as they come.
+    """Answers of a model, collected as the model returns them.
 
     Args:
-        known: answers of an earlier run; their inputs are not asked about again.
-        axes: of the outputs, 1 for labels and 2 for logits.
+        known: answers of an earlier run; the model is not queried for their inputs again.
+        axes: number of axes of the outputs, 1 for labels and 2 for logits.
 
     Raises:
         TypeError: `known` is not an `Answers`.
@@ -38,30 +38,30 @@ class PaidAnswers:
             )
         if known is not None and known.outputs.ndim != axes:
             raise ValueError(
-                f"`answers` must have outputs of {axes} axes, got {known.outputs.ndim}: labels of "
-                "a Substitute and logits of a Distillation do not stand for each other."
+                f"`answers` must have outputs with {axes} axes, got {known.outputs.ndim}. Labels "
+                "of a Substitute and logits of a Distillation cannot replace each other."
             )
-        self._found = [] if known is None else [known]
+        self._parts = [] if known is None else [known]
         self._known: dict[bytes, Tensor] = {}
         if known is not None:
             self._known.update(zip(_keys(known.inputs), known.outputs, strict=True))
 
     def ask(self, x: Tensor, model: Callable[[Tensor], Tensor], at_once: int) -> Tensor:
-        """Return the answers to `x` `(n, *features)`, on its device.
+        """Return the answers to `x` `(n, *features)`, on the device of `x`.
 
         Args:
             x: inputs, at least one.
-            model: returns the answers to inputs, `(m,)` or `(m, classes)`.
-            at_once: the most inputs that it is asked about in one call.
+            model: returns the answers `(m,)` or `(m, classes)` to `m` inputs.
+            at_once: the largest number of inputs in one call of `model`.
 
         Raises:
             ValueError: the known answers are to inputs of another shape.
         """
-        for found in self._found[:1]:
-            if found.inputs.shape[1:] != x.shape[1:]:
+        for first in self._parts[:1]:
+            if first.inputs.shape[1:] != x.shape[1:]:
                 raise ValueError(
                     f"`answers` must be to inputs of shape {tuple(x.shape[1:])}, "
-                    f"got {tuple(found.inputs.shape[1:])}."
+                    f"got {tuple(first.inputs.shape[1:])}."
                 )
         return sample_rows.in_parts(lambda part: self._ask(part, model), x, size=at_once)
 
@@ -79,35 +79,35 @@ class PaidAnswers:
 
     def _new(self, x: Tensor, model: Callable[[Tensor], Tensor]) -> Tensor:
         answers = model(x).to(x.device)
-        self._found.append(Answers(x, answers))
+        self._parts.append(Answers(x, answers))
         return answers
 
     def kept(self) -> AbstractContextManager[None]:
-        """Give an error that ends the block, an interrupt among them, what was answered."""
+        """Attach the answers so far to an error that ends the block; interrupts count as errors."""
         return keeping("answers", self._answers, _NOTE)
 
     def _answers(self) -> Answers | None:
-        if not self._found:
+        if not self._parts:
             return None
-        inputs = torch.cat([found.inputs.cpu() for found in self._found])
-        return Answers(inputs, torch.cat([found.outputs.cpu() for found in self._found]))
+        inputs = torch.cat([part.inputs.cpu() for part in self._parts])
+        return Answers(inputs, torch.cat([part.outputs.cpu() for part in self._parts]))
 
 
 @contextmanager
-def keeping(name: str, found: Callable[[], object], note: str) -> Iterator[None]:
-    """Give an error that ends the block, an interrupt among them, what was found until then.
+def keeping(name: str, partial: Callable[[], object], note: str) -> Iterator[None]:
+    """Attach the partial result to an error that ends the block; interrupts count as errors.
 
     Args:
-        name: of the error's attribute.
-        found: returns what was found, `None` for nothing.
+        name: name of the error's attribute.
+        partial: returns the result so far, or `None` if there is none.
         note: sentence that is added to the error and names the attribute.
     """
     try:
         yield
     except BaseException as error:
-        kept = found()
-        if kept is not None:
-            _annotate(error, name, kept, note)
+        value = partial()
+        if value is not None:
+            _annotate(error, name, value, note)
         raise
 
 
@@ -117,6 +117,6 @@ def _annotate(error: Any, name: str, value: object, note: str) -> None:
 
 
 def _keys(x: Tensor) -> list[bytes]:
-    """Return the bytes of each of `x` `(n, *features)`, by which an input is found again."""
+    """Return the bytes of each input of `x` `(n, *features)`, which identify it."""
     rows = x.detach().cpu().contiguous().flatten(1).view(torch.uint8)
     return [row.tobytes() for row in rows.numpy()]

@@ -1,4 +1,4 @@
-"""The progress bar, on standard error."""
+"""A progress bar on standard error."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from advkit.core.extras import require
 
 @contextmanager
 def progress_bar(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, as a function that advances it; silent unless `show`.
+    """Show a progress bar on standard error if `show`, and give a function that advances it.
 
     Raises:
-        ImportError: `show` without tqdm, naming the extra that brings it.
+        ImportError: `show` is true and tqdm is missing. The message names the extra with it.
     """
     if not show:
         yield lambda _: None

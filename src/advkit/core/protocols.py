@@ -1,4 +1,4 @@
-"""Protocols of attacks and detectors, through which the packages of layer 2 meet."""
+"""Protocols of attacks and detectors, by which the packages of layer 2 use each other."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from advkit.core.results import AttackResult
 
 
 class Attack(Protocol):
-    """What evaluation and training ask of an attack."""
+    """Interface of an attack, as evaluation and training use it."""
 
     def __call__(
         self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
     ) -> Tensor:
-        """Adversarial inputs like `x`."""
+        """Return adversarial inputs with the shape of `x`."""
         ...
 
     def run(
         self, model: Any, x: Tensor, y: Tensor | None = None, *, target: Tensor | None = None
     ) -> AttackResult:
-        """Adversarial inputs and what is known of them.
+        """Return adversarial inputs, with their success, distance and cost.
 
-        Labels are those of a caller. For a model whose classes they name by values, an estimator
-        with `labels="class"`, `models.labels.label_indices` gives the indices that `predict` does.
+        Labels are the caller's. An estimator with `labels="class"` has class values as labels:
+        `models.labels.label_indices` converts them to the indices that `predict` returns.
         """
         ...
 
 
 class Detector(Protocol):
-    """What guards, adaptive attacks and evaluation ask of a detector of the model's outputs."""
+    """Interface of a detector of outputs, as guards, adaptive attacks and evaluation use it."""
 
     def anomaly_score(self, outputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return a score `(n,)` for each of `outputs` `(n, width)`; greater is more anomalous."""
@@ -40,31 +40,32 @@ class Detector(Protocol):
 
 
 class InputDetector(Protocol):
-    """A detector of inputs, which also gets the labels that the model predicts for them."""
+    """Interface of a detector of inputs, which also gets the labels that the model predicts."""
 
     reads_inputs: bool
-    """True. A detector without this attribute scores outputs."""
+    """Always True. A detector without this attribute scores outputs."""
 
     def anomaly_score(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return a score `(n,)` for each of `x` `(n, *features)`; greater is more anomalous.
 
-        `labels` `(n,)`, int64, are the model's predictions, or `None` where they are not known.
+        `labels` `(n,)`, int64, are the model's predictions, or `None` if they are not known.
         """
         ...
 
 
 class DifferentiableDetector(InputDetector, Protocol):
-    """An input detector that shows its parts, with gradients to the input."""
+    """Interface of an input detector whose parts have gradients with respect to the input."""
 
     def margin_over_threshold(self, x: Tensor, labels: Tensor, threshold: float) -> Tensor:
-        """How far each part is above what it lets pass, `(n, parts)`, if the answers are `labels`.
+        """Return the excess of each part over its limit for predictions `labels`, `(n, parts)`.
 
-        An anomaly score above `threshold` means that at least one is positive, and none at or below it is.
+        For an anomaly score above `threshold`, at least one value is positive. For a score at or
+        below it, no value is.
         """
         ...
 
     def features(self, x: Tensor) -> Tensor:
-        """What the parts look at, `(n, width)`."""
+        """Return the features that the parts score, `(n, width)`."""
         ...
 
 

@@ -1,9 +1,9 @@
-"""Random numbers that belong to a sample, not to a batch or to the process.
+"""Random numbers that depend on the sample, not on the batch or the process.
 
-A generator with a state gives the same sample other numbers when its batch is cut or shuffled
-differently. Here every number is a hash of (seed, what the sample looks like, position of the
-number), so a sample meets the same numbers in any batch, in any order and on any device, and no
-global generator is touched. The hash is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
+A generator with a state gives a sample other numbers when its batch is split or shuffled
+differently. Here every number is a hash of the seed, the content of the sample and the position of
+the number. A sample gets the same numbers in any batch, in any order and on any device, and no
+global generator is used. The hash is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from advkit.core.norms import Norm, lp_norm, per_sample
 _WEYL = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: 2**64 over the golden ratio
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
-_LEVELS = 16
-_BLOCK = 2**18  # numbers that are drawn at once
+_GRID_STEPS = 16  # across the box, for the content of a sample
+_BLOCK_SIZE = 2**18  # numbers that are drawn at once
 
 
 def _wrap(value: int) -> int:
-    """`value` modulo 2**64, as the int64 of the same bits."""
+    """Return `value` modulo 2**64, as the int64 with the same bits."""
     return (value + 2**63) % 2**64 - 2**63
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64 (torch's own keeps the sign)."""
+    """Shift int64 `z` right without sign extension, which torch's own shift has."""
     return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
-    """Bijection of int64 in which every input bit reaches every output bit; `z` is overwritten."""
+    """Map int64 `z` one to one, with each output bit depending on all input bits, in place."""
     z.bitwise_xor_(_shift(z, 30)).mul_(_MIX_1)
     z.bitwise_xor_(_shift(z, 27)).mul_(_MIX_2)
     return z.bitwise_xor_(_shift(z, 31))
 
 
 def _stream(keys: Tensor, start: int, stop: int) -> Tensor:
-    """The hashed words from `start` up to `stop` of each of `keys` `(n,)`: int64 `(n, words)`."""
+    """Return the hashed words from `start` up to `stop` for `keys` `(n,)`, int64 `(n, words)`."""
     counter = torch.arange(start + 1, stop + 1, device=keys.device, dtype=torch.int64)
     return _mix(keys[:, None] + counter * _WEYL)
 
 
 def sample_keys(x: Tensor, bounds: tuple[float, float], *words: int) -> Tensor:
-    """A key for each sample, from `words` (seed, restart, ...) and the sample's content.
+    """Return a key for each sample, from `words` (seed, restart, ...) and the sample's content.
 
-    The content is read on a coarse grid of the box: the same data in other units, say 0..255 in
-    place of 0..1, then draws the same numbers in spite of rounding. Samples that agree on the whole
-    grid share their numbers, which does no harm.
+    The content is rounded to a coarse grid over the box. The same data in other units, such as
+    0..255 in place of 0..1, then gets the same numbers in spite of rounding errors. Samples that
+    are equal on the whole grid share their numbers, which does no harm.
 
     Args:
         x: `(n, *features)` within `bounds`.
-        bounds: lower and upper end of the box.
+        bounds: lower and upper bound of the features.
         words: any integers.
 
     Returns:
@@ -62,7 +62,7 @@ def sample_keys(x: Tensor, bounds: tuple[float, float], *words: int) -> Tensor:
     """
     lower, upper = bounds
     fine = x.flatten(1).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    cells = ((fine - lower) * (_LEVELS / (upper - lower))).round().to(torch.int64)
+    cells = ((fine - lower) * (_GRID_STEPS / (upper - lower))).round().to(torch.int64)
     position = torch.arange(1, cells.shape[1] + 1, device=x.device, dtype=torch.int64)
     keys = _mix(cells + position * _WEYL).sum(1)
     for word in words:
@@ -71,42 +71,42 @@ def sample_keys(x: Tensor, bounds: tuple[float, float], *words: int) -> Tensor:
 
 
 def derived_keys(keys: Tensor, word: int) -> Tensor:
-    """Keys `(n,)` for other draws of the same samples, the `word`-th of them."""
+    """Return keys `(n,)` for the `word`-th further draw of the same samples."""
     return _mix(keys + _wrap(word * _WEYL + 1))
 
 
 def uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Uniform numbers strictly between 0 and 1: `(n, size)` for `keys` `(n,)`.
+    """Return uniform numbers strictly between 0 and 1, `(n, size)` for `keys` `(n,)`.
 
-    float64 has 52 random bits; every other `dtype` gets float32 with 23, the most that keeps the
-    largest number below 1.
+    float64 has 52 random bits. Every other `dtype` gives float32 with 23 random bits, the most
+    that keep the largest number below 1.
     """
-    bits, wide = (52, torch.float64) if dtype == torch.float64 else (23, torch.float32)
-    drawn = torch.empty(len(keys), size, dtype=wide, device=keys.device)
-    block = max(1, _BLOCK // max(1, len(keys)))
-    for start in range(0, size, block):  # the words of all at once would be fetched page by page
+    bits, result_dtype = (52, torch.float64) if dtype == torch.float64 else (23, torch.float32)
+    numbers = torch.empty(len(keys), size, dtype=result_dtype, device=keys.device)
+    block = max(1, _BLOCK_SIZE // max(1, len(keys)))
+    for start in range(0, size, block):  # all words at once would cost many page faults
         words = _stream(keys, start, min(size, start + block))
-        drawn[:, start : start + block] = _shift(words, 64 - bits)
-    return drawn.add_(0.5).mul_(2.0**-bits)
+        numbers[:, start : start + block] = _shift(words, 64 - bits)
+    return numbers.add_(0.5).mul_(2.0**-bits)
 
 
 def normal(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Standard normal numbers, `(n, size)` for `keys` `(n,)`; float64, or float32 for the rest."""
-    drawn: Tensor = torch.special.ndtri(uniform(keys, size, dtype))
-    return drawn
+    """Return standard normal numbers `(n, size)` for `keys` `(n,)`, in the dtype of `uniform`."""
+    numbers: Tensor = torch.special.ndtri(uniform(keys, size, dtype))
+    return numbers
 
 
 def uniform_in_ball(keys: Tensor, eps: Tensor, norm: Norm, like: Tensor) -> Tensor:
-    """A point drawn uniformly from the volume of each sample's ball.
+    """Draw a perturbation uniformly from the volume of each sample's ball.
 
     linf: independent features. l2: a Gaussian direction at radius eps * u^(1/d). l1: signed
     exponential spacings, d of d + 1 (Barthe et al., 2005, arXiv:math/0503650, theorem 1).
 
     Args:
         keys: `(n,)` from `sample_keys`.
-        eps: radius `(n,)`.
+        eps: radius of each ball, `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
-        like: `(n, *features)`, gives shape and dtype.
+        like: `(n, *features)`, whose shape and dtype the result has.
 
     Returns:
         `(n, *features)`.
@@ -124,7 +124,7 @@ def uniform_in_ball(keys: Tensor, eps: Tensor, norm: Norm, like: Tensor) -> Tens
         exponential = -torch.log(signed.abs().clamp_min(torch.finfo(u.dtype).tiny))
         point = signed.sign() * exponential / (exponential.sum(1, keepdim=True) - extra.log())
     else:
-        raise ValueError(f"`norm` must be 'linf', 'l2' or 'l1', got {norm!r}")
+        raise ValueError(f"`norm` must be 'linf', 'l2' or 'l1', got {norm!r}.")
     return (point.view_as(like) * per_sample(eps, like)).to(like.dtype)
 
 
@@ -137,8 +137,8 @@ def uniform_noise(
         x: `(n, *features)` within `bounds`.
         eps: radius of each ball, `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
-        bounds: lower and upper end of the box; the noisy points may lie outside.
-        words: any integers (seed, restart, ...), see `sample_keys`.
+        bounds: lower and upper bound of the features; the noisy points may lie outside.
+        words: any integers (seed, restart, ...) for `sample_keys`.
 
     Returns:
         `(n, *features)`.
@@ -147,13 +147,13 @@ def uniform_noise(
 
 
 def salt_and_pepper(keys: Tensor, counts: Tensor, x: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """`x` with random features of each sample at the lower or the upper bound.
+    """Return `x` with random features of each sample set to the lower or the upper bound.
 
     Args:
         keys: `(n,)` from `sample_keys`.
-        counts: how many features, `(n,)`; the whole part counts.
+        counts: number of features to set, `(n,)`, rounded down.
         x: `(n, *features)`.
-        bounds: lower and upper end of the box.
+        bounds: lower and upper bound of the features.
 
     Returns:
         `(n, *features)`.

@@ -1,4 +1,4 @@
-"""Results of attacks, and what they raise and warn of."""
+"""Results of attacks, and the exceptions and warnings that attacks raise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advkit.core.norms import Norm
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """Samples sent through the model for each of `n` inputs.
+    """Numbers of passes of the model for each of `n` inputs.
 
     Attributes:
         forward: int64 `(n,)`; forward passes that the input was part of.
@@ -29,20 +29,20 @@ class AttackResult:
     """Outcome of an attack on a batch of `n` inputs.
 
     Attributes:
-        x_adv: `(n, *features)`, within the model's bounds. A failed sample holds the best try of a
-            budget attack and the clean input of a minimum-norm attack.
-        success: bool `(n,)`; whether the model's answer to exactly `x_adv`, asked once more after
-            the search, reaches the goal.
+        x_adv: `(n, *features)`, within the model's bounds. For a failed sample it is the best
+            iterate of a budget attack and the clean input of a minimum-norm attack.
+        success: bool `(n,)`; the model's prediction for exactly `x_adv`, evaluated again after the
+            search, reaches the goal.
         distance: `(n,)`; the `norm` of `x_adv - x`.
-        norm: what `distance` is measured in.
-        queries: samples sent forward and backward.
-        no_gradient: bool `(n,)`; the attack failed and met a gradient that was zero or not finite:
-            such a failure says nothing about robustness.
-        not_finite: bool `(n,)`; the attack failed and met NaN or infinite logits, at `x_adv` or on
-            the way: such a failure says nothing about robustness either. Left out, it is false.
-        no_start: bool `(n,)`; the attack failed without having begun: it found no point to start
-            from, or its queries ended before the first step. Such a failure says nothing about
-            robustness either. Left out, it is false.
+        norm: the norm of `distance`.
+        queries: forward and backward passes of each input.
+        no_gradient: bool `(n,)`; the attack failed and met a gradient that was zero or not finite.
+            Such a failure says nothing about robustness.
+        not_finite: bool `(n,)`; the attack failed and met NaN or infinite logits, at `x_adv` or
+            during the search. Such a failure says nothing about robustness. False by default.
+        no_start: bool `(n,)`; the attack failed before its first step. It found no starting point,
+            or its queries were used up. Such a failure says nothing about robustness. False by
+            default.
     """
 
     x_adv: Tensor
@@ -51,7 +51,7 @@ class AttackResult:
     norm: Norm
     queries: Queries
     no_gradient: Tensor
-    not_finite: Tensor = None  # type: ignore[assignment]  # set below, for attacks of users
+    not_finite: Tensor = None  # type: ignore[assignment]  # set below, for users' own attacks
     no_start: Tensor = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:
@@ -64,12 +64,12 @@ class AttackResult:
 class Answers:
     """Answers of a model up to the error that ended `Distillation.fit` or `Substitute.fit`.
 
-    It is the attribute `answers` of the error, whatever its kind, an interrupt included. Passed to
-    `fit` as `answers`, it is not asked for again.
+    They are the attribute `answers` of any such error, interrupts included. If they are passed to
+    `fit` as `answers`, the model is not queried for them again.
 
     Attributes:
         inputs: `(n, *features)`, on the CPU.
-        outputs: logits `(n, classes)` of a `Distillation`, logarithms where the teacher gives
+        outputs: logits `(n, classes)` of a `Distillation`, or logarithms if the teacher returns
             probabilities; labels `(n,)` of a `Substitute`.
     """
 
@@ -77,52 +77,52 @@ class Answers:
     outputs: Tensor
 
 
-class AttackInterrupted(RuntimeError):  # noqa: N818 - what happened, as a user says it
-    """A model cannot go on answering. What was found until then is not lost.
+class AttackInterrupted(RuntimeError):  # noqa: N818 - it names the event
+    """Error for a model that cannot be queried further; the result so far is preserved.
 
     Attributes:
-        result: what the attack that queried the model had found until then; `None` outside of
-            attacks, and where the model failed before the search.
+        result: partial result of the attack that queried the model; `None` outside of attacks, and
+            if the model failed before the search.
     """
 
     result: AttackResult | None = None
 
 
 class QueryBudgetExceeded(AttackInterrupted):
-    """A call that a classifier's query budget has no room for. Nothing of it was sent.
+    """Error for a call that exceeds a classifier's query budget; no sample of it was sent.
 
     Attributes:
-        max_queries: samples that may be sent in all.
-        spent: samples that were sent before, those in flight included.
-        wanted: samples of the call.
-        result: what the attack that made the call had found until then; `None` outside of attacks.
+        max_queries: number of samples that may be sent in total.
+        spent: number of samples sent before, including those in flight.
+        wanted: number of samples of the call.
+        result: partial result of the attack that made the call; `None` outside of attacks.
     """
 
     def __init__(self, max_queries: int, spent: int, wanted: int) -> None:
         super().__init__(
             f"the query budget of {max_queries:,} samples has {max_queries - spent:,} left, "
-            f"and {wanted:,} more were asked for; what was found so far is in the error's .result"
+            f"but the call needs {wanted:,}. The result so far is in the error's .result."
         )
         self.max_queries = max_queries
         self.spent = spent
         self.wanted = wanted
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by its numbers, since the message alone does not make it; `result` goes along."""
+        """Pickle the three numbers, since the message is not enough, and the `result`."""
         return type(self), (self.max_queries, self.spent, self.wanted), self.__dict__
 
 
 class ServiceError(AttackInterrupted):
-    """A function behind a `CallableClassifier` raised, or did not answer what it should.
+    """Error for a function of a `CallableClassifier` that raised or returned an invalid value.
 
-    The error of the function, or what is wrong with its answer, is the `__cause__`.
+    The error of the function, or the one about its value, is the `__cause__`.
 
     Attributes:
         attempts: how often the samples were sent.
-        answers: what the same call had been answered before, for its first samples: int64 labels
-            `(k,)`, or float64 scores or logits `(k, classes)`; `None` for nothing. After
-            `Distillation.fit` and `Substitute.fit` it is an `Answers` with all that was answered.
-        result: what the attack that made the call had found until then; `None` outside of attacks.
+        answers: answers to the first samples of the same call, before the error: int64 labels
+            `(k,)`, or float64 scores or logits `(k, classes)`; `None` if there are none. After
+            `Distillation.fit` and `Substitute.fit` it is an `Answers` with all answers so far.
+        result: partial result of the attack that made the call; `None` outside of attacks.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class ServiceError(AttackInterrupted):
 
 
 class InconclusiveWarning(UserWarning):
-    """What an attack found says less of robustness than it seems.
+    """Warning that the result of an attack says less about robustness than it seems to.
 
-    Gradients vanished, the search could not begin, the model answered the same input twice in
-    different ways, or its answers depend on the rest of the batch.
+    Gradients vanished, the search could not begin, the model returned different outputs for the
+    same input, or its outputs depend on the rest of the batch.
     """

@@ -7,13 +7,14 @@ from torch import Tensor
 
 
 def at_least_float32(v: Tensor) -> Tensor:
-    """`v` in float32 at least: 16 bits are too few to compute with."""
+    """Return `v` in float32 or its own higher precision; 16 bits are too few to compute in."""
     return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
 def asynchronous(device: torch.device) -> bool:
-    """Whether work is only handed over to `device`, so that looking at a value waits for all of it.
+    """Return whether `device` computes asynchronously, so that reading a value waits for all work.
 
-    On a CPU a look is nearly free and may save work; elsewhere a loop must go on without.
+    On a CPU reading a value is nearly free and may save work. On other devices a loop must not
+    depend on values.
     """
     return device.type != "cpu"

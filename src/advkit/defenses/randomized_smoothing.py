@@ -200,7 +200,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         votes = self._votes(x, self.draws, _CLIMB)[:, :-1]
         return votes.to(torch.promote_types(x.dtype, torch.float32)) / self.draws
 
-    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
+    def _call_inner(self, ask: Forward, x: Tensor) -> Tensor:
         """Logarithms of the shares of the votes, with the gradient of the mean softmax's logarithm.
 
         One more vote is spread like the mean softmax. So no share is zero, ties have a winner, and

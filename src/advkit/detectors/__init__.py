@@ -1,6 +1,6 @@
-"""Layer 2: detectors of attacks, told by what the attacked model answers.
+"""Layer 2: detectors of attacks on the outputs of a model, and the guard that uses a detector.
 
-Threads may share a detector that has been fitted; `fit` is for one thread.
+Threads may share a fitted detector; `fit` must run in one thread.
 """
 
 from advkit.detectors.alarm import Alarm

@@ -1,4 +1,4 @@
-"""Alarms: which inputs of a request raise one, and which labels answer them."""
+"""Alarms of a guard: the inputs that raise them, and the labels returned for those inputs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from advkit.models import REJECTED
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """What a guard says of `n` inputs.
+    """Labels, anomaly scores and alarms of a guard for `n` inputs.
 
     Attributes:
-        labels: int64 `(n,)`, the guard's answers: after what happens on an alarm.
-        anomaly_score: float64 `(n,)`, as the detector gives it.
-        alarm: bool `(n,)`; the suspicion is above the threshold.
+        labels: int64 `(n,)`, the labels that the guard returns, after `on_alarm`.
+        anomaly_score: float64 `(n,)`, the detector's scores.
+        alarm: bool `(n,)`; True where the anomaly score is above the threshold.
     """
 
     labels: Tensor
@@ -37,11 +37,11 @@ class Alarm:
     A function `on_alarm` gets copies, which it may write to.
 
     Attributes:
-        x: `(k, *features)`.
-        outputs: `(k, classes)`, what the model gave and the detector looked at, detached.
-        labels: int64 `(k,)`, the model's.
-        anomaly_score: float64 `(k,)`.
-        rows: int64 `(k,)`, where they stand in the request.
+        x: the inputs `(k, *features)`.
+        outputs: `(k, classes)`, the model's outputs, which a detector of outputs scored; detached.
+        labels: int64 `(k,)`, the model's labels.
+        anomaly_score: float64 `(k,)`, the detector's scores.
+        rows: int64 `(k,)`, the positions of the inputs in the request.
     """
 
     x: Tensor
@@ -57,19 +57,19 @@ OnAlarm = Literal["reject", "flag"] | Callable[[Alarm], Tensor]
 def raise_alarm(
     x: Tensor, outputs: Tensor, labels: Tensor, anomaly_score: Floats, threshold: float
 ) -> tuple[Tensor, Alarm]:
-    """Raise an alarm for the inputs whose suspicion is above the threshold.
+    """Raise an alarm for the inputs whose anomaly score is above the threshold.
 
     Args:
         x: the inputs of a request, `(n, *features)`.
-        outputs: `(n, classes)`, what the model gave for them.
-        labels: int64 `(n,)`, the model's.
-        anomaly_score: `(n,)`, as the detector gives it.
-        threshold: the most suspicion that raises no alarm.
+        outputs: `(n, classes)`, the model's outputs for them.
+        labels: int64 `(n,)`, the model's labels.
+        anomaly_score: `(n,)`, the detector's scores.
+        threshold: the greatest anomaly score that raises no alarm.
 
     Returns:
-        Mask of these inputs, bool `(n,)`, and the alarm of all of them.
+        Mask of these inputs, bool `(n,)`, and their alarm.
     """
-    above = ~(anomaly_score <= threshold)  # NaN on either side is an alarm
+    above = ~(anomaly_score <= threshold)  # NaN on either side raises an alarm
     raised = torch.from_numpy(above).to(outputs.device)
     rows = raised.nonzero().flatten()
     alarm = Alarm(
@@ -82,8 +82,8 @@ def raise_alarm(
     return raised, alarm
 
 
-def answer_alarm(on_alarm: OnAlarm, alarm: Alarm) -> Tensor:
-    """Return the labels `(k,)` that a guard gives for the inputs of an alarm.
+def labels_on_alarm(on_alarm: OnAlarm, alarm: Alarm) -> Tensor:
+    """Return the labels `(k,)` that a guard returns for the inputs of an alarm.
 
     Raises:
         TypeError: the function `on_alarm` returned something other than int64 labels.
@@ -95,12 +95,12 @@ def answer_alarm(on_alarm: OnAlarm, alarm: Alarm) -> Tensor:
 
 
 def visible_scores(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return scores `(n, classes)` that say nothing but the labels `(n,)`.
+    """Return scores `(n, classes)` that reveal only the labels `(n,)`.
 
     They are 1 for the label and 0 elsewhere, and minus infinity for a rejected input.
     """
-    seen = torch.zeros_like(outputs).scatter(1, labels[:, None].clamp_min(0), 1)
-    return seen.masked_fill(labels[:, None] == REJECTED, -math.inf)
+    one_hot = torch.zeros_like(outputs).scatter(1, labels[:, None].clamp_min(0), 1)
+    return one_hot.masked_fill(labels[:, None] == REJECTED, -math.inf)
 
 
 def _copied(alarm: Alarm) -> Alarm:
@@ -122,15 +122,15 @@ def _checked_labels(labels: Tensor, alarm: Alarm) -> Tensor:
     """
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"`on_alarm` must return labels as an int64 tensor, got {kind}")
+        raise TypeError(f"`on_alarm` must return labels as an int64 tensor, got {kind}.")
     if labels.shape != alarm.labels.shape:
-        wanted, got = tuple(alarm.labels.shape), tuple(labels.shape)
-        raise ValueError(f"`on_alarm` must return labels {wanted}, got shape {got}")
+        expected, shape = tuple(alarm.labels.shape), tuple(labels.shape)
+        raise ValueError(f"`on_alarm` must return labels of shape {expected}, got {shape}.")
     labels, classes = labels.to(alarm.labels.device), alarm.outputs.shape[1]
     bad = ~((labels == REJECTED) | ((labels >= 0) & (labels < classes)))
     if bad.any():
         raise ValueError(
-            f"`on_alarm` must return labels below {classes} or {REJECTED}, "
-            f"got {int(labels[bad][0])} for sample {checks.indices(bad, alarm.rows)}"
+            f"`on_alarm` must return labels from 0 to {classes - 1} or {REJECTED}, "
+            f"got {int(labels[bad][0])} (sample {checks.indices(bad, alarm.rows)})."
         )
     return labels

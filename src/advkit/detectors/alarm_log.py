@@ -1,4 +1,4 @@
-"""The log of alarms: a line of JSON for each, in a file or in anything that text is written to."""
+"""Log of alarms: a line of JSON for each alarm, in a file or an object with `write`."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if sys.platform != "win32":
 
 
 class Writable(Protocol):
-    """What lines of text can be written to."""
+    """An object that lines of text can be written to."""
 
     def write(self, text: str, /) -> object:
-        """Take `text`; return how many characters were taken, or `None` for all."""
+        """Write `text`; return the number of characters written, or `None` for all of them."""
         ...
 
 
 class AlarmLog:
-    """Lines of text that are appended to a file or written to an object.
+    """Log that appends lines of text to a file or writes them to an object.
 
-    A line is whole once `append` returns. If it raises, a line that was cut is taken back, or the
-    next line begins on a new one, so that no line continues a cut one.
+    Every line is whole once `append` returns. If `append` raises, an incomplete line is removed, or
+    the next text starts on a new line, so that no line continues an incomplete one.
 
     Args:
-        target: a path, or an object with a `write` for text.
+        target: a path, or an object with `write(text)`.
 
     Raises:
         TypeError: `target` is neither.
-        OSError: nothing can be appended at the path.
+        OSError: the path cannot be appended to.
     """
 
     def __init__(self, target: str | os.PathLike[str] | Writable) -> None:
@@ -48,35 +48,35 @@ class AlarmLog:
             self._lines = _ObjectLines(target)
         else:
             raise TypeError(
-                f"`log` must be a path or have write(text), got {type(target).__name__}"
+                f"`log` must be a path or have write(text), got {type(target).__name__}."
             )
 
     def append(self, lines: Sequence[str]) -> None:
-        """Write `lines` one by one: other processes may append lines to the same file.
+        """Write `lines` one by one; other processes may append lines to the same file.
 
         Raises:
-            OSError: a line cannot be written whole; those before it are in the log.
+            OSError: a line cannot be written whole; the lines before it are in the log.
         """
         if lines:
             self._lines.append(lines)
 
 
 class _FileLines:
-    """Lines of a file, which is opened for each request, so that it may be moved away.
+    """Lines of a file, which is opened for each request so that it may be moved.
 
-    In a regular file, processes that append in this way wait for each other. They do not on
-    Windows, where one may continue the line that another has cut.
+    Processes that append to a regular file through this class wait for each other. On Windows they
+    do not, and one may continue an incomplete line of another.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._opened().close()  # fails here, not at the first alarm
+        self._opened().close()  # raise here rather than at the first alarm
 
     def append(self, lines: Sequence[str]) -> None:
         with self._opened() as file:
             regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
             if regular and sys.platform != "win32":
-                fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+                fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
             try:
                 for line in lines:
                     _append(file, line.encode(), regular=regular)
@@ -85,33 +85,33 @@ class _FileLines:
                 raise
 
     def _opened(self) -> FileIO:
-        special = self.path.exists() and not self.path.is_file()  # a pipe is not to be read
+        special = self.path.exists() and not self.path.is_file()  # a pipe must not be read
         return self.path.open("ab" if special else "ab+", buffering=0)
 
 
 def _append(file: FileIO, line: bytes, *, regular: bool) -> None:
-    """Append a line; where it cannot be written whole, cut off what was written of it.
+    """Append a line; if it cannot be written whole, remove the part that was written.
 
     Raises:
-        OSError: it was not written whole.
+        OSError: the line was not written whole.
     """
-    if regular and _ends_in_a_cut_line(file):
+    if regular and _ends_incomplete(file):
         line = b"\n" + line
     written = 0
     try:
         while written < len(line):
             count = file.write(line[written:])
             if not count:
-                raise OSError(errno.EIO, "nothing was written")
+                raise OSError(errno.EIO, "the file accepted no bytes")
             written += count
     except BaseException:
-        if regular and file.tell() == os.fstat(file.fileno()).st_size:  # no other line follows
+        if regular and file.tell() == os.fstat(file.fileno()).st_size:  # nothing was appended since
             file.truncate(file.tell() - written)
         raise
 
 
-def _ends_in_a_cut_line(file: FileIO) -> bool:
-    """Return True if a file that has content does not end in a newline."""
+def _ends_incomplete(file: FileIO) -> bool:
+    """Return True if the file is not empty and does not end in a newline."""
     if not file.seek(0, os.SEEK_END):
         return False
     file.seek(-1, os.SEEK_END)
@@ -119,21 +119,21 @@ def _ends_in_a_cut_line(file: FileIO) -> bool:
 
 
 class _ObjectLines:
-    """Lines that are written to an object, and flushed if it has a `flush`."""
+    """Lines that are written to an object, which is flushed if it has a `flush`."""
 
     def __init__(self, target: Writable) -> None:
         self.target = target
-        self.cut = False  # the last line may not be whole
+        self.incomplete = False  # True if the last line may not be whole
 
     def append(self, lines: Sequence[str]) -> None:
-        begin, self.cut = "\n" if self.cut else "", True
+        begin, self.incomplete = "\n" if self.incomplete else "", True
         for line in lines:
             self._write(begin + line)
             begin = ""
         flush = getattr(self.target, "flush", None)
         if callable(flush):
             flush()
-        self.cut = False
+        self.incomplete = False
 
     def _write(self, text: str) -> None:
         while text:
@@ -141,7 +141,7 @@ class _ObjectLines:
             if not isinstance(count, int) or isinstance(count, bool):
                 return
             if count < 1:
-                raise OSError(errno.EIO, f"log.write returned {count}, so nothing was written")
+                raise OSError(errno.EIO, f"`log.write` must return a positive count, got {count}.")
             text = text[count:]
 
 

@@ -25,20 +25,43 @@ def check_detector(detector: object) -> None:
 
     Raises:
         TypeError: it is a class, lacks the method, or its method takes other arguments than
-            `reads_inputs` says.
+            `reads_inputs` implies.
     """
+    if not callable(getattr(detector, "anomaly_score", None)):
+        _raise_for_former_names(detector)
     checks.detector("detector", detector)
-    taken = ("x", "labels") if reads_inputs(detector) else ("outputs",)
+    arguments = ("x", "labels") if reads_inputs(detector) else ("outputs",)
     try:
-        inspect.signature(detector.anomaly_score).bind(*taken)  # type: ignore[attr-defined]
-    except TypeError as error:
-        raise TypeError(
-            f"`detector` must have anomaly_score({', '.join(taken)}), got {detector!r}. Set "
-            f"`reads_inputs` to {not reads_inputs(detector)} if it scores "
-            f"{'outputs' if reads_inputs(detector) else 'inputs'}."
-        ) from error
-    except ValueError:  # a callable without a signature, such as a compiled one
+        signature = inspect.signature(detector.anomaly_score)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):  # a callable without a readable signature, e.g. compiled
         return
+    try:
+        signature.bind(*arguments)
+        fits = reads_inputs(detector) or "labels" not in signature.parameters
+    except TypeError:
+        fits = False
+    if not fits:
+        other = "outputs" if reads_inputs(detector) else "inputs and labels"
+        raise TypeError(
+            f"`detector` must have anomaly_score({', '.join(arguments)}), got {detector!r} with "
+            f"anomaly_score{signature}. Set `reads_inputs = {not reads_inputs(detector)}` if it "
+            f"scores {other}."
+        )
+
+
+def _raise_for_former_names(detector: object) -> None:
+    """Raise if a detector has its scores under another name than `anomaly_score`.
+
+    Raises:
+        TypeError: it has `risk` or `suspicion`.
+    """
+    for name, arguments in (("risk", "x, labels"), ("suspicion", "outputs")):
+        if not isinstance(detector, type) and callable(getattr(detector, name, None)):
+            attribute = " and set `reads_inputs = True`" if name == "risk" else ""
+            raise TypeError(
+                f"`detector` must have anomaly_score({arguments}), got {detector!r} with {name}. "
+                f"Rename the method to `anomaly_score`{attribute}."
+            )
 
 
 def anomaly_score_of(
@@ -49,9 +72,9 @@ def anomaly_score_of(
     The detector gets copies, which it may write to.
 
     Args:
-        detector: looks at the outputs or at the inputs.
-        outputs: `(n, classes)`, what the model gave.
-        labels: int64 `(n,)`, the model's.
+        detector: a detector of outputs or of inputs.
+        outputs: the model's outputs `(n, classes)`.
+        labels: the model's labels, int64 `(n,)`.
         x: the inputs `(n, *features)`.
 
     Raises:
@@ -60,51 +83,49 @@ def anomaly_score_of(
         ValueError: it did not return one finite number for each input.
     """
     if not len(x):
-        return np.zeros(0)  # estimators refuse an empty batch
+        return np.zeros(0)  # scikit-learn estimators reject an empty batch
     name = type(detector).__name__
     try:
-        found = np.asanyarray(
-            _unchecked_score(detector, outputs, labels, x)
-        )  # a masked array stays one
+        # asanyarray: a masked array stays masked, so that it can be refused
+        anomaly_score = np.asanyarray(_unchecked_score(detector, outputs, labels, x))
     except Exception as error:
-        raise RuntimeError(f"{name} failed, so nothing is answered: {error}") from error
-    return checked_anomaly_score(name, found, len(x))
+        raise RuntimeError(f"{name} failed, so no label is returned: {error}") from error
+    return checked_anomaly_score(name, anomaly_score, len(x))
 
 
-def checked_anomaly_score(name: str, found: npt.ArrayLike, n: int) -> Floats:
-    """Return a copy, float64 `(n,)`, of what the detector `name` found for `n` inputs.
+def checked_anomaly_score(name: str, returned: npt.ArrayLike, n: int) -> Floats:
+    """Return a copy, float64 `(n,)`, of what the detector `name` returned for `n` inputs.
 
     Raises:
-        TypeError: that is something other than numbers.
-        ValueError: that is not one finite number for each input.
+        TypeError: the detector returned something other than numbers.
+        ValueError: it did not return one finite number for each input.
     """
-    found = np.asanyarray(found)
-    if found.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must return anomaly scores as numbers, got {found.dtype}")
-    checks.unmasked(f"the anomaly score of {name}", found)
-    with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite
-        anomaly_score: Floats = np.array(found, dtype=np.float64)
-    if n == 1 and anomaly_score.shape == ():
-        anomaly_score = anomaly_score[
-            None
-        ]  # a detector that squeezes drops the axis of a single input
+    returned = np.asanyarray(returned)
+    if returned.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must return anomaly scores as numbers, got {returned.dtype}.")
+    checks.unmasked(f"the anomaly score of {name}", returned)
+    with np.errstate(over="ignore"):  # values beyond the range of float64 become infinite
+        anomaly_score: Floats = np.array(returned, dtype=np.float64)
+    if n == 1 and anomaly_score.shape == ():  # a detector that squeezes drops the axis
+        anomaly_score = anomaly_score[None]
     if anomaly_score.shape != (n,):
         raise ValueError(
             f"{name} must return anomaly scores of shape ({n},), one for each input, "
-            f"got {anomaly_score.shape}"
+            f"got {anomaly_score.shape}."
         )
     bad = torch.from_numpy(~np.isfinite(anomaly_score))
     if bad.any():
         raise ValueError(
-            f"{name} returned NaN or infinite anomaly scores for sample {checks.indices(bad)}"
+            f"{name} must return finite anomaly scores, got NaN or infinity "
+            f"(sample {checks.indices(bad)})."
         )
     return anomaly_score
 
 
 def _unchecked_score(detector: Any, outputs: Tensor, labels: Tensor, x: Tensor) -> npt.ArrayLike:
-    """Return what the detector gives, unchecked."""
+    """Return the detector's scores, unchecked."""
     if not reads_inputs(detector):
         return detector.anomaly_score(np.array(outputs.cpu().numpy()))  # type: ignore[no-any-return]
     with torch.no_grad():
-        found = detector.anomaly_score(x.clone(), labels.clone())
-    return found.detach().cpu().numpy() if isinstance(found, Tensor) else found
+        scores = detector.anomaly_score(x.clone(), labels.clone())
+    return scores.detach().cpu().numpy() if isinstance(scores, Tensor) else scores

@@ -1,4 +1,4 @@
-"""Tables of what models answer to clean and to attacked inputs."""
+"""Function that fills a table with the outputs of models for clean and attacked inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from advkit.models.convert import short_name
 from advkit.models.labels import check_same_labels, given_labels, label_indices
 from advkit.models.protocols import is_misclassified
 
-_KEPT = "The error's .table has the rows of the batches before."
+_KEPT = "The error's .table has the rows of the completed batches."
 
 
 def collect(
@@ -38,51 +38,52 @@ def collect(
     batch_size: int = 128,
     progress: bool = False,
 ) -> OutputTable:
-    """Run every attack on every model, and keep what each model answers to each input.
+    """Run every attack on every model and record the outputs of the models.
 
-    Each model is asked about the inputs as they are, which is the attack `"clean"`, and about what
-    each attack makes of them. All inputs are attacked, also those that the model gets wrong by
-    itself, and attacks that failed have their rows too, as in Kalin, Ciolino and Noever (2021,
-    arXiv:2102.09695). An attack that leaves `stop` to its caller is run with `"never"`. `success`
-    is what `predicted` says: that the model, asked once more about exactly the attacked input,
-    gives a wrong label; a rejection is none.
+    Each model is evaluated on the clean inputs, recorded as the attack `"clean"`, and on the
+    inputs that each attack returns. As in Kalin, Ciolino and Noever (2021, arXiv:2102.09695), all
+    inputs are attacked, including misclassified ones, and failed attacks have rows too. An attack
+    that leaves `stop` to its caller runs with `"never"`. `success` follows from `predicted`: the
+    model is evaluated once more on the attacked input and predicts a wrong label. A rejection is
+    not a success.
 
-    Rows are ordered by model, then attack, then sample. What is found for a sample does not depend
-    on `batch_size`, except for what the model's own arithmetic rounds differently.
+    Rows are ordered by model, then attack, then sample. The results for a sample do not depend on
+    `batch_size`, except for rounding in the model itself.
 
     Args:
-        models: models by name, or a list of models, which are named after their classes. A model is
-            a classifier, or whatever `as_classifier` makes one of. All have as many outputs.
-        attacks: attacks by name, or a list of attacks, which are named after the calls that make
-            them; none is named `"clean"`. Empty for clean rows alone. An `eps` with one radius for
-            each sample is cut along with the batches.
+        models: a mapping from names to models, or a list, whose models are named after their
+            classes. A model is a classifier or anything that `as_classifier` accepts. All models
+            have the same number of outputs.
+        attacks: a mapping from names to attacks, or a list, whose attacks are named after the calls
+            that create them. `"clean"` is not allowed as a name. If empty, there are clean rows
+            only. An `eps` with one radius for each sample is split along with the batches.
         x: inputs `(n, *features)` within the bounds of every model, or an iterable of batches
             `(x, y)`.
         y: true labels `(n,)`; `None` if `x` is an iterable of batches.
-        outputs: what to keep of an answer: `"scores"`, probabilities for most models, or
-            `"logits"`, of models that have them.
-        first_sample: number of the first input. Tables of different inputs that are to be
-            concatenated need different numbers.
-        batch_size: samples sent at once. An attack with a larger `batch_size` of its own, such as
-            `HopSkipJump`, is held to it.
-        progress: show a bar (needs the extra `report`).
+        outputs: the outputs to record: `"scores"`, which are probabilities for most models, or
+            `"logits"`.
+        first_sample: number of the first input. Tables of different inputs need different numbers
+            if they are to be concatenated.
+        batch_size: number of inputs in one batch. It also limits the `batch_size` of an attack that
+            has one, such as `HopSkipJump`.
+        progress: show a progress bar (needs the extra `report`).
 
     Returns:
-        The rows. An error or an interrupt has those of the batches before as its `table`; the
-        other inputs can be collected with a `first_sample`, and the tables be concatenated.
+        The table. An error or an interrupt has the rows of the completed batches as its `table`;
+        the other inputs can be collected with `first_sample`, and the tables concatenated.
 
     Raises:
-        ValueError: no model, models of different width, an attack named `"clean"`, or inputs or
-            labels of the wrong shape or range.
-        TypeError: models, attacks, inputs or labels of the wrong type, a model without such
-            outputs, or without gradients under an attack that needs them.
+        ValueError: there is no model, models have different numbers of outputs, an attack is named
+            `"clean"`, or inputs or labels have the wrong shape or range.
+        TypeError: models, attacks, inputs or labels have the wrong type, or a model lacks the
+            outputs, or gradients for an attack that needs them.
 
     Example:
         >>> import torch
         >>> from advkit import attacks, detectors
         >>> nets = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
-        >>> made = {"small": attacks.FGSM(eps=0.01), "large": attacks.FGSM(eps=0.3)}
-        >>> table = detectors.collect(nets, made, torch.rand(5, 4), torch.arange(5) % 3)
+        >>> steps = {"small": attacks.FGSM(eps=0.01), "large": attacks.FGSM(eps=0.3)}
+        >>> table = detectors.collect(nets, steps, torch.rand(5, 4), torch.arange(5) % 3)
         >>> sorted(set(table.model.tolist())), len(table)
         (['Linear', 'Linear 2'], 30)
     """
@@ -92,8 +93,11 @@ def collect(
     total = len(x) if isinstance(x, Tensor) else None
     if total is not None:
         sample_rows.check_total(total)
-    made = _attacks(attacks, total, batch_size)
-    recorders = [_ModelRecorder(*pair, made, outputs, first_sample) for pair in classifiers.items()]
+    named_attacks = _attacks(attacks, total, batch_size)
+    recorders = [
+        _ModelRecorder(name, model, named_attacks, outputs, first_sample)
+        for name, model in classifiers.items()
+    ]
     bar = progress_bar("inputs x models", total and total * len(recorders), progress)
     with bar as advance, keeping("table", lambda: _whole_batches(recorders), _KEPT):
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
@@ -107,64 +111,66 @@ def collect(
 
 
 def _classifiers(models: NamedOrList, outputs: Outputs) -> dict[str, Classifier]:
-    """The models by name, each of which has such outputs."""
-    given = assign_names("models", models, {}, kind="model", short=short_name)
-    found = {name: as_classifier(model) for name, model in given.items()}
-    for name, model in found.items():
+    """Return the models by name as classifiers, and raise unless each has the outputs."""
+    named = assign_names("models", models, {}, kind="model", short=short_name)
+    classifiers = {name: as_classifier(model) for name, model in named.items()}
+    for name, model in classifiers.items():
         if not callable(getattr(model, outputs, None)):
-            raise TypeError(f"model {name!r} has no {outputs}: {model!r}")
-    check_same_labels(found.values())
-    return found
+            raise TypeError(f"`models` must have {outputs}(x), got {name!r} without: {model!r}.")
+    check_same_labels(classifiers.values())
+    return classifiers
 
 
 def _attacks(attacks: NamedOrList, total: int | None, batch_size: int) -> dict[str, Attack]:
-    """Return the attacks by name, going on to the strongest example where they leave that open.
+    """Return the attacks by name, with `stop="never"` where they leave `stop` open.
 
-    They send at most `batch_size` samples at once.
+    They send at most `batch_size` samples to the model at once.
     """
     if isinstance(attacks, (dict, list, tuple)) and not attacks:
         return {}
-    given = assign_names("attacks", attacks, {}, kind="attack", short=repr)
-    if CLEAN in given:
-        raise ValueError(f"`attacks` must not be named {CLEAN!r}, which stands for no attack")
-    for attack in given.values():
+    named = assign_names("attacks", attacks, {}, kind="attack", short=repr)
+    if CLEAN in named:
+        raise ValueError(
+            f"`attacks` must not be named {CLEAN!r}, got that name. It stands for no attack."
+        )
+    for attack in named.values():
         checks.attack("attacks", attack)
         check_length(attack, total)
     return {
         name: sending_at_most(with_stop(attack, "never"), batch_size)
-        for name, attack in given.items()
+        for name, attack in named.items()
     }
 
 
 @dataclass
 class _ModelRecorder:
-    """One model, and what it has said so far."""
+    """One model and its rows of the table so far."""
 
     name: str
     model: Classifier
     attacks: dict[str, Attack]
     outputs: Outputs
     first_sample: int
-    found: dict[str, list[OutputTable]] = field(default_factory=lambda: defaultdict(list))
+    tables: dict[str, list[OutputTable]] = field(default_factory=lambda: defaultdict(list))
 
     def update(self, x: Tensor, y: Tensor, first: int) -> None:
-        """Attack a batch, whose first sample is the `first` of the data."""
+        """Record the rows of a batch; `first` is the number of its first sample in the data."""
         x = checks.inputs(x, self.model.bounds)
         y = label_indices("y", y, x, self.model)
         rows = torch.arange(len(x)) + first
         clean = self._part(CLEAN, x, y, rows, torch.zeros(len(x)), "")
         checks.labels_within("y", y.cpu(), clean.width, torch.arange(len(x)))
-        self.found[CLEAN].append(clean)
+        self.tables[CLEAN].append(clean)
         for name, attack in self.attacks.items():
             labels = given_labels(self.model, y).clone()
             result = for_samples(attack, rows).run(self.model, x.clone(), labels)
             part = self._part(name, result.x_adv, y, rows, result.distance, result.norm)
-            self.found[name].append(part)
+            self.tables[name].append(part)
 
     def _part(
         self, attack: str, x: Tensor, y: Tensor, rows: Tensor, distance: Tensor, norm: str
     ) -> OutputTable:
-        """What the model says to `x`, which `attack` has made of the samples `rows`."""
+        """Return the rows of the inputs `x`, which `attack` returned for the samples `rows`."""
         with torch.no_grad():
             outputs = getattr(self.model, self.outputs)(x)
             if self.outputs == "logits":
@@ -186,24 +192,24 @@ class _ModelRecorder:
 
     @property
     def width(self) -> int:
-        """Numbers in an answer of the model."""
-        return self.found[CLEAN][0].width
+        """Number of outputs of the model."""
+        return self.tables[CLEAN][0].width
 
     def parts(self, batches: int | None = None) -> Iterator[OutputTable]:
-        """Return the parts of the table, attack by attack, of the first `batches` or of all."""
-        for parts in self.found.values():
-            yield from parts[:batches]
+        """Yield the tables, attack by attack, of the first `batches` batches or of all."""
+        for tables in self.tables.values():
+            yield from tables[:batches]
 
     @property
     def batches(self) -> int:
-        """Batches that every attack has met."""
-        return min((len(self.found[name]) for name in (CLEAN, *self.attacks)), default=0)
+        """Number of batches that every attack has completed."""
+        return min((len(self.tables[name]) for name in (CLEAN, *self.attacks)), default=0)
 
 
 def _whole_batches(recorders: list[_ModelRecorder]) -> OutputTable | None:
-    """Return the table of the batches that every model has answered, `None` for none.
+    """Return the table of the batches that every model has completed; `None` if there is none.
 
-    Outputs of several widths, which `collect` refuses after the first batch, make no table.
+    There is also none if models differ in width, which `collect` checks after the first batch.
     """
     batches = min(recorder.batches for recorder in recorders)
     if not batches or len({recorder.width for recorder in recorders}) > 1:
@@ -212,11 +218,11 @@ def _whole_batches(recorders: list[_ModelRecorder]) -> OutputTable | None:
 
 
 def _check_widths(recorders: list[_ModelRecorder]) -> None:
-    """Raise unless all models have as many outputs."""
+    """Raise unless all models have the same number of outputs."""
     first, *others = recorders
     for other in others:
         if other.width != first.width:
             raise ValueError(
-                f"`models` must have as many {first.outputs}, got {first.width} of "
-                f"{first.name!r} and {other.width} of {other.name!r}"
+                f"`models` must have the same number of {first.outputs}, got {first.width} of "
+                f"{first.name!r} and {other.width} of {other.name!r}."
             )

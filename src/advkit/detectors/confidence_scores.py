@@ -1,4 +1,4 @@
-"""Scores of a row by itself: how sure the model is of its answer."""
+"""Detectors that score the confidence of the model in each row of outputs."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ from advkit.detectors.outlier_score import Ints, OutlierScore
 
 
 class _Confidence(OutlierScore):
-    """Base of the scores that look at the row alone; from clean rows they learn the offset."""
+    """Base class of the scores of single rows; only the offset depends on the clean rows."""
 
     def __init__(self, outputs: Outputs = "logits", fpr: float = 0.05) -> None:
         self.outputs = outputs
         self.fpr = fpr
 
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+    def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         checks.one_of("outputs", self.outputs, OUTPUTS)
         check_kind(rows, self.outputs)
         return self._score(rows)
 
     def _score(self, rows: Rows) -> Floats:
-        return self._certainty(probabilities(rows, self.outputs))
+        return self._confidence(probabilities(rows, self.outputs))
 
     @abstractmethod
-    def _certainty(self, p: Floats) -> Floats:
-        """How sure distributions `(n, width)` are, `(n,)`."""
+    def _confidence(self, p: Floats) -> Floats:
+        """Return the confidence `(n,)` of distributions `(n, width)`."""
 
 
 class MaxSoftmax(_Confidence):
-    """The largest probability (Hendrycks and Gimpel, 2017, arXiv:1610.02136).
+    """Largest probability (Hendrycks and Gimpel, 2017, arXiv:1610.02136).
 
-    The article finds unknown and misclassified inputs with it, and does not promise attacks: a
-    confident attack looks cleaner than clean.
+    The article detects out-of-distribution and misclassified inputs with it, and makes no claim
+    about attacks. Adversarial examples of high confidence score as more normal than clean inputs.
 
     Args:
-        outputs: what the rows are: `"logits"`, of which the softmax is taken, or `"scores"`,
-            probabilities as they are.
-        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1).
+        outputs: kind of the rows: `"logits"`, of which the softmax is taken, or `"scores"`, which
+            are taken as probabilities.
+        fpr: false-positive rate of `predict`: the share of the clean rows for which it returns -1,
+            in [0, 1).
 
     Attributes:
-        offset_: the score below which `predict` gives -1.
+        offset_: the score below which `predict` returns -1.
 
     Example:
         >>> import numpy as np
@@ -61,31 +62,33 @@ class MaxSoftmax(_Confidence):
         array([ 1, -1])
     """
 
-    def _certainty(self, p: Floats) -> Floats:
+    def _confidence(self, p: Floats) -> Floats:
         return np.asarray(p.max(1))
 
 
 class OutputEntropy(_Confidence):
-    """Minus the entropy of the probabilities, in nats.
+    """Negative entropy of the probabilities, in nats.
 
-    It looks at the whole row where `MaxSoftmax` looks at one entry. Of Hendrycks and Gimpel's
-    method (2017, arXiv:1610.02136) only this number is another.
+    It depends on the whole row, whereas `MaxSoftmax` depends on one entry. In all else it is the
+    method of Hendrycks and Gimpel (2017, arXiv:1610.02136).
 
     Args:
-        outputs: what the rows are: `"logits"`, of which the softmax is taken, or `"scores"`,
-            probabilities as they are.
-        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1).
+        outputs: kind of the rows: `"logits"`, of which the softmax is taken, or `"scores"`, which
+            are taken as probabilities.
+        fpr: false-positive rate of `predict`: the share of the clean rows for which it returns -1,
+            in [0, 1).
 
     Attributes:
-        offset_: the score below which `predict` gives -1.
+        offset_: the score below which `predict` returns -1.
 
     Example:
         >>> import numpy as np
         >>> from advkit.detectors import OutputEntropy
         >>> detector = OutputEntropy("scores").fit(np.eye(3))
-        >>> bool(detector.anomaly_score([[0.5, 0.25, 0.25]]) > detector.anomaly_score([[0.9, 0.1, 0]]))
+        >>> scores = detector.anomaly_score([[0.5, 0.25, 0.25], [0.9, 0.1, 0]])
+        >>> bool(scores[0] > scores[1])
         True
     """
 
-    def _certainty(self, p: Floats) -> Floats:
+    def _confidence(self, p: Floats) -> Floats:
         return -entropy(p)

@@ -1,4 +1,4 @@
-"""Scores of a row by clean rows: how near they are, how dense, and in how many directions."""
+"""Detectors that score rows by their distances to clean rows."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from advkit.core import checks
 from advkit.detectors.features import Floats, Rows
 from advkit.detectors.outlier_score import Ints, OutlierScore
 
-_CHUNK = 256  # rows whose distances to all clean rows are in memory at once
+_CHUNK = 256  # rows whose distances to all clean rows are in memory together; bounds the memory
 
 
 class Mahalanobis(OutlierScore):
-    """Minus the squared Mahalanobis distance to the nearest class (Lee et al., 2018).
+    """Negative squared Mahalanobis distance to the nearest class (Lee et al., 2018).
 
-    Lee, Lee, Lee and Shin (arXiv:1807.03888) fit a Gaussian to each class, all with one covariance,
-    and score by the nearest, whatever class the model predicts. Without classes there is one
-    Gaussian.
+    Lee, Lee, Lee and Shin (arXiv:1807.03888) fit a Gaussian to each class, with one covariance for
+    all classes. They score a row by the nearest class, whichever class the model predicts. Without
+    classes there is one Gaussian.
 
-    Where we differ: there is one layer, the rows that are passed, and no noise is added to inputs
-    (their "calibration"), which takes the model; and the covariance is shrunk, since that of
-    probabilities, whose sum is one, is singular, and that of a thousand outputs of a hundred images
-    as well.
+    Deviations from the paper:
+        - Only one layer is used: the rows that are passed.
+        - No noise is added to inputs (their "calibration"), which would need the model.
+        - The covariance is shrunk. That of probabilities, whose sum is one, is singular, and so is
+          that of a thousand outputs of a hundred images.
 
     Args:
-        shrinkage: how much of the covariance is replaced by the identity times its mean variance,
-            in [0, 1]; `"ledoit_wolf"` for the share that Ledoit and Wolf (2004, Journal of
-            Multivariate Analysis 88) estimate; 0 is the article's.
-        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1); of those that were
-            learned from, so that of others it is somewhat more.
+        shrinkage: the fraction of the covariance that is replaced by the identity times its mean
+            variance, in [0, 1]; `"ledoit_wolf"` for the fraction that Ledoit and Wolf (2004,
+            Journal of Multivariate Analysis 88) estimate; 0 for the article's covariance.
+        fpr: false-positive rate of `predict`: the share of the clean rows for which it returns -1,
+            in [0, 1). It holds for the rows of the fit; the rate on other rows is somewhat greater.
 
     Attributes:
-        means_: centre of each class `(classes, width)`.
-        shrinkage_: the share that was taken.
-        offset_: the score below which `predict` gives -1.
+        means_: mean of each class `(classes, width)`.
+        shrinkage_: the fraction that was used.
+        offset_: the score below which `predict` returns -1.
 
     Example:
         >>> import numpy as np
@@ -58,55 +59,60 @@ class Mahalanobis(OutlierScore):
         self.shrinkage = shrinkage
         self.fpr = fpr
 
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+    def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         self.means_ = _means(rows, groups)
         covariance, self.shrinkage_ = self._covariance(rows - self.means_[groups])
         variances, axes = np.linalg.eigh(covariance)
         if not variances[0] > variances[-1] * len(variances) * np.finfo(np.float64).eps:
             raise ValueError(
-                "`outputs` must vary in each direction, else the covariance is singular: raise "
-                f"shrinkage={self.shrinkage!r} or fit more rows, got n_samples = {len(rows)}"
+                "`outputs` must vary in every direction, got a singular covariance of n_samples = "
+                f"{len(rows)}. Increase shrinkage={self.shrinkage!r}, or fit more rows."
             )
         self._whitening = axes / np.sqrt(variances)
         return self._score(rows)
 
-    def _covariance(self, centred: Floats) -> tuple[Floats, float]:
-        """The shrunk covariance `(width, width)` of `centred` rows, and the share of shrinkage."""
+    def _covariance(self, centered: Floats) -> tuple[Floats, float]:
+        """Return the shrunk covariance `(width, width)` of `centered` rows, and the shrinkage."""
         if isinstance(self.shrinkage, str):
             checks.one_of("shrinkage", self.shrinkage, ("ledoit_wolf",))
-            covariance, share = ledoit_wolf(centred)
-            return covariance, float(share)
+            covariance, shrinkage = ledoit_wolf(centered)
+            return covariance, float(shrinkage)
         checks.fraction("shrinkage", self.shrinkage)
-        plain = centred.T @ centred / len(centred)
-        identity = np.eye(len(plain)) * np.trace(plain) / len(plain)
-        return (1 - self.shrinkage) * plain + self.shrinkage * identity, self.shrinkage
+        sample = centered.T @ centered / len(centered)
+        identity = np.eye(len(sample)) * np.trace(sample) / len(sample)
+        return (1 - self.shrinkage) * sample + self.shrinkage * identity, self.shrinkage
 
     def _score(self, rows: Rows) -> Floats:
-        centres = self.means_ @ self._whitening
-        found = [
-            -cdist(part @ self._whitening, centres, "sqeuclidean").min(1) for part in _parts(rows)
+        centers = self.means_ @ self._whitening
+        scores = [
+            -cdist(part @ self._whitening, centers, "sqeuclidean").min(1) for part in _parts(rows)
         ]
-        return np.concatenate(found)
+        return np.concatenate(scores)
 
 
 class KernelDensity(OutlierScore):
     """Logarithm of a Gaussian kernel density of clean rows (Feinman et al., 2017).
 
-    Feinman, Curtin, Shintre and Gardner (arXiv:1703.00410) take the density of the class that the
-    model predicts, in its last hidden layer. The rows do not say what that class is, so the largest
-    density of all classes counts here, which is never below theirs; without classes there is one
-    density. They combine it with the uncertainty of dropout; here it stands alone.
+    Feinman, Curtin, Shintre and Gardner (arXiv:1703.00410) use the density of the class that the
+    model predicts, in its last hidden layer. Without classes there is one density.
+
+    Deviations from the paper:
+        - The score is the largest density over all classes, since the rows do not tell which class
+          the model predicts. It is never below the paper's density.
+        - The density is used alone; the paper combines it with the uncertainty of dropout.
+        - The default bandwidth is Scott's rule; the paper searches for a bandwidth.
 
     Args:
         bandwidth: standard deviation of the kernel, in units of the rows; positive. `"scott"` for
             n ** (-1 / (width + 4)), with n the mean number of rows of a class (Scott, 1992), times
-            the root of the mean variance within classes. The article searches for its own.
-        fpr: share of the clean rows that `predict` would take for attacks had it not learned from
-            them, in [0, 1): the offset is that of densities of which each leaves out its own row.
+            the root of the mean variance within classes.
+        fpr: false-positive rate of `predict`, in [0, 1): the share of the clean rows for which it
+            would return -1 if it had not been fitted on them. The offset is computed from
+            leave-one-out densities.
 
     Attributes:
-        bandwidth_: that was taken.
-        offset_: the score below which `predict` gives -1.
+        bandwidth_: the bandwidth that was used.
+        offset_: the score below which `predict` returns -1.
 
     Example:
         >>> import numpy as np
@@ -120,79 +126,83 @@ class KernelDensity(OutlierScore):
         self.bandwidth = bandwidth
         self.fpr = fpr
 
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+    def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         if len(rows) < 2:
-            raise ValueError(f"`outputs` must hold two rows or more, got n_samples = {len(rows)}")
+            raise ValueError(f"`outputs` must hold at least 2 rows, got n_samples = {len(rows)}.")
         order = np.argsort(groups, kind="stable")
         self._clean = rows[order].astype(np.float64)
         self._ends = np.cumsum(np.bincount(groups))
         self.bandwidth_ = self._chosen_bandwidth(rows - _means(rows, groups)[groups])
         return self._log_density(self._clean, np.arange(len(rows)))
 
-    def _chosen_bandwidth(self, centred: Floats) -> float:
+    def _chosen_bandwidth(self, centered: Floats) -> float:
         if not isinstance(self.bandwidth, str):
             checks.positive("bandwidth", self.bandwidth)
             return float(self.bandwidth)
         checks.one_of("bandwidth", self.bandwidth, ("scott",))
-        spread = math.sqrt(np.square(centred).mean())
+        spread = math.sqrt(np.square(centered).mean())
         if not spread > 0:
             raise ValueError(
-                "`outputs` must vary within a class for bandwidth='scott', or say bandwidth=..., "
-                f"got n_samples = {len(centred)}"
+                "`outputs` must vary within a class for bandwidth='scott', got n_samples = "
+                f"{len(centered)} without variance. Pass a number as bandwidth=..."
             )
-        each = len(centred) / len(self._ends)
-        return float(spread * each ** (-1 / (centred.shape[1] + 4)))
+        rows_per_class = len(centered) / len(self._ends)
+        return float(spread * rows_per_class ** (-1 / (centered.shape[1] + 4)))
 
     def _score(self, rows: Rows) -> Floats:
         return self._log_density(rows, np.full(len(rows), -1))
 
     def _log_density(self, rows: Rows, own: Ints) -> Floats:
-        """The largest log density of a class at each of `rows` `(n, width)`, `(n,)`.
+        """Return the largest log density over classes at each of `rows` `(n, width)`, `(n,)`.
 
         Args:
-            rows: where.
-            own: the clean row that each is, which is left out; -1 for none, `(n,)`.
+            rows: points at which to evaluate the densities.
+            own: `(n,)`, index of the clean row that each of `rows` is, which is left out of the
+                densities at it; -1 for none.
         """
         parts = zip(_parts(rows), _parts(own), strict=True)
-        sums = np.concatenate([self._of_classes(*part) for part in parts])
+        sums = np.concatenate([self._log_mean_kernels(*part) for part in parts])
         norm = rows.shape[1] * math.log(self.bandwidth_ * math.sqrt(2 * math.pi))
         return np.asarray(sums.max(1) - norm)
 
-    def _of_classes(self, rows: Rows, own: Ints) -> Floats:
-        """Logarithm of the mean of each class's kernels, `(n, classes)`, 1 at their centres."""
+    def _log_mean_kernels(self, rows: Rows, own: Ints) -> Floats:
+        """Return the log mean of each class's kernels `(n, classes)`; a kernel is 1 at its row."""
         exponents = cdist(rows, self._clean, "sqeuclidean") / (-2 * self.bandwidth_**2)
         left_out = np.flatnonzero(own >= 0)
         exponents[left_out, own[left_out]] = -np.inf
-        found, first = [], 0
+        means, first = [], 0
         for end in self._ends:
             count = end - first - ((own >= first) & (own < end))
             sums = logsumexp(exponents[:, first:end], axis=1)
-            found.append(sums - np.log(np.maximum(count, 1)))
+            means.append(sums - np.log(np.maximum(count, 1)))
             first = end
-        return np.stack(found, axis=1)
+        return np.stack(means, axis=1)
 
 
 class LocalIntrinsicDimensionality(OutlierScore):
-    """Minus the local intrinsic dimensionality among clean rows (Ma et al., 2018).
+    """Negative local intrinsic dimensionality among clean rows (Ma et al., 2018).
 
-    How fast clean rows become more as one moves away from a row, by the maximum likelihood estimate
-    from the distances to its k nearest ones (arXiv:1801.02613): near an adversarial input there
-    seem to be more directions to go.
+    The dimensionality measures how fast the number of clean rows grows with the distance from a
+    row. It is the maximum likelihood estimate from the distances to the k nearest clean rows
+    (arXiv:1801.02613), and tends to be greater at adversarial inputs. Where all neighbors are
+    equally far the estimate is infinite; it is limited to 1 / 2.2e-16.
 
-    Where we differ: neighbours are sought among all clean rows, not in a batch of a hundred; there
-    is one layer, the rows that are passed, and the number is the score, where the article has a
-    logistic regression over layers that has seen attacks. Clean rows that are there twice count
-    once, and one that is equal to the row in question does not count: a distance of zero says
-    nothing of dimensions. So clean rows themselves are judged by the others. The estimate is
-    infinite where all neighbours are equally far; it ends at 1 / 2.2e-16.
+    Deviations from the paper:
+        - Neighbors are taken from all clean rows, not from a batch of a hundred.
+        - Only one layer is used: the rows that are passed.
+        - The estimate itself is the score; the paper fits a logistic regression over layers on
+          adversarial examples.
+        - Repeated clean rows count once, and clean rows equal to the scored row do not count, since
+          a distance of zero carries no information. Clean rows are therefore scored by the others.
 
     Args:
-        k: neighbours, at least 2; fewer, with a warning, if there are not as many.
-        fpr: share of the clean rows that `predict` takes for attacks, in [0, 1).
+        k: number of neighbors, at least 2; reduced with a warning if there are fewer clean rows.
+        fpr: false-positive rate of `predict`: the share of the clean rows for which it returns -1,
+            in [0, 1).
 
     Attributes:
-        k_: neighbours that were taken.
-        offset_: the score below which `predict` gives -1.
+        k_: number of neighbors that were used.
+        offset_: the score below which `predict` returns -1.
 
     Example:
         >>> import numpy as np
@@ -200,7 +210,8 @@ class LocalIntrinsicDimensionality(OutlierScore):
         >>> rng = np.random.default_rng(0)
         >>> line = rng.uniform(size=(500, 1)) * [1.0, 1.0, 1.0]
         >>> detector = LocalIntrinsicDimensionality().fit(line)
-        >>> bool(detector.anomaly_score([[0.5, 0.5, 0.6]]) > detector.anomaly_score([[0.5, 0.5, 0.5]]))
+        >>> scores = detector.anomaly_score([[0.5, 0.5, 0.6], [0.5, 0.5, 0.5]])
+        >>> bool(scores[0] > scores[1])
         True
     """
 
@@ -208,17 +219,20 @@ class LocalIntrinsicDimensionality(OutlierScore):
         self.k = k
         self.fpr = fpr
 
-    def _learn(self, rows: Rows, groups: Ints) -> Floats:
+    def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         checks.integer("k", self.k, at_least=2)
         different = np.unique(rows, axis=0)
         if len(different) < 3:
             raise ValueError(
-                "`outputs` must hold three different rows or more, "
-                f"got {len(different)} of n_samples = {len(rows)}"
+                "`outputs` must hold at least 3 different rows, "
+                f"got {len(different)} of n_samples = {len(rows)}."
             )
         self.k_ = min(self.k, len(different) - 1)
         if self.k_ < self.k:
-            checks.warn(f"k={self.k} neighbours, but there are {self.k_} other rows: taking those")
+            checks.warn(
+                f"`k` must be at most {self.k_}, the number of other rows, got {self.k}. "
+                f"{self.k_} neighbors are used."
+            )
         self._tree = cKDTree(different)
         return self._score(rows)
 
@@ -226,18 +240,18 @@ class LocalIntrinsicDimensionality(OutlierScore):
         distances = self._tree.query(rows, self.k_ + 1)[0]
         same = distances[:, :1] == 0
         nearest = np.where(same, distances[:, 1:], distances[:, :-1])
-        nearest = np.maximum(nearest, np.finfo(np.float64).tiny)  # squares underflow
+        nearest = np.maximum(nearest, np.finfo(np.float64).tiny)  # squares may underflow to 0
         decay = np.log(nearest[:, -1:] / nearest).mean(1)
         return np.asarray(-1 / np.maximum(decay, np.finfo(np.float64).eps))
 
 
 def _means(rows: Rows, groups: Ints) -> Floats:
-    """The mean of the rows of each class, `(classes, width)`."""
+    """Return the mean of the rows of each class, `(classes, width)`."""
     sums = np.zeros((groups.max() + 1, rows.shape[1]))
     np.add.at(sums, groups, rows)
     return np.asarray(sums / np.bincount(groups)[:, None])
 
 
 def _parts(rows: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """The rows in parts whose distances to all clean rows fit into memory."""
+    """Yield the rows in parts whose distances to all clean rows fit into memory."""
     return (rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK))

@@ -1,4 +1,4 @@
-"""What models answer to clean and to attacked inputs, one row for each answer."""
+"""Table of the outputs of models for clean and attacked inputs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from typing_extensions import Self
 
 from advkit.core import checks
@@ -19,7 +20,7 @@ Column = npt.NDArray[Any]
 
 CLEAN = "clean"
 _FORMAT = "advkit output table 1"
-_KINDS = {
+_COLUMNS = {  # the kinds of NumPy dtypes that each column accepts
     "sample": "iu",
     "model": "U",
     "attack": "U",
@@ -30,33 +31,34 @@ _KINDS = {
     "norm": "U",
 }
 _DTYPES = {"iu": np.int64, "b": np.bool_, "f": np.float64, "U": np.str_}
-_IN_WORDS = {"iu": "integers", "b": "bools", "f": "floats", "U": "strings"}
+_KIND_NAMES = {"iu": "integers", "b": "bools", "f": "floats", "U": "strings"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutputTable:
-    """A table of `n` answers of models, kept by columns; what detectors learn from.
+    """A table of `n` outputs of models by columns, on which detectors are fitted.
 
-    Every column but `outputs` can be a label for a detector, and `groups` keeps the rows of one
+    Every column except `outputs` can be the label of a detector. `groups` keeps the rows of one
     image together in scikit-learn's splits.
 
     Args:
-        outputs: what the models answered, `(n, width)`, finite; float32.
-        sample: which input each row comes from, `(n,)`; int64. Rows of one input have the same
-            number, also those of other models and attacks.
+        outputs: outputs of the models, `(n, width)`, finite; float32.
+        sample: number of the input that each row comes from, `(n,)`; int64. Rows of one input have
+            the same number for all models and attacks.
         model: names of the models, `(n,)` strings.
-        attack: names of the attacks, `(n,)` strings; `"clean"` for inputs as they are.
+        attack: names of the attacks, `(n,)` strings; `"clean"` for clean inputs.
         label: true labels `(n,)`; int64.
-        predicted: the models' labels `(n,)`, int64; -1 for none.
-        success: bool `(n,)`; whether the attack reached its goal, a wrong label. False in clean
-            rows, also where the model is wrong there: nobody attacked.
-        distance: `(n,)`, float64; how far the input is from the clean one, 0 in clean rows.
-        norm: what each distance is measured in, `(n,)` strings; empty in clean rows.
-        kind: what the outputs are, `"scores"` or `"logits"`.
+        predicted: labels that the models predict, `(n,)`, int64; -1 for a rejection.
+        success: bool `(n,)`; True where the attack reached its goal, a wrong label. False in clean
+            rows, even where the model misclassifies them.
+        distance: `(n,)`, float64; distance of the input from the clean one, 0 in clean rows.
+        norm: norm of each distance, `(n,)` strings; empty in clean rows.
+        kind: kind of the outputs, `"scores"` or `"logits"`.
 
     Raises:
-        TypeError: a column is no array, or of another kind of values.
-        ValueError: columns do not fit together, outputs are NaN or infinite, or `kind` is unknown.
+        TypeError: a column is not an array, or has another kind of values.
+        ValueError: columns differ in length, a value is not finite or out of its range, or `kind`
+            is unknown.
 
     Example:
         >>> import torch
@@ -83,13 +85,17 @@ class OutputTable:
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, OUTPUTS)
         object.__setattr__(self, "outputs", _checked_outputs(self.outputs))
-        for name, kind in _KINDS.items():
+        for name, kind in _COLUMNS.items():
             column = _checked_column(name, getattr(self, name), kind, len(self.outputs))
             object.__setattr__(self, name, column)
-        for name, least in (("label", 0), ("predicted", -1), ("distance", 0)):
+        for name, minimum in (("label", 0), ("predicted", -1), ("distance", 0)):
             column = getattr(self, name)
-            if not ((column >= least) & (column < np.inf)).all():
-                raise ValueError(f"{name} must be finite and at least {least}, is not in all rows")
+            bad = ~((column >= minimum) & (column < np.inf))
+            if bad.any():
+                raise ValueError(
+                    f"`{name}` must be finite and at least {minimum}, got {column[bad][0]} "
+                    f"(row {checks.indices(torch.from_numpy(bad))})."
+                )
 
     def __len__(self) -> int:
         return len(self.outputs)
@@ -98,7 +104,7 @@ class OutputTable:
         return f"{type(self).__name__}({len(self)} rows of {self.width} {self.kind})"
 
     def __str__(self) -> str:
-        """How many rows each model and attack have, and how the attacks fared."""
+        """Return the number of rows, accuracy and success of each model and attack as text."""
         lines = [("model", "attack", "rows", "correct", "success", "mean distance")]
         pairs = dict.fromkeys(zip(self.model.tolist(), self.attack.tolist(), strict=True))
         for model, attack in pairs:
@@ -108,7 +114,7 @@ class OutputTable:
         return "\n".join(_line(cells, widths) for cells in lines)
 
     def _figures(self) -> tuple[str, str, str]:
-        """Correct labels, successes and mean distance of rows of one model and attack."""
+        """Return accuracy, success rate and mean distance of rows of one model and attack."""
         correct = _percent(self.predicted == self.label)
         if not self.adversarial.any():
             return correct, "-", "-"
@@ -116,62 +122,64 @@ class OutputTable:
 
     @property
     def width(self) -> int:
-        """Numbers in a row of `outputs`."""
+        """Number of entries in a row of `outputs`."""
         return int(self.outputs.shape[1])
 
     @property
     def adversarial(self) -> npt.NDArray[np.bool_]:
-        """Whether each row is of an attack, `(n,)`, successful or not."""
+        """Mask of the rows of attacks, successful or not, bool `(n,)`."""
         return np.asarray(self.attack != CLEAN)
 
     @property
     def groups(self) -> Column:
-        """The samples, for `groups` of scikit-learn's `GroupKFold` and `GroupShuffleSplit`."""
+        """Sample numbers `(n,)`: the `groups` of `GroupKFold` and `GroupShuffleSplit`."""
         return self.sample
 
     def __getitem__(self, rows: Column | slice) -> OutputTable:
-        """The rows where a bool array `(n,)` is true, at an array of indices, or of a slice."""
+        """Return the table of the rows of a mask `(n,)`, an array of indices, or a slice."""
         if not isinstance(rows, (np.ndarray, slice)):
-            raise TypeError(f"`rows` must be an array or a slice, got {type(rows).__name__}")
+            raise TypeError(f"`rows` must be an array or a slice, got {type(rows).__name__}.")
         columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "kind"}
         return OutputTable(**columns, kind=self.kind)
 
-    def filter(self, **wanted: object) -> OutputTable:
-        """The rows whose columns have the `wanted` values.
+    def filter(self, **values: object) -> OutputTable:
+        """Return the table of the rows whose columns have the given values.
 
         Args:
-            wanted: a value, or a list of them, for each column that is to be looked at: any but
+            values: for each column to filter by, a value or a list of values. Any column except
                 `outputs`, or `adversarial`.
 
         Raises:
-            TypeError: there is no such column, or a value is of another kind than it.
-            ValueError: no row has such a name of a model, attack or norm.
+            TypeError: there is no such column, or a value has another type than its column.
+            ValueError: no row has that name of a model, attack or norm.
 
         Example:
             >>> import torch
             >>> from advkit import attacks, detectors
             >>> x, y = torch.rand(5, 4), torch.arange(5) % 3
-            >>> made = {str(eps): attacks.FGSM(eps=eps) for eps in (0.1, 0.2)}
-            >>> table = detectors.collect([torch.nn.Linear(4, 3)], made, x, y)
+            >>> steps = {str(eps): attacks.FGSM(eps=eps) for eps in (0.1, 0.2)}
+            >>> table = detectors.collect([torch.nn.Linear(4, 3)], steps, x, y)
             >>> len(table.filter(attack=["clean", "0.2"], label=0))
             4
         """
         rows = np.ones(len(self), dtype=bool)
-        for name, values in wanted.items():
-            rows &= self._has(name, values)
+        for name, accepted in values.items():
+            rows &= self._matches(name, accepted)
         return self[rows]
 
-    def _has(self, name: str, values: object) -> npt.NDArray[np.bool_]:
-        """Whether each row has one of `values` in the column `name`."""
-        if name not in (*_KINDS, "adversarial"):
-            raise TypeError(f"filter takes {', '.join(_KINDS)} or adversarial, got {name!r}")
+    def _matches(self, name: str, values: object) -> npt.NDArray[np.bool_]:
+        """Return a mask of the rows that have one of `values` in the column `name`."""
+        if name not in (*_COLUMNS, "adversarial"):
+            raise TypeError(
+                f"`values` must name {', '.join(_COLUMNS)} or adversarial, got {name!r}."
+            )
         column: Column = getattr(self, name)
         choices = np.atleast_1d(np.asarray(values))
         if column.dtype.kind == "U":
             for choice in choices.tolist():
                 checks.one_of(name, choice, np.unique(column).tolist())
         elif choices.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be a number or a list of them, got {values!r}")
+            raise TypeError(f"`{name}` must be a number or a list of numbers, got {values!r}.")
         return np.isin(column, choices)
 
     def __add__(self, other: OutputTable) -> OutputTable:
@@ -179,22 +187,23 @@ class OutputTable:
 
     @classmethod
     def concatenate(cls, tables: Iterable[OutputTable]) -> OutputTable:
-        """One table of all rows.
+        """Return one table of all rows.
 
-        The numbers of samples stay as they are: tables of the same inputs (by other models or
-        attacks) agree in them, tables of other inputs must not, see `first_sample` of `collect`.
+        Sample numbers do not change. Tables of the same inputs by other models or attacks share
+        them; tables of other inputs need other numbers, see `first_sample` of `collect`.
 
         Raises:
-            ValueError: no table, or tables of different widths or kinds of outputs.
+            ValueError: there is no table, or tables differ in the width or kind of outputs.
         """
         tables = list(tables)
         if not tables:
-            raise ValueError("`tables` must hold at least one table, got none")
-        for trait in ("kind", "width"):
-            found = list(dict.fromkeys(getattr(table, trait) for table in tables))
-            if len(found) > 1:
+            raise ValueError("`tables` must hold at least one table, got none.")
+        for name in ("kind", "width"):
+            different = list(dict.fromkeys(getattr(table, name) for table in tables))
+            if len(different) > 1:
                 raise ValueError(
-                    f"`tables` must have outputs of one {trait}, got {found[0]} and {found[1]}"
+                    f"`tables` must have outputs of one {name}, "
+                    f"got {different[0]} and {different[1]}."
                 )
         columns = {
             f.name: np.concatenate([getattr(table, f.name) for table in tables])
@@ -210,28 +219,28 @@ class OutputTable:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote; reading runs no code.
+        """Read a table that `save` wrote; reading executes no code.
 
         Raises:
             FileNotFoundError: the file does not exist.
-            ValueError: it is damaged, or no such table.
+            ValueError: the file is damaged or does not hold a table of outputs.
         """
         path = Path(path)
         columns = read_npz(path, ("format", *(f.name for f in fields(cls))))
         if str(columns.pop("format")) != _FORMAT:
-            raise ValueError(f"{path} is no table of outputs")
+            raise ValueError(f"`path` must be a file of an OutputTable, got {path}.")
         kind: Any = str(columns.pop("kind"))
         try:
             return cls(**columns, kind=kind)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no valid table of outputs: {error}") from error
+            raise ValueError(f"{path} does not hold a valid OutputTable: {error}") from error
 
 
 def _checked_outputs(outputs: Column) -> npt.NDArray[np.float32]:
     if not isinstance(outputs, np.ndarray) or outputs.dtype.kind != "f":
-        raise TypeError(f"`outputs` must be an array of floats, got {_described(outputs)}")
+        raise TypeError(f"`outputs` must be an array of floats, got {_describe(outputs)}.")
     if outputs.ndim != 2 or outputs.shape[1] == 0:
-        raise ValueError(f"`outputs` must have shape (n, width), got {outputs.shape}")
+        raise ValueError(f"`outputs` must have shape (n, width), got {outputs.shape}.")
     outputs = outputs.astype(np.float32, copy=False)
     check_finite(outputs)
     return outputs
@@ -239,13 +248,15 @@ def _checked_outputs(outputs: Column) -> npt.NDArray[np.float32]:
 
 def _checked_column(name: str, column: Column, kind: str, n: int) -> Column:
     if not isinstance(column, np.ndarray) or column.dtype.kind not in kind:
-        raise TypeError(f"{name} must be an array of {_IN_WORDS[kind]}, got {_described(column)}")
+        raise TypeError(
+            f"`{name}` must be an array of {_KIND_NAMES[kind]}, got {_describe(column)}."
+        )
     if column.shape != (n,):
-        raise ValueError(f"{name} must have shape ({n},) like the rows, got {column.shape}")
+        raise ValueError(f"`{name}` must have shape ({n},) like the rows, got {column.shape}.")
     return column.astype(_DTYPES[kind], copy=False)
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     return f"{value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 

@@ -1,4 +1,4 @@
-"""A differentiable copy of a detector: what an attacker climbs through."""
+"""Differentiable surrogate of a detector, for attacks that need its gradient."""
 
 from __future__ import annotations
 
@@ -22,27 +22,33 @@ from advkit.detectors.features import Floats
 from advkit.training.fit import fit
 from advkit.training.shuffled import shuffled
 
-_BATCH = 64
+_BATCH_SIZE = 64  # rows in a step of Adam; small, since the nets are
 
 
 class DetectorSurrogate:
-    """A small net that learns what a detector says, so that it can be differentiated.
+    """A small net that is fitted to the anomaly scores of a detector, to have gradients.
 
-    Forests and neighbours have no gradient; an attacker who can ask the detector, or has one like
-    it, learns a copy that has one. It is a detector in its own right, in the units of the first.
-    Only what it learnt on can be trusted: give it rows of clean inputs and of attacks, and look at
-    `agreement` on others before believing that an attack through it has failed.
+    Forests and nearest neighbors have no gradient. An attacker who can query the detector, or has a
+    similar one, fits a surrogate that has one. The surrogate is itself a detector, and its scores
+    have the units of the original ones.
 
-    The net is a perceptron with SiLU, whose gradient does not vanish where the detector is flat;
-    inputs and suspicion are standardised, the error is the mean square, the optimizer Adam with a
-    rate that falls to zero along a cosine.
+    A surrogate is accurate only for rows like those it was fitted on. Fit it on rows of clean
+    inputs and of attacks. Check its `agreement` on other rows before you conclude that an attack
+    through it has failed.
+
+    The net is a perceptron with SiLU, whose gradient does not vanish where the detector is
+    constant. Rows and anomaly scores are standardized. The loss is the mean squared error. The
+    optimizer is Adam with a cosine schedule that ends at zero.
 
     Args:
-        detector: what is imitated: an object with `anomaly_score(outputs)`, fitted.
-        hidden: units of each hidden layer; at least one layer.
+        detector: the fitted detector to imitate, an object with `anomaly_score(outputs)`.
+        hidden: number of units of each hidden layer; at least one layer.
         epochs: passes over the rows, at least 1.
-        lr: the first rate of Adam.
-        seed: of weights and order, an int.
+        lr: initial learning rate of Adam.
+        seed: int, for the initial weights and the order of the rows.
+
+    Attributes:
+        detector: the detector that was passed.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -74,9 +80,9 @@ class DetectorSurrogate:
     ) -> None:
         checks.detector("detector", detector)
         if not isinstance(hidden, Sequence):
-            raise TypeError(f"`hidden` must be a list of numbers of units, got {hidden!r}")
+            raise TypeError(f"`hidden` must be a list of ints, got {hidden!r}.")
         if not hidden:
-            raise ValueError("`hidden` must have a layer or more, got none")
+            raise ValueError("`hidden` must have at least one layer, got none.")
         for units in hidden:
             checks.integer("hidden", units, at_least=1)
         checks.integer("epochs", epochs, at_least=1)
@@ -87,39 +93,39 @@ class DetectorSurrogate:
         self.epochs = epochs
         self.lr = lr
         self.seed = seed
-        self._net: _Standardised | None = None
+        self._net: _StandardizedNet | None = None
 
     def __repr__(self) -> str:
-        given = f"hidden={self.hidden}, epochs={self.epochs}, lr={self.lr:g}, seed={self.seed}"
-        return f"{type(self).__name__}({self.detector!r}, {given})"
+        options = f"hidden={self.hidden}, epochs={self.epochs}, lr={self.lr:g}, seed={self.seed}"
+        return f"{type(self).__name__}({self.detector!r}, {options})"
 
     def fit(self, outputs: npt.ArrayLike) -> Self:
-        """Learn what the detector says of `outputs`.
+        """Fit the surrogate to the detector's scores of `outputs`.
 
         Args:
             outputs: rows `(n, width)` like those that the detector was fitted on, clean ones and
-                attacked ones; no labels needed.
+                attacked ones. Labels are not needed.
 
         Returns:
             This surrogate.
 
         Raises:
-            ValueError: `outputs` are no finite rows; the detector finds all of them equally
-                suspicious, or answers no finite numbers.
-            TypeError: the detector answers something other than numbers.
+            ValueError: `outputs` are not finite rows, or the detector returns the same score for
+                all of them, or numbers that are not finite.
+            TypeError: the detector returns something other than numbers.
         """
         rows = _checked_rows(outputs)
-        wanted = self._wanted(rows)
-        if wanted.min() == wanted.max():
+        scores = self._detector_scores(rows)
+        if scores.min() == scores.max():
             raise ValueError(
-                f"{type(self.detector).__name__} gives all {len(rows)} rows the suspicion "
-                f"{wanted[0]:g}: there is nothing to learn"
+                f"`outputs` must have rows with different anomaly scores, got {scores[0]:g} from "
+                f"{type(self.detector).__name__} for all {len(rows)} rows."
             )
         with torch.random.fork_rng(), torch.inference_mode(False):
             torch.manual_seed(self.seed)
-            net = _Standardised(rows, wanted, self.hidden)
-            targets = torch.from_numpy((wanted - wanted.mean()) / wanted.std()).float()
-            self._learn(net, shuffled(torch.from_numpy(rows), targets, _BATCH))
+            net = _StandardizedNet(rows, scores, self.hidden)
+            targets = torch.from_numpy((scores - scores.mean()) / scores.std()).float()
+            self._train(net, shuffled(torch.from_numpy(rows), targets, _BATCH_SIZE))
         net.zero_grad()
         self._net = net.requires_grad_(False)
         return self
@@ -131,15 +137,15 @@ class DetectorSurrogate:
     def anomaly_score(self, outputs: npt.ArrayLike) -> Floats: ...
 
     def anomaly_score(self, outputs: Tensor | npt.ArrayLike) -> Tensor | Floats:
-        """Return scores `(n,)` in the units of the detector; greater is more anomalous.
+        """Return anomaly scores `(n,)` in the units of the detector; greater is more anomalous.
 
         Args:
             outputs: `(n, width)`. The scores of a tensor are a tensor of its dtype, computed in
                 float32 at least and differentiable. Those of an array are a float64 array.
 
         Raises:
-            ValueError: the surrogate is not fitted, `outputs` have another width than it was
-                fitted on, or an array is not finite.
+            ValueError: the surrogate is not fitted, `outputs` have another width than in `fit`, or
+                an array is not finite.
         """
         if not isinstance(outputs, Tensor):
             rows = torch.from_numpy(_checked_rows(outputs))
@@ -149,28 +155,28 @@ class DetectorSurrogate:
         return net.anomaly_score(outputs).to(outputs.dtype)
 
     def agreement(self, outputs: npt.ArrayLike) -> float:
-        """Rank correlation (Spearman) with the detector on `outputs`, from -1 to 1.
+        """Return the Spearman rank correlation with the detector on `outputs`, from -1 to 1.
 
-        At 1 both put the rows in the same order.
+        At 1 both rank the rows in the same order.
 
         Args:
-            outputs: rows `(n, width)` that it was not fitted on, at least 2.
+            outputs: rows `(n, width)` that the surrogate was not fitted on, at least 2.
 
         Raises:
-            ValueError: it is not fitted; `outputs` are too few, no finite rows or of another width;
-                one of the two finds all of them equally suspicious.
-            TypeError: the detector answers something other than numbers.
+            ValueError: the surrogate is not fitted; `outputs` are too few, not finite rows or have
+                another width; or all rows have the same score by the detector or the surrogate.
+            TypeError: the detector returns something other than numbers.
         """
         rows = _checked_rows(outputs)
-        own, wanted = self.anomaly_score(rows), self._wanted(rows)
-        if own.min() == own.max() or wanted.min() == wanted.max():
+        own, original = self.anomaly_score(rows), self._detector_scores(rows)
+        if own.min() == own.max() or original.min() == original.max():
             raise ValueError(
-                "`outputs` must have rows that differ in suspicion, for the detector and for the "
-                f"surrogate; all {len(rows)} are equally suspicious to one of them"
+                "`outputs` must have rows with different anomaly scores by the detector and by the "
+                f"surrogate, got equal scores of one of them for all {len(rows)} rows."
             )
-        return float(spearmanr(own, wanted).statistic)
+        return float(spearmanr(own, original).statistic)
 
-    def _learn(self, net: _Standardised, loader: DataLoader[Any]) -> None:
+    def _train(self, net: _StandardizedNet, loader: DataLoader[Any]) -> None:
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         fit(
@@ -184,31 +190,31 @@ class DetectorSurrogate:
             progress=False,
         )
 
-    def _wanted(self, rows: Floats) -> Floats:
-        """What the detector says of `rows`, checked."""
-        found = self.detector.anomaly_score(rows.copy())
-        return checked_anomaly_score(type(self.detector).__name__, found, len(rows))
+    def _detector_scores(self, rows: Floats) -> Floats:
+        """Return the detector's scores of `rows`, checked."""
+        scores = self.detector.anomaly_score(rows.copy())
+        return checked_anomaly_score(type(self.detector).__name__, scores, len(rows))
 
-    def _fitted(self, shape: torch.Size) -> _Standardised:
+    def _fitted(self, shape: torch.Size) -> _StandardizedNet:
         if self._net is None:
-            raise ValueError("the surrogate is not fitted: call fit(outputs) first")
-        width = len(self._net.centre)
+            raise ValueError("DetectorSurrogate must be fitted before use. Call fit(outputs).")
+        width = len(self._net.center)
         if len(shape) != 2 or shape[1] != width:
-            raise ValueError(f"`outputs` must have shape (n, {width}), got {tuple(shape)}")
+            raise ValueError(f"`outputs` must have shape (n, {width}), got {tuple(shape)}.")
         return self._net
 
 
-class _Standardised(nn.Module):
-    """A perceptron between rows and suspicion in their own units."""
+class _StandardizedNet(nn.Module):
+    """A perceptron from rows to anomaly scores that standardizes both."""
 
-    def __init__(self, rows: Floats, wanted: Floats, hidden: Sequence[int]) -> None:
+    def __init__(self, rows: Floats, scores: Floats, hidden: Sequence[int]) -> None:
         super().__init__()
         spread = rows.std(0)
-        self.register_buffer("centre", torch.from_numpy(rows.mean(0)).float())
+        self.register_buffer("center", torch.from_numpy(rows.mean(0)).float())
         self.register_buffer("spread", torch.from_numpy(np.where(spread > 0, spread, 1)).float())
-        self.centre: Tensor
+        self.center: Tensor
         self.spread: Tensor
-        self.level, self.scale = float(wanted.mean()), float(wanted.std())
+        self.level, self.scale = float(scores.mean()), float(scores.std())
         widths = [rows.shape[1], *hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
@@ -216,31 +222,35 @@ class _Standardised(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Standardised suspicion `(n,)`."""
-        found: Tensor = self.layers(((rows - self.centre) / self.spread).float())
-        return found.squeeze(1)
+        """Return standardized anomaly scores `(n,)`."""
+        scores: Tensor = self.layers(((rows - self.center) / self.spread).float())
+        return scores.squeeze(1)
 
     def anomaly_score(self, rows: Tensor) -> Tensor:
-        """Suspicion `(n,)` in the units of the detector."""
-        found: Tensor = self(rows)
-        return self.level + self.scale * found
+        """Return anomaly scores `(n,)` in the units of the detector."""
+        standardized: Tensor = self(rows)
+        return self.level + self.scale * standardized
 
 
-def _squared_error(net: nn.Module, rows: Tensor, wanted: Tensor) -> Tensor:
-    return F.mse_loss(net(rows), wanted)
+def _squared_error(net: nn.Module, rows: Tensor, scores: Tensor) -> Tensor:
+    return F.mse_loss(net(rows), scores)
 
 
 def _checked_rows(outputs: npt.ArrayLike) -> Floats:
-    """`outputs` as rows `(n, width)` of float64.
+    """Return `outputs` as rows `(n, width)` of float64.
 
     Raises:
-        ValueError: they are no rows, or not finite.
+        ValueError: `outputs` are not rows or not finite.
     """
     checks.unmasked("outputs", outputs)
     rows: Floats = np.asarray(outputs).astype(np.float64)
     if rows.ndim != 2 or not rows.size:
-        raise ValueError(f"`outputs` must be rows (n, width), at least one, got shape {rows.shape}")
+        raise ValueError(
+            f"`outputs` must have shape (n, width) with at least one row, got {rows.shape}."
+        )
     bad = torch.from_numpy(~np.isfinite(rows).all(1))
     if bad.any():
-        raise ValueError(f"`outputs` must be finite, are not in row {checks.indices(bad)}")
+        raise ValueError(
+            f"`outputs` must be finite, got NaN or infinity (row {checks.indices(bad)})."
+        )
     return rows

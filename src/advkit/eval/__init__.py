@@ -1,16 +1,16 @@
-"""Layer 2: how robust a model is, in numbers that a reviewer can check."""
+"""Layer 2: robust accuracy, cost of attacks, transfer and detection, as rates with counts."""
 
 from advkit.eval.accuracy import Rate, accuracy
 from advkit.eval.benchmarking.benchmark import benchmark
 from advkit.eval.benchmarking.ranking import AttackCost, Group, Row
-from advkit.eval.benchmarking.result import Benchmark, Floor
+from advkit.eval.benchmarking.result import BarePass, Benchmark
 from advkit.eval.detection.binary import detection_scores
 from advkit.eval.detection.binary_result import Detection, DetectionScores
 from advkit.eval.detection.multiclass import classification_scores
 from advkit.eval.detection.multiclass_result import ClassificationScores
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
-from advkit.eval.robustness.outcome import AttackOutcome, Examples, Nearest
+from advkit.eval.robustness.outcome import AttackOutcome, Examples, NearestExamples
 from advkit.eval.robustness.report import Report
 from advkit.eval.transfer.result import TransferMatrix, TransferSource
 from advkit.eval.transfer.transfer_matrix import transfer_matrix
@@ -18,14 +18,14 @@ from advkit.eval.transfer.transfer_matrix import transfer_matrix
 __all__ = [
     "AttackCost",
     "AttackOutcome",
+    "BarePass",
     "Benchmark",
     "ClassificationScores",
     "Detection",
     "DetectionScores",
     "Examples",
-    "Floor",
     "Group",
-    "Nearest",
+    "NearestExamples",
     "NoiseOutcome",
     "Rate",
     "Report",

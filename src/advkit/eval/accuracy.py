@@ -1,4 +1,4 @@
-"""Shares that state their denominator."""
+"""Accuracy of a model, and rates that state their denominator."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from advkit.models.batch_dependence import keeps_batch
 from advkit.models.labels import label_indices
 
 _ALL = slice(None)
-NOT_FINITE = -2  # instead of a label, where the logits are NaN or infinite
+NOT_FINITE = -2  # stands for the label where the logits are NaN or infinite
 
 
 @dataclass(frozen=True)
 class Rate:
-    """`count` of `total` inputs. `float(rate)` is their share, NaN for a `total` of zero."""
+    """`count` of `total` inputs. `float(rate)` is the fraction, NaN for a `total` of zero."""
 
     count: int
     total: int
@@ -36,7 +36,7 @@ class Rate:
         return f"{100 * float(self):.2f} % ({self.count:,} of {self.total:,})"
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """Plain values for JSON; the share is `None` for a `total` of zero."""
+        """Return plain values for JSON; the fraction is `None` for a `total` of zero."""
         return {
             "value": float(self) if self.total else None,
             "count": self.count,
@@ -44,15 +44,15 @@ class Rate:
         }
 
     @staticmethod
-    def of(hits: Tensor) -> Rate:
-        """The share of true values in bool `hits` `(n,)`."""
-        return Rate(int(hits.sum()), len(hits))
+    def of(mask: Tensor) -> Rate:
+        """Return the rate of true values in the bool `mask` `(n,)`."""
+        return Rate(int(mask.sum()), len(mask))
 
 
 def accuracy(
     model: object, x: Tensor | Batches, y: Tensor | None = None, *, batch_size: int = 128
 ) -> Rate:
-    """Share of inputs that the model labels correctly.
+    """Measure the share of inputs that the model labels correctly.
 
     An input for which the model returns NaN or infinite logits counts as misclassified, with an
     `InconclusiveWarning`.
@@ -61,7 +61,7 @@ def accuracy(
         model: a classifier, or an `nn.Module` with inputs in [0, 1].
         x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
         y: labels `(n,)`; `None` if `x` is an iterable of batches.
-        batch_size: samples sent at once.
+        batch_size: samples passed to the model at once.
 
     Raises:
         ValueError: inputs or labels of the wrong shape or range.
@@ -78,73 +78,74 @@ def accuracy(
     if isinstance(x, Tensor):
         sample_rows.check_total(len(x))
     numbered = batches(x, y, batch_size)
-    hits = [batch.right for batch in classified(as_classifier(model), numbered)]
-    return Rate.of(torch.cat(hits)) if hits else Rate(0, 0)
+    correct = [batch.correct for batch in classified_batches(as_classifier(model), numbered)]
+    return Rate.of(torch.cat(correct)) if correct else Rate(0, 0)
 
 
 class ClassifiedBatch(NamedTuple):
-    """A checked batch of the data, and which of its samples the model labels correctly.
+    """A checked batch of the data, with a mask of the samples that the model labels correctly.
 
     Attributes:
         x: inputs `(n, *features)`.
         y: labels `(n,)`, indices of the model's classes.
-        right: bool `(n,)`; labelled correctly.
+        correct: bool `(n,)`; labeled correctly.
         not_finite: bool `(n,)`; the model returned NaN or infinite logits, which is not correct.
         first: number of the first sample in the data.
     """
 
     x: Tensor
     y: Tensor
-    right: Tensor
+    correct: Tensor
     not_finite: Tensor
     first: int
 
     @property
     def rows(self) -> Tensor:
-        """Rows of the batch that are labelled correctly, `(k,)`: those to attack."""
-        return self.right.nonzero().flatten()
+        """Rows of the samples to attack `(k,)`: those that are labeled correctly."""
+        return self.correct.nonzero().flatten()
 
     @property
     def attacked(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of these rows."""
+        """Inputs and labels of the samples to attack."""
         return self.x[self.rows], self.y[self.rows]
 
     @contextmanager
     def attacking(self) -> Iterator[None]:
-        """The time in which a model is given the samples to attack, or all in their places."""
+        """Number the samples to attack, or the whole batch, while a model is queried with them."""
         n = len(self.x)
         with sample_rows.numbered(n, self.first), sample_rows.selected(self.rows, n, batch=self.x):
             yield
 
-    def labels_of_attacked(
+    def predict_attacked(
         self, model: Classifier, x: Tensor, chosen: Tensor | slice = _ALL
     ) -> Tensor:
         """Return the labels of the `chosen` of `x` `(k, *features)`, made of the samples to attack.
 
-        A model that is given each batch whole gets all of `x`, and the samples that are left alone.
+        A model that needs whole batches is given all of `x` together with the other samples of the
+        batch.
         """
         rows, n = self.rows[chosen], len(self.x)
         if keeps_batch(model):
             whole = self.x.index_copy(0, self.rows, x)
             with sample_rows.numbered(n, self.first):
-                return labels_of(model, whole)[rows]
+                return predict_labels(model, whole)[rows]
         with sample_rows.numbered(n, self.first), sample_rows.selected(rows, n):
-            return labels_of(model, x[chosen])
+            return predict_labels(model, x[chosen])
 
 
-def classified(model: Classifier, numbered: NumberedBatches) -> Iterator[ClassifiedBatch]:
-    """Check each batch and classify it."""
+def classified_batches(model: Classifier, numbered: NumberedBatches) -> Iterator[ClassifiedBatch]:
+    """Check and classify each batch."""
     for x, y, first in numbered:
         with offset_sample_numbers(first), sample_rows.numbered(len(x), first):
-            batch = ClassifiedBatch(*correct(model, x, y), first)
+            batch = ClassifiedBatch(*classify(model, x, y), first)
         yield batch
 
 
-def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def classify(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Check and classify a batch.
 
     Returns:
-        `x`, `y` as indices of classes, and two masks `(n,)`: of the samples that are labelled
+        `x`, `y` as indices of classes, and two masks `(n,)`: of the samples that are labeled
         correctly, and of those whose logits are not finite.
     """
     x = checks.inputs(x, model.bounds)
@@ -152,16 +153,16 @@ def correct(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Te
     if len(x) == 0:
         none = torch.zeros_like(y, dtype=torch.bool)
         return x, y, none, none
-    answer = labels_of(model, x)
+    predicted = predict_labels(model, x)
     checks.labels_within("y", y, model.num_classes, torch.arange(len(y), device=y.device))
-    return x, y, answer == y, answer == NOT_FINITE
+    return x, y, predicted == y, predicted == NOT_FINITE
 
 
-def labels_of(model: Classifier, x: Tensor) -> Tensor:
-    """Return the labels `(n,)` of `x`, and `NOT_FINITE` with a warning where it has none.
+def predict_labels(model: Classifier, x: Tensor) -> Tensor:
+    """Return the labels `(n,)` of `x`; `NOT_FINITE`, with a warning, for samples without one.
 
-    A model that has logits refuses a batch in which those of one sample are NaN or infinite. Then
-    its logits are evaluated, at the cost of a second pass.
+    A model that has logits rejects a batch in which those of one sample are NaN or infinite. Its
+    logits are then computed, at the cost of a second pass.
 
     Raises:
         ValueError: as `model.predict`, for any other reason.
@@ -171,19 +172,20 @@ def labels_of(model: Classifier, x: Tensor) -> Tensor:
     except ValueError:
         if not isinstance(logits := _logits(model, x), Tensor):
             raise
-        lost = ~logits.isfinite().all(1)
-        if not lost.any():
+        not_finite = ~logits.isfinite().all(1)
+        if not not_finite.any():
             raise
     checks.warn(
-        f"the model returned NaN or infinite logits for {int(lost.sum())} of {len(x)} inputs "
-        f"(sample {checks.indices(lost)}): they have no label, which is not an attack's success",
+        f"The model returned NaN or infinite logits for {int(not_finite.sum())} of {len(x)} inputs "
+        f"(sample {checks.indices(not_finite)}). They have no label and do not count as a success "
+        "of an attack.",
         InconclusiveWarning,
     )
-    return logits.argmax(1).masked_fill(lost, NOT_FINITE)
+    return logits.argmax(1).masked_fill(not_finite, NOT_FINITE)
 
 
 def _logits(model: Classifier, x: Tensor) -> Tensor | None:
     """Return the logits `(n, classes)` of `x`, `None` for a model without logits."""
-    ask = getattr(model, "logits", None)
+    compute = getattr(model, "logits", None)
     with torch.no_grad():
-        return ask(x) if callable(ask) else None
+        return compute(x) if callable(compute) else None

@@ -1,4 +1,4 @@
-"""What attacks have for budgets: one for all inputs, one for each input, or none."""
+"""Perturbation budgets of attacks: one for all inputs, one for each input, or none."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from advkit.core.norms import ORDER, Norm
 
 
 def format_budget(norm: str, eps: float) -> str:
-    """A budget as tables name it."""
+    """Format a budget as tables name it, for example "linf 0.1"."""
     return f"{norm} {eps:.6g}"
 
 
 def distinct_budgets(attacks: Iterable[Any]) -> list[tuple[Norm, float]]:
-    """Norm and `eps` of those `attacks` with one budget for all inputs, each pair once."""
+    """Return norm and `eps` of the `attacks` with one budget for all inputs, each pair once."""
     pairs = ((getattr(attack, "norm", None), getattr(attack, "eps", None)) for attack in attacks)
-    found = {
+    distinct = {
         (norm, float(eps)): None for norm, eps in pairs if norm in ORDER and isinstance(eps, Real)
     }
-    return list(found)
+    return list(distinct)
 
 
 def radius_of(attack: Any) -> Tensor:
-    """The budget of `attack`, one for all samples or `(n,)`; inf without one."""
+    """Return the budget of `attack`: a scalar or `(n,)`, inf for an attack without a budget."""
     eps = getattr(attack, "eps", None)
     if isinstance(eps, Tensor):
         return eps.detach().cpu().double()

@@ -1,4 +1,4 @@
-"""Random noise: the baseline that every attack with a budget has to beat."""
+"""Random noise: a baseline that every attack with a budget should exceed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NoiseOutcome:
-    """What one draw of random noise within a budget did to each of `n` inputs.
+    """Outcome of one draw of random noise within a budget for each of `n` inputs.
 
     Attributes:
-        norm: of the budget.
+        norm: norm of the budget.
         eps: the budget in input units.
-        robust: bool `(n,)`; labelled correctly without the noise and with it. As for attacks, NaN
+        robust: bool `(n,)`; labeled correctly without the noise and with it. As for attacks, NaN
             or infinite logits under the noise do not count against the model.
     """
 
@@ -33,27 +33,28 @@ class NoiseOutcome:
 
     @property
     def budget(self) -> str:
-        """Norm and `eps` in words."""
+        """Norm and `eps` as text."""
         return format_budget(self.norm, self.eps)
 
     @property
     def robust_accuracy(self) -> Rate:
-        """Share of all inputs that are labelled correctly and withstood the noise."""
+        """Share of all inputs that are labeled correctly both without the noise and with it."""
         return Rate.of(self.robust)
 
 
-def withstands_noise(model: Classifier, batch: ClassifiedBatch, norm: Norm, eps: float) -> Tensor:
-    """Return which samples are labelled correctly both without noise and with it, bool `(n,)`."""
-    robust = batch.right.clone()
+def robust_to_noise(model: Classifier, batch: ClassifiedBatch, norm: Norm, eps: float) -> Tensor:
+    """Return a mask `(n,)` of the samples that are labeled correctly without noise and with it."""
+    robust = batch.correct.clone()
     if robust.any():
         x, y = batch.attacked
-        answer = batch.labels_of_attacked(model, noisy(x, model.bounds, norm, eps))
-        robust[batch.right] = (answer == y) | (answer == NOT_FINITE)  # as an attack's failure
+        predicted = batch.predict_attacked(model, noisy(x, model.bounds, norm, eps))
+        # No label counts as a failure of the noise, as for attacks.
+        robust[batch.correct] = (predicted == y) | (predicted == NOT_FINITE)
     return robust
 
 
 def noisy(x: Tensor, bounds: tuple[float, float], norm: Norm, eps: float) -> Tensor:
-    """`x` `(n, *features)` with noise drawn uniformly from the ball, clamped to `bounds`.
+    """Return `x` `(n, *features)` with noise drawn uniformly from the ball, clamped to `bounds`.
 
     In l0, `eps` features chosen at random are set to one of the bounds. The noise of a sample does
     not depend on its batch.

@@ -1,4 +1,4 @@
-"""Drawing that several reports share, by matplotlib without its global state."""
+"""Plotting code that several reports share, with matplotlib but without its global state."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-_NAME = 24  # of a line in a label, in characters
-_DARK = 60  # percent above which a cell is too dark for black figures
+# Characters in a line of a tick label: longer lines leave too little space for the cells.
+TICK_LABEL_WIDTH = 24
+# Percent above which the color of a cell is too dark for black text.
+WHITE_TEXT_ABOVE = 60
 
 Row = tuple[str, Mapping[str, Rate]]
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches.
+    """Create an empty figure of the given size in inches.
 
     Raises:
-        ImportError: matplotlib is missing, naming the extra that brings it.
+        ImportError: matplotlib is missing; the message names the extra that installs it.
     """
     module = require("matplotlib.figure", extra="report", needed_by="plotting")
     figure: Figure = module.Figure(figsize=(width, height), layout="constrained")
@@ -33,7 +35,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def new_panels(count: int, across: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure of `count` panels of that size in inches, at most `across` in a row."""
+    """Create a figure of `count` panels of the given size in inches, at most `across` in a row."""
     down = math.ceil(count / across)
     across = math.ceil(count / down)
     figure = new_figure(width * across, height * down)
@@ -41,31 +43,36 @@ def new_panels(count: int, across: int, width: float, height: float) -> tuple[Fi
 
 
 def draw_shares(axes: Axes, rows: Sequence[Row], columns: Sequence[str]) -> AxesImage:
-    """Draw shares as coloured cells with their figures in percent.
+    """Draw rates as colored cells with their values in percent.
 
     Args:
-        axes: to draw on.
-        rows: the name of each, and its rates by column; cells of columns it lacks are blank, and
-            those it has are the first.
-        columns: their names, from left to right.
+        axes: axes to draw on.
+        rows: name of each row, and its rates by column. A row has rates for the first columns; the
+            cells of the others are blank.
+        columns: names of the columns, from left to right.
 
     Returns:
-        What a colour bar is to explain.
+        The image, for a color bar.
     """
     shown = [[rates.get(column, Rate(0, 0)) for column in columns] for _, rates in rows]
     values = [[100 * float(rate) for rate in row] for row in shown]
-    drawn = axes.imshow(values, cmap="YlOrRd", vmin=0, vmax=100, aspect="auto")
+    image = axes.imshow(values, cmap="YlOrRd", vmin=0, vmax=100, aspect="auto")
     for i, (_, rates) in enumerate(rows):
         for j, value in enumerate(values[i][: len(rates)]):
-            words = "-" if value != value else f"{value:.1f}"  # no share of nothing
-            colour = "white" if value > _DARK else "black"
-            axes.text(j, i, words, ha="center", va="center", fontsize=9, color=colour)
-    axes.set_xticks(range(len(columns)), [textwrap.fill(name, _NAME) for name in columns])
+            text = "-" if math.isnan(value) else f"{value:.1f}"  # NaN: a rate of no inputs
+            color = "white" if value > WHITE_TEXT_ABOVE else "black"
+            axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
+    axes.set_xticks(range(len(columns)), [_tick_label(name) for name in columns])
     axes.tick_params(axis="x", labelrotation=40)
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), [textwrap.fill(name, _NAME) for name, _ in rows])
+    axes.set_yticks(range(len(rows)), [_tick_label(name) for name, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
     axes.hlines([i - 0.5 for i in range(1, len(rows))], -0.5, len(columns) - 0.5, "white")
-    return drawn
+    return image
+
+
+def _tick_label(name: str) -> str:
+    """Break a long name into lines."""
+    return textwrap.fill(name, TICK_LABEL_WIDTH)

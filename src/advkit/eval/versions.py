@@ -1,4 +1,4 @@
-"""The software that a result was computed with."""
+"""Versions of the software that a result was computed with."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import torch
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and torch, plain values for JSON."""
+    """Return the versions of Python and torch as plain values for JSON."""
     return {"python": platform.python_version(), "torch": str(torch.__version__)}

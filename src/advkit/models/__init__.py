@@ -1,4 +1,4 @@
-"""Layer 1: one face for every model."""
+"""Layer 1: a common interface for all models."""
 
 from advkit.models.callable import CallableClassifier
 from advkit.models.convert import as_classifier, as_differentiable, has_gradients

@@ -1,4 +1,4 @@
-"""Find models whose answer to a sample depends on the rest of its batch."""
+"""Detection of models whose prediction for a sample depends on the rest of its batch."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from advkit.models.torch import TorchClassifier
 
 
 def keeps_batch(model: object) -> bool:
-    """Return True if `model`, or one that it wraps, is to be given each batch whole."""
-    return any(found.batch == "whole" for found in _torch_classifiers(model))
+    """Return True if `model`, or one that it wraps, must be given each batch whole."""
+    return any(classifier.batch == "whole" for classifier in _torch_classifiers(model))
 
 
 def warn_of_batch_statistics(model: object) -> None:
     """Warn if an attack may send parts of a batch to a `model` that normalizes over the batch."""
-    found = list(_torch_classifiers(model))
-    if any(one.batch == "whole" for one in found):
+    classifiers = list(_torch_classifiers(model))
+    if any(classifier.batch == "whole" for classifier in classifiers):
         return
-    for one in found:
-        if one.uses_batch_statistics:
+    for classifier in classifiers:
+        if classifier.uses_batch_statistics:
             checks.warn(
-                f"{one!r} has a batch norm that uses the statistics of each batch, so its answer "
-                "to a sample depends on the rest of the batch, and an attack leaves out samples "
-                "that are finished: its result may not hold for the batch as a whole. Use "
-                'TorchClassifier(batch="whole"), or a net with running statistics',
+                f"{classifier!r} has a batch norm that uses the statistics of each batch, so its "
+                "prediction for a sample depends on the rest of the batch. An attack leaves out "
+                "finished samples, so its result may not hold for the batch as a whole. Use "
+                'TorchClassifier(batch="whole"), or a network with running statistics.',
                 InconclusiveWarning,
             )
 
 
 def _torch_classifiers(model: object) -> Iterator[TorchClassifier]:
-    """Return the modules behind a classifier: its own, and those of the models that it wraps."""
+    """Yield the `TorchClassifier` that `model` is, or those that it wraps at any depth."""
     if isinstance(model, TorchClassifier):
         yield model
         return
     members = getattr(model, "models", ())
     inner = members if isinstance(members, tuple) else ()
-    for one in {id(one): one for one in (*inner, getattr(model, "model", None))}.values():
-        if one is not None and not isinstance(one, nn.Module):
-            yield from _torch_classifiers(one)
+    for part in {id(part): part for part in (*inner, getattr(model, "model", None))}.values():
+        if part is not None and not isinstance(part, nn.Module):
+            yield from _torch_classifiers(part)

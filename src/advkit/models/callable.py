@@ -1,4 +1,4 @@
-"""Any function as a classifier: one's own code, or a service that answers over a network."""
+"""Classifiers made from any function: your own code, or a service that is called over a network."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from advkit.models.protocols import REJECTED
 from advkit.models.query_budget import Budget, Reservation
 from advkit.models.torch import checked_bounds
 
-Answer = Literal["logits", "probabilities", "labels"]
-Takes = Literal["numpy", "tensor"]
+OutputKind = Literal["logits", "probabilities", "labels"]
+InputKind = Literal["numpy", "tensor"]
+_LABELS = "the labels that `fn` returns"  # subject of errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +28,11 @@ class Call:
     """One call to a function, with its retries.
 
     Attributes:
-        samples: how many were sent.
-        attempts: how often they were sent; all but the last attempt failed.
-        seconds: from the first attempt to the end, waiting included.
-        labels: int64 `(samples,)`, what was answered; `None` where nothing usable was.
+        samples: number of samples sent.
+        attempts: number of times they were sent; all attempts but the last one failed.
+        seconds: time from the first attempt to the end, waiting included.
+        labels: int64 `(samples,)`, the predicted labels; `None` if the call returned nothing
+            usable.
     """
 
     samples: int
@@ -40,42 +42,42 @@ class Call:
 
 
 class CallableClassifier:
-    """A function seen as a `ScoreClassifier`, or as a `Classifier` if it answers labels only.
+    """Classifier that calls a function; a `ScoreClassifier` unless the function returns labels.
 
-    The function gets a batch `(m, *features)` of its own, as a NumPy array (float32 for the 16-bit
-    dtypes, which NumPy lacks) or as a tensor on the input's device, and answers with anything that
-    NumPy or torch reads as numbers. There are no gradients. Scores come in float64, on the device
-    of the input.
+    The function receives its own copy of a batch `(m, *features)`: a NumPy array (float32 for the
+    16-bit dtypes, which NumPy lacks) or a tensor on the input's device. It may return anything that
+    NumPy or torch reads as numbers. There are no gradients. Scores are float64, on the device of
+    the input.
 
-    Samples count as queries once the function has answered them. An attempt that raised is not
-    counted: services do not charge for what they could not answer. If yours does, the log has the
-    number of attempts.
+    Samples count as queries once the function has returned their outputs. An attempt that raises is
+    not counted, since services do not charge for requests that they could not serve. If yours does,
+    use the number of attempts in the log.
 
-    Threads may share it if they may call `fn` at the same time: samples are reserved in the budget
-    before they are sent, and given back if they were not answered. The log has the calls in the
-    order in which they ended.
+    Threads may share the classifier if they may call `fn` at the same time. Samples are reserved in
+    the budget before they are sent, and released if no outputs came back. The log lists the calls
+    in the order in which they ended.
 
     Args:
         fn: the function.
-        num_classes: number of classes that it tells apart, at least 2.
+        num_classes: number of classes that it distinguishes, at least 2.
         bounds: lower and upper end of valid feature values, in the units of the input.
-        output: what it answers: `"probabilities"` `(m, num_classes)`; `"logits"`, of which the
-            softmax is taken; or `"labels"` `(m,)`, the indices of the classes, -1
-            (`advkit.models.REJECTED`) for none.
-        takes: what it is given: `"numpy"` or `"tensor"`.
-        max_batch: the most samples that one call may have; `None` for any number.
-        retries: how often a call that raised is tried again. After the last error, and at once
-            after an answer of the wrong shape or kind, `ServiceError` is raised. An attack puts
-            what it had found until then into the error's `result`, as for a spent budget.
-        back_off: seconds of waiting before the first retry, doubled before each further one.
-        max_queries: samples that may be sent in all; `None` for any number.
-        log: keep a `Call` for each call of the function in `log`.
+        output: what the function returns: `"probabilities"` `(m, num_classes)`; `"logits"`
+            `(m, num_classes)`, to which the softmax is applied; or `"labels"` `(m,)`, the indices
+            of the classes, -1 (`advkit.models.REJECTED`) for a rejection.
+        takes: what the function receives: `"numpy"` or `"tensor"`.
+        max_batch: maximum number of samples in one call; `None` for no limit.
+        retries: number of times that a call which raised is repeated. After the last error, and
+            immediately after an output of the wrong shape or kind, `ServiceError` is raised. As for
+            an exhausted budget, an attack stores what it has found in the error's `result`.
+        back_off: seconds to wait before the first retry, doubled before each further one.
+        max_queries: maximum number of samples sent in total; `None` for no limit.
+        log: whether to keep a `Call` for each call of the function in the attribute `log`.
 
     Attributes:
-        log: the calls in the order in which they ended; `None` unless it is kept.
+        log: the calls in the order in which they ended; `None` unless `log=True`.
 
     Raises:
-        TypeError: `fn` cannot be called, or an argument is of the wrong type.
+        TypeError: `fn` cannot be called, or an argument has the wrong type.
         ValueError: an argument is out of range or unknown.
 
     Example:
@@ -83,7 +85,9 @@ class CallableClassifier:
         >>> def service(rows):
         ...     score = 1 / (1 + np.exp(-rows.sum(1)))
         ...     return np.stack([1 - score, score], axis=1)
-        >>> model = advkit.CallableClassifier(service, num_classes=2, bounds=(-1, 1), max_queries=100)
+        >>> model = advkit.CallableClassifier(
+        ...     service, num_classes=2, bounds=(-1, 1), max_queries=100
+        ... )
         >>> model.predict(torch.tensor([[-0.5, 0.1], [0.5, 0.1]]))
         tensor([0, 1])
         >>> model.queries, model.queries_left
@@ -95,9 +99,9 @@ class CallableClassifier:
         fn: Callable[[Any], object],
         num_classes: int,
         bounds: tuple[float, float] = (0.0, 1.0),
-        output: Answer = "probabilities",
+        output: OutputKind = "probabilities",
         *,
-        takes: Takes = "numpy",
+        takes: InputKind = "numpy",
         max_batch: int | None = None,
         retries: int = 0,
         back_off: float = 0.5,
@@ -105,7 +109,7 @@ class CallableClassifier:
         log: bool = False,
     ) -> None:
         if not callable(fn):
-            raise TypeError(f"`fn` must be callable, got {type(fn).__name__}")
+            raise TypeError(f"`fn` must be callable, got {type(fn).__name__}.")
         checks.integer("num_classes", num_classes, at_least=2)
         checks.one_of("output", output, ("logits", "probabilities", "labels"))
         checks.one_of("takes", takes, ("numpy", "tensor"))
@@ -117,8 +121,8 @@ class CallableClassifier:
         self.fn = fn
         self.num_classes = num_classes
         self.bounds = checked_bounds(bounds)
-        self.output: Answer = output
-        self.takes: Takes = takes
+        self.output: OutputKind = output
+        self.takes: InputKind = takes
         self.max_batch = max_batch
         self.retries = retries
         self.back_off = back_off
@@ -136,148 +140,149 @@ class CallableClassifier:
 
     @property
     def queries(self) -> int:
-        """Samples that were answered so far."""
+        """Number of samples for which the function has returned outputs."""
         return self._budget.spent
 
     @property
     def max_queries(self) -> int | None:
-        """Samples that may be sent in all; `None` for any number."""
+        """Maximum number of samples sent in total; `None` for no limit."""
         return self._budget.limit
 
     @property
     def queries_left(self) -> int | None:
-        """Samples that may still be sent, not those in flight; `None` for any number."""
-        return self._budget.left
+        """Number of samples that may still be sent, minus those in flight; `None` for no limit."""
+        return self._budget.remaining
 
     @property
     def scores(self) -> Callable[[Tensor], Tensor]:
         """Function from `x` `(n, *features)` to probabilities `(n, num_classes)`, float64.
 
-        It raises as `predict` does.
+        It raises the same errors as `predict`.
 
         Raises:
-            AttributeError: the function answers labels only, so that there are no scores.
+            AttributeError: the function returns labels only, so there are no scores.
         """
         if self.output == "labels":
-            raise AttributeError(f"{self!r} answers labels only, so it has no scores")
+            raise AttributeError(f"{self!r} returns labels only, so it has no scores.")
         return self._scores
 
     def predict(self, x: Tensor) -> Tensor:
-        """Labels `(n,)` of `x` `(n, *features)`, int64.
+        """Return labels `(n,)` of `x` `(n, *features)`, int64.
 
         Raises:
-            QueryBudgetExceeded: the budget has no room for `x`; nothing was sent.
-            ServiceError: the function raised at the last attempt, or its answer has the wrong
-                shape, is not finite, holds no numbers or is not what `output` says.
+            QueryBudgetExceeded: `x` exceeds the remaining budget; no sample was sent.
+            ServiceError: the function raised at the last attempt, or its output has the wrong
+                shape, is not finite, is not numeric, or is not what the argument `output` promises.
         """
-        return self._labels(self._ask(x))
+        return self._labels(self._outputs(x))
 
     def _scores(self, x: Tensor) -> Tensor:
-        answer = self._ask(x)
-        return answer.softmax(1) if self.output == "logits" else answer
+        outputs = self._outputs(x)
+        return outputs.softmax(1) if self.output == "logits" else outputs
 
-    def _labels(self, answer: Tensor) -> Tensor:
-        return answer if self.output == "labels" else answer.argmax(1)
+    def _labels(self, outputs: Tensor) -> Tensor:
+        return outputs if self.output == "labels" else outputs.argmax(1)
 
-    def _ask(self, x: Tensor) -> Tensor:
-        """The answer for all of `x`: `(n,)` int64 labels or `(n, num_classes)` float64."""
+    def _outputs(self, x: Tensor) -> Tensor:
+        """Return the outputs for all of `x`: `(n,)` int64 or `(n, num_classes)` float64."""
         if not len(x):
             labels = self.output == "labels"
             return x.new_zeros(0).long() if labels else x.new_zeros(0, self.num_classes).double()
         size = self.max_batch or len(x)
         rows = torch.arange(len(x), device=x.device)
         parts = zip(torch.split(x.detach(), size), torch.split(rows, size), strict=True)
-        answers: list[Tensor] = []
-        with self._budget.reserved(len(x)) as reservation:
+        outputs: list[Tensor] = []
+        with self._budget.reserve(len(x)) as reservation:
             try:
                 for part, numbers in parts:
                     with sample_rows.selected(numbers, len(x)):
-                        answers.append(self._call(part, numbers, reservation))
+                        outputs.append(self._call(part, numbers, reservation))
             except ServiceError as error:
-                error.answers = torch.cat(answers) if answers else None
+                error.answers = torch.cat(outputs) if outputs else None
                 raise
-        return torch.cat(answers)
+        return torch.cat(outputs)
 
     def _call(self, x: Tensor, rows: Tensor, reservation: Reservation) -> Tensor:
-        """Return the checked, counted and logged answer to one call, the `rows` of a batch."""
+        """Call the function once for `x`, the `rows` of a batch, and check, count and log it."""
         attempts: list[float] = []
         labels: Tensor | None = None
         try:
-            raw = self._insist(x, attempts)
-            self._budget.answered(reservation, len(x))
+            raw = self._call_with_retries(x, attempts)
+            self._budget.charge(reservation, len(x))
             try:
-                answer = self._checked(_as_tensor(raw).to(x.device), rows)
+                outputs = self._checked(_as_tensor(raw).to(x.device), rows)
             except Exception as error:
                 raise ServiceError(str(error), attempts=len(attempts)) from error
-            labels = self._labels(answer)
-            return answer
+            labels = self._labels(outputs)
+            return outputs
         finally:
             if self.log is not None and attempts:
                 seconds = time.perf_counter() - attempts[0]
                 self.log.append(Call(len(x), len(attempts), seconds, labels))
 
-    def _insist(self, x: Tensor, attempts: list[float]) -> object:
-        """Return what the first attempt that does not raise returns.
+    def _call_with_retries(self, x: Tensor, attempts: list[float]) -> object:
+        """Return the result of the first attempt that does not raise.
 
-        The time at which each attempt begins is added to `attempts`.
+        The start time of each attempt is appended to `attempts`.
         """
         while True:
-            given = self._given(x)
+            fn_input = self._to_fn_input(x)
             attempts.append(time.perf_counter())
             try:
-                return self.fn(given)
+                return self.fn(fn_input)
             except QueryBudgetExceeded:  # of a classifier that the function queries
                 raise
             except Exception as error:
                 if len(attempts) > self.retries:
                     raise ServiceError(
-                        f"the function raised {type(error).__name__} at the last of "
+                        f"`fn` raised {type(error).__name__} at the last of "
                         f"{len(attempts)} attempts: {error}",
                         attempts=len(attempts),
                     ) from error
             time.sleep(self.back_off * 2 ** (len(attempts) - 1))
 
-    def _given(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
+    def _to_fn_input(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
         return x.clone() if self.takes == "tensor" else as_numpy(x)
 
-    def _checked(self, answer: Tensor, rows: Tensor) -> Tensor:
+    def _checked(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """Return the outputs for the samples `rows` as int64 labels or float64 scores, checked."""
         n = len(rows)
-        wanted = (n,) if self.output == "labels" else (n, self.num_classes)
-        if n == 1 and answer.shape == wanted[1:]:
-            answer = answer[None]  # a function that squeezes drops the axis of a single sample
-        if answer.shape != wanted:
+        expected = (n,) if self.output == "labels" else (n, self.num_classes)
+        if n == 1 and outputs.shape == expected[1:]:
+            outputs = outputs[None]  # a function that squeezes drops the axis of a single sample
+        if outputs.shape != expected:
             raise ValueError(
-                f"the function must return {self.output} of shape {wanted} for {n} samples, "
-                f"got shape {tuple(answer.shape)}"
+                f"`fn` must return {self.output} of shape {expected} for {n} samples, "
+                f"got shape {tuple(outputs.shape)}."
             )
         if self.output == "labels":
-            rejected = answer == REJECTED
-            answer = checks.labels("the function's labels", answer.masked_fill(rejected, 0), rows)
-            checks.labels_within("the function's labels", answer, self.num_classes, rows)
-            return answer.masked_fill(rejected, REJECTED)
+            rejected = outputs == REJECTED
+            outputs = checks.labels(_LABELS, outputs.masked_fill(rejected, 0), rows)
+            checks.labels_within(_LABELS, outputs, self.num_classes, rows)
+            return outputs.masked_fill(rejected, REJECTED)
         if self.output == "logits":
-            checks.finite_logits(answer, rows)
-            checks.warn_of_probabilities(answer)
+            checks.finite_logits(outputs, rows)
+            checks.warn_of_probabilities(outputs)
         else:
-            checks.probabilities("the function", answer, rows, "use output='logits'")
-        return answer.double()
+            checks.probabilities("`fn`", outputs, rows, "use output='logits'")
+        return outputs.double()
 
 
 def as_numpy(x: Tensor) -> npt.NDArray[np.generic]:
-    """A copy of `x` that its receiver may write to; 16-bit floats become float32."""
+    """Return a writable copy of `x` as an array; 16-bit floats become float32."""
     x = x.detach()
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     return np.array(x.cpu().numpy(), order="C")
 
 
-def _as_tensor(answer: object) -> Tensor:
-    """What a function answered, as int64 or as floats."""
-    if isinstance(answer, Tensor):
-        return answer.detach()
-    checks.unmasked("the function's answer", answer)
-    array = np.asarray(answer)
+def _as_tensor(outputs: object) -> Tensor:
+    """Convert what a function returned to a tensor; arrays become int64 or float64."""
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    checks.unmasked("the output of `fn`", outputs)
+    array = np.asarray(outputs)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"the function must return numbers, got {array.dtype}")
-    wide = np.float64 if array.dtype.kind == "f" else np.int64
-    return torch.from_numpy(np.array(array, dtype=wide, order="C"))
+        raise TypeError(f"`fn` must return numbers, got {array.dtype}.")
+    dtype = np.float64 if array.dtype.kind == "f" else np.int64
+    return torch.from_numpy(np.array(array, dtype=dtype, order="C"))

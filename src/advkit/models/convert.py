@@ -1,4 +1,4 @@
-"""Whatever a user passes as a model, as a classifier."""
+"""Conversion of modules and estimators to classifiers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from advkit.models.protocols import Classifier, DifferentiableClassifier
 from advkit.models.sklearn import SklearnClassifier
 from advkit.models.torch import TorchClassifier
 
-_LONGEST = 40  # of a name that is made here, in characters
+_MAX_NAME_LENGTH = 40  # of a name that `short_name` makes, in characters
 
 
 def as_classifier(obj: object) -> Classifier:
-    """`obj` itself if it is a classifier, else in the wrapper that fits.
+    """Return `obj` itself if it is a classifier, otherwise wrap it in the classifier that fits.
 
     Args:
         obj: a classifier, a bare `nn.Module` with inputs in [0, 1] and logits as output, or a
             fitted scikit-learn estimator with inputs in [0, 1].
 
     Raises:
-        TypeError: none of them.
-        ValueError: an estimator that is not fitted, or whose classes are integers other than 0, 1,
-            2, ...: `SklearnClassifier` has to be told what labels are.
+        TypeError: `obj` is none of these.
+        ValueError: `obj` is an estimator that is not fitted, or one whose classes are integers
+            other than 0, 1, 2, ...: these need a `SklearnClassifier` with the argument `labels`.
 
     Example:
         >>> import torch, advkit
@@ -40,44 +40,45 @@ def as_classifier(obj: object) -> Classifier:
         return SklearnClassifier(obj)
     raise TypeError(
         "`model` must be a torch.nn.Module, a fitted scikit-learn estimator or a classifier "
-        f"(predict, num_classes, bounds), got {type(obj).__name__}; a function goes into "
-        "CallableClassifier"
+        f"(predict, num_classes, bounds), got {type(obj).__name__}. Wrap a function in "
+        "CallableClassifier."
     )
 
 
-def as_differentiable(obj: object, wanted_by: str) -> DifferentiableClassifier:
-    """`obj` as a classifier with gradients, for the attack named `wanted_by`.
+def as_differentiable(obj: object, needed_by: str) -> DifferentiableClassifier:
+    """Return `obj` as a classifier with gradients, for the attack named `needed_by`.
 
     Raises:
-        TypeError: `obj` has no differentiable logits; says what it is and what to use instead.
+        TypeError: `obj` has no differentiable logits; the error names its kind and what to use
+            instead.
     """
     model = as_classifier(obj)
     if has_gradients(model):
         return model
     kind = "ScoreClassifier" if callable(getattr(model, "scores", None)) else "Classifier"
     raise TypeError(
-        f"{wanted_by} needs gradients, so a DifferentiableClassifier (logits(x)); "
-        f"{_named(model)} is a {kind}. Use Square (scores) or HopSkipJump (labels), which need "
-        "none, or Transfer(attack=..., surrogate=...) from a differentiable model; a torch module "
-        "goes into TorchClassifier"
+        "`model` must have gradients (a DifferentiableClassifier, with logits(x)) for "
+        f"{needed_by}, got {_describe(model)}, a {kind}, which has none. Use Square (scores) or "
+        "HopSkipJump (labels), attack a differentiable surrogate with "
+        "Transfer(attack=..., surrogate=...), or wrap a torch module in TorchClassifier."
     )
 
 
 def has_gradients(model: Classifier) -> TypeIs[DifferentiableClassifier]:
-    """Whether `model` has logits to differentiate."""
+    """Return True if `model` has differentiable logits."""
     return callable(getattr(model, "logits", None))
 
 
-def _named(model: Classifier) -> str:
+def _describe(model: Classifier) -> str:
     name = type(model).__name__
     inner = type(model.estimator).__name__ if isinstance(model, SklearnClassifier) else ""
     return f"{name}({inner})" if inner else name
 
 
 def short_name(model: object) -> str:
-    """What a model is called whom nobody gave a name."""
+    """Return a short name for a model that the caller has not named."""
     wrapped = as_classifier(model) is not model
     if wrapped or type(model).__repr__ is object.__repr__:
         return type(model).__name__
     without_bounds = re.sub(r", bounds=\([^()]*\)", "", repr(model))
-    return textwrap.shorten(without_bounds, _LONGEST, placeholder="...")
+    return textwrap.shorten(without_bounds, _MAX_NAME_LENGTH, placeholder="...")

@@ -1,4 +1,4 @@
-"""Several classifiers as one."""
+"""Ensembles of classifiers."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ Combine = Literal["logits", "probabilities", "vote"]
 
 
 class Ensemble:
-    """Several classifiers whose answers are combined into one.
+    """Classifier that combines the outputs of several classifiers.
 
-    It offers `logits`, and gradients with them, if all members do and it is no vote. An attack on
+    It has `logits`, and thus gradients, if all members have them and it is not a vote. An attack on
     it is an attack on all members at once. Threads may share it if they may share each member.
 
     Args:
         models: classifiers, modules or fitted estimators, with the same bounds and classes.
         combine: what is averaged: `"logits"`; `"probabilities"`, the softmax of a member's logits
-            or else its scores; or `"vote"`, one for each member's label. A rejection is a vote for
-            rejecting, in which the ensemble's scores have no part. Ties go to it, else to the
-            lowest class.
+            or, without logits, its scores; or `"vote"`, one vote for each member's label. A
+            rejection is a vote for rejecting, which the ensemble's scores leave out. Ties go to
+            rejecting, otherwise to the lowest class.
 
     Attributes:
         models: the members, as classifiers.
-        combine: as given.
+        combine: the argument.
 
     Raises:
-        TypeError: a member lacks what is to be combined, or is no classifier.
+        TypeError: a member lacks the outputs to be combined, or is not a classifier.
         ValueError: there are no members, or they differ in bounds or in the number of classes.
 
     Example:
@@ -60,20 +60,20 @@ class Ensemble:
     def __init__(self, models: Sequence[object], combine: Combine = "logits") -> None:
         checks.one_of("combine", combine, ("logits", "probabilities", "vote"))
         if not isinstance(models, (Sequence, nn.ModuleList)):
-            raise TypeError(f"`models` must be a list of models, got {type(models).__name__}")
+            raise TypeError(f"`models` must be a list of models, got {type(models).__name__}.")
         if not len(models):
-            raise ValueError("`models` must have a member or more, got none")
+            raise ValueError("`models` must hold at least one model, got none.")
         self.models: tuple[Any, ...] = tuple(map(as_classifier, models))
         self.combine: Combine = combine
-        _check_alike(self.models)
-        _check_offers(self.models, combine)
+        _check_compatible(self.models)
+        _check_outputs(self.models, combine)
 
     def __repr__(self) -> str:
         return f"Ensemble({len(self.models)} models, combine={self.combine!r})"
 
     @property
     def bounds(self) -> Bounds:
-        """Valid feature values, those of every member."""
+        """Valid feature values, the same for all members."""
         bounds: Bounds = self.models[0].bounds
         return bounds
 
@@ -84,23 +84,23 @@ class Ensemble:
         Raises:
             ValueError: no member knows it before its first pass.
         """
-        known = [count for model in self.models if (count := _classes(model)) is not None]
+        known = [count for model in self.models if (count := _num_classes(model)) is not None]
         first: int = known[0] if known else self.models[0].num_classes
         return first
 
     @property
     def label_values(self) -> Tensor | None:
-        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
+        """Labels `(num_classes,)` that name the classes; `None` if their indices do."""
         return label_values(self.models[0])
 
     @property
     def max_batch(self) -> int | None:
-        """The most samples that a call of each member may have; `None` for any number."""
-        return min((most for model in self.models if (most := max_batch(model))), default=None)
+        """Maximum number of samples in one call of each member; `None` for no limit."""
+        return min((size for model in self.models if (size := max_batch(model))), default=None)
 
     @property
     def may_interrupt(self) -> bool:
-        """True if a call may raise `AttackInterrupted`, as one of a member may."""
+        """True if a call may raise `AttackInterrupted` because a member may."""
         return any(map(may_interrupt, self.models))
 
     @property
@@ -108,27 +108,27 @@ class Ensemble:
         """Function from `x` `(n, *features)` to logits `(n, num_classes)`, differentiable.
 
         They are the mean of the members' logits, or the logarithm of the mean of their softmaxes.
-        The function raises ValueError where members differ in the number of classes.
+        The function raises ValueError if members differ in the number of classes.
 
         Raises:
-            AttributeError: it is a vote, or a member has no logits.
+            AttributeError: the ensemble is a vote, or a member has no logits.
         """
         if self.combine == "vote" or not all(hasattr(model, "logits") for model in self.models):
-            raise AttributeError(f"{self!r} has no logits: it is a vote, or a member has none")
+            raise AttributeError(f"{self!r} has no logits: it is a vote, or a member has none.")
         return self._logits
 
     def evaluating(self) -> ExitStack:
-        """Keep every member in the state of an evaluation over many calls."""
+        """Return a context for many calls, which saves and restores each member's state once."""
         with ExitStack() as stack:
             for model in self.models:
                 stack.enter_context(evaluating(model))
             return stack.pop_all()
 
     def scores(self, x: Tensor) -> Tensor:
-        """Probabilities, or the shares of the votes, `(n, num_classes)`, detached.
+        """Return probabilities, or the fractions of the votes, `(n, num_classes)`, detached.
 
         Raises:
-            ValueError: logits are not finite, scores of a member are no probabilities, or members
+            ValueError: logits are not finite, scores of a member are not probabilities, or members
                 differ in the number of classes.
         """
         with torch.no_grad():
@@ -136,39 +136,40 @@ class Ensemble:
                 return self._finite_logits(x).softmax(1)
             if self.combine == "vote":
                 return self._votes(x)[:, 1:]
-            return _stacked([self._probabilities(i, x) for i in range(len(self.models))]).mean(0)
+            return _stack([self._probabilities(i, x) for i in range(len(self.models))]).mean(0)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Labels `(n,)`, int64.
+        """Return labels `(n,)`, int64.
 
         Raises:
-            ValueError: as `scores`.
+            ValueError: logits are not finite, scores of a member are not probabilities, or members
+                differ in the number of classes.
         """
         with torch.no_grad():
             if self.combine == "vote":
                 return self._votes(x).argmax(1) + REJECTED
-            best = self._finite_logits(x) if hasattr(self, "logits") else self.scores(x)
-            return best.argmax(1)
+            outputs = self._finite_logits(x) if hasattr(self, "logits") else self.scores(x)
+            return outputs.argmax(1)
 
     def _logits(self, x: Tensor) -> Tensor:
-        return self._combined(self._of_members(x))
+        return self._combine_logits(self._member_logits(x))
 
-    def _of_members(self, x: Tensor) -> Tensor:
+    def _member_logits(self, x: Tensor) -> Tensor:
         """Return the members' logits, `(members, n, classes)`."""
-        return _stacked([model.logits(x) for model in self.models])
+        return _stack([model.logits(x) for model in self.models])
 
-    def _combined(self, logits: Tensor) -> Tensor:
+    def _combine_logits(self, logits: Tensor) -> Tensor:
         """Return the logits `(n, classes)` of the ensemble from those of its members."""
         if self.combine == "logits":
             return logits.mean(0)
         return logits.log_softmax(2).logsumexp(0) - math.log(len(self.models))
 
     def _finite_logits(self, x: Tensor) -> Tensor:
-        of_members = self._of_members(x)
-        logits = self._combined(of_members)
+        member_logits = self._member_logits(x)
+        logits = self._combine_logits(member_logits)
         checks.finite_logits(logits)
-        for of_one in of_members:
-            checks.warn_of_probabilities(of_one)
+        for logits_of_one in member_logits:
+            checks.warn_of_probabilities(logits_of_one)
         return logits
 
     def _probabilities(self, i: int, x: Tensor) -> Tensor:
@@ -184,51 +185,53 @@ class Ensemble:
         return scores
 
     def _votes(self, x: Tensor) -> Tensor:
-        """The share of the votes for rejecting, then those for the classes: `(n, 1 + classes)`."""
+        """Return the fractions of the votes, for rejecting and each class: `(n, 1 + classes)`."""
         labels = torch.stack([model.predict(x) for model in self.models])  # (members, n)
         votes = nn.functional.one_hot(labels - REJECTED, self.num_classes - REJECTED)
         return votes.to(torch.promote_types(x.dtype, torch.float32)).mean(0)
 
 
-def _check_alike(models: Sequence[Classifier]) -> None:
+def _check_compatible(models: Sequence[Classifier]) -> None:
+    """Raise ValueError unless the models have the same bounds, classes and labels."""
     bounds = {tuple(model.bounds): None for model in models}
     if len(bounds) > 1:
-        raise ValueError(f"`models` must have the same bounds, got {list(bounds)}")
-    counts = {count: None for model in models if (count := _classes(model)) is not None}
+        raise ValueError(f"`models` must have the same bounds, got {list(bounds)}.")
+    counts = {count: None for model in models if (count := _num_classes(model)) is not None}
     if len(counts) > 1:
-        raise ValueError(f"`models` must have the same number of classes, got {list(counts)}")
+        raise ValueError(f"`models` must have the same number of classes, got {list(counts)}.")
     check_same_labels(models)
 
 
-def _check_offers(models: Sequence[Classifier], combine: Combine) -> None:
+def _check_outputs(models: Sequence[Classifier], combine: Combine) -> None:
+    """Raise TypeError unless all models have the outputs that `combine` needs."""
     for i, model in enumerate(models):
         if combine == "logits" and not hasattr(model, "logits"):
             raise TypeError(
-                "combine='logits' needs members with logits; "
-                f"member {i}, {model!r}, has none; use combine='probabilities' or 'vote'"
+                "`models` must have logits for combine='logits', "
+                f"got {model!r} (member {i}). Use combine='probabilities' or combine='vote'."
             )
         if combine == "probabilities" and not (
             hasattr(model, "logits") or hasattr(model, "scores")
         ):
             raise TypeError(
-                "combine='probabilities' needs members with logits or scores; "
-                f"member {i}, {model!r}, has neither; use combine='vote'"
+                "`models` must have logits or scores for combine='probabilities', "
+                f"got {model!r} (member {i}). Use combine='vote'."
             )
 
 
-def _classes(model: Classifier) -> int | None:
-    """Number of classes; `None` where a net has to run first."""
+def _num_classes(model: Classifier) -> int | None:
+    """Return the number of classes; `None` if a network must run first."""
     try:
         return model.num_classes
     except ValueError:
         return None
 
 
-def _stacked(answers: list[Tensor]) -> Tensor:
-    """The members' answers `(n, classes)` as `(members, n, classes)`, of float32 at least."""
-    counts = {answer.shape[1]: None for answer in answers}
+def _stack(outputs: list[Tensor]) -> Tensor:
+    """Stack outputs `(n, classes)` of members to `(members, n, classes)`, at least float32."""
+    counts = {output.shape[1]: None for output in outputs}
     if len(counts) > 1:
-        raise ValueError(f"`models` must have the same number of classes, got {list(counts)}")
-    dtypes = [torch.float32, *(answer.dtype for answer in answers)]
+        raise ValueError(f"`models` must have the same number of classes, got {list(counts)}.")
+    dtypes = [torch.float32, *(output.dtype for output in outputs)]
     widest = functools.reduce(torch.promote_types, dtypes)
-    return torch.stack([answer.to(widest) for answer in answers])
+    return torch.stack([output.to(widest) for output in outputs])

@@ -1,4 +1,4 @@
-"""What a classifier around another one shares with it."""
+"""Properties that a classifier shares with the classifier that it wraps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from advkit.models.protocols import Bounds, evaluating, max_batch, may_interrupt
 
 
 class HasInnerModel:
-    """Base of the classifiers around another one, `model`.
+    """Base class of the classifiers that wrap another one, `model`.
 
-    They have its bounds, its classes and its limits, and are held together with it.
+    They have its bounds, its classes and its limits, and `evaluating` passes through to it.
     """
 
     model: Any
@@ -27,7 +27,7 @@ class HasInnerModel:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, without the rejection.
+        """Number of classes, not counting the rejection.
 
         Raises:
             ValueError: the inner model does not know it before its first pass.
@@ -37,19 +37,19 @@ class HasInnerModel:
 
     @property
     def label_values(self) -> Tensor | None:
-        """Labels `(num_classes,)` that name the classes, `None` for their indices."""
+        """Labels `(num_classes,)` that name the classes; `None` if their indices do."""
         return label_values(self.model)
 
     @property
     def max_batch(self) -> int | None:
-        """The most samples that a call of the inner model may have; `None` for any number."""
+        """Maximum number of samples in one call of the inner model; `None` for no limit."""
         return max_batch(self.model)
 
     @property
     def may_interrupt(self) -> bool:
-        """True if a call may raise `AttackInterrupted`, as one of the inner model may."""
+        """True if a call may raise `AttackInterrupted` because the inner model may."""
         return may_interrupt(self.model)
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Keep the inner model in the state of an evaluation over many calls."""
+        """Return a context for many calls, which saves and restores the inner state once."""
         return evaluating(self.model)

@@ -1,4 +1,4 @@
-"""Labels as callers give them, and as indices of the model's classes."""
+"""Conversion between the labels of a caller and the indices of a model's classes."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from advkit.core import checks
 def label_values(model: object) -> Tensor | None:
     """Return the labels, int64 `(num_classes,)`, by which callers name the classes of `model`.
 
-    They are those of a `SklearnClassifier` with `labels="class"`, also behind classifiers around
-    it. `None` for every other model: its classes are named by their indices.
+    A `SklearnClassifier` with `labels="class"` has them, and so do classifiers that wrap one. The
+    result is `None` for all other models, whose classes are named by their indices.
     """
-    found: Tensor | None = getattr(model, "label_values", None)
-    return found
+    values: Tensor | None = getattr(model, "label_values", None)
+    return values
 
 
 def check_same_labels(models: Iterable[object]) -> None:
-    """Raise unless callers name the classes of all `models` alike."""
+    """Raise ValueError unless callers name the classes of all `models` by the same labels."""
     values = [label_values(model) for model in models]
-    named = {None if v is None else tuple(v.tolist()): None for v in values}
-    if len(named) > 1:
+    distinct = {None if v is None else tuple(v.tolist()): None for v in values}
+    if len(distinct) > 1:
         raise ValueError(
-            f"`models` must take the same labels, got {[v and list(v) for v in named]} (None for "
-            "indices). Give every SklearnClassifier among them labels='index'."
+            f"`models` must take the same labels, got {[v and list(v) for v in distinct]} (None "
+            "for indices). Give each SklearnClassifier among them labels='index'."
         )
 
 
 def label_indices(name: str, y: Tensor, x: Tensor, model: object) -> Tensor:
-    """Return labels that a caller gives for `model` as indices of its classes.
+    """Convert the labels that a caller gives for `model` to indices of its classes.
 
     Args:
-        name: of the argument, for errors.
+        name: name of the argument, for errors.
         y: labels `(n,)` of an integer dtype or integral floats, or one-hot rows, whose columns are
             the classes in the order of their indices.
         x: inputs `(n, ...)`.
-        model: the classifier that they are labels for.
+        model: classifier to which the labels belong.
 
     Returns:
         int64 `(n,)`, on the device of `x`.
 
     Raises:
-        ValueError: labels of the wrong shape, that are not integers, that are negative, or that
-            the model does not know where it names its classes by values.
+        ValueError: the labels have the wrong shape, are not integers, are negative, or are not
+            among the values by which the model names its classes.
         TypeError: `y` is not a tensor of numbers.
     """
     values = label_values(model)
@@ -63,6 +63,6 @@ def label_indices(name: str, y: Tensor, x: Tensor, model: object) -> Tensor:
 
 
 def given_labels(model: object, indices: Tensor) -> Tensor:
-    """Return `indices` `(n,)` of the classes of `model` as a caller gives labels for it."""
+    """Convert `indices` `(n,)` of the classes of `model` to the labels that a caller gives."""
     values = label_values(model)
     return indices if values is None else values.to(indices.device)[indices]

@@ -1,4 +1,4 @@
-"""Copies of what a forward pass may change in a module, to put it back."""
+"""Copies of the module state that a forward pass may change, from which it is restored."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch.nn.parameter import is_lazy
 
 # Dictionaries of hooks that torch keeps in a module, for all kinds of hooks.
 _HOOKS = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
-_ATTEMPTS = 10  # one interrupt costs one attempt; that many in one step are not sent by hand
+_MAX_ATTEMPTS = 10  # an interrupt costs one attempt; as many in one step are not sent by hand
 _ABSENT = object()
 _EMPTY: dict[Any, Any] = {}  # most modules have no hooks; a copy for each kind takes longer
 Value = TypeVar("Value")
 
 
 class ModuleState:
-    """A copy of the state of a module and its submodules.
+    """Copy of the state of a module and its submodules.
 
-    It holds the modes, the `requires_grad` of the parameters, which hooks and buffers there are,
-    the content of the buffers and which of them are persistent. It does not hold what parameters
-    contain, which parameters and submodules there are, hooks of tensors and other attributes.
+    It holds the modes, the `requires_grad` of the parameters, the sets of hooks and buffers, the
+    content of the buffers, and which buffers are persistent. It does not hold the content of
+    parameters, the sets of parameters and submodules, hooks of tensors, or other attributes.
 
     Args:
-        module: nothing of it changes here.
+        module: the module, which is not changed here.
 
     Raises:
-        ValueError: it has lazy parameters or buffers that are not initialized yet.
+        ValueError: the module has lazy parameters or buffers that are not initialized yet.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -47,9 +47,9 @@ class ModuleState:
         for parameter in _tensors(child, "_parameters"):
             self._parameters.append((parameter, parameter.requires_grad))
         for name in (*_HOOKS, "_buffers"):
-            found = own.get(name)
-            if isinstance(found, dict):
-                self._mappings.append((found, dict(found) if found else _EMPTY))
+            mapping = own.get(name)
+            if isinstance(mapping, dict):
+                self._mappings.append((mapping, dict(mapping) if mapping else _EMPTY))
         transient = own.get("_non_persistent_buffers_set")
         if transient is not None:
             self._persistence.append((transient, set(transient)))
@@ -57,13 +57,13 @@ class ModuleState:
             self._contents.append((buffer, buffer.clone(), _version_of(buffer)))
 
     def freeze(self) -> None:
-        """Let no parameter ask for a gradient, as far as it may stop asking."""
-        for parameter, asks in self._parameters:
-            if asks and parameter.is_leaf and not parameter.is_inference():
+        """Set `requires_grad` to False for all parameters for which torch allows it."""
+        for parameter, requires_grad in self._parameters:
+            if requires_grad and parameter.is_leaf and not parameter.is_inference():
                 parameter.requires_grad_(False)
 
-    def steps(self) -> Iterator[Callable[[], None]]:
-        """Return what is to be called to put the state back; each of them may run twice."""
+    def restore_steps(self) -> Iterator[Callable[[], None]]:
+        """Yield the functions that restore the state when called; each of them may run twice."""
         for child, training, full in self._modes:
             if training_of(child) != training:
                 yield partial(_restore_mode, child, training)
@@ -76,9 +76,9 @@ class ModuleState:
             yield partial(_restore_content, buffer, copy, version)
 
     def _restore_parameters(self) -> None:
-        for parameter, asks in self._parameters:
-            if parameter.requires_grad != asks:
-                parameter.requires_grad_(asks)
+        for parameter, requires_grad in self._parameters:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
 
     def _restore_mappings(self) -> None:
         for now, before in self._mappings:
@@ -93,13 +93,13 @@ class ModuleState:
 
 
 def run_all(steps: Iterable[Callable[[], None]]) -> None:
-    """Run every step, whatever is raised on the way, and raise the first error at the end.
+    """Run every step, even if some of them raise, and raise the first error at the end.
 
-    A step that raises, say since an interrupt came, runs again: it has to bear that.
+    A step that raises, for example because of an interrupt, runs again, so it must be repeatable.
     """
     first: BaseException | None = None
     for step in list(steps):
-        for _ in range(_ATTEMPTS):
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 step()
                 break
@@ -110,38 +110,38 @@ def run_all(steps: Iterable[Callable[[], None]]) -> None:
 
 
 def training_of(child: nn.Module) -> bool | None:
-    """Return the mode of a module; `None` if it has none, as what `torch.jit.freeze` makes."""
+    """Return the mode of a module; `None` if it has none, like the result of `torch.jit.freeze`."""
     return getattr(child, "training", None)
 
 
 def _restore_mode(child: nn.Module, training: bool | None) -> None:
     if training is None:
-        vars(child).pop("training", None)  # a module around it has set the mode of all its parts
+        vars(child).pop("training", None)  # an outer module has set the mode of all its submodules
     else:
         child.training = training
 
 
 def _tensors(child: nn.Module, name: str) -> list[Tensor]:
-    """The parameters or the buffers of a module, without those of its submodules."""
+    """Return the parameters or the buffers of a module, without those of its submodules."""
     own = vars(child).get(name)
     if isinstance(own, dict):
-        found = [tensor for tensor in own.values() if tensor is not None]
-    elif name == "_buffers":  # a scripted module keeps them elsewhere
-        found = [buffer for _, buffer in child.named_buffers(recurse=False)]
+        tensors = [tensor for tensor in own.values() if tensor is not None]
+    elif name == "_buffers":  # a scripted module stores them elsewhere
+        tensors = [buffer for _, buffer in child.named_buffers(recurse=False)]
     else:
-        found = [parameter for _, parameter in child.named_parameters(recurse=False)]
-    if any(map(is_lazy, found)):
+        tensors = [parameter for _, parameter in child.named_parameters(recurse=False)]
+    if any(map(is_lazy, tensors)):
         raise ValueError(
-            f"`module` must have its parameters initialized, got {type(child).__name__} without: "
-            "call the module with a dummy batch first"
+            f"`module` must have initialized parameters, got {type(child).__name__} with lazy "
+            "ones. Call the module with a dummy batch first."
         )
-    return found
+    return tensors
 
 
 def _restore_mapping(now: dict[Any, Value], before: dict[Any, Value]) -> None:
-    """Make `now` hold what `before` does, in its order; what is right already stays in place.
+    """Make `now` equal to `before`, in the same order; entries that are correct stay in place.
 
-    So no thread meets a module without one of its buffers.
+    Thus no thread finds a module without one of its buffers.
     """
     for key in [key for key in now if key not in before]:
         del now[key]
@@ -155,11 +155,12 @@ def _restore_mapping(now: dict[Any, Value], before: dict[Any, Value]) -> None:
 
 
 def _restore_content(buffer: Tensor, copy: Tensor, version: int | None) -> None:
-    """Put back the content, and only if it has changed.
+    """Restore the content of a buffer, but only if it has changed.
 
-    Writing to a buffer raises its version, and a graph that was made before cannot be
-    differentiated any more. Batch norm in training mode writes its statistics without raising the
-    version. They are put back in this way too, so that an earlier graph finds what it has saved.
+    A write to a buffer raises its version, after which torch can no longer differentiate a graph
+    that was made before. Batch norm in training mode writes its statistics without raising the
+    version. They are restored without raising it too, so that an earlier graph finds what it has
+    saved.
     """
     if torch.equal(buffer, copy):
         return
@@ -169,13 +170,13 @@ def _restore_content(buffer: Tensor, copy: Tensor, version: int | None) -> None:
     ):
         return
     with torch.no_grad():
-        unnoticed = version is not None and version == _version_of(buffer)
-        if unnoticed and buffer.shape == copy.shape:
+        same_version = version is not None and version == _version_of(buffer)
+        if same_version and buffer.shape == copy.shape:
             buffer.data.copy_(copy)
         else:
             buffer.resize_(copy.shape).copy_(copy)
 
 
 def _version_of(buffer: Tensor) -> int | None:
-    """Return how often torch has noticed writing to `buffer`; `None` if it takes no notice."""
+    """Return the number of writes to `buffer` that torch has counted; `None` if it counts none."""
     return None if buffer.is_inference() else buffer._version

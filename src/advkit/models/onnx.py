@@ -1,4 +1,4 @@
-"""An ONNX model as a classifier, run by onnxruntime."""
+"""ONNX models as classifiers, run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ _PROVIDERS = ("CPUExecutionProvider",)
 
 
 class OnnxClassifier(CallableClassifier):
-    """An ONNX model seen as a `ScoreClassifier`; there are no gradients.
+    """ONNX model as a `ScoreClassifier`, without gradients.
 
-    It counts its queries and may hold a budget, as any `CallableClassifier`. A model with a fixed
-    batch is fed batches of that size; what fills up the last one is no query. Threads may share it.
+    It counts its queries and may have a query budget, like any `CallableClassifier`. A model with a
+    fixed batch size receives batches of that size; the samples that pad the last batch do not
+    count as queries. Threads may share the classifier.
 
     Args:
         path: the file, or its content as bytes.
         bounds: lower and upper end of valid feature values, in the units of the input.
-        output: what the model gives: `"logits"`, of which the softmax is taken, or
+        output: what the model returns: `"logits"`, to which the softmax is applied, or
             `"probabilities"`.
-        num_classes: number of classes; `None` reads it off the model.
-        output_name: which of the model's outputs to use; `None` takes the only one of floats
+        num_classes: number of classes; `None` reads it from the model.
+        output_name: name of the model's output to use; `None` takes the only output of floats
             `(n, num_classes)`.
-        max_batch: the most samples to run at once, where the model leaves that open; `None` for any
-            number.
+        max_batch: maximum number of samples to run at once, if the model does not fix it; `None`
+            for no limit.
         providers: onnxruntime's execution providers in the order of preference; `None` runs on the
             CPU.
-        max_queries: samples that may be sent in all; `None` for any number.
+        max_queries: maximum number of samples sent in total; `None` for no limit.
 
     Raises:
-        ImportError: onnxruntime is not there.
+        ImportError: onnxruntime is not installed.
         FileNotFoundError: the file does not exist.
-        ValueError: the model does not take one input of floats, it is not clear which output to
-            use, or the number of classes is not in it.
+        ValueError: the model does not take exactly one input of floats, the output to use is
+            ambiguous, or the model does not state the number of classes.
 
     Example:
-        An exported net, judged and attacked like any other model:
+        An exported network, evaluated and attacked like any other model:
 
             model = advkit.OnnxClassifier("net.onnx", bounds=(0, 1))
             model.predict(x)
@@ -70,15 +71,15 @@ class OnnxClassifier(CallableClassifier):
         checks.one_of("output", output, ("logits", "probabilities"))
         self._name = "bytes" if isinstance(path, bytes) else os.path.basename(path)
         self._session = _session(path, providers or _PROVIDERS)
-        self._input = _only_input(self._session)
-        chosen = _chosen_output(self._session, output_name)
-        self._output_name = str(chosen.name)
+        self._input = _single_input(self._session)
+        selected = _select_output(self._session, output_name)
+        self._output_name = str(selected.name)
         super().__init__(
             self._run,
-            _agreed_classes(chosen, num_classes),
+            _number_of_classes(selected, num_classes),
             bounds,
             output,
-            max_batch=self._fixed(0) or max_batch,
+            max_batch=self._fixed_length(0) or max_batch,
             max_queries=max_queries,
         )
 
@@ -86,30 +87,30 @@ class OnnxClassifier(CallableClassifier):
         return f"OnnxClassifier({self._name}, num_classes={self.num_classes})"
 
     def _run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The model's output for `x` `(n, *features)`, filled up to the model's batch."""
-        n, batch = len(x), self._fixed(0) or len(x)
+        """Return the model's output for `x` `(n, *features)`, padded to the model's batch size."""
+        n, batch = len(x), self._fixed_length(0) or len(x)
         x = x.astype(_FLOATS[self._input.type])
-        filled = np.concatenate([x, np.repeat(x[-1:], batch - n, axis=0)])
-        (out,) = self._session.run([self._output_name], {self._input.name: filled})
-        found = np.asarray(out)
-        return found if batch == 1 else found[:n]  # a model that squeezes drops the axis of one
+        padded = np.concatenate([x, np.repeat(x[-1:], batch - n, axis=0)])
+        (out,) = self._session.run([self._output_name], {self._input.name: padded})
+        outputs = np.asarray(out)
+        return outputs if batch == 1 else outputs[:n]  # a model that squeezes drops an axis of one
 
-    def _given(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
-        """Return what the model is given for `x`, whose shape is checked."""
+    def _to_fn_input(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
+        """Convert `x` to the model's input after a check of its shape."""
         self._check_shape(x)
-        return super()._given(x)
+        return super()._to_fn_input(x)
 
     def _check_shape(self, x: Tensor) -> None:
-        axes = len(self._input.shape) or x.ndim  # a model may leave all of it open
-        alike = (self._fixed(i) in (None, length) for i, length in enumerate(x.shape) if i)
-        if x.ndim != axes or not all(alike):
-            wanted = ", ".join(["n", *map(str, self._input.shape[1:])])
+        axes = len(self._input.shape) or x.ndim  # a model may leave its whole shape open
+        equal = (self._fixed_length(i) in (None, length) for i, length in enumerate(x.shape) if i)
+        if x.ndim != axes or not all(equal):
+            expected = ", ".join(["n", *map(str, self._input.shape[1:])])
             raise ValueError(
-                f"`x` must have the shape ({wanted}) of the model's input, got {tuple(x.shape)}"
+                f"`x` must have the shape ({expected}) of the model's input, got {tuple(x.shape)}."
             )
 
-    def _fixed(self, axis: int) -> int | None:
-        """Length of an axis of the model's input; `None` where it is open."""
+    def _fixed_length(self, axis: int) -> int | None:
+        """Return the length of an axis of the model's input; `None` if the model leaves it open."""
         shape = self._input.shape
         return shape[axis] if axis < len(shape) and isinstance(shape[axis], int) else None
 
@@ -119,47 +120,57 @@ def _session(path: str | os.PathLike[str] | bytes, providers: Sequence[str]) -> 
     if not isinstance(path, bytes):
         path = os.fspath(path)
         if not os.path.isfile(path):
-            raise FileNotFoundError(f"no such file: {path}")
+            raise FileNotFoundError(f"`path` must be an existing file, got {path!r}.")
     try:
         return onnxruntime.InferenceSession(path, providers=list(providers))
-    except Exception as error:  # onnxruntime has an exception of its own for each kind of damage
-        raise ValueError(f"`path` must be a whole ONNX model: {error}") from error
+    except Exception as error:  # onnxruntime has a different exception for each kind of damage
+        raise ValueError(
+            f"`path` must be a complete ONNX model, got one that onnxruntime refuses: {error}"
+        ) from error
 
 
-def _only_input(session: Any) -> Any:
+def _single_input(session: Any) -> Any:
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type not in _FLOATS:
-        raise ValueError(f"the model must take one input of floats, takes {_listed(inputs)}")
+        raise ValueError(
+            f"`path` must be a model with one input of floats, got {_format_nodes(inputs)}."
+        )
     return inputs[0]
 
 
-def _chosen_output(session: Any, name: str | None) -> Any:
-    """The output called `name`, or the only one that could be scores."""
+def _select_output(session: Any, name: str | None) -> Any:
+    """Return the output called `name`, or the only output that could be scores."""
     outputs = session.get_outputs()
     if name is not None:
-        fitting = [out for out in outputs if out.name == name]
+        candidates = [out for out in outputs if out.name == name]
     else:
-        fitting = [out for out in outputs if out.type in _FLOATS and len(out.shape) in (0, 2)]
-    if len(fitting) != 1:
-        asked = "an output of floats (n, classes)" if name is None else f"the output {name!r}"
+        candidates = [out for out in outputs if out.type in _FLOATS and len(out.shape) in (0, 2)]
+    if len(candidates) != 1:
+        needed = "are floats (n, classes)" if name is None else f"have the name {name!r}"
         raise ValueError(
-            f"`output_name` must say which output to use: the model gives {_listed(outputs)}, "
-            f"and {len(fitting)} of them could be {asked}"
+            "`output_name` must be the name of one of the model's outputs, which are "
+            f"{_format_nodes(outputs)}, got {name!r}: {len(candidates)} of them {needed}."
         )
-    return fitting[0]
+    return candidates[0]
 
 
-def _agreed_classes(output: Any, given: int | None) -> int:
-    """The number of classes that is given, or else that the model has written down."""
-    found = output.shape[1] if len(output.shape) == 2 else None
-    found = found if isinstance(found, int) else None
-    if given is not None and found is not None and given != found:
-        raise ValueError(f"num_classes is {given}, but the model gives {found} scores")
-    classes = found if given is None else given
+def _number_of_classes(output: Any, num_classes: int | None) -> int:
+    """Return `num_classes` if it is given, otherwise the number that the model states."""
+    stated = output.shape[1] if len(output.shape) == 2 else None
+    stated = stated if isinstance(stated, int) else None
+    if num_classes is not None and stated is not None and num_classes != stated:
+        raise ValueError(
+            f"`num_classes` must be {stated}, the number of scores that the model returns, "
+            f"got {num_classes}."
+        )
+    classes = stated if num_classes is None else num_classes
     if classes is None:
-        raise ValueError(f"`num_classes` must be given, since {output.name!r} leaves it open")
+        raise ValueError(
+            "`num_classes` must be an int, since the model does not state the width of its output "
+            f"{output.name!r}, got None."
+        )
     return classes
 
 
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(f"{value.name!r} ({value.type}, {value.shape})" for value in values)
+def _format_nodes(nodes: Sequence[Any]) -> str:
+    return ", ".join(f"{node.name!r} ({node.type}, {node.shape})" for node in nodes)

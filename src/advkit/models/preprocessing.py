@@ -11,14 +11,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normalize:
-    """`(x - mean) / std` over the channels, the second axis of `x`.
+    """Normalization `(x - mean) / std` of each channel, where channels are the second axis of `x`.
 
-    Per-channel bounds come out of it by themselves: the box stays that of the data, say [0, 1], and
-    the net sees what it was trained on.
+    The bounds stay those of the data, say [0, 1], although they differ between channels after the
+    normalization. The network receives the values that it was trained on.
 
     Args:
-        mean: one value for each channel, or one for all.
-        std: likewise, none of them zero.
+        mean: one value for each channel, or a single value for all channels.
+        std: one positive value for each channel, or a single value for all channels.
+
+    Raises:
+        TypeError: `mean` or `std` is not a sequence.
+        ValueError: `mean` and `std` differ in length, or a value of `std` is not positive.
 
     Example:
         >>> from advkit import Normalize, TorchClassifier
@@ -31,16 +35,29 @@ class Normalize:
 
     def __post_init__(self) -> None:
         if not (hasattr(self.mean, "__len__") and hasattr(self.std, "__len__")):
-            raise TypeError("mean and std must be sequences, one value for each channel")
+            raise TypeError(
+                "`mean` and `std` must be sequences with one value for each channel, got "
+                f"{type(self.mean).__name__} and {type(self.std).__name__}."
+            )
         if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} values, but std has {len(self.std)}")
+            raise ValueError(
+                "`mean` and `std` must have the same number of values, got "
+                f"{len(self.mean)} and {len(self.std)}."
+            )
         if not all(value > 0 for value in self.std):
-            raise ValueError(f"`std` must be positive, got {tuple(self.std)}")
+            raise ValueError(f"`std` must be positive, got {tuple(self.std)}.")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x` `(n, channels, ...)` normalized."""
+        """Normalize `x` `(n, channels, ...)`.
+
+        Raises:
+            ValueError: the number of channels is not the number of values of `mean`.
+        """
         if len(self.mean) not in (1, x.shape[1]):
-            raise ValueError(f"mean has {len(self.mean)} values, but x has {x.shape[1]} channels")
+            raise ValueError(
+                f"`x` must have {len(self.mean)} channels, one for each value of `mean`, "
+                f"got {x.shape[1]}."
+            )
         shape = (1, -1, *[1] * (x.ndim - 2))
         mean, std = (
             torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in (self.mean, self.std)

@@ -1,4 +1,4 @@
-"""What advkit asks of a model. Nothing is inherited: a class with these members is enough."""
+"""Protocols of models. They are structural: a class with these members needs no base class."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-# The label of an input that a classifier rejects or abstains on. It is no answer, so never right,
-# and no success of an attack either. Logits cannot say it: a classifier that may reject has none.
+# Label of an input that a classifier rejects or on which it abstains. A rejection is never correct,
+# and it is not a success of an attack either. Logits cannot express a rejection, so a classifier
+# that may reject has none.
 REJECTED = -1
 
 
@@ -20,7 +21,7 @@ class Bounds(NamedTuple):
 
 
 class Classifier(Protocol):
-    """Labels inputs `(n, *features)` whose values lie within `bounds`."""
+    """Classifier of inputs `(n, *features)` whose values lie within `bounds`."""
 
     @property
     def bounds(self) -> Bounds:
@@ -33,48 +34,49 @@ class Classifier(Protocol):
         ...
 
     def predict(self, x: Tensor) -> Tensor:
-        """Labels `(n,)`, int64; `REJECTED` where it has none."""
+        """Return labels `(n,)`, int64; `REJECTED` for inputs without a label."""
         ...
 
 
 class ScoreClassifier(Classifier, Protocol):
-    """A classifier that also gives a score for each class."""
+    """Classifier that also returns a score for each class."""
 
     def scores(self, x: Tensor) -> Tensor:
-        """Probabilities or other scores `(n, num_classes)`, detached; the largest wins."""
+        """Return probabilities or other scores `(n, num_classes)`, detached; the largest wins."""
         ...
 
 
 class DifferentiableClassifier(Classifier, Protocol):
-    """A classifier whose logits can be differentiated with respect to the input."""
+    """Classifier whose logits can be differentiated with respect to the input."""
 
     def logits(self, x: Tensor) -> Tensor:
-        """Pre-softmax scores `(n, num_classes)`; the largest is what `predict` answers."""
+        """Return logits `(n, num_classes)`; `predict` returns the class of the largest one."""
         ...
 
 
 @runtime_checkable
 class HasEvaluating(Protocol):
-    """A classifier that can be held in the state of an evaluation over many calls."""
+    """Classifier that can save and restore its state once for many calls."""
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Evaluation state inside, the state before afterwards."""
+        """Return a context in which the model is evaluated; its exit restores the state."""
         ...
 
 
 def evaluating(model: object) -> AbstractContextManager[None]:
-    """The time of many calls to `model`: its state is saved and restored once, not at each call.
+    """Return a context for many calls to `model`, which saves and restores its state only once.
 
-    A model of one's own that keeps no state needs no `evaluating` and passes through.
+    Without it, each call saves and restores the state. A custom model that keeps no state needs no
+    `evaluating` method, and the context does nothing for it.
     """
     return model.evaluating() if isinstance(model, HasEvaluating) else nullcontext()
 
 
 def may_interrupt(model: object) -> bool:
-    """Return whether a call to `model` may raise `AttackInterrupted`.
+    """Return True if a call to `model` may raise `AttackInterrupted`.
 
-    It has a query budget, or says so by a `may_interrupt` of its own, which classifiers around
-    other classifiers pass on.
+    This holds if the model has a query budget, or if its attribute `may_interrupt` is true.
+    Classifiers that wrap other classifiers pass the attribute on.
     """
     return getattr(model, "max_queries", None) is not None or bool(
         getattr(model, "may_interrupt", False)
@@ -82,18 +84,18 @@ def may_interrupt(model: object) -> bool:
 
 
 def max_batch(model: object) -> int | None:
-    """Return the most samples that one call of what is behind `model` may have.
+    """Return the maximum number of samples in one call of what `model` wraps; `None` for no limit.
 
-    `None` for any number. Who pays for answers asks for no more of them at once: what one call had
-    answered before it failed is lost.
+    A caller that pays for predictions should not request more of them in one call: if the call
+    fails, all predictions that it had received are lost.
     """
-    most: int | None = getattr(model, "max_batch", None)
-    return most
+    size: int | None = getattr(model, "max_batch", None)
+    return size
 
 
-def is_misclassified(answer: Tensor, y: Tensor) -> Tensor:
-    """Whether each label of `answer` `(*, n)` is another class than that of `y` `(n,)`.
+def is_misclassified(predicted: Tensor, y: Tensor) -> Tensor:
+    """Return a mask of the labels of `predicted` `(*, n)` that are another class than `y` `(n,)`.
 
-    A negative answer is not a class: the input was rejected, or the model could not label it.
+    A negative label is not a class: the input was rejected, or the model could not label it.
     """
-    return (answer != y) & (answer >= 0)
+    return (predicted != y) & (predicted >= 0)

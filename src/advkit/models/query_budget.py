@@ -1,4 +1,4 @@
-"""The query budget of a model."""
+"""Query budgets of models."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from advkit.core.results import QueryBudgetExceeded
 
 
 class Reservation:
-    """Samples of one call that have a place in a budget and are not answered yet.
+    """Samples of one call that are reserved in a budget and have no outputs yet.
 
     Attributes:
-        left: how many of them are still open.
+        remaining: number of samples without outputs.
     """
 
     def __init__(self, samples: int) -> None:
-        self.left = samples
+        self.remaining = samples
 
 
 class Budget:
-    """Samples that were answered, and how many may be; threads may share it.
+    """Count of the samples that a model was queried with, and their limit. Threads may share it.
 
-    A call reserves its samples before it sends them. What was not answered at the end of the call,
-    because it raised or was interrupted, is given back.
+    A call reserves its samples before it sends them. Samples without outputs at the end of the
+    call, because it raised or was interrupted, are released.
 
     Args:
-        limit: samples in all; `None` for any number.
+        limit: maximum number of samples in total; `None` for no limit.
 
     Raises:
         ValueError: `limit` is negative.
@@ -41,34 +41,34 @@ class Budget:
             checks.integer("max_queries", limit, at_least=0)
         self.limit = limit
         self.spent = 0
-        # weak: an interrupt may keep a reservation from being removed, but not from going away
+        # Weak: an interrupt may prevent the removal of a reservation, but not its collection.
         self._open: weakref.WeakSet[Reservation] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> tuple[int | None, int]:
-        """Return limit and count: calls in flight are those of the original."""
+        """Return limit and count. Calls in flight belong to the original, not to its copies."""
         return self.limit, self.spent
 
     def __setstate__(self, state: tuple[int | None, int]) -> None:
-        self.__init__(state[0])  # type: ignore[misc]  # as a new one, which has a lock of its own
+        self.__init__(state[0])  # type: ignore[misc]  # as a new budget, with its own lock
         self.spent = state[1]
 
     @property
-    def left(self) -> int | None:
-        """Samples that may still be sent, not those in flight; `None` for any number."""
+    def remaining(self) -> int | None:
+        """Number of samples that may still be sent, minus those in flight; `None` for no limit."""
         with self._lock:
             return None if self.limit is None else self.limit - self.spent - self._reserved
 
     @property
     def _reserved(self) -> int:
-        return sum(reservation.left for reservation in self._open)
+        return sum(reservation.remaining for reservation in self._open)
 
     @contextmanager
-    def reserved(self, samples: int) -> Iterator[Reservation]:
-        """Keep room for the `samples` of one call, until the block ends.
+    def reserve(self, samples: int) -> Iterator[Reservation]:
+        """Reserve the `samples` of one call until the block ends.
 
         Raises:
-            QueryBudgetExceeded: they do not fit.
+            QueryBudgetExceeded: they exceed the remaining budget.
         """
         reservation = Reservation(samples)
         try:
@@ -82,38 +82,38 @@ class Budget:
             with self._lock:
                 self._open.discard(reservation)
 
-    def answered(self, reservation: Reservation, samples: int) -> None:
-        """Count `samples` of a reservation as answered."""
+    def charge(self, reservation: Reservation, samples: int) -> None:
+        """Count `samples` of a reservation as spent."""
         with self._lock:
             self.spent += samples  # first: an interrupt here may count too much, never too little
-            reservation.left -= samples
+            reservation.remaining -= samples
 
     def reset(self) -> None:
-        """Count from zero, with the whole limit; calls in flight keep their room."""
+        """Set the count to zero and restore the whole limit; calls in flight stay reserved."""
         with self._lock:
             self.spent = 0
 
 
 class Counter:
-    """A number that stays exact when several threads add to it."""
+    """Count that stays exact when several threads add to it."""
 
     def __init__(self, value: int = 0) -> None:
         self.value = value
         self._lock = threading.Lock()
 
     def __getstate__(self) -> tuple[int]:
-        """Return the number: a lock cannot be copied."""
+        """Return the count only, since a lock cannot be copied."""
         return (self.value,)
 
     def __setstate__(self, state: tuple[int]) -> None:
-        self.__init__(*state)  # type: ignore[misc]  # as a new one, which has a lock of its own
+        self.__init__(*state)  # type: ignore[misc]  # as a new counter, with its own lock
 
-    def add(self, more: int) -> None:
-        """Add `more`."""
+    def add(self, amount: int) -> None:
+        """Add `amount` to the count."""
         with self._lock:
-            self.value += more
+            self.value += amount
 
     def reset(self) -> None:
-        """Set the number to zero."""
+        """Set the count to zero."""
         with self._lock:
             self.value = 0

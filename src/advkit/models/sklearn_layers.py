@@ -1,4 +1,4 @@
-"""Fitted estimators that are plain differentiable functions, as layers."""
+"""Conversion of fitted estimators that are plain differentiable functions to layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Array = npt.NDArray[Any]
-_PRECISION = 1e-6  # float32, in which some estimators were fitted, leaves that much
+_PRECISION = 1e-6  # rounding error of estimators that were fitted in float32
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda h: h,
     "logistic": torch.sigmoid,
@@ -23,45 +23,45 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """Affine layers in float64 with an activation between them; one layer is a linear model."""
+    """Affine layers in float64 with an activation between them. One layer is a linear model."""
 
     weights: tuple[Tensor, ...]  # (inputs, outputs) each
     biases: tuple[Tensor, ...]  # (outputs,)
     activation: str = "identity"
-    scale: Tensor | float = 1.0  # (features,), of what comes before the first layer
+    scale: Tensor | float = 1.0  # (features,), applied before the first layer
     shift: Tensor | float = 0.0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits `(n, classes)`; a single output z becomes (0, z)."""
-        h = x.flatten(1).double() * _on(self.scale, x) + _on(self.shift, x)
+        """Return logits `(n, classes)`; a single output z becomes (0, z)."""
+        h = x.flatten(1).double() * _to_device_of(x, self.scale) + _to_device_of(x, self.shift)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = h if i == 0 else _ACTIVATIONS[self.activation](h)
             h = h @ weight.to(x.device) + bias.to(x.device)
         return torch.cat([torch.zeros_like(h), h], dim=1) if h.shape[1] == 1 else h
 
 
-def _on(value: Tensor | float, x: Tensor) -> Tensor | float:
+def _to_device_of(x: Tensor, value: Tensor | float) -> Tensor | float:
     return value.to(x.device) if isinstance(value, Tensor) else value
 
 
 def as_layers(
     estimator: Any, points: Array, y: Array, bounds: tuple[float, float]
 ) -> Layers | None:
-    """The estimator as layers, if they say the same as it does.
+    """Return an estimator as layers; `None` if it has none or their outputs differ from its own.
 
     Args:
-        estimator: fitted.
-        points: within the bounds, `(m, features)`.
-        y: what it predicts there, as indices `(m,)`.
-        bounds: of the features.
+        estimator: fitted estimator.
+        points: points within the bounds, `(m, features)`, at which the outputs are compared.
+        y: the estimator's predictions there, as indices `(m,)`.
+        bounds: bounds of the features.
     """
     from sklearn.pipeline import Pipeline
 
     steps = estimator.steps if isinstance(estimator, Pipeline) else [("", estimator)]
     layers = _linear(steps[-1][1]) or _perceptron(steps[-1][1])
     if layers is not None:
-        layers = _behind([step for _, step in steps[:-1]], layers, points, bounds)
-    return layers if layers is not None and _say_the_same(layers, estimator, points, y) else None
+        layers = _after_steps([step for _, step in steps[:-1]], layers, points, bounds)
+    return layers if layers is not None and _agrees(layers, estimator, points, y) else None
 
 
 def _linear(estimator: Any) -> Layers | None:
@@ -85,29 +85,30 @@ def _double(array: Any) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
 
 
-def _behind(
+def _after_steps(
     steps: list[Any], layers: Layers, points: Array, bounds: tuple[float, float]
 ) -> Layers | None:
-    """The layers behind the steps of a pipeline, if these shift and scale each feature.
+    """Return the layers preceded by the steps of a pipeline; `None` if the steps are not affine.
 
-    The ends of the bounds give shift and scale; the points show whether that is all they do.
+    The steps must shift and scale each feature. Their outputs at the ends of the bounds determine
+    shift and scale; those at the points show whether the steps do anything else.
     """
     if not steps:
         return layers
     lower, upper = bounds
     ends = np.stack([np.full(points.shape[1], end, dtype=np.float64) for end in bounds])
-    images = _through(steps, np.concatenate([ends, points]))
-    if images is None:
+    transformed = _transform(steps, np.concatenate([ends, points]))
+    if transformed is None:
         return None
-    scale = (images[1] - images[0]) / (upper - lower)
-    shift = images[0] - lower * scale
-    if not _close(points * scale + shift, images[2:]):
+    scale = (transformed[1] - transformed[0]) / (upper - lower)
+    shift = transformed[0] - lower * scale
+    if not _close(points * scale + shift, transformed[2:]):
         return None
     return replace(layers, scale=_double(scale), shift=_double(shift))
 
 
-def _through(steps: list[Any], points: Array) -> Array | None:
-    """What a pipeline's steps make of points; `None` unless it is of the same shape."""
+def _transform(steps: list[Any], points: Array) -> Array | None:
+    """Apply a pipeline's steps to points; return `None` if they change the shape."""
     out: Any = points
     for step in steps:
         if step is not None and step != "passthrough":
@@ -116,30 +117,36 @@ def _through(steps: list[Any], points: Array) -> Array | None:
     return out.astype(np.float64) if same else None
 
 
-def _say_the_same(layers: Layers, estimator: Any, points: Array, y: Array) -> bool:
-    """Whether the layers give the estimator's labels and decision values, or its probabilities."""
+def _agrees(layers: Layers, estimator: Any, points: Array, y: Array) -> bool:
+    """Return True if the layers give the estimator's labels and decision values.
+
+    Without decision values, the softmax of the layers must give its probabilities.
+    """
     classes = len(estimator.classes_)
-    if layers.weights[0].shape[0] != points.shape[1] or compares_pairs(estimator, classes):
+    if layers.weights[0].shape[0] != points.shape[1] or is_one_vs_one(estimator, classes):
         return False
-    claimed = layers(torch.from_numpy(points))
-    if (claimed.argmax(1).numpy() != y).any():
+    logits = layers(torch.from_numpy(points))
+    if (logits.argmax(1).numpy() != y).any():
         return False
     if hasattr(estimator, "decision_function"):
-        return _close(claimed.numpy(), columns(estimator.decision_function(points)))
+        return _close(logits.numpy(), to_columns(estimator.decision_function(points)))
     if hasattr(estimator, "predict_proba"):
-        return _close(claimed.softmax(1).numpy(), columns(estimator.predict_proba(points)))
+        return _close(logits.softmax(1).numpy(), to_columns(estimator.predict_proba(points)))
     return False
 
 
-def _close(claimed: Array, found: Array) -> bool:
-    if claimed.shape != found.shape:
+def _close(actual: Array, expected: Array) -> bool:
+    if actual.shape != expected.shape:
         return False
-    size = 1 + np.abs(found).max(0)
-    return bool((np.abs(claimed - found) <= _PRECISION * size).all())
+    size = 1 + np.abs(expected).max(0)
+    return bool((np.abs(actual - expected) <= _PRECISION * size).all())
 
 
-def compares_pairs(estimator: Any, classes: int) -> bool:
-    """Whether decision values are those of pairs; of three classes there are three, as of one."""
+def is_one_vs_one(estimator: Any, classes: int) -> bool:
+    """Return True if decision values belong to pairs of classes instead of single classes.
+
+    The shape does not show it for three classes, which have three pairs.
+    """
     parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
     return classes > 2 and any(
         name.split("__")[-1] == "decision_function_shape" and value == "ovo"
@@ -147,8 +154,8 @@ def compares_pairs(estimator: Any, classes: int) -> bool:
     )
 
 
-def columns(scores: Any) -> Array:
-    """Scores `(n, classes)`, float64; a single one z for each sample becomes (0, z)."""
+def to_columns(scores: Any) -> Array:
+    """Convert scores to float64 `(n, classes)`; a single score z for each sample becomes (0, z)."""
     array = np.array(scores, dtype=np.float64, order="C")
     single = array.ndim == 1 or array.shape[1:] == (1,)
     z = array.reshape(len(array), -1)

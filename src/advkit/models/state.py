@@ -1,4 +1,4 @@
-"""Leave no trace: what a forward pass may change in a module or in the process is put back."""
+"""Restoration of what a forward pass may change in a module or in the process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 
 from advkit.core.distributed import check_alone
 from advkit.models.module_state import ModuleState, run_all, training_of
-from advkit.models.random_state import Draws, opened
+from advkit.models.random_state import Draws, find_open
 
 _Key = tuple[int, bool]
 
 
-class _Shared:
-    """The state of a module that one or more are using, by one mode, in whatever thread."""
+class _SharedState:
+    """State of a module that one or more users run in the same mode, in any thread."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -25,44 +25,49 @@ class _Shared:
         self.users: set[int] = set()
 
 
-# A signal handler may use a model while its thread is in here, so the lock may be taken twice. Each
-# `with` stands on one line: an exception that a tracer raises between the last line of a body and
-# the release of the lock would leave it taken.
+# The lock is reentrant, since a signal handler may use a model while its thread holds the lock.
+# Each `with` stands on one line: an exception that a tracer raises between the last line of a body
+# and the release of the lock would leave it locked.
 _lock = threading.RLock()
-_in_use: dict[_Key, _Shared] = {}
+_in_use: dict[_Key, _SharedState] = {}
 
 
 class preserve_state(AbstractContextManager[None]):  # noqa: N801 - read as a verb
-    """Run `modules` freely inside; afterwards they and the random state are what they were.
+    """Context in which `modules` run freely; its exit restores their state and the random state.
 
-    Restored, also when the body raises or an interrupt comes: the mode of every submodule (a single
-    `train()` at the end would wake the batch norms that a user has frozen), `requires_grad` of
-    every parameter, hooks, which buffers there are, their content and their persistence. New
-    parameters and submodules stay, as does what is written to parameters and other attributes. The
-    random state is put back if the first pass inside draws, see `Draws`. Inside another
-    `preserve_state` of the same modules and mode nothing is done, so that a random model draws new
-    numbers from call to call there.
+    The exit restores, also if the body raises or is interrupted:
 
-    Threads may use a module at once: the first one saves its state, and the last one restores it.
+    - the mode of every submodule (a single `train()` at the end would unfreeze batch norms that a
+      user has frozen) and `requires_grad` of every parameter;
+    - hooks, the set of buffers, their content and their persistence;
+    - the random state, if the first pass inside draws, see `Draws`.
 
-    Entered without gradients enabled, no parameter asks for one inside. Who enables them there
-    wants those of the input alone, but torch does not know: a compiled module and a function with
-    a backward pass of its own would compute those of all parameters too.
+    New parameters and submodules stay, as do changes of the content of parameters and of other
+    attributes. Inside another `preserve_state` of the same modules and mode nothing is done, so
+    that a random model draws new numbers from call to call.
+
+    Several threads may use a module at once: the first one saves its state, and the last one
+    restores it.
+
+    If the context is entered without gradients enabled, no parameter requires a gradient inside.
+    A caller who enables gradients there wants those of the input alone, but torch does not know
+    this. A compiled module, or a function with a custom backward pass, would compute those of all
+    parameters too.
 
     Args:
         modules: the modules.
-        evaluate: whether to run in evaluation mode; `False` leaves every mode as it is.
+        evaluate: whether to run them in evaluation mode; `False` leaves every mode unchanged.
 
     Raises:
-        ValueError: a module has lazy parameters that are not initialized yet, or it is to run in
-            the mode that it has and would wait for other processes.
+        ValueError: a module has lazy parameters that are not initialized yet, or it keeps its mode
+            and would wait for other processes.
         TypeError: a module has submodules in training mode and refuses `eval()`.
     """
 
-    # Of the class, so that `__del__` finds them where an interrupt cut `__init__` short.
-    _shared: Sequence[_Shared] = ()
-    _draws: Draws | None = None  # of this one, until it has been left
-    _outer: Draws | None = None  # of the one around, or of this one
+    # Class attributes, so that `__del__` finds them if an interrupt has cut `__init__` short.
+    _shared: Sequence[_SharedState] = ()
+    _draws: Draws | None = None  # of this context, until its exit
+    _outer: Draws | None = None  # of the surrounding context, or of this one
 
     def __init__(self, *modules: nn.Module, evaluate: bool) -> None:
         self._modules = modules
@@ -70,7 +75,7 @@ class preserve_state(AbstractContextManager[None]):  # noqa: N801 - read as a ve
 
     def __enter__(self) -> None:
         key = (tuple(map(id, self._modules)), self._evaluate)
-        self._outer = opened(key)
+        self._outer = find_open(key)
         if self._outer is not None:
             return
         try:
@@ -88,7 +93,7 @@ class preserve_state(AbstractContextManager[None]):  # noqa: N801 - read as a ve
         try:
             self._leave()
         except BaseException:
-            self._leave()  # what an interrupt has left undone
+            self._leave()  # do what an interrupt has prevented
             raise
 
     def __del__(self) -> None:
@@ -96,42 +101,44 @@ class preserve_state(AbstractContextManager[None]):  # noqa: N801 - read as a ve
         self.__exit__()
 
     def first_pass(self) -> AbstractContextManager[object]:
-        """Notice inside whether the modules draw, if this is the first pass since the entry."""
+        """Return a context that detects whether the modules draw, for the first pass inside."""
         assert self._outer is not None
         return self._outer.first_pass()
 
     def _share(self) -> None:
-        """Copy the state of each module that is not in use; then change the modules."""
-        shared = [_in_use.get(self._key(module)) or _Shared(module) for module in self._modules]
+        """Copy the state of each module that is not in use, then change the modules."""
+        shared = [
+            _in_use.get(self._key(module)) or _SharedState(module) for module in self._modules
+        ]
         self._shared = shared
-        for one in shared:
-            first = not one.users
-            one.users.add(id(self))
-            _in_use[self._key(one.module)] = one
-            if self._evaluate and any(training_of(child) for child in one.module.modules()):
-                _evaluate(one.module)
+        for item in shared:
+            first = not item.users
+            item.users.add(id(self))
+            _in_use[self._key(item.module)] = item
+            if self._evaluate and any(training_of(child) for child in item.module.modules()):
+                _evaluate(item.module)
             if first and not torch.is_grad_enabled():
-                one.state.freeze()
+                item.state.freeze()
 
     def _leave(self) -> None:
-        """Restore what this one is the last to use; may run twice."""
+        """Restore the modules of which this context is the last user. This method may run twice."""
         if self._shared or self._draws is not None:
             with _lock: self._restore()  # fmt: skip  # noqa: E701
 
     def _restore(self) -> None:
-        for one in self._shared:
-            one.users.discard(id(self))
-        mine = [one for one in self._shared if not one.users and self._is_in_use(one)]
-        steps = [step for one in mine for step in one.state.steps()]
+        for item in self._shared:
+            item.users.discard(id(self))
+        unused = [item for item in self._shared if not item.users and self._is_in_use(item)]
+        steps = [step for item in unused for step in item.state.restore_steps()]
         try:
             run_all([*steps, *([] if self._draws is None else [self._draws.close])])
         finally:
-            for one in mine:
-                _in_use.pop(self._key(one.module), None)
+            for item in unused:
+                _in_use.pop(self._key(item.module), None)
             self._shared, self._draws = (), None
 
-    def _is_in_use(self, one: _Shared) -> bool:
-        return _in_use.get(self._key(one.module)) is one
+    def _is_in_use(self, item: _SharedState) -> bool:
+        return _in_use.get(self._key(item.module)) is item
 
     def _key(self, module: nn.Module) -> _Key:
         return id(module), self._evaluate
@@ -141,7 +148,7 @@ def _evaluate(module: nn.Module) -> None:
     """Put `module` in evaluation mode.
 
     Raises:
-        TypeError: it refuses, as exported modules do.
+        TypeError: the module refuses, as exported modules do.
     """
     try:
         module.eval()

@@ -1,4 +1,4 @@
-"""`nn.Module` as a classifier."""
+"""PyTorch modules as classifiers."""
 
 from __future__ import annotations
 
@@ -21,56 +21,58 @@ Batch = Literal["part", "whole"]
 
 
 class TorchClassifier:
-    """An `nn.Module` seen as a `DifferentiableClassifier` and a `ScoreClassifier`.
+    """PyTorch module as a `DifferentiableClassifier` and a `ScoreClassifier`.
 
-    The module is used, never changed: the mode of every submodule, the parameters' `grad` and
-    `requires_grad`, hooks, and buffers with their persistence are after each call what they were
-    before. What a forward pass writes to parameters and to other attributes stays, as do parameters
-    and submodules that it adds.
+    The module is used, but not changed. Each call restores the mode of every submodule, the
+    parameters' `grad` and `requires_grad`, hooks, and buffers with their persistence. What a
+    forward pass writes to parameters and to other attributes stays, as do parameters and submodules
+    that it adds.
 
-    A module that draws random numbers leaves torch's random state as it was. Whether it draws is
-    found out in the first pass of each call or attack; draws that begin in a later pass of an
-    attack, or in a backward pass, are not taken back. The promise holds for one thread: torch has
-    one random state for all threads, so that numbers drawn by another one meanwhile come again. A
-    module that does not draw leaves the random state to other threads.
+    A module that draws random numbers leaves torch's random state unchanged. The first pass of each
+    call or attack shows whether the module draws. Draws that begin in a later pass of an attack, or
+    in a backward pass, are not undone. This holds for one thread: torch has one random state for
+    all threads, so numbers that another thread draws in the meantime are repeated. A module that
+    does not draw leaves the random state to other threads.
 
-    Threads may share a classifier, and a module by several classifiers of one `mode`, also in
-    training mode with `mode="eval"`: the first one to come saves its state, and the last one to go
-    restores it. They must not train or change the module meanwhile.
+    Threads may share a classifier, and a module in several classifiers with the same `mode`, also
+    if the module is in training mode and `mode="eval"`. The first thread saves the state of the
+    module, and the last one restores it. They must not train or change the module in the meantime.
 
-    The input decides on device and dtype; the module has to be there already.
+    The device and the dtype are those of the input, and the module must already have both.
 
     Args:
-        module: gives logits `(n, classes)`, one logit `(n,)` or `(n, 1)` whose sign decides between
-            the classes 0 and 1, or these as `.logits`, under `"logits"` in a mapping, or as the
-            first entry of a tuple. Of a `DistributedDataParallel` the module inside is used, which
-            waits for no other process.
+        module: returns logits `(n, classes)`, or one logit `(n,)` or `(n, 1)` whose sign decides
+            between the classes 0 and 1. They may also be the attribute `.logits` of its output, the
+            entry `"logits"` of a mapping, or the first entry of a tuple. For a
+            `DistributedDataParallel` the inner module is used, which waits for no other process.
         bounds: lower and upper end of valid feature values, in the units of the input.
         preprocess: differentiable function of the input that runs before the module, such as
             `Normalize`; attacks then work in the units before it.
-        num_classes: number of classes; `None` learns it from the first forward pass.
+        num_classes: number of classes; `None` infers it from the first forward pass.
         output: what the module returns: `"logits"`, or `"probabilities"`, whose logarithms are then
             the logits.
-        mode: `"eval"` runs the module in evaluation mode; `"keep"` leaves each submodule in the
-            mode that it has, say for a model that drops units when it is served. Each call by
-            itself begins from the caller's random state and puts it back, so that it repeats its
-            draws; within an attack they go on. A module that refuses `eval()`, as those that
-            `torch.export` makes, needs `"keep"`; so does a net with recurrent layers on a GPU,
-            which must be in training mode for gradients, while the rest may be in evaluation mode.
-        batch: `"part"` lets attacks leave out the samples that are finished. `"whole"` is for
-            modules whose answer to a sample depends on the rest of its batch, such as batch norm
-            without running statistics or in training mode under `mode="keep"`: every pass of an
-            attack sends the whole batch, in its order, and finished samples stay as they were sent
-            last. In `evaluate` misclassified inputs stay in the batch too. Success is the answer to
-            exactly what is returned, as one batch. The cost: each pass takes as long as one of the
-            whole batch, however few samples are open, and an attack that asks for several points
-            of a sample at once (HopSkipJump) takes a pass for each. `queries` count the passes
-            in which a sample's own answer was asked for. Wrappers that send copies of samples
-            (`RandomizedSmoothing`) cut batches as before.
+        mode: `"eval"` runs the module in evaluation mode. `"keep"` leaves each submodule in its
+            mode, for example for a model that uses dropout in production. Outside of attacks, each
+            call starts from the caller's random state and restores it, so calls repeat their draws;
+            within an attack the draws continue. A module that refuses `eval()`, such as the result
+            of `torch.export`, needs `"keep"`. So does a network with recurrent layers on a GPU:
+            these must be in training mode for gradients, and the rest may be in evaluation mode.
+        batch: `"part"` lets attacks leave out finished samples. `"whole"` is for modules whose
+            prediction for a sample depends on the rest of its batch, such as batch norm without
+            running statistics or in training mode under `mode="keep"`. With `"whole"`:
+
+            - Every pass of an attack sends the whole batch, in its order. Finished samples stay as
+              they were last sent. In `evaluate`, misclassified inputs stay in the batch too.
+            - Success is determined by the predictions for exactly what is returned, as one batch.
+            - Each pass takes as long as one of the whole batch, even if few samples are unfinished.
+              An attack that queries several points of a sample at once (HopSkipJump) takes one
+              pass for each.
+            - `queries` counts the passes in which a sample's own output was requested.
+            - Wrappers that send copies of samples (`RandomizedSmoothing`) still split batches.
 
     Raises:
-        TypeError: `module` is no `nn.Module`, its parameters are sharded over processes (FSDP), or
-            a submodule is a `DistributedDataParallel`.
+        TypeError: `module` is not an `nn.Module`, its parameters are sharded over processes (FSDP),
+            or a submodule is a `DistributedDataParallel`.
         ValueError: `bounds` are not finite and ordered, or an option is unknown.
 
     Example:
@@ -93,9 +95,9 @@ class TorchClassifier:
         batch: Batch = "part",
     ) -> None:
         if preprocess is not None and not callable(preprocess):
-            raise TypeError(f"`preprocess` must be callable, got {type(preprocess).__name__}")
+            raise TypeError(f"`preprocess` must be callable, got {type(preprocess).__name__}.")
         if not isinstance(module, nn.Module):
-            raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}")
+            raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}.")
         checks.one_of("output", output, ("logits", "probabilities"))
         checks.one_of("mode", mode, ("eval", "keep"))
         checks.one_of("batch", batch, ("part", "whole"))
@@ -121,15 +123,18 @@ class TorchClassifier:
         """Number of classes.
 
         Raises:
-            ValueError: it was not given, and no forward pass has shown it yet.
+            ValueError: it was not given, and there has been no forward pass yet.
         """
         if self._num_classes is None:
-            raise ValueError("num_classes is unknown before the first forward pass; pass it")
+            raise ValueError(
+                "`num_classes` must be given to be known before the first forward pass, got None. "
+                "Pass num_classes=... to TorchClassifier."
+            )
         return self._num_classes
 
     @property
     def uses_batch_statistics(self) -> bool:
-        """True if a batch norm makes the answer to a sample depend on the rest of its batch."""
+        """True if a batch norm makes predictions for a sample depend on the rest of its batch."""
         keeps = self._mode == "keep"
         return any(
             _is_batch_norm(part) and (part.running_mean is None or (keeps and part.training))
@@ -138,20 +143,20 @@ class TorchClassifier:
         )
 
     def evaluating(self) -> preserve_state:
-        """Keep the module in evaluation over many calls and restore its state once, at the end."""
+        """Return a context for many calls, which saves and restores the state once."""
         return preserve_state(*self._stateful, evaluate=self._mode == "eval")
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits `(n, classes)` of `x` `(n, *features)`, differentiable with respect to `x`.
+        """Return logits `(n, classes)` of `x` `(n, *features)`, differentiable with respect to `x`.
 
         Raises:
             ValueError: the module's output does not have the shape of logits, or under
                 `mode="keep"` a `SyncBatchNorm` in training mode waits for other processes.
-            TypeError: the module's output holds no logits, `x` has not the module's dtype or
-                device, or the module refuses `eval()`.
+            TypeError: the module's output does not contain logits, `x` does not have the module's
+                dtype or device, or the module refuses `eval()`.
         """
-        held = self.evaluating()
-        with held, held.first_pass(), sample_rows.given(len(x)):
+        state = self.evaluating()
+        with state, state.first_pass(), sample_rows.given(len(x)):
             x = x.clone()  # a module may write to its input, and a leaf cannot be written to
             out = self._forward(x if self.preprocess is None else self.preprocess(x))
         logits = logits_from(out, len(x), self.output)
@@ -159,24 +164,24 @@ class TorchClassifier:
             self._num_classes = logits.shape[1]
         if logits.shape[1] != self._num_classes:
             raise ValueError(
-                f"num_classes is {self._num_classes}, but the module returned "
-                f"{logits.shape[1]} logits"
+                f"`num_classes` must be {logits.shape[1]}, the number of logits that the module "
+                f"returned, got {self._num_classes}."
             )
         return logits
 
     def scores(self, x: Tensor) -> Tensor:
-        """Probabilities `(n, classes)`, detached.
+        """Return probabilities `(n, classes)`, detached.
 
         Raises:
-            ValueError: logits of some sample are not finite.
+            ValueError: the logits of a sample are not finite.
         """
         return self._finite_logits(x).softmax(1)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Labels `(n,)`, int64.
+        """Return labels `(n,)`, int64.
 
         Raises:
-            ValueError: logits of some sample are not finite.
+            ValueError: the logits of a sample are not finite.
         """
         return self._finite_logits(x).argmax(1)
 
@@ -196,57 +201,58 @@ class TorchClassifier:
             if parameter is None or (parameter.dtype, parameter.device) == (x.dtype, x.device):
                 raise
             raise TypeError(
-                f"the module failed on x of {x.dtype} on {x.device}, its parameters are "
-                f"{parameter.dtype} on {parameter.device}; move one of them with .to(...): {error}"
+                f"`x` must have the dtype and device of the module's parameters, {parameter.dtype} "
+                f"on {parameter.device}, got {x.dtype} on {x.device}. Move one of them with "
+                f".to(...). The module raised: {error}"
             ) from error
 
 
 def _is_batch_norm(part: Any) -> bool:
-    """Return whether a module is a batch norm, also one of a user's or a scripted one."""
+    """Return True if a module is a batch norm, a subclass of one, or a scripted one."""
     return isinstance(part, _BatchNorm) or getattr(part, "original_name", "") in _BATCH_NORMS
 
 
 def checked_bounds(bounds: tuple[float, float]) -> Bounds:
-    """`bounds` as `Bounds`.
+    """Convert a pair of numbers to `Bounds`.
 
     Raises:
-        TypeError: they are not a pair.
-        ValueError: they are not two finite numbers, the lower one first.
+        TypeError: `bounds` is not a pair.
+        ValueError: `bounds` are not two finite numbers, the lower one first.
     """
     if not isinstance(bounds, (tuple, list)):
-        raise TypeError(f"`bounds` must be a pair of numbers, got {type(bounds).__name__}")
+        raise TypeError(f"`bounds` must be a pair of numbers, got {type(bounds).__name__}.")
     if len(bounds) != 2 or not -float("inf") < bounds[0] < bounds[1] < float("inf"):
-        raise ValueError(f"`bounds` must be two finite numbers, lower first, got {tuple(bounds)}")
+        raise ValueError(f"`bounds` must be two finite numbers, lower first, got {tuple(bounds)}.")
     return Bounds(float(bounds[0]), float(bounds[1]))
 
 
 def logits_from(out: object, n: int, output: Output = "logits") -> Tensor:
-    """Return the logits `(n, classes)` in what a module returned for `n` samples.
+    """Extract the logits `(n, classes)` from the output of a module for `n` samples.
 
-    For one sample they may lack the first axis: a module that squeezes its output drops it.
+    For one sample the first axis may be missing, since a module that squeezes its output drops it.
 
     Raises:
-        ValueError: it does not have the shape of logits.
-        TypeError: it holds no logits.
+        ValueError: the output does not have the shape of logits.
+        TypeError: the output does not contain logits.
     """
-    found = _find_logits(out)
-    if n == 1 and (found.ndim == 0 or (found.ndim == 1 and len(found) > 1)):
-        found = found[None]
-    if found.shape in ((n,), (n, 1)):
-        single = found.reshape(n, 1)
+    logits = _find_logits(out)
+    if n == 1 and (logits.ndim == 0 or (logits.ndim == 1 and len(logits) > 1)):
+        logits = logits[None]
+    if logits.shape in ((n,), (n, 1)):
+        single = logits.reshape(n, 1)
         if output == "probabilities":
             return _log(torch.cat([1 - single, single], dim=1))
         return torch.cat([torch.zeros_like(single), single], dim=1)
-    if found.ndim != 2 or len(found) != n:
+    if logits.ndim != 2 or len(logits) != n:
         raise ValueError(
-            f"the module must return logits ({n}, classes) or ({n},) for {n} samples, "
-            f"got shape {tuple(found.shape)}"
+            f"`module` must return logits of shape ({n}, classes) or ({n},) for {n} samples, "
+            f"got shape {tuple(logits.shape)}."
         )
-    return _log(found) if output == "probabilities" else found
+    return _log(logits) if output == "probabilities" else logits
 
 
 def _find_logits(out: object) -> Tensor:
-    """The logits in what a module returned."""
+    """Find the logits in the output of a module."""
     if isinstance(out, Mapping) and "logits" in out:
         out = out["logits"]
     elif hasattr(out, "logits"):
@@ -255,8 +261,8 @@ def _find_logits(out: object) -> Tensor:
         out = out[0]
     if not isinstance(out, Tensor):
         raise TypeError(
-            "the module must return logits as a tensor, as .logits, under 'logits' or first in a "
-            f"tuple, got {type(out).__name__}"
+            "`module` must return logits as a tensor, as .logits, under 'logits' or first in a "
+            f"tuple, got {type(out).__name__}."
         )
     return out
 

@@ -1,4 +1,4 @@
-"""Classifiers around a classifier, each of which offers what the inner one offers."""
+"""Classifiers that wrap another classifier and have the same methods as it has."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from advkit.models.torch import checked_bounds
 
 
 class ClassifierWrapper(HasInnerModel, ABC):
-    """A classifier that answers through another one, `asked`."""
+    """Base class of the classifiers that get their outputs from an inner model."""
 
     def __init__(self, model: object) -> None:
         self.model: Any = as_classifier(model)
-        self._asked: Any = self.model
+        self._inner: Any = self.model  # the classifier whose methods are called
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r})"
@@ -37,8 +37,8 @@ class ClassifierWrapper(HasInnerModel, ABC):
         Raises:
             AttributeError: the inner model has no scores.
         """
-        ask: Forward = self._asked.scores
-        return lambda x: self._answer(ask, x)
+        forward: Forward = self._inner.scores
+        return lambda x: self._call_inner(forward, x)
 
     @property
     def logits(self) -> Forward:
@@ -47,35 +47,35 @@ class ClassifierWrapper(HasInnerModel, ABC):
         Raises:
             AttributeError: the inner model has no logits.
         """
-        ask: Forward = self._asked.logits
-        return lambda x: self._answer(ask, x)
+        forward: Forward = self._inner.logits
+        return lambda x: self._call_inner(forward, x)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Labels `(n,)` of `x` `(n, *features)`, int64; raises as the inner model does."""
-        return self._answer(self._asked.predict, x)
+        """Return labels `(n,)` of `x` `(n, *features)`, int64; raise as the inner model does."""
+        return self._call_inner(self._inner.predict, x)
 
     @abstractmethod
-    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
-        """What `ask`, a function of the inner model, answers to `x` by way of this one."""
+    def _call_inner(self, forward: Forward, x: Tensor) -> Tensor:
+        """Return the outputs of `forward`, a method of the inner model, for `x`."""
 
 
 class Expectation(ClassifierWrapper):
-    """The expectation over a model's own randomness (Athalye et al., 2018, arXiv:1707.07397).
+    """Expectation over the randomness of a model (Athalye et al., 2018, arXiv:1707.07397).
 
-    Each call asks the model `draws` times; an attack on it climbs the expectation, which a random
-    defense cannot hide. Alone, a call begins from the caller's random state and puts it back, so
-    that it repeats its draws; within an attack they go on. What few draws leave to chance, an
-    attack still warns of. Threads may share it as far as they may share the model; the random state
-    is put back for one thread alone.
+    Each call queries the model `draws` times. An attack on this classifier ascends the expectation,
+    which a random defense cannot hide. Outside of attacks, each call starts from the caller's
+    random state and restores it, so calls repeat their draws; within an attack the draws continue.
+    If few draws leave much to chance, an attack still warns. Threads may share the classifier if
+    they may share the model, but the random state is restored for one thread only.
 
     Args:
         model: a random classifier, such as `TorchClassifier(net, mode="keep")` with dropout, or
-            `StraightThrough` around a random step.
-        draws: calls of the model for each answer, at least 1.
+            `StraightThrough` with a random step.
+        draws: number of calls of the model for each output, at least 1.
         combine: what is averaged, as for `Ensemble`; a model with labels only needs `"vote"`.
 
     Raises:
-        TypeError: the model lacks what is to be combined, or is no classifier.
+        TypeError: the model lacks the outputs to be combined, or is not a classifier.
         ValueError: `draws` is below 1, or `combine` is unknown.
 
     Example:
@@ -91,41 +91,41 @@ class Expectation(ClassifierWrapper):
         super().__init__(model)
         checks.integer("draws", draws, at_least=1)
         self.draws = draws
-        self._asked = Ensemble([self.model] * draws, combine)
-        self._random_state = (
-            nn.Module()
-        )  # to be held: a model of one's own may have no `evaluating`
+        self._inner = Ensemble([self.model] * draws, combine)
+        # An empty module, by which `preserve_state` restores the random state even if a custom
+        # model has no `evaluating`.
+        self._random_state = nn.Module()
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Keep the model, and let its draws go on, over many calls."""
-        return _held(self._undisturbed(), self.model)
+        """Return a context for many calls, in which the draws continue from call to call."""
+        return _evaluating_both(self._preserve_state(), self.model)
 
-    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
-        held = self._undisturbed()
-        with held, evaluating(self.model), held.first_pass():
-            return ask(x)
+    def _call_inner(self, forward: Forward, x: Tensor) -> Tensor:
+        state = self._preserve_state()
+        with state, evaluating(self.model), state.first_pass():
+            return forward(x)
 
-    def _undisturbed(self) -> preserve_state:
+    def _preserve_state(self) -> preserve_state:
         return preserve_state(self._random_state, evaluate=True)
 
 
 class StraightThrough(ClassifierWrapper):
-    """A model behind a step that cannot be differentiated (Athalye et al., 2018, arXiv:1802.00420).
+    """Model behind a step that cannot be differentiated (Athalye et al., 2018, arXiv:1802.00420).
 
-    Forward it is exactly `step`; backward it is the identity, or the function given for that: the
-    paper's backward pass differentiable approximation (BPDA). Threads may share it if they may
-    share the model and the step.
+    The forward pass is exactly `step`. The backward pass is that of the identity, or of the
+    function `backward`: the backward pass differentiable approximation (BPDA) of the paper. Threads
+    may share the classifier if they may share the model and the step.
 
     Args:
-        model: what answers to the step's output.
-        step: function of `x` `(n, *features)` such as rounding, compression or a quantised
-            preprocessing. A module runs in evaluation mode, and is left as it was.
-        backward: differentiable function of `x` with the output's shape, to take the gradient of;
-            `None` for the identity, if the step keeps the shape.
-        bounds: lower and upper end of valid values of `x`; `None` takes the inner model's.
+        model: the model that receives the step's output.
+        step: function of `x` `(n, *features)` such as rounding, compression or a quantized
+            preprocessing. A module runs in evaluation mode, and its state is restored.
+        backward: differentiable function of `x`, with the shape of the step's output, whose
+            gradient is used; `None` for the identity, if the step keeps the shape.
+        bounds: lower and upper end of valid values of `x`; `None` for those of the inner model.
 
     Raises:
-        TypeError: `step` or `backward` cannot be called, or `model` is no classifier.
+        TypeError: `step` or `backward` cannot be called, or `model` is not a classifier.
         ValueError: `bounds` are not finite and ordered.
 
     Example:
@@ -146,9 +146,9 @@ class StraightThrough(ClassifierWrapper):
     ) -> None:
         super().__init__(model)
         if not callable(step):
-            raise TypeError(f"`step` must be callable, got {type(step).__name__}")
+            raise TypeError(f"`step` must be callable, got {type(step).__name__}.")
         if backward is not None and not callable(backward):
-            raise TypeError(f"`backward` must be callable or None, got {type(backward).__name__}")
+            raise TypeError(f"`backward` must be callable or None, got {type(backward).__name__}.")
         self.step = step
         self.backward = backward
         self._bounds = None if bounds is None else checked_bounds(bounds)
@@ -156,49 +156,50 @@ class StraightThrough(ClassifierWrapper):
 
     @property
     def bounds(self) -> Bounds:
-        """Valid values of what comes before the step."""
+        """Valid values of the step's input."""
         return super().bounds if self._bounds is None else self._bounds
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Keep the step and the inner model in evaluation over many calls."""
-        return _held(self._undisturbed(), self.model)
+        """Return a context for many calls, which saves and restores both states once."""
+        return _evaluating_both(self._preserve_state(), self.model)
 
-    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
-        held = self._undisturbed()
-        with held, evaluating(self.model), held.first_pass():
-            return ask(self._stepped(x))
+    def _call_inner(self, forward: Forward, x: Tensor) -> Tensor:
+        state = self._preserve_state()
+        with state, evaluating(self.model), state.first_pass():
+            return forward(self._apply_step(x))
 
-    def _undisturbed(self) -> preserve_state:
+    def _preserve_state(self) -> preserve_state:
         return preserve_state(self._stateful, evaluate=True)
 
-    def _stepped(self, x: Tensor) -> Tensor:
+    def _apply_step(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             value = self.step(x.detach().clone())
         if not isinstance(value, Tensor):
-            raise TypeError(f"`step` must return a torch.Tensor, got {type(value).__name__}")
+            raise TypeError(f"`step` must return a torch.Tensor, got {type(value).__name__}.")
         if not (torch.is_grad_enabled() and x.requires_grad):
             return value
-        likeness = x if self.backward is None else self.backward(x.clone())
-        if likeness.shape != value.shape:
+        proxy = x if self.backward is None else self.backward(x.clone())
+        if proxy.shape != value.shape:
             raise ValueError(
-                f"step turns {tuple(x.shape)} into {tuple(value.shape)}, but the gradient is that "
-                f"of {tuple(likeness.shape)}; give backward= with the step's output shape"
+                f"`backward` must return the shape of the step's output, {tuple(value.shape)}, "
+                f"got {tuple(proxy.shape)} for an input of shape {tuple(x.shape)}. Without "
+                "`backward`, the step must keep the shape of its input."
             )
-        return straight_through(likeness, value)
+        return straight_through(proxy, value)
 
 
 class QueryCounter(ClassifierWrapper):
-    """A model that counts the samples sent through it, and may stop at a budget.
+    """Model that counts the samples sent through it and may have a query budget.
 
-    Threads may share it, as far as they may share `model`: the counts stay exact and the budget
-    holds. A call that raises is not counted.
+    Threads may share it if they may share `model`: the counts stay exact and the budget is never
+    exceeded. A call that raises is not counted.
 
     Args:
         model: the classifier to query.
-        max_queries: samples that may be sent forward in all; `None` for any number.
+        max_queries: maximum number of samples sent forward in total; `None` for no limit.
 
     Raises:
-        TypeError: `max_queries` is no int, or `model` is no classifier.
+        TypeError: `max_queries` is not an int, or `model` is not a classifier.
         ValueError: `max_queries` is negative.
 
     Example:
@@ -216,52 +217,52 @@ class QueryCounter(ClassifierWrapper):
 
     @property
     def forward(self) -> int:
-        """Samples that were sent forward and answered."""
+        """Number of samples in completed forward passes."""
         return self._budget.spent
 
     @property
     def backward(self) -> int:
-        """Samples sent backward through the logits, at each pass all that were in the batch."""
+        """Number of samples in backward passes through the logits; each counts its whole batch."""
         return self._backward.value
 
     @property
     def max_queries(self) -> int | None:
-        """Samples that may be sent forward in all; `None` for any number."""
+        """Maximum number of samples sent forward in total; `None` for no limit."""
         return self._budget.limit
 
     @property
     def queries_left(self) -> int | None:
-        """Samples that may still be sent forward, not those in flight; `None` for any number."""
-        return self._budget.left
+        """Number of samples that may still be sent, minus those in flight; `None` for no limit."""
+        return self._budget.remaining
 
     def reset(self) -> None:
-        """Count from zero again, with the whole budget."""
+        """Set both counts to zero and restore the whole budget."""
         self._budget.reset()
         self._backward.reset()
 
-    def _answer(self, ask: Forward, x: Tensor) -> Tensor:
-        with self._budget.reserved(len(x)) as reservation:
-            answer = ask(x)
-            self._budget.answered(reservation, len(x))
-        if answer.requires_grad:
-            answer.register_hook(self._count)  # type: ignore[no-untyped-call]
-        return answer
+    def _call_inner(self, forward: Forward, x: Tensor) -> Tensor:
+        with self._budget.reserve(len(x)) as reservation:
+            outputs = forward(x)
+            self._budget.charge(reservation, len(x))
+        if outputs.requires_grad:
+            outputs.register_hook(self._count)  # type: ignore[no-untyped-call]
+        return outputs
 
     def _count(self, grad: Tensor) -> None:
         self._backward.add(len(grad))
 
 
-def straight_through(likeness: Tensor, value: Tensor) -> Tensor:
-    """`value`, to the bit, with the gradient of `likeness`, which has its shape."""
-    found: Tensor = _Instead.apply(likeness, value)  # type: ignore[no-untyped-call]
-    return found
+def straight_through(proxy: Tensor, value: Tensor) -> Tensor:
+    """Return exactly `value`, with the gradient of `proxy`, which has the same shape."""
+    result: Tensor = _StraightThroughFunction.apply(proxy, value)  # type: ignore[no-untyped-call]
+    return result
 
 
-class _Instead(torch.autograd.Function):
-    """What `straight_through` does."""
+class _StraightThroughFunction(torch.autograd.Function):
+    """Autograd function of `straight_through`."""
 
     @staticmethod
-    def forward(_: Any, likeness: Tensor, value: Tensor) -> Tensor:
+    def forward(_: Any, proxy: Tensor, value: Tensor) -> Tensor:
         return value
 
     @staticmethod
@@ -270,7 +271,7 @@ class _Instead(torch.autograd.Function):
 
 
 @contextmanager
-def _held(step: preserve_state, model: object) -> Iterator[None]:
-    """Both in the state of an evaluation, with the random state put back at the end."""
-    with step, evaluating(model):
+def _evaluating_both(state: preserve_state, model: object) -> Iterator[None]:
+    """Evaluate the step and the model inside; restore the random state at the end."""
+    with state, evaluating(model):
         yield

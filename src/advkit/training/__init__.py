@@ -1,1 +1,1 @@
-"""Layer 1: the one training loop, its checkpoints and its history."""
+"""Layer 1: the training loop, its checkpoints and its history."""

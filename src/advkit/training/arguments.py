@@ -1,4 +1,4 @@
-"""The arguments of `fit`: their types, and checks of those that depend on each other."""
+"""Types of the arguments of `fit`, and checks of arguments that depend on each other."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def check_functions(loss: BatchLoss, evaluate: Evaluation | None) -> None:
-    """Raise unless the loss and the evaluation, if there is one, can be called."""
+    """Raise unless the loss is callable, and the evaluation as well if it is given."""
     if not callable(loss):
-        raise TypeError(f"`loss` must be a function of (model, x, y), got {type(loss).__name__}")
+        raise TypeError(f"`loss` must be a function of (model, x, y), got {type(loss).__name__}.")
     if evaluate is not None and not callable(evaluate):
-        raise TypeError(f"`evaluate` must be a function of a model, got {type(evaluate).__name__}")
+        raise TypeError(f"`evaluate` must be a function of a model, got {type(evaluate).__name__}.")
 
 
 def check_model(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise unless `model` is a module of which `optimizer` has a parameter."""
+    """Raise unless `model` is a module and `optimizer` holds at least one of its parameters."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"`optimizer` must be a torch optimizer, got {type(optimizer).__name__}")
+        raise TypeError(f"`optimizer` must be a torch optimizer, got {type(optimizer).__name__}.")
     own = set(map(id, model.parameters()))
     if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError("`optimizer` must be over parameters of model, has none of them")
+        raise ValueError("`optimizer` must hold parameters of `model`, got none of them.")
 
 
 def check_modes(model: nn.Module) -> None:
@@ -44,34 +44,37 @@ def check_modes(model: nn.Module) -> None:
     except Exception as error:
         raise TypeError(
             f"`model` must have a training mode, got {type(model).__name__}, whose train() raises "
-            f"{type(error).__name__}: {error} Train the module that it was made from."
+            f"{type(error).__name__}: {error} Train the module that `model` was created from."
         ) from error
 
 
 def check_loader(loader: Batches, checkpoint: str | os.PathLike[str] | None) -> None:
-    """Raise unless `loader` can be iterated once an epoch, and resumed from a checkpoint."""
+    """Raise unless `loader` can be iterated in each epoch, and resumed from a checkpoint."""
     if isinstance(loader, Iterator):
         raise TypeError(
-            "`loader` must be iterable once an epoch (a list, a DataLoader), not a generator"
+            "`loader` must be iterable once per epoch (a list, a DataLoader), "
+            f"got {type(loader).__name__}, which can be iterated only once."
         )
     if checkpoint is not None and getattr(loader, "persistent_workers", False):
         raise ValueError(
-            "`loader` must have persistent_workers=False with a checkpoint: the random numbers of "
-            "such workers could not be put back"
+            "`loader` must have persistent_workers=False with a checkpoint, got True. The random "
+            "state of persistent workers cannot be restored."
         )
 
 
 def check_scheduler(
     scheduler: LRScheduler | None, schedule: Schedule, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Raise unless `scheduler` fits to `schedule` and to `optimizer`."""
+    """Raise unless `scheduler` is consistent with `schedule` and `optimizer`."""
     if scheduler is None:
         if schedule == "batch":
-            raise ValueError("schedule='batch' needs a scheduler, got none")
+            raise ValueError("`scheduler` must be given with schedule='batch', got None.")
         return
     if not isinstance(scheduler, LRScheduler):
-        raise TypeError(f"`scheduler` must be a torch LRScheduler, got {type(scheduler).__name__}")
+        raise TypeError(f"`scheduler` must be a torch LRScheduler, got {type(scheduler).__name__}.")
     if isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError("`scheduler` must not be ReduceLROnPlateau: fit cannot know what to watch")
-    if getattr(scheduler, "optimizer", optimizer) is not optimizer:  # not all of them tell
-        raise ValueError("`scheduler` must be of the optimizer given, is of another one")
+        raise ValueError(
+            "`scheduler` must not need a metric, got ReduceLROnPlateau. Use another scheduler."
+        )
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:  # not all have the attribute
+        raise ValueError("`scheduler` must belong to `optimizer`, got one of another optimizer.")

@@ -1,6 +1,6 @@
-"""A training in one file: written whole after each epoch, and taken up again from there.
+"""Checkpoints of a training: one file, written after each epoch, from which training resumes.
 
-The file holds plain values alone (tensors, numbers, strings), so that reading it runs no code.
+The file only holds plain values (tensors, numbers, strings), so that reading it runs no code.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _KEYS = {"format", "epochs", "setup", "model", "averaged", "optimizer", "schedul
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """Everything that changes while a net learns.
+    """State of a training: everything that changes while a model is trained.
 
     Attributes:
-        model: what learns.
-        optimizer: of its parameters.
-        scheduler: of the optimizer, or `None`.
-        averaged: holds the average of the model's weights and buffers, or `None`.
-        generators: random generators of the data, beside the global ones.
-        device: of the model; its random state counts too.
-        setup: what the run was begun with and has to go on with, as words by name.
+        model: the model that is trained.
+        optimizer: optimizer of its parameters.
+        scheduler: scheduler of the optimizer, or `None`.
+        averaged: average of the model's weights and buffers, or `None`.
+        generators: random generators of the data, in addition to the global ones.
+        device: device of the model, whose random state is part of the run.
+        setup: settings that a resumed run must share with the first one, as text by name.
     """
 
     model: nn.Module
@@ -60,7 +60,7 @@ class Run:
 
     @contextmanager
     def preserve_rng(self) -> Iterator[None]:
-        """Whatever draws random numbers inside, afterwards nothing has been drawn."""
+        """Restore the states of all random generators at the end of the block."""
         state = self._random_state()
         try:
             yield
@@ -68,7 +68,7 @@ class Run:
             self._set_random_state(state)
 
     def state(self) -> dict[str, Any]:
-        """All of it, in plain values."""
+        """Return the state of the run in plain values."""
         return {
             "setup": dict(self.setup),
             "model": _state(self.model),
@@ -79,13 +79,13 @@ class Run:
         }
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """Raise unless the run can go on from `state`; nothing is changed.
+        """Raise unless the run can resume from `state`; nothing is changed.
 
-        What an optimizer or a scheduler keeps is known of those of torch alone. One of another
-        class may keep anything, and checks that itself when it is loaded.
+        Only optimizers and schedulers of torch have a known state. Those of other classes may have
+        any state, and check it when it is loaded.
 
         Raises:
-            ValueError: it is the state of another run, or is not sound.
+            ValueError: `state` belongs to another run, or is invalid.
         """
         self._check_same_model(state["model"])
         check_setup(state["setup"], self.setup)
@@ -95,7 +95,7 @@ class Run:
         else:
             check_state("averaged", state["averaged"], _state(self.averaged))
         if is_of_torch(self.optimizer):
-            with self.preserve_rng():  # an optimizer that draws does so in a trial step
+            with self.preserve_rng():  # an optimizer may draw random numbers in the trial step
                 check_optimizer(state["optimizer"], self.optimizer)
         if self.scheduler is None:
             check_like("scheduler", state["scheduler"], None)
@@ -108,12 +108,10 @@ class Run:
         for name in {**saved, **own}:
             there, here = saved.get(name, "absent"), own.get(name, "absent")
             if there != here:
-                raise ValueError(
-                    f"it is of another model: {name} is {there} there, and {here} here"
-                )
+                raise ValueError(f"it is of another model, in which {name} is {there}, not {here}.")
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`, which `check` accepts; after an error the run is as it was."""
+        """Resume from `state`, which `check` accepts; after an error the run is unchanged."""
         before = copy.deepcopy(self.state())
         try:
             self._set(state)
@@ -131,8 +129,8 @@ class Run:
         self._set_random_state(state["random"])
 
     def _random_state(self) -> dict[str, Any]:
-        drawn: Any = np.random.get_state()
-        kind, words, *rest = drawn
+        numpy_state: Any = np.random.get_state()
+        kind, words, *rest = numpy_state
         on_cuda = self.device.type == "cuda"
         return {
             "torch": torch.get_rng_state(),
@@ -154,10 +152,10 @@ class Run:
 
 
 def save(path: Path, run: Run, epochs: list[Epoch]) -> None:
-    """Replace the file at `path` by the run as it is now, after `epochs`.
+    """Replace the file at `path` by the current state of the run, after `epochs`.
 
     Raises:
-        ValueError: a part of the run keeps something that is not plain.
+        ValueError: a part of the run has other than plain values in its state.
         OSError: the file cannot be written.
     """
     content = {"format": _FORMAT, "epochs": [asdict(epoch) for epoch in epochs], **run.state()}
@@ -168,23 +166,23 @@ def save(path: Path, run: Run, epochs: list[Epoch]) -> None:
         torch.load(buffer, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle raises what the objects raise
         raise ValueError(
-            f"checkpoint {path} cannot be made: model, optimizer and scheduler must keep nothing "
-            f"but tensors, numbers and strings in their state_dict(); {error}"
+            f"checkpoint {path} cannot be written: the state_dict() of model, optimizer and "
+            f"scheduler must only hold tensors, numbers and strings. {error}"
         ) from error
     save_bytes(path, buffer.getbuffer())
 
 
 def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
-    """Take `run` to where the file at `path` has it, and give the epochs done until then.
+    """Set `run` to the state in the file at `path`, and return the epochs done until then.
 
     Args:
         path: an existing file.
-        run: unchanged if an error is raised.
-        epochs: asked for in all.
+        run: the run to resume; it is unchanged if an error is raised.
+        epochs: total number of epochs of the training.
 
     Raises:
-        ValueError: the file is damaged or no checkpoint, is one of another run, or has more than
-            `epochs` behind it.
+        ValueError: the file is damaged or not a checkpoint, belongs to another run, or was written
+            after more than `epochs` epochs.
         OSError: the file cannot be read.
     """
     content = _read(path)
@@ -193,17 +191,17 @@ def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
         run.check(content)
     except ValueError as error:
         raise ValueError(
-            f"checkpoint {path} cannot be taken up: {error}; remove it to begin again"
+            f"checkpoint {path} cannot be resumed: {error} Remove it to start again."
         ) from error
     if len(done) > epochs:
         raise ValueError(
-            f"`epochs` must be at least {len(done)}, which checkpoint {path} has behind it, "
-            f"got {epochs}"
+            f"`epochs` must be at least {len(done)}, the number of epochs in checkpoint {path}, "
+            f"got {epochs}."
         )
     try:
         run.set_state(content)
-    except Exception as error:  # what a model or a scheduler keeps besides tensors is its own
-        raise ValueError(f"checkpoint {path} cannot be taken up: {error}") from error
+    except Exception as error:  # models and schedulers may have any state in addition to tensors
+        raise ValueError(f"checkpoint {path} cannot be resumed: {error}") from error
     return done
 
 
@@ -211,23 +209,28 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = read_torch(path)
     except ValueError as error:
-        sentence = f"checkpoint {path} cannot be read: damaged, or no checkpoint"
+        sentence = f"checkpoint {path} cannot be read. It is damaged, or not a checkpoint."
         raise ValueError(sentence) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"checkpoint {path} is no checkpoint of a training")
+        raise ValueError(
+            f"checkpoint {path} must be a checkpoint of `fit`, got a file of another kind."
+        )
     if content.keys() != _KEYS:
-        raise ValueError(f"checkpoint {path} must hold {', '.join(sorted(_KEYS))}")
+        raise ValueError(
+            f"checkpoint {path} must hold {', '.join(sorted(_KEYS))}, "
+            f"got {', '.join(sorted(map(str, content)))}."
+        )
     return content
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
-    """The module's state, buffers that `state_dict` leaves out among it."""
+    """Return the module's state, including the buffers that `state_dict` leaves out."""
     return {**module.state_dict(), **dict(module.named_buffers())}
 
 
 def _shapes(state: object) -> dict[str, str]:
     if not isinstance(state, Mapping):
-        raise ValueError(f"`model` must be a dict, got {type(state).__name__}")
+        raise ValueError(f"`model` must be a dict, got {type(state).__name__}.")
     return {
         name: f"{value.dtype} {tuple(value.shape)}"
         for name, value in state.items()

@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""`fit`, the function that trains models."""
 
 from __future__ import annotations
 
@@ -43,58 +43,61 @@ def fit(
     precision: Precision = "auto",
     progress: bool = True,
 ) -> History:
-    """Train `model` in place: for each epoch and batch one step down `loss(model, x, y)`.
+    """Train `model` in place, with one step that decreases `loss(model, x, y)` for each batch.
 
-    With a `checkpoint`, a run that was killed goes on from the last epoch that it finished, and
-    ends bit for bit as if nothing had happened: call `fit` again with the same arguments. Weights,
-    averages, optimizer, scheduler and history go on, and so do the random numbers of torch, NumPy,
-    Python and the loader, on the same machine, with as many threads, and on a GPU as far as its
-    kernels are deterministic. Only what else `loader` and `loss` may remember from epoch to epoch
-    does not go on. The optimizer's options must be those of before; the scheduler's own are taken
-    from the file, so that one planned for a number of epochs stays planned for that.
+    With a `checkpoint`, a run that was killed can be resumed: call `fit` again with the same
+    arguments. It continues after its last finished epoch and gives bitwise the same result as an
+    uninterrupted run. Weights, averages, optimizer, scheduler, history and the random states of
+    torch, NumPy, Python and the loader are restored.
+
+    This holds on the same machine, with the same number of threads, and on a GPU if its kernels are
+    deterministic. Other state that `loader` and `loss` may have between epochs is not restored. The
+    optimizer's options must be those of the first run. The scheduler's options are read from the
+    file, so that a schedule for a number of epochs keeps that number.
 
     Args:
-        model: left in training mode while it learns and in evaluation mode afterwards, also after
-            an error. To keep a part frozen, say a batch norm, override that part's `train`.
-        loader: batches `(x, y)` of tensors, moved to the device of the model's first parameter;
-            gone through once an epoch.
-        loss: the scalar to go down; a training defense, or any function.
-        optimizer: over parameters of `model`.
-        epochs: passes over `loader` in all, at least 1; those of the checkpoint count.
-        scheduler: of the learning rate of `optimizer`; any of torch's but `ReduceLROnPlateau`,
-            which would have to be told what to watch.
-        schedule: step the scheduler after each `"epoch"` or after each `"batch"`, as `OneCycleLR`
-            wants it.
-        ema: decay of an exponential moving average of the weights, in (0, 1), say 0.999; it begins
-            with the weights after the first step and is moved by every later one. Buffers, such as
-            the statistics of batch norms, are averaged with them, those of whole numbers copied.
-            `evaluate` sees the average, and `model` ends with it.
-        evaluate: called after each epoch with a model in evaluation mode, under `no_grad` and
-            without autocast; gives numbers by name, for the history. What it draws at random is
-            put back: training goes on as if it had not been asked. Use the model that it is given:
-            with `ema` that is another one, and with a `DistributedDataParallel` the module inside,
-            so that a process may evaluate alone.
-        checkpoint: path of a file that is replaced after each epoch; if it is there, training goes
-            on from it, and at the end it is kept. One run at a time may use it. Needs a loader
-            without `persistent_workers`, whose random numbers cannot be put back.
-        precision: of the loss, by autocast: `"float32"` is none, that is, the model's own dtype;
-            `"bfloat16"`; `"auto"` takes bfloat16 on a GPU that has it, else float32. Weights and
-            their gradients keep the model's own dtype.
-        progress: write a line for each epoch to standard error, a row of the history. Lines and no
-            moving bar: they need no extra, and stay readable in a log.
+        model: the model to train. It is in training mode during training and in evaluation mode
+            afterwards, also after an error. To freeze a part, such as a batch norm, override
+            `train` of that part.
+        loader: batches `(x, y)` of tensors, iterated once per epoch. They are moved to the device
+            of the model's first parameter.
+        loss: function that returns the scalar to minimize: a training defense, or your own.
+        optimizer: optimizer of parameters of `model`.
+        epochs: total number of passes over `loader`, at least 1, including those of the checkpoint.
+        scheduler: scheduler of the learning rate of `optimizer`. All schedulers of torch are
+            possible except `ReduceLROnPlateau`, which needs a metric.
+        schedule: step the scheduler after each `"epoch"` or after each `"batch"`. `OneCycleLR`
+            needs `"batch"`.
+        ema: decay of an exponential moving average of the weights, in (0, 1), for example 0.999. It
+            starts at the weights after the first step and is updated after each later step. Buffers
+            such as the statistics of batch norms are averaged as well, integer buffers are copied.
+            `evaluate` gets the averaged model, and `model` has the averaged weights at the end.
+        evaluate: function of a model that returns numbers by name, for the history. It is called
+            after each epoch, in evaluation mode, under `no_grad` and without autocast. The random
+            states are restored afterwards, so that it does not change the training. Evaluate the
+            model in the argument: with `ema` it is the averaged one, and with a
+            `DistributedDataParallel` the module inside, so that one process can evaluate alone.
+        checkpoint: path of a file that is replaced after each epoch. If it exists, training resumes
+            from it. It is kept at the end. Only one run at a time may use it. The loader must not
+            have `persistent_workers`, whose random state cannot be restored.
+        precision: precision of the loss. `"bfloat16"` uses autocast. `"float32"` uses no autocast,
+            which means the model's own dtype. `"auto"` is bfloat16 on a GPU that supports it,
+            otherwise float32. Weights and their gradients keep the model's own dtype.
+        progress: write a line for each epoch to standard error, a row of the history. Lines need no
+            extra, in contrast to a progress bar, and stay readable in a log.
 
     Returns:
         The epochs, which print as a table.
 
     Raises:
-        ValueError: an argument is out of its range, or does not fit to the others; the loss or a
-            weight became NaN or infinite, of which no step and no checkpoint is made; `loader` is
-            empty; the file at `checkpoint` is damaged, of another run, or has more than `epochs`
-            behind it.
-        TypeError: an argument has the wrong type; `loader` can be gone through only once, or gives
-            no pairs of tensors; `model` refuses `train()`, as exported modules do.
-        RuntimeError: another run, in this process or another one, uses the checkpoint; `model` is
-            left as it was.
+        ValueError: an argument is out of its range or inconsistent with the others; the loss or a
+            weight became NaN or infinite, in which case no step and no checkpoint is made; `loader`
+            is empty; the file at `checkpoint` is damaged, belongs to another run, or was written
+            after more than `epochs` epochs.
+        TypeError: an argument has the wrong type; `loader` can be iterated only once, or does not
+            give pairs of tensors; `model` refuses `train()`, as exported modules do.
+        RuntimeError: another run, in this process or another one, uses the checkpoint. `model` is
+            unchanged.
         OSError: the checkpoint cannot be written or read.
 
     Example:
@@ -149,7 +152,7 @@ def _run(
     schedule: Schedule,
     ema: float | None,
 ) -> Run:
-    """Return the run as it is before its first epoch."""
+    """Return the state of the run before its first epoch."""
     return Run(
         model=model,
         optimizer=optimizer,
@@ -162,7 +165,7 @@ def _run(
 
 
 def _generators(loader: Batches) -> list[torch.Generator]:
-    """The generators that a loader and its samplers hold, each once."""
+    """Return the random generators of a loader and its samplers, each once."""
     batches = getattr(loader, "batch_sampler", None)
     holders = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
     held = (getattr(holder, "generator", None) for holder in holders)
@@ -176,7 +179,7 @@ def _setup(
     schedule: Schedule,
     ema: float | None,
 ) -> dict[str, str]:
-    """What a resumed run must have in common with the one before, as words by name."""
+    """Return the settings that a resumed run must share with the first one, as text by name."""
     return {
         "optimizer": type(optimizer).__name__,
         **{f"{name} of the optimizer": repr(v) for name, v in optimizer.defaults.items()},

@@ -1,11 +1,11 @@
-"""What a training tells of its epochs."""
+"""The history of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-_WIDTH = 9  # of a column, in characters, at least
+_MIN_COLUMN_WIDTH = 9  # in characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,11 +13,11 @@ class Epoch:
     """One pass over the data.
 
     Attributes:
-        epoch: its number, from 1.
-        loss: mean over its samples, each with the weights that its batch met.
-        seconds: of training, without evaluation and checkpoint.
-        lr: learning rate of the optimizer's first group as the epoch began.
-        evaluated: what `evaluate` found after it, by name.
+        epoch: number of the epoch, from 1.
+        loss: mean loss of its samples, each with the weights before the step on its batch.
+        seconds: duration of the training steps, without evaluation and checkpoint.
+        lr: learning rate of the optimizer's first group at the beginning of the epoch.
+        evaluated: numbers that `evaluate` returned after the epoch, by name.
     """
 
     epoch: int
@@ -29,10 +29,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """The epochs of a training, those before an interruption too. Prints as a table.
+    """Epochs of a training, including those before an interruption; prints as a table.
 
     Attributes:
-        epochs: from the first to the last.
+        epochs: all epochs, in order.
     """
 
     epochs: tuple[Epoch, ...]
@@ -43,33 +43,35 @@ class History:
         return "\n".join([heading(names), *rows])
 
     def to_dict(self) -> dict[str, list[dict[str, object]]]:
-        """Plain values for JSON: `{"epochs": [{"epoch": 1, "loss": ..., ...}, ...]}`."""
+        """Return plain values for JSON: `{"epochs": [{"epoch": 1, "loss": ..., ...}, ...]}`."""
         return {"epochs": [asdict(epoch) for epoch in self.epochs]}
 
 
 def names_of(epochs: Iterable[Epoch]) -> list[str]:
-    """What was evaluated, in the order of its first appearance."""
+    """Return the names of the evaluated numbers, in the order of their first appearance."""
     return list(dict.fromkeys(name for epoch in epochs for name in epoch.evaluated))
 
 
 def heading(names: Sequence[str]) -> str:
-    """The names of the columns, `names` being those of the evaluation."""
-    cells = (name.rjust(_WIDTH) for name in ("epoch", "loss", "lr", "seconds", *names))
+    """Return the header of the table, with the `names` of the evaluated numbers."""
+    columns = ("epoch", "loss", "lr", "seconds", *names)
+    cells = (name.rjust(_MIN_COLUMN_WIDTH) for name in columns)
     return "  ".join(cells)
 
 
 def row(epoch: Epoch, total: int, names: Sequence[str]) -> str:
-    """An epoch of `total` ones under its `heading`; `-` for what was not evaluated after it."""
+    """Return the row of an epoch out of `total`; a number that was not evaluated is `-`."""
+    width = _MIN_COLUMN_WIDTH
     cells = [
-        f"{epoch.epoch}/{total}".rjust(_WIDTH),
-        f"{epoch.loss:{_WIDTH}.4g}",
-        f"{epoch.lr:{_WIDTH}.3g}",
-        f"{epoch.seconds:{_WIDTH}.1f}",
+        f"{epoch.epoch}/{total}".rjust(width),
+        f"{epoch.loss:{width}.4g}",
+        f"{epoch.lr:{width}.3g}",
+        f"{epoch.seconds:{width}.1f}",
     ]
-    found = (epoch.evaluated.get(name) for name in names)
-    wide = (max(_WIDTH, len(name)) for name in names)
+    values = (epoch.evaluated.get(name) for name in names)
+    widths = (max(width, len(name)) for name in names)
     cells += [
-        "-".rjust(width) if value is None else f"{value:{width}.4g}"
-        for value, width in zip(found, wide, strict=True)
+        "-".rjust(w) if value is None else f"{value:{w}.4g}"
+        for value, w in zip(values, widths, strict=True)
     ]
     return "  ".join(cells)

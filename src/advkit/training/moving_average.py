@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights of a model."""
+"""An exponential moving average of the weights of a model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from advkit.core import checks
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy of `model` that averages its weights, to be updated after each step."""
+    """Return a copy of `model` with averaged weights, which is updated after each step."""
     checks.number("ema", decay)
     if not 0 < decay < 1:
-        raise ValueError(f"`ema` must lie between 0 and 1, got {decay}")
+        raise ValueError(f"`ema` must lie in (0, 1), got {decay}.")
 
     @torch.no_grad()
     def move(averaged: Sequence[Tensor], current: Sequence[Tensor], _: object) -> None:

@@ -1,4 +1,4 @@
-"""Shuffled batches for nets of users."""
+"""Shuffled batches for training."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, T
 
 
 def shuffled(x: Tensor, y: Tensor, batch_size: int) -> DataLoader[tuple[Tensor, ...]]:
-    """Return batches of `x` and `y` in a new order in each epoch, the last one not of one sample.
+    """Return batches of `x` and `y`, shuffled in each epoch, without a last batch of one sample.
 
-    A single sample left at the end goes into the batch before it: batch norm cannot learn from a
+    A single last sample is added to the batch before it, since batch norm cannot be trained on a
     batch of one. The order is that of a `DataLoader` with `shuffle=True`, drawn from torch's
-    generator. With a `batch_size` of 1 every batch is of one sample.
+    generator. With a `batch_size` of 1, every batch has one sample.
 
     Args:
         x: inputs `(n, *features)`.
-        y: what belongs to them, `(n, *any)`.
-        batch_size: samples in a batch.
+        y: labels or other targets of the inputs, `(n, *any)`.
+        batch_size: number of samples in a batch.
     """
     data = TensorDataset(x, y)
     return DataLoader(data, batch_sampler=_NoLastOfOne(RandomSampler(data), batch_size))
 
 
 class _NoLastOfOne(Sampler[list[int]]):
-    """Batches of rows; a last batch of one is merged into the batch before it."""
+    """Batches of row numbers, with a last batch of one merged into the batch before it."""
 
     def __init__(self, rows: RandomSampler, batch_size: int) -> None:
         self._batches = BatchSampler(rows, batch_size, drop_last=False)

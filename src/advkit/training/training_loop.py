@@ -1,4 +1,4 @@
-"""The training loop: epochs, batches and steps, and checks of what they meet."""
+"""The training loop: epochs, batches and steps, with checks of the values in them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from advkit.training.history import Epoch, heading, names_of, row
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingLoop:
-    """The epochs of a run.
+    """Loop over the epochs of a run.
 
     Attributes:
-        run: what changes while the model learns.
+        run: state of the training.
         loader: batches `(x, y)`.
-        loss: the scalar to go down.
-        every_batch: step the scheduler after each batch, and not after each epoch.
-        evaluate: called after each epoch.
+        loss: function that returns the scalar to minimize.
+        every_batch: step the scheduler after each batch instead of each epoch.
+        evaluate: function that is called after each epoch.
         half: compute the loss under autocast to bfloat16.
-        path: of the checkpoint.
+        path: path of the checkpoint.
     """
 
     run: Run
@@ -44,7 +44,7 @@ class TrainingLoop:
     path: Path | None
 
     def go(self, epochs: int, *, progress: bool) -> list[Epoch]:
-        """Return all epochs, those of the checkpoint among them; ends in evaluation mode."""
+        """Train, and return all epochs with those of the checkpoint; end in evaluation mode."""
         check_modes(self.run.model)
         try:
             return self._go(epochs, progress)
@@ -62,10 +62,10 @@ class TrainingLoop:
         return done
 
     def _begin(self, epochs: int) -> list[Epoch]:
-        """The epochs of the checkpoint; the first one is written here.
+        """Return the epochs of the checkpoint, and write one if there is none.
 
-        So a path that cannot be written, or a state that cannot be read again, costs no epoch, and
-        a run that is killed in its first epoch begins anew with the same weights.
+        A path that cannot be written, or a state that cannot be read, then raises before the first
+        epoch. A run that is killed in its first epoch starts again with the same weights.
         """
         if self.path is None:
             return []
@@ -86,17 +86,19 @@ class TrainingLoop:
         return Epoch(epoch=number, loss=mean, seconds=seconds, lr=lr, evaluated=self._evaluated())
 
     def _pass(self, number: int) -> float:
-        """Go through the data once; the mean loss of a sample."""
+        """Train on all batches once, and return the mean loss of a sample."""
         total, samples = 0.0, 0
         for i, batch in enumerate(self.loader, 1):
             x, y = _pair(batch, i)
-            # Copies: the model and the loss may write to them, and a list gives them again.
+            # Copies, since the model and the loss may write to them and a list returns them again.
             x = x.to(self.run.device, non_blocking=True, copy=True)
             y = y.to(self.run.device, non_blocking=True, copy=True)
             total += len(x) * self._step(x, y, number, i)
             samples += len(x)
         if not samples:
-            raise ValueError(f"`loader` must give at least one batch, gave none in epoch {number}")
+            raise ValueError(
+                f"`loader` must give at least one sample per epoch, got none in epoch {number}."
+            )
         return total / samples
 
     def _step(self, x: Tensor, y: Tensor, number: int, i: int) -> float:
@@ -104,7 +106,7 @@ class TrainingLoop:
         value = _scalar(loss)
         if not math.isfinite(value):
             where = f"in epoch {number}, batch {i}"
-            raise ValueError(f"the loss became {value} {where}{self._kept(number)}")
+            raise ValueError(f"the loss became {value} {where}.{self._preserved(number)}")
         self.run.optimizer.zero_grad()
         with differentiating(self.run.model):
             torch.autograd.backward(loss)
@@ -120,23 +122,25 @@ class TrainingLoop:
         try:
             with torch.enable_grad(), half:
                 return self.loss(self.run.model, x, y)
-        except ValueError as error:  # an attack, say, that met logits which are NaN
+        except ValueError as error:  # for example from an attack that met NaN logits
             where = f"in epoch {number}, batch {i}"
-            raise ValueError(f"{where}: {error}{self._kept(number)}") from error
+            preserved = self._preserved(number)
+            stop = "." if preserved and not str(error).endswith(".") else ""
+            raise ValueError(f"{where}: {error}{stop}{preserved}") from error
 
     def _check_weights(self, number: int) -> None:
-        """Raise if the last step spoilt the weights, which no later loss would tell in time."""
+        """Raise if the last step made a weight NaN or infinite, before a checkpoint is written."""
         for name, parameter in self.run.model.named_parameters():
             if parameter.requires_grad and not parameter.isfinite().all():
                 where = f"in epoch {number}"
-                raise ValueError(f"{name} became NaN or infinite {where}{self._kept(number)}")
+                raise ValueError(f"{name} became NaN or infinite {where}.{self._preserved(number)}")
 
-    def _kept(self, number: int) -> str:
-        """What is left of the epochs before epoch `number`, to end a sentence with."""
+    def _preserved(self, number: int) -> str:
+        """Return the sentence for errors on what is left of the epochs before epoch `number`."""
         if self.path is None:
-            return "; nothing was kept, as checkpoint=... would have" if number > 1 else ""
-        when = f"after epoch {number - 1}" if number > 1 else "at its beginning"
-        return f"; checkpoint {self.path} holds the run as it was {when}"
+            return " No epoch was saved. Pass `checkpoint` to save them." if number > 1 else ""
+        when = f"after epoch {number - 1}" if number > 1 else "before the first epoch"
+        return f" Checkpoint {self.path} holds the run {when}."
 
     def _evaluated(self) -> dict[str, float]:
         if self.evaluate is None:
@@ -145,27 +149,29 @@ class TrainingLoop:
         model = unwrapped(model)  # one process may evaluate alone
         model.eval()
         with torch.no_grad(), self.run.preserve_rng():
-            found = self.evaluate(model)
-        if not isinstance(found, Mapping):
-            raise TypeError(f"`evaluate` must give numbers by name, gave {type(found).__name__}")
-        return {str(name): _number(name, value) for name, value in found.items()}
+            result = self.evaluate(model)
+        if not isinstance(result, Mapping):
+            raise TypeError(
+                f"`evaluate` must return a mapping of numbers, got {type(result).__name__}."
+            )
+        return {str(name): _number(name, value) for name, value in result.items()}
 
 
 def _pair(batch: object, i: int) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, (tuple, list)):
         raise TypeError(
-            f"`loader` must give batches (x, y), gave {type(batch).__name__} as batch {i}"
+            f"`loader` must give batches (x, y), got {type(batch).__name__} as batch {i}."
         )
     if len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         kinds = ", ".join(type(part).__name__ for part in batch)
         raise TypeError(
-            f"`loader` must give batches (x, y) of tensors, gave ({kinds}) as batch {i}"
+            f"`loader` must give batches (x, y) of tensors, got ({kinds}) as batch {i}."
         )
     x, y = batch
     if not x.ndim or not y.ndim or len(x) != len(y):
         raise ValueError(
-            "`loader` must give as many labels as inputs, gave x of shape "
-            f"{tuple(x.shape)} and y of shape {tuple(y.shape)} as batch {i}"
+            "`loader` must give as many labels as inputs, got x of shape "
+            f"{tuple(x.shape)} and y of shape {tuple(y.shape)} as batch {i}."
         )
     return x, y
 
@@ -173,20 +179,20 @@ def _pair(batch: object, i: int) -> tuple[Tensor, Tensor]:
 def _scalar(loss: Tensor) -> float:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise TypeError(f"`loss` must give a scalar tensor, gave {got}")
+        raise TypeError(f"`loss` must return a scalar tensor, got {got}.")
     return float(loss.item())
 
 
 def _number(name: object, value: object) -> float:
     if not isinstance(value, SupportsFloat):
         raise TypeError(
-            f"`evaluate` must give numbers by name, gave {type(value).__name__} as {name!r}"
+            f"`evaluate` must return a mapping of numbers, got {type(value).__name__} as {name!r}."
         )
     return float(value)
 
 
 def _show(done: Sequence[Epoch], epochs: int) -> None:
-    """A line for the last epoch, below the names of its columns where they are new."""
+    """Write a row for the last epoch, below the header of the table where it changes."""
     last = done[-1]
     names = names_of([last])
     if last.epoch == 1 or names != names_of(done[-2:-1]):

@@ -312,7 +312,7 @@ def test_a_budget_for_each_sample_is_kept(x, y):
     assert (result.distance <= eps + 1e-6).all()
     assert adaptive.eps is eps
     for n in (30, 39):
-        with pytest.raises(ValueError, match=f"eps has 40 values, but x has {n} samples"):
+        with pytest.raises(ValueError, match=rf"`eps` must .* shape \({n},\), got shape \(40,\)"):
             adaptive.run(sure(), x[:n], y[:n])
     alone = Adaptive(attack=dataclasses.replace(PGD, eps=eps[30:]), losses=["ce", EVASION])
     torch.testing.assert_close(alone(sure(), x[30:], y[30:]), result.x_adv[30:])
@@ -387,7 +387,7 @@ def test_a_forest_on_a_real_net_falls_to_who_knows_it(real_net, mnist_test):
     pgd = attacks.PGD(eps=0.2, steps=15)
     learnt = collect({"lenet": net}, [attacks.PGD(eps=0.2, steps=5)], x[:150], y[:150])
     forest = OutputForest(random_state=0).fit(learnt.outputs, learnt.adversarial)
-    guard = Guard(net, forest).calibrate(x[150:350], fpr=0.05)
+    guard = Guard(net, forest, fpr=0.05).calibrate(x[150:350])
     x, y = x[350:380], y[350:380]
     unaware = guard.predict(pgd(net, x, y))
     assert (unaware == REJECTED).float().mean() > 0.7
@@ -449,34 +449,36 @@ def test_a_guard_without_gradients_is_refused(x, y):
         model = Labels()
 
     for model in (Labels(), Behind()):
-        with pytest.raises(TypeError, match="Adaptive needs gradients.*Labels is a Classifier"):
+        with pytest.raises(
+            TypeError, match="must have gradients .* for Adaptive.*, got Labels, a Classifier"
+        ):
             Adaptive(attack=PGD, losses=["ce"]).run(model, x, y)
 
 
 def test_targets_are_refused(x, y):
-    with pytest.raises(ValueError, match="target must be None: Adaptive"):
+    with pytest.raises(ValueError, match="`target` must be None: Adaptive"):
         Adaptive(attack=PGD, losses=["ce"]).run(sure(), x, y, target=(y + 1) % 3)
 
 
 def test_rejected_inputs_need_labels(x):
-    with pytest.raises(ValueError, match="y must be given: the model rejects sample"):
+    with pytest.raises(ValueError, match=r"`y` must be given .* got None \(sample"):
         Adaptive(attack=PGD, losses=["ce"]).run(sure(), x)
 
 
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: Adaptive(attack=PGD, losses=[]), ValueError, "losses must hold a loss"),
-        (lambda: Adaptive(attack=PGD, losses="ce"), TypeError, "losses must be a list"),
-        (lambda: Adaptive(attack=PGD, losses=EVASION), TypeError, "losses must be a list"),
-        (lambda: Adaptive(attack=PGD, losses=["c"]), ValueError, "loss must be one of"),
+        (lambda: Adaptive(attack=PGD, losses=[]), ValueError, "`losses` must hold a loss"),
+        (lambda: Adaptive(attack=PGD, losses="ce"), TypeError, "`losses` must be a list"),
+        (lambda: Adaptive(attack=PGD, losses=EVASION), TypeError, "`losses` must be a list"),
+        (lambda: Adaptive(attack=PGD, losses=["c"]), ValueError, "`loss` must be one of"),
         (lambda: Adaptive(attack=attacks.DeepFool(), losses=["ce"]), TypeError, "must be an FGSM"),
         (lambda: Adaptive(attack=attacks.PGD, losses=["ce"]), TypeError, "must be an FGSM"),
-        (lambda: Adaptive(attack=PGD, losses=["ce"], restarts=0), ValueError, "restarts must be"),
+        (lambda: Adaptive(attack=PGD, losses=["ce"], restarts=0), ValueError, "`restarts` must be"),
         (
             lambda: Adaptive(attack=attacks.BIM(eps=0.1), losses=["ce"], restarts=2),
             ValueError,
-            "restarts must be 1 without random starts",
+            "`restarts` must be 1 without random starts",
         ),
         (
             lambda: Evasion(detector_score=3, threshold=0.5),
@@ -486,7 +488,7 @@ def test_rejected_inputs_need_labels(x):
         (
             lambda: Evasion(detector_score=surest, threshold="a"),
             TypeError,
-            "threshold must be a number",
+            "`threshold` must be a number",
         ),
         (
             lambda: Evasion(detector_score=surest, threshold=float("nan")),
@@ -501,20 +503,24 @@ def test_rejected_inputs_need_labels(x):
         (
             lambda: Evasion(detector_score=surest, threshold=0.5, weight=0),
             ValueError,
-            "weight must be pos",
+            "`weight` must be pos",
         ),
         (
             lambda: Evasion(detector_score=surest, threshold=0.5, outputs="x"),
             ValueError,
-            "outputs must be",
+            "`outputs` must be",
         ),
-        (lambda: Mimicry(logits=[[1.0]]), TypeError, "logits must be a tensor of floats, got list"),
+        (
+            lambda: Mimicry(logits=[[1.0]]),
+            TypeError,
+            "`logits` must be a tensor of floats, got list",
+        ),
         (lambda: Mimicry(logits=torch.eye(3).long()), TypeError, "got torch.int64"),
         (lambda: Mimicry(logits=torch.ones(3)), ValueError, r"shape \(m, classes\), got \(3,\)"),
         (lambda: Mimicry(logits=torch.ones(3, 2)), ValueError, "rows of two labels or more"),
         (lambda: Mimicry(logits=torch.ones(0, 2)), ValueError, "rows of two labels or more"),
         (lambda: Mimicry(logits=torch.eye(2) / 0), ValueError, "finite, are not in row 0, 1"),
-        (lambda: Mimicry(logits=torch.eye(2), outputs="x"), ValueError, "outputs must be one of"),
+        (lambda: Mimicry(logits=torch.eye(2), outputs="x"), ValueError, "`outputs` must be one of"),
     ],
 )
 def test_wrong_arguments_are_refused(make, error, words):

@@ -259,6 +259,7 @@ def test_it_passes_through_an_evaluation(x, y, start_images, k):
 # Carlini and Wagner
 
 
+@pytest.mark.slow("long searches")
 @pytest.mark.parametrize(
     ("radius", "scale", "with_natural"),
     [(0.1, 1e3, False), (0.1, 1.0, True), (0.25, 1e-3, False), (0.4, 1.0, False), (0.4, 0.1, True)],
@@ -272,6 +273,7 @@ def test_the_nearest_joint_example_is_known(x, y, start_images, radius, scale, w
     assert (ratio <= 1.02).all()
 
 
+@pytest.mark.slow("long searches")
 def test_the_published_attack_is_weak_where_its_constant_is(x, y):
     """At a weight of 1, what the ball is left by costs less than the way into it."""
     published = JointCarliniWagner(schedule="published", search_steps=6, steps=100)
@@ -327,11 +329,11 @@ def test_room_keeps_off_the_limit_on_the_way_and_confidence_off_the_boundary(x, 
 
 def begun(attack, guard, x, y):
     """The problem that a search begins with, and its first look."""
-    problem = attack._problem(attack._view(guard), x, y, None)
+    problem = attack._problem(attack._adapt_model(guard), x, y, None)
     weight, unmet = _fresh(problem, torch.tensor([[2.0, 3.0]], dtype=x.dtype).expand(len(x), 2))
     more = {"room": attack.detector_confidence, "weight": weight, "unmet": unmet}
     joint = attack._joint(_Penalty, problem, **more)
-    return joint, joint.judge(x, differentiate=False)
+    return joint, joint.forward(x, differentiate=False)
 
 
 def test_the_objective_and_what_is_left_unmet_of_it(x, y):
@@ -340,7 +342,7 @@ def test_the_objective_and_what_is_left_unmet_of_it(x, y):
     above = (lp_norm(x - CENTRES[1], "l2") - 0.4 + 0.07).clamp_min(0)
     torch.testing.assert_close(at.value, -(2 * behind + 3 * above))
     torch.testing.assert_close(joint.unmet.terms, torch.stack([behind, above], 1))
-    joint.judge(x - 0.01, differentiate=False)  # leaves more
+    joint.forward(x - 0.01, differentiate=False)  # leaves more
     torch.testing.assert_close(joint.unmet.least, 2 * behind + 3 * above)
 
 
@@ -399,20 +401,20 @@ def test_the_nearest_natural_image_is_a_start_where_no_descent_gets(x, y, start_
 
 def test_bisection_stops_at_the_boundary(x, y):
     attack = JointCarliniWagner(start_images=CENTRES)
-    problem = attack._problem(attack._view(ball(0.1)), x, y, None)
+    problem = attack._problem(attack._adapt_model(ball(0.1)), x, y, None)
     seen = []
 
     class Look(type(problem)):
-        def judge(self, x_adv, *, differentiate, first=False):
-            at = super().judge(x_adv, differentiate=differentiate, first=first)
+        def forward(self, x_adv, *, differentiate, first=False):
+            at = super().forward(x_adv, differentiate=differentiate, first=first)
             seen.append(len(x_adv))
             inside = lp_norm(x_adv - CENTRES[1], "l2") - 0.1
-            return at._replace(shortfall=inside)
+            return at._replace(violation=inside)
 
     look = Look(**vars(problem))
     outer = CENTRES[1:].expand_as(x).clone()
     nearest = Nearest(outer, torch.full_like(x[:, 0], -0.1), look.distance(outer))
-    nearest.shortfall[0] = math.inf
+    nearest.violation[0] = math.inf
     expected = nearest_in_ball(x, 0.1) / lp_norm(x - CENTRES[1], "l2")
     found = bisect_to_boundary(look, nearest, 12)
     share = found.distance / lp_norm(x - CENTRES[1], "l2")
@@ -562,12 +564,12 @@ def test_matching_needs_no_gradient_of_the_decision(x, y, start_images):
 
 def test_what_is_matched_is_a_share_of_features_and_one_of_logits(x, y, start_images):
     attack = FeatureMatching(eps=0.1, start_images=start_images)
-    problem = attack._problem(attack._view(ball()), x, y, None)
+    problem = attack._problem(attack._adapt_model(ball()), x, y, None)
     here, guide = (torch.cat([v, Plane()(v)], 1) for v in (x, CENTRES[1:].expand_as(x)))
     weight = _shares(here - guide, 3)
     matching = attack._joint(_Matching, problem, guide=guide, weight=weight)
     for share in (0.0, 0.5, 1.0):
-        at = matching.judge(x.lerp(CENTRES[1:], share), differentiate=False)
+        at = matching.forward(x.lerp(CENTRES[1:], share), differentiate=False)
         torch.testing.assert_close(at.value, torch.full_like(x[:, 0], -2 * (1 - share) ** 2))
 
 
@@ -711,7 +713,7 @@ def test_natural_images_are_like_the_inputs(x, y, start_images, k):
     for wrong, said in (
         (torch.rand(4, 2), r"samples of shape \(3,\) like x, got \(2,\)"),
         (3 * start_images, r"`start_images` must lie in the model's bounds \[0, 1\]"),
-        (start_images * torch.nan, "start_images must lie"),
+        (start_images * torch.nan, "`start_images` must lie"),
     ):
         attack = dataclasses.replace(all_three(start_images, eps=0.01)[k], start_images=wrong)
         with pytest.raises(ValueError, match=said):
@@ -725,20 +727,20 @@ def wrong(kind, error, words, /, **settings):
 @pytest.mark.parametrize(
     ("kind", "settings", "error", "words"),
     [
-        wrong(JointCarliniWagner, ValueError, "confidence must be", confidence=-1.0),
+        wrong(JointCarliniWagner, ValueError, "`confidence` must be", confidence=-1.0),
         wrong(
             JointCarliniWagner,
             ValueError,
-            "detector_confidence must be",
+            "`detector_confidence` must be",
             detector_confidence=math.nan,
         ),
-        wrong(JointCarliniWagner, ValueError, "candidates must be", candidates=0),
-        wrong(JointCarliniWagner, ValueError, "search_steps must be", search_steps=0),
-        wrong(JointCarliniWagner, ValueError, "steps must be", steps=0),
-        wrong(JointCarliniWagner, ValueError, "lr must be", lr=0.0),
-        wrong(JointCarliniWagner, ValueError, "initial_const must be", initial_const=-1.0),
-        wrong(JointCarliniWagner, ValueError, "schedule must be one of", schedule=1),
-        wrong(JointCarliniWagner, TypeError, "progress must be", progress=1),
+        wrong(JointCarliniWagner, ValueError, "`candidates` must be", candidates=0),
+        wrong(JointCarliniWagner, ValueError, "`search_steps` must be", search_steps=0),
+        wrong(JointCarliniWagner, ValueError, "`steps` must be", steps=0),
+        wrong(JointCarliniWagner, ValueError, "`lr` must be", lr=0.0),
+        wrong(JointCarliniWagner, ValueError, "`initial_const` must be", initial_const=-1.0),
+        wrong(JointCarliniWagner, ValueError, "`schedule` must be one of", schedule=1),
+        wrong(JointCarliniWagner, TypeError, "`progress` must be", progress=1),
         wrong(
             JointCarliniWagner,
             ValueError,
@@ -749,34 +751,39 @@ def wrong(kind, error, words, /, **settings):
         wrong(
             JointCarliniWagner,
             ValueError,
-            "detector_confidence must",
+            "`detector_confidence` must",
             schedule="published",
             start_images=CENTRES,
         ),
-        wrong(JointCarliniWagner, TypeError, "start_images must be a tensor", start_images=[1.0]),
+        wrong(JointCarliniWagner, TypeError, "`start_images` must be a tensor", start_images=[1.0]),
         wrong(
-            SelectivePGD, ValueError, "start_images must have shape", start_images=torch.zeros(0, 3)
+            SelectivePGD,
+            ValueError,
+            "`start_images` must have shape",
+            start_images=torch.zeros(0, 3),
         ),
         wrong(SelectivePGD, TypeError, "got torch.int64", start_images=torch.zeros(2, 3).long()),
-        wrong(SelectivePGD, ValueError, "eps must be", eps=-0.1),
-        wrong(SelectivePGD, ValueError, "norm must be", norm="l0"),
-        wrong(SelectivePGD, ValueError, "steps must be", steps=0),
-        wrong(SelectivePGD, ValueError, "step_size must be", step_size=0.0),
-        wrong(SelectivePGD, ValueError, "kind must be", kind="sum"),
-        wrong(SelectivePGD, ValueError, "restarts must be", restarts=0),
-        wrong(SelectivePGD, ValueError, "restarts must be 1", restarts=2, random_start=False),
-        wrong(SelectivePGD, TypeError, "random_start must be", random_start=1),
-        wrong(SelectivePGD, ValueError, "loss must be", loss="sum"),
-        wrong(SelectivePGD, ValueError, "stop must be", stop="last"),
-        wrong(SelectivePGD, TypeError, "seed must be", seed=0.5),
-        wrong(SelectivePGD, TypeError, "progress must be", progress=1),
-        wrong(FeatureMatching, TypeError, "start_images must be a tensor: Feat", start_images=None),
-        wrong(FeatureMatching, ValueError, "eps must be", eps=math.inf),
-        wrong(FeatureMatching, ValueError, "norm must be", norm="l0"),
-        wrong(FeatureMatching, ValueError, "steps must be", steps=0),
-        wrong(FeatureMatching, ValueError, "step_size must be", step_size=-1.0),
-        wrong(FeatureMatching, ValueError, "candidates must be", candidates=0),
-        wrong(FeatureMatching, TypeError, "progress must be", progress=None),
+        wrong(SelectivePGD, ValueError, "`eps` must be", eps=-0.1),
+        wrong(SelectivePGD, ValueError, "`norm` must be", norm="l0"),
+        wrong(SelectivePGD, ValueError, "`steps` must be", steps=0),
+        wrong(SelectivePGD, ValueError, "`step_size` must be", step_size=0.0),
+        wrong(SelectivePGD, ValueError, "`kind` must be", kind="sum"),
+        wrong(SelectivePGD, ValueError, "`restarts` must be", restarts=0),
+        wrong(SelectivePGD, ValueError, "`restarts` must be 1", restarts=2, random_start=False),
+        wrong(SelectivePGD, TypeError, "`random_start` must be", random_start=1),
+        wrong(SelectivePGD, ValueError, "`loss` must be", loss="sum"),
+        wrong(SelectivePGD, ValueError, "`stop` must be", stop="last"),
+        wrong(SelectivePGD, TypeError, "`seed` must be", seed=0.5),
+        wrong(SelectivePGD, TypeError, "`progress` must be", progress=1),
+        wrong(
+            FeatureMatching, TypeError, "`start_images` must be a tensor: Feat", start_images=None
+        ),
+        wrong(FeatureMatching, ValueError, "`eps` must be", eps=math.inf),
+        wrong(FeatureMatching, ValueError, "`norm` must be", norm="l0"),
+        wrong(FeatureMatching, ValueError, "`steps` must be", steps=0),
+        wrong(FeatureMatching, ValueError, "`step_size` must be", step_size=-1.0),
+        wrong(FeatureMatching, ValueError, "`candidates` must be", candidates=0),
+        wrong(FeatureMatching, TypeError, "`progress` must be", progress=None),
     ],
 )
 def test_wrong_settings_are_refused(kind, settings, error, words):
@@ -787,7 +794,7 @@ def test_wrong_settings_are_refused(kind, settings, error, words):
 
 
 def test_dlr_has_no_targeted_form(x, y):
-    with pytest.raises(ValueError, match="loss must not be 'dlr' with a target"):
+    with pytest.raises(ValueError, match="`loss` must not be 'dlr' with a target"):
         SelectivePGD(eps=0.1, loss="dlr")(ball(), x, y, target=y + 1)
 
 

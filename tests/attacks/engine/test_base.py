@@ -63,14 +63,14 @@ def test_only_successes_that_are_lost_are_moved():
     problem = to_the_right(torch.zeros(3, 1, dtype=torch.float64))
     x_adv = torch.tensor([[4.0], [2.999], [0.0]], dtype=torch.float64)
     found = Nearest(x_adv, torch.tensor([-1.0, -1.0, torch.inf]), x_adv[:, 0])
-    best = move_outward(problem, found, Best(x_adv, problem.shortfall(x_adv)))
+    best = move_outward(problem, found, Best(x_adv, problem.violation(x_adv)))
     assert best.success.tolist() == [True, True, False]
     assert best.x_adv.flatten().tolist() == [4.0, 2.999 * OUTWARD_FACTORS[0], 0.0]
-    assert problem.ledger.forward.tolist() == [2, 2, 2]
+    assert problem.statistics.forward.tolist() == [2, 2, 2]
 
 
 def test_failures_are_not_evaluated_again():
     problem = to_the_right(torch.zeros(2, 1, dtype=torch.float64))
-    verified = Best(problem.x, problem.shortfall(problem.x))
+    verified = Best(problem.x, problem.violation(problem.x))
     assert move_outward(problem, Nearest.empty(problem.x), verified) is verified
-    assert problem.ledger.forward.tolist() == [1, 1]
+    assert problem.statistics.forward.tolist() == [1, 1]

@@ -11,7 +11,7 @@ from advkit.attacks.engine.budget import BudgetAttack
 from tests.attack_cases import BUDGET
 from tests.toys import answers, convnet, images
 
-pytestmark = pytest.mark.filterwarnings("ignore:loss 'dlr' needs three classes")
+pytestmark = pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 every_attack = pytest.mark.parametrize(
     "attack", [attack for attack in BUDGET if isinstance(attack, BudgetAttack)], ids=repr
 )
@@ -51,7 +51,7 @@ def test_crafting_nothing_and_refusals():
     assert PGD(eps=0.1).craft(net, x[:0], y[:0]).shape == (0, 1, 6, 6)
     with pytest.raises(ValueError, match=r"bounds \[0, 1\]"):
         PGD(eps=0.1).craft(net, 2 * x, y)
-    with pytest.raises(ValueError, match="y must be below 3"):
+    with pytest.raises(ValueError, match="`y` must be below 3"):
         PGD(eps=0.1).craft(net, x, y + 1)
-    with pytest.raises(TypeError, match="model must be"):
+    with pytest.raises(TypeError, match="`model` must be"):
         PGD(eps=0.1).craft(lambda x: x, x, y)

@@ -45,7 +45,7 @@ def test_no_more_passes_than_the_schedule_allows(kind):
         assert (queries.backward <= search_steps * steps + looks).all()
         most = search_steps * (steps + 1 + 1 + constant_search._REFINE_STEPS) + looks
         rest = 2 + 1 + len(OUTWARD_FACTORS)  # the label and the first look; the last ones
-        again = queries.backward  # passes of the few that go on, see `Problem.narrow`
+        again = queries.backward  # passes of the few that go on, see `Problem.select_for_backward`
         assert (queries.forward <= most + rest + again).all()
 
 

@@ -84,13 +84,13 @@ def test_another_model_has_a_scale_of_its_own():
     tiny, ordinary = (TorchClassifier(Halfspace(torch.full((2,), w))) for w in (1e-20, 1.0))
     problem = attacks.FAB()._problem(tiny, x, y, None)
     assert problem.logits(x).amax() > 0.4
-    assert torch.equal(problem.through(ordinary).logits(x), ordinary.logits(x))
+    assert torch.equal(problem.with_model(ordinary).logits(x), ordinary.logits(x))
 
 
 def test_a_model_behind_a_guard_has_a_scale_of_its_own():
     x, y = torch.ones(1, 2), torch.tensor([1])
     attack = attacks.SelectivePGD(eps=0.1)
-    view = attack._view(Halfspace(torch.full((2,), 1e-20)))
+    view = attack._adapt_model(Halfspace(torch.full((2,), 1e-20)))
     problem = attack._problem(view, x, y, None)
     assert problem.logits(x).amax() == 1  # labels
     assert attack._joint(TwoGoals, problem).logits(x).amax() > 0.4

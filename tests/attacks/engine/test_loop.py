@@ -172,22 +172,25 @@ def test_a_loss_of_ones_own_is_climbed(net, x, y):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: attacks.PGD(eps=-1.0), "eps must be at least 0"),
-        (lambda: attacks.PGD(eps=float("nan")), "eps must be at least 0"),
+        (lambda: attacks.PGD(eps=-1.0), "`eps` must be at least 0"),
+        (lambda: attacks.PGD(eps=float("nan")), "`eps` must be at least 0"),
         (
             lambda: attacks.PGD(eps=1.0, norm="l0"),
-            "norm must be one of 'linf', 'l2', 'l1', got 'l0'",
+            "`norm` must be one of 'linf', 'l2', 'l1', got 'l0'",
         ),
-        (lambda: attacks.FGM(eps=1.0, norm="L2"), "norm must be one of"),
-        (lambda: attacks.PGD(eps=1.0, steps=0), "steps must be at least 1"),
-        (lambda: attacks.BIM(eps=1.0, steps=0), "steps must be at least 1"),
-        (lambda: attacks.PGD(eps=1.0, step_size=0.0), "step_size must be positive"),
-        (lambda: attacks.BIM(eps=1.0, step_size=-1.0), "step_size must be positive"),
-        (lambda: attacks.PGD(eps=1.0, restarts=0), "restarts must be at least 1"),
-        (lambda: attacks.PGD(eps=1.0, restarts=2, random_start=False), "restarts must be 1"),
-        (lambda: attacks.PGD(eps=1.0, momentum=-0.1), "momentum must be at least 0"),
-        (lambda: attacks.PGD(eps=1.0, loss="mse"), "loss must be one of 'ce', 'margin', 'dlr'"),
-        (lambda: attacks.FGSM(eps=1.0, stop="last"), "stop must be one of 'first', 'never', None"),
+        (lambda: attacks.FGM(eps=1.0, norm="L2"), "`norm` must be one of"),
+        (lambda: attacks.PGD(eps=1.0, steps=0), "`steps` must be at least 1"),
+        (lambda: attacks.BIM(eps=1.0, steps=0), "`steps` must be at least 1"),
+        (lambda: attacks.PGD(eps=1.0, step_size=0.0), "`step_size` must be positive"),
+        (lambda: attacks.BIM(eps=1.0, step_size=-1.0), "`step_size` must be positive"),
+        (lambda: attacks.PGD(eps=1.0, restarts=0), "`restarts` must be at least 1"),
+        (lambda: attacks.PGD(eps=1.0, restarts=2, random_start=False), "`restarts` must be 1"),
+        (lambda: attacks.PGD(eps=1.0, momentum=-0.1), "`momentum` must be at least 0"),
+        (lambda: attacks.PGD(eps=1.0, loss="mse"), "`loss` must be one of 'ce', 'margin', 'dlr'"),
+        (
+            lambda: attacks.FGSM(eps=1.0, stop="last"),
+            "`stop` must be one of 'first', 'never', None",
+        ),
     ],
 )
 def test_bad_hyper_parameters(make, said):
@@ -197,13 +200,13 @@ def test_bad_hyper_parameters(make, said):
 
 def test_bad_types():
     for make, said in [
-        (lambda: attacks.PGD(eps="8/255"), "eps must be a number, got str"),
-        (lambda: attacks.PGD(eps=1.0, steps=4.0), "steps must be an int, got float"),
-        (lambda: attacks.PGD(eps=1.0, random_start=1), "random_start must be True or False"),
-        (lambda: attacks.FGSM(eps=1.0, random_start="no"), "random_start must be True or False"),
-        (lambda: attacks.PGD(eps=1.0, seed=0.5), "seed must be an int"),
-        (lambda: attacks.FGSM(eps=1.0, seed=None), "seed must be an int"),
-        (lambda: attacks.PGD(eps=1.0, progress=1), "progress must be True or False"),
+        (lambda: attacks.PGD(eps="8/255"), "`eps` must be a number, got str"),
+        (lambda: attacks.PGD(eps=1.0, steps=4.0), "`steps` must be an int, got float"),
+        (lambda: attacks.PGD(eps=1.0, random_start=1), "`random_start` must be True or False"),
+        (lambda: attacks.FGSM(eps=1.0, random_start="no"), "`random_start` must be True or False"),
+        (lambda: attacks.PGD(eps=1.0, seed=0.5), "`seed` must be an int"),
+        (lambda: attacks.FGSM(eps=1.0, seed=None), "`seed` must be an int"),
+        (lambda: attacks.PGD(eps=1.0, progress=1), "`progress` must be True or False"),
         (lambda: attacks.PGD(0.1), "positional"),
     ]:
         with pytest.raises(TypeError, match=said):
@@ -321,10 +324,10 @@ def test_numbers_of_numpy_are_numbers(net, x, y):
 
 def test_a_part_of_a_part_has_the_gradients_of_the_whole(net, x, y):
     problem = attacks.PGD(eps=0.1)._problem(TorchClassifier(net), x, y, None)
-    at = problem.judge(x, differentiate=True)
-    whole = problem.pull(at, at.value, again=True)
+    at = problem.forward(x, differentiate=True)
+    whole = problem.input_gradient(at, at.value, again=True)
     first, second = torch.arange(16) % 7 != 3, torch.arange(14) % 5 != 1
-    part = at.take(first).take(second)
-    grad = problem.take(first).take(second).pull(part, part.value)
+    part = at.select(first).select(second)
+    grad = problem.select(first).select(second).input_gradient(part, part.value)
     torch.testing.assert_close(grad, whole[first][second])
     torch.testing.assert_close(part.x_adv, x[first][second])

@@ -32,8 +32,8 @@ def segment(logits, x, *, target=None, confidence=0.0):
 
 def success_at(problem, place):
     x_adv = torch.full_like(problem.x, place)
-    at = problem.judge(x_adv, differentiate=False)
-    return Nearest(x_adv, at.shortfall, problem.distance(x_adv))
+    at = problem.forward(x_adv, differentiate=False)
+    return Nearest(x_adv, at.violation, problem.distance(x_adv))
 
 
 def test_one_step_finds_the_first_of_several_boundaries():
@@ -86,15 +86,15 @@ def test_an_inner_point_that_is_a_success_is_not_refined_to():
     x = torch.full((1, 1), 4.0, dtype=torch.float64)  # past the boundary
     problem, logits = segment(lambda t: torch.stack([6 - t, t], 1), x)
     nearest = success_at(problem, 9.0)
-    before = problem.ledger.forward.clone()
+    before = problem.statistics.forward.clone()
     assert float(refine_to_boundary(problem, x, logits, nearest, 3).distance) == 5
-    assert torch.equal(problem.ledger.forward, before)
+    assert torch.equal(problem.statistics.forward, before)
 
 
 def test_candidates_are_the_likeliest_classes_without_the_label():
     x = torch.tensor([[1.0], [9.0]], dtype=torch.float64)
     problem, _ = segment(lambda t: torch.stack([5 + 0 * t, t, 10 - t], 1), x)
-    at = problem.judge(x, differentiate=False)
+    at = problem.forward(x, differentiate=False)
     found = candidates(at, problem.goal, 5)
     assert torch.stack(found, 1).tolist() == [[2, 1], [1, 2]]
     assert torch.stack(candidates(at, problem.goal, 1), 1).tolist() == [[2], [1]]
@@ -104,17 +104,17 @@ def test_what_is_no_success_and_what_begins_as_one_stay_as_they_are():
     x = torch.tensor([[0.0], [4.0]], dtype=torch.float64)  # the second is past the boundary
     problem, logits = segment(lambda t: torch.stack([6 - t, t], 1), x)
     nearest = success_at(problem, 2.0)  # no success
-    nearest = Nearest(nearest.x_adv, nearest.shortfall, torch.tensor([torch.inf, 2.0]))
-    before = problem.ledger.forward.clone()
+    nearest = Nearest(nearest.x_adv, nearest.violation, torch.tensor([torch.inf, 2.0]))
+    before = problem.statistics.forward.clone()
     assert refine_to_boundary(problem, x, logits, nearest, 3) is nearest
-    assert torch.equal(problem.ledger.forward, before)
+    assert torch.equal(problem.statistics.forward, before)
 
 
 def test_a_tie_is_no_reason_to_stop():
     """An inner point on the boundary itself that argmax gives to the label."""
     x = torch.full((1, 1), 3.0, dtype=torch.float64)
     problem, logits = segment(lambda t: torch.stack([6 - t, t], 1), x)
-    assert not problem.judge(x, differentiate=False).success
+    assert not problem.forward(x, differentiate=False).success
     found = refine_to_boundary(problem, x, logits, success_at(problem, 5.0), 2)
     assert found.distance < 0.05
 

@@ -8,7 +8,7 @@ from advkit.attacks.engine.records import Best, Nearest
 from tests.toys import Halfspace
 
 
-@pytest.mark.parametrize("empty", [Best.unjudged, Nearest.empty])
+@pytest.mark.parametrize("empty", [Best.unevaluated, Nearest.empty])
 def test_misclassified_inputs_are_successes_at_distance_zero(empty):
     plane = Halfspace(torch.ones(1, dtype=torch.float64), b=-3.0)
     x, y = torch.tensor([[5.0], [1.0]], dtype=torch.float64), torch.tensor([0, 0])
@@ -16,8 +16,8 @@ def test_misclassified_inputs_are_successes_at_distance_zero(empty):
     record = empty(problem.x)
     at = problem.evaluate_clean(record)
     assert at.success.tolist() == record.success.tolist() == [True, False]
-    assert record.shortfall[0] == at.shortfall[0] < 0
-    assert record.shortfall[1] == torch.inf
+    assert record.violation[0] == at.violation[0] < 0
+    assert record.violation[1] == torch.inf
     if isinstance(record, Nearest):
         assert record.distance.tolist() == [0.0, torch.inf]
 
@@ -30,15 +30,15 @@ def test_nan_is_named_by_its_sample_beside_a_rejection():
     x, y = torch.zeros(3, 2), torch.tensor([0, 0, 0])
     problem = attacks.FAB()._problem(TorchClassifier(Rejecting()), x, y, None)
     with pytest.raises(ValueError, match="sample 2"):
-        problem.judge(x, differentiate=False, first=True)
+        problem.forward(x, differentiate=False, first=True)
 
 
 def test_gradients_that_are_zero_are_noted_and_others_made_finite():
     x, y = torch.zeros(4, 2), torch.tensor([0, 0, 0, 0])
     problem = attacks.FAB()._problem(TorchClassifier(Halfspace(torch.ones(2))), x, y, None)
     grad = torch.tensor([[1.0, 2.0], [0.0, 0.0], [torch.inf, 1.0], [torch.nan, 1.0]])
-    assert problem.usable(grad).tolist() == [[1.0, 2.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
-    assert problem.ledger.blind.tolist() == [False, True, False, False]
+    assert problem.mask_invalid(grad).tolist() == [[1.0, 2.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
+    assert problem.statistics.no_gradient.tolist() == [False, True, False, False]
 
 
 class Roots(torch.nn.Module):
@@ -57,13 +57,13 @@ def test_infinite_entries_of_a_gradient_keep_their_sign():
     x = torch.tensor([[0.0, 0.25, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     model = TorchClassifier(Roots(torch.tensor([1.0, 1.0, -4.0, -1.0]), -9.0))
     problem = attacks.FAB()._problem(model, x, torch.tensor([0, 0, 0]), None)
-    at = problem.judge(x, differentiate=True)
-    assert problem.gradient(at).tolist() == [
+    at = problem.forward(x, differentiate=True)
+    assert problem.ascent_direction(at).tolist() == [
         [2.0, 1.0, -2.0, -2.0],
         [1.0, 1.0, -1.0, -1.0],
         [0.5, 0.5, -2.0, -0.5],
     ]
-    assert not problem.ledger.blind.any()
+    assert not problem.statistics.no_gradient.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])

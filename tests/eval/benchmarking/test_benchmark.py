@@ -87,50 +87,50 @@ def data(n, wrong=()):
     return x, y
 
 
-class TestFloors:
+class TestPasses:
     @pytest.mark.parametrize("passes", [1, 7])
     @pytest.mark.parametrize("drift", [0.0, 0.01])
-    def test_an_attack_of_k_passes_takes_k_floors_on_a_machine_that_slows_down_too(
+    def test_an_attack_of_k_passes_costs_k_passes_on_a_machine_that_slows_down_too(
         self, clock, passes, drift
     ):
         clock.drift = drift
         found = rob.benchmark(
             Timed(clock), *data(6), attacks=[Passes(passes=(passes,))], batch_size=4
         )
-        assert found.attacks[0].floors == pytest.approx(passes, rel=1e-9)
+        assert found.attacks[0].passes == pytest.approx(passes, rel=1e-9)
 
     def test_a_round_is_the_sum_of_its_batches(self, clock):
         # 4 and 2 samples: 4 * 1 + 2 * 9 seconds against 4 + 2; the first call warms up
         attack = Passes(passes=(50, 1, 9))
         found = rob.benchmark(Timed(clock), *data(6), attacks=[attack], batch_size=4, rounds=1)
-        assert found.attacks[0].floors == pytest.approx(22 / 6)
+        assert found.attacks[0].passes == pytest.approx(22 / 6)
         assert found.attacks[0].outcome.seconds == 22
         assert [n for n, _ in attack.batches] == [4, 4, 2]
 
-    def test_floors_and_seconds_are_medians_of_the_rounds_after_the_first_look(self, clock):
+    def test_passes_and_seconds_are_medians_of_the_rounds_after_the_warm_up(self, clock):
         attack = Passes(passes=(90, 5, 60, 8))
         found = rob.benchmark(Timed(clock), *data(3), attacks=[attack])
-        assert found.attacks[0].floors == pytest.approx(8)
+        assert found.attacks[0].passes == pytest.approx(8)
         assert found.attacks[0].outcome.seconds == 24
         assert found.attacks[0].outcome.forward.tolist() == [5, 5, 5]  # of the first round
         assert len(attack.batches) == 4
 
-    def test_the_floor_is_of_what_is_attacked(self, clock):
+    def test_a_bare_pass_is_one_of_the_samples_to_attack(self, clock):
         x, y = data(8, wrong=[0, 1, 4, 5, 6, 7])
         attack = Passes(passes=(3,))
         found = rob.benchmark(Timed(clock), x, y, attacks=[attack], batch_size=4, rounds=2)
-        assert found.attacks[0].floors == pytest.approx(3)
+        assert found.attacks[0].passes == pytest.approx(3)
         assert [n for n, _ in attack.batches] == [2, 2, 2]  # nothing is left of the second batch
         assert found.clean.tolist() == [False, False, True, True] + 4 * [False]
-        assert (found.floor.inputs, found.floor.seconds) == (2, 2)
-        assert found.attacks[0].outcome.sent(found.attacks[0].outcome.forward) == 3
+        assert (found.bare_pass.inputs, found.bare_pass.seconds) == (2, 2)
+        assert found.attacks[0].outcome.mean_of_attacked(found.attacks[0].outcome.forward) == 3
 
-    def test_the_floor_is_that_of_the_first_batch_with_something_to_attack(self, clock):
+    def test_the_bare_pass_is_that_of_the_first_batch_with_something_to_attack(self, clock):
         x, y = data(6, wrong=[0, 1, 2])
         found = rob.benchmark(
             Timed(clock), x, y, attacks=[Passes(passes=(2,))], batch_size=2, rounds=2
         )
-        assert (found.floor.inputs, found.floor.seconds) == (1, 1)
+        assert (found.bare_pass.inputs, found.bare_pass.seconds) == (1, 1)
 
     def test_a_model_is_held_over_several_bare_passes_as_over_an_attack(self, clock):
         class Holding:
@@ -148,10 +148,10 @@ class TestFloors:
 
         model = Holding()
         found = rob.benchmark(model, *data(3), attacks=[Passes(passes=(5,))], rounds=2)
-        assert found.floor.seconds == 3
+        assert found.bare_pass.seconds == 3
         assert model.held == 1 + 2 * 2  # for the memory, then before and after each run
 
-    def test_without_gradients_a_floor_is_a_forward_pass(self, clock):
+    def test_without_gradients_a_pass_is_a_forward_pass(self, clock):
         class Labels:
             bounds, num_classes = (0.0, 1.0), 2
 
@@ -163,16 +163,16 @@ class TestFloors:
         attack = attacks.HopSkipJump(max_queries=40)
         found = rob.benchmark(Labels(), x, y, attacks=[attack], rounds=1)
         outcome = found.attacks[0].outcome
-        assert found.attacks[0].floors == pytest.approx(int(outcome.forward.sum()) / 4)
-        assert not found.floor.backward
-        assert "floor: a bare forward pass (no gradients)" in str(found)
+        assert found.attacks[0].passes == pytest.approx(int(outcome.forward.sum()) / 4)
+        assert not found.bare_pass.backward
+        assert "1 pass = one forward pass (no gradients) of the batch: " in str(found)
 
     def test_with_gradients_it_is_both(self, clock):
         found = rob.benchmark(Timed(clock), *data(2), attacks=[Passes(passes=(1,))], rounds=1)
-        assert found.floor.backward
-        assert "floor: a bare forward and backward pass; of 2 inputs it takes 2e+03 ms" in str(
-            found
-        )
+        assert found.bare_pass.backward
+        text = str(found)
+        assert "1 pass = one forward and backward pass of the batch: 2e+03 ms and" in text
+        assert "MiB for 2 inputs" in text
 
 
 def net(seed=0, classes=4):
@@ -247,7 +247,7 @@ def test_the_peak_is_that_of_the_first_batch_and_of_the_attack_alone(clock):
     small, large = (cost.peak_memory for cost in found.attacks)
     assert 40_000 <= large <= 40_000 + small
     assert 0 < small < 4_000
-    assert 0 < found.floor.peak_memory < 4_000
+    assert 0 < found.bare_pass.peak_memory < 4_000
 
 
 def test_an_eps_for_each_sample_is_cut_along_the_batches_and_a_group_of_its_own(clock):
@@ -264,13 +264,13 @@ def test_an_eps_for_each_sample_is_cut_along_the_batches_and_a_group_of_its_own(
     rob.benchmark(Timed(clock), *data(6, wrong=range(4)), attacks=[late], batch_size=4, rounds=1)
     assert [e.tolist() for _, e in late.batches] == 2 * [eps[4:].tolist()]
     titles = [group.title for group in found.groups]
-    assert titles == ["Within linf, a budget of its own for each input", "Within linf 0.5"]
+    assert titles == ["Within linf, one budget for each input", "Within linf 0.5"]
 
 
 # ---- ranking ---------------------------------------------------------------------------------
 
 
-def cost(name, distances, floors, *, eps=None, norm="linf", settings=(), minimum=None, radius=None):
+def cost(name, distances, passes, *, eps=None, norm="linf", settings=(), minimum=None, radius=None):
     """What an attack found: distances of its successes, NaN for a failure."""
     distance = torch.tensor(distances)
     n = len(distance)
@@ -292,7 +292,7 @@ def cost(name, distances, floors, *, eps=None, norm="linf", settings=(), minimum
             seconds=0.5,
             examples=None,
         ),
-        floors=floors,
+        passes=passes,
         peak_memory=3 * 2**20,
     )
 
@@ -317,14 +317,14 @@ def test_budget_attacks_are_sorted_by_what_they_find_and_the_front_is_marked():
     ]
     (group,) = groups_of(costs)
     assert names(group.rows) == ["Good", "Same", "Dear", "Mid", "Weak", "Lost"]
-    assert names(group.front) == ["Good", "Mid", "Weak"]
+    assert names(group.pareto_front) == ["Good", "Mid", "Weak"]
     assert group.title == "Within linf 0.1"
     assert group.best.name == "Good"
-    assert group.verdict == "Good finds most: 70.00 % for 30.0 floors."
+    assert group.summary == "Highest success rate: Good (70.00 %, 30.0 passes)."
 
 
 @pytest.mark.parametrize(
-    ("k", "floors", "front"),
+    ("k", "passes", "front"),
     [
         (50, 8.0, ["A", "B"]),  # the same in all: neither beats the other
         (50, 9.0, ["A"]),
@@ -335,22 +335,22 @@ def test_budget_attacks_are_sorted_by_what_they_find_and_the_front_is_marked():
         (51, 9.0, ["A", "B"]),
     ],
 )
-def test_who_is_on_the_front(k, floors, front):
-    costs = [cost("A", found(50), 8.0, eps=0.1), cost("B", found(k), floors, eps=0.1)]
+def test_who_is_on_the_pareto_front(k, passes, front):
+    costs = [cost("A", found(50), 8.0, eps=0.1), cost("B", found(k), passes, eps=0.1)]
     (group,) = groups_of(costs)
-    assert sorted(names(group.front)) == front
+    assert sorted(names(group.pareto_front)) == front
 
 
 @pytest.mark.parametrize(("k", "said"), [(69, True), (68, False)])
 def test_the_cheapest_that_finds_nearly_as_much_is_named(k, said):
     costs = [
         cost("Best", found(70), 30.0, eps=0.1),
-        cost("Thrifty", found(k), 4.0, eps=0.1),
+        cost("Cheap", found(k), 4.0, eps=0.1),
         cost("Other", found(70), 31.0, eps=0.1),
     ]
     (group,) = groups_of(costs)
-    more = f"; Thrifty nearly as much: {k}.00 % for 4.0 floors" if said else ""
-    assert group.verdict == f"Best finds most: 70.00 % for 30.0 floors{more}."
+    more = f"; cheapest within one point: Cheap ({k}.00 %, 4.0 passes)" if said else ""
+    assert group.summary == f"Highest success rate: Best (70.00 %, 30.0 passes){more}."
 
 
 def test_budgets_and_norms_are_apart():
@@ -366,10 +366,10 @@ def test_budgets_and_norms_are_apart():
         ("Within linf 0.2", ["B"]),
         ("Within l2 0.1", ["C"]),
     ]
-    assert groups[1].verdict == "B, alone here, finds 20.00 % for 1.0 floors."
+    assert groups[1].summary == "Only attack: B (20.00 %, 1.0 passes)."
 
 
-def test_minimum_norm_attacks_have_a_say_within_budgets_and_groups_of_their_own():
+def test_minimum_norm_attacks_count_within_budgets_and_in_groups_of_their_own():
     near = [0.05] * 30 + [0.15] * 40 + [0.3] * 30
     costs = [
         cost("Budget", found(40, at=0.1), 5.0, eps=0.1),
@@ -378,19 +378,21 @@ def test_minimum_norm_attacks_have_a_say_within_budgets_and_groups_of_their_own(
         cost("Elsewhere", near, 1.0, norm="l2"),
     ]
     within, nearest, elsewhere = groups_of(costs)
-    assert [(r.name, r.found.count) for r in within.rows] == [
+    assert [(r.name, r.success_rate.count) for r in within.rows] == [
         ("Budget", 40), ("Near", 30), ("Far", 0),
     ]  # fmt: skip
     assert [r.median_distance for r in within.rows] == 3 * [math.inf]
     assert nearest.title == "Nearest in linf, at any distance"
-    assert [(r.name, r.found.count) for r in nearest.rows] == [("Near", 100), ("Far", 90)]
+    assert [(r.name, r.success_rate.count) for r in nearest.rows] == [("Near", 100), ("Far", 90)]
     assert [r.median_distance for r in nearest.rows] == pytest.approx([0.15, 0.4])
-    assert names(nearest.front) == ["Near", "Far"]
-    assert nearest.verdict == "Near comes nearest: 100.00 % at 0.15 for 9.0 floors."
+    assert names(nearest.pareto_front) == ["Near", "Far"]
+    assert nearest.summary == (
+        "Smallest median distance: Near (100.00 %, median distance 0.15, 9.0 passes)."
+    )
     assert names(elsewhere.rows) == ["Elsewhere"]
 
 
-def test_among_minimum_norm_attacks_nearness_decides_and_then_the_share():
+def test_among_minimum_norm_attacks_distance_decides_and_then_the_success_rate():
     costs = [
         cost("Often", found(100, at=0.2), 1.0),
         cost("Near", found(60, at=0.1), 50.0),
@@ -404,28 +406,28 @@ def test_among_minimum_norm_attacks_nearness_decides_and_then_the_share():
     ("at", "k", "said"), [(0.1009, 99, True), (0.1011, 100, False), (0.1, 98, False)]
 )
 def test_nearly_as_near_is_one_percent_of_distance_and_one_point_of_share(at, k, said):
-    costs = [cost("Best", found(100, at=0.1), 30.0), cost("Thrifty", found(k, at=at), 4.0)]
+    costs = [cost("Best", found(100, at=0.1), 30.0), cost("Cheap", found(k, at=at), 4.0)]
     (group,) = groups_of(costs)
-    assert ("Thrifty nearly as near" in group.verdict) is said
+    assert ("cheapest within 1 %: Cheap" in group.summary) is said
 
 
-def test_where_less_than_half_is_found_minimum_norm_attacks_are_told_by_their_share():
+def test_where_less_than_half_is_found_minimum_norm_attacks_are_ranked_by_success_rate():
     costs = [
         cost("Some", found(30), 8.0),
         cost("Few", found(20), 9.0),
-        cost("Thrift", found(29), 2),
+        cost("Cheap", found(29), 2),
     ]
     (group,) = groups_of(costs)
-    assert names(group.rows) == ["Some", "Thrift", "Few"]
-    assert group.verdict == (
-        "Some finds most: 30.00 % at inf for 8.0 floors; "
-        "Thrift nearly as much: 29.00 % at inf for 2.0 floors."
+    assert names(group.rows) == ["Some", "Cheap", "Few"]
+    assert group.summary == (
+        "Highest success rate: Some (30.00 %, median distance inf, 8.0 passes); "
+        "cheapest within one point: Cheap (29.00 %, median distance inf, 2.0 passes)."
     )
 
 
-def test_nothing_found_is_said():
+def test_the_summary_without_any_success():
     (group,) = groups_of([cost("A", found(0), 8.0, eps=0.1), cost("B", found(0), 9.0, eps=0.1)])
-    assert group.verdict == "No attack finds anything."
+    assert group.summary == "No attack succeeds on any input."
 
 
 def test_a_budget_for_each_input_is_shared_by_those_who_have_the_same():
@@ -438,14 +440,14 @@ def test_a_budget_for_each_input_is_shared_by_those_who_have_the_same():
         cost("Near", [0.06, 0.06, 0.06, 0.06], 2.0),
     ]
     first, second, _ = groups_of(costs)
-    assert [(r.name, r.found.count) for r in first.rows] == [("B", 3), ("Near", 3), ("A", 2)]
+    assert [(r.name, r.success_rate.count) for r in first.rows] == [("B", 3), ("Near", 3), ("A", 2)]
     assert names(second.rows) == ["Near", "C"]
 
 
 def test_a_budget_attack_is_believed_about_its_own_budget():
     # in 16 bits a distance may exceed the budget by the rounding of the dtype
     (group,) = groups_of([cost("A", found(40, at=0.101), 2.0, eps=0.1)])
-    assert group.best.found.count == 40
+    assert group.best.success_rate.count == 40
 
 
 def test_names_leave_out_what_the_group_shares_unless_two_would_be_alike():
@@ -466,7 +468,7 @@ def made(*costs, **more):
     """A benchmark of made-up attacks on 100 inputs."""
     return rob.Benchmark(
         model="Model", clean=torch.ones(100, dtype=torch.bool), attacks=costs,
-        floor=rob.Floor(inputs=64, seconds=0.01234, peak_memory=2**21, backward=True),
+        bare_pass=rob.BarePass(inputs=64, seconds=0.01234, peak_memory=2**21, backward=True),
         batch_size=64, rounds=3, device="cpu", threads=2, **more,
     )  # fmt: skip
 
@@ -485,9 +487,9 @@ def test_the_table():
     lines = str(SHOWN).splitlines()
     assert lines[:6] == [
         "Model on 100 inputs",
-        "attacked: 100, those that are labelled correctly",
+        "attacked: 100, which the model labels correctly",
         "data: mine",
-        "floor: a bare forward and backward pass; of 64 inputs it takes 12.3 ms and 2.00 MiB",
+        "1 pass = one forward and backward pass of the batch: 12.3 ms and 2.00 MiB for 64 inputs",
         "3 rounds in batches of 64 on cpu, 2 threads",
         "",
     ]
@@ -496,12 +498,16 @@ def test_the_table():
     assert weak.split() == ["*", "Weak", "20.00", "inf", "2.0", "3.0", "2.0", "0.500", "3.00"]
     assert next(line for line in lines if "Lost" in line).startswith("  Lost  ")
     first = lines.index("Within linf 0.1")
-    verdict = lines.index("Near finds most: 100.00 % for 300.0 floors.")
-    assert first < verdict < lines.index("Nearest in linf, at any distance")
+    summary = next(
+        i for i, line in enumerate(lines) if line.startswith("Highest success rate: Near")
+    )
+    assert first < summary < lines.index("Nearest in linf, at any distance")
     text = " ".join(str(SHOWN).split())
-    assert "* No other attack of the group finds as much, or as near, for fewer floors." in text
+    assert (
+        "* On the Pareto front: no other attack in the table is as good for fewer passes." in text
+    )
     assert "medians of 3 rounds" in text
-    assert "A minimum-norm attack among those with a budget counts" in text
+    assert "Within a budget, a minimum-norm attack counts" in text
 
 
 def test_notes_say_only_what_is_there():
@@ -516,7 +522,7 @@ def test_blind_attacks_are_named():
     lost[:7] = True
     outcome = dataclasses.replace(blind.outcome, no_gradient=lost)
     text = " ".join(str(made(dataclasses.replace(blind, outcome=outcome))).split())
-    assert "A(eps=0.1) met no usable gradient on 7 inputs that it did not fool" in text
+    assert "A(eps=0.1) had no usable gradient on 7 inputs" in text
 
 
 def test_attacks_that_could_not_begin_are_named():
@@ -525,7 +531,7 @@ def test_attacks_that_could_not_begin_are_named():
     lost[:7] = True
     outcome = dataclasses.replace(idle.outcome, no_start=lost)
     text = " ".join(str(made(dataclasses.replace(idle, outcome=outcome))).split())
-    assert "A(eps=0.1) could not begin on 7 inputs that it did not fool" in text
+    assert "A(eps=0.1) could not begin on 7 inputs" in text
     assert "usable gradient" not in text
 
 
@@ -540,20 +546,20 @@ def test_json_has_neither_nan_nor_infinity(tmp_path):
     read = json.loads(path.read_text(), parse_constant=refused)
     assert read["about"] == {"seed": "0"}
     assert (read["inputs"], read["attacked"], read["rounds"], read["threads"]) == (100, 100, 3, 2)
-    assert read["floor"] == {
+    assert read["bare_pass"] == {
         "inputs": 64, "seconds": 0.01234, "peak_memory": 2**21, "backward": True,
     }  # fmt: skip
-    assert read["attacks"][0]["floors"] == 2.0
+    assert read["attacks"][0]["passes"] == 2.0
     assert read["attacks"][0]["peak_memory"] == 3 * 2**20
     assert read["attacks"][1]["median_distance_of_attacked"] is None
     within, nearest = read["groups"]
     assert within["rows"][0] == {
-        "attack": "A()", "found": {"value": 0.2, "count": 20, "total": 100},
-        "median_distance": None, "floors": 2.0, "front": True,
+        "attack": "A()", "success_rate": {"value": 0.2, "count": 20, "total": 100},
+        "median_distance": None, "passes": 2.0, "pareto_front": True,
     }  # fmt: skip
-    assert within["rows"][1]["front"] is False
-    assert (within["norm"], within["budget"], nearest["budget"]) == ("linf", True, False)
-    assert nearest["verdict"] == "No attack finds anything."
+    assert within["rows"][1]["pareto_front"] is False
+    assert (within["norm"], within["has_budget"], nearest["has_budget"]) == ("linf", True, False)
+    assert nearest["summary"] == "No attack succeeds on any input."
 
 
 def test_the_plot_has_a_panel_for_each_group_and_a_point_for_each_attack():
@@ -578,13 +584,13 @@ def test_there_is_no_plot_of_nothing():
     assert made(cost("A", found(0), 1.0, eps=0.1), cost("B", found(0), 1.0)).plot() is None
 
 
-# ---- the door --------------------------------------------------------------------------------
+# ---- arguments --------------------------------------------------------------------------------
 
 
 def test_a_query_budget_is_refused_and_not_spent():
     model = QueryCounter(net(), max_queries=10_000)
     x = torch.rand(4, 1, 3, 4)
-    with pytest.raises(ValueError, match="model must have no query budget, got one of 10,000"):
+    with pytest.raises(ValueError, match="`model` must have no query budget, got 10,000 queries"):
         rob.benchmark(model, x, torch.zeros(4).long(), attacks=[attacks.DeepFool()])
     assert model.forward == 0
     zero = QueryCounter(net(), max_queries=0)
@@ -593,20 +599,24 @@ def test_a_query_budget_is_refused_and_not_spent():
 
 
 WRONG = [
-    ({"x": np.zeros((4, 12))}, TypeError, "x must be a torch.Tensor, got ndarray"),
-    ({"x": [(torch.rand(4, 12), torch.zeros(4))]}, TypeError, "x must be a torch.Tensor, got list"),
+    ({"x": np.zeros((4, 12))}, TypeError, "`x` must be a torch.Tensor, got ndarray"),
+    (
+        {"x": [(torch.rand(4, 12), torch.zeros(4))]},
+        TypeError,
+        "`x` must be a torch.Tensor, got list",
+    ),
     ({"x": torch.rand(3, 1, 3, 4)}, ValueError, "x has 3 samples, but y has 4 labels"),
     ({"x": 2 + torch.rand(4, 1, 3, 4)}, ValueError, r"`x` must lie in the model's bounds \[0, 1\]"),
-    ({"y": None}, TypeError, "y must be a torch.Tensor"),
-    ({"y": torch.full((4,), 9)}, ValueError, "y must be below 4"),
+    ({"y": None}, TypeError, "`y` must be a torch.Tensor"),
+    ({"y": torch.full((4,), 9)}, ValueError, "`y` must be below 4"),
     ({"attacks": []}, ValueError, "at least one attack"),
-    ({"attacks": [attacks.PGD]}, TypeError, "attacks must be a list of attacks"),
-    ({"attacks": attacks.DeepFool()}, TypeError, "attacks must be a list of attacks"),
+    ({"attacks": [attacks.PGD]}, TypeError, "`attacks` must be a list of attacks"),
+    ({"attacks": attacks.DeepFool()}, TypeError, "`attacks` must be a list of attacks"),
     ({"attacks": [attacks.FGSM(eps=torch.ones(3))]}, ValueError, "eps has 3 values, but x has 4"),
-    ({"rounds": 0}, ValueError, "rounds must be at least 1, got 0"),
-    ({"rounds": 1.5}, TypeError, "rounds must be an int"),
-    ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
-    ({"model": 3}, TypeError, "model must be a torch.nn.Module"),
+    ({"rounds": 0}, ValueError, "`rounds` must be at least 1, got 0"),
+    ({"rounds": 1.5}, TypeError, "`rounds` must be an int"),
+    ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
+    ({"model": 3}, TypeError, "`model` must be a torch.nn.Module"),
 ]
 
 
@@ -624,7 +634,7 @@ def test_what_is_wrong_is_named(given, kind, said):
 def test_without_anything_to_attack_there_is_no_benchmark(n):
     model, x = TorchClassifier(net()), torch.rand(n, 1, 3, 4)
     y = (model.predict(x) + 1) % 4
-    with pytest.raises(ValueError, match=f"labels none of {n} so: there is nothing to attack"):
+    with pytest.raises(ValueError, match=f"got {n} inputs, all misclassified"):
         rob.benchmark(model, x, y, attacks=[attacks.DeepFool()])
 
 
@@ -639,7 +649,7 @@ def test_an_attack_that_the_model_cannot_answer_ends_it_before_any_round():
             return torch.stack([1 - x[:, 0], x[:, 0]], dim=1)
 
     first = Watched(attack=attacks.Square(eps=0.1, max_queries=5), counter=QueryCounter(net()))
-    with pytest.raises(TypeError, match="FGSM needs gradients"):
+    with pytest.raises(TypeError, match="must have gradients .* for FGSM"):
         rob.benchmark(Labels(), *data(4), attacks=[first, attacks.FGSM(eps=0.1)])
     assert len(first.seen) == 1
 

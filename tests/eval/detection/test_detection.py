@@ -14,7 +14,7 @@ from advkit import attacks
 from advkit.detectors.collect import collect
 from advkit.detectors.forest import OutputForest
 from advkit.eval.detection.binary import detection_scores
-from advkit.eval.detection.bootstrap import Estimate, Ranking, resampled
+from advkit.eval.detection.bootstrap import Estimate, Ranking, bootstrap
 from advkit.eval.detection.multiclass import classification_scores
 from tests.toys import answers, convnet, images
 
@@ -67,14 +67,14 @@ def test_figures_are_those_of_their_definitions():
             assert float(figure) == pytest.approx(tpr_at(w, s, fpr))
         assert float(found.recall) == pytest.approx((s[w] > 0.75).mean())
         assert float(found.f1) == pytest.approx(f1(w, s > 0.75))
-    assert float(scores.false_alarms) == pytest.approx((anomaly_score[~wrong] > 0.75).mean())
+    assert float(scores.false_positive_rate) == pytest.approx((anomaly_score[~wrong] > 0.75).mean())
     assert (anomaly_score == 0.75).any()  # which are no alarms
 
 
 def test_without_a_threshold_there_is_no_recall():
     wrong, anomaly_score, *_ = table()
     scores = detection_scores(wrong, anomaly_score, bootstrap=3)
-    assert scores.overall.recall is scores.overall.f1 is scores.false_alarms is None
+    assert scores.overall.recall is scores.overall.f1 is scores.false_positive_rate is None
     assert scores.per_attack == {}
     assert list(scores.overall.tpr) == [0.01, 0.05]
     assert "recall" not in str(scores)
@@ -126,7 +126,7 @@ def test_intervals_are_percentiles_of_resamples_of_whole_samples():
     whole = scores.overall
     pairs = {
         "auroc": whole.auroc, "ap": whole.ap, "tpr": whole.tpr[0.1], "recall": whole.recall,
-        "f1": whole.f1, "pgd": scores.per_attack["PGD"].auroc, "false": scores.false_alarms,
+        "f1": whole.f1, "pgd": scores.per_attack["PGD"].auroc, "false": scores.false_positive_rate,
     }  # fmt: skip
     for name, figure in pairs.items():
         low, high = np.quantile(found[name], [0.025, 0.975])
@@ -172,12 +172,12 @@ def test_the_seed_and_the_parts_do_not_matter_to_what_is_drawn(monkeypatch):
     whole, other = scores(0), scores(1)
     assert whole != other
     assert whole["overall"]["auroc"]["value"] == other["overall"]["auroc"]["value"]
-    monkeypatch.setattr("advkit.eval.detection.bootstrap._AT_ONCE", 900)
+    monkeypatch.setattr("advkit.eval.detection.bootstrap._WEIGHTS_AT_ONCE", 900)
     assert scores(0) == whole
 
 
 def test_each_sample_is_drawn_as_often_as_any():
-    seen = resampled(
+    seen = bootstrap(
         lambda w: {"rows": w.sum(1), **{i: w[:, i] for i in range(3)}}, np.array([0, 0, 1]), 4000, 0
     )
     assert set(seen["rows"]) == {2, 3, 4}
@@ -191,7 +191,7 @@ def test_resamples_without_clean_or_adversarial_rows_are_left_aside():
     assert scores.overall.auroc == Estimate(1.0, 1.0, 1.0)
     assert scores.overall.tpr[0.01] == Estimate(1.0, 1.0, 1.0)
     assert scores.overall.f1 == Estimate(1.0, 1.0, 1.0)
-    assert scores.false_alarms == Estimate(0.0, 0.0, 0.0)
+    assert scores.false_positive_rate == Estimate(0.0, 0.0, 0.0)
     nothing = Estimate.of(0.5, np.full(3, np.nan))
     assert math.isnan(nothing.low)
     assert nothing.to_dict() == {"value": 0.5, "low": None, "high": None}
@@ -231,13 +231,13 @@ def test_detection_prints_as_a_table_and_converts_to_json():
     assert f"{clean} clean rows" in text
     assert f"{clean // 100} at 1 %, {clean // 20} at 5 %" in text
     assert "rows of a sample are drawn" in text
-    assert "Above the threshold of 0.75 is a share of" in " ".join(text.split())
+    assert "At the threshold 0.75 the false-positive rate is" in " ".join(text.split())
     plain = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
     assert plain["per_attack"]["PGD"]["tpr"]["0.05"] == found.tpr[0.05].to_dict()
     assert plain["overall"]["rows"] == wrong.sum()
     assert plain["clean_rows"] == clean
     alone = str(detection_scores(wrong, anomaly_score, bootstrap=2))
-    assert "each row is drawn by itself" in " ".join(alone.split())
+    assert "each row is drawn independently" in " ".join(alone.split())
 
 
 @pytest.mark.parametrize("log_x", [False, True])
@@ -260,8 +260,8 @@ def test_the_plot_has_a_curve_for_each_attack(log_x):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"adversarial": [0.0, 1.0, 1.0]}, TypeError, "adversarial must be bools, or 0 and 1"),
-        ({"adversarial": [0, 1, 2]}, ValueError, "adversarial must be 0 or 1"),
+        ({"adversarial": [0.0, 1.0, 1.0]}, TypeError, "`adversarial` must be bools, or 0 and 1"),
+        ({"adversarial": [0, 1, 2]}, ValueError, "`adversarial` must be 0 or 1"),
         ({"adversarial": [[0], [1], [1]]}, ValueError, r"got shape \(3, 1\)"),
         ({"adversarial": [1, 1, 1]}, ValueError, "both clean and adversarial rows, got 0 and 3"),
         ({"adversarial": [0, 0, 0]}, ValueError, "got 3 and 0"),
@@ -270,16 +270,20 @@ def test_the_plot_has_a_curve_for_each_attack(log_x):
             ValueError,
             r"`anomaly_score` must have shape \(3,\), got \(2,\)",
         ),
-        ({"anomaly_score": [0.1, np.nan, np.inf]}, ValueError, "finite, is not in row 1, 2"),
-        ({"anomaly_score": ["a", "b", "c"]}, TypeError, "anomaly_score must be numbers"),
+        (
+            {"anomaly_score": [0.1, np.nan, np.inf]},
+            ValueError,
+            "finite, got NaN or infinity .row 1, 2",
+        ),
+        ({"anomaly_score": ["a", "b", "c"]}, TypeError, "`anomaly_score` must be numbers"),
         ({"attack": ["a", "b"]}, ValueError, r"`attack` must have shape \(3,\)"),
         ({"samples": [0, 1]}, ValueError, r"`samples` must have shape \(3,\)"),
-        ({"threshold": np.nan}, ValueError, "threshold must be finite"),
-        ({"threshold": "high"}, TypeError, "threshold must be a number"),
-        ({"fpr": (0.1, 1.0)}, ValueError, "fpr must be below 1"),
-        ({"fpr": (np.nan,)}, ValueError, "fpr must lie in"),
-        ({"bootstrap": 0}, ValueError, "bootstrap must be at least 1"),
-        ({"seed": 0.5}, TypeError, "seed must be an int"),
+        ({"threshold": np.nan}, ValueError, "`threshold` must be finite"),
+        ({"threshold": "high"}, TypeError, "`threshold` must be a number"),
+        ({"fpr": (0.1, 1.0)}, ValueError, "`fpr` must be below 1"),
+        ({"fpr": (np.nan,)}, ValueError, "`fpr` must lie in"),
+        ({"bootstrap": 0}, ValueError, "`bootstrap` must be at least 1"),
+        ({"seed": 0.5}, TypeError, "`seed` must be an int"),
     ],
 )
 def test_wrong_columns_are_refused(change, error, words):
@@ -400,7 +404,7 @@ def test_classification_prints_converts_and_plots():
     assert plain["confusion"] == scores.confusion.tolist()
     assert plain["per_class"]["PGD"]["f1"] == scores.per_class["PGD"].f1.to_dict()
     axes = scores.plot().axes[0]
-    assert axes.get_xlabel() == "given to"
+    assert axes.get_xlabel() == "assigned class"
     assert [label.get_text() for label in axes.get_yticklabels()] == CLASSES
     share = 100 * scores.confusion / scores.confusion.sum(1, keepdims=True)
     assert [t.get_text() for t in axes.texts] == [f"{v:.1f}" for v in share.ravel()]
@@ -418,15 +422,15 @@ def test_classes_may_be_numbers():
 @pytest.mark.parametrize(
     ("y", "p", "classes", "words"),
     [
-        (["a", "b"], np.eye(2), ["a"], "classes must be two or more"),
-        (["a", "b"], np.eye(2), ["a", "a"], "classes must be two or more different"),
+        (["a", "b"], np.eye(2), ["a"], "`classes` must be at least 2"),
+        (["a", "b"], np.eye(2), ["a", "a"], "`classes` must be at least 2 different"),
         (["a", "c"], np.eye(2), ["a", "b"], r"among the classes \['a', 'b'\], got 'c'"),
-        (["a", "a"], np.eye(2), ["a", "b"], "y must have rows of two classes"),
+        (["a", "a"], np.eye(2), ["a", "b"], "`y` must hold at least 2 classes"),
         ([["a"], ["b"]], np.eye(2), ["a", "b"], r"`y` must have shape \(n,\)"),
         (["a", "b"], np.eye(3), ["a", "b"], r"`probabilities` must have shape \(2, 2\)"),
         (["a", "b"], 2 * np.eye(2), ["a", "b"], r"in \[0, 1\], got values in \[0, 2\]"),
         (["a", "b"], -np.eye(2), ["a", "b"], r"got values in \[-1, -?0\]"),
-        (["a", "b"], np.eye(2) * np.nan, ["a", "b"], "probabilities must be finite"),
+        (["a", "b"], np.eye(2) * np.nan, ["a", "b"], "`probabilities` must be finite"),
     ],
 )
 def test_wrong_classes_are_refused(y, p, classes, words):

@@ -81,7 +81,7 @@ def test_what_an_attack_refuses_is_counted_over_all_inputs(net, x, y):
                 return super().run(model, x, y, target=target)
             raise ValueError("not these")
 
-    said = "in the batch that begins at input 8: not these"
+    said = "in the batch that begins at sample 8: not these"
     with pytest.raises(ValueError, match=said):
         rob.evaluate(net, x[10:22], y[10:22], attacks=[Refuses(0.0, 0.5)], batch_size=8)
 
@@ -105,7 +105,7 @@ def test_misclassified_inputs_are_not_robust_and_not_attacked(net, x, y):
         assert outcome.robust_accuracy == rob.Rate(30, 40)
         assert (outcome.forward[:10] == 0).all()
         assert (outcome.forward[10:] > 0).all()
-    assert report.outcomes[0].sent(report.outcomes[0].forward) == 3
+    assert report.outcomes[0].mean_of_attacked(report.outcomes[0].forward) == 3
     assert report.outcomes[0].median_distance == math.inf
 
 
@@ -173,7 +173,7 @@ def test_inputs_without_gradient_are_named(net, x):
     y = answers(Dead(), x)
     with pytest.warns(UserWarning, match="gradient of zero"):
         report = rob.evaluate(Dead(), x, y, attacks=[attacks.FGSM(eps=0.1)])
-    assert "no usable gradient on 40 inputs" in str(report)
+    assert "had no usable gradient on 40 inputs" in str(report)
     assert report.to_dict()["attacks"][0]["inputs_without_gradient"] == 40
 
 
@@ -181,15 +181,15 @@ def test_bad_arguments(net, x, y):
     attack = attacks.FGSM(eps=0.1)
     with pytest.raises(ValueError, match="at least one attack"):
         rob.evaluate(net, x, y, attacks=[])
-    with pytest.raises(TypeError, match="attacks must be a list of attacks"):
+    with pytest.raises(TypeError, match="`attacks` must be a list of attacks"):
         rob.evaluate(net, x, y, attacks=attack)
-    with pytest.raises(TypeError, match="attacks must be a list of attacks"):
+    with pytest.raises(TypeError, match="`attacks` must be a list of attacks"):
         rob.evaluate(net, x, y, attacks=["FGSM"])
     with pytest.raises(ValueError, match="at least one sample"):
         rob.evaluate(net, x[:0], y[:0], attacks=[attack])
-    with pytest.raises(ValueError, match="y must be below 3"):
+    with pytest.raises(ValueError, match="`y` must be below 3"):
         rob.evaluate(net, x, torch.full_like(y, 3), attacks=[attack])
-    with pytest.raises(ValueError, match="x has 40 samples, but y has 39"):
+    with pytest.raises(ValueError, match="`y` must have one label for each of 40 samples, got 39"):
         rob.accuracy(net, x, y[1:])
     with pytest.raises(ValueError, match="bounds"):
         rob.accuracy(net, 5 * x, y)
@@ -209,8 +209,9 @@ def test_the_table_is_complete(net, x, y):
     assert "clean accuracy 75.00 % (30 of 40)" in text
     assert "worst case, linf 0.1" in text
     assert "worst case, l2" not in text  # a single attack has no worst case of its own
-    assert "worst case over all" in text
-    assert "all 40 inputs; the 10 misclassified" in text
+    assert "worst case over all attacks" in text
+    assert "share of all 40 inputs" in text
+    assert "The 10 inputs that are misclassified" in text
 
 
 def test_the_dict_is_plain_and_round_trips(net, x, y, tmp_path):
@@ -282,8 +283,8 @@ def test_examples_are_what_they_say(net, x, y):
         assert 0 < len(shown.y) <= 6
         model = TorchClassifier(net)
         assert torch.equal(model.predict(shown.x), shown.y)
-        assert torch.equal(model.predict(shown.x_adv), shown.answer)
-        assert (shown.answer != shown.y).all()
+        assert torch.equal(model.predict(shown.x_adv), shown.predicted)
+        assert (shown.predicted != shown.y).all()
 
 
 def test_tables_have_no_pictures(x):
@@ -319,8 +320,8 @@ def test_the_numbers_of_the_dict_are_those_of_the_outcomes(net, x, y):
         }
         assert plain["robust_accuracy"]["count"] == outcome.robust_accuracy.count
     counts = report.outcomes[-1]
-    assert counts.sent(counts.backward) == 1
-    assert counts.sent(counts.forward) == 2
+    assert counts.mean_of_attacked(counts.backward) == 1
+    assert counts.mean_of_attacked(counts.forward) == 2
 
 
 def test_budgets_of_each_sample_have_no_worst_case_of_their_own(net, x, y):
@@ -383,7 +384,7 @@ def test_the_page_shows_the_smallest_budget_with_the_most_examples(net, x, y):
     outcome, examples = showcase(report.outcomes)
     assert outcome.eps == 0.1
     assert len(examples.y) == 6
-    few = Examples(*(v[:3] for v in (examples.x, examples.x_adv, examples.y, examples.answer)))
+    few = Examples(*(v[:3] for v in (examples.x, examples.x_adv, examples.y, examples.predicted)))
     cut = dataclasses.replace(outcome, examples=few)
     outcome, _ = showcase(dataclasses.replace(report, outcomes=(report.outcomes[0], cut)).outcomes)
     assert outcome.eps == 0.2
@@ -403,7 +404,7 @@ def test_pictures_are_drawn_from_black_to_white(x):
     torch.testing.assert_close(torch.tensor(drawn[0]).view(6, 6), x[0, 0])
     torch.testing.assert_close(torch.tensor(drawn[2]).view(6, 6), 1 - x[0, 0])
     assert abs(drawn[4] - 0.5).max() == pytest.approx(0.5)
-    assert figure.axes[2].get_title() == "true 1\nmodel says 0"
+    assert figure.axes[2].get_title() == "true 1\npredicted 0"
     still = Examples(x[:1], x[:1], torch.tensor([1]), torch.tensor([0]))
     assert abs(example_grid(still, (0, 1)).axes[2].images[0].get_array() - 0.5).max() < 1e-6
 
@@ -433,9 +434,9 @@ def test_words_of_the_user_are_escaped_in_the_page(net, x, y):
 def test_eps_of_the_wrong_length_is_refused(net, x, y):
     for n in (39, 41):
         attack = attacks.FGSM(eps=torch.ones(n))
-        with pytest.raises(ValueError, match=f"eps has {n} values, but x has 40 samples"):
+        with pytest.raises(ValueError, match=rf"`eps` must .* shape \(40,\), got shape \({n},\)"):
             rob.evaluate(net, x, y, attacks=[attack])
-    with pytest.raises(ValueError, match="eps has 12 values, but x has 40 samples or more"):
+    with pytest.raises(ValueError, match="`eps` must .* got 12 values for 40 samples or more"):
         rob.evaluate(net, [(x, y)], attacks=[attacks.FGSM(eps=torch.ones(12))])
 
 
@@ -473,9 +474,9 @@ def test_the_page_marks_worst_cases_and_names_the_attack_it_shows(net, x, y):
 def test_errors_say_which_batch_they_count_in(net, x, y):
     x[23] = torch.nan
     for ask in (rob.accuracy, lambda *a, **k: rob.evaluate(*a, attacks=[Fools(0, 1)], **k)):
-        with pytest.raises(ValueError, match="begins at input 20: x must be finite.*sample 3"):
+        with pytest.raises(ValueError, match="begins at input 20: `x` must be finite.*sample 3"):
             ask(net, x, y, batch_size=10)
-        with pytest.raises(ValueError, match="^x must be finite.*sample 23"):
+        with pytest.raises(ValueError, match="^`x` must be finite.*sample 23"):
             ask(net, x, y)
 
 

@@ -107,7 +107,7 @@ def test_nothing_attacked_is_no_number(tmp_path):
     x, y = torch.zeros(3, 1), torch.ones(3).long()
     hopeless = rob.evaluate(Sure(), x, y, attacks=[Finds(), Finds(eps=0.9)])
     assert [o.median_distance for o in hopeless.outcomes] == [None, None]
-    assert hopeless.nearest["l2"] == rob.Nearest(1, rob.Rate(0, 0), None)
+    assert hopeless.nearest["l2"] == rob.NearestExamples(1, rob.Rate(0, 0), None)
     assert hopeless.tables()[1].rows[0][2:6] == ("-", "-", "-", "-")
     assert hopeless.tables()[0].rows[0][2:6] == ("0.00 % (0 of 3)", "-", "-", "-")
     hopeless.save_json(tmp_path / "report.json")
@@ -185,7 +185,7 @@ def test_without_budgets_the_worst_case_is_at_any_distance_and_says_so():
     assert report.worst_case == rob.Rate(1, 3)
     assert report.worst_cases == {}
     assert "counts adversarial examples at any distance" in " ".join(report.notes())
-    assert "worst case over all" not in str(report)
+    assert "worst case over all attacks" not in str(report)
     assert [h.name for h in headlines_of(report)] == [
         "clean accuracy", "median distance, l2", "median distance, l1",
     ]  # fmt: skip
@@ -198,7 +198,7 @@ def test_the_nearest_over_all_attacks_of_a_norm():
     assert report.nearest["l2"].median_distance == pytest.approx(0.2)
     assert report.nearest["linf"].attacks == 1
     assert [row[:4] for row in report.tables()[1].summary] == [
-        ("nearest of all, l2", "l2", "75.00 % (3 of 4)", "0.2")
+        ("nearest of all attacks, l2", "l2", "75.00 % (3 of 4)", "0.2")
     ]
     plain = report.to_dict()["nearest_by_norm"]
     assert list(plain) == ["l2", "linf"]
@@ -215,10 +215,13 @@ def test_two_tables_with_a_heading_each():
     assert minimum.rows == [
         ("Finds()", "l2", "80.00 % (4 of 5)", "0.3", "3.0", "2.0", minimum.rows[0][-1])
     ]
-    assert [name for name, *_ in budgets.summary] == ["worst case, l2 0.25", "worst case over all"]
+    assert [name for name, *_ in budgets.summary] == [
+        "worst case, l2 0.25",
+        "worst case over all attacks",
+    ]
     assert minimum.summary == []
     assert "robust\naccuracy" in budgets.heading
-    assert "success" in minimum.heading
+    assert "attack\nsuccess rate" in minimum.heading
     text = str(report).splitlines()
     assert [line for line in text if "attacks: " in line] == [budgets.title, minimum.title]
     assert sum(set(line) == {"-"} for line in text) == 3  # under two headings, over the worst cases
@@ -257,15 +260,15 @@ def test_notes_are_of_what_is_there():
         return " ".join(report_on(ROW, *made).notes())
 
     alone = notes(Finds(eps=0.5))
-    assert "Robust accuracy is a share of all 5 inputs" in alone
+    assert "Robust accuracy is the share of all 5 inputs" in alone
     assert "minimum-norm" not in alone
-    assert "the worst cases count" not in notes(Finds(eps=0.5), Finds(norm="l1")).lower()
+    assert "the worst cases also count" not in notes(Finds(eps=0.5), Finds(norm="l1")).lower()
     both = notes(Finds(eps=0.5), Finds())
-    assert "The worst cases count what a minimum-norm attack found within the budget" in both
-    assert "looks for the nearest adversarial example at any distance" in both
+    assert "The worst cases also count adversarial examples that minimum-norm attacks found" in both
+    assert "searches for the nearest adversarial example at any distance" in both
     assert "a failure as infinity" in both
     assert "l0" not in both
-    assert "number of features" in notes(Finds(norm="l0"))
+    assert "number of changed features" in notes(Finds(norm="l0"))
     assert "Robust accuracy" not in notes(Finds())
 
 
@@ -342,7 +345,7 @@ def test_examples_that_round_to_the_wrong_side_are_not_shown():
     x, y = torch.linspace(0, 0.99, 20).view(20, 1, 1, 1), torch.ones(20).long()
     shown = rob.evaluate(Moody(), x, y, attacks=[Finds()]).outcomes[0].examples
     assert torch.equal(shown.x, x[6:12])
-    assert shown.answer.tolist() == [0] * 6
+    assert shown.predicted.tolist() == [0] * 6
     report = rob.evaluate(Moody(), 0.2 * x, y, attacks=[Finds()])
     assert report.outcomes[0].success_rate == rob.Rate(20, 20)
     assert report.outcomes[0].examples is None

@@ -81,7 +81,7 @@ def test_both_conventions_on_half_spaces(batch_size):
     assert counts(matrix.baselines)["no attack"] == clean
     left, right = matrix.sources
     assert left.fooled.tolist() == [True, True, False, False]
-    assert right.wrong.tolist() == [
+    assert right.misclassified.tolist() == [
         [True, True, False, False], [True, True, True, False], [True, False, False, False],
     ]  # fmt: skip
     assert left.forward.tolist() == [2] * 4
@@ -163,7 +163,7 @@ def test_budgets_of_each_input_follow_it_through_the_batches():
     fooled = attack.run(net, x, y).success
     assert torch.equal(matrix.sources[0].fooled, fooled)
     assert 0 < fooled[14:].sum() < 6
-    with pytest.raises(ValueError, match="eps has 20 values, but x has 19 samples"):
+    with pytest.raises(ValueError, match=r"`eps` must .* shape \(19,\), got shape \(20,\)"):
         rob.transfer_matrix([net], None, attack, x[1:], y[1:])
 
 
@@ -226,24 +226,24 @@ class Labels:
 
 
 WRONG = [
-    (lambda m: {"sources": {}}, ValueError, "sources must hold at least one model, got none"),
-    (lambda m: {"targets": []}, ValueError, "targets must hold at least one model, got none"),
-    (lambda m: {"sources": m["left"]}, TypeError, "sources must be a mapping .* got Halfspace"),
-    (lambda m: {"targets": {3: m["left"]}}, TypeError, "targets must have names for keys, got 3"),
-    (lambda m: {"targets": [m["left"], "net"]}, TypeError, "model must be .* got str"),
+    (lambda m: {"sources": {}}, ValueError, "`sources` must hold at least one model, got none"),
+    (lambda m: {"targets": []}, ValueError, "`targets` must hold at least one model, got none"),
+    (lambda m: {"sources": m["left"]}, TypeError, "`sources` must be a mapping .* got Halfspace"),
+    (lambda m: {"targets": {3: m["left"]}}, TypeError, "`targets` must have names for keys, got 3"),
+    (lambda m: {"targets": [m["left"], "net"]}, TypeError, "`model` must be .* got str"),
     (
         lambda m: {"sources": [m["left"]] * 2}, ValueError,
         r"`sources` must hold each model once, got Halfspace twice",
     ),
-    (lambda m: {"attack": attacks.FGSM}, TypeError, "attack must be an attack or a mapping"),
-    (lambda m: {"attack": "FGSM"}, TypeError, "attack must be .* got 'FGSM'"),
+    (lambda m: {"attack": attacks.FGSM}, TypeError, "`attack` must be an attack or a mapping"),
+    (lambda m: {"attack": "FGSM"}, TypeError, "`attack` must be .* got 'FGSM'"),
     (
         lambda m: {"attack": {"left": Moves()}}, ValueError,
-        "attack must have one for every source, has none for 'right', 'other'",
+        "`attack` must have an attack for every source, got none for 'right', 'other'",
     ),
     (
         lambda m: {"attack": {**dict.fromkeys(m, Moves()), "rihgt": Moves()}}, ValueError,
-        "attack has one for 'rihgt', which is no source, did you mean 'right'.; sources are 'left'",
+        "`attack` must map .* got 'rihgt', did you mean 'right'. Sources are 'left'",
     ),
     (lambda m: {"attack": {**dict.fromkeys(m, Moves()), "left": 3}}, TypeError, "got 3"),
     (
@@ -252,14 +252,14 @@ WRONG = [
     ),
     (
         lambda m: {"sources": {"a": Labels()}, "attack": attacks.FGSM(eps=0.1)}, TypeError,
-        "source 'a': FGSM needs gradients",
+        r"source 'a': `model` must have gradients .* for FGSM",
     ),
-    (lambda m: {"y": 2 * Y}, ValueError, "target 'left': y must be below 2"),
+    (lambda m: {"y": 2 * Y}, ValueError, "target 'left': `y` must be below 2"),
     (lambda m: {"y": Y[1:]}, ValueError, "x has 4 samples, but y has 3 labels"),
-    (lambda m: {"x": X[:0], "y": Y[:0]}, ValueError, "x must hold at least one sample"),
+    (lambda m: {"x": X[:0], "y": Y[:0]}, ValueError, "`x` must hold at least one sample"),
     (lambda m: {"x": 5 * X}, ValueError, "bounds"),
     (lambda m: {"x": X.numpy()}, TypeError, "from_numpy"),
-    (lambda m: {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+    (lambda m: {"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
 ]  # fmt: skip
 
 
@@ -281,7 +281,7 @@ def test_errors_say_where_they_come_from():
     moody = Moody(torch.tensor([30.0, 0.0]))
     for sources, targets, role in (([moody], None, "target"), ([moody], halfspaces(), "source")):
         with pytest.raises(
-            ValueError, match=f"in the batch that begins at input 2: {role} 'Moody': .* logits"
+            ValueError, match=f"in the batch that begins at sample 2: {role} 'Moody': .* logits"
         ):
             rob.transfer_matrix(sources, targets, attacks.FGSM(eps=0.1), X, Y, batch_size=1)
 
@@ -299,10 +299,10 @@ def test_progress_counts_inputs_of_every_source(capsys):
     assert "8/8" in capsys.readouterr().err
 
 
-def test_the_tables_say_both_conventions():
+def test_the_tables_have_both_rates():
     matrix = on_first_feature()
     error_rate, given, sources = matrix.tables()
-    assert "share of all 4 inputs that the target gets wrong" in error_rate.title
+    assert "share of all 4 inputs that the target misclassifies" in error_rate.title
     assert "only those inputs that fool the source" in given.title
     assert error_rate.heading == ("source", "left", "right", "other")
     assert error_rate.rows[0] == ("no attack", "25.00", "50.00", "25.00")
@@ -314,7 +314,10 @@ def test_the_tables_say_both_conventions():
     text = str(matrix)
     titles = [table.title for table in matrix.tables()]
     assert [line for line in text.splitlines() if line in titles] == titles
-    assert "Over all divides by all inputs. Given fooled divides by the inputs" in text
+    assert (
+        "The error rate divides by all inputs. The transfer rate divides by the inputs"
+        in " ".join(text.split())
+    )
     assert "Random noise is a baseline" in " ".join(matrix.notes())
     without = rob.transfer_matrix(halfspaces(), None, Moves(), X, Y)
     assert "Random noise" not in " ".join(without.notes())
@@ -326,7 +329,7 @@ def test_wide_tables_are_cut_into_blocks():
     matrix = rob.transfer_matrix({"left": net}, targets, Moves(), X, Y)
     lines = str(matrix).splitlines()
     assert max(map(len, lines)) <= 100
-    assert sum(line.startswith("Over all: share") for line in lines) == 3
+    assert sum(line.startswith("Error rate: share") for line in lines) == 3
     assert sum(line.endswith("(continued)") for line in lines) == 4
     figures = [line.split()[1:] for line in lines if line.startswith("left  ")]
     assert [len(row) for row in figures] == [6, 5, 4]
@@ -406,8 +409,8 @@ def test_the_heat_maps_hold_the_figures_of_both_conventions():
     assert cells(right) == {
         2: ["100.0", "100.0", "50.0"], 3: ["66.7", "100.0", "33.3"], 0.5: ["no source to fool"],
     }  # fmt: skip
-    assert "share of all 4 inputs" in left.get_title()
-    assert "only\nthose inputs that fool the source" in right.get_title()
+    assert "share of all 4\ninputs" in left.get_title()
+    assert "only those\ninputs that fool the source" in right.get_title()
     rows = [label.get_text() for label in left.get_yticklabels()]
     assert rows == ["no attack", "random noise, linf 0.1", "left", "right"]
     assert [label.get_text() for label in right.get_xticklabels()] == ["left", "right", "other"]

@@ -52,6 +52,7 @@ def test_failures_are_infinite_in_the_median(study, case):
     assert math.isnan(found["mean"])
 
 
+@pytest.mark.slow("trains and fits")
 def test_the_case_is_the_net_with_a_chain_and_seeds(study, real, tmp_path, monkeypatch, capsys):
     cases = []
     keep = lambda case, counts: (cases.append(case) or {"counts": counts}, "a table")  # noqa: E731

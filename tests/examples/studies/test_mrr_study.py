@@ -41,6 +41,7 @@ def test_features_are_those_at_the_defenders_layer(study, brightness):
     torch.testing.assert_close(logits, net(data.x))
 
 
+@pytest.mark.slow("trains and fits")
 def test_a_part_is_written_and_taken_up_again(study, real, tmp_path, monkeypatch, capsys):
     folder = real("mnist_train.npz").parent
     arguments = ["mrr_study.py", "--data", str(folder), "--quick", "--out", str(tmp_path)]

@@ -124,7 +124,7 @@ def test_who_knows_gets_past_a_guard_that_stops_who_does_not(study, size):
     y = TorchClassifier(PLANE).predict(clean)
     seen = detectors.collect({"plane": PLANE}, made, clean, y)
     forest = study.fitted(study.PUBLISHED, replace(size, trees=30), seen)
-    guard = Guard(PLANE, forest).calibrate(clean, fpr=0.05)
+    guard = Guard(PLANE, forest, fpr=0.05).calibrate(clean)
     tried = study.knowing(
         guard, seen.outputs, PLANE(clean).detach(), replace(size, steps=20, queries=50)
     )

@@ -13,11 +13,11 @@ from torch import Tensor
 from advkit.attacks.adaptive.guarded_model import behind_guards
 from advkit.attacks.engine.black_box import BlackBoxAttack, ByLabels
 from advkit.attacks.engine.budget import BudgetAttack
-from advkit.attacks.engine.ledger import Ledger
 from advkit.attacks.engine.logit_scale import LogitScale
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best
-from advkit.attacks.engine.rows import write
+from advkit.attacks.engine.rows import update_rows
+from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.core import checks
 from advkit.core.attack_options import for_samples, with_seed
 from advkit.core.losses import Loss, LossName, check_loss, get_loss, margin
@@ -102,26 +102,26 @@ class Adaptive(BlackBoxAttack):
         object.__setattr__(self, "norm", self.attack.norm)
         object.__setattr__(self, "eps", self.attack.eps)
 
-    def _view(self, model: object) -> ByLabels:
+    def _adapt_model(self, model: object) -> ByLabels:
         return _Guarded(as_classifier(model))
 
-    def _objective(self, *, targeted: bool) -> Loss:
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
         if targeted:
             raise ValueError("`target` must be None: Adaptive has no targeted form")
         return margin
 
     def _search(self, problem: Problem) -> Best:
         checks.radii(self.eps, problem.x)  # climbs see only their part of it
-        best = Best.unjudged(problem.x)
+        best = Best.unevaluated(problem.x)
         problem.evaluate_clean(best)
         for restart in range(self.restarts):
             for loss in self.losses:
                 rows = problem.rows[~best.success]
                 if not len(rows):
                     return best
-                part = problem.take(rows)
-                at = part.judge(self._candidates(part, loss, restart), differentiate=False)
-                write(best, rows, Best(at.x_adv, at.shortfall))
+                part = problem.select(rows)
+                at = part.forward(self._candidates(part, loss, restart), differentiate=False)
+                update_rows(best, rows, Best(at.x_adv, at.violation))
         return best
 
     def _candidates(self, part: Problem, loss: LossName | Loss, restart: int) -> Tensor:
@@ -134,10 +134,10 @@ class Adaptive(BlackBoxAttack):
             with part.as_current():
                 return attack.search(climb).x_adv
         finally:  # a query budget may end it, and what was sent is sent
-            part.ledger.forward[part.rows] += climb.ledger.forward
-            part.ledger.backward[part.rows] += climb.ledger.backward
-            part.ledger.blind[part.rows] |= climb.ledger.blind
-            part.ledger.not_finite[part.rows] |= climb.ledger.not_finite
+            part.statistics.forward[part.rows] += climb.statistics.forward
+            part.statistics.backward[part.rows] += climb.statistics.backward
+            part.statistics.no_gradient[part.rows] |= climb.statistics.no_gradient
+            part.statistics.not_finite[part.rows] |= climb.statistics.not_finite
 
 
 class _Guarded(ByLabels):
@@ -152,16 +152,16 @@ class _Guarded(ByLabels):
 class _Climb(Problem):
     """A problem in which the greater loss is the lesser shortfall: engines keep the highest."""
 
-    def judge(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Judged:
+    def forward(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Iterate:
         """One forward pass; none is a first look that may raise, since the guard had that.
 
         What has logits that are not finite is never kept: the guard would not answer.
         """
-        at = super().judge(x_adv, differentiate=differentiate)
+        at = super().forward(x_adv, differentiate=differentiate)
         if first:
             checks.warn_of_probabilities(at.logits)
         return at._replace(
-            shortfall=torch.where(at.shortfall.isfinite(), -at.value.detach(), torch.nan)
+            violation=torch.where(at.violation.isfinite(), -at.value.detach(), torch.nan)
         )
 
 
@@ -169,6 +169,6 @@ def _climb(part: Problem, loss: Loss) -> _Climb:
     """`part` on the model behind its guard, as a batch of its own."""
     guarded: Any = part.model
     n, device = len(part.x), part.x.device
-    rows, ledger = torch.arange(n, device=device), Ledger(n, device)
-    ledger.sender, scale = part.ledger.sender.part(part.rows), LogitScale(n)
-    return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, ledger, scale)
+    rows, statistics = torch.arange(n, device=device), RunStatistics(n, device)
+    statistics.sender, scale = part.statistics.sender.part(part.rows), LogitScale(n)
+    return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, statistics, scale)

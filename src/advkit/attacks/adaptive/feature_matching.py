@@ -11,9 +11,9 @@ from torch import Tensor
 from advkit.attacks.adaptive.guarded_attack import GuardedAttack, nearest_clean
 from advkit.attacks.adaptive.joint_problem import Joint
 from advkit.attacks.engine.budget import BALLS, check_step_size
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best
-from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.rows import select, update_rows
 from advkit.attacks.engine.steepest_ascent import Ascent, step_schedule
 from advkit.core import checks, sample_rows
 from advkit.core.norms import Norm
@@ -24,7 +24,7 @@ class _Seen(Joint):
     """`value` is all that is compared, `(n, width + classes)`: features beside logits."""
 
     @property
-    def free_of_scale(self) -> bool:
+    def is_scale_free(self) -> bool:
         """False: the logits are compared with those of natural images."""
         return False
 
@@ -127,8 +127,8 @@ class FeatureMatching(GuardedAttack):
         eps = checks.radii(self.eps, problem.x)
         lengths = step_schedule(eps, self.steps, self.step_size)
         ascent = Ascent(eps=eps, lengths=lengths, stop="first")
-        at = seen.judge(seen.x, differentiate=False, first=True)
-        best = Best.unjudged(seen.x).improved(seen, at)
+        at = seen.forward(seen.x, differentiate=False, first=True)
+        best = Best.unevaluated(seen.x).improved(seen, at)
         if not best.success.all():
             self._follow(problem, seen, at, ascent, best)
         return best
@@ -137,7 +137,7 @@ class FeatureMatching(GuardedAttack):
         return 2 * self.candidates * self.steps
 
     def _follow(
-        self, problem: Problem, seen: _Seen, at: Judged, ascent: Ascent, best: Best
+        self, problem: Problem, seen: _Seen, at: Iterate, ascent: Ascent, best: Best
     ) -> None:
         """Go for one guide after another, and write what is better into `best`."""
         clean = self._clean(seen)
@@ -151,8 +151,8 @@ class FeatureMatching(GuardedAttack):
         guides = nearest_clean(
             clean, seen.goal, here[:, :compared], there[:, :compared], most=self.candidates
         )
-        problem.ledger.no_start |= ~torch.stack([best.success, *(e for _, e in guides)]).any(0)
-        problem.ledger.no_start_told = True  # by `nearest_clean`
+        problem.statistics.no_start |= ~torch.stack([best.success, *(e for _, e in guides)]).any(0)
+        problem.statistics.no_start_told = True  # by `nearest_clean`
         for index, exists in guides:
             guide = there[index]
             weight = _shares(here - guide, width)
@@ -161,9 +161,9 @@ class FeatureMatching(GuardedAttack):
                 rows = (exists & ~best.success).nonzero().flatten()
                 if not len(rows):
                     break
-                found = ascent.search_from(matching.take(rows), start[rows])
-                better = found.shortfall < best.shortfall[rows]
-                write(best, rows[better], take(found, better))
+                found = ascent.search_from(matching.select(rows), start[rows])
+                better = found.violation < best.violation[rows]
+                update_rows(best, rows[better], select(found, better))
 
 
 def _shares(gap: Tensor, width: int) -> Tensor:

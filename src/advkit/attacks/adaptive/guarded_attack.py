@@ -50,7 +50,7 @@ class GuardedAttack(BlackBoxAttack):
         if x.ndim < 2 or not len(x):
             raise ValueError(f"`start_images` must have shape (m, *features), got {tuple(x.shape)}")
 
-    def _view(self, model: object) -> Guarded:
+    def _adapt_model(self, model: object) -> Guarded:
         return Guarded(as_classifier(model), type(self).__name__, self._asks)
 
     def _joint(self, kind: type[AnyJoint], problem: Problem, **more: Any) -> AnyJoint:

@@ -24,9 +24,9 @@ from advkit.attacks.engine.constant_search import (
     warm_start,
 )
 from advkit.attacks.engine.minimum_norm import candidates
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
-from advkit.attacks.engine.rows import choose, take, write
+from advkit.attacks.engine.rows import choose, select, update_rows
 from advkit.core import checks
 from advkit.core.losses import margin
 from advkit.core.norms import Norm, lp_norm, per_sample
@@ -61,7 +61,7 @@ class _Penalty(Joint):
     unmet: _Unmet
 
     def _value(self, x_adv: Tensor, logits: Tensor, excess: Tensor) -> Tensor:
-        behind = self.goal.confidence - self.goal.ascent(margin, logits)
+        behind = self.goal.confidence - self.goal.objective(margin, logits)
         above = (excess + self.room).clamp_min(0).sum(1)
         terms = torch.stack([behind.clamp_min(0), above.to(behind)], 1)
         missing = (self.weight[self.rows].to(terms) * terms).sum(1)
@@ -211,10 +211,10 @@ class JointCarliniWagner(GuardedAttack):
         rows = (~nearest.success).nonzero().flatten()
         if len(rows):
             search = self._as_published if self.schedule == "published" else self._search_both
-            write(nearest, rows, search(joint.take(rows), at.take(rows)))
+            update_rows(nearest, rows, search(joint.select(rows), at.select(rows)))
         return nearest
 
-    def _as_published(self, joint: _Penalty, at: Judged) -> Nearest:
+    def _as_published(self, joint: _Penalty, at: Iterate) -> Nearest:
         """Round after round from the input, whichever class is best, with one constant fixed."""
         nearest = Nearest.empty(joint.x)
         first = self.initial_const or 1e-3
@@ -227,7 +227,7 @@ class JointCarliniWagner(GuardedAttack):
             course = course.after(found.success, torch.ones_like(const, dtype=torch.bool), free)
         return nearest
 
-    def _search_both(self, joint: _Penalty, at: Judged) -> Nearest:
+    def _search_both(self, joint: _Penalty, at: Iterate) -> Nearest:
         """Class after class from the input, then on from the nearest success."""
         nearest, course, rounds = self._towards_each(joint, at)
         nearest, course = self._from_natural(joint, nearest, course)
@@ -235,7 +235,7 @@ class JointCarliniWagner(GuardedAttack):
             nearest, course = self._onward(joint, nearest, course)
         return nearest
 
-    def _towards_each(self, joint: _Penalty, at: Judged) -> tuple[Nearest, _Course, int]:
+    def _towards_each(self, joint: _Penalty, at: Iterate) -> tuple[Nearest, _Course, int]:
         """Some rounds for each of the likeliest classes; the best course, and how many are left."""
         classes = candidates(at, joint.goal, min(self.candidates, self.search_steps))
         headings = classes or [joint.goal.labels]
@@ -280,14 +280,14 @@ class JointCarliniWagner(GuardedAttack):
         for index, exists in nearest_clean(clean, joint.goal, *places, most=1):
             rows = exists.nonzero().flatten()
             chosen = index[rows]
-            part = towards(joint.take(rows), clean.labels[chosen])
-            at = part.judge(clean.x[chosen], differentiate=False)
+            part = towards(joint.select(rows), clean.labels[chosen])
+            at = part.forward(clean.x[chosen], differentiate=False)
             found = bisect_to_boundary(part, Nearest.empty(part.x).improved(part, at), _HALVINGS)
             better = found.distance < nearest.distance[rows]
             if better.any():
-                fresh = self._linear(part.take(better))
-                write(course, rows[better], fresh)
-                write(nearest, rows[better], take(found, better))
+                fresh = self._linear(part.select(better))
+                update_rows(course, rows[better], fresh)
+                update_rows(nearest, rows[better], select(found, better))
         return nearest, course
 
     def _round(
@@ -304,10 +304,10 @@ class JointCarliniWagner(GuardedAttack):
     def _linear(self, part: _Penalty) -> _Course:
         """The constants that would do if logits and excess were linear; 1 without a gradient."""
         two = recast(TwoGoals, part, guarded=part.guarded)
-        at = two.judge(two.x, differentiate=True)
+        at = two.forward(two.x, differentiate=True)
         loss, alarm = two.both(at)
         lower, upper = part.model.bounds
-        grads = (two.usable(loss), alarm)
+        grads = (two.mask_invalid(loss), alarm)
         slope = (upper - lower) * torch.stack(
             [lp_norm(at_least_float32(g), "l2") for g in grads], 1
         )
@@ -323,11 +323,11 @@ class JointCarliniWagner(GuardedAttack):
         return _begun(part.goal.labels, reach, const)
 
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        verified = Best(found.x_adv, problem.shortfall(found.x_adv))
+        verified = Best(found.x_adv, problem.violation(found.x_adv))
         last = move_outward(problem, found, verified)
         warn_of_random_labels(found, last)
         x_adv = torch.where(per_sample(last.success, last.x_adv), last.x_adv, problem.x)
-        return Best(x_adv, last.shortfall)
+        return Best(x_adv, last.violation)
 
 
 def _begun(heading: Tensor, reach: Tensor, const: Tensor) -> _Course:
@@ -344,7 +344,7 @@ def _begun(heading: Tensor, reach: Tensor, const: Tensor) -> _Course:
 
 def _fresh(problem: Problem, const: Tensor) -> tuple[Tensor, _Unmet]:
     """The constants `(n, 2)` of a part as those of the whole batch, and nothing yet of unmet."""
-    weight = const.new_ones(problem.ledger.n, 2).index_put((problem.rows,), const)
+    weight = const.new_ones(problem.statistics.n, 2).index_put((problem.rows,), const)
     return weight, _Unmet(torch.full_like(weight[:, 0], math.inf), torch.zeros_like(weight))
 
 
@@ -357,15 +357,15 @@ def bisect_to_boundary(problem: Joint, nearest: Nearest, halvings: int) -> Neare
     rows = nearest.success.nonzero().flatten()
     if not len(rows):
         return nearest
-    part, best = problem.take(rows), take(nearest, rows)
+    part, best = problem.select(rows), select(nearest, rows)
     span = best.x_adv - part.x
     low, high = torch.zeros_like(best.distance), torch.ones_like(best.distance)
     share = _FIRST_SHARE * high
     for _ in range(halvings):
         x_adv = part.clip(part.x + per_sample(share, span) * span)
-        at = part.judge(x_adv, differentiate=False)
+        at = part.forward(x_adv, differentiate=False)
         best = best.improved(part, at)
         low, high = torch.where(at.success, low, share), torch.where(at.success, share, high)
         share = (low + high) / 2
-    write(nearest, rows, best)
+    update_rows(nearest, rows, best)
     return nearest

@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from advkit.attacks.adaptive.guarded_model import Guarded
 from advkit.attacks.engine.goal import Goal
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.core import checks
 from advkit.core.losses import split_label_logit
 from advkit.core.norms import lp_norm, normalize, per_sample
@@ -36,19 +36,19 @@ def alarm(excess: Tensor) -> Tensor:
 class Joint(Problem):
     """A problem that model and detector judge in one pass: wrong, and no part above its limit.
 
-    Of what it judges `logits` are the model's and `value` is the subclass's; `shortfall` is by how
+    Of what it judges `logits` are the model's and `value` is the subclass's; `violation` is by how
     much the worst of all is missed, the class in logits and a part in the units of its excess.
     """
 
     guarded: Guarded
 
-    def take(self, keep: Tensor) -> Self:
-        """The same for the samples where bool `keep` `(n,)` is true, or for those rows."""
-        part: Any = super().take(keep)
+    def select(self, mask: Tensor) -> Self:
+        """The same for the samples where bool `mask` `(n,)` is true, or for those rows."""
+        part: Any = super().select(mask)
         return part  # type: ignore[no-any-return]  # `replace` keeps the class
 
-    def judge(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Judged:
-        """One forward pass through both; see `Problem.judge`."""
+    def forward(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Iterate:
+        """One forward pass through both; see `Problem.forward`."""
         x_adv = x_adv.detach().requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
             logits = self.logits(x_adv)
@@ -58,10 +58,10 @@ class Joint(Problem):
         if first:
             self.check_clean(x_adv, logits)
             checks.warn_of_probabilities(logits)
-        missed = self.shortfall_of(logits.detach())
+        missed = self.violation_of(logits.detach())
         worst = torch.cat([missed[:, None], excess.detach().to(missed)], 1).amax(1)
-        at = Judged(x_adv, self.rows, None, logits, value, worst)
-        self.keep_better(at)
+        at = Iterate(x_adv, self.rows, None, logits, value, worst)
+        self.update_best(at)
         return at
 
     @abstractmethod
@@ -86,7 +86,7 @@ def recast(kind: type[AnyJoint], problem: Problem, **more: Any) -> AnyJoint:
 
 def towards(problem: AnyJoint, classes: Tensor) -> AnyJoint:
     """`problem` with one class of each sample, `(n,)`, as the only one that will do."""
-    goal = Goal(classes, problem.goal.highest, True, problem.goal.confidence)
+    goal = Goal(classes, problem.goal.max_label, True, problem.goal.confidence)
     return replace(problem, goal=goal)
 
 
@@ -97,34 +97,34 @@ class TwoGoals(Joint):
     orthogonal: bool = False
 
     def _value(self, x_adv: Tensor, logits: Tensor, excess: Tensor) -> Tensor:
-        ascent = self.goal.ascent(self.loss, logits)
+        ascent = self.goal.objective(self.loss, logits)
         return torch.stack([ascent, -alarm(excess).to(ascent)], 1)
 
-    def gradient(self, at: Judged) -> Tensor:
+    def ascent_direction(self, at: Iterate) -> Tensor:
         """Up the loss while the class is not reached, then down the alarm; `(n, *features)`.
 
         Beyond success it is whichever of the two is nearer to its limit. If `orthogonal`, in that
         part of the direction that leaves the other goal no worse.
         """
-        missed = self.goal.shortfall(at.logits.detach())
+        missed = self.goal.violation(at.logits.detach())
         silence = (missed <= 0) & (-at.value.detach()[:, 1] > missed)
         if not self.orthogonal:
             with torch.enable_grad():
                 chosen = at.value.gather(1, silence.long()[:, None]).squeeze(1)
-            return self.usable(self.pull(at, chosen))
+            return self.mask_invalid(self.input_gradient(at, chosen))
         climbed, other = self.both(at)
         silence = per_sample(silence, climbed)
         pair = (torch.where(silence, other, climbed), torch.where(silence, climbed, other))
-        return self.usable(_without(*pair))
+        return self.mask_invalid(_without(*pair))
 
-    def both(self, at: Judged) -> tuple[Tensor, Tensor]:
+    def both(self, at: Iterate) -> tuple[Tensor, Tensor]:
         """The gradients of the two, each `(n, *features)`; zero of an alarm that nothing raises."""
         with torch.enable_grad():
             loss, quiet = at.value.unbind(1)
         if not self.guarded.detectors:
-            grad = self.pull(at, loss)
+            grad = self.input_gradient(at, loss)
             return grad, torch.zeros_like(grad)
-        return self.pull(at, loss, again=True), self.pull(at, quiet)
+        return self.input_gradient(at, loss, again=True), self.input_gradient(at, quiet)
 
 
 def _without(grad: Tensor, other: Tensor) -> Tensor:

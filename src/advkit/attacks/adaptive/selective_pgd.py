@@ -13,7 +13,7 @@ from advkit.attacks.engine.budget import BALLS, ascent_loss, check_restarts, che
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
-from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.rows import select, update_rows
 from advkit.attacks.engine.steepest_ascent import Ascent, step_schedule
 from advkit.core import checks
 from advkit.core.losses import Loss, LossName, check_loss
@@ -112,7 +112,7 @@ class SelectivePGD(GuardedAttack):
         checks.integer("seed", self.seed)
         checks.boolean("progress", self.progress)
 
-    def _objective(self, *, targeted: bool) -> Loss:
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
         return ascent_loss(self.loss, targeted=targeted)
 
     def _search(self, problem: Problem) -> Best:
@@ -134,14 +134,14 @@ class SelectivePGD(GuardedAttack):
     def _from_natural(self, joint: Joint, ascent: Ascent, best: Best) -> Best:
         """`best`, or what is better on the way that begins towards an accepted natural image."""
         clean = self._clean(joint)
-        todo = ascent.unsolved(best)
+        todo = ascent.remaining(best)
         if clean is None or not todo.any():
             return best
-        part = joint.take(todo)
+        part = joint.select(todo)
         places = (part.x.flatten(1), clean.x.flatten(1))
         for index, exists in nearest_clean(clean, part.goal, *places, most=1):
-            open_part = part.take(exists)
+            open_part = part.select(exists)
             found = ascent.search_from(open_part, clean.x[index[exists]])
-            better = found.shortfall < best.shortfall[open_part.rows]
-            write(best, open_part.rows[better], take(found, better))
+            better = found.violation < best.violation[open_part.rows]
+            update_rows(best, open_part.rows[better], select(found, better))
         return best

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.goal import Goal
-from advkit.attacks.engine.ledger import Ledger
 from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
+from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.attacks.engine.sender import sender_to
 from advkit.core import checks, sample_rows
 from advkit.core.hyperparameters import format_call, non_default_fields
@@ -40,7 +40,7 @@ OUTWARD_FACTORS = (1 + 2**-10, 1 + 2**-7, 1 + 2**-4, 0)
 class BaseAttack(ABC):
     """The entry point of every attack, and what becomes of its search.
 
-    A subclass is a frozen dataclass of hyper-parameters with a `norm`, a `_view` of the model and a
+    A subclass is a frozen dataclass of hyper-parameters with a `norm`, a `_adapt_model` of the model and a
     `_search`. One with a `progress` shows a bar.
     """
 
@@ -98,18 +98,18 @@ class BaseAttack(ABC):
             ServiceError: a function behind the model raised, or did not answer what it should;
                 `result` as above.
         """
-        view = self._view(model)
+        view = self._adapt_model(model)
         warn_of_batch_statistics(view)
         with self.running(view, x):
             problem = self._problem(view, x, y, target)
             if not len(problem.x):
-                return _result(problem, Best.unjudged(problem.x))
+                return _result(problem, Best.unevaluated(problem.x))
             if may_interrupt(view):
-                problem.ledger.kept = self._empty_record(problem)
+                problem.statistics.best_so_far = self._empty_record(problem)
             try:
-                return _result(problem, self._settled(problem, self.search(problem)))
+                return _result(problem, self._verified(problem, self.search(problem)))
             except AttackInterrupted as error:
-                kept = problem.ledger.kept
+                kept = problem.statistics.best_so_far
                 kept = self._empty_record(problem) if kept is None else kept
                 error.result = _result(problem, self._partial_result(problem, kept))
                 raise
@@ -127,15 +127,15 @@ class BaseAttack(ABC):
         show = getattr(self, "progress", False)
         total = self._total_steps(problem) if show else None
         with progress_bar(type(self).__name__, total, show) as advance:
-            problem.ledger.advance = advance
+            problem.statistics.advance = advance
             return self._search(problem)
 
     def _problem(
         self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
     ) -> Problem:
         x = checks.inputs(x, model.bounds)
-        ledger, rows = Ledger(len(x), x.device), torch.arange(len(x), device=x.device)
-        ledger.sender = sender_to(model, x)
+        statistics, rows = RunStatistics(len(x), x.device), torch.arange(len(x), device=x.device)
+        statistics.sender = sender_to(model, x)
         if y is not None:
             y = label_indices("y", y, x, model)
         if target is not None:
@@ -145,14 +145,14 @@ class BaseAttack(ABC):
         else:
             labels = torch.zeros(0, dtype=torch.int64)
             if len(x):
-                labels = ledger.sender(model.predict, x, rows)
+                labels = statistics.sender(model.predict, x, rows)
             checks.no_rejections(labels)
-            ledger.forward += 1
+            statistics.forward += 1
         given = [v for v in (labels, y) if v is not None and len(v)]
-        highest = max((int(v.max()) for v in given), default=0)
-        goal = Goal(labels, highest, target is not None, self._confidence)
-        loss = self._objective(targeted=target is not None)
-        return Problem(model, x, goal, loss, self.norm, rows, ledger, LogitScale(len(x)))
+        max_label = max((int(v.max()) for v in given), default=0)
+        goal = Goal(labels, max_label, target is not None, self._confidence)
+        loss = self._ascent_loss(targeted=target is not None)
+        return Problem(model, x, goal, loss, self.norm, rows, statistics, LogitScale(len(x)))
 
     @property
     def _confidence(self) -> float:
@@ -160,7 +160,7 @@ class BaseAttack(ABC):
         return 0.0
 
     @abstractmethod
-    def _view(self, model: object) -> DifferentiableClassifier:
+    def _adapt_model(self, model: object) -> DifferentiableClassifier:
         """`model` as this attack asks it; what stands in `logits` need not have gradients.
 
         Raises:
@@ -168,7 +168,7 @@ class BaseAttack(ABC):
         """
 
     @abstractmethod
-    def _objective(self, *, targeted: bool) -> Loss:
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
         """The loss that the attack climbs.
 
         Raises:
@@ -183,24 +183,24 @@ class BaseAttack(ABC):
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
         """Evaluate once more exactly what is returned."""
 
-    def _deciding(self, problem: Problem) -> Problem:
+    def _decision_problem(self, problem: Problem) -> Problem:
         """Return `problem` with the model's answer that decides about success."""
         return problem
 
-    def _settled(self, problem: Problem, found: Best | Nearest) -> Best:
+    def _verified(self, problem: Problem, found: Best | Nearest) -> Best:
         """Return what is found, verified.
 
         Where answers depend on the rest of the batch, exactly what is returned is sent last. A
         failure that becomes the clean input again changes the batch, which is then sent once more.
         """
         best = self._verify(problem, found)
-        while (sent := problem.ledger.sender.last_sent()) is not None:
+        while (sent := problem.statistics.sender.last_sent()) is not None:
             x_adv = best.x_adv
             if getattr(self, "eps", None) is None:
                 x_adv = torch.where(per_sample(best.success, x_adv), x_adv, problem.x)
             if torch.equal(x_adv, sent):
-                return Best(x_adv, best.shortfall)
-            best = Best(x_adv, self._deciding(problem).shortfall(x_adv))
+                return Best(x_adv, best.violation)
+            best = Best(x_adv, self._decision_problem(problem).violation(x_adv))
         return best
 
     def _total_steps(self, problem: Problem) -> int | None:
@@ -209,7 +209,7 @@ class BaseAttack(ABC):
 
     def _empty_record(self, problem: Problem) -> Best | Nearest:
         """Return the record of a batch before the search."""
-        return Best.unjudged(problem.x)
+        return Best.unevaluated(problem.x)
 
     def _partial_result(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
         """Return what is left of the iterates `kept` when a query budget ends the search."""
@@ -219,15 +219,15 @@ class BaseAttack(ABC):
 class GradientAttack(BaseAttack):
     """Base of the attacks on a `DifferentiableClassifier`."""
 
-    def _view(self, model: object) -> DifferentiableClassifier:
+    def _adapt_model(self, model: object) -> DifferentiableClassifier:
         return as_differentiable(model, type(self).__name__)
 
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
         logits = problem.logits(found.x_adv)
         checks.warn_of_probabilities(logits)
-        verified = Best(found.x_adv, problem.shortfall_of(logits))
-        if not problem.ledger.sender.whole:  # there, another batch has other answers
-            _warn_of_chance(found.shortfall, verified.shortfall, problem.x.dtype)
+        verified = Best(found.x_adv, problem.violation_of(logits))
+        if not problem.statistics.sender.whole:  # there, another batch has other answers
+            _warn_of_chance(found.violation, verified.violation, problem.x.dtype)
         if isinstance(found, Nearest):
             return move_outward(problem, found, verified)
         return verified
@@ -251,17 +251,17 @@ def move_outward(problem: Problem, found: Best | Nearest, verified: Best) -> Bes
             break
         moved = problem.clip(problem.x + factor * delta)
         x_adv = torch.where(per_sample(lost, moved), moved, best.x_adv)
-        best = Best(x_adv, problem.shortfall(x_adv))
+        best = Best(x_adv, problem.violation(x_adv))
     return best
 
 
 def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
     """Return the result of the run, and warn of failures that say nothing about robustness."""
-    failed, ledger = ~best.success, problem.ledger
-    not_finite, no_gradient = ledger.not_finite & failed, ledger.blind & failed
-    no_start = ledger.no_start & failed
+    failed, statistics = ~best.success, problem.statistics
+    not_finite, no_gradient = statistics.not_finite & failed, statistics.no_gradient & failed
+    no_start = statistics.no_start & failed
     untold = no_start & ~not_finite  # which is why it could not begin, and said
-    if ledger.no_start_told:
+    if statistics.no_start_told:
         untold = torch.zeros_like(no_start)
     for inconclusive, sentence in (
         (not_finite, _NOT_FINITE),
@@ -277,7 +277,7 @@ def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
         success=best.success,
         distance=problem.distance(best.x_adv),
         norm=problem.norm,
-        queries=Queries(ledger.forward, ledger.backward),
+        queries=Queries(statistics.forward, statistics.backward),
         no_gradient=no_gradient,
         not_finite=not_finite,
         no_start=no_start,

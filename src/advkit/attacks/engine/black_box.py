@@ -19,7 +19,7 @@ from advkit.models import REJECTED, Classifier, as_classifier
 from advkit.models.inner_model import HasInnerModel
 
 
-class _View(HasInnerModel):
+class _ModelView(HasInnerModel):
     """A classifier whose answers stand where logits do: the largest wins, without gradients."""
 
     def __init__(self, model: Classifier) -> None:
@@ -31,7 +31,7 @@ class _View(HasInnerModel):
         return labels
 
 
-class ByScores(_View):
+class ByScores(_ModelView):
     """What an attack on scores sees."""
 
     def logits(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class ByScores(_View):
         return found.detach()
 
 
-class ByLabels(_View):
+class ByLabels(_ModelView):
     """What an attack on labels sees: one at the label, zero elsewhere.
 
     A row of NaN is an answer that the model failed to give, one of minus infinity a rejection.
@@ -85,27 +85,27 @@ def by_scores(obj: object, wanted_by: str) -> ByScores:
 class BlackBoxAttack(BaseAttack):
     """Base of the attacks that need no gradients, judged by what the model predicts."""
 
-    def _view(self, model: object) -> ByScores | ByLabels:
+    def _adapt_model(self, model: object) -> ByScores | ByLabels:
         return ByLabels(as_classifier(model))
 
-    def _objective(self, *, targeted: bool) -> Loss:
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
         return margin
 
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        verified = Best(found.x_adv, self._deciding(problem).shortfall(found.x_adv))
-        if not problem.ledger.sender.whole:  # there, another batch has other answers
+        verified = Best(found.x_adv, self._decision_problem(problem).violation(found.x_adv))
+        if not problem.statistics.sender.whole:  # there, another batch has other answers
             warn_of_random_labels(found, verified)
         return verified
 
-    def _deciding(self, problem: Problem) -> Problem:
+    def _decision_problem(self, problem: Problem) -> Problem:
         """Return `problem` as the model's labels decide it."""
         view = problem.model
-        return problem.through(ByLabels(view.model)) if isinstance(view, ByScores) else problem
+        return problem.with_model(ByLabels(view.model)) if isinstance(view, ByScores) else problem
 
 
 def warn_of_random_labels(found: Best | Nearest, verified: Best) -> None:
     """Warn if the model labels differently what it has labelled before."""
-    changed = (verified.success != found.success) & found.shortfall.isfinite()
+    changed = (verified.success != found.success) & found.violation.isfinite()
     if changed.any():
         checks.warn(
             f"the model labelled {int(changed.sum())} of {len(changed)} inputs differently "

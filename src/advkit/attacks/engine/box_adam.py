@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advkit.attacks.engine.constant_search import PenaltyState
 from advkit.attacks.engine.loop import iterate
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.core.norms import lp_norm, per_sample
 from advkit.core.tensors import at_least_float32
@@ -92,7 +92,7 @@ class BoxAdam:
         return _PUBLISHED_STRETCH if self.published else _STRETCH
 
     def _step(
-        self, i: int, problem: Problem, at: Judged, adam: AdamState
+        self, i: int, problem: Problem, at: Iterate, adam: AdamState
     ) -> tuple[Tensor, AdamState]:
         lower, upper = problem.model.bounds
         width, middle = upper - lower, (lower + upper) / 2
@@ -102,12 +102,12 @@ class BoxAdam:
         return x_adv, self._watched(i, adam, objective, stuck)
 
     def _objective(
-        self, problem: Problem, at: Judged, adam: AdamState
+        self, problem: Problem, at: Iterate, adam: AdamState
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradient of the objective by `w`, the objective, and which are stuck."""
         lower, upper = problem.model.bounds
         width = upper - lower
-        grad = at_least_float32(problem.gradient(at))
+        grad = at_least_float32(problem.ascent_direction(at))
         delta = at_least_float32(at.x_adv - problem.x).div_(width)
         missing = (self.confidence - at.value.detach()).clamp_min(0).to(grad.dtype)
         stuck = (missing > 0) & (lp_norm(grad, "linf") == 0)

@@ -40,7 +40,7 @@ class BudgetAttack(GradientAttack):
 
         Raises as `run` does.
         """
-        view = self._view(model)
+        view = self._adapt_model(model)
         with self.running(view, x):
             problem = self._problem(view, x, y, None)
             return self.search(problem).x_adv if len(problem.x) else problem.x
@@ -56,7 +56,7 @@ class BudgetAttack(GradientAttack):
     def _stop(self) -> Stop:
         return self.stop or "first"
 
-    def _objective(self, *, targeted: bool) -> Loss:
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
         return ascent_loss(self.loss, targeted=targeted)
 
 

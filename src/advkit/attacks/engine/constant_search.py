@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates, refine_to_boundary
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Nearest
-from advkit.attacks.engine.rows import choose, take, write
+from advkit.attacks.engine.rows import choose, select, update_rows
 from advkit.core import checks
 from advkit.core.norms import lp_norm
 from advkit.core.tensors import at_least_float32
@@ -98,9 +98,9 @@ class PenaltyAttack(MinimumNormAttack):
     def _total_steps(self, problem: Problem) -> int:
         return self.search_steps * self.steps
 
-    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
+    def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
         classes = candidates(at, problem.goal, min(self.candidates, self.search_steps))
-        first, *others = [problem.against(rival) for rival in classes] or [problem]
+        first, *others = [problem.with_candidate(candidate) for candidate in classes] or [problem]
         penalty = self._linear(first)
         nearest = self._descend_refined(first, first.x, penalty, at.logits)
         for towards in others:
@@ -120,9 +120,9 @@ class PenaltyAttack(MinimumNormAttack):
 
     def _linear(self, problem: Problem) -> PenaltyState:
         """Return what would do if the logits were linear; constants of 1 without a gradient."""
-        at = problem.judge(problem.x, differentiate=True)
+        at = problem.forward(problem.x, differentiate=True)
         lower, upper = problem.model.bounds
-        slope = (upper - lower) * lp_norm(at_least_float32(problem.gradient(at)), "l2")
+        slope = (upper - lower) * lp_norm(at_least_float32(problem.ascent_direction(at)), "l2")
         gap = self._confidence - at.value.detach().to(slope.dtype)
         steep = slope > 0
         distance = torch.where(steep, gap / slope, 1).clamp_max(math.sqrt(problem.x[0].numel()))
@@ -151,16 +151,20 @@ class PenaltyAttack(MinimumNormAttack):
         for _ in range(rounds):
             if not len(rows):
                 break
-            tried = take(bracket, rows)
+            tried = select(bracket, rows)
             tried = tried._replace(const=tried.next())
-            part, before, least = problem.take(rows), take(nearest, rows), penalty.min_const[rows]
+            part, before, least = (
+                problem.select(rows),
+                select(nearest, rows),
+                penalty.min_const[rows],
+            )
             expected = penalty.expected_distance[rows] * torch.where(before.success, FINER, WIDER)
             state = PenaltyState(tried.const, least, expected)
             found = self._descend_refined(part, warm_start(part, before), state, logits[rows])
-            write(nearest, rows, before.nearer(found))
+            update_rows(nearest, rows, before.nearer(found))
             reached = found.success & (tried.const >= least)
             tried = tried.narrowed(reached, ~reached)
-            write(bracket, rows, tried)
+            update_rows(bracket, rows, tried)
             gained = found.distance < (1 - _GAIN) * before.distance
             rows = rows[gained | ~reached & (tried.low < CLOSE * tried.high)]
         return nearest

@@ -19,27 +19,27 @@ class Goal:
     """What counts as success: leaving `labels` `(n,)`, or reaching them when `targeted`.
 
     With a `confidence` the margin in logits must reach it too. An untargeted search may go for one
-    `rival` class `(n,)` of each sample; success is still any class but the label.
+    `candidate` class `(n,)` of each sample; success is still any class but the label.
     """
 
     labels: Tensor
-    highest: int  # of all labels given for the batch, so that no pass has to look for it
+    max_label: int  # of all labels given for the batch, so that no pass has to look for it
     targeted: bool
     confidence: float = 0.0
-    rival: Tensor | None = None
+    candidate: Tensor | None = None
 
-    def take(self, rows: Tensor) -> Goal:
+    def select(self, rows: Tensor) -> Goal:
         """The goal of a part of the batch."""
-        rival = None if self.rival is None else self.rival[rows]
-        return replace(self, labels=self.labels[rows], rival=rival)
+        candidate = None if self.candidate is None else self.candidate[rows]
+        return replace(self, labels=self.labels[rows], candidate=candidate)
 
-    def ascent(self, loss: Loss, logits: Tensor) -> Tensor:
+    def objective(self, loss: Loss, logits: Tensor) -> Tensor:
         """The value to climb, `(n,)`: the loss at the true labels, or minus that at the target.
 
         With a rival it is the rival's logit minus the label's, whatever the loss.
         """
-        if self.rival is not None:
-            pair = torch.stack([self.rival, self.labels], dim=1)
+        if self.candidate is not None:
+            pair = torch.stack([self.candidate, self.labels], dim=1)
             return -logits.gather(1, pair).diff(dim=1).squeeze(1)
         value = loss(logits, self.labels)
         if len(logits) == 1 and value.ndim == 0:
@@ -61,7 +61,7 @@ class Goal:
         gaps = (logits - own if self.targeted else own - logits) + self.confidence
         return gaps.scatter(1, self.labels[:, None], -math.inf if self.targeted else math.inf)
 
-    def shortfall(self, logits: Tensor) -> Tensor:
+    def violation(self, logits: Tensor) -> Tensor:
         """How much the goal is missed by, `(n,)`: the margin in logits, at most 0 on success.
 
         Success is what the model answers, so a tie counts as `argmax` decides it. Where the margin

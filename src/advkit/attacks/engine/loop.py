@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.problem import Judged, Problem
-from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.problem import Iterate, Problem
+from advkit.attacks.engine.rows import select, update_rows
 
 Stop = Literal["first", "never"]
 Keep = Literal["strongest", "last"]
@@ -24,11 +24,11 @@ def iterate(
     problem: Problem,
     start: Tensor,
     state: State,
-    step: Callable[[int, Problem, Judged, State], tuple[Tensor, State]],
+    step: Callable[[int, Problem, Iterate, State], tuple[Tensor, State]],
     *,
     steps: int,
     best: Kept,
-    finished: Callable[[Judged, State], Tensor] | None = None,
+    finished: Callable[[Iterate, State], Tensor] | None = None,
     formula: Callable[[Tensor], Kept] | None = None,
     first: bool = False,
 ) -> Kept:
@@ -49,29 +49,33 @@ def iterate(
             none.
         formula: for attacks that are one formula and return what it gives: makes the record of the
             last iterates, which are not evaluated here, since the attack's `_verify` does so.
-        first: whether no pass has seen these samples before, see `Problem.judge`.
+        first: whether no pass has seen these samples before, see `Problem.forward`.
 
     Returns:
         What is kept of all `n` samples; `best` is used up.
     """
-    found, at = best, problem.judge(start, differentiate=True, first=first)
+    found, at = best, problem.forward(start, differentiate=True, first=first)
     open_rows = torch.arange(len(problem.x), device=problem.x.device)
     for i in range(steps):
         best = best.improved(problem, at)
         done = None if finished is None else finished(at, state)
         if done is not None and done.any():
-            write(found, open_rows[done], take(best, done))
+            update_rows(found, open_rows[done], select(best, done))
             still = ~done
             if not still.any():
                 return found
-            at, problem, best = problem.narrow(at, still), problem.take(still), take(best, still)
-            open_rows, state = open_rows[still], take(state, still)
+            at, problem, best = (
+                problem.select_for_backward(at, still),
+                problem.select(still),
+                select(best, still),
+            )
+            open_rows, state = open_rows[still], select(state, still)
         x_adv, state = step(i, problem, at, state)
-        problem.ledger.advance(1)
+        problem.statistics.advance(1)
         last = i == steps - 1
         if last and formula is not None:
-            write(found, open_rows, formula(x_adv))
+            update_rows(found, open_rows, formula(x_adv))
             return found
-        at = problem.judge(x_adv, differentiate=not last)
-    write(found, open_rows, best.improved(problem, at))
+        at = problem.forward(x_adv, differentiate=not last)
+    update_rows(found, open_rows, best.improved(problem, at))
     return found

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from advkit.attacks.engine.base import GradientAttack
 from advkit.attacks.engine.goal import TIE, Goal
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
-from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.rows import select, update_rows
 from advkit.core.losses import Loss, margin, split_label_logit
 from advkit.core.norms import per_sample, steepest
 
@@ -36,16 +36,16 @@ class MinimumNormAttack(GradientAttack):
         at = problem.evaluate_clean(nearest)
         rows = (~nearest.success).nonzero().flatten()
         if len(rows):
-            part, at = problem.take(rows), at.take(rows)
+            part, at = problem.select(rows), at.select(rows)
             found = self._search_nearest(part, at)
-            tied = (at.shortfall <= TIE) & ~found.success
+            tied = (at.violation <= TIE) & ~found.success
             if tied.any():
-                write(found, tied.nonzero().flatten(), step_off_ties(part.take(tied)))
+                update_rows(found, tied.nonzero().flatten(), step_off_ties(part.select(tied)))
             found = refine_to_boundary(part, part.x, at.logits, found, self._refine_steps)
-            write(nearest, rows, found)
+            update_rows(nearest, rows, found)
         return nearest
 
-    def _search_nearest(self, problem: Problem, at: Judged) -> Nearest:
+    def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
         """Return the nearest successes of samples whose clean inputs, evaluated `at`, are none.
 
         An attack that evaluates the clean inputs itself overrides `_search` instead.
@@ -55,7 +55,7 @@ class MinimumNormAttack(GradientAttack):
     def _empty_record(self, problem: Problem) -> Nearest:
         return Nearest.empty(problem.x)
 
-    def _objective(self, *, targeted: bool) -> Loss:
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
         return margin
 
 
@@ -67,10 +67,10 @@ def step_off_ties(problem: Problem) -> Nearest:
     nearest = Nearest.empty(problem.x)
     if problem.norm == "l0":
         return nearest
-    at = problem.judge(problem.x, differentiate=False)
-    rivals: list[Tensor | None] = [*candidates(at, problem.goal, _TIED)]
-    for rival in rivals or [None]:
-        nearest = _step_off_tie(problem.against(rival), nearest)
+    at = problem.forward(problem.x, differentiate=False)
+    candidate_classes: list[Tensor | None] = [*candidates(at, problem.goal, _TIED)]
+    for candidate in candidate_classes or [None]:
+        nearest = _step_off_tie(problem.with_candidate(candidate), nearest)
         if nearest.success.all():
             break
     return nearest
@@ -82,13 +82,13 @@ def _step_off_tie(problem: Problem, nearest: Nearest) -> Nearest:
     The first step is the smallest that the dtype knows at the bounds; it is doubled until it is a
     success.
     """
-    at = problem.judge(problem.x, differentiate=True)
-    gradient, bounds = problem.gradient(at), problem.model.bounds
+    at = problem.forward(problem.x, differentiate=True)
+    gradient, bounds = problem.ascent_direction(at), problem.model.bounds
     length = torch.finfo(problem.x.dtype).eps * (bounds[1] - bounds[0])
     for _ in range(_DOUBLINGS):
         lengths = torch.full_like(nearest.distance, length)
         move = steepest(gradient, lengths.to(gradient.dtype), problem.norm, problem.x, bounds)
-        at = problem.judge(problem.clip(problem.x + move), differentiate=False)
+        at = problem.forward(problem.clip(problem.x + move), differentiate=False)
         nearest = nearest.improved(problem, at)
         if nearest.success.all():
             break
@@ -96,7 +96,7 @@ def _step_off_tie(problem: Problem, nearest: Nearest) -> Nearest:
     return nearest
 
 
-def candidates(at: Judged, goal: Goal, most: int) -> list[Tensor]:
+def candidates(at: Iterate, goal: Goal, most: int) -> list[Tensor]:
     """Return the likeliest classes besides the label, at most `most`, each `(n,)`.
 
     An untargeted attack goes for one after another. A targeted one has none to choose from.
@@ -126,24 +126,24 @@ def refine_to_boundary(
     Returns:
         `nearest`, which is written to.
     """
-    rows = (nearest.success & (problem.goal.shortfall(logits) > 0)).nonzero().flatten()
+    rows = (nearest.success & (problem.goal.violation(logits) > 0)).nonzero().flatten()
     if not len(rows) or not steps:
         return nearest
-    part, best, inner = problem.take(rows), take(nearest, rows), inner[rows]
+    part, best, inner = problem.select(rows), select(nearest, rows), inner[rows]
     span = best.x_adv - inner
     low, high = torch.zeros_like(best.distance), torch.ones_like(best.distance)
     below = part.goal.gaps(logits[rows])
-    above = part.goal.gaps(part.judge(best.x_adv, differentiate=False).logits)
+    above = part.goal.gaps(part.forward(best.x_adv, differentiate=False).logits)
     for _ in range(steps):
         root = BOUNDARY_MARGIN * linear_root(below, above, part.goal)
         share = low + (high - low) * root.clamp(0.02, 0.98)
-        at = part.judge(part.clip(inner + per_sample(share, span) * span), differentiate=False)
+        at = part.forward(part.clip(inner + per_sample(share, span) * span), differentiate=False)
         best, gaps = best.improved(part, at), part.goal.gaps(at.logits)
         low, high = torch.where(at.success, low, share), torch.where(at.success, share, high)
         # the end that stays put counts half (Illinois): bends would keep it for ever
         below = torch.where(at.success[:, None], below / 2, gaps)
         above = torch.where(at.success[:, None], gaps, above / 2)
-    write(nearest, rows, best)
+    update_rows(nearest, rows, best)
     return nearest
 
 

@@ -51,7 +51,7 @@ def _is_alone(problem: Problem, eps: Tensor) -> Tensor:
     x, step = problem.x, per_sample(eps, problem.x)
     if problem.norm != "linf" or x.element_size() > 2:
         return _stays(x, step)
-    # In 16 bits no feature is rounded out of its interval, see `Problem.inside`.
+    # In 16 bits no feature is rounded out of its interval, see `Problem.round_into_ball`.
     ends = (x.nextafter(x.new_tensor(end)) for end in (-math.inf, math.inf))
     far = [
         (at_least_float32(end) - at_least_float32(x)).abs() > at_least_float32(step) for end in ends

@@ -13,12 +13,12 @@ from advkit.core.tensors import asynchronous
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
 
 
-def take(rows: Rows, keep: Tensor) -> Rows:
-    """Return the samples of a `NamedTuple` of tensors that `keep` selects, a mask or indices."""
-    return type(rows)(*(part[keep] for part in rows))
+def select(rows: Rows, mask: Tensor) -> Rows:
+    """Return the samples of a `NamedTuple` of tensors that `mask` selects, a mask or indices."""
+    return type(rows)(*(part[mask] for part in rows))
 
 
-def write(rows: tuple[Tensor, ...], where: Tensor, found: tuple[Tensor, ...]) -> None:
+def update_rows(rows: tuple[Tensor, ...], where: Tensor, found: tuple[Tensor, ...]) -> None:
     """Write `found` into the samples `where` of `rows`, in place."""
     for part, new in zip(rows, found, strict=True):
         part[where] = new.to(part.dtype)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.loop import Keep, Stop, iterate
-from advkit.attacks.engine.problem import Judged, Problem
+from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rounding import warn_of_lost_budget, warn_of_lost_steps
-from advkit.attacks.engine.rows import take, write
+from advkit.attacks.engine.rows import select, update_rows
 from advkit.core.norms import normalize, steepest
 from advkit.core.randomness import uniform_noise
 
@@ -53,32 +53,32 @@ class Ascent:
         """Return the best iterates over all restarts; each takes up what is still unsolved."""
         warn_of_lost_budget(problem, self.eps)
         warn_of_lost_steps(problem, self.lengths.amax(1), self.eps)
-        best = Best.unjudged(problem.x)
+        best = Best.unevaluated(problem.x)
         # a random start would move inputs that need no attack: those are left out before
         look_before = self.stop == "first" and self.random_start
         if look_before:
             problem.evaluate_clean(best)
         for restart in range(self.restarts):
-            unsolved = self.unsolved(best)
-            if not unsolved.any():
+            remaining = self.remaining(best)
+            if not remaining.any():
                 break
-            part = problem.take(unsolved)
+            part = problem.select(remaining)
             start = part.x
             if self.random_start:
                 eps, bounds = self.eps[part.rows], part.model.bounds
                 noisy = uniform_noise(part.x, eps, part.norm, bounds, self.seed, restart)
-                start = part.inside(part.clip(noisy), eps)
+                start = part.round_into_ball(part.clip(noisy), eps)
             found = self._climb(part, start, first=restart == 0 and not look_before)
-            better = (found.shortfall < best.shortfall[unsolved]) | (self.keep == "last")
-            write(best, part.rows[better], take(found, better))
+            better = (found.violation < best.violation[remaining]) | (self.keep == "last")
+            update_rows(best, part.rows[better], select(found, better))
         return best
 
     def search_from(self, problem: Problem, start: Tensor) -> Best:
         """Return the best iterates from the points of the balls that are nearest to `start`."""
         eps = self.eps[problem.rows]
-        return self._climb(problem, problem.into_ball(start.clone(), eps))
+        return self._climb(problem, problem.project_to_ball(start.clone(), eps))
 
-    def unsolved(self, best: Best) -> Tensor:
+    def remaining(self, best: Best) -> Tensor:
         """Mask of the samples of the whole batch that are still to be attacked."""
         return ~best.success if self.stop == "first" else torch.ones_like(best.success)
 
@@ -91,21 +91,21 @@ class Ascent:
             AscentState(self.eps[rows], self.lengths[rows], at_rest),
             self._step,
             steps=self.lengths.shape[1],
-            best=Best.unjudged(x),
+            best=Best.unevaluated(x),
             finished=_succeeded if self.stop == "first" else None,
-            formula=Best.unjudged if self.keep == "last" else None,
+            formula=Best.unevaluated if self.keep == "last" else None,
             first=first,
         )
 
     def _step(
-        self, i: int, problem: Problem, at: Judged, state: AscentState
+        self, i: int, problem: Problem, at: Iterate, state: AscentState
     ) -> tuple[Tensor, AscentState]:
-        x_adv, grad = at.x_adv, problem.gradient(at)
+        x_adv, grad = at.x_adv, problem.ascent_direction(at)
         if self.momentum:
             velocity = self.momentum * state.velocity + normalize(grad, "l1")
             state, grad = state._replace(velocity=velocity), velocity
         move = steepest(grad, state.lengths[:, i], problem.norm, x_adv, problem.model.bounds)
-        return problem.into_ball(move.add_(x_adv), state.eps), state
+        return problem.project_to_ball(move.add_(x_adv), state.eps), state
 
 
 def step_schedule(eps: Tensor, steps: int, step_size: float | None = None) -> Tensor:
@@ -125,5 +125,5 @@ def constant_steps(length: Tensor, steps: int) -> Tensor:
     return length.clamp_max(torch.finfo(length.dtype).max)[:, None].expand(-1, steps)
 
 
-def _succeeded(at: Judged, _: AscentState) -> Tensor:
+def _succeeded(at: Iterate, _: AscentState) -> Tensor:
     return at.success

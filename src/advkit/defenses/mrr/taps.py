@@ -81,7 +81,9 @@ class Tapped(nn.Module):
         out = self.net(x)
         features, self._features = self._features, None
         if features is None:
-            raise RuntimeError(f"layer {self.tap.layer!r} must run in a forward pass, but did not run.")
+            raise RuntimeError(
+                f"layer {self.tap.layer!r} must run in a forward pass, but did not run."
+            )
         return features, out
 
     def _output_hook(self, layer: nn.Module, args: Any, out: Tensor) -> Tensor:

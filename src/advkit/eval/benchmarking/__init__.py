@@ -1,1 +1,1 @@
-"""Benchmarks of attacks: the most found for the fewest passes."""
+"""Benchmarks of attacks: attack success rate and distance against cost in passes."""

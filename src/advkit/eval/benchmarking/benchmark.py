@@ -1,4 +1,4 @@
-"""What attacks find on a user's own model and data, and what they take for it."""
+"""Benchmark of attacks on a model: attack success rate, distance and cost."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from advkit.core.attack_options import for_samples, sending_at_most
 from advkit.core.batching import batches
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
-from advkit.eval.accuracy import ClassifiedBatch, classified
+from advkit.eval.accuracy import ClassifiedBatch, classified_batches
 from advkit.eval.benchmarking.cost import bare_pass, peak_memory, seconds
 from advkit.eval.benchmarking.ranking import AttackCost
-from advkit.eval.benchmarking.result import Benchmark, Floor
+from advkit.eval.benchmarking.result import BarePass, Benchmark
 from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.models import Classifier, as_classifier, evaluating, has_gradients
 from advkit.models.batch_dependence import keeps_batch
 from advkit.models.labels import given_labels
 
-_PASSES = 3  # bare passes before each attack on a batch, and after it
+# Bare passes that are timed before each attack on a batch, and again after it; their median counts.
+BARE_PASSES = 3
 
 
 def benchmark(
@@ -39,35 +40,37 @@ def benchmark(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Benchmark:
-    """Find out which attack finds most on a model, and for how many passes.
+    """Compare attacks on a model by attack success rate and by cost in passes.
 
-    Each attack meets every input that the model labels correctly, once to warm up on the first
-    batch and then `rounds` times on all of them. Its time is told in floors: bare passes of exactly
-    the batch that it attacks, forward and backward to the input, timed just before and just after.
-    A machine whose speed wanders moves both. Of a model without gradients a floor is a forward
-    pass. What is found is that of the first round.
+    Each attack is run on every input that the model labels correctly: once on the first batch to
+    warm up, and then `rounds` times on all batches. Outcomes are those of the first round.
+
+    The cost is the time of an attack in passes. One pass is a forward and backward pass of the
+    same batch to its input, timed in the same run, just before and just after the attack. A change
+    in the speed of the machine affects both. For a model without gradients a pass is a forward
+    pass.
 
     Args:
         model: a classifier without a query budget, or an `nn.Module` with inputs in [0, 1].
         x: inputs `(n, *features)`.
         y: true labels `(n,)`.
-        attacks: what to attack with. An `eps` with one radius for each sample is cut along with the
+        attacks: the attacks to run. An `eps` with one radius for each sample is divided among the
             batches.
-        batch_size: samples sent at once. An attack with a larger `batch_size` of its own, such as
-            `HopSkipJump`, is held to it; the attacks reported are as given.
-        rounds: how often each attack is timed.
-        device: where the batches are moved to, all before the first attack; `None` leaves them
+        batch_size: samples passed to the model at once. It also limits the `batch_size` of an
+            attack, such as that of `HopSkipJump`; the result shows the attacks as given.
+        rounds: number of times that each attack is timed.
+        device: device that all batches are moved to before the first attack; `None` leaves them
             where they are.
-        progress: show a bar (needs the extra `report`).
+        progress: show a progress bar (needs the extra `report`).
 
     Returns:
-        What was found and what it took; it prints as a table.
+        Outcomes and costs, which print as a table.
 
     Raises:
-        ValueError: inputs or labels of the wrong shape or range, none that the model labels
-            correctly, no attack, a model with a query budget, or fewer rounds than one.
-        TypeError: inputs, labels, attacks or model of the wrong type, or an attack that asks for
-            what the model does not answer.
+        ValueError: inputs or labels of the wrong shape or range, no input that the model labels
+            correctly, no attack, a model with a query budget, or fewer than one round.
+        TypeError: inputs, labels, attacks or model of the wrong type, or an attack that needs
+            outputs or gradients that the model does not have.
 
     Example:
         >>> import torch
@@ -75,29 +78,29 @@ def benchmark(
         >>> net = torch.nn.Linear(2, 2, bias=False)
         >>> _ = net.weight.data.copy_(2 * torch.eye(2))
         >>> x, y = torch.tensor([[0.6, 0.5], [0.4, 0.6]]), torch.tensor([0, 1])
-        >>> found = eval.benchmark(net, x, y, attacks=[attacks.FGSM(eps=0.075)])
-        >>> found.groups[0].title, str(found.groups[0].best.found)
+        >>> result = eval.benchmark(net, x, y, attacks=[attacks.FGSM(eps=0.075)])
+        >>> result.groups[0].title, str(result.groups[0].best.success_rate)
         ('Within linf 0.075', '50.00 % (1 of 2)')
     """
     classifier = as_classifier(model)
     if not isinstance(x, Tensor):
-        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
+        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}.")
     check_attacks(attacks, len(x))
     checks.integer("rounds", rounds, at_least=1)
     _check_budget(classifier)
-    parts = list(classified(classifier, batches(x, y, batch_size, device)))
-    if not any(part.right.any() for part in parts):
+    parts = list(classified_batches(classifier, batches(x, y, batch_size, device)))
+    if not any(part.correct.any() for part in parts):
         raise ValueError(
-            f"`x` must hold inputs that the model labels as y says, labels none of {len(x):,} so: "
-            "there is nothing to attack"
+            f"`x` must hold inputs that the model labels correctly, got {len(x):,} inputs, all "
+            "misclassified. There is nothing to attack: check `y` and the preprocessing of `x`."
         )
     with progress_bar("runs", len(attacks) * (1 + rounds), progress) as advance:
-        costs, floor = _measured(classifier, parts, attacks, batch_size, rounds, advance)
+        costs, unit = _measure(classifier, parts, attacks, batch_size, rounds, advance)
     return Benchmark(
         model=repr(classifier),
-        clean=torch.cat([part.right for part in parts]).cpu(),
+        clean=torch.cat([part.correct for part in parts]).cpu(),
         attacks=tuple(costs),
-        floor=floor,
+        bare_pass=unit,
         batch_size=batch_size,
         rounds=rounds,
         device=str(parts[0].x.device),
@@ -109,95 +112,97 @@ def _check_budget(model: Classifier) -> None:
     budget = getattr(model, "max_queries", None)
     if budget is not None:
         raise ValueError(
-            f"`model` must have no query budget, got one of {budget:,} samples: rounds and floors "
-            "would spend it; make it without a budget"
+            f"`model` must have no query budget, got {budget:,} queries, which the rounds and the "
+            "bare passes would spend. Create it without a budget."
         )
 
 
 class _Round(NamedTuple):
-    """All batches attacked once.
+    """One run of an attack on all batches.
 
     Attributes:
-        outcome: of the attack.
-        passes: seconds of a bare pass of what is attacked in each batch; zero where nothing is.
+        outcome: outcome of the attack.
+        bare_seconds: seconds of a bare pass of the samples to attack in each batch; zero without
+            such samples.
     """
 
     outcome: AttackOutcome
-    passes: list[float]
+    bare_seconds: list[float]
 
     @property
-    def floors(self) -> float:
+    def passes(self) -> float:
         """Time of the attack in bare passes."""
-        return self.outcome.seconds / sum(self.passes)
+        return self.outcome.seconds / sum(self.bare_seconds)
 
 
-def _measured(
+def _measure(
     model: Classifier,
     parts: Sequence[ClassifiedBatch],
     attacks: Sequence[Attack],
     batch_size: int,
     rounds: int,
     advance: Callable[[int], None],
-) -> tuple[list[AttackCost], Floor]:
-    """What each attack costs, and what a floor is."""
-    first = next(i for i, part in enumerate(parts) if part.right.any())
-    _, floor_peak = peak_memory(lambda: _passes(model, parts[first]))
+) -> tuple[list[AttackCost], BarePass]:
+    """Measure the cost of each attack, and of a bare pass."""
+    first = next(i for i, part in enumerate(parts) if part.correct.any())
+    _, bare_peak = peak_memory(lambda: _bare_seconds(model, parts[first]))
     peaks = []
-    for attack in attacks:  # all before the rounds, so that one that cannot run says so soon
+    for attack in attacks:  # all before the rounds, so that an attack that cannot run fails early
         peaks.append(_peak(model, sending_at_most(attack, batch_size), parts[first]))
         advance(1)
-    found: list[list[_Round]] = [[] for _ in attacks]
-    for _ in range(rounds):  # round by round, so that a slow minute is not that of one attack
-        for attack, mine in zip(attacks, found, strict=True):
-            mine.append(_round(model, attack, parts, batch_size))
+    runs: list[list[_Round]] = [[] for _ in attacks]
+    for _ in range(rounds):  # round by round, so that a slow period does not affect one attack only
+        for attack, of_attack in zip(attacks, runs, strict=True):
+            of_attack.append(_run_round(model, attack, parts, batch_size))
             advance(1)
-    costs = [_cost(mine, peak) for mine, peak in zip(found, peaks, strict=True)]
-    floor = Floor(
+    costs = [_cost(of_attack, peak) for of_attack, peak in zip(runs, peaks, strict=True)]
+    unit = BarePass(
         inputs=len(parts[first].x if keeps_batch(model) else parts[first].rows),
-        seconds=statistics.median(one.passes[first] for mine in found for one in mine),
-        peak_memory=floor_peak,
+        seconds=statistics.median(run.bare_seconds[first] for each in runs for run in each),
+        peak_memory=bare_peak,
         backward=has_gradients(model),
     )
-    return costs, floor
+    return costs, unit
 
 
 def _peak(model: Classifier, attack: Any, part: ClassifiedBatch) -> int:
-    """The most bytes that an attack has in tensors while it works on a batch."""
+    """Measure the most bytes that tensors hold while an attack runs on a batch."""
     attack = for_samples(attack, part.rows.cpu() + part.first)
     x, y = part.attacked
     y = given_labels(model, y)
     with part.attacking():
-        _, most = peak_memory(lambda: attack.run(model, x, y))
-    return most
+        _, peak = peak_memory(lambda: attack.run(model, x, y))
+    return peak
 
 
-def _round(
+def _run_round(
     model: Classifier, attack: Attack, parts: Sequence[ClassifiedBatch], batch_size: int
 ) -> _Round:
+    """Run an attack on all batches, with bare passes before and after each batch."""
     recorder = AttackRecorder(attack, batch_size=batch_size, examples=0)
-    passes = []
+    bare_seconds = []
     for part in parts:
-        before = _passes(model, part)
+        before = _bare_seconds(model, part)
         recorder.update(model, part)
-        passes.append(statistics.median([*before, *_passes(model, part)]))
-    return _Round(recorder.compute(), passes)
+        bare_seconds.append(statistics.median([*before, *_bare_seconds(model, part)]))
+    return _Round(recorder.compute(), bare_seconds)
 
 
-def _passes(model: Classifier, part: ClassifiedBatch) -> list[float]:
-    """Seconds of some bare passes of what an attack sends of a batch, zero for nothing."""
-    if not part.right.any():
+def _bare_seconds(model: Classifier, part: ClassifiedBatch) -> list[float]:
+    """Time bare passes of the samples of a batch that attacks send, zero without samples."""
+    if not part.correct.any():
         return [0.0]
     whole = keeps_batch(model)
     x, y = (part.x, part.y) if whole else part.attacked
     rows = sample_rows.numbered(len(x), part.first) if whole else part.attacking()
     with evaluating(model), rows:
-        return [seconds(lambda: bare_pass(model, x, y)) for _ in range(_PASSES)]
+        return [seconds(lambda: bare_pass(model, x, y)) for _ in range(BARE_PASSES)]
 
 
 def _cost(rounds: Sequence[_Round], peak: int) -> AttackCost:
-    took = statistics.median(one.outcome.seconds for one in rounds)
+    median_seconds = statistics.median(run.outcome.seconds for run in rounds)
     return AttackCost(
-        outcome=replace(rounds[0].outcome, seconds=took),
-        floors=statistics.median(one.floors for one in rounds),
+        outcome=replace(rounds[0].outcome, seconds=median_seconds),
+        passes=statistics.median(run.passes for run in rounds),
         peak_memory=peak,
     )

@@ -1,7 +1,7 @@
-"""What attacks cost: time in floors, and the memory of tensors.
+"""Cost of attacks: time in passes, and the memory of tensors.
 
-The floor is one bare pass of a batch, forward and backward, to the input alone: a unit that means
-the same for every net and machine.
+A pass is one forward and backward pass of the batch to its input, timed in the same run. It is a
+unit that makes nets and machines comparable.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Result = TypeVar("Result")
 
 
 def bare_pass(model: Classifier, x: Tensor, y: Tensor) -> None:
-    """One pass of a batch: forward and backward to `x`; forward alone without gradients to take.
+    """Run one forward and backward pass of a batch to `x`; forward only without gradients.
 
-    It has ended when this returns, also on a device that works on its own.
+    The pass is complete when the function returns, also on a device that works asynchronously.
 
     Args:
         model: a classifier.
-        x: `(n, *features)`.
+        x: inputs `(n, *features)`.
         y: labels `(n,)`.
     """
     if has_gradients(model):
@@ -43,24 +43,27 @@ def bare_pass(model: Classifier, x: Tensor, y: Tensor) -> None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until `device` has done what it was asked for."""
+    """Wait until `device` has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(job: Callable[[], object]) -> float:
-    """How long `job` takes."""
+    """Measure the time that `job` takes."""
     start = time.perf_counter()
     job()
     return time.perf_counter() - start
 
 
 def peak_memory(job: Callable[[], Result]) -> tuple[Result, int]:
-    """What `job` returns, and the most bytes that it has in tensors at once.
+    """Run `job` and measure the most bytes that its tensors hold at once.
 
-    Counted are the storages that torch's operations make while it runs, on all devices, each with
-    the size that it is made with. Not counted are what operations work with inside, what an
-    allocator holds in reserve, and what NumPy or `torch.tensor` bring in.
+    Storages that operations of torch create during the run count with their initial size, on all
+    devices. Not counted are the workspace of operations, the reserve of an allocator, and memory
+    that NumPy or `torch.tensor` allocate.
+
+    Returns:
+        The result of `job`, and the peak in bytes.
 
     Example:
         >>> import torch
@@ -69,20 +72,20 @@ def peak_memory(job: Callable[[], Result]) -> tuple[Result, int]:
     """
     with Storages() as storages:
         result = job()
-    return result, storages.most
+    return result, storages.peak
 
 
 class Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches every operation of torch and counts the bytes of the storages that it makes.
+    """Counter of the bytes in storages that operations of torch create.
 
     Attributes:
-        now: bytes of those that are alive.
-        most: the most that were alive at once.
+        current: bytes of the storages that are alive.
+        peak: the most bytes that were alive at once.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.most = 0
+        self.current = self.peak = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(
@@ -90,24 +93,24 @@ class Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> object:
         for value in tree_iter((args, kwargs)):
             if isinstance(value, Tensor):
-                self._note(value.untyped_storage(), made=False)
+                self._count(value.untyped_storage(), created=False)
         out = func(*args, **(kwargs or {}))
         for value in tree_iter(out):
             if isinstance(value, Tensor):
-                self._note(value.untyped_storage(), made=True)
+                self._count(value.untyped_storage(), created=True)
         return out
 
-    def _note(self, storage: torch.UntypedStorage, *, made: bool) -> None:
-        """Count `storage`, unless it is known or was there before."""
+    def _count(self, storage: torch.UntypedStorage, *, created: bool) -> None:
+        """Count `storage`, unless it is known or older than this counter."""
         key = storage._cdata
         if key in self._known:
             return
-        size = storage.nbytes() if made else 0
-        self.now += size
-        self.most = max(self.most, self.now)
+        size = storage.nbytes() if created else 0
+        self.current += size
+        self.peak = max(self.peak, self.current)
 
-        def gone(_: object) -> None:
-            self.now -= size
+        def release(_: object) -> None:
+            self.current -= size
             del self._known[key]
 
-        self._known[key] = weakref.ref(storage, gone)
+        self._known[key] = weakref.ref(storage, release)

@@ -1,4 +1,4 @@
-"""Which attack finds most for how much, among those that look for the same thing."""
+"""Ranking of attacks by attack success rate, distance and cost, in groups with the same goal."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ from torch import Tensor
 
 from advkit.eval.accuracy import Rate
 from advkit.eval.robustness.outcome import AttackOutcome, finite, median
-from advkit.eval.text_tables import Table, length, mean, mebibytes, percent
+from advkit.eval.text_tables import (
+    Table,
+    format_distance,
+    format_mean,
+    format_mebibytes,
+    format_percent,
+)
 
-_NEARLY = 0.01  # a point: what may be missing of the best
+# Difference to the best attack that counts as nearly as good: one point of the attack success rate,
+# and 1 % of the median distance.
+NEAR_BEST_TOLERANCE = 0.01
 _HEADING = (
     "attack",
-    "found\n%",
+    "success\nrate in %",
     "median\ndistance",
-    "floors",
+    "passes",
     "forward\nper input",
     "backward\nper input",
     "seconds",
@@ -30,21 +38,21 @@ _HEADING = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttackCost:
-    """What one attack found, and what it took.
+    """Outcome and cost of one attack.
 
     Attributes:
-        outcome: what it did, input by input; its seconds are the median over the rounds.
-        floors: its time in bare passes of the same batches, the median over the rounds.
-        peak_memory: the most bytes that it had in tensors at once, on the first batch.
+        outcome: outcome of the attack, input by input; its seconds are the median over the rounds.
+        passes: time of the attack in bare passes of the same batches, the median over the rounds.
+        peak_memory: the most bytes that its tensors hold at once, on the first batch.
     """
 
     outcome: AttackOutcome
-    floors: float
+    passes: float
     peak_memory: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: those of the outcome and the cost."""
-        cost = {"floors": self.floors, "peak_memory": self.peak_memory}
+        """Return plain values for JSON: those of the outcome, and the cost."""
+        cost = {"passes": self.passes, "peak_memory": self.peak_memory}
         return {**self.outcome.to_dict(), **cost}
 
 
@@ -53,108 +61,121 @@ class Row:
     """An attack in a group.
 
     Attributes:
-        name: the attack without what the whole group shares, where that tells it from the others.
-        cost: what the attack found and took.
-        found: share of the attacked inputs that it turned within the budget of the group, at any
-            distance in a group without one.
-        median_distance: lower median over the attacked inputs, infinite where nothing is found.
-        merit: what the group is sorted by, the best first.
+        name: the attack without hyperparameters that the group shares, if this name is unique.
+        cost: outcome and cost of the attack.
+        success_rate: attack success rate among the attacked inputs, within the budget of the group,
+            or at any distance in a group without one.
+        median_distance: lower median over the attacked inputs, a failure counted as inf.
+        sort_key: key that sorts the rows of a group, the best first.
     """
 
     name: str
     cost: AttackCost
-    found: Rate
+    success_rate: Rate
     median_distance: float
-    merit: tuple[float, ...]
+    sort_key: tuple[float, ...]
 
-    def beats(self, other: Row) -> bool:
-        """Whether this one is as good for fewer floors, or better for no more."""
-        mine, theirs = (self.merit, self.cost.floors), (other.merit, other.cost.floors)
-        return mine != theirs and mine[0] <= theirs[0] and mine[1] <= theirs[1]
+    def dominates(self, other: Row) -> bool:
+        """Return true if this row is as good as `other` for fewer passes, or better for no more."""
+        own, others = (self.sort_key, self.cost.passes), (other.sort_key, other.cost.passes)
+        return own != others and own[0] <= others[0] and own[1] <= others[1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Group:
-    """Attacks that look for the same thing, so that their figures may be compared.
+    """Attacks with the same goal, whose figures are comparable.
 
     Attributes:
-        title: what they look for.
-        norm: what their distances are measured in.
-        budget: whether they look within a budget; else for the nearest at any distance.
-        rows: the best first; the cheapest first of those that are as good.
+        title: the goal of the attacks.
+        norm: norm of their distances.
+        has_budget: true if the attacks search within a budget, false if they search for the nearest
+            adversarial example at any distance.
+        rows: the attacks, the best first; equally good ones from the cheapest on.
     """
 
     title: str
     norm: str
-    budget: bool
+    has_budget: bool
     rows: tuple[Row, ...]
 
     @property
-    def front(self) -> tuple[Row, ...]:
-        """The rows that none beats: who wants more has to pay more."""
-        return tuple(row for row in self.rows if not any(other.beats(row) for other in self.rows))
+    def pareto_front(self) -> tuple[Row, ...]:
+        """Rows that no other row dominates: a better attack costs more passes."""
+        return tuple(r for r in self.rows if not any(other.dominates(r) for other in self.rows))
 
     @property
     def best(self) -> Row:
-        """The row that finds most; in a group without a budget the one that comes nearest."""
+        """Row with the highest attack success rate, or without a budget the smallest distance."""
         return self.rows[0]
 
     @property
-    def thrifty(self) -> Row:
-        """The cheapest row that is nearly as good as the best, which may be the best itself.
+    def cheapest_near_best(self) -> Row:
+        """Cheapest row that is nearly as good as the best one, which may be the best one itself.
 
-        Nearly as good is what finds at most one point less, and without a budget has a median
-        distance at most 1 % above.
+        A row is nearly as good if its attack success rate is at most one point lower. Without a
+        budget its median distance must also be at most 1 % greater.
         """
-        least = float(self.best.found) - _NEARLY
-        farthest = math.inf if self.budget else self.best.median_distance * (1 + _NEARLY)
-        good = [r for r in self.rows if float(r.found) >= least and r.median_distance <= farthest]
-        return min(good, key=lambda row: row.cost.floors)
+        min_rate = float(self.best.success_rate) - NEAR_BEST_TOLERANCE
+        max_distance = math.inf
+        if not self.has_budget:
+            max_distance = self.best.median_distance * (1 + NEAR_BEST_TOLERANCE)
+        near_best = [
+            row
+            for row in self.rows
+            if float(row.success_rate) >= min_rate and row.median_distance <= max_distance
+        ]
+        return min(near_best, key=lambda row: row.cost.passes)
 
     @property
-    def verdict(self) -> str:
-        """Who finds most and what it costs, and who nearly as much for less, in a sentence."""
-        best, thrifty = self.best, self.thrifty
-        if not best.found.count:
-            return "No attack finds anything."
+    def summary(self) -> str:
+        """Sentence on the best attack, the cheapest nearly as good one, and their costs."""
+        best, cheap = self.best, self.cheapest_near_best
+        if not best.success_rate.count:
+            return "No attack succeeds on any input."
         if len(self.rows) == 1:
-            return f"{best.name}, alone here, finds {self._figures(best)}."
-        most = self.budget or math.isinf(best.median_distance)
-        words = ("finds most", "nearly as much") if most else ("comes nearest", "nearly as near")
-        text = f"{best.name} {words[0]}: {self._figures(best)}"
-        if thrifty is not best:
-            text += f"; {thrifty.name} {words[1]}: {self._figures(thrifty)}"
+            return f"Only attack: {self._figures(best)}."
+        if self.has_budget or math.isinf(best.median_distance):
+            best_title, cheap_title = "Highest success rate", "cheapest within one point"
+        else:
+            best_title, cheap_title = "Smallest median distance", "cheapest within 1 %"
+        text = f"{best_title}: {self._figures(best)}"
+        if cheap is not best:
+            text += f"; {cheap_title}: {self._figures(cheap)}"
         return f"{text}."
 
     def _figures(self, row: Row) -> str:
-        distance = "" if self.budget else f" at {length(row.median_distance)}"
-        return f"{percent(row.found)} %{distance} for {row.cost.floors:.1f} floors"
+        """Return the name of an attack with its figures and cost."""
+        parts = [f"{format_percent(row.success_rate)} %"]
+        if not self.has_budget:
+            parts.append(f"median distance {format_distance(row.median_distance)}")
+        parts.append(f"{row.cost.passes:.1f} passes")
+        return f"{row.name} ({', '.join(parts)})"
 
     def table(self) -> Table:
-        """A line for each row, those on the front marked, and the verdict below."""
-        front = set(map(id, self.front))
+        """Return a table with the rows, a mark for the Pareto front, and the summary below."""
+        front = set(map(id, self.pareto_front))
         marked = [(row, "* " if id(row) in front else "  ") for row in self.rows]
         lines = [_line(row, mark) for row, mark in marked]
-        return Table(self.title, _HEADING, lines, [], note=self.verdict)
+        return Table(self.title, _HEADING, lines, [], note=self.summary)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no infinity: `None` stands for it."""
-        front = set(map(id, self.front))
+        """Return plain values for JSON; an infinite distance is `None`."""
+        front = set(map(id, self.pareto_front))
         return {
             "title": self.title,
             "norm": self.norm,
-            "budget": self.budget,
+            "has_budget": self.has_budget,
             "rows": [
                 {
                     "attack": row.cost.outcome.label,
-                    "found": row.found.to_dict(),
+                    "success_rate": row.success_rate.to_dict(),
                     "median_distance": finite(row.median_distance),
-                    "floors": row.cost.floors,
-                    "front": id(row) in front,
+                    "passes": row.cost.passes,
+                    "pareto_front": id(row) in front,
                 }
                 for row in self.rows
             ],
-            "verdict": self.verdict,
+            "summary": self.summary,
         }
 
 
@@ -162,21 +183,22 @@ def _line(row: Row, mark: str) -> tuple[str, ...]:
     outcome = row.cost.outcome
     return (
         mark + row.name,
-        percent(row.found),
-        length(row.median_distance),
-        f"{row.cost.floors:.1f}",
-        mean(outcome.sent(outcome.forward)),
-        mean(outcome.sent(outcome.backward)),
+        format_percent(row.success_rate),
+        format_distance(row.median_distance),
+        f"{row.cost.passes:.1f}",
+        format_mean(outcome.mean_of_attacked(outcome.forward)),
+        format_mean(outcome.mean_of_attacked(outcome.backward)),
         f"{outcome.seconds:.3f}",
-        mebibytes(row.cost.peak_memory),
+        format_mebibytes(row.cost.peak_memory),
     )
 
 
 def groups_of(costs: Sequence[AttackCost]) -> tuple[Group, ...]:
-    """The attacks in groups, each with at least one attack that is made for it.
+    """Group attacks by goal: within each norm and budget, and nearest in each norm.
 
-    Budget attacks are compared within a norm and a budget, and minimum-norm attacks of that norm
-    have a say there with what they found within it. By themselves these are compared by norm.
+    Budget attacks are compared within their norm and budget. Minimum-norm attacks of that norm are
+    added with their adversarial examples within the budget. They also have a group of their own for
+    each norm.
     """
     nearest: dict[str, list[AttackCost]] = {}
     budgets: dict[tuple[Any, ...], list[AttackCost]] = {}
@@ -186,43 +208,44 @@ def groups_of(costs: Sequence[AttackCost]) -> tuple[Group, ...]:
             nearest.setdefault(outcome.norm, []).append(cost)
         else:
             budgets.setdefault((outcome.norm, *outcome.radius.tolist()), []).append(cost)
-    within = [_within(found, nearest.get(found[0].outcome.norm, [])) for found in budgets.values()]
-    return (*within, *(_anywhere(norm, found) for norm, found in nearest.items()))
+    within = [_within(group, nearest.get(group[0].outcome.norm, [])) for group in budgets.values()]
+    return (*within, *(_at_any_distance(norm, group) for norm, group in nearest.items()))
 
 
-def _within(made: Sequence[AttackCost], others: Sequence[AttackCost]) -> Group:
-    """The group of a budget: attacks `made` for it, and minimum-norm `others`."""
-    first = made[0].outcome
-    words = first.budget or f"{first.norm}, a budget of its own for each input"
-    hits = [(cost, cost.outcome.success) for cost in made]
-    hits += [(cost, cost.outcome.within(first.radius)) for cost in others]
-    rows = _rows(hits, budget=True)
-    return Group(title=f"Within {words}", norm=first.norm, budget=True, rows=rows)
+def _within(budgeted: Sequence[AttackCost], minimum_norm: Sequence[AttackCost]) -> Group:
+    """Return the group of a budget, with minimum-norm attacks of the same norm."""
+    first = budgeted[0].outcome
+    budget = first.budget or f"{first.norm}, one budget for each input"
+    successes = [(cost, cost.outcome.success) for cost in budgeted]
+    successes += [(cost, cost.outcome.within(first.radius)) for cost in minimum_norm]
+    rows = _rows(successes, has_budget=True)
+    return Group(title=f"Within {budget}", norm=first.norm, has_budget=True, rows=rows)
 
 
-def _anywhere(norm: str, costs: Sequence[AttackCost]) -> Group:
-    """The group of the minimum-norm attacks of a norm."""
+def _at_any_distance(norm: str, costs: Sequence[AttackCost]) -> Group:
+    """Return the group of the minimum-norm attacks of a norm."""
     title = f"Nearest in {norm}, at any distance"
-    hits = [(cost, cost.outcome.success) for cost in costs]
-    return Group(title=title, norm=norm, budget=False, rows=_rows(hits, budget=False))
+    successes = [(cost, cost.outcome.success) for cost in costs]
+    rows = _rows(successes, has_budget=False)
+    return Group(title=title, norm=norm, has_budget=False, rows=rows)
 
 
-def _rows(hits: Sequence[tuple[AttackCost, Tensor]], *, budget: bool) -> tuple[Row, ...]:
-    """A row for each attack with what counts as found of it, bool `(n,)`; the best first."""
-    families = Counter(cost.outcome.family for cost, _ in hits)
-    rows = (_row(cost, hit, families, budget=budget) for cost, hit in hits)
-    return tuple(sorted(rows, key=lambda row: (row.merit, row.cost.floors)))
+def _rows(successes: Sequence[tuple[AttackCost, Tensor]], *, has_budget: bool) -> tuple[Row, ...]:
+    """Return a row for each attack and mask `(n,)` of its successes; the best first."""
+    families = Counter(cost.outcome.family for cost, _ in successes)
+    rows = (_row(cost, success, families, has_budget=has_budget) for cost, success in successes)
+    return tuple(sorted(rows, key=lambda row: (row.sort_key, row.cost.passes)))
 
 
-def _row(cost: AttackCost, hit: Tensor, families: Counter[str], *, budget: bool) -> Row:
+def _row(cost: AttackCost, success: Tensor, families: Counter[str], *, has_budget: bool) -> Row:
     outcome = cost.outcome
-    found = Rate.of(hit[outcome.attacked])
-    distance = median(torch.where(hit, outcome.distance, math.inf)[outcome.attacked])
-    middle = math.inf if distance is None else distance
+    rate = Rate.of(success[outcome.attacked])
+    middle = median(torch.where(success, outcome.distance, math.inf)[outcome.attacked])
+    distance = math.inf if middle is None else middle
     return Row(
         name=outcome.family if families[outcome.family] == 1 else outcome.label,
         cost=cost,
-        found=found,
-        median_distance=middle,
-        merit=(-float(found),) if budget else (middle, -float(found)),
+        success_rate=rate,
+        median_distance=distance,
+        sort_key=(-float(rate),) if has_budget else (distance, -float(rate)),
     )

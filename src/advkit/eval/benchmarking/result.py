@@ -1,4 +1,4 @@
-"""What a benchmark of attacks found: a table, a plot and a dict."""
+"""Result of a benchmark of attacks, as a table, a plot and a dict."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from advkit.core.files import save_json
 from advkit.eval import text_tables
-from advkit.eval.benchmarking.pareto_plot import found_against_floors
+from advkit.eval.benchmarking.pareto_plot import pareto_plot
 from advkit.eval.benchmarking.ranking import AttackCost, Group, groups_of
-from advkit.eval.text_tables import counted, mebibytes
+from advkit.eval.text_tables import format_count, format_mebibytes
 from advkit.eval.versions import versions
 
 if TYPE_CHECKING:
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Floor:
+class BarePass:
     """One bare pass of the first batch: the unit of cost.
 
     Attributes:
-        inputs: samples in it.
-        seconds: the median of all that were timed.
-        peak_memory: the most bytes that it has in tensors at once.
-        backward: whether it is a forward and a backward pass; forward alone for a model without
-            gradients.
+        inputs: number of samples in the batch.
+        seconds: median time of all passes that were timed.
+        peak_memory: the most bytes that its tensors hold at once.
+        backward: true for a forward and a backward pass; false for a forward pass alone, of a model
+            without gradients.
     """
 
     inputs: int
@@ -38,14 +38,14 @@ class Floor:
     backward: bool
 
     def __str__(self) -> str:
-        passes = "forward and backward pass" if self.backward else "forward pass (no gradients)"
+        kind = "forward and backward pass" if self.backward else "forward pass (no gradients)"
         return (
-            f"floor: a bare {passes}; of {counted(self.inputs, 'input')} it takes "
-            f"{1000 * self.seconds:.3g} ms and {mebibytes(self.peak_memory)} MiB"
+            f"1 pass = one {kind} of the batch: {1000 * self.seconds:.3g} ms and "
+            f"{format_mebibytes(self.peak_memory)} MiB for {format_count(self.inputs, 'input')}"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "inputs": self.inputs,
             "seconds": self.seconds,
@@ -56,24 +56,24 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Benchmark:
-    """What attacks found among `n` inputs, and what they took for it.
+    """Outcomes and costs of attacks on `n` inputs.
 
     Attributes:
-        model: the model in words.
-        clean: bool `(n,)`; labelled correctly before any attack, which is what is attacked.
-        attacks: what each attack found and took, in the order given.
-        floor: the unit of cost.
-        batch_size: samples sent at once, at most.
-        rounds: how often each attack was timed.
-        device: where the batches were.
-        threads: that torch had for its operations.
-        about: what else a reader should know, such as data and seed, by name.
+        model: description of the model.
+        clean: bool `(n,)`; labeled correctly before any attack, and therefore attacked.
+        attacks: outcome and cost of each attack, in the order given.
+        bare_pass: the unit of cost.
+        batch_size: samples passed to the model at once, at most.
+        rounds: number of times that each attack was timed.
+        device: device of the batches.
+        threads: number of threads that torch used for its operations.
+        about: further facts for the reader, such as data and seed, by name.
     """
 
     model: str
     clean: Tensor
     attacks: tuple[AttackCost, ...]
-    floor: Floor
+    bare_pass: BarePass
     batch_size: int
     rounds: int
     device: str
@@ -81,49 +81,49 @@ class Benchmark:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        table = text_tables.lines([group.table() for group in self.groups])
-        notes = text_tables.wrapped(self.notes())
-        heading = text_tables.wrapped(self._heading())
+        table = text_tables.format_tables([group.table() for group in self.groups])
+        notes = text_tables.wrap_notes(self.notes())
+        heading = text_tables.wrap_notes(self._heading())
         return "\n".join([*heading, "", *table, "", *notes])
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The attacks among those that look for the same thing, the best first."""
+        """Attacks in groups with the same goal, the best first in each."""
         return groups_of(self.attacks)
 
     def notes(self) -> list[str]:
-        """What the figures mean, and what a reader must not overlook."""
+        """Return sentences that explain the figures, and warnings about the attacks."""
         notes = [
-            "* No other attack of the group finds as much, or as near, for fewer floors.",
-            "Found is a share of the attacked inputs. The median distance counts what is not found "
-            "as infinity (inf). Forward and backward are samples sent through the model for each "
-            "attacked input.",
-            "Floors are the time of an attack in bare passes of the same batches, timed just "
-            "before and after it; floors and seconds are medians of "
-            f"{counted(self.rounds, 'round')}. They may exceed the passes: the last few inputs go "
-            "in small batches, at a higher price for each. The peak is what tensors hold at once "
-            "while the first batch is attacked.",
+            "* On the Pareto front: no other attack in the table is as good for fewer passes.",
+            "The attack success rate is a share of the attacked inputs. The median distance counts "
+            "a failure as infinity (inf). Forward and backward are passes of a sample through the "
+            "model for each attacked input.",
+            "Passes are the time of an attack, divided by the time of one forward and backward "
+            "pass of the same batches just before and after it. Passes and seconds are medians of "
+            f"{format_count(self.rounds, 'round')}. The time may exceed the number of forward and "
+            "backward passes, because the last few inputs are sent in small batches, which cost "
+            "more for each input. The peak is the most memory of tensors on the first batch.",
         ]
-        if any(_has_guests(group) for group in self.groups):
+        if any(_minimum_norm_rows(group) for group in self.groups):
             notes.append(
-                "A minimum-norm attack among those with a budget counts with what it found within "
-                "it, and with all that it took."
+                "Within a budget, a minimum-norm attack counts with its adversarial examples in "
+                "this budget, and with its whole cost."
             )
         return [*notes, *self._notes_on_failures()]
 
     def _notes_on_failures(self) -> list[str]:
         outcomes = [cost.outcome for cost in self.attacks]
-        lost = [("met no usable gradient", o.label, int(o.no_gradient.sum())) for o in outcomes]
-        lost += [("could not begin", o.label, int(o.no_start.sum())) for o in outcomes]
+        failures = [("had no usable gradient", o.label, int(o.no_gradient.sum())) for o in outcomes]
+        failures += [("could not begin", o.label, int(o.no_start.sum())) for o in outcomes]
         return [
-            f"{label} {what} on {counted(count, 'input')} that it did not fool: "
-            "to find nothing there says nothing."
-            for what, label, count in lost
+            f"{label} {problem} on {format_count(count, 'input')}: its failure there is not "
+            "evidence of robustness."
+            for problem, label, count in failures
             if count
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `None` stands for an infinite distance."""
+        """Return plain values for JSON; an infinite distance is `None`."""
         return {
             "model": self.model,
             "about": dict(self.about),
@@ -133,7 +133,7 @@ class Benchmark:
             "rounds": self.rounds,
             "device": self.device,
             "threads": self.threads,
-            "floor": self.floor.to_dict(),
+            "bare_pass": self.bare_pass.to_dict(),
             "attacks": [cost.to_dict() for cost in self.attacks],
             "groups": [group.to_dict() for group in self.groups],
             "notes": self.notes(),
@@ -141,31 +141,33 @@ class Benchmark:
         }
 
     def save_json(self, path: str | Path) -> Path:
-        """Write `to_dict()` to `path`, whole or not at all."""
+        """Write `to_dict()` to `path`; after an error, no partial file is left."""
         return save_json(path, self.to_dict())
 
     def plot(self) -> Figure | None:
-        """What is found against floors, a panel for each group, those on the front joined by steps.
+        """Plot attack success rate against passes, a panel for each group, with the Pareto front.
 
-        For minimum-norm attacks it is the median distance, nearer being higher. `None` if no attack
-        finds anything.
+        For minimum-norm attacks the figure shows the median distance, smaller ones higher.
+
+        Returns:
+            The figure; `None` if no attack succeeds.
 
         Raises:
-            ImportError: matplotlib is missing, naming the extra that brings it.
+            ImportError: matplotlib is missing; the message names the extra that installs it.
         """
-        return found_against_floors(self.groups)
+        return pareto_plot(self.groups)
 
     def _heading(self) -> list[str]:
         return [
-            f"{self.model} on {counted(len(self.clean), 'input')}",
-            f"attacked: {int(self.clean.sum()):,}, those that are labelled correctly",
+            f"{self.model} on {format_count(len(self.clean), 'input')}",
+            f"attacked: {int(self.clean.sum()):,}, which the model labels correctly",
             *(f"{name}: {value}" for name, value in self.about.items()),
-            str(self.floor),
-            f"{counted(self.rounds, 'round')} in batches of {self.batch_size:,} "
-            f"on {self.device}, {counted(self.threads, 'thread')}",
+            str(self.bare_pass),
+            f"{format_count(self.rounds, 'round')} in batches of {self.batch_size:,} "
+            f"on {self.device}, {format_count(self.threads, 'thread')}",
         ]
 
 
-def _has_guests(group: Group) -> bool:
-    """Whether minimum-norm attacks stand in a group with a budget."""
-    return group.budget and any(row.cost.outcome.minimum_norm for row in group.rows)
+def _minimum_norm_rows(group: Group) -> bool:
+    """Return true if a group with a budget contains minimum-norm attacks."""
+    return group.has_budget and any(row.cost.outcome.minimum_norm for row in group.rows)

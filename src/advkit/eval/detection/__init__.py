@@ -1,1 +1,1 @@
-"""Scores of detectors of adversarial inputs."""
+"""Scores of detectors of adversarial inputs, with bootstrap intervals."""

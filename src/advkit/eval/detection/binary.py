@@ -1,4 +1,4 @@
-"""Scores of a detector of adversarial rows, with intervals."""
+"""Scores of a detector on clean and adversarial rows, with intervals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from advkit.core import checks
 from advkit.eval.detection.binary_result import Detection, DetectionScores, rows_of_attacks
 from advkit.eval.detection.bootstrap import Bools, Estimate, Floats, Ints, Ranking, estimates, ratio
 from advkit.eval.detection.columns import (
-    check_draws,
+    check_bootstrap,
     checked_column,
     checked_floats,
     checked_samples,
@@ -41,33 +41,34 @@ def detection_scores(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> DetectionScores:
-    """How well suspicion tells adversarial rows from clean ones, with intervals of 95 %.
+    """Score how well anomaly scores separate adversarial from clean rows, with 95 % intervals.
 
-    The intervals are percentiles of a bootstrap over samples: each resample draws as many samples
-    as there are, with all their rows, and all figures are computed anew, thresholds for a
-    false-positive rate too. Resamples without clean or without adversarial rows are left aside.
-    They say what other samples would change, not what another detector or another training would.
+    The intervals are percentiles of a bootstrap over samples. Each resample draws as many samples
+    as there are, with all their rows, and recomputes all scores, including the thresholds for a
+    false-positive rate. Resamples without clean or without adversarial rows are excluded. The
+    intervals show the variation over samples, not over detectors or their training.
 
     Args:
-        adversarial: bool `(n,)`; which rows are adversarial, at least one, and at least one not.
-        anomaly_score: `(n,)`, finite; greater is more suspicious. Of a detector that has not seen these
-            samples.
-        attack: the name of each row's attack, `(n,)`; those of clean rows do not matter. Each
-            attack is then also scored by itself, against all clean rows.
-        samples: ids `(n,)` of what each row was made from: rows of one image are no independent
-            evidence, and go together. `None` if every row is of another one.
-        threshold: above which there is an alarm, for recall and F1; best one found on other data,
-            as `Guard.calibrate` does. `None` for neither.
-        fpr: false-positive rates at which to give the true-positive rate, in [0, 1).
-        bootstrap: resamples, at least 1.
-        seed: of the resamples, an int.
+        adversarial: bool `(n,)`; True for adversarial rows. There must be rows of both kinds.
+        anomaly_score: `(n,)`, finite; greater is more anomalous. The detector should not have been
+            fitted on these samples.
+        attack: name of the attack of each row, `(n,)`; ignored for clean rows. If given, each
+            attack is also scored by itself against all clean rows.
+        samples: id `(n,)` of the sample that each row comes from. Rows of one image are not
+            independent and are drawn together. `None` if every row comes from another sample.
+        threshold: the threshold of recall, F1 and the false-positive rate, above which a row is
+            predicted to be adversarial. It should come from other data, as in `Guard.calibrate`.
+            `None` omits these scores.
+        fpr: false-positive rates at which the true-positive rate is given, in [0, 1).
+        bootstrap: number of resamples, at least 1.
+        seed: int, for the resamples.
 
     Returns:
         Scores that print as a table, convert to a dict and plot as ROC curves.
 
     Raises:
-        ValueError: columns of different lengths, or values out of their range; no clean or no
-            adversarial row.
+        ValueError: columns differ in length, values are out of range, or there are no clean or no
+            adversarial rows.
         TypeError: an argument has the wrong type.
 
     Example:
@@ -77,127 +78,131 @@ def detection_scores(
         >>> float(scores.overall.auroc), float(scores.overall.recall)
         (0.8333333333333334, 0.5)
     """
-    wrong = _checked_bools(adversarial)
-    values = checked_floats("anomaly_score", anomaly_score, (len(wrong),))
-    groups = None if attack is None else checked_column("attack", attack, len(wrong)).astype(str)
-    ids = checked_samples(samples, len(wrong))
-    check_draws(bootstrap, seed)
+    is_adversarial = _checked_bools(adversarial)
+    n = len(is_adversarial)
+    values = checked_floats("anomaly_score", anomaly_score, (n,))
+    attacks = None if attack is None else checked_column("attack", attack, n).astype(str)
+    ids = checked_samples(samples, n)
+    check_bootstrap(bootstrap, seed)
     rates = tuple(_checked_rate(rate) for rate in fpr)
     _check_threshold(threshold)
     tasks = {
-        name: _Told(rows, rows | ~wrong, values, rates, threshold)
-        for name, rows in {"": wrong, **rows_of_attacks(wrong, groups)}.items()
+        name: _BinaryScores(rows, rows | ~is_adversarial, values, rates, threshold)
+        for name, rows in {"": is_adversarial, **rows_of_attacks(is_adversarial, attacks)}.items()
     }
-    found = _estimates(tasks, ids, bootstrap, seed)
-    every = {name: task.detection(name, found) for name, task in tasks.items()}
+    scores = _estimates(tasks, ids, bootstrap, seed)
+    detections = {name: task.detection(name, scores) for name, task in tasks.items()}
     return DetectionScores(
-        adversarial=wrong,
+        adversarial=is_adversarial,
         anomaly_score=values,
-        attack=groups,
-        overall=every.pop(""),
-        per_attack=every,
+        attack=attacks,
+        overall=detections.pop(""),
+        per_attack=detections,
         threshold=None if threshold is None else float(threshold),
-        false_alarms=found.get(("", "false_alarms")),
+        false_positive_rate=scores.get(("", "false_positive_rate")),
         grouped=samples is not None,
-        draws=bootstrap,
+        bootstrap=bootstrap,
     )
 
 
-class _Told:
-    """Some adversarial rows to be told from the clean ones."""
+class _BinaryScores:
+    """Scores of some adversarial rows against all clean rows."""
 
     def __init__(
         self,
-        wrong: Bools,
+        adversarial: Bools,
         part: Bools,
         anomaly_score: Floats,
         rates: tuple[float, ...],
         threshold: float | None,
     ) -> None:
-        self.part = np.flatnonzero(part)  # all of them, and the clean ones
-        self.wrong, self.anomaly_score = wrong[part], anomaly_score[part]
+        self.part = np.flatnonzero(part)  # the adversarial rows and all clean rows
+        self.adversarial, self.anomaly_score = adversarial[part], anomaly_score[part]
         self.rates = rates
-        self.alarm = None if threshold is None else self.anomaly_score > threshold
-        self.ranking = Ranking(self.wrong, self.anomaly_score)
+        self.above = None if threshold is None else self.anomaly_score > threshold
+        self.ranking = Ranking(self.adversarial, self.anomaly_score)
 
-    def points(self) -> dict[Any, float]:
-        """The figures of the rows as they are."""
-        share, reached, _ = roc_curve(self.wrong, self.anomaly_score, drop_intermediate=False)
-        found: dict[Any, float] = {
-            "auroc": roc_auc_score(self.wrong, self.anomaly_score),
-            "ap": average_precision_score(self.wrong, self.anomaly_score),
-            **{rate: reached[share <= rate].max() for rate in self.rates},
+    def scores(self) -> dict[Any, float]:
+        """Return the scores of the rows by name."""
+        fpr, tpr, _ = roc_curve(self.adversarial, self.anomaly_score, drop_intermediate=False)
+        scores: dict[Any, float] = {
+            "auroc": roc_auc_score(self.adversarial, self.anomaly_score),
+            "ap": average_precision_score(self.adversarial, self.anomaly_score),
+            **{rate: tpr[fpr <= rate].max() for rate in self.rates},
         }
-        if self.alarm is not None:
-            found["recall"] = recall_score(self.wrong, self.alarm)
-            found["f1"] = f1_score(self.wrong, self.alarm, zero_division=0.0)
-            found["false_alarms"] = self.alarm[~self.wrong].mean()
-        return found
+        if self.above is not None:
+            scores["recall"] = recall_score(self.adversarial, self.above)
+            scores["f1"] = f1_score(self.adversarial, self.above, zero_division=0.0)
+            scores["false_positive_rate"] = self.above[~self.adversarial].mean()
+        return scores
 
-    def figures(self, weights: Floats) -> dict[Any, Floats]:
-        """The same of resamples, from weights `(b, n)` of all rows."""
+    def resampled_scores(self, weights: Floats) -> dict[Any, Floats]:
+        """Return the scores `(b,)` of resamples by name, from weights `(b, n)` of all rows."""
         weights = weights[:, self.part]
         sums = self.ranking.sums(weights)
-        found: dict[Any, Floats] = {
+        scores: dict[Any, Floats] = {
             "auroc": sums.auroc(),
             "ap": sums.average_precision(),
             **{rate: sums.recall_at(rate) for rate in self.rates},
         }
-        if self.alarm is not None:
-            hit, wrong = weights @ (self.wrong & self.alarm), weights @ self.wrong
-            found["recall"] = ratio(hit, wrong)
-            found["f1"] = np.where(wrong > 0, ratio(2 * hit, weights @ self.alarm + wrong), np.nan)
-            clean = ~self.wrong
-            found["false_alarms"] = ratio(weights @ (clean & self.alarm), weights @ clean)
-        return found
+        if self.above is not None:
+            positive = weights @ self.adversarial
+            true_positive = weights @ (self.adversarial & self.above)
+            scores["recall"] = ratio(true_positive, positive)
+            f1 = ratio(2 * true_positive, weights @ self.above + positive)
+            scores["f1"] = np.where(positive > 0, f1, np.nan)
+            clean = ~self.adversarial
+            false_positive = weights @ (clean & self.above)
+            scores["false_positive_rate"] = ratio(false_positive, weights @ clean)
+        return scores
 
-    def detection(self, name: str, found: Mapping[Any, Estimate]) -> Detection:
-        """Select the estimates that are `found` under this `name`."""
+    def detection(self, name: str, scores: Mapping[Any, Estimate]) -> Detection:
+        """Select the estimates under `name` from `scores`."""
         return Detection(
-            rows=int(self.wrong.sum()),
-            auroc=found[name, "auroc"],
-            ap=found[name, "ap"],
-            tpr={rate: found[name, rate] for rate in self.rates},
-            recall=found.get((name, "recall")),
-            f1=found.get((name, "f1")),
+            rows=int(self.adversarial.sum()),
+            auroc=scores[name, "auroc"],
+            ap=scores[name, "ap"],
+            tpr={rate: scores[name, rate] for rate in self.rates},
+            recall=scores.get((name, "recall")),
+            f1=scores.get((name, "f1")),
         )
 
 
 def _estimates(
-    tasks: Mapping[str, _Told], samples: Ints, draws: int, seed: int
+    tasks: Mapping[str, _BinaryScores], samples: Ints, resamples: int, seed: int
 ) -> dict[Any, Estimate]:
-    """Estimate the figures of all tasks in the same resamples, by names of task and figure."""
+    """Estimate the scores of all tasks on the same resamples, by names of task and score."""
 
-    def figures(weights: Floats) -> dict[Any, Floats]:
-        return _flat({name: task.figures(weights) for name, task in tasks.items()})
+    def resampled_scores(weights: Floats) -> dict[Any, Floats]:
+        return _flatten({name: task.resampled_scores(weights) for name, task in tasks.items()})
 
-    points = _flat({name: task.points() for name, task in tasks.items()})
-    return estimates(points, figures, samples, draws, seed)
+    scores = _flatten({name: task.scores() for name, task in tasks.items()})
+    return estimates(scores, resampled_scores, samples, resamples, seed)
 
 
-def _flat(nested: Mapping[str, Mapping[Any, Value]]) -> dict[Any, Value]:
+def _flatten(nested: Mapping[str, Mapping[Any, Value]]) -> dict[Any, Value]:
     return {(name, key): value for name, part in nested.items() for key, value in part.items()}
 
 
 def _checked_bools(values: npt.ArrayLike) -> Bools:
-    found = plain_array("adversarial", values)
-    if found.dtype.kind not in "biu":
-        raise TypeError(f"`adversarial` must be bools, or 0 and 1, got {found.dtype}")
-    if found.ndim != 1 or not np.isin(found, (0, 1)).all():
-        raise ValueError(f"`adversarial` must be 0 or 1 of shape (n,), got shape {found.shape}")
-    wrong = found.astype(bool)
-    if wrong.all() or not wrong.any():
+    array = plain_array("adversarial", values)
+    if array.dtype.kind not in "biu":
+        raise TypeError(f"`adversarial` must be bools, or 0 and 1, got {array.dtype}.")
+    if array.ndim != 1 or not np.isin(array, (0, 1)).all():
+        raise ValueError(f"`adversarial` must be 0 or 1 of shape (n,), got shape {array.shape}.")
+    adversarial = array.astype(bool)
+    if adversarial.all() or not adversarial.any():
         raise ValueError(
             "`adversarial` must have both clean and adversarial rows, "
-            f"got {int((~wrong).sum())} and {int(wrong.sum())}"
+            f"got {int((~adversarial).sum())} and {int(adversarial.sum())}."
         )
-    return wrong
+    return adversarial
 
 
 def _checked_rate(rate: float) -> float:
     checks.fraction("fpr", rate)
     if rate == 1:
-        raise ValueError("`fpr` must be below 1, got 1")
+        raise ValueError("`fpr` must be below 1, got 1.")
     return float(rate)
 
 
@@ -206,4 +211,4 @@ def _check_threshold(threshold: float | None) -> None:
         return
     checks.number("threshold", threshold)
     if not math.isfinite(threshold):
-        raise ValueError(f"`threshold` must be finite, got {threshold}")
+        raise ValueError(f"`threshold` must be finite, got {threshold}.")

@@ -1,4 +1,4 @@
-"""How well adversarial rows are told from clean ones: a table, a dict, and ROC curves."""
+"""Scores of a detector on clean and adversarial rows, as a table, a dict and ROC curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.metrics import roc_curve
 
 from advkit.eval import text_tables
-from advkit.eval.detection.bootstrap import Bools, Estimate, Floats, about_intervals
+from advkit.eval.detection.bootstrap import Bools, Estimate, Floats, describe_intervals
 from advkit.eval.plotting import new_figure
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """How well some adversarial rows are told from all the clean ones.
+    """Scores of some adversarial rows against all clean rows.
 
     Attributes:
-        rows: how many adversarial ones there are.
-        auroc: chance that one of them is more suspicious than a clean one.
-        ap: average precision; it depends on how many of the rows are adversarial.
-        tpr: share of them above the least threshold that leaves at most a share of the clean rows
-            above, by that share.
-        recall: share of them above the threshold given; `None` without one.
+        rows: number of the adversarial rows.
+        auroc: probability that an adversarial row has a greater anomaly score than a clean one.
+        ap: average precision; it depends on the proportion of adversarial rows.
+        tpr: true-positive rate by false-positive rate: the share of the adversarial rows above the
+            lowest threshold whose false-positive rate is at most the key.
+        recall: share of the adversarial rows above the given threshold; `None` without one.
         f1: F1 of the adversarial rows at that threshold; `None` without one.
     """
 
@@ -40,12 +40,12 @@ class Detection:
     f1: Estimate | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, figures as `Estimate.to_dict`."""
+        """Return plain values for JSON, with scores as `Estimate.to_dict`."""
         return {
             "rows": self.rows,
             "auroc": self.auroc.to_dict(),
             "ap": self.ap.to_dict(),
-            "tpr": {f"{fpr:g}": figure.to_dict() for fpr, figure in self.tpr.items()},
+            "tpr": {f"{fpr:g}": score.to_dict() for fpr, score in self.tpr.items()},
             "recall": None if self.recall is None else self.recall.to_dict(),
             "f1": None if self.f1 is None else self.f1.to_dict(),
         }
@@ -53,18 +53,19 @@ class Detection:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DetectionScores:
-    """How well a detector tells adversarial rows from clean ones.
+    """Scores of a detector on clean and adversarial rows.
 
     Attributes:
-        adversarial: bool `(n,)`, as given.
-        anomaly_score: float64 `(n,)`, as given.
-        attack: the attack of each row, or `None`.
-        overall: all adversarial rows against all clean ones.
-        per_attack: the rows of each attack against all clean ones; empty without `attack`.
-        threshold: as given.
-        false_alarms: share of the clean rows above that threshold; `None` without one.
-        grouped: whether rows of one sample were drawn together.
-        draws: resamples behind each interval.
+        adversarial: bool `(n,)`; True for adversarial rows.
+        anomaly_score: float64 `(n,)`, the detector's scores.
+        attack: name of the attack of each row, or `None`.
+        overall: scores of all adversarial rows against all clean rows.
+        per_attack: scores of the rows of each attack against all clean rows; empty without
+            `attack`.
+        threshold: the threshold that was passed, or `None`.
+        false_positive_rate: share of the clean rows above that threshold; `None` without one.
+        grouped: True if rows of one sample were drawn together.
+        bootstrap: number of resamples behind each interval.
     """
 
     adversarial: Bools
@@ -73,75 +74,79 @@ class DetectionScores:
     overall: Detection
     per_attack: Mapping[str, Detection]
     threshold: float | None
-    false_alarms: Estimate | None
+    false_positive_rate: Estimate | None
     grouped: bool
-    draws: int
+    bootstrap: int
 
     def __str__(self) -> str:
         return text_tables.separate([self.table()], self.notes())
 
     def table(self) -> text_tables.Table:
-        """A row for each attack, and one for all of them."""
+        """Return a table with a row for each attack and one for all attacks."""
         heading = ["attack", "rows", "AUROC", "AP"]
         heading += [f"TPR at\n{100 * fpr:g} % FPR" for fpr in self.overall.tpr]
         heading += [] if self.threshold is None else ["recall", "F1"]
-        rows = [_row(name, found) for name, found in self.per_attack.items()]
+        rows = [_row(name, scores) for name, scores in self.per_attack.items()]
         title = "Detection: adversarial rows against all clean rows"
         return text_tables.Table(title, tuple(heading), rows, [_row("all attacks", self.overall)])
 
     def notes(self) -> list[str]:
-        """What the numbers mean, and what a reader must not overlook."""
+        """Return sentences on what the numbers mean and on their limits."""
         clean = int((~self.adversarial).sum())
         allowed = [
             f"{int((np.arange(1, clean + 1) / clean <= fpr).sum()):,} at {100 * fpr:g} %"
             for fpr in self.overall.tpr
         ]
         notes = [
-            f"There are {clean:,} clean rows; of these may be above a threshold: "
-            f"{', '.join(allowed)}."
+            f"There are {clean:,} clean rows. The number that may be above the threshold is "
+            f"{', '.join(allowed)} FPR."
         ] * bool(allowed)
-        notes.append(about_intervals(self.draws, grouped=self.grouped))
-        if self.false_alarms is not None:
-            shown = str(self.false_alarms).replace("\n", ", interval ")
+        notes.append(describe_intervals(self.bootstrap, grouped=self.grouped))
+        if self.false_positive_rate is not None:
+            rate = str(self.false_positive_rate).replace("\n", ", interval ")
             notes.append(
-                f"Above the threshold of {self.threshold:.4g} is a share of {shown}, of the clean "
-                "rows."
+                f"At the threshold {self.threshold:.4g} the false-positive rate is {rate}."
             )
         return notes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "clean_rows": int((~self.adversarial).sum()),
             "overall": self.overall.to_dict(),
-            "per_attack": {name: found.to_dict() for name, found in self.per_attack.items()},
+            "per_attack": {name: scores.to_dict() for name, scores in self.per_attack.items()},
             "threshold": self.threshold,
-            "false_alarms": None if self.false_alarms is None else self.false_alarms.to_dict(),
+            "false_positive_rate": None
+            if self.false_positive_rate is None
+            else self.false_positive_rate.to_dict(),
             "grouped": self.grouped,
-            "draws": self.draws,
+            "bootstrap": self.bootstrap,
             "notes": self.notes(),
         }
 
     def plot(self, *, log_x: bool = False) -> Figure:
-        """The ROC curve of each attack, and of all of them.
+        """Plot the ROC curve of each attack and of all attacks.
 
         Args:
-            log_x: draw the false-positive rate on a logarithmic axis, which shows what is left at
-                rates that a service can bear; it begins at half a clean row.
+            log_x: use a logarithmic axis for the false-positive rate, which shows the low rates
+                that a service can accept. The axis starts at half a clean row.
+
+        Returns:
+            The figure.
 
         Raises:
-            ImportError: matplotlib is missing, naming the extra that brings it.
+            ImportError: matplotlib is missing; the message names the extra that installs it.
         """
         figure = new_figure(5.2, 4.4)
         axes = figure.add_subplot()
-        least = 0.5 / int((~self.adversarial).sum())
+        min_fpr = 0.5 / int((~self.adversarial).sum())
         rows_by_name = {"all attacks": self.adversarial}
         rows_by_name |= rows_of_attacks(self.adversarial, self.attack)
         for name, rows in rows_by_name.items():
             part = rows | ~self.adversarial
             fpr, tpr, _ = roc_curve(self.adversarial[part], self.anomaly_score[part])
-            axes.plot(np.maximum(fpr, least) if log_x else fpr, tpr, label=name)
-        chance = np.geomspace(least, 1) if log_x else np.linspace(0, 1)
+            axes.plot(np.maximum(fpr, min_fpr) if log_x else fpr, tpr, label=name)
+        chance = np.geomspace(min_fpr, 1) if log_x else np.linspace(0, 1)
         axes.plot(chance, chance, color="grey", linestyle="--", linewidth=1, label="chance")
         if log_x:
             axes.set_xscale("log")
@@ -151,13 +156,13 @@ class DetectionScores:
         return figure
 
 
-def _row(name: str, found: Detection) -> tuple[str, ...]:
-    figures = [found.auroc, found.ap, *found.tpr.values(), found.recall, found.f1]
-    return (name, f"{found.rows:,}", *(str(f) for f in figures if f is not None))
+def _row(name: str, scores: Detection) -> tuple[str, ...]:
+    columns = [scores.auroc, scores.ap, *scores.tpr.values(), scores.recall, scores.f1]
+    return (name, f"{scores.rows:,}", *(str(c) for c in columns if c is not None))
 
 
 def rows_of_attacks(adversarial: Bools, attack: npt.NDArray[np.str_] | None) -> dict[str, Bools]:
-    """Return which rows are of each attack, bool `(n,)`, by name in the order of first rows."""
+    """Return a mask `(n,)` of the rows of each attack, by name in the order of first rows."""
     if attack is None:
         return {}
     names = dict.fromkeys(attack[adversarial].tolist())

@@ -1,4 +1,4 @@
-"""Percentile bootstrap over samples, and ranking scores under weights."""
+"""Percentile bootstrap over samples, and weighted ranking scores."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
 
-_AT_ONCE = 200_000  # weights in memory: what fits a cache is fastest
-_LEVEL = 0.95
+_WEIGHTS_AT_ONCE = 200_000  # weights in memory, which fit into a processor's cache
+_LEVEL = 0.95  # confidence level of the intervals
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and the interval in which 95 % of its bootstrap resamples lie.
+    """A score and the interval that contains 95 % of its bootstrap resamples.
 
-    All three are NaN where the figure is not defined, say the recall of a class without rows.
+    All three numbers are NaN where the score is undefined, such as the recall of a class without
+    rows.
+
+    Attributes:
+        value: the score of the rows.
+        low: lower end of the interval.
+        high: upper end of the interval.
     """
 
     value: float
@@ -38,13 +44,13 @@ class Estimate:
         return f"{self.value:.3f}\n{self.low:.3f}-{self.high:.3f}"
 
     def to_dict(self) -> dict[str, float | None]:
-        """Plain values for JSON; `None` for NaN."""
+        """Return plain values for JSON; `None` for NaN."""
         plain = {"value": self.value, "low": self.low, "high": self.high}
         return {name: None if math.isnan(v) else v for name, v in plain.items()}
 
     @staticmethod
     def of(value: float, resampled: Floats) -> Estimate:
-        """`value` with the percentiles of `resampled` `(b,)`, those aside in which it is NaN."""
+        """Return `value` with percentiles of the `resampled` values `(b,)` that are not NaN."""
         known = resampled[~np.isnan(resampled)]
         if math.isnan(value) or not len(known):
             return Estimate(float(value), math.nan, math.nan)
@@ -53,55 +59,59 @@ class Estimate:
 
 
 def estimates(
-    points: Mapping[Any, float],
-    figures: Callable[[Floats], dict[Any, Floats]],
+    scores: Mapping[Any, float],
+    resampled_scores: Callable[[Floats], dict[Any, Floats]],
     samples: Ints,
-    draws: int,
+    resamples: int,
     seed: int,
 ) -> dict[Any, Estimate]:
-    """Return the figures `points` of the rows as they are with their intervals, by name.
+    """Return the `scores` of the rows with their intervals, by name.
 
-    The other arguments are those of `resampled`.
+    The other arguments are those of `bootstrap`.
     """
-    drawn = resampled(figures, samples, draws, seed)
-    return {name: Estimate.of(value, drawn[name]) for name, value in points.items()}
+    resampled = bootstrap(resampled_scores, samples, resamples, seed)
+    return {name: Estimate.of(value, resampled[name]) for name, value in scores.items()}
 
 
-def resampled(
-    figures: Callable[[Floats], dict[Any, Floats]], samples: Ints, draws: int, seed: int
+def bootstrap(
+    resampled_scores: Callable[[Floats], dict[Any, Floats]],
+    samples: Ints,
+    resamples: int,
+    seed: int,
 ) -> dict[Any, Floats]:
-    """What `figures` says of `draws` resamples.
+    """Compute scores of bootstrap resamples.
 
-    Samples are drawn with replacement, as many as there are, and each brings all its rows along.
+    A resample draws as many samples as there are, with replacement and with all rows of each.
 
     Args:
-        figures: from the weights of the rows in `b` resamples `(b, n)` to figures `(b,)` by name.
-        samples: which sample each of the `n` rows is of, from 0 on, without gaps.
-        draws: resamples.
-        seed: of the draws, an int.
+        resampled_scores: function from the weights of the rows in `b` resamples `(b, n)` to scores
+            `(b,)` by name.
+        samples: number of the sample of each of the `n` rows, from 0 and without gaps.
+        resamples: number of resamples.
+        seed: int, for the draws.
 
     Returns:
-        Figures `(draws,)` by name.
+        Scores `(resamples,)` by name.
     """
-    parts = [figures(weights) for weights in _weights(samples, draws, seed)]
+    parts = [resampled_scores(weights) for weights in _weights(samples, resamples, seed)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _weights(samples: Ints, draws: int, seed: int) -> Iterator[Floats]:
-    """How often each row is in each resample, `(b, n)` at a time."""
+def _weights(samples: Ints, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield the number of times that each row is in each resample, `(b, n)` at a time."""
     rng, count = np.random.default_rng(seed), int(samples.max()) + 1
-    size = max(1, _AT_ONCE // len(samples))
-    for first in range(0, draws, size):
-        b = min(size, draws - first)
+    size = max(1, _WEIGHTS_AT_ONCE // len(samples))
+    for first in range(0, resamples, size):
+        b = min(size, resamples - first)
         drawn = rng.integers(count, size=(b, count)) + count * np.arange(b)[:, None]
         times = np.bincount(drawn.ravel(), minlength=b * count).reshape(b, count)
         yield times.astype(np.float64)[:, samples]
 
 
 class Ranking:
-    """Rows in the order of a score, the highest first, some of them positive.
+    """Positive and negative rows in descending order of a score.
 
-    Rows of the same score share a place: no threshold comes between them.
+    Rows with equal scores share a rank, since no threshold separates them.
     """
 
     def __init__(self, positive: Bools, score: Floats) -> None:
@@ -111,58 +121,58 @@ class Ranking:
         self._last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
 
     def sums(self, weights: Floats) -> Sums:
-        """Weights of positive and negative rows up to each place, of weights `(b, n)`."""
+        """Return cumulative weights of positive and negative rows, for weights `(b, n)`."""
         ordered = weights[:, self._order]
-        everything = ordered.cumsum(1)[:, self._last]
+        total = ordered.cumsum(1)[:, self._last]
         positive = (ordered * self._positive).cumsum(1)[:, self._last]
-        return Sums(positive, everything - positive)
+        return Sums(positive, total - positive)
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Weights of what stands up to each place of a ranking, `(b, places)`.
+    """Cumulative weights `(b, ranks)` of the positive and negative rows up to each rank.
 
-    The figures are `(b,)`, NaN for a resample without positive or without negative rows.
+    The scores are `(b,)`, and NaN for a resample without positive or without negative rows.
     """
 
     positive: Floats
     negative: Floats
 
     def auroc(self) -> Floats:
-        """Chance that a positive row is before a negative one, a tie counted as one half."""
+        """Return the probability that a positive row outranks a negative one; ties count half."""
         before = np.diff(self.negative, axis=1, prepend=0)
         after = self.positive - np.diff(self.positive, axis=1, prepend=0) / 2
         return ratio((before * after).sum(1), self.positive[:, -1] * self.negative[:, -1])
 
     def average_precision(self) -> Floats:
-        """Mean precision at the places of the positive rows."""
+        """Return the mean precision at the ranks of the positive rows."""
         precision = ratio(self.positive, self.positive + self.negative, otherwise=0.0)
         gained = np.diff(self.positive, axis=1, prepend=0)
-        found = ratio((gained * precision).sum(1), self.positive[:, -1])
-        return np.where(self.negative[:, -1] > 0, found, np.nan)
+        mean = ratio((gained * precision).sum(1), self.positive[:, -1])
+        return np.where(self.negative[:, -1] > 0, mean, np.nan)
 
     def recall_at(self, fpr: float) -> Floats:
-        """The most recall with at most a share `fpr` of the negative rows before the threshold."""
+        """Return the greatest recall with a false-positive rate of at most `fpr`."""
         total = self.negative[:, -1:]
         within = ratio(self.negative, np.broadcast_to(total, self.negative.shape)) <= fpr
         count = within.sum(1)
         last = np.maximum(count - 1, 0)[:, None]
         reached = np.take_along_axis(self.positive, last, axis=1)[:, 0] * (count > 0)
-        found = ratio(reached, self.positive[:, -1])
-        return np.where(total[:, 0] > 0, found, np.nan)
+        recall = ratio(reached, self.positive[:, -1])
+        return np.where(total[:, 0] > 0, recall, np.nan)
 
 
 def ratio(part: Floats, whole: Floats, otherwise: float = np.nan) -> Floats:
-    """`part / whole`, `otherwise` where the whole is zero."""
-    found: Floats = np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
-    return found
+    """Return `part / whole`, and `otherwise` where `whole` is zero."""
+    quotient: Floats = np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
+    return quotient
 
 
-def about_intervals(draws: int, *, grouped: bool) -> str:
-    """Describe in a sentence how the intervals were found."""
-    drawn = (
+def describe_intervals(resamples: int, *, grouped: bool) -> str:
+    """Return a sentence on how the intervals were computed."""
+    unit = (
         "all rows of a sample are drawn together"
         if grouped
-        else "each row is drawn by itself, as if no two were of the same image"
+        else "each row is drawn independently, as if every row came from another image"
     )
-    return f"Intervals of 95 % are percentiles of {draws:,} bootstrap resamples; {drawn}."
+    return f"Intervals of 95 % are percentiles of {resamples:,} bootstrap resamples; {unit}."

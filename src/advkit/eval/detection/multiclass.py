@@ -1,4 +1,4 @@
-"""Scores of a classifier of rows, with intervals."""
+"""Scores of a classifier of rows into several classes, with intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from sklearn.metrics import (
 )
 
 from advkit.eval.detection.bootstrap import Floats, Ints, Ranking, estimates, ratio
-from advkit.eval.detection.columns import check_draws, checked_floats, checked_samples, plain_array
+from advkit.eval.detection.columns import (
+    check_bootstrap,
+    checked_floats,
+    checked_samples,
+    plain_array,
+)
 from advkit.eval.detection.multiclass_result import ClassificationScores, ClassScore
 
 
@@ -28,23 +33,26 @@ def classification_scores(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> ClassificationScores:
-    """How well rows are given to their classes, with intervals as in `detection_scores`.
+    """Score how well rows are classified, with 95 % intervals.
+
+    The intervals are percentiles of a bootstrap over samples, as in `detection_scores`.
 
     Args:
-        y: the true class of each row, `(n,)`; two classes or more among them.
-        probabilities: `(n, k)`, in [0, 1], as `predict_proba` gives them.
+        y: true class of each row, `(n,)`, with at least two different classes.
+        probabilities: predicted probabilities `(n, k)` in [0, 1], as `predict_proba` returns them.
         classes: the `k` classes in the order of the columns, such as `classes_` of an estimator. A
-            class without rows has no figures and no part in the mean.
-        samples: as in `detection_scores`.
-        bootstrap: resamples, at least 1.
-        seed: of the resamples, an int.
+            class without rows has undefined scores and is not part of the mean.
+        samples: id `(n,)` of the sample that each row comes from. Rows of one sample are drawn
+            together. `None` if every row comes from another sample.
+        bootstrap: number of resamples, at least 1.
+        seed: int, for the resamples.
 
     Returns:
         Scores that print as a table, convert to a dict and plot as a confusion matrix.
 
     Raises:
-        ValueError: columns of different lengths, values out of their range, a label that is no
-            class, or rows of one class only.
+        ValueError: columns differ in length, values are out of range, a label is not among the
+            classes, or all rows have the same class.
         TypeError: an argument has the wrong type.
 
     Example:
@@ -57,46 +65,46 @@ def classification_scores(
     """
     names = _checked_classes(classes)
     labels = _checked_labels(y, names)
-    given = _checked_probabilities(probabilities, (len(labels), len(names)))
+    p = _checked_probabilities(probabilities, (len(labels), len(names)))
     ids = checked_samples(samples, len(labels))
-    check_draws(bootstrap, seed)
-    task = _Sorted(labels, given)
-    found = estimates(task.points(), task.figures, ids, bootstrap, seed)
-    confusion = confusion_matrix(labels, given.argmax(1), labels=range(len(names)))
+    check_bootstrap(bootstrap, seed)
+    task = _MulticlassScores(labels, p)
+    scores = estimates(task.scores(), task.resampled_scores, ids, bootstrap, seed)
+    confusion = confusion_matrix(labels, p.argmax(1), labels=range(len(names)))
     return ClassificationScores(
         classes=tuple(map(str, names)),
         per_class={
             str(name): ClassScore(
                 rows=int((labels == i).sum()),
-                ap=found["ap", i],
-                recall=found["recall", i],
-                f1=found["f1", i],
+                ap=scores["ap", i],
+                recall=scores["recall", i],
+                f1=scores["f1", i],
             )
             for i, name in enumerate(names)
         },
-        mean_ap=found["mean_ap"],
+        mean_ap=scores["mean_ap"],
         confusion=confusion.astype(np.int64),
         grouped=samples is not None,
-        draws=bootstrap,
+        bootstrap=bootstrap,
     )
 
 
-class _Sorted:
-    """Rows and the classes that they are given to."""
+class _MulticlassScores:
+    """Scores of each class against all others."""
 
     def __init__(self, labels: Ints, probabilities: Floats) -> None:
         self.labels, self.probabilities = labels, probabilities
-        every = np.arange(probabilities.shape[1])
-        self.true = labels[:, None] == every  # (n, classes)
-        self.given = probabilities.argmax(1)[:, None] == every
+        classes = np.arange(probabilities.shape[1])
+        self.true = labels[:, None] == classes  # (n, classes)
+        self.predicted = probabilities.argmax(1)[:, None] == classes
         columns = zip(self.true.T, probabilities.T, strict=True)
         self.rankings = [Ranking(true, column) for true, column in columns]
 
-    def points(self) -> dict[Any, float]:
-        """The figures of the rows as they are."""
+    def scores(self) -> dict[Any, float]:
+        """Return the scores of the rows by name."""
         k = len(self.rankings)
         _, recall, f1, rows = precision_recall_fscore_support(
-            self.labels, self.given.argmax(1), labels=range(k), zero_division=np.nan
+            self.labels, self.predicted.argmax(1), labels=range(k), zero_division=np.nan
         )
         columns = zip(self.true.T, self.probabilities.T, strict=True)
         ap = [
@@ -110,13 +118,13 @@ class _Sorted:
             **{("f1", i): float(f1[i]) for i in range(k)},
         }
 
-    def figures(self, weights: Floats) -> dict[Any, Floats]:
-        """The same of resamples, from weights `(b, n)`."""
+    def resampled_scores(self, weights: Floats) -> dict[Any, Floats]:
+        """Return the scores `(b,)` of resamples by name, from weights `(b, n)`."""
         ap = np.stack([r.sums(weights).average_precision() for r in self.rankings])  # (k, b)
-        hit, true, given = (
-            (weights @ rows).T for rows in (self.true & self.given, self.true, self.given)
+        correct, true, predicted = (
+            (weights @ rows).T for rows in (self.true & self.predicted, self.true, self.predicted)
         )
-        recall, f1 = ratio(hit, true), ratio(2 * hit, true + given)
+        recall, f1 = ratio(correct, true), ratio(2 * correct, true + predicted)
         return {
             "mean_ap": ratio(np.nansum(ap, axis=0), (~np.isnan(ap)).sum(0)),
             **{("ap", i): row for i, row in enumerate(ap)},
@@ -128,29 +136,29 @@ class _Sorted:
 def _checked_classes(classes: Sequence[object]) -> list[Any]:
     names = list(np.asarray(classes).tolist())
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"`classes` must be two or more different ones, got {names}")
+        raise ValueError(f"`classes` must be at least 2 different classes, got {names}.")
     return names
 
 
 def _checked_probabilities(values: npt.ArrayLike, shape: tuple[int, int]) -> Floats:
-    given = checked_floats("probabilities", values, shape)
-    if given.min() < 0 or given.max() > 1:
+    p = checked_floats("probabilities", values, shape)
+    if p.min() < 0 or p.max() > 1:
         raise ValueError(
-            f"`probabilities` must lie in [0, 1], got values in [{given.min():g}, {given.max():g}]"
+            f"`probabilities` must lie in [0, 1], got values in [{p.min():g}, {p.max():g}]."
         )
-    return given
+    return p
 
 
 def _checked_labels(y: npt.ArrayLike, names: list[Any]) -> Ints:
-    """Where the class of each row stands among `names`."""
+    """Return the index of the class of each row in `names`."""
     column = plain_array("y", y)
     if column.ndim != 1:
-        raise ValueError(f"`y` must have shape (n,), got {column.shape}")
-    place = {name: i for i, name in enumerate(names)}
-    unknown = sorted({repr(v) for v in column.tolist() if v not in place})
+        raise ValueError(f"`y` must have shape (n,), got {column.shape}.")
+    index = {name: i for i, name in enumerate(names)}
+    unknown = sorted({repr(v) for v in column.tolist() if v not in index})
     if unknown:
-        raise ValueError(f"`y` must be among the classes {names}, got {', '.join(unknown[:5])}")
-    labels = np.array([place[v] for v in column.tolist()], dtype=np.intp)
+        raise ValueError(f"`y` must be among the classes {names}, got {', '.join(unknown[:5])}.")
+    labels = np.array([index[v] for v in column.tolist()], dtype=np.intp)
     if len(set(labels.tolist())) < 2:
-        raise ValueError("`y` must have rows of two classes or more")
+        raise ValueError(f"`y` must hold at least 2 classes, got {len(set(labels.tolist()))}.")
     return labels

@@ -1,4 +1,4 @@
-"""How well rows are given to their classes: a table, a dict, and the confusion matrix."""
+"""Scores of a classifier of rows, as a table, a dict and a confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate
-from advkit.eval.detection.bootstrap import Estimate, about_intervals
+from advkit.eval.detection.bootstrap import Estimate, describe_intervals
 from advkit.eval.plotting import draw_shares, new_figure
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """How well the rows of one class are told from all others.
+    """Scores of one class against all others.
 
     Attributes:
-        rows: how many the class has.
-        ap: average precision of its probability.
-        recall: share of its rows that are given to it.
-        f1: F1 of the rows that are given to it.
+        rows: number of rows of the class.
+        ap: average precision of the class's probability.
+        recall: share of the rows of the class that are assigned to it.
+        f1: F1 of the rows that are assigned to the class.
     """
 
     rows: int
@@ -35,23 +35,22 @@ class ClassScore:
     f1: Estimate
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, figures as `Estimate.to_dict`."""
-        figures = {"ap": self.ap, "recall": self.recall, "f1": self.f1}
-        return {"rows": self.rows, **{name: v.to_dict() for name, v in figures.items()}}
+        """Return plain values for JSON, with scores as `Estimate.to_dict`."""
+        scores = {"ap": self.ap, "recall": self.recall, "f1": self.f1}
+        return {"rows": self.rows, **{name: v.to_dict() for name, v in scores.items()}}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassificationScores:
-    """How well rows are given to their classes, say to attacks or to models.
+    """Scores of a classifier of rows into classes such as attacks or models.
 
     Attributes:
-        classes: their names, in the order of the probabilities.
-        per_class: by name.
+        classes: names of the classes, in the order of the probabilities.
+        per_class: scores of each class by name.
         mean_ap: mean of the average precision over the classes that have rows.
-        confusion: int `(classes, classes)`; rows of each true class by the class that they are
-            given to.
-        grouped: whether rows of one sample were drawn together.
-        draws: resamples behind each interval.
+        confusion: int `(classes, classes)`; number of rows by true class and assigned class.
+        grouped: True if rows of one sample were drawn together.
+        bootstrap: number of resamples behind each interval.
     """
 
     classes: tuple[str, ...]
@@ -59,16 +58,16 @@ class ClassificationScores:
     mean_ap: Estimate
     confusion: npt.NDArray[np.int64]
     grouped: bool
-    draws: int
+    bootstrap: int
 
     def __str__(self) -> str:
         return text_tables.separate([self.table()], self.notes())
 
     def table(self) -> text_tables.Table:
-        """A row for each class, and the mean."""
+        """Return a table with a row for each class and one for the mean."""
         rows: list[tuple[str, ...]] = [
-            (name, f"{found.rows:,}", str(found.ap), str(found.recall), str(found.f1))
-            for name, found in self.per_class.items()
+            (name, f"{scores.rows:,}", str(scores.ap), str(scores.recall), str(scores.f1))
+            for name, scores in self.per_class.items()
         ]
         mean = ("mean", f"{int(self.confusion.sum()):,}", str(self.mean_ap), "", "")
         heading = ("class", "rows", "AP", "recall", "F1")
@@ -77,30 +76,33 @@ class ClassificationScores:
         )
 
     def notes(self) -> list[str]:
-        """What the numbers mean."""
+        """Return sentences on what the numbers mean."""
         return [
-            "A row is given to its most probable class. The mean is over the classes that have "
+            "A row is assigned to its most probable class. The mean is over the classes that have "
             "rows.",
-            about_intervals(self.draws, grouped=self.grouped),
+            describe_intervals(self.bootstrap, grouped=self.grouped),
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "classes": list(self.classes),
-            "per_class": {name: found.to_dict() for name, found in self.per_class.items()},
+            "per_class": {name: scores.to_dict() for name, scores in self.per_class.items()},
             "mean_ap": self.mean_ap.to_dict(),
             "confusion": self.confusion.tolist(),
             "grouped": self.grouped,
-            "draws": self.draws,
+            "bootstrap": self.bootstrap,
             "notes": self.notes(),
         }
 
     def plot(self) -> Figure:
-        """The confusion matrix as a heat map: of each true class, the shares in percent.
+        """Plot the confusion matrix as a heat map, in percent of each true class.
+
+        Returns:
+            The figure.
 
         Raises:
-            ImportError: matplotlib is missing, naming the extra that brings it.
+            ImportError: matplotlib is missing; the message names the extra that installs it.
         """
         k = len(self.classes)
         figure = new_figure(0.62 * k + 3.2, 0.46 * k + 2.2)
@@ -112,7 +114,7 @@ class ClassificationScores:
             )
             for name, row in zip(self.classes, self.confusion, strict=True)
         ]
-        drawn = draw_shares(axes, rows, self.classes)
-        axes.set(xlabel="given to", ylabel="true class")
-        figure.colorbar(drawn, ax=axes, label="%", shrink=0.8, pad=0.02)
+        image = draw_shares(axes, rows, self.classes)
+        axes.set(xlabel="assigned class", ylabel="true class")
+        figure.colorbar(image, ax=axes, label="%", shrink=0.8, pad=0.02)
         return figure

@@ -1,1 +1,1 @@
-"""Robustness under attacks: the evaluation and its report."""
+"""Robustness under attacks: the evaluation of a model, and its report."""

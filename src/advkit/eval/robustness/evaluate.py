@@ -1,4 +1,4 @@
-"""Attacks against a model over a data set: worst case for each input, never the least of means."""
+"""Evaluation of a model under several attacks, with the worst case taken input by input."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from advkit.core.batching import Batches, batches
 from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
-from advkit.eval.accuracy import ClassifiedBatch, Rate, classified
+from advkit.eval.accuracy import ClassifiedBatch, Rate, classified_batches
 from advkit.eval.robustness.attack_recorder import check_attacks
 from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
 from advkit.models import as_classifier
 
-_KEPT = "The error's .report is that of the batches before."
+_KEPT = "The attribute `report` of the error holds the report on the batches before."
 
 
 def robust_accuracy(
@@ -29,11 +29,12 @@ def robust_accuracy(
     attacks: Sequence[Attack],
     batch_size: int = 128,
 ) -> Rate:
-    """Share of all inputs that are labelled correctly and withstand every attack.
+    """Measure the share of all inputs that stay correctly labeled under every attack.
 
-    What a minimum-norm attack finds counts within the largest budget that a budget attack of the
-    same norm has; with minimum-norm attacks alone it counts at any distance, and the share says
-    little: ask `evaluate` for distances. Arguments and errors are those of `evaluate`.
+    An adversarial example of a minimum-norm attack counts within the largest budget that a budget
+    attack of the same norm has. With minimum-norm attacks alone it counts at any distance, which
+    makes the share uninformative: use `evaluate`, which reports distances. Arguments and errors
+    are those of `evaluate`.
     """
     return evaluate(model, x, y, attacks=attacks, batch_size=batch_size).worst_case
 
@@ -48,33 +49,34 @@ def evaluate(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Report:
-    """Attack a model and report how robust it is.
+    """Attack a model and report its robust accuracy.
 
-    Each attack meets every input that the model labels correctly; the others count as not robust
-    and cost nothing more. An input with NaN or infinite logits is one of the others, and such
-    logits are never an attack's success; the report names the inputs. What an attack's `stop`
-    leaves open is `"first"` here.
+    Each attack is run on every input that the model labels correctly. The other inputs count as
+    not robust and are not attacked. Inputs with NaN or infinite logits are among them; the report
+    lists their numbers. Such logits never count as a success of an attack. An attack that leaves
+    `stop` open is run with `"first"`.
 
-    An attack with an `eps` is a budget attack and gives a robust accuracy. One without, or with
-    `None`, is a minimum-norm attack: it gives the distance to the nearest adversarial example.
+    An attack with an `eps` is a budget attack and gives a robust accuracy. An attack without one,
+    or with `None`, is a minimum-norm attack. It gives the distance to the nearest adversarial
+    example.
 
-    For each norm and `eps` (one number for all inputs) the report has a baseline beside the
-    attacks: a uniform draw from that ball for each input, at the cost of one forward pass more.
+    For each norm and `eps` (one number for all inputs) the report has a baseline: random noise
+    drawn uniformly from that ball, once for each input. It costs one forward pass more.
 
     Args:
         model: a classifier, or an `nn.Module` with inputs in [0, 1].
         x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
         y: true labels `(n,)`; `None` if `x` is an iterable of batches.
-        attacks: what to attack with. An `eps` with one radius for each sample is cut along with the
+        attacks: the attacks to run. An `eps` with one radius for each sample is divided among the
             batches.
-        batch_size: samples sent at once. An attack with a larger `batch_size` of its own, such as
-            `HopSkipJump`, is held to it; the attacks reported are as given.
-        device: where each batch is moved to; `None` leaves it where it is.
-        progress: show a bar (needs the extra `report`).
+        batch_size: samples passed to the model at once. It also limits the `batch_size` of an
+            attack, such as that of `HopSkipJump`; the report shows the attacks as given.
+        device: device that each batch is moved to; `None` leaves it where it is.
+        progress: show a progress bar (needs the extra `report`).
 
     Returns:
         A report that prints as a table, converts to a dict and saves as HTML. An error or an
-        interrupt after the first batch has the report so far as its `report`.
+        interrupt after the first batch holds the report so far in its attribute `report`.
 
     Raises:
         ValueError: inputs or labels of the wrong shape or range, or no attack.
@@ -97,7 +99,7 @@ def evaluate(
         for report in stream:  # noqa: B007
             pass
     if report is None or len(report.clean) == 0:
-        raise ValueError("`x` must hold at least one sample, got none")
+        raise ValueError("`x` must hold at least one sample, got none.")
     return report
 
 
@@ -111,17 +113,17 @@ def evaluate_stream(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Iterator[Report]:
-    """Evaluate as `evaluate` does, with a report after each batch on all inputs up to there.
+    """Evaluate a model and yield a report on all inputs so far after each batch.
 
-    If you stop early, by an interrupt say, you keep a report in which every attack has met the same
-    inputs. A report is built when it is first read, so that those you do not read cost nothing;
-    later batches do not change it. Until it is read, it keeps what the evaluation has recorded.
+    If you stop early, for example by an interrupt, you keep a report in which every attack was run
+    on the same inputs. Later batches do not change a report. It is built when it is first read, so
+    that unread reports cost nothing; until then it keeps the records of the evaluation in memory.
     Arguments and errors are those of `evaluate`.
     """
     classifier = as_classifier(model)
     total = len(x) if isinstance(x, Tensor) else None
     check_attacks(attacks, total)
-    parts = classified(classifier, batches(x, y, batch_size, device))
+    parts = classified_batches(classifier, batches(x, y, batch_size, device))
     recorder = EvaluationRecorder(classifier, attacks, total, batch_size)
     if total is not None:
         sample_rows.check_total(total)

@@ -10,7 +10,7 @@ from advkit.core.batching import offset_sample_numbers
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch
 from advkit.eval.budgets import distinct_budgets
-from advkit.eval.noise import NoiseOutcome, withstands_noise
+from advkit.eval.noise import NoiseOutcome, robust_to_noise
 from advkit.eval.robustness.attack_recorder import AttackRecorder
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.robustness.report import Report
@@ -19,15 +19,15 @@ from advkit.models import Classifier
 
 
 class EvaluationRecorder:
-    """Clean answers, attacks and noise of one evaluation.
+    """Clean predictions, attacks and random noise of one evaluation.
 
-    Recording a batch takes the same time whatever came before it.
+    The time to record a batch does not depend on the number of batches before it.
 
     Args:
         classifier: the model.
-        attacks: what it is attacked with.
+        attacks: the attacks to run.
         total: number of inputs, `None` if unknown.
-        batch_size: the most samples that an attack sends at once.
+        batch_size: the most samples that an attack passes to the model at once.
     """
 
     def __init__(
@@ -42,34 +42,34 @@ class EvaluationRecorder:
         self.attacks = [AttackRecorder(attack, batch_size=batch_size) for attack in attacks]
         self.budgets = distinct_budgets(attacks)
         self.noise = BatchRecorder()
-        self.answers = BatchRecorder()
+        self.clean = BatchRecorder()
 
     def update(self, batch: ClassifiedBatch) -> None:
-        """Attack one batch, and record what comes of it."""
+        """Attack one batch and record the results."""
         with offset_sample_numbers(batch.first):
             for recorder in self.attacks:
                 recorder.update(self.classifier, batch)
             self.noise.update(
-                {b: withstands_noise(self.classifier, batch, *b) for b in self.budgets}
+                {b: robust_to_noise(self.classifier, batch, *b) for b in self.budgets}
             )
-        self.answers.update({"clean": batch.right, "not_finite": batch.not_finite})
+        self.clean.update({"clean": batch.correct, "not_finite": batch.not_finite})
 
     def report(self) -> Report:
         """Return a report on the batches so far; later batches do not change it.
 
-        Its columns are joined when it is first read.
+        The report joins its columns when it is first read.
         """
         outcomes = [recorder.outcome_so_far() for recorder in self.attacks]
-        return StreamedReport(partial(self._report, len(self.answers), outcomes))
+        return StreamedReport(partial(self._report, len(self.clean), outcomes))
 
     def _report(self, batches: int, outcomes: Sequence[Callable[[], AttackOutcome]]) -> Report:
         """Build the report on the first `batches`."""
-        answers, noise = self.answers.compute(batches), self.noise.compute(batches)
+        clean, noise = self.clean.compute(batches), self.noise.compute(batches)
         return Report(
             model=repr(self.classifier),
             bounds=self.classifier.bounds,
-            clean=answers["clean"],
-            not_finite=answers["not_finite"],
+            clean=clean["clean"],
+            not_finite=clean["not_finite"],
             outcomes=tuple(outcome() for outcome in outcomes),
             noise=tuple(
                 NoiseOutcome(norm=norm, eps=eps, robust=robust)

@@ -1,4 +1,4 @@
-"""The pictures of a report, drawn by matplotlib without its global state."""
+"""Figures of a report, with matplotlib but without its global state."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ACROSS = 3  # panels in a row
-_LEGEND = 34  # of a line in a legend, in characters
-_NOISE: dict[str, Any] = {"color": "grey", "linestyle": "--", "linewidth": 1, "marker": "."}
-_NEARLY_ALL = 0.99  # share of what a minimum-norm attack found that a panel is wide enough for
+# Panels in a row: as many as are legible in a page of the HTML report.
+MAX_PANELS_ACROSS = 3
+# Characters in a line of a legend: longer lines hide the curves.
+LEGEND_LINE_WIDTH = 34
+NOISE_STYLE: dict[str, Any] = {"color": "grey", "linestyle": "--", "linewidth": 1, "marker": "."}
+# Share of the adversarial examples of a minimum-norm attack that lie within the x axis: the few
+# farthest ones would compress the rest of the curve.
+SHOWN_QUANTILE = 0.99
 
 
 def accuracy_curves(
@@ -30,18 +34,18 @@ def accuracy_curves(
     """Draw accuracy against eps: one panel for each norm, one curve for each attack.
 
     Args:
-        outcomes: one for each attack.
-        clean: bool `(n,)`; which inputs are labelled correctly before any attack.
-        noise: the baselines.
+        outcomes: outcome of each attack.
+        clean: bool `(n,)`; labeled correctly before any attack.
+        noise: outcomes of random noise, as baselines.
 
     Returns:
-        The figure; `None` where no attack has an axis to be drawn on.
+        The figure; `None` if each attack has one budget for each sample, which no axis can show.
     """
     drawn = [o for o in outcomes if o.minimum_norm or o.eps is not None]
     norms = sorted({outcome.norm for outcome in drawn})
     if not norms:
         return None
-    figure, panels = new_panels(len(norms), _ACROSS, 5.2, 3.6)
+    figure, panels = new_panels(len(norms), MAX_PANELS_ACROSS, 5.2, 3.6)
     accuracy = 100 * float(Rate.of(clean))
     for axes, norm in zip(panels, norms, strict=True):
         _draw_budgets(axes, [o for o in drawn if o.norm == norm], accuracy)
@@ -52,7 +56,7 @@ def accuracy_curves(
 
 
 def _draw_budgets(axes: Axes, outcomes: list[AttackOutcome], accuracy: float) -> None:
-    """Draw the points of budget attacks, from the clean `accuracy` in percent at eps 0."""
+    """Draw points of budget attacks, and the clean `accuracy` in percent at eps 0."""
     families: dict[str, list[tuple[float, float]]] = {}
     for outcome in outcomes:
         if outcome.eps is not None:
@@ -64,12 +68,12 @@ def _draw_budgets(axes: Axes, outcomes: list[AttackOutcome], accuracy: float) ->
 
 
 def _draw_minimum_norm(axes: Axes, outcomes: list[AttackOutcome], clean: Tensor) -> float:
-    """Draw the steps of minimum-norm attacks, and return the largest eps of the panel."""
+    """Draw curves of minimum-norm attacks, and return the largest eps of the panel."""
     limit = _limit(outcomes)
     for outcome in outcomes:
         if outcome.minimum_norm:
-            eps, left = _steps(outcome, clean, limit)
-            axes.step(eps, left, where="post", label=_wrapped(outcome.family))
+            eps, accuracy = _steps(outcome, clean, limit)
+            axes.step(eps, accuracy, where="post", label=_wrapped(outcome.family))
     return limit
 
 
@@ -78,7 +82,7 @@ def _draw_noise(axes: Axes, noise: list[NoiseOutcome], accuracy: float) -> None:
     baseline = [(n.eps, 100 * float(n.robust_accuracy)) for n in noise]
     if baseline:
         points = sorted([(0.0, accuracy), *baseline])
-        axes.plot(*zip(*points, strict=True), label="random noise", **_NOISE)
+        axes.plot(*zip(*points, strict=True), label="random noise", **NOISE_STYLE)
 
 
 def _label(axes: Axes, norm: str, limit: float) -> None:
@@ -90,41 +94,43 @@ def _label(axes: Axes, norm: str, limit: float) -> None:
 
 
 def _wrapped(label: str) -> str:
-    """A long name in several lines: a legend must leave room for the curves."""
+    """Break a long name into several lines, because a wide legend hides the curves."""
     return "\n  ".join(
-        textwrap.wrap(label, _LEGEND, break_on_hyphens=False, break_long_words=False)
+        textwrap.wrap(label, LEGEND_LINE_WIDTH, break_on_hyphens=False, break_long_words=False)
     )
 
 
 def _limit(outcomes: list[AttackOutcome]) -> float:
-    """The largest eps to draw: that of the budgets, or one within which nearly all is found."""
-    found = [float(outcome.eps) for outcome in outcomes if outcome.eps is not None]
+    """Return the largest eps to draw: of the budgets, and of 99 % of the adversarial examples."""
+    limits = [float(outcome.eps) for outcome in outcomes if outcome.eps is not None]
     for outcome in outcomes:
         if outcome.minimum_norm and outcome.success.any():
-            found.append(float(outcome.distance[outcome.success].double().quantile(_NEARLY_ALL)))
-    return max(found, default=0.0) or 1.0
+            limits.append(
+                float(outcome.distance[outcome.success].double().quantile(SHOWN_QUANTILE))
+            )
+    return max(limits, default=0.0) or 1.0
 
 
 def _steps(outcome: AttackOutcome, clean: Tensor, limit: float) -> tuple[list[float], list[float]]:
-    """Where the accuracy under a minimum-norm attack falls, and to how many percent.
+    """Return the eps at which accuracy under a minimum-norm attack falls, and percentages there.
 
-    An input counts at `eps` while its nearest success is farther away.
+    An input counts as correct at `eps` if its nearest adversarial example is farther away.
     """
     eps = outcome.distance[outcome.success].sort().values.tolist()
-    total, right = len(clean), int(clean.sum())
-    left = [100 * (right - fallen) / total for fallen in range(len(eps) + 1)]
-    at = [0.0, *eps]
-    return [*at, max(at[-1], 1.03 * limit)], [*left, left[-1]]
+    total, correct = len(clean), int(clean.sum())
+    accuracy = [100 * (correct - fooled) / total for fooled in range(len(eps) + 1)]
+    steps = [0.0, *eps]
+    return [*steps, max(steps[-1], 1.03 * limit)], [*accuracy, accuracy[-1]]
 
 
 def showcase(outcomes: Sequence[AttackOutcome]) -> tuple[AttackOutcome, Examples] | None:
-    """The attack to show: of those with most examples the one that changes them least, in l2."""
-    shown = [(o, o.examples) for o in outcomes if o.examples and _are_images(o.examples.x)]
-    return min(shown, key=lambda s: (-len(s[1].y), _change(s[1])), default=None)
+    """Select the attack to show: most examples, and among those the smallest mean change in l2."""
+    candidates = [(o, o.examples) for o in outcomes if o.examples and _are_images(o.examples.x)]
+    return min(candidates, key=lambda s: (-len(s[1].y), _change(s[1])), default=None)
 
 
 def _change(examples: Examples) -> float:
-    """How much the examples differ from their inputs, in l2 on average."""
+    """Return the mean l2 distance of the examples from their inputs."""
     return float(lp_norm(examples.x_adv.double() - examples.x.double(), "l2").mean())
 
 
@@ -133,7 +139,7 @@ def _are_images(x: Tensor) -> bool:
 
 
 def example_grid(examples: Examples, bounds: tuple[float, float]) -> Figure:
-    """Clean input, adversarial input and magnified perturbation, a column for each example."""
+    """Draw clean inputs, adversarial examples and magnified perturbations, one column for each."""
     k = len(examples.y)
     figure = new_figure(1.6 * k + 0.4, 5.4)
     panels = figure.subplots(3, k, squeeze=False)
@@ -142,9 +148,9 @@ def example_grid(examples: Examples, bounds: tuple[float, float]) -> Figure:
         x, x_adv = ((v[j] - lower) / (upper - lower) for v in (examples.x, examples.x_adv))
         delta = x_adv - x
         factor = 0.5 / float(delta.abs().max().clamp_min(1e-12))
-        y, answer = int(examples.y[j]), int(examples.answer[j])
-        _show(panels[0, j], x, f"true {y}\nmodel says {y}")
-        _show(panels[1, j], x_adv, f"true {y}\nmodel says {answer}")
+        y, predicted = int(examples.y[j]), int(examples.predicted[j])
+        _show(panels[0, j], x, f"true {y}\npredicted {y}")
+        _show(panels[1, j], x_adv, f"true {y}\npredicted {predicted}")
         _show(panels[2, j], 0.5 + factor * delta, f"change x {factor:.3g}")
     for axes, name in zip(panels[:, 0], ("clean", "adversarial", "perturbation"), strict=True):
         axes.set_ylabel(name)

@@ -1,4 +1,4 @@
-"""A report as one self-contained page."""
+"""Report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from advkit.core.extras import require
 from advkit.eval.accuracy import Rate
-from advkit.eval.robustness.outcome import Nearest
-from advkit.eval.text_tables import Table, length
+from advkit.eval.robustness.outcome import NearestExamples
+from advkit.eval.text_tables import Table, format_distance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Headline(NamedTuple):
-    """A figure in large type, with what it is above and what it is taken from below."""
+    """A figure in large type, with its name above and its counts below."""
 
     name: str
     value: str
@@ -29,16 +29,16 @@ class Page(NamedTuple):
     """Contents of the page.
 
     Attributes:
-        run: of both files of a saved report, `None` for a page alone.
-        model: the model in words.
-        inputs: how many were evaluated.
-        about: what else a reader should know, by name.
-        headlines: what to read first.
-        tables: the tables of the report.
-        notes: sentences below them.
-        curves: accuracy against eps, `None` without any.
-        attack: whose adversarial inputs `grid` shows.
-        grid: clean and adversarial inputs, `None` without any.
+        run: identifier that both files of a saved report share, `None` for a page alone.
+        model: description of the model.
+        inputs: number of inputs that were evaluated.
+        about: further facts for the reader, by name.
+        headlines: figures to read first.
+        tables: tables of the report.
+        notes: sentences below the tables.
+        curves: accuracy against eps, `None` without curves.
+        attack: the attack whose adversarial examples `grid` shows.
+        grid: clean inputs and adversarial examples, `None` without examples.
     """
 
     run: str | None
@@ -57,7 +57,7 @@ def render(page: Page) -> str:
     """Render the page with its pictures embedded.
 
     Raises:
-        ImportError: jinja2 is missing, naming the extra that brings it.
+        ImportError: jinja2 is missing; the message names the extra that installs it.
     """
     jinja2 = require("jinja2", extra="report", needed_by="HTML")
     folder = resources.files("advkit.eval.robustness")
@@ -70,23 +70,24 @@ def render(page: Page) -> str:
 
 
 def headlines(
-    clean: Rate, worst_case: Rate | None, nearest: Mapping[str, Nearest]
+    clean: Rate, worst_case: Rate | None, nearest: Mapping[str, NearestExamples]
 ) -> list[Headline]:
-    """List what to read first: accuracy clean and robust, and distances in each norm.
+    """List the figures to read first: clean and robust accuracy, and distances in each norm.
 
     Args:
-        clean: accuracy before any attack.
-        worst_case: robust accuracy against all attacks, `None` without budget attacks.
-        nearest: what minimum-norm attacks found together, by norm.
+        clean: clean accuracy.
+        worst_case: robust accuracy under all attacks, `None` without budget attacks.
+        nearest: nearest adversarial examples of all minimum-norm attacks, by norm.
     """
-    found = [_accuracy("clean accuracy", clean)]
+    figures = [_accuracy("clean accuracy", clean)]
     if worst_case is not None:
-        found.append(_accuracy("robust accuracy, worst case over all", worst_case))
-    for norm, of_norm in nearest.items():
-        rate = of_norm.success_rate
+        figures.append(_accuracy("robust accuracy, worst case over all attacks", worst_case))
+    for norm, examples in nearest.items():
+        rate = examples.success_rate
+        distance = format_distance(examples.median_distance)
         basis = f"success on {rate.count:,} of {rate.total:,}"
-        found.append(Headline(f"median distance, {norm}", length(of_norm.median_distance), basis))
-    return found
+        figures.append(Headline(f"median distance, {norm}", distance, basis))
+    return figures
 
 
 def _accuracy(name: str, rate: Rate) -> Headline:
@@ -94,7 +95,7 @@ def _accuracy(name: str, rate: Rate) -> Headline:
 
 
 def _embedded(figure: Figure) -> str:
-    """The figure as a data URL."""
+    """Return the figure as a data URL."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What an evaluation found: a table, a dict, and a folder with JSON and HTML."""
+"""Report of an evaluation, as a table, a dict, and a folder with JSON and HTML."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness import figures, html, tables
-from advkit.eval.robustness.outcome import AttackOutcome, Nearest
-from advkit.eval.text_tables import counted
+from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
+from advkit.eval.text_tables import format_count
 from advkit.eval.versions import versions
 
 if TYPE_CHECKING:
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """How robust a model is on `n` inputs.
+    """Robustness of a model on `n` inputs.
 
     Attributes:
-        model: the model in words.
-        bounds: its lower and upper bound.
-        clean: bool `(n,)`; labelled correctly before any attack.
-        not_finite: bool `(n,)`; NaN or infinite logits before any attack, so not correct.
-        outcomes: one for each attack, in the order given.
-        total: inputs that there were to evaluate, `None` if unknown; more than `n` when the
-            evaluation was interrupted.
-        noise: what random noise did, one for each budget of `outcomes` that is the same for all
-            inputs: a baseline, which does not count in the worst cases.
-        about: what else a reader should know, such as data and seed, by name.
+        model: description of the model.
+        bounds: lower and upper bound of its inputs.
+        clean: bool `(n,)`; labeled correctly before any attack.
+        not_finite: bool `(n,)`; NaN or infinite logits before any attack, which is not correct.
+        outcomes: outcome of each attack, in the order given.
+        total: number of inputs to evaluate, `None` if unknown; more than `n` if the evaluation was
+            interrupted.
+        noise: outcome of random noise for each budget of `outcomes` that is the same for all
+            inputs. It is a baseline and does not count in the worst cases.
+        about: further facts for the reader, such as data and seed, by name.
     """
 
     model: str
@@ -53,72 +53,77 @@ class Report:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        table = text_tables.lines(self.tables())
-        notes = text_tables.wrapped(self.notes())
+        table = text_tables.format_tables(self.tables())
+        notes = text_tables.wrap_notes(self.notes())
         return "\n".join([*self._heading(), "", *table, "", *notes])
 
     @property
     def clean_accuracy(self) -> Rate:
-        """Share of inputs labelled correctly before any attack."""
+        """Share of all inputs that are labeled correctly before any attack."""
         return Rate.of(self.clean)
 
     @property
     def budgeted(self) -> tuple[AttackOutcome, ...]:
-        """Those of `outcomes` whose attacks have a budget."""
+        """Outcomes of the attacks with a budget."""
         return tuple(o for o in self.outcomes if not o.minimum_norm)
 
     @property
     def minimum_norm(self) -> tuple[AttackOutcome, ...]:
-        """The others: those of minimum-norm attacks."""
+        """Outcomes of the minimum-norm attacks."""
         return tuple(o for o in self.outcomes if o.minimum_norm)
 
     @property
     def worst_case(self) -> Rate:
-        """Share of all inputs that withstood every attack, input by input.
+        """Robust accuracy under all attacks: share of all inputs that no attack fooled.
 
-        A success of a minimum-norm attack counts within the largest budget that a budget attack of
-        the same norm had, and at any distance if there are minimum-norm attacks only.
+        An adversarial example of a minimum-norm attack counts within the largest budget that a
+        budget attack of the same norm has. With minimum-norm attacks alone it counts at any
+        distance.
         """
-        return self._worst(self.budgeted or self.outcomes)
+        return self._robust_accuracy(self.budgeted or self.outcomes)
 
     @property
     def worst_cases(self) -> dict[str, Rate]:
-        """The same for each budget in which more than one attack has a say, by its words.
+        """Robust accuracy under all attacks within a budget, by budget as text.
 
-        A minimum-norm attack has a say in all budgets of its norm.
+        Only budgets with more than one attack are listed. A minimum-norm attack counts for all
+        budgets of its norm.
         """
         groups: dict[tuple[str, float], list[AttackOutcome]] = {}
         for outcome in self.outcomes:
             if outcome.eps is not None:
                 groups.setdefault((outcome.norm, outcome.eps), []).append(outcome)
         return {
-            group[0].budget: self._worst(group)
+            group[0].budget: self._robust_accuracy(group)
             for (norm, _), group in groups.items()
             if len(group) > 1 or norm in self.nearest
         }
 
     @property
-    def nearest(self) -> dict[str, Nearest]:
-        """What the minimum-norm attacks found together, by norm."""
+    def nearest(self) -> dict[str, NearestExamples]:
+        """Nearest adversarial examples of all minimum-norm attacks, by norm."""
         groups: dict[str, list[AttackOutcome]] = {}
         for outcome in self.minimum_norm:
             groups.setdefault(outcome.norm, []).append(outcome)
-        return {norm: Nearest.of(group) for norm, group in groups.items()}
+        return {norm: NearestExamples.of(group) for norm, group in groups.items()}
 
     def tables(self) -> list[text_tables.Table]:
-        """The budget attacks with the worst cases, and the minimum-norm attacks; what there is."""
-        found = []
+        """Return the tables of budget attacks, with the worst cases, and of minimum-norm attacks.
+
+        A table without attacks is left out.
+        """
+        shown = []
         if self.budgeted:
             noise = {n.budget: n.robust_accuracy for n in self.noise}
-            found.append(
+            shown.append(
                 tables.budget_table(self.budgeted, self.worst_cases, self.worst_case, noise)
             )
         if self.minimum_norm:
-            found.append(tables.minimum_table(self.minimum_norm, self.nearest))
-        return found
+            shown.append(tables.minimum_table(self.minimum_norm, self.nearest))
+        return shown
 
     def notes(self) -> list[str]:
-        """What the numbers mean, and what a reader must not overlook."""
+        """Return sentences that explain the figures, and warnings about the evaluation."""
         n = len(self.clean)
         notes = [
             *self._notes_on_budgets(), *self._notes_on_noise(), *self._notes_on_distances()
@@ -126,18 +131,18 @@ class Report:
         if self.total is not None and n < self.total:
             notes.append(f"INTERRUPTED: {n:,} of {self.total:,} inputs were evaluated.")
         for outcome in self.outcomes:
-            lost = int(outcome.no_gradient.sum())
-            if lost:
+            no_gradient = int(outcome.no_gradient.sum())
+            if no_gradient:
                 notes.append(
-                    f"{outcome.label} met no usable gradient on {lost:,} inputs that it did not "
-                    "fool: that is no evidence of robustness."
-                )
-            unbegun = int(outcome.no_start.sum())
-            if unbegun:
-                notes.append(
-                    f"{outcome.label} could not begin on {counted(unbegun, 'input')} that it did "
-                    "not fool, for want of a point to start from or of queries: that is no "
+                    f"{outcome.label} had no usable gradient on "
+                    f"{format_count(no_gradient, 'input')} and failed there: this is not "
                     "evidence of robustness."
+                )
+            no_start = int(outcome.no_start.sum())
+            if no_start:
+                notes.append(
+                    f"{outcome.label} could not begin on {format_count(no_start, 'input')}, for "
+                    "lack of a starting point or of queries: this is not evidence of robustness."
                 )
         return [*notes, *self._notes_on_logits()]
 
@@ -145,14 +150,14 @@ class Report:
         notes = []
         if self.not_finite.any():
             notes.append(
-                f"The model returned NaN or infinite logits for {_numbers(self.not_finite)}: they "
+                f"The model returned NaN or infinite logits for {_numbers(self.not_finite)}. They "
                 "count as misclassified and are not attacked."
             )
         for outcome in self.outcomes:
             if outcome.not_finite.any():
                 notes.append(
-                    f"{outcome.label} met NaN or infinite logits and did not fool the model on "
-                    f"{_numbers(outcome.not_finite)}: that is no evidence of robustness."
+                    f"{outcome.label} failed on {_numbers(outcome.not_finite)}, for which the "
+                    "model returned NaN or infinite logits: this is not evidence of robustness."
                 )
         return notes
 
@@ -160,16 +165,18 @@ class Report:
         if not self.budgeted:
             return [
                 "No attack has a budget: the worst case counts adversarial examples at any "
-                "distance and is no robust accuracy."
+                "distance and is not a robust accuracy."
             ]
-        n, wrong = len(self.clean), int((~self.clean).sum())
+        n, misclassified = len(self.clean), int((~self.clean).sum())
         notes = [
-            f"Robust accuracy is a share of all {n:,} inputs; the {wrong:,} misclassified from the "
-            "start are not robust."
+            f"Robust accuracy is the share of all {n:,} inputs that are labeled correctly before "
+            f"and after the attack. The {misclassified:,} inputs that are misclassified before any "
+            "attack count as not robust."
         ]
         if {o.norm for o in self.budgeted} & self.nearest.keys():
             notes.append(
-                "The worst cases count what a minimum-norm attack found within the budget, too."
+                "The worst cases also count adversarial examples that minimum-norm attacks found "
+                "within the budget."
             )
         return notes
 
@@ -177,16 +184,16 @@ class Report:
         if not self.noise:
             return []
         notes = [
-            "Random noise is a baseline and no attack: one random draw from the budget for each "
+            "Random noise is a baseline, not an attack: one random draw within the budget for each "
             "input. It does not count in the worst cases."
         ]
         for noise in self.noise:
-            missed = int((self._unturned_within(noise.norm, noise.eps) & ~noise.robust).sum())
+            missed = int((self._robust_within(noise.norm, noise.eps) & ~noise.robust).sum())
             if missed:
                 notes.append(
-                    f"Random noise of {noise.budget} turned {counted(missed, 'input')} that no "
-                    "attack turned within that budget: the attacks are too weak, or gradients "
-                    "mislead."
+                    f"Random noise of {noise.budget} fooled the model on "
+                    f"{format_count(missed, 'input')} that withstood every attack "
+                    "within that budget: the attacks are too weak, or the gradients are misleading."
                 )
         return notes
 
@@ -194,20 +201,21 @@ class Report:
         notes = []
         if self.minimum_norm:
             notes.append(
-                "A minimum-norm attack looks for the nearest adversarial example at any distance; "
-                f"success is a share of the {self.clean_accuracy.count:,} inputs that are attacked."
+                "A minimum-norm attack searches for the nearest adversarial example at any "
+                "distance. Its attack success rate is a share of the "
+                f"{self.clean_accuracy.count:,} attacked inputs."
             )
         notes.append(
-            "The median distance is that of the attacked inputs, those labelled correctly, with a "
-            "failure as infinity (inf); forward and backward count the samples sent through the "
-            "model for each of them."
+            "Attacks are run on the inputs that are labeled correctly. The median distance is that "
+            "of these inputs and counts a failure as infinity (inf). Forward and backward are "
+            "passes through the model for each of them."
         )
         if any(outcome.norm == "l0" for outcome in self.outcomes):
-            notes.append("A distance in l0 is the number of features that differ.")
+            notes.append("A distance in l0 is the number of changed features.")
         return notes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no infinity: see `AttackOutcome.to_dict`."""
+        """Return plain values for JSON; an infinite or missing distance is `None`."""
         return {
             "model": self.model,
             "bounds": list(self.bounds),
@@ -220,46 +228,50 @@ class Report:
             "worst_case": self.worst_case.to_dict(),
             "worst_case_by_budget": {b: rate.to_dict() for b, rate in self.worst_cases.items()},
             "random_noise": {n.budget: n.robust_accuracy.to_dict() for n in self.noise},
-            "nearest_by_norm": {norm: found.to_dict() for norm, found in self.nearest.items()},
+            "nearest_by_norm": {norm: n.to_dict() for norm, n in self.nearest.items()},
             "notes": self.notes(),
             "versions": versions(),
         }
 
     def plot(self) -> Figure | None:
-        """Accuracy against eps, a panel for each norm and a curve for each attack.
+        """Plot accuracy against eps, with a panel for each norm and a curve for each attack.
 
-        A budget attack is measured at each `eps` that it is run with. A minimum-norm attack is a
-        whole curve: the share of all inputs that are right and have no success within `eps`. The
-        dashed line is random noise of the same budgets. `None` if there is nothing to draw, because
-        each attack has an `eps` for each sample.
+        A budget attack has a point at each `eps` that it is run with. A minimum-norm attack has a
+        whole curve: the share of all inputs that are labeled correctly and have no adversarial
+        example within `eps`. The dashed line is random noise of the same budgets.
+
+        Returns:
+            The figure; `None` if each attack has one `eps` for each sample, which no axis can show.
 
         Raises:
-            ImportError: matplotlib is missing, naming the extra that brings it.
+            ImportError: matplotlib is missing; the message names the extra that installs it.
         """
         return figures.accuracy_curves(self.outcomes, self.clean, self.noise)
 
     def to_html(self) -> str:
-        """One self-contained page: table, curves, and pictures of inputs that were turned.
+        """Return one self-contained page with tables, curves, and pictures of adversarial examples.
 
         Raises:
-            ImportError: jinja2 or matplotlib is missing, naming the extra that brings it.
+            ImportError: jinja2 or matplotlib is missing; the message names the extra that installs
+                it.
         """
         return self._page(run=None)
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write `report.json` and `report.html` to `folder`, and return their paths.
 
-        Both files hold the same `run`, a random number in hexadecimal digits that is made for each
-        call. `report.json` is written before the page is drawn, with `"page": null`, so that its
-        figures survive whatever stops the drawing. It is written again after the page, with the
-        SHA-256 digest of `report.html`. The files belong together if the digest is that of the
-        page: a call that was killed halfway leaves `null` or another digest.
+        Both files hold the same `run`, a random number in hexadecimal digits, new for each call.
+        `report.json` is written before the page is drawn, with `"page": null`, so that its figures
+        are kept if drawing fails. It is written again after the page, with the SHA-256 digest of
+        `report.html`. The files belong together if the digest matches the page: a call that was
+        killed halfway leaves `null` or another digest.
 
         Args:
-            folder: made if missing. Each file is whole at any time.
+            folder: folder to write to, created if missing. Each file is complete at any time.
 
         Raises:
-            ImportError: jinja2 or matplotlib is missing, naming the extra that brings it.
+            ImportError: jinja2 or matplotlib is missing; the message names the extra that installs
+                it.
             OSError: a file cannot be written.
 
         Example:
@@ -273,9 +285,9 @@ class Report:
             >>> report = evaluate(TorchClassifier(net), x, y, attacks=[FGSM(eps=0.1)])
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     json_path, html_path = report.save(folder)
-            ...     found = json.loads(json_path.read_text())
+            ...     saved = json.loads(json_path.read_text())
             ...     digest = hashlib.sha256(html_path.read_bytes()).hexdigest()
-            >>> found["page"] == {"file": "report.html", "sha256": digest}
+            >>> saved["page"] == {"file": "report.html", "sha256": digest}
             True
         """
         json_path, html_path = (Path(folder) / f"report.{kind}" for kind in ("json", "html"))
@@ -306,32 +318,38 @@ class Report:
         return html.render(page)
 
     def save_json(self, path: str | Path) -> Path:
-        """Write `to_dict()` to `path`, whole or not at all."""
+        """Write `to_dict()` to `path`; after an error, no partial file is left."""
         return save_json(path, self.to_dict())
 
     def save_html(self, path: str | Path) -> Path:
-        """Write `to_html()` to `path`, whole or not at all; errors as there."""
+        """Write `to_html()` to `path`; after an error, no partial file is left.
+
+        Raises:
+            ImportError: jinja2 or matplotlib is missing; the message names the extra that installs
+                it.
+            OSError: the file cannot be written.
+        """
         return save_text(path, self.to_html())
 
     def _heading(self) -> list[str]:
         return [
-            f"{self.model} on {len(self.clean):,} inputs",
+            f"{self.model} on {format_count(len(self.clean), 'input')}",
             *(f"{name}: {value}" for name, value in self.about.items()),
             f"clean accuracy {self.clean_accuracy}",
         ]
 
-    def _unturned_within(self, norm: str, eps: float) -> Tensor:
-        """Inputs that are right and that no attack turned within a budget; bool `(n,)`."""
-        unturned = self.clean
+    def _robust_within(self, norm: str, eps: float) -> Tensor:
+        """Return a mask `(n,)` of the inputs that are correct and not fooled within a budget."""
+        robust = self.clean
         for outcome in self.outcomes:
             if outcome.norm == norm and outcome.eps == eps:
-                unturned = unturned & outcome.robust
+                robust = robust & outcome.robust
             elif outcome.norm == norm:
-                unturned = unturned & ~outcome.within(torch.full_like(outcome.radius, eps))
-        return unturned
+                robust = robust & ~outcome.within(torch.full_like(outcome.radius, eps))
+        return robust
 
-    def _worst(self, group: Sequence[AttackOutcome]) -> Rate:
-        """Share of inputs that withstood `group`, and minimum-norm attacks within its budgets."""
+    def _robust_accuracy(self, group: Sequence[AttackOutcome]) -> Rate:
+        """Return robust accuracy under `group`, and minimum-norm attacks within its budgets."""
         robust = torch.stack([outcome.robust for outcome in group]).all(0)
         radii: dict[str, Tensor] = {}
         for outcome in group:
@@ -344,5 +362,5 @@ class Report:
 
 
 def _numbers(inputs: Tensor) -> str:
-    """Return how many of the `inputs` `(n,)` are marked, and the numbers of the first of them."""
-    return f"{counted(int(inputs.sum()), 'input')} (number {checks.indices(inputs)})"
+    """Return the count of true values in `inputs` `(n,)`, and the numbers of the first of them."""
+    return f"{format_count(int(inputs.sum()), 'input')} (number {checks.indices(inputs)})"

@@ -1,4 +1,4 @@
-"""A report of a running evaluation that is built when it is first read."""
+"""Report of a running evaluation, built when it is first read."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from advkit.eval.robustness.report import Report
 
 
 class StreamedReport(Report):
-    """A report that nothing has been read of yet; the first read turns it into a `Report`.
+    """A report that has not been read yet; the first read turns it into a `Report`.
 
-    Joining the columns of all batches takes time and memory in proportion to their number. An
-    evaluation that did so after each batch would be quadratic in the number of batches. Any access
-    to an attribute is a read, so that copies and pickles are of plain reports.
+    Joining the columns of all batches takes time and memory in proportion to their number. Done
+    after each batch, the evaluation would be quadratic in the number of batches. Any access to an
+    attribute counts as a read, which makes copies and pickles plain reports.
 
     Args:
-        build: returns the report; called at the first read, and again only if it raised.
+        build: function that returns the report. It is called at the first read, and again only if
+            it raised an error.
     """
 
     def __init__(self, build: Callable[[], Report]) -> None:

@@ -1,34 +1,34 @@
-"""The tables of a report."""
+"""Tables of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from advkit.eval.accuracy import Rate
-from advkit.eval.robustness.outcome import AttackOutcome, Nearest
-from advkit.eval.text_tables import Table, length, mean, share
+from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
+from advkit.eval.text_tables import Table, format_distance, format_mean, format_rate
 
 _COSTS = ("median\ndistance", "forward\nper input", "backward\nper input", "seconds")
 
 
 def budget_table(
     outcomes: Sequence[AttackOutcome],
-    worst: Mapping[str, Rate],
-    over_all: Rate,
+    worst_cases: Mapping[str, Rate],
+    worst_case: Rate,
     noise: Mapping[str, Rate],
 ) -> Table:
-    """Attacks with a budget.
+    """Return the table of attacks with a budget.
 
     Args:
-        outcomes: of these attacks.
-        worst: robust accuracy against all that share a budget, by its words.
-        over_all: the same against everything.
-        noise: accuracy under random noise within a budget, by its words.
+        outcomes: outcomes of these attacks.
+        worst_cases: robust accuracy under all attacks that share a budget, by budget.
+        worst_case: robust accuracy under all attacks.
+        noise: robust accuracy under random noise within a budget, by budget.
     """
-    summary = {f"worst case, {budget}": rate for budget, rate in worst.items()}
-    summary["worst case over all"] = over_all
+    summary = {f"worst case, {budget}": rate for budget, rate in worst_cases.items()}
+    summary["worst case over all attacks"] = worst_case
     return Table(
-        "Budget attacks: how many inputs withstand them",
+        "Budget attacks: robust accuracy within a perturbation budget",
         ("attack", "norm", "robust\naccuracy", *_COSTS),
         [_row(outcome, outcome.robust_accuracy) for outcome in outcomes],
         _rates(summary),
@@ -37,24 +37,27 @@ def budget_table(
 
 
 def _rates(named: Mapping[str, Rate]) -> list[tuple[str, ...]]:
-    """Rows that have a rate and nothing more."""
-    return [(words, "", share(rate), *[""] * len(_COSTS)) for words, rate in named.items()]
+    """Return rows with a name and a rate, and no cost."""
+    return [(name, "", format_rate(rate), *[""] * len(_COSTS)) for name, rate in named.items()]
 
 
-def minimum_table(outcomes: Sequence[AttackOutcome], nearest: Mapping[str, Nearest]) -> Table:
-    """Minimum-norm attacks.
+def minimum_table(
+    outcomes: Sequence[AttackOutcome], nearest: Mapping[str, NearestExamples]
+) -> Table:
+    """Return the table of minimum-norm attacks.
 
     Args:
-        outcomes: of these attacks.
-        nearest: what all of a norm found, by the norm; shown where that is more than one.
+        outcomes: outcomes of these attacks.
+        nearest: nearest adversarial examples of all attacks in a norm, by norm; shown for norms
+            with more than one attack.
     """
     return Table(
-        "Minimum-norm attacks: how near adversarial examples are",
-        ("attack", "norm", "success", *_COSTS),
+        "Minimum-norm attacks: distance to the nearest adversarial example",
+        ("attack", "norm", "attack\nsuccess rate", *_COSTS),
         [_row(outcome, outcome.success_rate) for outcome in outcomes],
         [
-            (f"nearest of all, {norm}", norm, share(n.success_rate), length(n.median_distance),
-             "", "", "")
+            (f"nearest of all attacks, {norm}", norm, format_rate(n.success_rate),
+             format_distance(n.median_distance), "", "", "")
             for norm, n in nearest.items() if n.attacks > 1
         ],
     )  # fmt: skip
@@ -64,9 +67,9 @@ def _row(outcome: AttackOutcome, rate: Rate) -> tuple[str, ...]:
     return (
         outcome.label,
         outcome.norm,
-        share(rate),
-        length(outcome.median_distance),
-        mean(outcome.sent(outcome.forward)),
-        mean(outcome.sent(outcome.backward)),
+        format_rate(rate),
+        format_distance(outcome.median_distance),
+        format_mean(outcome.mean_of_attacked(outcome.forward)),
+        format_mean(outcome.mean_of_attacked(outcome.backward)),
         f"{outcome.seconds:.2f}",
     )

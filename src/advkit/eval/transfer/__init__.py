@@ -1,1 +1,1 @@
-"""Transfer: adversarial examples of one model tried on others."""
+"""Transfer: adversarial examples of one model, evaluated on other models."""

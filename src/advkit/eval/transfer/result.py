@@ -1,4 +1,4 @@
-"""What models say to each other's adversarial examples: tables, a dict, and heat maps."""
+"""Result of a transfer evaluation, as tables, a dict and heat maps."""
 
 from __future__ import annotations
 
@@ -20,46 +20,47 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NO_ATTACK = "no attack"  # name of the baseline without an attack
-_BROAD = 14  # of a column's name, in characters
+# Characters in a line of a column's name: several targets fit the width of the text.
+TARGET_NAME_WIDTH = 14
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TransferSource:
-    """Adversarial examples for `n` inputs, made on one model.
+    """Adversarial examples of one source model for `n` inputs.
 
     Attributes:
-        name: of the model.
-        attack: the call that makes the attack.
-        fooled: bool `(n,)`; the source is wrong on its own adversarial example.
-        wrong: bool `(targets, n)`; the target is wrong on that example.
-        forward: int64 `(n,)`; samples that the attack sent forward.
-        backward: int64 `(n,)`; likewise backward.
+        name: name of the source.
+        attack: call that creates the attack.
+        fooled: bool `(n,)`; the source misclassifies its own adversarial example.
+        misclassified: bool `(targets, n)`; the target misclassifies that example.
+        forward: int64 `(n,)`; forward passes of each input in the attack.
+        backward: int64 `(n,)`; backward passes of each input in the attack.
     """
 
     name: str
     attack: str
     fooled: Tensor
-    wrong: Tensor
+    misclassified: Tensor
     forward: Tensor
     backward: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TransferMatrix:
-    """How adversarial examples of each source do against each target, on `n` inputs.
+    """Error rates of targets on adversarial examples of sources, for `n` inputs.
 
-    Two conventions, which differ by what they divide by. `error_rate` is the share of all `n` inputs
-    that the target gets wrong; `transfer_rate` is the same share among only those inputs whose
-    adversarial example fools the source. Inputs that a model gets wrong before any attack count as
-    wrong, and as fooled, in both. An input that a model rejects counts as wrong without an attack,
-    and not under one or under noise, which it has not got through.
+    There are two rates with different denominators. `error_rate` is the share of all `n` inputs
+    that the target misclassifies. `transfer_rate` is the same share among only those inputs whose
+    adversarial example fools the source. In both, an input that a model misclassifies before any
+    attack counts as misclassified, and as fooled. A rejected clean input counts as misclassified. A
+    rejected adversarial example or noisy input does not.
 
     Attributes:
-        targets: their names.
-        sources: what was made on each source, and what came of it.
-        no_attack: bool `(targets, n)`; the target is wrong on the clean input.
-        random_noise: bool `(targets, n)` for each norm and `eps` of the attacks, by their words;
-            the target is wrong on the input under uniform noise of that size.
+        targets: names of the targets.
+        sources: adversarial examples of each source, and the results on each target.
+        no_attack: bool `(targets, n)`; the target misclassifies the clean input.
+        random_noise: bool `(targets, n)` for each norm and `eps` of the attacks, by budget as text;
+            the target misclassifies the input under uniform noise of that size.
     """
 
     targets: tuple[str, ...]
@@ -77,13 +78,13 @@ class TransferMatrix:
 
     @property
     def error_rate(self) -> dict[str, dict[str, Rate]]:
-        """Share of all inputs that a target gets wrong, by source and target."""
-        return {source.name: self._rates(source.wrong) for source in self.sources}
+        """Share of all inputs that a target misclassifies, by source and target."""
+        return {source.name: self._rates(source.misclassified) for source in self.sources}
 
     @property
     def transfer_rate(self) -> dict[str, dict[str, Rate]]:
-        """The same share among only those inputs that fool the source, by source and target."""
-        return {s.name: self._rates(s.wrong[:, s.fooled]) for s in self.sources}
+        """Error rate on only those inputs that fool the source, by source and target."""
+        return {s.name: self._rates(s.misclassified[:, s.fooled]) for s in self.sources}
 
     @property
     def fooled(self) -> dict[str, Rate]:
@@ -92,31 +93,34 @@ class TransferMatrix:
 
     @property
     def baselines(self) -> dict[str, dict[str, Rate]]:
-        """Share of all inputs that a target gets wrong without an attack, and under noise."""
-        noise = {f"random noise, {budget}": w for budget, w in self.random_noise.items()}
-        return {
-            name: self._rates(wrong) for name, wrong in {NO_ATTACK: self.no_attack, **noise}.items()
-        }
+        """Error rate on all inputs without an attack and under random noise, by target."""
+        masks = {NO_ATTACK: self.no_attack}
+        masks |= {f"random noise, {budget}": mask for budget, mask in self.random_noise.items()}
+        return {name: self._rates(mask) for name, mask in masks.items()}
 
     def tables(self) -> list[text_tables.Table]:
-        """Over all, given fooled, and what was run on the sources."""
-        names = tuple(textwrap.fill(name, _BROAD) for name in self.targets)
-        given = self.transfer_rate
+        """Return the tables of error rates, transfer rates, and attacks on the sources."""
+        names = tuple(textwrap.fill(name, TARGET_NAME_WIDTH) for name in self.targets)
+        transfer_rate = self.transfer_rate
         return [
             text_tables.Table(
-                f"Over all: share of all {self.total:,} inputs that the target gets wrong, in %",
+                f"Error rate: share of all {self.total:,} inputs that the target misclassifies, "
+                "in %",
                 ("source", *names),
                 [_row(name, rates) for name, rates in self.baselines.items()],
                 [_row(name, rates) for name, rates in self.error_rate.items()],
             ),
             text_tables.Table(
-                "Given fooled: the same share of only those inputs that fool the source, in %",
+                "Transfer rate: the same share of only those inputs that fool the source, in %",
                 ("source", *names),
-                [_row(f"{n} ({rate.count:,})", given[n]) for n, rate in self.fooled.items()],
+                [
+                    _row(f"{name} ({rate.count:,})", transfer_rate[name])
+                    for name, rate in self.fooled.items()
+                ],
                 [],
             ),
             text_tables.Table(
-                "Sources: what was run on each",
+                "Sources: attack, share of the inputs that fool the source, and cost",
                 ("source: attack", "fooled", "forward\nper input", "backward\nper input"),
                 [_cost(source) for source in self.sources],
                 [],
@@ -124,24 +128,25 @@ class TransferMatrix:
         ]
 
     def notes(self) -> list[str]:
-        """What the numbers mean."""
+        """Return sentences that explain the figures."""
         notes = [
-            f"Each source's attack makes an adversarial example of all {self.total:,} inputs, and "
-            "each target answers to exactly these. A row is a source, a column is a target.",
-            "Over all divides by all inputs. Given fooled divides by the inputs whose adversarial "
-            "example the source itself gets wrong; their number stands behind its name. What a "
-            "model gets wrong before any attack counts as wrong in both.",
+            f"The attack on each source makes an adversarial example of each of the {self.total:,} "
+            "inputs, and each target classifies exactly these. A row is a source, a column is a "
+            "target.",
+            "The error rate divides by all inputs. The transfer rate divides by the inputs whose "
+            "adversarial example fools the source; their number follows the name of the source. "
+            "Inputs that are misclassified before any attack count as misclassified in both.",
         ]
         if self.random_noise:
             notes.append(
-                "Random noise is a baseline: one random draw for each input from a budget that "
-                "some attack has."
+                "Random noise is a baseline: one random draw for each input within the budget of "
+                "an attack."
             )
         return notes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; rates as `Rate.to_dict`."""
-        error_rate, given = self.error_rate, self.transfer_rate
+        """Return plain values for JSON; rates have the form of `Rate.to_dict`."""
+        error_rate, transfer_rate = self.error_rate, self.transfer_rate
         return {
             "inputs": self.total,
             "targets": list(self.targets),
@@ -153,7 +158,7 @@ class TransferMatrix:
                     "forward_per_input": float(s.forward.double().mean()),
                     "backward_per_input": float(s.backward.double().mean()),
                     "error_rate": _plain(error_rate[s.name]),
-                    "transfer_rate": _plain(given[s.name]),
+                    "transfer_rate": _plain(transfer_rate[s.name]),
                 }
                 for s in self.sources
             ],
@@ -164,14 +169,14 @@ class TransferMatrix:
         }
 
     def save_json(self, path: str | Path) -> Path:
-        """Write `to_dict()` to `path`, whole or not at all."""
+        """Write `to_dict()` to `path`; after an error, no partial file is left."""
         return save_json(path, self.to_dict())
 
     def plot(self) -> Figure:
-        """Two heat maps, one for each convention: rows are sources, columns are targets.
+        """Plot heat maps of error rate and transfer rate: rows are sources, columns are targets.
 
         Raises:
-            ImportError: matplotlib is missing, naming the extra that brings it.
+            ImportError: matplotlib is missing; the message names the extra that installs it.
         """
         return heat_maps(
             list(self.baselines.items()),
@@ -181,17 +186,17 @@ class TransferMatrix:
             self.targets,
         )
 
-    def _rates(self, wrong: Tensor) -> dict[str, Rate]:
-        """By target, of bool `(targets, k)`."""
-        return {name: Rate.of(row) for name, row in zip(self.targets, wrong, strict=True)}
+    def _rates(self, mask: Tensor) -> dict[str, Rate]:
+        """Return the rate of true values in bool `mask` `(targets, k)`, by target."""
+        return {name: Rate.of(row) for name, row in zip(self.targets, mask, strict=True)}
 
 
 def _row(name: str, rates: Mapping[str, Rate]) -> tuple[str, ...]:
-    return (name, *(text_tables.percent(rate) for rate in rates.values()))
+    return (name, *(text_tables.format_percent(rate) for rate in rates.values()))
 
 
 def _cost(source: TransferSource) -> tuple[str, ...]:
-    means = (float(way.double().mean()) for way in (source.forward, source.backward))
+    means = (float(counts.double().mean()) for counts in (source.forward, source.backward))
     fooled = Rate.of(source.fooled)
     return (f"{source.name}: {source.attack}", str(fooled), *(f"{mean:.1f}" for mean in means))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from advkit.attacks.engine.sender import Sender
 
 
-class Ledger:
+class RunStatistics:
     """Passes of one run for each of its `n` inputs, and what kept it from finding more.
 
     That is gradients and logits that failed, and searches that could not begin.
@@ -23,12 +23,12 @@ class Ledger:
         self.n = n
         self.forward = torch.zeros(n, dtype=torch.int64, device=device)
         self.backward = torch.zeros(n, dtype=torch.int64, device=device)
-        self.blind = torch.zeros(n, dtype=torch.bool, device=device)
+        self.no_gradient = torch.zeros(n, dtype=torch.bool, device=device)
         self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start_told = False  # a warning has named these samples already
         self.sender = Sender(n)
-        self.kept: Any = None  # a record of the engine, or None where nothing ends the run
+        self.best_so_far: Any = None  # a record of the engine, or None where nothing ends the run
         self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run
 
     def count(self, passes: Tensor, rows: Tensor) -> None:

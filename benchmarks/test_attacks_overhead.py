@@ -1,9 +1,9 @@
-"""How much of an attack's time is not spent in the passes of the net, on ResNet-20.
+"""Overhead of attacks on ResNet-20: the share of their time outside the passes of the net.
 
-    python -m pytest benchmarks/test_attacks_besides.py -s
+    python -m pytest benchmarks/test_attacks_overhead.py -s
 
-The passes are timed from within: each call of the net, and each call of `torch.autograd.grad`. What
-is left is the attack itself: steps, projections, records.
+Each call of the net and each call of `torch.autograd.grad` is timed. The remaining time is that of
+the attack itself: steps, projections, records.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from benchmarks.table import Entry, Figures, record
 from benchmarks.timing import one_thread
 
 EPS = RESNET20.eps
-SHARE = 0.05
+# Share of the time of an attack: the limit of the project.
+MAX_OVERHEAD = 0.05
 
 ATTACKS = [
     attacks.FGSM(eps=EPS),
@@ -47,13 +48,13 @@ ATTACKS = [
 
 
 class Passes:
-    """The seconds that were spent in passes."""
+    """Timer of the seconds in passes."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def timed(self, job):
-        """`job`, with its time counted."""
+        """Return `job` with its time counted."""
 
         def call(*args, **options):
             start = time.perf_counter()
@@ -66,8 +67,8 @@ class Passes:
 
 
 @contextmanager
-def watched(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[Passes]:
-    """Count the passes of `net`."""
+def timed_passes(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[Passes]:
+    """Time the passes of `net`."""
     passes = Passes()
     with monkeypatch.context() as patch:
         patch.setattr(net, "forward", passes.timed(net.forward))
@@ -77,26 +78,26 @@ def watched(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[Passes]
 
 @one_thread()
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
-def test_work_besides_the_passes(benchmark, monkeypatch, attack):
+def test_overhead(benchmark, monkeypatch, attack):
     net, x, y = RESNET20.load_correct(4 if benchmark.disabled else 64)
     attack = small(attack) if benchmark.disabled else attack
-    attack.run(net, x[:4], y[:4])  # everything warm
-    with watched(net, monkeypatch) as passes:
+    attack.run(net, x[:4], y[:4])  # warm-up
+    with timed_passes(net, monkeypatch) as passes:
         start = time.perf_counter()
         benchmark.pedantic(attack.run, args=(net, x, y), rounds=1)
         seconds = time.perf_counter() - start
     assert 0 < passes.seconds < seconds
     if benchmark.disabled:
         return
-    besides = 1 - passes.seconds / seconds
+    overhead = 1 - passes.seconds / seconds
     entry = Entry(
-        "attacks, work besides the net's passes",
+        "attacks, overhead",
         "ResNet-20, 64 images",
         f"advkit `{attack!r}`",
         True,
-        Figures(seconds=seconds, besides=besides),
-        {"besides": SHARE},
-        remark=f"{100 * besides:.1f} % besides the passes",
+        Figures(seconds=seconds, overhead=overhead),
+        {"overhead": MAX_OVERHEAD},
+        remark=f"{100 * overhead:.1f} % outside the passes",
     )
     record(benchmark, entry)
-    assert besides < 2 * SHARE  # some are a little above the limit, and the table says so
+    assert overhead < 2 * MAX_OVERHEAD  # the table marks attacks slightly above the limit
