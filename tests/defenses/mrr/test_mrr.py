@@ -428,10 +428,10 @@ class TestErrorsOfFit:
             MRR(QUICK, **rule).fit(net, *digits(200))
 
     def test_before_any(self, net):
-        with pytest.raises(ValueError, match="MRR must be fitted first. Call fit"):
+        with pytest.raises(ValueError, match="MRR is not fitted. Call fit"):
             MRR().risk(digits(3)[0])
         for joint in (True, False):
-            with pytest.raises(ValueError, match="MRR must be fitted first"):
+            with pytest.raises(ValueError, match="MRR is not fitted"):
                 Guard(net, MRR(joint_threshold=joint))
 
     def test_an_error_leaves_an_earlier_fit(self, net):

@@ -278,7 +278,7 @@ class InputDictionaries:
             found = (arrays[name].dtype, arrays[name].shape)
             if found != expected:
                 raise ValueError(
-                    f"arrays[{name!r}] must be {expected[0]} of shape {expected[1]} with these "
+                    f"`arrays[{name!r}]` must be {expected[0]} of shape {expected[1]} with these "
                     f"settings, got {found[0]} of shape {found[1]}."
                 )
         _check_values(settings, arrays)
@@ -347,7 +347,7 @@ def _check_values(settings: InputDefender, arrays: Mapping[str, npt.NDArray[Any]
     }
     for name, holds in valid.items():
         if not holds:
-            raise ValueError(f"arrays[{name!r}] must hold values that a fit can give.")
+            raise ValueError(f"`arrays[{name!r}]` must hold values that a fit can give.")
 
 
 def _expected_arrays(

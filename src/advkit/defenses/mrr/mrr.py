@@ -178,12 +178,7 @@ class MRR:
         with torch.inference_mode(False), torch.no_grad(), unnumbered:
             data = x[split.train_rows], y[split.train_rows]
             latent = fit_layers(
-                self.latent,
-                victim,
-                *data,
-                seed=self.seed,
-                checkpoint=checkpoint,
-                progress=progress,
+                self.latent, victim, *data, seed=self.seed, checkpoint=checkpoint, progress=progress
             )
             inputs = None if self.inputs is None else self.inputs.fit(*data, victim.bounds)
             fitted = calibrate_modules(
@@ -225,9 +220,7 @@ class MRR:
             ValueError: MRR is not fitted.
         """
         if self._fitted is None:
-            raise ValueError(
-                "MRR must be fitted first. Call fit(model, x, y) or MRR.load(path, model)."
-            )
+            raise ValueError("MRR is not fitted. Call fit(model, x, y) or MRR.load(path, model).")
         return self._fitted
 
     def scores(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
