@@ -54,7 +54,7 @@ def main() -> dict[str, float]:
         left[name] = float((~fooled).float().mean())
         spent = (victim.queries - before) / len(x)
         print(f"{name:>12}: accuracy {left[name]:.0%}, {spent:.0f} queries per image")
-    print(f"{victim.queries} queries in all, {victim.left} left")
+    print(f"{victim.queries} queries in all, {victim.queries_left} left")
     return left
 
 

@@ -47,9 +47,9 @@ class InputValidator(HasInnerModel):
     """Classifier that rejects inputs without the properties of genuine ones.
 
     Some properties can be verified without a model of the data (Goodfellow, McDaniel and Papernot,
-    2018, Communications of the ACM 61(7)). Values are finite and within the bounds, they lie on the
-    grid of a file or sensor, and no pixel differs from its neighbors more than optics and sensor
-    allow. The article does not specify the properties; these three are a choice of this package.
+    2018, Communications of the ACM 61(7)). Values are finite, within the bounds, and on the grid of
+    a file or sensor. No pixel differs from its neighbors more than optics and sensor allow. The
+    article does not specify the properties; these three are a choice of this package.
 
     `predict` returns `REJECTED` for an input that violates a property, and does not raise for any
     value. There are no scores and no logits, since they cannot express a rejection.

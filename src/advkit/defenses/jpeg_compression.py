@@ -37,11 +37,11 @@ _CHROMINANCE = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *[(99,) * 8] * 4,
 )
-_RED = 0.299  # weights of the luminance (JFIF)
-_GREEN = 0.587
-_BLUE = 0.114
-_TO_BLUE = 2 * (1 - _BLUE)  # ranges of the chrominances relative to bytes (JFIF)
-_TO_RED = 2 * (1 - _RED)
+_RED = 0.299  # weight in the luminance (JFIF)
+_GREEN = 0.587  # weight in the luminance (JFIF)
+_BLUE = 0.114  # weight in the luminance (JFIF)
+_TO_BLUE = 2 * (1 - _BLUE)  # range of the blue chrominance relative to bytes (JFIF)
+_TO_RED = 2 * (1 - _RED)  # range of the red chrominance relative to bytes (JFIF)
 _GRADIENT_POWER = 2  # of the gradient of the quantization, see `_round_half_away`
 _MIN_GRADIENT = 0.1  # at whole numbers, where the power is 0
 _TIE_TOLERANCE = 1e-4  # rounding errors of floats that should be exactly one half
@@ -59,11 +59,11 @@ class JpegCompression(StraightThrough):
     40 images correct; with the identity for the whole step it leaves 55 %. The page on input
     defenses has more figures.
 
-    The lossy part of baseline JPEG (ITU-T T.81) runs on whole batches, on any device. It consists
-    of rounding to 8 bits, luminance and chrominance (JFIF), half the resolution of the chrominance,
-    the cosine transform of blocks of 8 x 8, the quantization, and the inverse steps. Entropy coding
-    is lossless and left out. Sides that are not a multiple of a block are padded with their last
-    row or column.
+    The lossy part of baseline JPEG (ITU-T T.81) runs on whole batches, on any device. Pixels are
+    rounded to 8 bits and converted to luminance and chrominance (JFIF), and the resolution of the
+    chrominance is halved. The cosine transform of blocks of 8 x 8 is quantized, and all steps are
+    inverted. Entropy coding is lossless and left out. Sides that are not a multiple of a block are
+    padded with their last row or column.
 
     Deviations from the paper:
         - The papers do not name the quantization tables. The tables are those of Annex K, scaled as

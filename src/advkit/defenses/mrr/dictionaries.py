@@ -123,9 +123,9 @@ class InputDefender:
         Raises:
             TypeError: `x` or `labels` is not a tensor or has the wrong dtype, or `bounds` is not a
                 pair.
-            ValueError: `x` and `labels` are not images and their labels, `bounds` is not an
-                interval that holds them, there is no image, an image is smaller than a patch, or a
-                patch has too few values for the sparsity.
+            ValueError: `x` is not a batch of images within `bounds`, or `labels` are not their
+                labels. There is no image, or an image is smaller than a patch. A patch has too few
+                values for the sparsity.
         """
         check_images(x, "InputDefender")
         lower, upper = checked_bounds(bounds)

@@ -153,8 +153,8 @@ class MRR:
 
         Raises:
             TypeError: the model is not a torch module.
-            ValueError: an argument has the wrong shape or range, there are too few inputs to hold
-                some out, or none for `joint_threshold`, a layer does not exist, or the checkpoint
+            ValueError: an argument has the wrong shape or range, or a layer does not exist. There
+                are too few inputs to hold out, or none for `joint_threshold`. The checkpoint
                 belongs to another fit.
             RuntimeError: another run, in this process or another one, uses the checkpoint.
             OSError: the checkpoint cannot be written or read.
