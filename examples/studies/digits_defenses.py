@@ -38,7 +38,7 @@ def main() -> None:
         began = time.process_time()
         net = trained(loss, epochs)
         seconds = time.process_time() - began
-        print(table_row([name, f"{seconds:.0f}", *judged(net, list(tried.values()))]))
+        print(table_row([name, f"{seconds:.0f}", *measure_accuracies(net, list(tried.values()))]))
 
 
 def losses() -> dict[str, Any]:
@@ -79,7 +79,7 @@ def trained(loss: Any, epochs: int) -> nn.Module:
         return learn(net, loader, loss=loss, epochs=epochs, lr=2e-3)
 
 
-def judged(net: nn.Module, tried: list[Any]) -> list[str]:
+def measure_accuracies(net: nn.Module, tried: list[Any]) -> list[str]:
     """Accuracy without an attack, under each and under the worst, in percent."""
     test = data.digits("test")
     found = rob.evaluate(net, test.x, test.y, attacks=tried, batch_size=250)

@@ -119,7 +119,7 @@ def main() -> None:
     for name in names if args.only is None else dict.fromkeys([PLAIN, args.only]):
         net, seconds = made(name, train, size, args.out)
         plain = net if plain is None else plain
-        results[name] = {"seconds": seconds, **judged(net, plain, test, size)}
+        results[name] = {"seconds": seconds, **measure_accuracies(net, plain, test, size)}
         print(line(name, results[name]), file=sys.stderr)
         if args.out is not None:
             save(args.out, results)
@@ -220,7 +220,9 @@ def distilled(train: Dataset, size: Size) -> nn.Module:
     return distillation.fit(teacher, mnist_cnn_certified(), batches(train.x, train.y, BATCH))
 
 
-def judged(net: nn.Module, plain: nn.Module, test: Dataset, size: Size) -> dict[str, float]:
+def measure_accuracies(
+    net: nn.Module, plain: nn.Module, test: Dataset, size: Size
+) -> dict[str, float]:
     """Accuracy without an attack, on all test images, and under each attack, in percent."""
     part = test.head(size.test)
     search = attacks.PGD(eps=EPS, steps=size.search, restarts=size.restarts, seed=SEED)

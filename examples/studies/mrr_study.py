@@ -99,7 +99,7 @@ def oblivious(part: str) -> Callable[[Path, Size, Path | None], tuple[dict[str, 
                 wrong = (answers(model, x_adv) != y) & right[: len(y)]
                 parts[name] = scores_of_all(mrr, simpler, x_adv[wrong])
                 print(f"{victim.name} {method} {name}: {int(wrong.sum())}", file=sys.stderr)
-            results["attacks"][method] = judged(clean, parts)
+            results["attacks"][method] = detection_rates(clean, parts)
         return results, report(victim, results)
 
     return run
@@ -169,7 +169,7 @@ def scores_of_all(
     return found
 
 
-def judged(
+def detection_rates(
     clean: Mapping[str, np.ndarray[Any, Any]],
     parts: Mapping[str, Mapping[str, np.ndarray[Any, Any]]],
 ) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Size:
         epochs: of each training.
         images: to certify and attack.
         n: draws of each certificate.
-        judge: draws of the smoothed model's answer to an attack.
+        evaluator_draws: draws of the smoothed model's answer to an attack.
         draws: noisy copies at each step of the adaptive attack.
         steps: of each attack.
         radii: of the attacks, in units of sigma.
@@ -64,13 +64,15 @@ class Size:
     epochs: int = 5
     images: int = 500
     n: int = 10_000
-    judge: int = 500
+    evaluator_draws: int = 500
     draws: int = 16
     steps: int = 20
     radii: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
 
 
-QUICK = Size(train=2_000, epochs=1, images=10, n=200, judge=100, draws=4, steps=3, radii=(1.0, 2.0))
+QUICK = Size(
+    train=2_000, epochs=1, images=10, n=200, evaluator_draws=100, draws=4, steps=3, radii=(1.0, 2.0)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +135,15 @@ class Study:
     Attributes:
         smoothed: the model.
         plain: the net without noise.
-        judge: `smoothed` with many draws that no attack has seen.
+        evaluator: `smoothed` with many draws that no attack has seen.
         data: the images.
-        clean: which of them the judge labels correctly, bool `(n,)`.
+        clean: which of them the evaluator labels correctly, bool `(n,)`.
         certificates: of them.
     """
 
     smoothed: RandomizedSmoothing
     plain: nn.Module
-    judge: RandomizedSmoothing
+    evaluator: RandomizedSmoothing
     data: Dataset
     clean: Tensor
     certificates: Certificates
@@ -150,8 +152,8 @@ class Study:
         """All attacks at one radius."""
         x, y = self.data.x, self.data.y
         attack = PGD(norm="l2", eps=radius, steps=steps, loss="margin", stop="never", seed=SEED)
-        adaptive = self.judge.predict(attack(self.smoothed, x, y))
-        unaware = self.judge.predict(attack(self.smoothed.model, x, y))
+        adaptive = self.evaluator.predict(attack(self.smoothed, x, y))
+        unaware = self.evaluator.predict(attack(self.smoothed.model, x, y))
         return Attacked(
             radius=radius,
             certified=self.certificates.certified_accuracy(y, radius),
@@ -175,12 +177,12 @@ def record(
     passes = len(test) * (smoothed.n0 + smoothed.n)
     floor = passes * seconds_of_a_pass(net, test.x, smoothed.batch_size)
     print(f"{seconds:.1f} s of the processor; {floor:.1f} s for as many bare forward passes")
-    judge = RandomizedSmoothing(net, sigma, n0=size.judge, seed=SEED + 1)
-    answer = judge.predict(test.x)
+    evaluator = RandomizedSmoothing(net, sigma, n0=size.evaluator_draws, seed=SEED + 1)
+    answer = evaluator.predict(test.x)
     study = Study(
         smoothed=smoothed,
         plain=plain,
-        judge=judge,
+        evaluator=evaluator,
         data=test,
         clean=answer == test.y,
         certificates=certificates,

@@ -66,7 +66,7 @@ def test_every_net_is_made_judged_and_kept(study, tiny, bars, tmp_path):
         again, same = study.made(name, bars, tiny, tmp_path)
         assert same == seconds
         assert all(map(torch.equal, net.state_dict().values(), again.state_dict().values()))
-        results[name] = {"seconds": seconds, **study.judged(net, plain, bars, tiny)}
+        results[name] = {"seconds": seconds, **study.measure_accuracies(net, plain, bars, tiny)}
     for found in results.values():
         assert found["worst case"] <= min(v for k, v in found.items() if k != "seconds")
     study.save(tmp_path, results)

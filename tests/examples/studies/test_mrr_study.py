@@ -19,7 +19,7 @@ def test_areas_and_shares(study):
 def test_settings_are_pooled_and_stand_alone(study):
     clean = {"N = 1": np.arange(10.0)}
     parts = {"weak": {"N = 1": np.array([20.0])}, "none": {"N = 1": np.zeros(0)}}
-    found = study.judged(clean, parts)
+    found = study.detection_rates(clean, parts)
     assert found["rows"] == 1
     assert found["pooled"]["N = 1"][0] == 1
     assert found["parts"]["none"] == {"rows": 0, "N = 1": None}

@@ -50,7 +50,7 @@ def test_an_attack_is_judged_by_the_smoothed_model(study, dark_or_bright):
     smoothing = study.Study(
         smoothed=smoothed,
         plain=net,
-        judge=RandomizedSmoothing(net, 0.25, seed=1),
+        evaluator=RandomizedSmoothing(net, 0.25, seed=1),
         data=mislabelled,
         clean=torch.tensor([True, False, True, True]),
         certificates=smoothed.certify(test.x),
@@ -73,7 +73,7 @@ def test_an_abstention_is_not_wrong_and_not_right(study, dark_or_bright):
     smoothing = study.Study(
         smoothed=smoothed,
         plain=net,
-        judge=Silent(),
+        evaluator=Silent(),
         data=test,
         clean=torch.tensor([True, False, True, True]),
         certificates=smoothed.certify(test.x),
