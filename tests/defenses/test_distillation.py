@@ -155,7 +155,7 @@ def test_zeros_count_as_the_floor(floor):
     student = nn.Linear(4, 3, bias=True)
     nn.init.zeros_(student.weight)
     nn.init.zeros_(student.bias)
-    loss = DistillationLoss(teacher=teacher, temperature=100.0, floor=floor)
+    loss = DistillationLoss(teacher=teacher, temperature=100.0, min_probability=floor)
     loss(student, inputs(1), torch.zeros(1)).backward()
     weights = np.array([1.0, floor, floor]) ** 0.01
     expected = (1 / 3 - weights / weights.sum()) / 100
@@ -166,7 +166,7 @@ def test_the_floor_decides_how_far_a_student_goes():
     """All weights on class 0: in the end the logits of the others are log(floor) below."""
     teacher = CallableClassifier(lambda rows: np.eye(3)[[0] * len(rows)], num_classes=3)
     for floor in (1e-2, 1e-4):
-        distillation = Distillation(temperature=10.0, epochs=120, lr=0.3, floor=floor)
+        distillation = Distillation(temperature=10.0, epochs=120, lr=0.3, min_probability=floor)
         student = distillation.fit(teacher, linear(seed=1), [inputs(8)])
         gap = (student(inputs(8))[:, 0] - student(inputs(8))[:, 1]).mean().item()
         assert gap == pytest.approx(-math.log(floor), rel=0.05)
@@ -413,10 +413,14 @@ def test_the_students_own_teacher_decides_how_large_its_logits_are(distilled):
         ({"epochs": 0}, ValueError, "`epochs` must be at least 1"),
         ({"lr": -1.0}, ValueError, "`lr` must be positive"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
-        ({"floor": 0.0}, ValueError, "`floor` must lie between 0 and 1, got 0.0"),
-        ({"floor": 1.0}, ValueError, "`floor` must lie between 0 and 1"),
-        ({"floor": math.nan}, ValueError, "`floor` must lie between 0 and 1"),
-        ({"floor": None}, TypeError, "`floor` must be a number"),
+        (
+            {"min_probability": 0.0},
+            ValueError,
+            "`min_probability` must lie between 0 and 1, got 0.0",
+        ),
+        ({"min_probability": 1.0}, ValueError, "`min_probability` must lie between 0 and 1"),
+        ({"min_probability": math.nan}, ValueError, "`min_probability` must lie between 0 and 1"),
+        ({"min_probability": None}, TypeError, "`min_probability` must be a number"),
         ({"seed": 0.5}, TypeError, "`seed` must be an int"),
         ({"progress": 1}, TypeError, "`progress` must be True or False"),
     ],
@@ -435,9 +439,9 @@ def test_arguments(options, error, said):
 def test_teachers_that_are_none():
     student, x = linear(), inputs()
     by_labels = CallableClassifier(lambda rows: [0] * len(rows), 3, output="labels")
-    with pytest.raises(TypeError, match="CallableClassifier gives labels alone"):
+    with pytest.raises(TypeError, match="got CallableClassifier, which returns labels only"):
         Distillation(temperature=2.0).fit(by_labels, student, [x])
-    with pytest.raises(TypeError, match="CallableClassifier gives labels alone"):
+    with pytest.raises(TypeError, match="got CallableClassifier, which returns labels only"):
         DistillationLoss(teacher=by_labels, temperature=2.0)
     assert by_labels.queries == 0
     with pytest.raises(TypeError, match="`model` must be a torch.nn.Module"):
@@ -447,7 +451,7 @@ def test_teachers_that_are_none():
         Distillation(temperature=2.0).fit(svm, student, [x])
     broken = linear()
     nn.init.constant_(broken.bias, math.inf)
-    with pytest.raises(ValueError, match=r"finite logits, got NaN or infinity \(sample 0\)"):
+    with pytest.raises(ValueError, match=r"finite logits, got NaN or infinity \(samples 0, 1"):
         Distillation(temperature=2.0).fit(broken, student, [x])
 
 
@@ -469,13 +473,13 @@ def test_students_that_do_not_fit():
     with pytest.raises(TypeError, match=r"`student` must be a torch.nn.Module, got SVC"):
         Distillation(temperature=2.0).fit(teacher, SVC(), [inputs()])
     assert teacher.queries == 0
-    with pytest.raises(ValueError, match="`student` must give 3 logits.*gives 2"):
+    with pytest.raises(ValueError, match="`student` must return 3 logits.*got 2"):
         Distillation(temperature=2.0).fit(teacher, linear(classes=2), inputs(20).split(5))
     assert teacher.queries == 5
     with pytest.raises(ValueError, match="empty parameter list"):
         Distillation(temperature=2.0).fit(teacher, nn.Flatten(), inputs(20).split(5))
     assert teacher.queries == 5
-    with pytest.raises(ValueError, match="`student` must give 3 logits.*gives 2"):
+    with pytest.raises(ValueError, match="`student` must return 3 logits.*got 2"):
         DistillationLoss(teacher=teacher, temperature=2.0)(
             linear(classes=2), inputs(), torch.zeros(6)
         )

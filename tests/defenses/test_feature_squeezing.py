@@ -174,7 +174,7 @@ def test_an_attack_that_knows_finds_what_the_step_hides():
 
 
 def test_arguments():
-    with pytest.raises(ValueError, match="one of bits, median and non_local_means must be given"):
+    with pytest.raises(ValueError, match="`bits`, `median` or `non_local_means` must be given"):
         FeatureSqueezing(convnet())
     for wrong, said in (
         ({"bits": 0}, "`bits` must be at least 1, got 0"),
@@ -205,7 +205,7 @@ def test_filters_want_images():
     table = torch.rand(4, 6)
     assert squeezed(table, bits=1).shape == (4, 6)
     for given_ in ({"median": 3}, {"non_local_means": NonLocalMeans()}):
-        with pytest.raises(ValueError, match=r"needs images .* got shape \(4, 6\)"):
+        with pytest.raises(ValueError, match=r"`x` must have shape .* got \(4, 6\)"):
             squeezed(table, **given_)
 
 

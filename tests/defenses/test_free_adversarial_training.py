@@ -136,7 +136,7 @@ def test_batches_that_come_once_are_a_warning():
     net, y = Linear3(), table()[1]
     loss = FreeAdversarialTraining(eps=0.3)
     loss(net, table()[0], y).backward()
-    with pytest.warns(UserWarning, match=r"met a batch only once.*Replay\(loader, times="):
+    with pytest.warns(UserWarning, match=r"got a batch only once.*Replay\(loader, times="):
         loss(net, table(seed=1)[0], y).backward()
 
 

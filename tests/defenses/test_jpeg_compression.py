@@ -197,8 +197,10 @@ def test_arguments():
         JpegCompression(convnet(), quality=75.0)
     with pytest.raises(TypeError, match="`subsampling` must be True or False"):
         JpegCompression(convnet(), subsampling=2)
-    with pytest.raises(ValueError, match=r"needs images .* got shape \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"`x` must have shape .* got \(4, 6\)"):
         compressed(torch.rand(4, 6))
-    with pytest.raises(ValueError, match="needs 1 or 3 channels, got 2"):
+    with pytest.raises(
+        ValueError, match="`x` must have 1 or 3 channels for JpegCompression, got 2"
+    ):
         compressed(torch.rand(4, 2, 8, 8))
     assert repr(JpegCompression(convnet(), 9)).endswith("quality=9, subsampling=True)")

@@ -15,7 +15,7 @@ from advkit.core.randomness import sample_keys
 from advkit.defenses.certificates import (
     Certificates,
     certified_radius,
-    fewest_draws,
+    min_draws,
     probability_bound,
 )
 from advkit.defenses.gaussian_noise import GaussianNoise
@@ -549,7 +549,7 @@ def test_gaussian_noise_is_cross_entropy_at_noisy_inputs():
 @pytest.mark.parametrize("alpha", [0.999, 0.5, 0.49, 0.1, 0.05, 0.001, 2.0**-10, 1e-12])
 def test_the_fewest_draws_are_those_that_decide_when_all_agree(alpha):
     always = CallableClassifier(lambda rows: [1] * len(rows), 2, output="labels")
-    n0, n = fewest_draws(alpha)
+    n0, n = min_draws(alpha)
     assert 2 * 0.5**n0 <= alpha < 2 * 0.5 ** (n0 - 1)
     assert alpha ** (1 / n) > 0.5
     assert alpha <= 0.5 ** (n - 1)

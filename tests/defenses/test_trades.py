@@ -143,7 +143,7 @@ class InParts:
 
 def test_attacks_that_cannot_climb_are_refused():
     x, y = table()
-    with pytest.raises(ValueError, match=r"`attack` must send all 12 samples at each step, sent 1"):
+    with pytest.raises(ValueError, match=r"`attack` must query all 12 samples at each step, got 1"):
         TRADES(attack=InParts())(Linear3(), x, y)
     for attack in (attacks.DeepFool(), attacks.Square(eps=0.1)):
         with pytest.raises(TypeError, match="`attack` must be a dataclass with a loss to replace"):

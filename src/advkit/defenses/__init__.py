@@ -1,7 +1,7 @@
-"""Layer 2: defenses, each with the attack that knows about it.
+"""Layer 2: defenses, each with the attack that adapts to it.
 
-Threads may share a defense that has been fitted, as far as they may share the model in it; each
-thread that trains needs a module of its own.
+Threads may share a fitted defense to the extent that they may share its model. Each thread that
+trains needs its own module.
 """
 
 from advkit.defenses.adversarial_training import AdversarialTraining

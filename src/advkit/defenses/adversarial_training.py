@@ -13,32 +13,33 @@ from advkit.defenses.training_loss import CraftingLoss, logits_of
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialTraining(CraftingLoss):
-    """Adversarial training: the cross-entropy of adversarial examples, or of them and clean inputs.
+    """Adversarial training: cross-entropy of adversarial examples, or of them and clean inputs.
 
-    With PGD this is the training of Madry et al. (2018, arXiv:1706.06083); with FGSM and a
-    `clean_weight` of 0.5 the mixture of Goodfellow et al. (2015, arXiv:1412.6572); with
-    `FGSM(eps=..., random_start=True)` the fast training of Wong, Rice and Kolter (2020,
+    With PGD this is the training of Madry et al. (2018, arXiv:1706.06083). With FGSM and a
+    `clean_weight` of 0.5 it is the mixture of Goodfellow et al. (2015, arXiv:1412.6572). With
+    `FGSM(eps=..., random_start=True)` it is the fast training of Wong, Rice and Kolter (2020,
     arXiv:2001.03994).
 
-    The examples are made anew at every call, against the module in evaluation mode, and its
-    parameters' `grad`, modes and buffers are left as they were. They are constants to the outer
-    loss: no gradient flows through the attack.
+    New examples are generated at every call, against the module in evaluation mode. The `grad` of
+    its parameters, its modes and its buffers are left unchanged. The examples are constants: no
+    gradient flows through the attack.
 
-    Deviations: an attack of several steps gives its strongest iterate, not its last. Madry et al.
-    and Wong et al. craft in training mode, which is `mode="keep"` here.
+    Deviations from the paper:
+        - An attack of several steps returns its strongest iterate, not its last.
+        - The module is attacked in evaluation mode. Madry et al. and Wong et al. attack it in
+          training mode, which is `mode="keep"` here.
 
     Args:
-        attack: makes the examples. What its `stop` leaves open is `"never"` here, and its `seed` is
-            drawn anew at each call.
-        clean_weight: share of the clean inputs' cross-entropy, in [0, 1] (alpha in Goodfellow et
-            al.); at 0 they cost no pass.
+        attack: attack that generates the examples. A `stop` of `None` becomes `"never"`, and a new
+            `seed` is drawn at each call.
+        clean_weight: weight of the cross-entropy of clean inputs, in [0, 1] (alpha in Goodfellow et
+            al.). At 0 the clean inputs need no forward pass.
         bounds: lower and upper end of valid feature values.
-        mode: `"eval"` crafts against the module in evaluation mode, `"keep"` in the mode that it
-            has.
+        mode: `"eval"` attacks the module in evaluation mode, `"keep"` in its current mode.
 
     Raises:
         ValueError: `clean_weight` is out of its range, or an option is unknown.
-        TypeError: `attack` is no attack.
+        TypeError: `attack` is not an attack.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Distillation: a net that learns what another model answers, at a temperature."""
+"""Distillation: training of a net on the outputs of another model at a temperature."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from advkit.models.protocols import max_batch
 from advkit.training.fit import fit
 from advkit.training.shuffled import shuffled
 
-FLOOR = 1e-6
+MIN_PROBABILITY = 1e-6  # the last digit of services that round to six digits
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemperedCrossEntropy(TrainingLoss):
     """Cross-entropy of the true labels at logits / temperature (Papernot et al., 2016).
 
-    What the teacher of defensive distillation (arXiv:1511.04508) is trained with. The net is used
-    at temperature 1 afterwards, that is unchanged, and its logits are about `temperature` times as
-    large as those of an ordinary net. That makes it no more robust, see `Distillation`.
+    The teacher of defensive distillation (arXiv:1511.04508) is trained with it. Afterwards the net
+    is used unchanged, at temperature 1. Its logits are about `temperature` times as large as those
+    of an ordinary net, which does not make it more robust; see `Distillation`.
 
-    The gradient at the logits is 1 / `temperature` of what its softmax says. Adam does not mind;
+    The gradient at the logits is divided by `temperature`. Adam is invariant to this scale, but
     plain gradient descent needs another learning rate.
 
     Args:
-        temperature: what the logits are divided by, positive; 1 is the ordinary cross-entropy.
+        temperature: divisor of the logits, positive; 1 is the ordinary cross-entropy.
 
     Raises:
         ValueError: `temperature` is not positive.
-        TypeError: `temperature` is no number.
+        TypeError: `temperature` is not a number.
 
     Example:
         >>> import torch
@@ -60,25 +60,26 @@ class TemperedCrossEntropy(TrainingLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationLoss(TrainingLoss):
-    """Cross-entropy of a teacher's answers at a temperature, for a loop of one's own.
+    """Cross-entropy of a teacher's soft labels at a temperature, for your own training loop.
 
-    The teacher is asked at every call, so that inputs may be augmented; one that costs queries is
-    better asked once, by `Distillation`. Its answers, the soft labels, are those of `Distillation`.
-    The labels `y` are checked like those of every loss, and not used.
+    The teacher is queried at every call, so inputs may be augmented. If queries are expensive, use
+    `Distillation`, which queries each input once. The soft labels are those of `Distillation`. The
+    labels `y` are checked like those of every loss, but not used.
 
-    Deviation: Hinton et al. (2015, arXiv:1503.02531) multiply by the squared temperature, which
-    keeps the size of the gradient beside a loss of the true labels while all logits are ordinary;
-    Papernot et al. (2016, arXiv:1511.04508) do not, nor is it done here. The sum of the former is
-    `temperature**2 * DistillationLoss(...) + weight * loss`.
+    Deviations from the paper:
+        - The loss is not multiplied by the squared temperature. Hinton et al. (2015,
+          arXiv:1503.02531) do so, which preserves the size of the gradient next to a loss of the
+          true labels while all logits are ordinary. Papernot et al. (2016, arXiv:1511.04508) do
+          not. The sum of the former is `temperature**2 * DistillationLoss(...) + weight * loss`.
 
     Args:
-        teacher: as for `Distillation.fit`.
-        temperature: what the logits of both are divided by, positive.
-        floor: as for `Distillation`.
+        teacher: see `Distillation.fit`.
+        temperature: divisor of the logits of both models, positive.
+        min_probability: see `Distillation`.
 
     Raises:
         ValueError: a value is out of its range.
-        TypeError: `teacher` is no model, or gives labels alone.
+        TypeError: `teacher` is not a model, or returns labels only.
 
     Example:
         >>> import torch
@@ -92,17 +93,17 @@ class DistillationLoss(TrainingLoss):
 
     teacher: object
     temperature: float
-    floor: float = FLOOR
+    min_probability: float = MIN_PROBABILITY
 
     def __post_init__(self) -> None:
         checks.positive("temperature", self.temperature)
-        _check_floor(self.floor)
+        _check_min_probability(self.min_probability)
         _as_teacher(self.teacher)
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         teacher = _as_teacher(self.teacher)
         inputs = checks.inputs(x, teacher.bounds)
-        soft = soft_labels(teacher, inputs, self.temperature, self.floor)
+        soft = soft_labels(teacher, inputs, self.temperature, self.min_probability)
         logits = logits_of(module, x)
         _check_classes(logits, soft)
         return soft_cross_entropy(logits, soft, self.temperature)
@@ -110,38 +111,43 @@ class DistillationLoss(TrainingLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """Train a student on a teacher's answers at a temperature (Hinton et al., 2015).
+    """Training of a student on a teacher's soft labels at a temperature (Hinton et al., 2015).
 
-    The teacher's answers become soft labels, softmax(logits / temperature), and the student (Hinton
-    et al., arXiv:1503.02531) goes down their cross-entropy at its own logits / temperature. It is
-    used at temperature 1, that is unchanged. A teacher that gives only probabilities p, a service
-    say, has log(p) for logits, which differ from its own by a constant that softmax does not see.
+    The soft labels are softmax(logits / temperature) of the teacher. The student (Hinton et al.,
+    arXiv:1503.02531) minimizes the cross-entropy to them at its own logits / temperature, and is
+    then used unchanged, at temperature 1. For a teacher that returns only probabilities p, such as
+    a service, log(p) are the logits. They differ from its own logits by a constant, which softmax
+    ignores.
 
-    This is **no defense against who knows it**. As defensive distillation (Papernot et al., 2016,
-    arXiv:1511.04508) the teacher is trained at the same temperature, with `TemperedCrossEntropy`.
-    The student's logits are then about `temperature` times as large as ordinary ones, its softmax
-    is 1 in float32, and the gradient of the usual cross-entropy is zero: attacks that climb it
-    stand still. Divide the logits by the temperature, or attack the margin of the logits (Carlini
-    and Wagner, 2016, arXiv:1607.04311; 2017, arXiv:1608.04644), and the student falls like any net.
-    The losses of `advkit.attacks` do so by themselves; `docs/reproductions/distillation.md` has the
-    figures. From a teacher with ordinary logits the student's are ordinary too, and nothing is
-    hidden.
+    This is **not a defense against an adaptive attacker**. In defensive distillation (Papernot et
+    al., 2016, arXiv:1511.04508) the teacher is trained at the same temperature, with
+    `TemperedCrossEntropy`. The student's logits are then about `temperature` times as large as
+    ordinary ones. Its softmax is 1 in float32 and the gradient of the usual cross-entropy is zero,
+    which stops attacks that use it.
 
-    Deviations: the optimizer is Adam, which does not mind the size of the loss; so there is no
-    factor `temperature**2` as in Hinton et al., nor a share of the true labels (`DistillationLoss`
-    can be added to anything). The teacher is asked once for each input, before training.
+    An attack that divides the logits by the temperature, or maximizes their margin, breaks the
+    student like any other net (Carlini and Wagner, 2016, arXiv:1607.04311; 2017, arXiv:1608.04644).
+    The losses of `advkit.attacks` do so by default; `docs/reproductions/distillation.md` has the
+    figures. With a teacher with ordinary logits the student's are ordinary too, and its gradients
+    are not masked.
+
+    Deviations from the paper:
+        - The optimizer is Adam, which is invariant to the scale of the loss. The factor
+          `temperature**2` of Hinton et al. is therefore left out.
+        - The true labels are not used. `DistillationLoss` can be added to any other loss.
+        - The teacher is queried once for each input, before training.
 
     Args:
-        temperature: what the logits of both are divided by, positive.
+        temperature: divisor of the logits of both models, positive.
         epochs: passes over the inputs.
-        lr: of Adam.
-        batch_size: samples in a batch of training; a last one of one sample goes into the batch
-            before it. The teacher is asked in batches of the loader.
-        floor: what probabilities below it are counted as, in (0, 1), where a teacher gives
-            probabilities alone. Zero has no logarithm, and services round: with six digits nobody
-            can tell 0 from 4e-7. It weighs more than it seems: at temperature 100 a class at 1e-6
-            has 87 % of the weight of one at 1.
-        seed: of order, dropout and the like, an int.
+        lr: learning rate of Adam.
+        batch_size: samples in a training batch; a last batch of one sample is joined with the
+            previous one. The teacher is queried in batches of the loader.
+        min_probability: lower limit, in (0, 1), of the probabilities of a teacher without logits;
+            smaller ones are raised to it. Zero has no logarithm, and services round: with six
+            digits, 0 and 4e-7 are the same. The limit matters more than it seems: at temperature
+            100 a class at 1e-6 has 87 % of the weight of one at 1.
+        seed: seed of order, dropout and other random numbers, an int.
         progress: write a line for each epoch to standard error.
 
     Raises:
@@ -165,7 +171,7 @@ class Distillation:
     epochs: int = 10
     lr: float = 1e-3
     batch_size: int = 128
-    floor: float = FLOOR
+    min_probability: float = MIN_PROBABILITY
     seed: int = 0
     progress: bool = False
 
@@ -174,7 +180,7 @@ class Distillation:
         checks.integer("epochs", self.epochs, at_least=1)
         checks.positive("lr", self.lr)
         checks.integer("batch_size", self.batch_size, at_least=1)
-        _check_floor(self.floor)
+        _check_min_probability(self.min_probability)
         checks.integer("seed", self.seed)
         checks.boolean("progress", self.progress)
 
@@ -186,42 +192,44 @@ class Distillation:
         *,
         answers: Answers | None = None,
     ) -> nn.Module:
-        """Train `student` in place to answer what `teacher` does.
+        """Train `student` in place to reproduce the outputs of `teacher`.
 
         Args:
             teacher: a classifier with logits or with probabilities as scores, an `nn.Module` with
-                inputs in [0, 1], or a fitted scikit-learn estimator. It is left as it was.
-            student: takes the teacher's inputs `(n, *features)` and gives a logit for each of its
-                classes. Inputs are moved to its device, also those that the teacher is asked about.
-            loader: batches `(x, y)` or `x` alone, gone through once: labels are not used, and the
-                inputs are kept in memory, where they came from.
-            answers: what the teacher has answered already: the `answers` of the error that ended
-                an earlier `fit` with this `floor`. Any error, an interrupt included, has them once
-                the teacher has answered something. `None` for nothing.
+                inputs in [0, 1], or a fitted scikit-learn estimator. It is left unchanged.
+            student: module that takes the teacher's inputs `(n, *features)` and returns a logit for
+                each of its classes. Inputs are moved to its device, also for the teacher.
+            loader: batches `(x, y)` or `x` alone, iterated once. Labels are not used. The inputs
+                are kept in memory, on their own device.
+            answers: answers of the teacher so far: the `answers` of the error that ended an earlier
+                `fit` with this `min_probability`. Any error, an interrupt included, has them once
+                the teacher has answered a query. `None` for none.
 
         Returns:
             `student`, in evaluation mode.
 
         Raises:
-            ValueError: inputs out of the teacher's bounds or none of them, scores that are no
-                probabilities, a student without parameters, or with another number of logits than
-                the teacher has classes, which is seen when the first batch has been answered.
-            TypeError: `teacher` is no model or gives labels alone, `student` is no module, or
-                `loader` gives no batches.
-            QueryBudgetExceeded: the teacher's budget is spent; `student` has not been touched.
+            ValueError: there are no inputs or they are out of the teacher's bounds, scores are not
+                probabilities, or the student has no parameters or the wrong number of logits. The
+                number of logits is checked after the first batch of answers.
+            TypeError: `teacher` is not a model or returns labels only, `student` is not a module,
+                or `loader` does not give batches.
+            QueryBudgetExceeded: the teacher's budget is spent; `student` has not been changed.
         """
         model = _as_teacher(teacher)
         if not isinstance(student, nn.Module):
-            raise TypeError(f"`student` must be a torch.nn.Module, got {type(student).__name__}")
+            raise TypeError(f"`student` must be a torch.nn.Module, got {type(student).__name__}.")
         if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
             raise TypeError(
                 "`loader` must be an iterable of batches (x, y) or x, such as a DataLoader or "
-                f"x.split(128), got {type(loader).__name__}"
+                f"x.split(128), got {type(loader).__name__}."
             )
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
         paid = PaidAnswers(answers, axes=2)
         with paid.kept():
-            self._train(student, optimizer, *self._asked(model, student, loader, paid))
+            self._train(
+                student, optimizer, *self._collect_soft_labels(model, student, loader, paid)
+            )
         return student
 
     def _train(
@@ -239,66 +247,68 @@ class Distillation:
                 progress=self.progress,
             )
 
-    def _asked(
+    def _collect_soft_labels(
         self, teacher: Classifier, student: nn.Module, loader: Iterable[object], paid: PaidAnswers
     ) -> tuple[Tensor, Tensor]:
-        """Return all inputs of `loader`, and the soft labels that `teacher` has for them."""
+        """Return all inputs of `loader`, and the soft labels of `teacher` for them."""
 
-        def ask(x: Tensor) -> Tensor:
-            return _teacher_logits(teacher, x.to(device), self.floor)
+        def query(x: Tensor) -> Tensor:
+            return _teacher_logits(teacher, x.to(device), self.min_probability)
 
         device = next(student.parameters()).device
         inputs: list[Tensor] = []
         answers: list[Tensor] = []
         with evaluating(teacher), torch.no_grad():
             for batch in loader:
-                x = checks.inputs(_inputs_of(batch), teacher.bounds)
+                x = checks.inputs(_get_inputs(batch), teacher.bounds)
                 if not len(x):
                     continue
                 with sample_rows.numbered(len(x), sum(map(len, inputs))):
-                    logits = paid.ask(x, ask, max_batch(teacher) or len(x))
+                    logits = paid.ask(x, query, max_batch(teacher) or len(x))
                 soft = (logits.to(device) / self.temperature).softmax(1)
                 if not inputs:
                     _check_classes(TorchClassifier(student).logits(x[:1].to(device)), soft)
                 inputs.append(x)
                 answers.append(soft.to(x.device))
         if not inputs:
-            raise ValueError("`loader` must give at least one batch, gave none")
+            raise ValueError("`loader` must give at least one batch, got none.")
         return torch.cat(inputs), torch.cat(answers)
 
     def _loss(self, module: nn.Module, x: Tensor, soft: Tensor) -> Tensor:
         return soft_cross_entropy(logits_of(module, x), soft, self.temperature)
 
 
-def soft_labels(teacher: Classifier, x: Tensor, temperature: float, floor: float) -> Tensor:
-    """What `teacher` answers at `temperature`: probabilities `(n, classes)`, float32 or wider.
+def soft_labels(
+    teacher: Classifier, x: Tensor, temperature: float, min_probability: float
+) -> Tensor:
+    """Return the teacher's soft labels `(n, classes)` at `temperature`, float32 or wider.
 
     Args:
         teacher: a classifier with logits or scores.
         x: inputs `(n, *features)`.
-        temperature: what its logits are divided by.
-        floor: the least probability that counts, if it has scores alone.
+        temperature: divisor of its logits.
+        min_probability: lower limit of its probabilities, if it has only scores.
     """
-    return (_teacher_logits(teacher, x, floor) / temperature).softmax(1)
+    return (_teacher_logits(teacher, x, min_probability) / temperature).softmax(1)
 
 
-def _teacher_logits(teacher: Classifier, x: Tensor, floor: float) -> Tensor:
-    """Return the teacher's logits `(n, classes)`, float32 or wider; logarithms of its scores."""
+def _teacher_logits(teacher: Classifier, x: Tensor, min_probability: float) -> Tensor:
+    """Return the teacher's logits, or the logarithms of its scores, float32 or wider."""
     rows = torch.arange(len(x), device=x.device)
     with torch.no_grad():
         if callable(getattr(teacher, "logits", None)):
-            logits: Tensor = teacher.logits(x)  # type: ignore[attr-defined]  # just seen
+            logits: Tensor = teacher.logits(x)  # type: ignore[attr-defined]  # checked above
             checks.finite_logits(logits, rows)
             checks.warn_of_probabilities(logits)
         else:
-            p: Tensor = teacher.scores(x)  # type: ignore[attr-defined]  # seen by _as_teacher
+            p: Tensor = teacher.scores(x)  # type: ignore[attr-defined]  # checked by _as_teacher
             probabilities("the teacher", p, rows, "give it as a classifier with logits")
-            logits = p.clamp_min(floor).log()
+            logits = p.clamp_min(min_probability).log()
         return logits.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def soft_cross_entropy(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy of the probabilities `soft` `(n, classes)` at logits / temperature."""
+    """Return the mean cross-entropy to soft labels `(n, classes)` at logits / temperature."""
     return F.cross_entropy(logits / temperature, soft.to(logits.dtype))
 
 
@@ -306,26 +316,27 @@ def _as_teacher(obj: object) -> Classifier:
     model = as_classifier(obj)
     if not (callable(getattr(model, "logits", None)) or callable(getattr(model, "scores", None))):
         raise TypeError(
-            "`teacher` must give logits or scores, which become soft labels; "
-            f"{type(model).__name__} gives labels alone. attacks.Substitute learns from those"
+            "`teacher` must have logits or scores for soft labels, got "
+            f"{type(model).__name__}, which returns labels only. Use attacks.Substitute, which "
+            "learns from labels."
         )
     return model
 
 
-def _inputs_of(batch: Any) -> Any:
-    """The inputs of a batch `(x, y)`, `(x,)` or `x`."""
+def _get_inputs(batch: Any) -> Any:
+    """Return the inputs of a batch `(x, y)`, `(x,)` or `x`."""
     return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
 
 
 def _check_classes(logits: Tensor, soft: Tensor) -> None:
     if logits.shape[1] != soft.shape[1]:
         raise ValueError(
-            f"`student` must give {soft.shape[1]} logits, one for each of the teacher's classes, "
-            f"gives {logits.shape[1]}"
+            f"`student` must return {soft.shape[1]} logits, one for each class of the teacher, "
+            f"got {logits.shape[1]}."
         )
 
 
-def _check_floor(floor: float) -> None:
-    checks.number("floor", floor)
-    if not 0 < floor < 1:
-        raise ValueError(f"`floor` must lie between 0 and 1, got {floor}")
+def _check_min_probability(min_probability: float) -> None:
+    checks.number("min_probability", min_probability)
+    if not 0 < min_probability < 1:
+        raise ValueError(f"`min_probability` must lie between 0 and 1, got {min_probability}.")

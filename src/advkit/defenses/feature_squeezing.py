@@ -1,4 +1,4 @@
-"""Feature squeezing: fewer values for an attacker to choose from."""
+"""Feature squeezing: a reduced set of values and details for an attacker to change."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from torch.nn import functional as F
 
 from advkit.core import checks
 from advkit.core.tensors import at_least_float32
-from advkit.defenses.pixels import check_images, on_grid, padded, shifted
+from advkit.defenses.pixels import check_images, pad_reflect, round_to_grid, window_pixels
 from advkit.models import Bounds, StraightThrough, as_classifier
 
-_MOST_BITS = 16
+_MAX_BITS = 16  # the depth of a channel in PNG
 
 
 @dataclass(frozen=True, kw_only=True)
 class NonLocalMeans:
-    """Non-local means (Buades, Coll and Morel, 2005): the mean of pixels that look alike.
+    """Non-local means (Buades, Coll and Morel, 2005): weighted mean of pixels with similar patches.
 
-    The weight of a pixel is `exp(-d / strength**2)` with the mean squared difference `d` of the two
-    patches, over all channels.
+    The weight of a pixel is `exp(-d / strength**2)`, where `d` is the mean squared difference of
+    the two patches over all channels.
 
-    Deviations: Xu et al. call OpenCV, which splits colour images into lightness and colour first,
-    and gives each a strength.
+    Deviations from the paper:
+        - Colors are not separated. Xu et al. call OpenCV, which splits color images into lightness
+          and color, and uses a strength for each.
 
     Args:
-        search: side of the window in which pixels are looked for, odd, at least 3.
+        search: side of the window that is searched for similar pixels, odd, at least 3.
         patch: side of the patches that are compared, odd, at least 1.
-        strength: how different patches may look, in grey levels: 255ths of the range of values.
+        strength: tolerated difference of patches, in gray levels: 255ths of the range of values.
 
     Raises:
-        TypeError: an argument is of the wrong type.
+        TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
     """
 
@@ -41,56 +42,61 @@ class NonLocalMeans:
     strength: float = 4.0
 
     def __post_init__(self) -> None:
-        _odd("search", self.search, at_least=3)
-        _odd("patch", self.patch, at_least=1)
+        _check_odd("search", self.search, at_least=3)
+        _check_odd("patch", self.patch, at_least=1)
         checks.positive("strength", self.strength)
 
-    def of(self, x: Tensor, bounds: Bounds) -> Tensor:
-        """Images `(n, channels, height, width)` of values within `bounds`, smoothed."""
+    def smooth(self, x: Tensor, bounds: Bounds) -> Tensor:
+        """Smooth images `(n, channels, height, width)` with values within `bounds`."""
         height, width = x.shape[-2:]
-        reach, frame = self.search // 2, self.patch // 2
-        around = padded(x, reach + frame, reach + frame)
-        high, broad = height + 2 * frame, width + 2 * frame
-        centre = around[..., reach : reach + high, reach : reach + broad]
+        radius, margin = self.search // 2, self.patch // 2
+        framed = pad_reflect(x, radius + margin, radius + margin)
+        rows, columns = height + 2 * margin, width + 2 * margin
+        center = framed[..., radius : radius + rows, radius : radius + columns]
         scale = self.strength / 255 * (bounds.upper - bounds.lower)
         total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
         for i in range(self.search):
             for j in range(self.search):
-                other = around[..., i : i + high, j : j + broad]
-                squares = ((centre - other) / scale).square().mean(1, keepdim=True)
+                other = framed[..., i : i + rows, j : j + columns]
+                squares = ((center - other) / scale).square().mean(1, keepdim=True)
                 weight = (-F.avg_pool2d(squares, self.patch, stride=1)).exp()
-                pixel = other[..., frame : frame + height, frame : frame + width]
+                pixel = other[..., margin : margin + height, margin : margin + width]
                 total, weights = total + weight * pixel, weights + weight
         return total / weights
 
 
 class FeatureSqueezing(StraightThrough):
-    """A model that sees squeezed inputs (Xu, Evans and Qi, 2018, arXiv:1704.01155).
+    """Classifier with squeezed inputs (Xu, Evans and Qi, 2018, arXiv:1704.01155).
 
-    Up to three squeezers, one after another in this order: fewer bits for each value, a median
-    filter, non-local means. They withstand attacks that do not know of them. An attack on this
-    model does: backward the rounding is the identity, and the two filters are what they are, which
-    is a stronger attack than to leave them out (the page on input defenses has the figures).
+    Up to three squeezers are applied in this order: fewer bits for each value, a median filter and
+    non-local means. They resist attacks that ignore them. An attack on this model is adaptive: in
+    the backward pass the rounding is the identity, and the two filters have their own gradients.
+    This attack is stronger than one that leaves the filters out; the page on input defenses has the
+    figures.
 
-    Deviations: the paper compares the model's answers to an input and to each squeezed one, and
-    takes a large difference for an attack; here the answer to the squeezed input is the answer, as
-    in its section on robust classification. Windows are SciPy's, as in the paper: the median of an
-    even number of values is the higher one of the two in the middle, a window of even side reaches
-    up and to the left, and edges are reflected with their outermost pixels repeated.
+    Deviations from the paper:
+        - The prediction for the squeezed input is the output, as in the paper's section on robust
+          classification. Its detector compares the outputs for an input and its squeezed versions,
+          and takes a large difference as a sign of an attack.
+
+    Windows are those of SciPy, as in the paper. The median of an even number of values is the
+    higher of the two middle ones. A window of even side extends further up and to the left. Edges
+    are reflected with their outermost pixels repeated.
 
     Args:
-        model: what sees the squeezed inputs, within any bounds.
-        bits: of each value, 1 to 16: it is rounded to the nearest of `2**bits` that are spread
-            evenly over the bounds, these included. The paper has 1 for MNIST and 4 or 5 for colour.
-            `None` for no rounding; alone it takes inputs of any shape.
-        median: side of the window of the median filter, at least 2, in pixels; the paper has 2 and
+        model: classifier of the squeezed inputs, with any bounds.
+        bits: bits of each value, 1 to 16. A value is rounded to the nearest of `2**bits` values
+            that are spread evenly over the bounds, which are included. The paper uses 1 for MNIST
+            and 4 or 5 for color. `None` for no rounding. Rounding alone accepts inputs of any
+            shape.
+        median: side of the window of the median filter, at least 2, in pixels; the paper uses 2 and
             3. `None` for no filter. Inputs are `(n, channels, height, width)`.
-        non_local_means: how to smooth, likewise; `None` for not.
+        non_local_means: settings of the smoothing, for inputs of the same shape; `None` for none.
 
     Raises:
-        TypeError: an argument is of the wrong type, or `model` is no classifier.
-        ValueError: an argument is out of its range, or nothing is to be squeezed; at a call, a
-            filter met what has not the shape of images.
+        TypeError: an argument has the wrong type, or `model` is not a classifier.
+        ValueError: an argument is out of its range, or no squeezer is given. In a call, a filter
+            got inputs that do not have the shape of images.
 
     Example:
         >>> import torch
@@ -98,8 +104,8 @@ class FeatureSqueezing(StraightThrough):
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> model = defenses.FeatureSqueezing(net, bits=1, median=3)
         >>> x = torch.rand(5, 1, 8, 8)
-        >>> x_adv = attacks.PGD(eps=0.3, steps=5)(model, x)  # knows of the squeezing
-        >>> model.step(x_adv).unique()  # what the net sees
+        >>> x_adv = attacks.PGD(eps=0.3, steps=5)(model, x)  # the adaptive attack
+        >>> model.step(x_adv).unique()  # the inputs of the net
         tensor([0., 1.])
     """
 
@@ -111,17 +117,19 @@ class FeatureSqueezing(StraightThrough):
         non_local_means: NonLocalMeans | None = None,
     ) -> None:
         if bits is None and median is None and non_local_means is None:
-            raise ValueError("one of bits, median and non_local_means must be given, got none")
+            raise ValueError(
+                "`bits`, `median` or `non_local_means` must be given, got none of them."
+            )
         if bits is not None:
             checks.integer("bits", bits, at_least=1)
-            if bits > _MOST_BITS:
-                raise ValueError(f"`bits` must be at most {_MOST_BITS}, got {bits}")
+            if bits > _MAX_BITS:
+                raise ValueError(f"`bits` must be at most {_MAX_BITS}, got {bits}.")
         if median is not None:
             checks.integer("median", median, at_least=2)
         if not (non_local_means is None or isinstance(non_local_means, NonLocalMeans)):
             raise TypeError(
                 "`non_local_means` must be a NonLocalMeans or None, "
-                f"got {type(non_local_means).__name__}: {non_local_means!r}"
+                f"got {type(non_local_means).__name__}: {non_local_means!r}."
             )
         inner = as_classifier(model)
         squeezers = _Squeezers(inner.bounds, bits, median, non_local_means)
@@ -131,14 +139,14 @@ class FeatureSqueezing(StraightThrough):
         self.non_local_means = non_local_means
 
     def __repr__(self) -> str:
-        given = {k: getattr(self, k) for k in ("bits", "median", "non_local_means")}
-        shown = [f"{k}={v!r}" for k, v in given.items() if v is not None]
+        options = {k: getattr(self, k) for k in ("bits", "median", "non_local_means")}
+        shown = [f"{k}={v!r}" for k, v in options.items() if v is not None]
         return f"{type(self).__name__}({', '.join([repr(self.model), *shown])})"
 
 
 @dataclass(frozen=True)
 class _Squeezers:
-    """One after another, each with its gradient."""
+    """Composition of squeezers, each with its gradient."""
 
     bounds: Bounds
     bits: int | None
@@ -146,31 +154,31 @@ class _Squeezers:
     non_local_means: NonLocalMeans | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Inputs `(n, *features)`, squeezed."""
+        """Return squeezed inputs `(n, *features)`."""
         squeezed = at_least_float32(x)
         if self.bits is not None:
-            squeezed = on_grid(squeezed, self.bounds, 2**self.bits - 1)
+            squeezed = round_to_grid(squeezed, self.bounds, 2**self.bits - 1)
         if self.median is not None:
-            squeezed = median_filtered(squeezed, self.median)
+            squeezed = median_filter(squeezed, self.median)
         if self.non_local_means is not None:
             check_images(x, "non_local_means")
-            squeezed = self.non_local_means.of(squeezed, self.bounds)
+            squeezed = self.non_local_means.smooth(squeezed, self.bounds)
         return squeezed.to(x.dtype)
 
 
-def median_filtered(x: Tensor, side: int) -> Tensor:
-    """The median of the `side` x `side` window around each pixel, SciPy's for even sides.
+def median_filter(x: Tensor, side: int) -> Tensor:
+    """Return the median of the `side` x `side` window around each pixel, as SciPy for even sides.
 
     Args:
         x: `(n, channels, height, width)`.
-        side: of the window, at least 2.
+        side: side of the window, at least 2.
     """
     check_images(x, "median")
-    pixels = torch.stack(shifted(x, side // 2, (side - 1) // 2), dim=-1)
+    pixels = torch.stack(window_pixels(x, side // 2, (side - 1) // 2), dim=-1)
     return pixels.kthvalue(side * side // 2 + 1, dim=-1).values
 
 
-def _odd(name: str, value: int, at_least: int) -> None:
+def _check_odd(name: str, value: int, at_least: int) -> None:
     checks.integer(name, value, at_least=at_least)
     if value % 2 == 0:
-        raise ValueError(f"{name} must be odd, got {value}")
+        raise ValueError(f"`{name}` must be odd, got {value}.")

@@ -1,4 +1,4 @@
-"""Adversarial training at the price of ordinary training."""
+"""Adversarial training at the cost of ordinary training."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from advkit.models.torch import checked_bounds
 
 
 class Replay:
-    """A loader that gives each of its batches several times in a row.
+    """Loader that repeats each batch several times in a row.
 
-    Attributes that it lacks are the loader's, such as the generator of its order.
+    Other attributes are those of the inner loader, such as the generator of its order.
 
     Args:
-        loader: batches `(x, y)`, to be gone through once an epoch.
-        times: how often each batch comes, at least 1 (m in Shafahi et al.).
+        loader: batches `(x, y)`, iterated once an epoch.
+        times: number of repetitions of each batch, at least 1 (m in Shafahi et al.).
 
     Raises:
-        TypeError: `loader` can be gone through only once, or `times` is no int.
+        TypeError: `loader` can be iterated only once, or `times` is not an int.
         ValueError: `times` is below 1.
 
     Example:
@@ -40,7 +40,7 @@ class Replay:
         if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
             raise TypeError(
                 "`loader` must be iterable once an epoch (a list, a DataLoader), got "
-                f"{type(loader).__name__}"
+                f"{type(loader).__name__}."
             )
         self.loader = loader
         self.times = times
@@ -51,10 +51,10 @@ class Replay:
                 yield batch
 
     def __len__(self) -> int:
-        return self.times * len(self.loader)  # type: ignore[arg-type]  # raises where it has none
+        return self.times * len(self.loader)  # type: ignore[arg-type]  # may raise
 
     def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # not there yet, while it is being unpickled
+        if name == "loader":  # not set yet during unpickling
             raise AttributeError(name)
         return getattr(self.loader, name)
 
@@ -62,26 +62,27 @@ class Replay:
 class FreeAdversarialTraining(TrainingLoss):
     """Adversarial training for free (Shafahi et al., 2019, arXiv:1904.12843).
 
-    The cross-entropy of x + delta in an linf ball. The backward pass that trains the module also
-    says where delta should climb, so that an example costs nothing beside the step that learns from
-    it; the next step on the same batch meets the climbed delta. For that each batch has to come
-    several times in a row, which `Replay` sees to: train with `Replay(loader, times=8)` and an
-    eighth of the epochs.
+    The loss is the cross-entropy of x + delta, where delta is in an linf ball. The backward pass
+    that trains the module also updates delta, which makes the examples free. The next step on the
+    same batch uses the updated delta. Each batch therefore has to be repeated several times in a
+    row, which `Replay` does: train with `Replay(loader, times=8)` and an eighth of the epochs.
 
-    It is no frozen value as the other losses are, since it keeps delta from call to call: one
-    object is for one training. delta moves when the value's `backward()` is called, and not under
-    `torch.autograd.grad`. A batch is known by its content: augment before `Replay`, not after it.
+    Unlike other losses it has a state, since it stores delta between calls: use one object for one
+    training. delta is updated when `backward()` of the loss is called, and not by
+    `torch.autograd.grad`. A batch is recognized by its content: augment before `Replay`, not after
+    it.
 
-    Deviations: a new batch begins at a random point of the ball, drawn from torch's global
-    generator. In the paper it begins where the batch before it has ended, and the first one at
-    zero. So nothing outlives its batch, and a training that is resumed after an epoch goes on
-    exactly as it would have (unless there is only one batch, which follows itself).
+    Deviations from the paper:
+        - A new batch starts at a random point of the ball, drawn from torch's global generator. In
+          the paper it starts at the final delta of the previous batch, and the first one at zero.
+          Here no state outlives its batch, so a training that is resumed after an epoch is
+          reproduced exactly, unless there is only one batch, which follows itself.
 
     Args:
         eps: radius of the linf ball, in input units, not negative.
-        step_size: length of a step along the gradient's sign, in input units, positive; `None` for
-            `eps`, as in the authors' code.
-        bounds: lower and upper end of valid feature values; x + delta is clipped to them.
+        step_size: length of a step along the sign of the gradient, in input units, positive; `None`
+            for `eps`, as in the authors' code.
+        bounds: lower and upper end of valid feature values, to which x + delta is clipped.
 
     Raises:
         ValueError: a value is out of its range.
@@ -112,9 +113,9 @@ class FreeAdversarialTraining(TrainingLoss):
         self.eps = eps
         self.step_size = step_size
         self.bounds = checked_bounds(bounds)
-        self._x: Tensor | None = None  # the batch that climbed last
-        self._delta = torch.empty(0)  # and where it has climbed to
-        self._climbs = 0  # in how many steps
+        self._x: Tensor | None = None  # the current batch
+        self._delta = torch.empty(0)  # its perturbation for the next step
+        self._num_steps = 0  # its number of steps
 
     def __repr__(self) -> str:
         lower, upper = self.bounds
@@ -125,24 +126,24 @@ class FreeAdversarialTraining(TrainingLoss):
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x = checks.inputs(x, self.bounds)
-        again = self._x is not None and _same(x, self._x)
-        start = self._delta if again else self.eps * (2 * torch.rand_like(x) - 1)
+        repeated = self._x is not None and _is_same_batch(x, self._x)
+        start = self._delta if repeated else self.eps * (2 * torch.rand_like(x) - 1)
         delta = start.clone().requires_grad_()
-        delta.register_hook(lambda grad: self._climb(x, start, grad, again))  # type: ignore[no-untyped-call]
+        delta.register_hook(lambda grad: self._update_delta(x, start, grad, repeated))  # type: ignore[no-untyped-call]
         return cross_entropy(logits_of(module, (x + delta).clamp(*self.bounds)), y)
 
-    def _climb(self, x: Tensor, start: Tensor, grad: Tensor, again: bool) -> None:
-        """One step from `start` along the sign of `grad`, for the next call on `x`."""
-        if not again and self._climbs == 1:
+    def _update_delta(self, x: Tensor, start: Tensor, grad: Tensor, repeated: bool) -> None:
+        """Take a step from `start` along the sign of `grad`, for the next call on `x`."""
+        if not repeated and self._num_steps == 1:
             checks.warn(
-                "FreeAdversarialTraining met a batch only once, at a random point that nothing "
-                "climbed from; give the training Replay(loader, times=...)"
+                "FreeAdversarialTraining got a batch only once, which trains on random noise. "
+                "Train with Replay(loader, times=...)."
             )
-        length = self.eps if self.step_size is None else self.step_size
-        move = length * grad.sign()  # 0 at NaN, which a scaled loss may overflow to
-        self._x, self._delta = x, (start + move).clamp(-self.eps, self.eps)
-        self._climbs = self._climbs + 1 if again else 1
+        step_size = self.eps if self.step_size is None else self.step_size
+        step = step_size * grad.sign()  # 0 at NaN, from overflow of a scaled loss
+        self._x, self._delta = x, (start + step).clamp(-self.eps, self.eps)
+        self._num_steps = self._num_steps + 1 if repeated else 1
 
 
-def _same(x: Tensor, other: Tensor) -> bool:
+def _is_same_batch(x: Tensor, other: Tensor) -> bool:
     return (x.dtype, x.device) == (other.dtype, other.device) and torch.equal(x, other)

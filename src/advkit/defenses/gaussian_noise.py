@@ -13,21 +13,21 @@ from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianNoise(TrainingLoss):
-    """Cross-entropy of inputs under Gaussian noise, for a model that is to be smoothed.
+    """Cross-entropy of inputs with Gaussian noise, to train models for randomized smoothing.
 
-    The training of Cohen, Rosenfeld and Kolter (2019, arXiv:1902.02918): one noisy copy of each
-    input. Like theirs the noise is not clipped to the bounds of the inputs, so that the net learns
-    what `RandomizedSmoothing` of the same `sigma` asks it.
+    This is the training of Cohen, Rosenfeld and Kolter (2019, arXiv:1902.02918) with one noisy copy
+    of each input. As in the paper, the noise is not clipped to the bounds of the inputs. The net is
+    trained on the inputs that `RandomizedSmoothing` with the same `sigma` queries.
 
-    Each call draws from torch's global generator, as dropout does: `torch.manual_seed` repeats a
-    training.
+    Each call draws from torch's global generator, as dropout does; `torch.manual_seed` makes a
+    training reproducible.
 
     Args:
         sigma: standard deviation of the noise, in input units; positive.
 
     Raises:
         ValueError: `sigma` is not positive.
-        TypeError: `sigma` is no number.
+        TypeError: `sigma` is not a number.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Validation of inputs: properties that every honest input has, and what happens to the others."""
+"""Input validation: rejection of inputs without the properties of genuine ones."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from typing_extensions import Self
 from advkit.core import checks, sample_rows
 from advkit.core.norms import per_sample
 from advkit.core.tensors import at_least_float32
-from advkit.defenses.pixels import check_floats, check_images, on_grid, shifted
+from advkit.defenses.pixels import check_floats, check_images, round_to_grid, window_pixels
 from advkit.models import REJECTED, StraightThrough, as_classifier
 from advkit.models.inner_model import HasInnerModel
 
-_CHUNK = 256  # images whose windows are in memory at once
-_PASSES = 20  # of a repair
-_SHOWN = 5  # reasons that are printed
+_CHUNK_SIZE = 256  # images whose windows are in memory at once
+_MAX_PASSES = 20  # default limit of a repair
+_MAX_SHOWN = 5  # reasons that are printed
 
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Which of `n` inputs are valid, and why the others are not.
+    """Validity of `n` inputs, and the reasons for invalid ones.
 
     Attributes:
         accepted: bool `(n,)`.
-        reasons: for each input what it violates, with value, limit and place; empty if nothing.
+        reasons: violated properties of each input, with value, limit and position; empty for a
+            valid input.
     """
 
     accepted: Tensor
@@ -37,36 +38,37 @@ class Validation:
 
     def __str__(self) -> str:
         bad = [f"  {i}: {reason}" for i, reason in enumerate(self.reasons) if reason]
-        more = [f"  and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
+        more = [f"  and {len(bad) - _MAX_SHOWN} more"] if len(bad) > _MAX_SHOWN else []
         head = f"{int(self.accepted.sum())} of {len(self.accepted)} inputs are valid"
-        return "\n".join([head, *bad[:_SHOWN], *more])
+        return "\n".join([head, *bad[:_MAX_SHOWN], *more])
 
 
 class InputValidator(HasInnerModel):
-    """A classifier that rejects inputs without the properties of honest ones.
+    """Classifier that rejects inputs without the properties of genuine ones.
 
     Some properties can be verified without a model of the data (Goodfellow, McDaniel and Papernot,
-    2018, Communications of the ACM 61(7)): values are finite and within the bounds; they lie on the
-    grid that a file or a sensor has; and no pixel stands out of its neighbours more than optics and
-    sensor allow. That article leaves the properties open; these three are ours.
+    2018, Communications of the ACM 61(7)). Values are finite, within the bounds, and on the grid of
+    a file or sensor. No pixel differs from its neighbors more than optics and sensor allow. The
+    article does not specify the properties; these three are a choice of this package.
 
-    `predict` gives `REJECTED` for an input that lacks one, and raises for no value. There are no
-    scores and no logits: they cannot say that an input is rejected.
+    `predict` returns `REJECTED` for an input that violates a property, and does not raise for any
+    value. There are no scores and no logits, since they cannot express a rejection.
 
-    It limits what an attacker may send, not what he may search: he attacks the model behind a
-    repair, `repaired`, whose gradient is the identity, and sends the repaired example. So what
-    withstands an attack that does not know of the validator says nothing, see the example.
+    The validator limits the inputs an attacker can submit, not their search. The adaptive attacker
+    attacks the model behind a repair, `repaired`, whose gradient is the identity, and submits the
+    repaired example. Resistance to an attack that ignores the validator is therefore not evidence
+    of robustness; see the example.
 
     Args:
-        model: what answers to valid inputs; its bounds are those of the values.
-        grid: how many steps there are from the lower to the upper bound, 255 for images of 8 bits;
-            values may be off by what floats round. `None` for any value.
-        contrast: the most that a pixel of an image `(n, channels, height, width)` may be above or
-            below the median of its eight neighbours in its channel, in input units; `"fitted"` for
-            what `fit` learns from clean images; `None` for any contrast.
+        model: classifier of valid inputs; its bounds are those of the values.
+        grid: number of steps from the lower to the upper bound, 255 for images of 8 bits. Values
+            may deviate by rounding errors of floats. `None` for any value.
+        contrast: largest difference of a pixel of an image `(n, channels, height, width)` from the
+            median of its eight neighbors in its channel, in input units. `"fitted"` for a limit
+            that `fit` learns from clean images; `None` for any contrast.
 
     Raises:
-        TypeError: an argument is of the wrong type, or `model` is no classifier.
+        TypeError: an argument has the wrong type, or `model` is not a classifier.
         ValueError: an argument is out of its range.
 
     Example:
@@ -76,9 +78,9 @@ class InputValidator(HasInnerModel):
         >>> x = torch.randint(0, 256, (20, 1, 8, 8)) / 255
         >>> model = defenses.InputValidator(net, grid=255, contrast="fitted").fit(x)
         >>> attack = attacks.PGD(eps=0.03, steps=10)
-        >>> model.predict(attack(net, x)).unique()  # it does not know of the validator
+        >>> model.predict(attack(net, x)).unique()  # ignores the validator
         tensor([-1])
-        >>> x_adv = model.repair(attack(model.repaired, x))  # this one does, and sends this
+        >>> x_adv = model.repair(attack(model.repaired, x))  # adaptive
         >>> bool(model.validate(x_adv).accepted.any())
         True
     """
@@ -101,18 +103,18 @@ class InputValidator(HasInnerModel):
         self._limit = None if isinstance(contrast, str) else contrast
 
     def __repr__(self) -> str:
-        given = f"grid={self.grid!r}, contrast={self.contrast!r}"
-        return f"{type(self).__name__}({self.model!r}, {given})"
+        options = f"grid={self.grid!r}, contrast={self.contrast!r}"
+        return f"{type(self).__name__}({self.model!r}, {options})"
 
     @property
     def limit(self) -> float | None:
-        """The most contrast that is accepted, in input units; `None` for any.
+        """Largest accepted contrast, in input units; `None` for any.
 
         Raises:
-            ValueError: it is to be fitted, and is not.
+            ValueError: the limit must be fitted first.
         """
         if self.contrast is not None and self._limit is None:
-            raise ValueError("contrast is to be fitted: call fit(x) with clean images first")
+            raise ValueError("`contrast` must be fitted first. Call fit(x) with clean images.")
         return self._limit
 
     def fit(self, x: Tensor, false_rejections: float = 0.01) -> Self:
@@ -120,51 +122,51 @@ class InputValidator(HasInnerModel):
 
         Args:
             x: clean images `(n, channels, height, width)` within the bounds.
-            false_rejections: the largest share of them that may exceed the limit, in [0, 1).
+            false_rejections: largest share of them that may exceed the limit, in [0, 1).
 
         Returns:
             This validator.
 
         Raises:
             ValueError: `contrast` is not `"fitted"`, `false_rejections` is out of its range, or `x`
-                is no batch of such images.
+                is not a batch of such images.
         """
         if self.contrast != "fitted":
-            raise ValueError(f"`contrast` must be 'fitted' for fit, got {self.contrast!r}")
+            raise ValueError(f"`contrast` must be 'fitted' for fit, got {self.contrast!r}.")
         checks.fraction("false_rejections", false_rejections)
         if false_rejections == 1:
-            raise ValueError("`false_rejections` must be below 1, got 1")
+            raise ValueError("`false_rejections` must be below 1, got 1.")
         x = checks.inputs(x, self.bounds)
         check_images(x, "contrast")
         if not len(x):
-            raise ValueError("`x` must hold at least one image, got none")
-        largest = _outstanding(at_least_float32(x)).flatten(1).amax(1).sort().values
+            raise ValueError("`x` must hold at least one image, got none.")
+        largest = _local_contrast(at_least_float32(x)).flatten(1).amax(1).sort().values
         self._limit = float(largest[-1 - math.floor(false_rejections * len(x))])
         return self
 
     def validate(self, x: Tensor) -> Validation:
-        """Which inputs are valid, and why the others are not.
+        """Verify the properties of all inputs.
 
         Args:
             x: `(n, *features)`, any values.
 
         Raises:
-            TypeError: `x` is no tensor, or not of a floating dtype.
-            ValueError: it has the wrong shape for a property; the dtype is too coarse for the grid;
-                or the contrast is to be fitted and is not.
+            TypeError: `x` is not a tensor, or not of a floating dtype.
+            ValueError: `x` has the wrong shape for a property, its dtype is too coarse for the
+                grid, or the contrast must be fitted first.
         """
         self._check(x)
         reasons: list[list[str]] = [[] for _ in range(len(x))]
-        for found in self._properties(x) if len(x) else ():
-            for i in found.violated.nonzero().flatten().tolist():
-                reasons[i].append(found.words(i))
-        accepted = torch.tensor([not words for words in reasons], dtype=torch.bool)
-        return Validation(accepted.to(x.device), tuple("; ".join(words) for words in reasons))
+        for checked in self._properties(x) if len(x) else ():
+            for i in checked.violated.nonzero().flatten().tolist():
+                reasons[i].append(checked.describe(i))
+        accepted = torch.tensor([not texts for texts in reasons], dtype=torch.bool)
+        return Validation(accepted.to(x.device), tuple("; ".join(texts) for texts in reasons))
 
     def predict(self, x: Tensor) -> Tensor:
-        """Labels `(n,)`, int64: the model's, `REJECTED` for inputs that are not valid.
+        """Return the model's labels `(n,)`, int64, or `REJECTED` for invalid inputs.
 
-        Raises as `validate` and the model do.
+        Errors are those of `validate` and of the model.
         """
         accepted = self.validate(x).accepted
         labels = torch.full((len(x),), REJECTED, device=x.device)
@@ -173,129 +175,137 @@ class InputValidator(HasInnerModel):
                 labels[accepted] = self.model.predict(x[accepted].detach().clamp(*self.bounds))
         return labels
 
-    def repair(self, x: Tensor, passes: int = _PASSES) -> Tensor:
-        """A valid input near `x`.
+    def repair(self, x: Tensor, passes: int = _MAX_PASSES) -> Tensor:
+        """Return valid inputs near `x`.
 
-        Values go to the nearest bound, outstanding pixels back to the limit, and all of them to the
-        grid; again, since neighbours have moved, as long as there is an outstanding pixel. Nothing
-        keeps the result within a budget around the clean input, so look at its distance.
+        Values are clipped to the bounds, pixels with too much contrast are moved to the limit, and
+        all values are rounded to the grid. This is repeated while a pixel has too much contrast,
+        since its neighbors have changed. The result is not kept within a perturbation budget of the
+        clean input; check its distance.
 
         Args:
-            x: `(n, *features)`; infinite values go to the bounds.
-            passes: at most so many. What is not valid then is what comes back, and is rejected;
-                that may happen where neighbours wait for each other, or a limit is below a step of
-                the grid.
+            x: `(n, *features)`; infinite values are clipped to the bounds.
+            passes: largest number of repetitions. An input that is still invalid afterwards is
+                returned and will be rejected. This can happen where neighbors depend on each other,
+                or if the limit is below a step of the grid.
 
         Raises:
-            ValueError: `x` has NaN, which no value is near to; otherwise as `validate`.
+            ValueError: `x` has NaN, which has no nearest value, or any reason of `validate`.
         """
         checks.integer("passes", passes, at_least=1)
         self._check(x)
         bad = x.isnan().flatten(1).any(1)
         if bad.any():
-            raise ValueError(f"`x` must not be NaN, is so in sample {checks.indices(bad)}")
+            raise ValueError(f"`x` must not be NaN, got NaN (samples {checks.indices(bad)}).")
         repaired = at_least_float32(x.detach()).clamp(*self.bounds)
         if self.grid is not None:
-            repaired = on_grid(repaired, self.bounds, self.grid)
+            repaired = round_to_grid(repaired, self.bounds, self.grid)
         if self.limit is not None:
-            repaired = self._pulled(repaired, self.limit, passes, self._slack(x))
+            repaired = self._pull_to_limit(repaired, self.limit, passes, self._tolerance(x))
         return repaired.to(x.dtype)
 
     @property
     def repaired(self) -> StraightThrough:
-        """The model behind a repair, with the identity as its gradient: what to attack."""
+        """Model behind a repair, with the identity as gradient, for adaptive attacks."""
         return StraightThrough(self.model, self.repair)
 
     def _check(self, x: Tensor) -> None:
-        """Raise unless every property can be looked for in `x`."""
+        """Raise unless every property can be verified for `x`."""
         check_floats(x)
         if x.ndim < 2 or (len(x) and not x.numel()):
-            raise ValueError(f"`x` must have shape (n, *features), got {tuple(x.shape)}")
+            raise ValueError(f"`x` must have shape (n, *features), got {tuple(x.shape)}.")
         if self.limit is not None:
             check_images(x, "contrast")
-        if self.grid is not None and 2 * self.grid * self._slack(x) >= self._span:
-            raise ValueError(f"grid={self.grid} is too fine for values of {x.dtype}")
+        if self.grid is not None and 2 * self.grid * self._tolerance(x) >= self._span:
+            raise ValueError(
+                f"`x` must have a more precise dtype for grid={self.grid}, got {x.dtype}. Use "
+                "another dtype or a coarser grid."
+            )
 
     @property
     def _span(self) -> float:
         return self.bounds.upper - self.bounds.lower
 
-    def _slack(self, x: Tensor) -> float:
-        """What rounding may add to a value like those of `x`, in input units."""
+    def _tolerance(self, x: Tensor) -> float:
+        """Return the possible rounding error of values like those of `x`, in input units."""
         return max(1e-5, torch.finfo(x.dtype).eps) * self._span
 
     def _properties(self, x: Tensor) -> Iterator[_Property]:
-        """What is looked for in `x` `(n, *features)`, one property after another."""
+        """Yield the properties of `x` `(n, *features)`, one after another."""
         lower, upper = self.bounds
-        slack = self._slack(x)
+        tolerance = self._tolerance(x)
         finite = x.isfinite()
         yield _Property("finite", "must be finite", x, torch.where(finite, -math.inf, math.inf))
-        whole = per_sample(finite.flatten(1).all(1), x)  # nothing more is said of the others
-        inside = at_least_float32(x.detach()).where(whole, lower).clamp(lower, upper)
+        is_finite = per_sample(finite.flatten(1).all(1), x)  # others are not checked further
+        inside = at_least_float32(x.detach()).where(is_finite, lower).clamp(lower, upper)
 
-        beyond = torch.maximum(lower - x, x - upper) - slack
-        wanted = f"must lie in [{lower:g}, {upper:g}]"
-        yield _Property("bounds", wanted, x, beyond.where(whole, -math.inf))
+        outside = torch.maximum(lower - x, x - upper) - tolerance
+        requirement = f"must lie in [{lower:g}, {upper:g}]"
+        yield _Property("bounds", requirement, x, outside.where(is_finite, -math.inf))
         if self.grid is not None:
-            off = (inside - on_grid(inside, self.bounds, self.grid)).abs() - slack
-            yield _Property("grid", f"must be {lower:g} + k * {self._span:g} / {self.grid}", x, off)
+            off_grid = (inside - round_to_grid(inside, self.bounds, self.grid)).abs() - tolerance
+            yield _Property(
+                "grid", f"must be {lower:g} + k * {self._span:g} / {self.grid}", x, off_grid
+            )
         if self.limit is not None:
-            contrast = _outstanding(inside)
-            wanted = f"must be at most {self.limit:.4g}"
-            yield _Property("contrast", wanted, contrast, contrast - self.limit - slack)
+            contrast = _local_contrast(inside)
+            requirement = f"must be at most {self.limit:.4g}"
+            yield _Property("contrast", requirement, contrast, contrast - self.limit - tolerance)
 
-    def _pulled(self, x: Tensor, limit: float, passes: int, slack: float) -> Tensor:
-        """`x` with outstanding pixels pulled back to the limit, and on the grid."""
+    def _pull_to_limit(self, x: Tensor, limit: float, passes: int, tolerance: float) -> Tensor:
+        """Move pixels with too much contrast to the limit, and onto the grid."""
         for _ in range(passes):
-            middle = _median_around(x)
-            out = (x - middle).abs() > limit + slack
-            if not out.any():
+            median = _neighbor_median(x)
+            exceeding = (x - median).abs() > limit + tolerance
+            if not exceeding.any():
                 break
-            x = torch.where(out, self._between(middle - limit, middle + limit, x, slack / 2), x)
+            x = torch.where(
+                exceeding, self._clamp_to_grid(median - limit, median + limit, x, tolerance / 2), x
+            )
         return x
 
-    def _between(self, least: Tensor, most: Tensor, x: Tensor, slack: float) -> Tensor:
-        """The nearest value to `x` from `least` to `most`; on the grid, if there is one."""
+    def _clamp_to_grid(self, low: Tensor, high: Tensor, x: Tensor, tolerance: float) -> Tensor:
+        """Return the nearest values to `x` from `low` to `high`, on the grid if there is one."""
         if self.grid is not None:
             lower, step = self.bounds.lower, self._span / self.grid
-            least = lower + ((least - lower - slack) / step).ceil() * step
-            most = lower + ((most - lower + slack) / step).floor() * step
-        return x.clamp(least, most)
+            low = lower + ((low - lower - tolerance) / step).ceil() * step
+            high = lower + ((high - lower + tolerance) / step).floor() * step
+        return x.clamp(low, high)
 
 
 class _Property(NamedTuple):
-    """What a property says of a batch."""
+    """Property of a batch."""
 
     name: str
-    wanted: str
-    value: Tensor  # (n, *features), what is looked at
-    excess: Tensor  # (n, *features), by how much it is violated: above zero
+    requirement: str
+    value: Tensor  # (n, *features), the checked quantity
+    violation: Tensor  # (n, *features), positive where the property is violated
 
     @property
     def violated(self) -> Tensor:
-        """Bool `(n,)`."""
-        return self.excess.flatten(1).amax(1) > 0
+        """Mask `(n,)` of the inputs that violate the property."""
+        return self.violation.flatten(1).amax(1) > 0
 
-    def words(self, i: int) -> str:
-        """The worst place in sample `i`, and what is wrong there."""
-        at = torch.unravel_index(self.excess[i].argmax(), self.excess[i].shape)
-        place = ", ".join(str(int(axis)) for axis in at)
-        value = float(self.value[i][at])
-        return f"{self.name}: {value:.6g} at ({place}), {self.wanted}"
-
-
-def _outstanding(x: Tensor) -> Tensor:
-    """How far each pixel of `(n, channels, height, width)` is from the median around it."""
-    return (x - _median_around(x)).abs()
+    def describe(self, i: int) -> str:
+        """Describe the largest violation in sample `i`."""
+        index = torch.unravel_index(self.violation[i].argmax(), self.violation[i].shape)
+        place = ", ".join(str(int(axis)) for axis in index)
+        value = float(self.value[i][index])
+        return f"{self.name}: {value:.6g} at ({place}), {self.requirement}"
 
 
-def _median_around(x: Tensor) -> Tensor:
-    """The median of the eight neighbours of each pixel; edges are reflected."""
-    return torch.cat([_median_of_eight(part) for part in torch.split(x, _CHUNK)])
+def _local_contrast(x: Tensor) -> Tensor:
+    """Return the absolute difference of each pixel from the median of its neighbors."""
+    return (x - _neighbor_median(x)).abs()
+
+
+def _neighbor_median(x: Tensor) -> Tensor:
+    """Return the median of the eight neighbors of each pixel; edges are reflected."""
+    return torch.cat([_median_of_eight(part) for part in torch.split(x, _CHUNK_SIZE)])
 
 
 def _median_of_eight(x: Tensor) -> Tensor:
-    around = shifted(x, 1, 1)
-    del around[4]  # the pixel itself
-    ranked = torch.stack(around, dim=-1).sort(dim=-1).values
+    neighbors = window_pixels(x, 1, 1)
+    del neighbors[4]  # the pixel itself
+    ranked = torch.stack(neighbors, dim=-1).sort(dim=-1).values
     return (ranked[..., 3] + ranked[..., 4]) / 2

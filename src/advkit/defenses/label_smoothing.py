@@ -14,21 +14,21 @@ from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
 class LabelSmoothing(TrainingLoss):
     """Cross-entropy at smoothed labels (Szegedy et al., 2016, arXiv:1512.00567).
 
-    The label's class gets 1 - `smoothing` and all classes together the rest, in equal parts: of C
-    classes the label keeps 1 - smoothing + smoothing / C.
+    The class of the label gets 1 - `smoothing`, and the rest is spread evenly over all classes. Of
+    C classes the label keeps 1 - smoothing + smoothing / C.
 
-    By itself no defense: it keeps logits from growing, which weakens the gradients of the usual
-    cross-entropy and little else. Attacks that climb the log-odds, as those of `advkit.attacks` do
-    by default, are not misled by that. A `smoothing` of 0 is the ordinary cross-entropy, to be
-    added to other losses.
+    On its own it is not a defense. It limits the growth of logits, which weakens the gradients of
+    the usual cross-entropy and little else. Attacks on the log-odds, the default of
+    `advkit.attacks`, are not affected. A `smoothing` of 0 is the ordinary cross-entropy, for sums
+    with other losses.
 
     Args:
-        smoothing: share of the labels that is spread over all classes, in [0, 1] (epsilon in the
-            paper, which has 0.1).
+        smoothing: share of the label that is spread over all classes, in [0, 1] (epsilon in the
+            paper, which uses 0.1).
 
     Raises:
         ValueError: `smoothing` is out of its range.
-        TypeError: `smoothing` is no number.
+        TypeError: `smoothing` is not a number.
 
     Example:
         >>> import torch

@@ -20,40 +20,42 @@ Kind = Literal["adversarial", "clean"]
 class LogitPairing(TrainingLoss):
     """Logit pairing (Kannan, Kurakin and Goodfellow, 2018, arXiv:1803.06373).
 
-    Adversarial: half the cross-entropy of the clean inputs and half that of adversarial examples,
-    plus `weight` times the distance of the logits of each pair of them. Clean: the cross-entropy of
-    the clean inputs plus `weight` times the distance of pairs of different inputs, of whatever
-    classes. The distance is the squared difference, averaged over pairs and classes, as in the code
-    of the authors and of Mosbach et al. (2018, arXiv:1810.12042).
+    Adversarial pairing adds half the cross-entropy of clean inputs, half that of adversarial
+    examples, and `weight` times the distance between the logits of each pair. Clean pairing adds
+    the cross-entropy of clean inputs and `weight` times the distance of pairs of different inputs
+    of any classes. The distance is the squared difference, averaged over pairs and classes, as in
+    the code of the authors and of Mosbach et al. (2018, arXiv:1810.12042).
 
-    Pairing draws logits together, and to that end a net can bend its loss surface instead of moving
-    its boundaries: what robustness is seen under few steps of PGD fell to attacks with more
-    restarts and steps (Engstrom, Ilyas and Athalye, 2018, arXiv:1807.10272; Mosbach et al.). Clean
-    pairing hides gradients and defends against nothing; look at the figures under PGD with many
-    restarts and under an attack without gradients.
+    Pairing makes logits similar, which a net can achieve by a distorted loss surface instead of a
+    moved decision boundary. The apparent robustness under few steps of PGD did not hold against
+    more restarts and steps (Engstrom, Ilyas and Athalye, 2018, arXiv:1807.10272; Mosbach et al.).
+    Clean pairing masks gradients and is not a defense. Evaluate it with PGD with many restarts and
+    with a gradient-free attack.
 
-    Deviations: the clean and the adversarial half go forward one after the other, so that batch
-    norm sees them apart; the authors' code sends both as one batch. Their examples are targeted
-    at random or least likely classes on ImageNet; here the attack goes away from `y`. They train
-    clean pairing on inputs with Gaussian noise, which here is for the loader to add. An attack of
-    several steps gives its strongest iterate, not its last.
+    Deviations from the paper:
+        - Clean inputs and adversarial examples are passed separately, which separates them in batch
+          norm. The authors' code passes both in one batch.
+        - The attack is untargeted, away from `y`. The authors target random or least likely classes
+          on ImageNet.
+        - Clean pairing adds no noise; the loader can. The authors train it on inputs with Gaussian
+          noise.
+        - An attack of several steps returns its strongest iterate, not its last.
 
     Args:
-        attack: makes the examples of adversarial pairing; its `seed` is drawn anew at each call,
-            and what its `stop` leaves open is `"never"`. `None` for clean pairing.
-        weight: of the distance, not negative (lambda in the paper); 0.5 is what the authors' code
-            proposes for ImageNet.
+        attack: attack that generates the examples of adversarial pairing. A new `seed` is drawn at
+            each call, and a `stop` of `None` becomes `"never"`. `None` for clean pairing.
+        weight: weight of the distance, not negative (lambda in the paper); the authors' code
+            proposes 0.5 for ImageNet.
         kind: `"adversarial"`, or `"clean"`, which pairs each input of the first half of the batch
-            with one of the second, at random if the loader shuffles. The last input of an odd batch
-            has no partner, and part in the cross-entropy alone.
+            with one of the second half, at random if the loader shuffles. The last input of an odd
+            batch has no partner, and only counts in the cross-entropy.
         bounds: lower and upper end of valid feature values, for the attack.
-        mode: `"eval"` crafts against the module in evaluation mode, `"keep"` in the mode that it
-            has.
+        mode: `"eval"` attacks the module in evaluation mode, `"keep"` in its current mode.
 
     Raises:
-        ValueError: a value is out of its range, an option is unknown, or there is an `attack` that
-            clean pairing has no use for.
-        TypeError: `attack` is no attack, where one is needed.
+        ValueError: a value is out of its range, an option is unknown, or an `attack` is given for
+            clean pairing.
+        TypeError: `attack` is not an attack, where one is needed.
 
     Example:
         >>> import torch
@@ -77,7 +79,7 @@ class LogitPairing(TrainingLoss):
         if self.kind == "adversarial":
             checks.attack("attack", self.attack)
         elif self.attack is not None:
-            raise ValueError(f"`attack` must be None for clean pairing, got {self.attack!r}")
+            raise ValueError(f"`attack` must be None for clean pairing, got {self.attack!r}.")
         checked_bounds(self.bounds)
         checks.one_of("mode", self.mode, ("eval", "keep"))
 
@@ -102,5 +104,5 @@ class LogitPairing(TrainingLoss):
 
 
 def _distance(logits: Tensor, others: Tensor) -> Tensor:
-    """Mean squared difference over the classes of logits `(n, classes)`: `(n,)`."""
+    """Return the mean squared difference over classes of logits `(n, classes)`: `(n,)`."""
     return (logits - others).square().mean(1)

@@ -15,25 +15,25 @@ from advkit.models.torch import checked_bounds
 
 @dataclass(frozen=True, kw_only=True)
 class LogitSqueezing(TrainingLoss):
-    """Logit squeezing: cross-entropy on noisy inputs, and a price on the size of the logits.
+    """Logit squeezing: cross-entropy on noisy inputs and a penalty on the norm of the logits.
 
-    Proposed by Kannan, Kurakin and Goodfellow (2018, arXiv:1803.06373) beside logit pairing. The
-    price is `weight` times the mean Euclidean length of the logits, not squared, and the noise is
-    clipped to the bounds, both as in the code of Mosbach et al. (2018, arXiv:1810.12042). Shafahi
-    et al. (2019, arXiv:1910.11585) square it.
+    Kannan, Kurakin and Goodfellow (2018, arXiv:1803.06373) propose it together with logit pairing.
+    The penalty is `weight` times the mean Euclidean norm of the logits, not squared. The noisy
+    inputs are clipped to the bounds. Both follow the code of Mosbach et al. (2018,
+    arXiv:1810.12042); Shafahi et al. (2019, arXiv:1910.11585) square the norm.
 
-    Small logits make small gradients, and little more: Mosbach et al. show that nets trained so
-    fall to PGD with enough restarts and steps. Attacks that climb the usual cross-entropy take them
-    for robust.
+    Small logits have small gradients, and little else changes: Mosbach et al. show that PGD with
+    enough restarts and steps breaks such nets. Attacks on the usual cross-entropy overestimate
+    their robustness.
 
-    The noise is drawn from torch's global generator, as that of dropout is; in evaluation mode too.
+    The noise is drawn from torch's global generator, like that of dropout, also in evaluation mode.
 
     Args:
-        weight: of the length, not negative (lambda in the paper); 0.5 is the default of the code of
-            Mosbach et al.
+        weight: weight of the norm, not negative (lambda in the paper); the default of the code of
+            Mosbach et al. is 0.5.
         noise: standard deviation of the Gaussian noise, in input units, not negative; Mosbach et
-            al. have 0.5 on MNIST with inputs in [0, 1].
-        bounds: lower and upper end of valid feature values, that noisy inputs are clipped to.
+            al. use 0.5 on MNIST with inputs in [0, 1].
+        bounds: lower and upper end of valid feature values, to which noisy inputs are clipped.
 
     Raises:
         ValueError: a value is out of its range.
@@ -61,5 +61,5 @@ class LogitSqueezing(TrainingLoss):
         return cross_entropy(logits, y) + self.weight * lp_norm(logits, "l2").mean()
 
     def _noisy(self, x: Tensor) -> Tensor:
-        x = checks.inputs(x, self.bounds)  # the clip is for the noise, not for what came
+        x = checks.inputs(x, self.bounds)  # only the noise may exceed the bounds
         return (x + self.noise * torch.randn_like(x)).clamp(*self.bounds)

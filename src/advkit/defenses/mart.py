@@ -15,31 +15,32 @@ from advkit.defenses.training_loss import CraftingLoss, cross_entropy, divergenc
 class MART(CraftingLoss):
     """Misclassification-aware adversarial training (Wang et al., 2020, ICLR).
 
-    Boosted cross-entropy of the example, -log p_y(x_adv) - log(1 - max p_k(x_adv)) over the other
-    classes k, and beta * KL(p(x) || p(x_adv)) * (1 - p_y(x)): what the module gets wrong without an
-    attack is held fast most. With two classes the first term is twice the cross-entropy.
+    The loss has two terms. The boosted cross-entropy of the example is -log p_y(x_adv) - log(1 -
+    max p_k(x_adv)) over the other classes k; with two classes it is twice the cross-entropy. The
+    second term is beta * KL(p(x) || p(x_adv)) * (1 - p_y(x)). It stabilizes most the samples that
+    the module misclassifies without an attack.
 
-    The examples are made anew at every call, against the module in evaluation mode, and are
-    constants to the outer loss. The gradient flows through everything else, the factor
-    1 - p_y(x) too, as in the authors' code. Each call takes two forward passes with gradients of
-    the parameters, first of the clean inputs.
+    New examples are generated at every call, against the module in evaluation mode, and are
+    constants to the loss. The gradient flows through everything else, also through the factor 1 -
+    p_y(x), as in the authors' code. Each call needs two forward passes with gradients of the
+    parameters, the first of the clean inputs.
 
-    Deviations: 1 - p is added up from the other classes instead of subtracted, so that neither the
-    logarithms nor the factor need the authors' offsets of 1e-4 to 1e-12. The authors start from
-    x + 0.001 * N(0, 1) and take the last iterate; here it is the attack's own start and, of several
-    steps, its strongest iterate.
+    Deviations from the paper:
+        - 1 - p is computed as the sum over the other classes. The authors' code subtracts, and
+          needs offsets of 1e-4 to 1e-12 in the logarithms and the factor.
+        - The attack's own start is used. The authors start from x + 0.001 * N(0, 1).
+        - An attack of several steps returns its strongest iterate; the authors use the last one.
 
     Args:
-        attack: makes the examples. What its `stop` leaves open is `"never"` here, and its `seed` is
-            drawn anew at each call.
+        attack: attack that generates the examples. A `stop` of `None` becomes `"never"`, and a new
+            `seed` is drawn at each call.
         beta: weight of the divergence, not negative (lambda in the paper).
         bounds: lower and upper end of valid feature values.
-        mode: `"eval"` crafts against the module in evaluation mode, `"keep"` in the mode that it
-            has.
+        mode: `"eval"` attacks the module in evaluation mode, `"keep"` in its current mode.
 
     Raises:
         ValueError: a value is out of its range, or an option is unknown.
-        TypeError: `attack` is no attack.
+        TypeError: `attack` is not an attack.
 
     Example:
         >>> import torch
@@ -58,18 +59,18 @@ class MART(CraftingLoss):
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x_adv = self._craft(module, x, y)
         logits, logits_adv = logits_of(module, x), logits_of(module, x_adv)
-        unsure = _log_rest(logits, y).exp()
-        kept = divergence(logits, logits_adv) * unsure
-        return _boosted_cross_entropy(logits_adv, y) + self.beta * kept.mean()
+        uncertainty = _log_complement(logits, y).exp()
+        consistency = divergence(logits, logits_adv) * uncertainty
+        return _boosted_cross_entropy(logits_adv, y) + self.beta * consistency.mean()
 
 
 def _boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean of -log p_y - log(1 - p_k), k being the likeliest other class."""
-    rival = split_label_logit(logits, y)[1].argmax(1)
-    return cross_entropy(logits, y) - _log_rest(logits, rival).mean()
+    """Return the mean of -log p_y - log(1 - p_k), where k is the most probable other class."""
+    runner_up = split_label_logit(logits, y)[1].argmax(1)
+    return cross_entropy(logits, y) - _log_complement(logits, runner_up).mean()
 
 
-def _log_rest(logits: Tensor, y: Tensor) -> Tensor:
-    """log(1 - p_y) of logits `(n, classes)`, `(n,)`; exact where p_y is 1 in its dtype."""
+def _log_complement(logits: Tensor, y: Tensor) -> Tensor:
+    """Return log(1 - p_y) `(n,)` of logits `(n, classes)`; exact where p_y is 1 in its dtype."""
     _, others = split_label_logit(logits, y)
     return others.logsumexp(1) - logits.logsumexp(1)

@@ -1,4 +1,4 @@
-"""Pixels: checks of them, the windows around them, and the grid of values that they may have."""
+"""Pixels: checks, windows around them, and the grid of their values."""
 
 from __future__ import annotations
 
@@ -8,62 +8,66 @@ from torch import Tensor
 from advkit.models.wrappers import straight_through
 
 
-def check_images(x: Tensor, wanted_by: str) -> None:
-    """Raise unless `x` has the shape of images."""
+def check_images(x: Tensor, user: str) -> None:
+    """Raise unless `x` has the shape of images; `user` is the option or class that needs them."""
     if x.ndim != 4:
         raise ValueError(
-            f"{wanted_by} needs images (n, channels, height, width), got shape {tuple(x.shape)}"
+            f"`x` must have shape (n, channels, height, width) for {user}, got {tuple(x.shape)}."
         )
 
 
 def check_floats(x: Tensor) -> None:
     """Raise unless `x` is a tensor of a floating dtype."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
+        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}.")
     if not x.is_floating_point():
-        raise TypeError(f"`x` must be of a floating dtype, got {x.dtype}; convert it, x.float()")
+        raise TypeError(
+            f"`x` must have a floating dtype, got {x.dtype}. Convert it with x.float()."
+        )
 
 
-def on_grid(x: Tensor, bounds: tuple[float, float], steps: int) -> Tensor:
-    """The nearest of `steps + 1` values spread evenly over the bounds; the gradient is that of `x`.
+def round_to_grid(x: Tensor, bounds: tuple[float, float], steps: int) -> Tensor:
+    """Round to the nearest of `steps + 1` values spread evenly over the bounds.
+
+    The gradient is the identity.
 
     Args:
-        x: of float32 at least.
-        bounds: the first and the last of the values.
-        steps: from one to the other.
+        x: values, of float32 at least.
+        bounds: the first and the last value.
+        steps: number of steps from one to the other.
     """
     lower, upper = bounds
-    share = ((x - lower) / (upper - lower) * steps).round() / steps
-    return straight_through(x, (lower + share * (upper - lower)).clamp(lower, upper))
+    fraction = ((x - lower) / (upper - lower) * steps).round() / steps
+    return straight_through(x, (lower + fraction * (upper - lower)).clamp(lower, upper))
 
 
-def padded(x: Tensor, before: int, after: int) -> Tensor:
-    """Images with `before` more rows and columns at the top and left, `after` at the other ends.
+def pad_reflect(x: Tensor, before: int, after: int) -> Tensor:
+    """Add `before` rows and columns at the top and left of images, and `after` at the other ends.
 
-    The image is reflected at its edges, the outermost pixels repeated (`reflect` in SciPy), as
-    often as it takes.
+    The image is reflected at its edges with the outermost pixels repeated (`reflect` in SciPy), as
+    often as needed.
     """
-    rows, columns = (_reflected(side, before, after, x.device) for side in x.shape[-2:])
+    rows, columns = (_reflected_indices(side, before, after, x.device) for side in x.shape[-2:])
     return x[..., rows, :][..., columns]
 
 
-def shifted(x: Tensor, before: int, after: int) -> list[Tensor]:
-    """The pixels of each window from `before` to `after` of a pixel, in reading order.
+def window_pixels(x: Tensor, before: int, after: int) -> list[Tensor]:
+    """Return the pixels of the window around each pixel, in reading order.
 
     Args:
         x: `(n, channels, height, width)`.
-        before: how far a window reaches up and to the left.
-        after: how far it reaches down and to the right.
+        before: extent of a window up and to the left.
+        after: extent of a window down and to the right.
 
     Returns:
-        As many views like `x` as a window has pixels.
+        Views like `x`, one for each pixel of the window.
     """
-    wide, (h, w) = padded(x, before, after), x.shape[-2:]
-    across = range(before + after + 1)
-    return [wide[..., i : i + h, j : j + w] for i in across for j in across]
+    framed, (h, w) = pad_reflect(x, before, after), x.shape[-2:]
+    offsets = range(before + after + 1)
+    return [framed[..., i : i + h, j : j + w] for i in offsets for j in offsets]
 
 
-def _reflected(side: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Which of `side` places stands at each place from `-before` to `side + after`."""
-    place = torch.arange(-before, side + after, device=device) % (2 * side)
-    return torch.where(place < side, place, 2 * side - 1 - place)
+def _reflected_indices(side: int, before: int, after: int, device: torch.device) -> Tensor:
+    """Return which of `side` positions is at each position from `-before` to `side + after`."""
+    position = torch.arange(-before, side + after, device=device) % (2 * side)
+    return torch.where(position < side, position, 2 * side - 1 - position)

@@ -351,7 +351,7 @@ def test_arrays_are_no_windows_into_what_was_read(fitted):
 def test_arrays_that_are_missing_or_do_not_fit_are_refused(fitted, name):
     arrays = fitted.arrays()
     wrong = {**arrays, name: arrays[name].astype(np.float16)}
-    with pytest.raises(ValueError, match=f"arrays\\['{name}'\\] must be .* got float16"):
+    with pytest.raises(ValueError, match=f"`arrays\\['{name}'\\]` must be .* got float16"):
         InputDictionaries.from_arrays(fitted.settings, wrong)
     del arrays[name]
     with pytest.raises(ValueError, match=f"`arrays` must hold .*{name}"):
@@ -395,13 +395,13 @@ def test_settings_out_of_range_are_refused(given, error, words):
 @pytest.mark.parametrize(
     ("x", "labels", "error", "words"),
     [
-        (torch.rand(4, 36), torch.zeros(4), ValueError, "InputDefender needs images"),
+        (torch.rand(4, 36), torch.zeros(4), ValueError, "for InputDefender, got"),
         (np.zeros((4, 1, 6, 6)), torch.zeros(4), TypeError, "`x` must be a torch.Tensor"),
         (
             torch.zeros(4, 1, 6, 6).int(),
             torch.zeros(4),
             TypeError,
-            "`x` must be of a floating dtype",
+            "`x` must have a floating dtype",
         ),
         (torch.rand(4, 1, 6, 6) + 1, torch.zeros(4), ValueError, "`x` must lie in"),
         (torch.rand(4, 1, 6, 6), torch.zeros(3), ValueError, "`labels` must have shape"),
@@ -439,7 +439,7 @@ def test_so_many_atoms_that_nothing_is_left_are_refused():
             torch.zeros(2, 1, 6, 6).int(),
             torch.zeros(2),
             TypeError,
-            "`x` must be of a floating dtype",
+            "`x` must have a floating dtype",
         ),
         (torch.zeros(2, 36), torch.zeros(2), ValueError, r"`x` must have shape \(n, 1, 6, 6\)"),
         (

@@ -293,7 +293,7 @@ def test_a_layer_that_is_not_there(victim, layer, sentence):
 def test_a_layer_that_runs_twice():
     shared = nn.Linear(64, 64)
     net = nn.Sequential(nn.Flatten(), shared, nn.ReLU(), shared, nn.Linear(64, 10))
-    with pytest.raises(ValueError, match="layer '1' must run once in a forward pass, runs 2 times"):
+    with pytest.raises(ValueError, match="layer '1' must run once in a forward pass, got 2 runs"):
         fitted(TorchClassifier(net, num_classes=10), LatentDefenders(layer="1", **QUICK))
 
 

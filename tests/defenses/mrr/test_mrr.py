@@ -419,9 +419,7 @@ class TestErrorsOfFit:
         x, y = digits(100)
         with pytest.raises(ValueError, match="`clean` must hold at least 2 inputs, got 1"):
             MRR().fit(net, x, y, x[:1])
-        with pytest.raises(
-            ValueError, match="argument 'clean': `x` must lie in the model's bounds"
-        ):
+        with pytest.raises(ValueError, match="argument 'clean': `x` must lie in"):
             MRR().fit(net, x, y, x + 3)
 
     def test_one_precision_for_each(self, net):
@@ -430,10 +428,10 @@ class TestErrorsOfFit:
             MRR(QUICK, **rule).fit(net, *digits(200))
 
     def test_before_any(self, net):
-        with pytest.raises(ValueError, match="MRR must be fitted first. Call fit"):
+        with pytest.raises(ValueError, match="MRR is not fitted. Call fit"):
             MRR().risk(digits(3)[0])
         for joint in (True, False):
-            with pytest.raises(ValueError, match="MRR must be fitted first"):
+            with pytest.raises(ValueError, match="MRR is not fitted"):
                 Guard(net, MRR(joint_threshold=joint))
 
     def test_an_error_leaves_an_earlier_fit(self, net):

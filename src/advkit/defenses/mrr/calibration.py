@@ -52,8 +52,8 @@ class Calibration:
             raise ValueError(
                 f"`counts` must lie in [0, {most}], the number of distances of a class."
             )
-        own = torch.arange(most, device=self.counts.device) < self.counts[:, None]
-        if not bool((self.distances.isfinite() == own).all()):
+        used = torch.arange(most, device=self.counts.device) < self.counts[:, None]
+        if not bool((self.distances.isfinite() == used).all()):
             raise ValueError(
                 "`distances` must be finite up to `counts` of each class, and infinite after that."
             )
@@ -125,10 +125,10 @@ def fit_calibration(distances: Tensor, labels: Tensor, classes: int) -> Calibrat
     """
     finite = distances.isfinite().all(1)
     distances, labels = distances[finite].double(), labels[finite]
-    own = [distances[labels == label].sort(dim=0).values for label in range(classes)]
-    table = pad_sequence(own, batch_first=True, padding_value=torch.inf)  # (classes, most, k)
+    by_class = [distances[labels == label].sort(dim=0).values for label in range(classes)]
+    table = pad_sequence(by_class, batch_first=True, padding_value=torch.inf)  # (classes, most, k)
     table = F.pad(table, (0, 0, 0, int(table.shape[1] == 0)), value=torch.inf)
-    spread = torch.stack([_standard_deviation(rows) for rows in own], dim=1)
+    spread = torch.stack([_standard_deviation(rows) for rows in by_class], dim=1)
     return Calibration(
         distances=table.permute(2, 0, 1).contiguous(),
         counts=torch.bincount(labels, minlength=classes),

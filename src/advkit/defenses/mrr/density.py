@@ -107,9 +107,9 @@ def fit_density(
         explained: share of the variance that the principal axes explain.
     """
     features64, dtype = features.double(), at_least_float32(features).dtype
-    axes = [_principal_axes(own, explained) for own in features64]
-    rank = max(own.shape[1] for own in axes)
-    projection = torch.stack([_pad(own, rank) for own in axes])
+    axes = [_principal_axes(rows, explained) for rows in features64]
+    rank = max(basis.shape[1] for basis in axes)
+    projection = torch.stack([_pad(basis, rank) for basis in axes])
     shift = features64.mean(1, keepdim=True) @ projection
     projected = features64 @ projection - shift
     counts = torch.bincount(y, minlength=classes)
@@ -117,7 +117,7 @@ def fit_density(
     centers = sums / counts.clamp_min(1)[:, None]
     scales = None
     if kind == "gaussian":
-        ranks = [own.shape[1] for own in axes]
+        ranks = [basis.shape[1] for basis in axes]
         scales = torch.stack(
             [_scales(z, c, y, r) for z, c, r in zip(projected, centers, ranks, strict=True)]
         ).to(dtype)

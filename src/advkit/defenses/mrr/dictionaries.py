@@ -123,9 +123,9 @@ class InputDefender:
         Raises:
             TypeError: `x` or `labels` is not a tensor or has the wrong dtype, or `bounds` is not a
                 pair.
-            ValueError: `x` and `labels` are not images and their labels, `bounds` is not an
-                interval that holds them, there is no image, an image is smaller than a patch, or a
-                patch has too few values for the sparsity.
+            ValueError: `x` is not a batch of images within `bounds`, or `labels` are not their
+                labels. There is no image, or an image is smaller than a patch. A patch has too few
+                values for the sparsity.
         """
         check_images(x, "InputDefender")
         lower, upper = checked_bounds(bounds)
@@ -278,7 +278,7 @@ class InputDictionaries:
             found = (arrays[name].dtype, arrays[name].shape)
             if found != expected:
                 raise ValueError(
-                    f"arrays[{name!r}] must be {expected[0]} of shape {expected[1]} with these "
+                    f"`arrays[{name!r}]` must be {expected[0]} of shape {expected[1]} with these "
                     f"settings, got {found[0]} of shape {found[1]}."
                 )
         _check_values(settings, arrays)
@@ -347,7 +347,7 @@ def _check_values(settings: InputDefender, arrays: Mapping[str, npt.NDArray[Any]
     }
     for name, holds in valid.items():
         if not holds:
-            raise ValueError(f"arrays[{name!r}] must hold values that a fit can give.")
+            raise ValueError(f"`arrays[{name!r}]` must hold values that a fit can give.")
 
 
 def _expected_arrays(

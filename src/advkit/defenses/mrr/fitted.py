@@ -91,7 +91,7 @@ class Fitted:
         bad = distances.isnan().any(1)
         if bad.any():
             raise ValueError(
-                f"distances must not be NaN, got NaN (samples {checks.indices(bad)}). Check the "
+                f"The distances of defenders are NaN (samples {checks.indices(bad)}). Check the "
                 "weights of the model and the range of `x`."
             )
         pairs = _batches(distances, labels)

@@ -89,7 +89,7 @@ class LatentModules:
         if len(x) > _MAX_BATCHED_INPUTS:
             return torch.stack([defender(x) for defender in self.defenders])
         features: Tensor = torch.vmap(
-            lambda own: functional_call(self.defenders[0], own, (x,)), randomness="same"
+            lambda state: functional_call(self.defenders[0], state, (x,)), randomness="same"
         )(self._weights)
         return features
 
@@ -300,4 +300,4 @@ def _batched_features(defender: LatentDefender, x: Tensor) -> Tensor:
 def _stack_states(defenders: Sequence[LatentDefender]) -> dict[str, Tensor]:
     """Return weights and buffers by name, stacked over all defenders."""
     states = [{**dict(d.named_parameters()), **dict(d.named_buffers())} for d in defenders]
-    return {name: torch.stack([own[name].detach() for own in states]) for name in states[0]}
+    return {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}

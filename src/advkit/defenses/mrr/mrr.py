@@ -153,8 +153,8 @@ class MRR:
 
         Raises:
             TypeError: the model is not a torch module.
-            ValueError: an argument has the wrong shape or range, there are too few inputs to hold
-                some out, or none for `joint_threshold`, a layer does not exist, or the checkpoint
+            ValueError: an argument has the wrong shape or range, or a layer does not exist. There
+                are too few inputs to hold out, or none for `joint_threshold`. The checkpoint
                 belongs to another fit.
             RuntimeError: another run, in this process or another one, uses the checkpoint.
             OSError: the checkpoint cannot be written or read.
@@ -178,12 +178,7 @@ class MRR:
         with torch.inference_mode(False), torch.no_grad(), unnumbered:
             data = x[split.train_rows], y[split.train_rows]
             latent = fit_layers(
-                self.latent,
-                victim,
-                *data,
-                seed=self.seed,
-                checkpoint=checkpoint,
-                progress=progress,
+                self.latent, victim, *data, seed=self.seed, checkpoint=checkpoint, progress=progress
             )
             inputs = None if self.inputs is None else self.inputs.fit(*data, victim.bounds)
             fitted = calibrate_modules(
@@ -225,9 +220,7 @@ class MRR:
             ValueError: MRR is not fitted.
         """
         if self._fitted is None:
-            raise ValueError(
-                "MRR must be fitted first. Call fit(model, x, y) or MRR.load(path, model)."
-            )
+            raise ValueError("MRR is not fitted. Call fit(model, x, y) or MRR.load(path, model).")
         return self._fitted
 
     def scores(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -141,17 +141,17 @@ def write(path: Path, settings: Mapping[str, Any], fitted: Fitted) -> None:
         "calibration", vars(fitted.calibration)
     )
     taps = []
-    for i, own in enumerate(fitted.latent):
-        density = {k: v for k, v in vars(own.density).items() if v is not None}
+    for i, layer in enumerate(fitted.latent):
+        density = {k: v for k, v in vars(layer.density).items() if v is not None}
         arrays |= _with_prefix(f"density {i}", density)
-        taps.append(asdict(own.defenders[0].tapped.tap))
-        for k, defender in enumerate(own.defenders):
+        taps.append(asdict(layer.defenders[0].tapped.tap))
+        for k, defender in enumerate(layer.defenders):
             arrays |= _with_prefix(f"latent {i} {k}", defender.state_dict())
     if fitted.inputs is not None:
         arrays |= {f"inputs/{name}": array for name, array in fitted.inputs.arrays().items()}
     plain = {
         **settings,
-        "latent": [asdict(own) for own in settings["latent"]],
+        "latent": [asdict(layer) for layer in settings["latent"]],
         "inputs": None if settings["inputs"] is None else asdict(settings["inputs"]),
     }
     _write(path, {"format": _FORMAT, "settings": plain, "taps": taps}, arrays)
@@ -196,8 +196,8 @@ class StoredMRR:
         if not isinstance(taps, list) or len(taps) != len(layers):
             raise ValueError(f"`taps` must be a list of {len(layers)} taps.")
         latent = tuple(
-            _latent(own, _tap(tap, own), parts, i, victim, len(calibration.counts))
-            for i, (own, tap) in enumerate(zip(layers, taps, strict=True))
+            _latent(layer, _tap(tap, layer), parts, i, victim, len(calibration.counts))
+            for i, (layer, tap) in enumerate(zip(layers, taps, strict=True))
         )
         inputs, clean = None, parts.pop("", {})
         if self.settings["inputs"] is not None:
@@ -223,7 +223,7 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     inputs, precision = plain["inputs"], plain["precision"]
     return {
         **plain,
-        "latent": [_latent_settings(own) for own in plain["latent"]],
+        "latent": [_latent_settings(layer) for layer in plain["latent"]],
         "inputs": None if inputs is None else InputDefender(**inputs),
         "precision": tuple(precision) if isinstance(precision, list) else precision,
     }
@@ -303,8 +303,8 @@ def _group_by_part(arrays: Arrays) -> dict[str, Arrays]:
     """Group arrays named `part/name` by part and name; names without a part are in the part ""."""
     parts: dict[str, Arrays] = {}
     for name, array in arrays.items():
-        part, slash, own = name.partition("/")
-        parts.setdefault(part if slash else "", {})[own if slash else name] = array
+        part, slash, key = name.partition("/")
+        parts.setdefault(part if slash else "", {})[key if slash else name] = array
     return parts
 
 

@@ -30,7 +30,7 @@ class Tap:
 
     def __post_init__(self) -> None:
         if not isinstance(self.layer, str) or not self.layer:
-            raise ValueError(f"`layer` must be the name of a submodule, got {self.layer!r}")
+            raise ValueError(f"`layer` must be the name of a submodule, got {self.layer!r}.")
         checks.one_of("side", self.side, ("input", "output"))
 
 
