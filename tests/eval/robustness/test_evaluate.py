@@ -474,7 +474,7 @@ def test_the_page_marks_worst_cases_and_names_the_attack_it_shows(net, x, y):
 def test_errors_say_which_batch_they_count_in(net, x, y):
     x[23] = torch.nan
     for ask in (rob.accuracy, lambda *a, **k: rob.evaluate(*a, attacks=[Fools(0, 1)], **k)):
-        with pytest.raises(ValueError, match="begins at input 20: `x` must be finite.*sample 3"):
+        with pytest.raises(ValueError, match="begins at sample 20: `x` must be finite.*sample 3"):
             ask(net, x, y, batch_size=10)
         with pytest.raises(ValueError, match="^`x` must be finite.*sample 23"):
             ask(net, x, y)
