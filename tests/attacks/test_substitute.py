@@ -293,7 +293,7 @@ def test_the_substitute_has_the_bounds_of_the_victim():
 def test_a_budget_of_the_victims_own_ends_it():
     x, net, expected = points(30), deep(), deep()
     counter = QueryCounter(Stripes(), max_queries=59)
-    with pytest.raises(QueryBudgetExceeded, match="29 left, and 30 more"):
+    with pytest.raises(QueryBudgetExceeded, match="29 left, but the call needs 30"):
         attacks.Substitute(max_queries=100, **SHORT).fit(counter, net, x)
     assert counter.forward == 30
     attacks.Substitute(max_queries=30, **SHORT).fit(Stripes(), expected, x)
@@ -312,7 +312,7 @@ def test_a_budget_of_the_victims_own_ends_it():
         ({"x": points(0)}, ValueError, "`x` must hold at least one sample.*got 0"),
         ({"x": points(5) + 1}, ValueError, r"`x` must lie in the model's bounds \[0, 1\]"),
         ({"x": points(5).long()}, TypeError, "`x` must have a floating dtype"),
-        ({"x_test": points(0)}, ValueError, "x_test must hold at least one sample or be None"),
+        ({"x_test": points(0)}, ValueError, "`x_test` must hold at least one sample or be None"),
         ({"x_test": points(5) + 1}, ValueError, r"must lie in the model's bounds \[0, 1\]"),
         ({"net": lambda x: x}, TypeError, "`net` must be a torch.nn.Module, got function"),
         ({"victim": "tree"}, TypeError, "`model` must be a torch.nn.Module.*got str"),

@@ -206,7 +206,7 @@ def test_what_collect_refuses():
             collect([net], [attacks.FGSM(eps=torch.ones(n))], X, Y)
     with pytest.raises(ValueError, match=r"model 'Halfspace': `y` must be below 2.*sample 1"):
         collect([net], [], X, torch.tensor([0, 2, 0, 0]))
-    with pytest.raises(ValueError, match=r"in the batch that begins at sample 2.*`y` must be below"):
+    with pytest.raises(ValueError, match=r"batch that begins at sample 2.*`y` must be below"):
         collect([net], [], X, torch.tensor([0, 0, 0, 2]), batch_size=2)
     with pytest.raises(ValueError, match="`x` must hold at least one sample"):
         collect([net], [], X[:0], Y[:0])

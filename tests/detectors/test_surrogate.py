@@ -127,8 +127,8 @@ def test_it_is_a_detector(surrogate):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: DetectorSurrogate(3), TypeError, "`detector` must have anomaly_score"),
-        (lambda: DetectorSurrogate(Sum), TypeError, "`detector` must have anomaly_score"),
+        (lambda: DetectorSurrogate(3), TypeError, "`detector` must have a method anomaly_score"),
+        (lambda: DetectorSurrogate(Sum), TypeError, "`detector` must have a method anomaly_score"),
         (lambda: DetectorSurrogate(Sum(), hidden=64), TypeError, "`hidden` must be a list"),
         (
             lambda: DetectorSurrogate(Sum(), hidden=()),
@@ -201,7 +201,7 @@ def test_a_detector_that_answers_no_numbers_is_named():
             return np.full(len(outputs), np.nan)
 
     with pytest.raises(
-        ValueError, match="Broken must return finite anomaly scores, got .*sample 0"
+        ValueError, match="`Broken` must return finite anomaly scores, got .*sample 0"
     ):
         DetectorSurrogate(Broken()).fit(rows())
 

@@ -27,8 +27,6 @@ def check_detector(detector: object) -> None:
         TypeError: it is a class, lacks the method, or its method takes other arguments than
             `reads_inputs` implies.
     """
-    if not callable(getattr(detector, "anomaly_score", None)):
-        _raise_for_former_names(detector)
     checks.detector("detector", detector)
     arguments = ("x", "labels") if reads_inputs(detector) else ("outputs",)
     try:
@@ -47,21 +45,6 @@ def check_detector(detector: object) -> None:
             f"anomaly_score{signature}. Set `reads_inputs = {not reads_inputs(detector)}` if it "
             f"scores {other}."
         )
-
-
-def _raise_for_former_names(detector: object) -> None:
-    """Raise if a detector has its scores under another name than `anomaly_score`.
-
-    Raises:
-        TypeError: it has `risk` or `suspicion`.
-    """
-    for name, arguments in (("risk", "x, labels"), ("suspicion", "outputs")):
-        if not isinstance(detector, type) and callable(getattr(detector, name, None)):
-            attribute = " and set `reads_inputs = True`" if name == "risk" else ""
-            raise TypeError(
-                f"`detector` must have anomaly_score({arguments}), got {detector!r} with {name}. "
-                f"Rename the method to `anomaly_score`{attribute}."
-            )
 
 
 def anomaly_score_of(
@@ -102,7 +85,7 @@ def checked_anomaly_score(name: str, returned: npt.ArrayLike, n: int) -> Floats:
     """
     returned = np.asanyarray(returned)
     if returned.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must return anomaly scores as numbers, got {returned.dtype}.")
+        raise TypeError(f"`{name}` must return anomaly scores as numbers, got {returned.dtype}.")
     checks.unmasked(f"the anomaly score of {name}", returned)
     with np.errstate(over="ignore"):  # values beyond the range of float64 become infinite
         anomaly_score: Floats = np.array(returned, dtype=np.float64)
@@ -110,13 +93,13 @@ def checked_anomaly_score(name: str, returned: npt.ArrayLike, n: int) -> Floats:
         anomaly_score = anomaly_score[None]
     if anomaly_score.shape != (n,):
         raise ValueError(
-            f"{name} must return anomaly scores of shape ({n},), one for each input, "
+            f"`{name}` must return anomaly scores of shape ({n},), one for each input, "
             f"got {anomaly_score.shape}."
         )
     bad = torch.from_numpy(~np.isfinite(anomaly_score))
     if bad.any():
         raise ValueError(
-            f"{name} must return finite anomaly scores, got NaN or infinity "
+            f"`{name}` must return finite anomaly scores, got NaN or infinity "
             f"(sample {checks.indices(bad)})."
         )
     return anomaly_score

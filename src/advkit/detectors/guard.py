@@ -276,8 +276,8 @@ class Guard(HasInnerModel):
         bad = ~outputs.isfinite().all(1)
         if bad.any():
             raise ValueError(
-                f"the model returned NaN or infinite {self.outputs} for sample "
-                f"{checks.indices(bad)}."
+                f"`model` must return finite {self.outputs}, got NaN or infinity "
+                f"({checks.samples(bad)})."
             )
         return outputs
 

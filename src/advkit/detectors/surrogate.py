@@ -197,7 +197,7 @@ class DetectorSurrogate:
 
     def _fitted(self, shape: torch.Size) -> _StandardizedNet:
         if self._net is None:
-            raise ValueError("DetectorSurrogate must be fitted before use. Call fit(outputs).")
+            raise ValueError("`DetectorSurrogate` must be fitted before use. Call fit(outputs).")
         width = len(self._net.center)
         if len(shape) != 2 or shape[1] != width:
             raise ValueError(f"`outputs` must have shape (n, {width}), got {tuple(shape)}.")

@@ -146,7 +146,7 @@ def test_success_is_what_the_guard_says_of_x_adv(x, y, start_images, k):
 
 
 @every_guarded_attack
-@pytest.mark.filterwarnings("ignore:natural holds no image", "ignore:.*met a gradient")
+@pytest.mark.filterwarnings("ignore:`start_images` holds no image", "ignore:.*met a gradient")
 def test_a_rejection_is_never_a_success(x, y, start_images, k):
     """The guard accepts nothing of the second class."""
 
@@ -241,7 +241,7 @@ def test_guards_around_guards_all_count(x, y, start_images, k):
         def scores(self, x):
             return self.model.scores(x)
 
-    both = Guard(Scored(Plane(), Above(0), 0.0), Ball(0.2), threshold=0.0)
+    both = Guard(Scored(Plane(), Above(0), threshold=0.0), Ball(0.2), threshold=0.0)
     result = all_three(start_images)[k].run(both, x, y)
     assert result.success.all()
     assert (result.x_adv[:, 1] >= 0.53).all()
@@ -666,7 +666,7 @@ class Outputs:
 def test_a_detector_of_outputs_is_refused(x, y, start_images, k):
     attack = all_three(start_images)[k]
     name = type(attack).__name__
-    with pytest.raises(TypeError, match=f"{name} needs.*Outputs has no excess.*Adaptive is for"):
+    with pytest.raises(TypeError, match=f"{name} needs.*Outputs has no margin_over_threshold.*Adaptive is for"):
         attack(Guard(Plane(), Outputs(), threshold=0.5), x, y)
 
 
@@ -692,7 +692,7 @@ def test_excess_has_a_row_for_each_input(x, y, shape):
         def margin_over_threshold(self, x, labels, threshold):
             return torch.zeros(shape, dtype=x.dtype)
 
-    with pytest.raises(ValueError, match=r"excess of shape \(12, width\)"):
+    with pytest.raises(ValueError, match=r"margin_over_threshold of shape \(12, width\)"):
         SelectivePGD(eps=0.1)(Guard(Plane(), Wrong(0.1), threshold=0.0), x, y)
 
 
@@ -744,7 +744,7 @@ def wrong(kind, error, words, /, **settings):
         wrong(
             JointCarliniWagner,
             ValueError,
-            "start_images and detector_confidence",
+            "`start_images` and `detector_confidence` must",
             schedule="published",
             detector_confidence=0.1,
         ),

@@ -41,19 +41,19 @@ def _height(group: Group, row: Row) -> float:
 
 
 def _draw_panel(axes: Axes, group: Group) -> None:
-    rows, front = _drawable(group, group.rows), _drawable(group, group.pareto_front)
+    rows, pareto_front = _drawable(group, group.rows), _drawable(group, group.pareto_front)
     lowest, highest = rows[0].cost.passes, rows[-1].cost.passes
     middle = math.sqrt(lowest * highest)
     for i, row in enumerate(rows):
         position = row.cost.passes, _height(group, row)
-        axes.plot(*position, "o", color="C0" if row in front else "grey")
+        axes.plot(*position, "o", color="C0" if row in pareto_front else "grey")
         # Labels point to the middle, alternately above and below, to avoid overlaps.
         aside, align = (5, "left") if position[0] <= middle else (-5, "right")
         shift = (aside, -12 if i % 2 else 5)
         axes.annotate(
             row.name, position, xytext=shift, textcoords="offset points", ha=align, fontsize="small"
         )
-    steps = [(row.cost.passes, _height(group, row)) for row in front]
+    steps = [(row.cost.passes, _height(group, row)) for row in pareto_front]
     axes.step(*zip(*steps, strict=True), where="post", color="C0", alpha=0.5)
     axes.set_xscale("log")
     axes.set_xlim(lowest / X_MARGIN, highest * X_MARGIN)

@@ -153,14 +153,14 @@ class Group:
 
     def table(self) -> Table:
         """Return a table with the rows, a mark for the Pareto front, and the summary below."""
-        front = set(map(id, self.pareto_front))
-        marked = [(row, "* " if id(row) in front else "  ") for row in self.rows]
+        on_front = set(map(id, self.pareto_front))
+        marked = [(row, "* " if id(row) in on_front else "  ") for row in self.rows]
         lines = [_line(row, mark) for row, mark in marked]
         return Table(self.title, _HEADING, lines, [], note=self.summary)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; an infinite distance is `None`."""
-        front = set(map(id, self.pareto_front))
+        on_front = set(map(id, self.pareto_front))
         return {
             "title": self.title,
             "norm": self.norm,
@@ -171,7 +171,7 @@ class Group:
                     "success_rate": row.success_rate.to_dict(),
                     "median_distance": finite(row.median_distance),
                     "passes": row.cost.passes,
-                    "pareto_front": id(row) in front,
+                    "pareto_front": id(row) in on_front,
                 }
                 for row in self.rows
             ],

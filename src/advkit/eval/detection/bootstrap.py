@@ -103,8 +103,8 @@ def _weights(samples: Ints, resamples: int, seed: int) -> Iterator[Floats]:
     size = max(1, _WEIGHTS_AT_ONCE // len(samples))
     for first in range(0, resamples, size):
         b = min(size, resamples - first)
-        drawn = rng.integers(count, size=(b, count)) + count * np.arange(b)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=b * count).reshape(b, count)
+        resampled = rng.integers(count, size=(b, count)) + count * np.arange(b)[:, None]
+        times = np.bincount(resampled.ravel(), minlength=b * count).reshape(b, count)
         yield times.astype(np.float64)[:, samples]
 
 
@@ -171,8 +171,8 @@ def ratio(part: Floats, whole: Floats, otherwise: float = np.nan) -> Floats:
 def describe_intervals(resamples: int, *, grouped: bool) -> str:
     """Return a sentence on how the intervals were computed."""
     unit = (
-        "all rows of a sample are drawn together"
+        "all rows of a sample are resampled together"
         if grouped
-        else "each row is drawn independently, as if every row came from another image"
+        else "each row is resampled independently, as if every row came from another image"
     )
     return f"Intervals of 95 % are percentiles of {resamples:,} bootstrap resamples; {unit}."
