@@ -39,7 +39,9 @@ def test_numbers_of_any_kind_become_float64(kind):
 
 
 def test_booleans_are_refused():
-    with pytest.raises(TypeError, match="`Returns` must return anomaly scores as numbers, got bool"):
+    with pytest.raises(
+        TypeError, match="`Returns` must return anomaly scores as numbers, got bool"
+    ):
         anomaly_score_of(Returns(np.array([True, False])), OUTPUTS, LABELS, X)
 
 

@@ -265,7 +265,11 @@ def test_it_needs_no_torch_module(x):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda net: Guard(net, 3, threshold=0.4), TypeError, "`detector` must have a method anomaly_score"),
+        (
+            lambda net: Guard(net, 3, threshold=0.4),
+            TypeError,
+            "`detector` must have a method anomaly_score",
+        ),
         (
             lambda net: Guard(net, Unsure, threshold=0.4),
             TypeError,

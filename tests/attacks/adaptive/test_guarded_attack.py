@@ -666,7 +666,9 @@ class Outputs:
 def test_a_detector_of_outputs_is_refused(x, y, start_images, k):
     attack = all_three(start_images)[k]
     name = type(attack).__name__
-    with pytest.raises(TypeError, match=f"{name} needs.*Outputs has no margin_over_threshold.*Adaptive is for"):
+    with pytest.raises(
+        TypeError, match=f"{name} needs.*Outputs has no margin_over_threshold.*Adaptive is for"
+    ):
         attack(Guard(Plane(), Outputs(), threshold=0.5), x, y)
 
 
