@@ -28,9 +28,7 @@ def main() -> dict[str, float]:
         return forest.predict_proba(rows.reshape(len(rows), -1))
 
     # The classifier cuts batches, retries failed calls and never sends more than the budget.
-    victim = CallableClassifier(
-        service, num_classes=10, max_batch=500, retries=3, max_queries=200_000
-    )
+    victim = CallableClassifier(service, 10, max_batch=500, retries=3, max_queries=200_000)
 
     # A net that has learned from 800 answers has gradients; its examples may fool the forest too.
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ import dataclasses
 
 from advkit import attacks
 from advkit.attacks.adaptive import Adaptive
-from tests.toys import DetectorSurrogate
+from tests.toys import SurrogateNet
 
 GRADIENT_BUDGET = [
     attacks.FGSM(eps=0.1),
@@ -53,14 +53,14 @@ BLACK_BOX_BUDGET = [
     attacks.RandomNoise(eps=3.0, kind="gaussian", norm="l2", restarts=10),
     attacks.RandomNoise(eps=20, kind="salt_and_pepper", norm="l0", stop="never"),
     attacks.Transfer(
-        attack=attacks.PGD(eps=0.1, steps=8, stop="first"), surrogate=DetectorSurrogate()
+        attack=attacks.PGD(eps=0.1, steps=8, stop="first"), surrogate=SurrogateNet()
     ),
 ]
 
 BLACK_BOX_MINIMUM_NORM = [
     attacks.HopSkipJump(max_queries=250, init_gradient_queries=30),
     attacks.HopSkipJump(max_queries=250, init_gradient_queries=30, norm="linf"),
-    attacks.Transfer(attack=attacks.DeepFool(), surrogate=DetectorSurrogate()),
+    attacks.Transfer(attack=attacks.DeepFool(), surrogate=SurrogateNet()),
 ]
 
 GRADIENT = [*GRADIENT_BUDGET, *GRADIENT_MINIMUM_NORM]

@@ -11,7 +11,7 @@ from advkit.attacks import HopSkipJump, Transfer
 from advkit.core import checks
 from advkit.core.results import InconclusiveWarning
 from tests.attack_cases import ATTACKS
-from tests.toys import DetectorSurrogate, answers, convnet, images
+from tests.toys import SurrogateNet, answers, convnet, images
 
 SIZE = 5
 X = images(7)
@@ -30,7 +30,7 @@ def net_and_labels():
 
 
 INNER = HopSkipJump(max_queries=60, init_gradient_queries=30)
-AROUND = Transfer(attack=INNER, surrogate=DetectorSurrogate())
+AROUND = Transfer(attack=INNER, surrogate=SurrogateNet())
 
 
 @pytest.mark.slow("every attack in an evaluation")
@@ -38,7 +38,7 @@ AROUND = Transfer(attack=INNER, surrogate=DetectorSurrogate())
 def test_no_batch_is_larger_than_that_of_the_evaluation(attack):
     net, sizes, y = net_and_labels()
     if hasattr(attack, "surrogate"):
-        surrogate, inside = watched(DetectorSurrogate())
+        surrogate, inside = watched(SurrogateNet())
         attack = dataclasses.replace(attack, surrogate=surrogate)
     else:
         inside = [1]

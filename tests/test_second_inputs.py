@@ -194,7 +194,7 @@ def test_numbers_within_other_functions_that_take_data():
     table = collect([module], [attacks.FGSM(eps=0.0)], x, y, batch_size=4)
     assert table.predicted.tolist() == [*labels.tolist(), *labels.tolist()]
     found = rob.benchmark(module, x, y, attacks=[attacks.FGSM(eps=0.0)], batch_size=4, rounds=1)
-    assert found.groups[0].best.found.count == 0
+    assert found.groups[0].best.success_rate.count == 0
     guard = Guard(module, Asking(), fpr=0.5).calibrate(x, batch_size=4)
     assert guard.threshold == 0
     smooth = RandomizedSmoothing(module, sigma=0.01, n=200, batch_size=300)
@@ -265,7 +265,7 @@ def test_noise_and_examples_of_an_evaluation_are_labelled_with_their_own_second_
     assert torch.equal(report.noise[0].robust[attacked], answer == y[attacked])
     found = report.outcomes[0].examples
     assert len(found.y)
-    for clean, x_adv, label in zip(found.x, found.x_adv, found.answer, strict=True):
+    for clean, x_adv, label in zip(found.x, found.x_adv, found.predicted, strict=True):
         row = (x == clean).all(1).nonzero().flatten()
         with advkit.given_rows(row):
             assert model.predict(x_adv[None]) == label

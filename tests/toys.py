@@ -86,7 +86,7 @@ def convnet(classes: int = 3, dtype: torch.dtype = torch.float32) -> ConvNet:
         return ConvNet(classes).to(dtype).eval()
 
 
-class DetectorSurrogate(nn.Module):
+class SurrogateNet(nn.Module):
     """`convnet` for images, in the dtype of the input; anything else as `Halfspace` would."""
 
     def forward(self, x: Tensor) -> Tensor:

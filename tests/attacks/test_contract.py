@@ -424,8 +424,8 @@ class TestLabels:
         ("wrong", "said"),
         [
             (torch.tensor([0, 1]), r"shape \(8,\).*got \(2,\)"),
-            (torch.full((8,), -1), "negative.*sample 0"),
-            (torch.full((8,), 0.5), "integers.*sample 0"),
+            (torch.full((8,), -1), "negative.*samples? 0"),
+            (torch.full((8,), 0.5), "integers.*samples? 0"),
             (torch.ones(8, 3), "one-hot"),
         ],
     )

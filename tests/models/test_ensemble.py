@@ -117,7 +117,7 @@ def test_scores_that_are_no_probabilities_are_refused(x):
     rows = x.flatten(1)
     svc = SVC().fit(rows, torch.arange(8) % 2)
     model = Ensemble([convnet(classes=2), svc], combine="probabilities")
-    with pytest.raises(ValueError, match=r"member 1, Sklearn.*no probabilities.*combine='vote'"):
+    with pytest.raises(ValueError, match=r"member 1, Sklearn.*must return probabilities.*combine='vote'"):
         model.predict(x)
     assert Ensemble([convnet(classes=2), svc], combine="vote").predict(x).shape == (8,)
 
@@ -167,7 +167,7 @@ def test_nan_logits_have_no_label(x):
     for combine in ("logits", "probabilities"):
         model = Ensemble([convnet(), Broken()], combine=combine)
         for ask in (model.predict, model.scores):
-            with pytest.raises(ValueError, match=r"got NaN or infinity \(samples 0, 1\)"):
+            with pytest.raises(ValueError, match=r"got NaN or infinity \(samples 0, 1, 2"):
                 ask(x)
 
 

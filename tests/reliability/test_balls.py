@@ -8,7 +8,7 @@ import torch
 from advkit import QueryBudgetExceeded, QueryCounter, attacks
 from advkit.attacks.adaptive import Adaptive
 from tests.attack_cases import BUDGET, with_eps
-from tests.toys import DetectorSurrogate
+from tests.toys import SurrogateNet
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ROUNDED = {"linf": 1, "l2": 6, "l1": 36, "l0": 0}  # norm of an error of 1 in each of 36 features
@@ -35,7 +35,7 @@ CASES = [
     attacks.PGD(eps=0.1, steps=5, norm="l1"),
     attacks.FGM(eps=0.1, norm="l2"),
     Adaptive(attack=attacks.PGD(eps=0.1, steps=4, norm="l2"), losses=["ce"]),
-    attacks.Transfer(attack=attacks.DeepFool(eps=0.1, norm="linf"), surrogate=DetectorSurrogate()),
+    attacks.Transfer(attack=attacks.DeepFool(eps=0.1, norm="linf"), surrogate=SurrogateNet()),
 ]
 
 

@@ -10,7 +10,7 @@ from advkit import InconclusiveWarning, QueryCounter, TorchClassifier, attacks, 
 from advkit.attacks.engine.goal import Goal
 from advkit.core.results import AttackResult, Queries
 from tests.attack_cases import ATTACKS, BUDGET
-from tests.toys import DetectorSurrogate
+from tests.toys import SurrogateNet
 
 
 class Overflows(nn.Module):
@@ -95,7 +95,7 @@ def test_an_evaluation_goes_on_and_names_the_inputs(tally, name, dtype):
         *BUDGET[::3],
         attacks.DeepFool(),
         attacks.HopSkipJump(max_queries=60),
-        attacks.Transfer(attack=attacks.FGSM(eps=0.2), surrogate=DetectorSurrogate()),
+        attacks.Transfer(attack=attacks.FGSM(eps=0.2), surrogate=SurrogateNet()),
         attacks.PGD(eps=0.2, steps=3, stop="never"),
         attacks.RandomNoise(eps=0.4, stop="never"),
     ]
@@ -263,7 +263,7 @@ def test_other_errors_of_a_model_are_not_hidden():
 
 def test_transfer_between_nets_that_overflow():
     x, y = batch(torch.float32)
-    nets = {"a": Overflows(torch.inf), "b": DetectorSurrogate()}
+    nets = {"a": Overflows(torch.inf), "b": SurrogateNet()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matrix = eval.transfer_matrix(nets, None, attacks.FGSM(eps=0.2), x, y)

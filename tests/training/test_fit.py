@@ -352,7 +352,7 @@ class TestWhatCannotBeLearnt:
 
     def test_a_loss_that_raises_says_where(self, net, line):
         def bad(net, x, y):
-            raise ValueError("`y` must be lower")
+            raise ValueError("y must be lower")
 
         with pytest.raises(ValueError, match="^in epoch 1, batch 1: y must be lower$"):
             quietly(net, line, loss=bad)

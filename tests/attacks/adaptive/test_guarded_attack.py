@@ -701,7 +701,7 @@ def test_excess_has_a_row_for_each_input(x, y, shape):
 @every_guarded_attack
 def test_what_is_no_start_is_said(x, y, start_images, k):
     attack = dataclasses.replace(all_three(start_images, eps=0.05)[k], start_images=CENTRES[:1])
-    with pytest.warns(UserWarning, match=r"start_images holds no image.*for \d+ of \d+ samples"):
+    with pytest.warns(UserWarning, match=r"`start_images` holds no image.*for \d+ of \d+ samples"):
         result = attack.run(ball(0.1), x, y)
     if isinstance(attack, FeatureMatching):  # the others begin at the input too
         assert result.no_start.any()

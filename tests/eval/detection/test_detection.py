@@ -230,7 +230,7 @@ def test_detection_prints_as_a_table_and_converts_to_json():
     clean = int((~wrong).sum())
     assert f"{clean} clean rows" in text
     assert f"{clean // 100} at 1 %, {clean // 20} at 5 %" in text
-    assert "rows of a sample are drawn" in text
+    assert "rows of a sample are resampled" in text
     assert "At the threshold 0.75 the false-positive rate is" in " ".join(text.split())
     plain = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
     assert plain["per_attack"]["PGD"]["tpr"]["0.05"] == found.tpr[0.05].to_dict()

@@ -229,7 +229,7 @@ WRONG = [
     (lambda m: {"sources": {}}, ValueError, "`sources` must hold at least one model, got none"),
     (lambda m: {"targets": []}, ValueError, "`targets` must hold at least one model, got none"),
     (lambda m: {"sources": m["left"]}, TypeError, "`sources` must be a mapping .* got Halfspace"),
-    (lambda m: {"targets": {3: m["left"]}}, TypeError, "`targets` must have names for keys, got 3"),
+    (lambda m: {"targets": {3: m["left"]}}, TypeError, "`targets` must have strings as keys, got 3"),
     (lambda m: {"targets": [m["left"], "net"]}, TypeError, "`model` must be .* got str"),
     (
         lambda m: {"sources": [m["left"]] * 2}, ValueError,
@@ -255,7 +255,7 @@ WRONG = [
         r"source 'a': `model` must have gradients .* for FGSM",
     ),
     (lambda m: {"y": 2 * Y}, ValueError, "target 'left': `y` must be below 2"),
-    (lambda m: {"y": Y[1:]}, ValueError, "x has 4 samples, but y has 3 labels"),
+    (lambda m: {"y": Y[1:]}, ValueError, "one label for each of 4 samples, got 3"),
     (lambda m: {"x": X[:0], "y": Y[:0]}, ValueError, "`x` must hold at least one sample"),
     (lambda m: {"x": 5 * X}, ValueError, "bounds"),
     (lambda m: {"x": X.numpy()}, TypeError, "from_numpy"),
