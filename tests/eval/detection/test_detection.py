@@ -237,7 +237,7 @@ def test_detection_prints_as_a_table_and_converts_to_json():
     assert plain["overall"]["rows"] == wrong.sum()
     assert plain["clean_rows"] == clean
     alone = str(detection_scores(wrong, anomaly_score, bootstrap=2))
-    assert "each row is drawn independently" in " ".join(alone.split())
+    assert "each row is resampled independently" in " ".join(alone.split())
 
 
 @pytest.mark.parametrize("log_x", [False, True])
