@@ -213,3 +213,13 @@ def test_memory_is_used():
 def test_wrong_settings(settings, error, said):
     with pytest.raises(error, match=said):
         attacks.LBFGS(**settings)
+
+
+def test_a_targeted_search_descends_the_cross_entropy_over_all_classes():
+    """Three classes: with two, or with a candidate, the margin would do as well."""
+    net = convnet(classes=3)
+    x, target = images(4), torch.tensor([1, 2, 0, 1])
+    problem = attacks.LBFGS()._problem(TorchClassifier(net), x, None, target)
+    value = problem.forward(x, differentiate=False).value
+    expected = -nn.functional.cross_entropy(net(x), target, reduction="none")
+    torch.testing.assert_close(-nn.functional.softplus(-value), expected)

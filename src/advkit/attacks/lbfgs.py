@@ -92,7 +92,7 @@ class LBFGS(PenaltyAttack):
         super().__post_init__()
         checks.integer("memory", self.memory, at_least=1)
 
-    def _objective(self, *, targeted: bool) -> Loss:
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
         return log_odds_loss
 
     @property
