@@ -52,9 +52,7 @@ BLACK_BOX_BUDGET = [
     attacks.RandomNoise(eps=0.6, restarts=10),
     attacks.RandomNoise(eps=3.0, kind="gaussian", norm="l2", restarts=10),
     attacks.RandomNoise(eps=20, kind="salt_and_pepper", norm="l0", stop="never"),
-    attacks.Transfer(
-        attack=attacks.PGD(eps=0.1, steps=8, stop="first"), surrogate=SurrogateNet()
-    ),
+    attacks.Transfer(attack=attacks.PGD(eps=0.1, steps=8, stop="first"), surrogate=SurrogateNet()),
 ]
 
 BLACK_BOX_MINIMUM_NORM = [

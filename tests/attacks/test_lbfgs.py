@@ -50,11 +50,11 @@ def lowest_point(attack, net, x, y, candidate, const):
     return iterate(
         problem,
         x,
-        attack._begin(problem, const),
+        attack._initial_state(problem, const),
         attack._step,
         steps=attack.steps,
         best=Lowest(x.clone(), torch.full_like(const, torch.inf), const),
-        finished=lambda _, curve: curve.closed,
+        finished=lambda _, state: state.finished,
     ).x_adv
 
 
@@ -130,19 +130,19 @@ def begun(memory=2):
     x = torch.full((1, 4), 0.5, dtype=torch.float64)
     attack = attacks.LBFGS(memory=memory)
     problem = attack._problem(TorchClassifier(Quadratic(features=4)), x, None, None)
-    curve = attack._begin(problem, torch.ones(1, dtype=torch.float64))
+    state = attack._initial_state(problem, torch.ones(1, dtype=torch.float64))
     slope = torch.tensor([[1.0, -2.0, 0.5, 0.0]]).double()
-    return curve._replace(point=x, slope=slope)
+    return state._replace(point=x, gradient=slope)
 
 
 def test_pairs_without_curvature_are_not_kept():
     taken, move = torch.tensor([True]), torch.tensor([[1.0, 0, 0, 0]]).double()
     for turn, kept in ((2 * move, True), (-2 * move, False), (0 * move, False)):
-        curve = lbfgs._remembered(begun(), taken, move, turn)
-        assert (curve.weight[0, 0] != 0).item() is kept
-        assert int(curve.place) == int(kept)
-    curve = lbfgs._remembered(begun(), ~taken, move, 2 * move)
-    assert (curve.weight == 0).all()
+        state = lbfgs._with_pair(begun(), taken, move, turn)
+        assert (state.rho[0, 0] != 0).item() is kept
+        assert int(state.place) == int(kept)
+    state = lbfgs._with_pair(begun(), ~taken, move, 2 * move)
+    assert (state.rho == 0).all()
 
 
 def two_loops(slope, free, pairs):
@@ -160,8 +160,8 @@ def two_loops(slope, free, pairs):
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_the_course_is_that_of_the_published_two_loops(count):
-    rng, curve = np.random.default_rng(count), begun(memory=3)
-    curve = curve._replace(point=torch.tensor([[0.0, 0.5, 0.5, 0.5]]).double())  # the first is held
+    rng, state = np.random.default_rng(count), begun(memory=3)
+    state = state._replace(point=torch.tensor([[0.0, 0.5, 0.5, 0.5]]).double())  # the first is held
     bend = rng.normal(size=(4, 4))
     bend = bend @ bend.T + np.eye(4)
     moves = rng.normal(size=(count, 4))
@@ -169,19 +169,19 @@ def test_the_course_is_that_of_the_published_two_loops(count):
     taken = torch.tensor([True])
     for move, turn in pairs:
         rows = (torch.from_numpy(v)[None] for v in (move, turn))
-        curve = lbfgs._remembered(curve, taken, *rows)
-    expected = two_loops(curve.slope[0].numpy(), np.array([0, 1, 1, 1]), pairs[-3:])
-    np.testing.assert_allclose(lbfgs._course(curve)[0], expected, rtol=1e-9)
+        state = lbfgs._with_pair(state, taken, *rows)
+    expected = two_loops(state.gradient[0].numpy(), np.array([0, 1, 1, 1]), pairs[-3:])
+    np.testing.assert_allclose(lbfgs._direction(state)[0], expected, rtol=1e-9)
 
 
 def test_a_course_that_would_climb_is_replaced_by_steepest_descent():
-    curve = begun()
-    torch.testing.assert_close(lbfgs._course(curve), -0.5 * curve.slope)
-    curve.moves[0, 1], curve.turns[0, 1] = curve.slope[0], -curve.slope[0]
-    curve.crossed[0, 1, 1] = curve.moves[0, 1] @ curve.turns[0, 1]
-    curve.turned[0, 1, 1] = curve.turns[0, 1] @ curve.turns[0, 1]
-    curve.weight[0, 1] = 1 / curve.crossed[0, 1, 1]  # negative curvature
-    torch.testing.assert_close(lbfgs._course(curve), -0.5 * curve.slope)
+    state = begun()
+    torch.testing.assert_close(lbfgs._direction(state), -0.5 * state.gradient)
+    state.s[0, 1], state.y[0, 1] = state.gradient[0], -state.gradient[0]
+    state.sy[0, 1, 1] = state.s[0, 1] @ state.y[0, 1]
+    state.yy[0, 1, 1] = state.y[0, 1] @ state.y[0, 1]
+    state.rho[0, 1] = 1 / state.sy[0, 1, 1]  # negative curvature
+    torch.testing.assert_close(lbfgs._direction(state), -0.5 * state.gradient)
 
 
 def test_memory_is_used():

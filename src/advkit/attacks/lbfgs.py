@@ -1,4 +1,4 @@
-"""The first attack of all: L-BFGS in the box."""
+"""Box-constrained L-BFGS attack."""
 
 from __future__ import annotations
 
@@ -19,57 +19,70 @@ from advkit.core.losses import Loss, log_odds_loss
 from advkit.core.norms import Norm
 from advkit.core.tensors import at_least_float32
 
-_AMPLE = 2.0  # the first constant, as a multiple of what a linear model would need
-_ARMIJO = 1e-4  # share of the predicted decrease that a step must bring
-_SHORTER, _MUCH_SHORTER = 0.5, 0.1  # bounds of the next trial after a step that did not
-_SHORTEST = 1e-6  # share of a step below which there is no better point
-_FLAT = 1e-5  # by which share a step must lower the objective
-_STRAIGHT = 1e-10  # least curvature of a pair, against the square of the change of gradient
+
+@dataclass(frozen=True)
+class Tuning:
+    """Constants of the solver."""
+
+    initial_factor: float = 2.0  # first constant, as a multiple of what a linear model needs
+    armijo: float = 1e-4  # share of the expected decrease that a step must bring (c1 of Armijo)
+    max_shortening: float = 0.1  # a rejected step is shortened to this share of itself at least
+    min_shortening: float = 0.5  # and to this share at most
+    min_step_length: float = 1e-6  # no better point is expected from a shorter step
+    min_decrease: float = 1e-5  # share of the objective that a step must bring to go on
+    min_curvature: float = 1e-10  # s . y of a stored pair, against y . y
 
 
-class _Curve(NamedTuple):
-    """What each sample carries from trial to trial; points and distances in widths of the box."""
+TUNING = Tuning()
+
+
+class _SolverState(NamedTuple):
+    """State of each sample from step to step; points and distances in widths of the box."""
 
     const: Tensor  # (n,), weight of the loss
-    point: Tensor  # (n, d), the last step that was taken
+    point: Tensor  # (n, d), the last accepted point
     value: Tensor  # (n,), objective there; inf before the first
-    slope: Tensor  # (n, d), gradient there
-    course: Tensor  # (n, d), direction of the step that is tried
-    share: Tensor  # (n,), how much of it
-    moves: Tensor  # (n, memory, d), differences of points
-    turns: Tensor  # (n, memory, d), differences of gradients
-    crossed: Tensor  # (n, memory, memory), products of each turn and the moves before it
-    turned: Tensor  # (n, memory, memory), products turn . turn
-    weight: Tensor  # (n, memory), 1 / (move . turn), 0 where there is no pair
-    place: Tensor  # int64 (n,), where the next pair goes
-    closed: Tensor  # bool (n,), converged
+    gradient: Tensor  # (n, d), of the objective there
+    direction: Tensor  # (n, d), of the step that is tried
+    step_length: Tensor  # (n,), along the direction
+    s: Tensor  # (n, memory, d), differences of points
+    y: Tensor  # (n, memory, d), differences of gradients
+    sy: Tensor  # (n, memory, memory), [:, i, j] is y_i . s_j
+    yy: Tensor  # (n, memory, memory), products of the y
+    rho: Tensor  # (n, memory), 1 / (s . y), 0 where there is no pair
+    place: Tensor  # int64 (n,), position of the next pair
+    finished: Tensor  # bool (n,), converged
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LBFGS(PenaltyAttack):
     """Box-constrained L-BFGS (Szegedy et al., 2014, arXiv:1312.6199), batched.
 
-    Minimizes |x_adv - x|^2 + const * cross-entropy at the target over the box, with curvature
-    pairs, line search and constant of each sample's own, and searches for the smallest constant
-    that still succeeds. Without a target the cross-entropy is that between a rival and the label.
+    Minimizes |x_adv - x|^2 + const * cross-entropy at the target over the box, and searches for the
+    smallest constant that still succeeds. Each sample has its own curvature pairs, line search and
+    constant. Without a target the cross-entropy is that between a candidate class and the label.
 
-    The paper minimizes c |x_adv - x| + cross-entropy. For every c there is a const with the same
-    minimizer, and the square is smooth at the input, where the search begins. Further deviations:
-    the solver is a projected L-BFGS (features at a bound that the gradient pushes outwards are
-    held, two loops over the last pairs for the rest, backtracking along the projected path) instead
-    of L-BFGS-B with its generalized Cauchy point; the first search steps go for the likeliest
-    classes one after another, where the paper draws a target; the success is moved towards the
-    input as far as it stays one.
+    Deviations from the paper:
+
+    - The distance is squared. The paper minimizes c |x_adv - x| + cross-entropy; for every c there
+      is a const with the same minimizer, and the square is smooth at the input, where the search
+      begins.
+    - The solver is a projected L-BFGS instead of L-BFGS-B with its generalized Cauchy point.
+      Features at a bound that the gradient pushes outward are fixed, the two-loop recursion runs
+      over the others, and the line search backtracks along the projected path.
+    - The first search steps aim at the likeliest classes one after another. The paper draws a
+      target.
+    - A success is moved towards the input as far as it remains a success.
 
     Args:
-        search_steps: values of the constant that are tried.
-        steps: evaluations of objective and gradient for each, at most; each costs one forward and
-            one backward pass. A sample that has converged leaves the batch.
-        memory: curvature pairs of each sample; each costs two tensors of its size.
-        initial_const: the first constant; `None` takes twice what a linear model would need.
-        candidates: how many classes to go for, the likeliest first. Without meaning for a targeted
-            attack.
-        progress: show a bar (needs the extra `report`).
+        search_steps: number of constants that are tried.
+        steps: greatest number of evaluations of objective and gradient for each constant; each
+            costs one forward and one backward pass. A converged sample leaves the batch.
+        memory: curvature pairs of each sample; each pair takes the memory of two samples.
+        initial_const: first constant; `None` takes twice what a linear model needs.
+        candidates: greatest number of classes to aim at, the likeliest first. A targeted attack
+            ignores it.
+        progress: show a progress bar (needs the extra `report`).
 
     Raises:
         ValueError: a value is out of its range.
@@ -97,68 +110,73 @@ class LBFGS(PenaltyAttack):
 
     @property
     def _initial_factor(self) -> float:
-        return _AMPLE * 4  # at the boundary the cross-entropy has half the slope of the logits
+        # at the boundary the cross-entropy has half the slope of the logits
+        return TUNING.initial_factor * 4
 
     def _descend(self, problem: Problem, start: Tensor, penalty: PenaltyState) -> Nearest:
         return iterate(
             problem,
             start,
-            self._begin(problem, penalty.const),
+            self._initial_state(problem, penalty.const),
             self._step,
             steps=self.steps,
             best=Nearest.empty(problem.x),
-            finished=lambda _, curve: curve.closed,
+            finished=lambda _, state: state.finished,
         )
 
-    def _begin(self, problem: Problem, const: Tensor) -> _Curve:
+    def _initial_state(self, problem: Problem, const: Tensor) -> _SolverState:
         flat = problem.x.flatten(1).to(const.dtype)
         zero, none = torch.zeros_like(flat), torch.zeros_like(const)
         pairs = flat.new_zeros(len(flat), self.memory, flat.shape[1])
         products = flat.new_zeros(len(flat), self.memory, self.memory)
-        return _Curve(
+        return _SolverState(
             const=const,
             point=zero,
             value=torch.full_like(const, math.inf),
-            slope=zero,
-            course=zero,
-            share=none,
-            moves=pairs,
-            turns=pairs.clone(),
-            crossed=products,
-            turned=products.clone(),
-            weight=pairs[:, :, 0].clone(),
+            gradient=zero,
+            direction=zero,
+            step_length=none,
+            s=pairs,
+            y=pairs.clone(),
+            sy=products,
+            yy=products.clone(),
+            rho=pairs[:, :, 0].clone(),
             place=none.long(),
-            closed=none.bool(),
+            finished=none.bool(),
         )
 
-    def _step(self, i: int, problem: Problem, at: Iterate, curve: _Curve) -> tuple[Tensor, _Curve]:
+    def _step(
+        self, i: int, problem: Problem, at: Iterate, state: _SolverState
+    ) -> tuple[Tensor, _SolverState]:
         lower, upper = problem.model.bounds
-        tried = (at.x_adv.flatten(1).to(curve.point) - lower) / (upper - lower)
-        value, slope = self._evaluate(problem, at, curve.const)
-        move = tried - curve.point
-        promised = _dot(curve.slope, move)
-        taken = value <= curve.value + _ARMIJO * promised
+        trial = (at.x_adv.flatten(1).to(state.point) - lower) / (upper - lower)
+        value, gradient = self._evaluate(problem, at, state.const)
+        s = trial - state.point
+        expected_decrease = _dot(state.gradient, s)
+        accepted = value <= state.value + TUNING.armijo * expected_decrease
         if i:
-            curve = _remembered(curve, taken, move, slope - curve.slope)
-        drop = curve.value - value
-        shorter = curve.share * _shortened(promised, drop)
-        closed = torch.where(taken, drop <= _FLAT * value, shorter < _SHORTEST)
-        new = taken[:, None]
-        point, slope = torch.where(new, tried, curve.point), torch.where(new, slope, curve.slope)
-        curve = curve._replace(
+            state = _with_pair(state, accepted, s, gradient - state.gradient)
+        decrease = state.value - value
+        shorter = state.step_length * _shortening(expected_decrease, decrease)
+        converged = decrease <= TUNING.min_decrease * value
+        finished = torch.where(accepted, converged, shorter < TUNING.min_step_length)
+        new = accepted[:, None]
+        point = torch.where(new, trial, state.point)
+        gradient = torch.where(new, gradient, state.gradient)
+        state = state._replace(
             point=point,
-            slope=slope,
-            value=torch.where(taken, value, curve.value),
-            share=torch.where(taken, 1, shorter),
-            closed=closed,
+            gradient=gradient,
+            value=torch.where(accepted, value, state.value),
+            step_length=torch.where(accepted, 1, shorter),
+            finished=finished,
         )
-        course = torch.where(new, _course(curve), curve.course)
-        aim = (point + curve.share[:, None] * course).clamp_(0, 1)
-        x_adv = problem.clip((lower + (upper - lower) * aim).view_as(problem.x))
-        return x_adv, curve._replace(course=course)
+        direction = torch.where(new, _direction(state), state.direction)
+        trial = (point + state.step_length[:, None] * direction).clamp_(0, 1)
+        x_adv = problem.clip((lower + (upper - lower) * trial).view_as(problem.x))
+        return x_adv, state._replace(direction=direction)
 
     def _evaluate(self, problem: Problem, at: Iterate, const: Tensor) -> tuple[Tensor, Tensor]:
-        """The objective at the iterates, `(n,)`, and its gradient, `(n, d)`."""
+        """Return the objective at the iterates, `(n,)`, and its gradient, `(n, d)`."""
         lower, upper = problem.model.bounds
         width = upper - lower
         delta = at_least_float32(at.x_adv - problem.x).flatten(1).div_(width)
@@ -169,15 +187,16 @@ class LBFGS(PenaltyAttack):
         return value, delta.mul_(2).addcmul_(weight[:, None], grad, value=-1)
 
 
-def _shortened(promised: Tensor, drop: Tensor) -> Tensor:
-    """By which factor to shorten a step: to the least value of the parabola through what is known.
+def _shortening(expected_decrease: Tensor, decrease: Tensor) -> Tensor:
+    """Return the factor of a rejected step: the minimum of the parabola through what is known.
 
     Args:
-        promised: change of the objective by the slope, negative, `(n,)`.
-        drop: what it fell by, `(n,)`.
+        expected_decrease: change of the objective by its gradient, negative, `(n,)`.
+        decrease: measured decrease of the objective, `(n,)`.
     """
-    factor = promised / (2 * (promised + drop))
-    return factor.nan_to_num(_MUCH_SHORTER).clamp(_MUCH_SHORTER, _SHORTER)
+    low, high = TUNING.max_shortening, TUNING.min_shortening
+    factor = expected_decrease / (2 * (expected_decrease + decrease))
+    return factor.nan_to_num(low).clamp(low, high)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -185,72 +204,73 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _products(pairs: Tensor, v: Tensor) -> Tensor:
-    """Each of `pairs` `(n, memory, d)` times `v` `(n, d)`: `(n, memory)`."""
-    with torch.autocast(pairs.device.type, enabled=False):  # which is for the model alone
+    """Return the products `(n, memory)` of each of `pairs` `(n, memory, d)` with `v` `(n, d)`."""
+    with torch.autocast(pairs.device.type, enabled=False):  # autocast is for the model alone
         return (pairs @ v[:, :, None]).squeeze(2)
 
 
-def _sum(shares: Tensor, pairs: Tensor) -> Tensor:
-    """The `shares` `(n, memory)` of `pairs` `(n, memory, d)` added up: `(n, d)`."""
+def _combination(weights: Tensor, pairs: Tensor) -> Tensor:
+    """Return the sum `(n, d)` of `pairs` `(n, memory, d)` with `weights` `(n, memory)`."""
     with torch.autocast(pairs.device.type, enabled=False):
-        return (shares[:, None] @ pairs).squeeze(1)
+        return (weights[:, None] @ pairs).squeeze(1)
 
 
-def _remembered(curve: _Curve, taken: Tensor, move: Tensor, turn: Tensor) -> _Curve:
-    """The curve with the pair of a step that was `taken` and met positive curvature."""
-    curvature = _dot(move, turn)
-    good = taken & (curvature > _STRAIGHT * _dot(turn, turn)) & (curvature > 0)
+def _with_pair(state: _SolverState, accepted: Tensor, s: Tensor, y: Tensor) -> _SolverState:
+    """Return the state with the pair `s`, `y` of each `accepted` step with positive curvature."""
+    curvature = _dot(s, y)
+    good = accepted & (curvature > TUNING.min_curvature * _dot(y, y)) & (curvature > 0)
     rows = good.nonzero().flatten()
-    place = curve.place[rows] % curve.weight.shape[1]
-    curve.moves[rows, place] = move[rows]
-    curve.turns[rows, place] = turn[rows]
-    curve.weight[rows, place] = 1 / curvature[rows]
-    curve.crossed[rows, place] = _products(curve.moves, turn)[rows]
-    turned = _products(curve.turns, turn)[rows]
-    curve.turned[rows, place] = turned
-    curve.turned[rows, :, place] = turned
-    return curve._replace(place=curve.place + good)
+    place = state.place[rows] % state.rho.shape[1]
+    state.s[rows, place] = s[rows]
+    state.y[rows, place] = y[rows]
+    state.rho[rows, place] = 1 / curvature[rows]
+    state.sy[rows, place] = _products(state.s, y)[rows]
+    yy = _products(state.y, y)[rows]
+    state.yy[rows, place] = yy
+    state.yy[rows, :, place] = yy
+    return state._replace(place=state.place + good)
 
 
-def _course(curve: _Curve) -> Tensor:
-    """Where to go: minus the inverse curvature times the gradient, over the features not held."""
-    point, slope = curve.point, curve.slope
-    free = ~((point <= 0) & (slope > 0) | (point >= 1) & (slope < 0))
-    q = slope * free
-    stretch, turns, moves = _two_loops(curve, _products(curve.moves, q), _products(curve.turns, q))
-    ahead = stretch * (q - _sum(turns, curve.turns)) + _sum(moves, curve.moves)
-    course = -ahead * free
-    downhill = _dot(course, slope) < 0
-    return torch.where(downhill[:, None], course, -0.5 * q)
+def _direction(state: _SolverState) -> Tensor:
+    """Return minus the inverse Hessian times the gradient, over the features that are free."""
+    point, gradient = state.point, state.gradient
+    free = ~((point <= 0) & (gradient > 0) | (point >= 1) & (gradient < 0))
+    q = gradient * free
+    gamma, alpha, weights = _two_loops(state, _products(state.s, q), _products(state.y, q))
+    hessian_q = gamma * (q - _combination(alpha, state.y)) + _combination(weights, state.s)
+    direction = -hessian_q * free
+    downhill = _dot(direction, gradient) < 0
+    return torch.where(downhill[:, None], direction, -0.5 * q)
 
 
-def _two_loops(curve: _Curve, moves_q: Tensor, turns_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The two loops over the pairs (Nocedal, 1980) in the products of the vectors alone.
+def _two_loops(state: _SolverState, sq: Tensor, yq: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the two-loop recursion (Nocedal, 1980) on the products of the vectors alone.
 
-    The vectors themselves are read twice, before and after, whatever the number of pairs (Chen,
-    Wang and Zhou, 2014, "Large-scale L-BFGS using MapReduce").
+    The vectors themselves are read twice, before and after, for any number of pairs (Chen, Wang and
+    Zhou, 2014, "Large-scale L-BFGS using MapReduce").
 
     Args:
-        curve: with the pairs and their products.
-        moves_q: products of the moves and the gradient `q`, `(n, memory)`.
-        turns_q: products of the turns and `q`, `(n, memory)`.
+        state: with the pairs and their products.
+        sq: products s . q with the gradient `q`, `(n, memory)`.
+        yq: products y . q, `(n, memory)`.
 
     Returns:
-        `stretch` `(n, 1)`, `turns` `(n, memory)` and `moves` `(n, memory)`, where the inverse
-        curvature times `q` is stretch * (q - the sum of turns) + the sum of moves.
+        `gamma` `(n, 1)`, `alpha` `(n, memory)` and `weights` `(n, memory)`: the inverse Hessian
+        times `q` is gamma * (q - the sum of alpha * y) + the sum of weights * s, where the weights
+        are alpha - beta.
     """
-    rows, memory = torch.arange(len(curve.place), device=curve.place.device), curve.weight.shape[1]
-    order = [(curve.place - 1 - back) % memory for back in range(memory)]
-    turns, moves = torch.zeros_like(turns_q), torch.zeros_like(moves_q)
+    rows, memory = torch.arange(len(state.place), device=state.place.device), state.rho.shape[1]
+    order = [(state.place - 1 - back) % memory for back in range(memory)]
+    alpha, weights = torch.zeros_like(yq), torch.zeros_like(sq)
     for place in order:  # from the newest pair to the oldest
-        along = moves_q[rows, place] - _dot(turns, curve.crossed[rows, :, place])
-        turns[rows, place] = curve.weight[rows, place] * along
+        s_dot = sq[rows, place] - _dot(alpha, state.sy[rows, :, place])
+        alpha[rows, place] = state.rho[rows, place] * s_dot
     newest = order[0]
-    weight, square = curve.weight[rows, newest], curve.turned[rows, newest, newest]
-    stretch = 1 / (weight * square).clamp_min(1e-30)
-    stretch = torch.where(weight > 0, stretch, 0.5)[:, None]  # |delta|^2 alone curves by 2
-    turns_q = stretch * (turns_q - _products(curve.turned, turns))
+    rho, yy = state.rho[rows, newest], state.yy[rows, newest, newest]
+    gamma = 1 / (rho * yy).clamp_min(1e-30)
+    gamma = torch.where(rho > 0, gamma, 0.5)[:, None]  # the Hessian of |delta|^2 alone is 2
+    yq = gamma * (yq - _products(state.yy, alpha))
     for place in reversed(order):
-        along = turns_q[rows, place] + _dot(moves, curve.crossed[rows, place])
-        moves[rows, place] = turns[rows, place] - curve.weight[rows, place] * along
-    return stretch, turns, moves
+        y_dot = yq[rows, place] + _dot(weights, state.sy[rows, place])
+        weights[rows, place] = alpha[rows, place] - state.rho[rows, place] * y_dot
+    return gamma, alpha, weights

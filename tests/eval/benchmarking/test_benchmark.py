@@ -612,7 +612,11 @@ WRONG = [
     ({"attacks": []}, ValueError, "at least one attack"),
     ({"attacks": [attacks.PGD]}, TypeError, "`attacks` must be a list of attacks"),
     ({"attacks": attacks.DeepFool()}, TypeError, "`attacks` must be a list of attacks"),
-    ({"attacks": [attacks.FGSM(eps=torch.ones(3))]}, ValueError, r"a tensor of shape \(4,\), got shape \(3,\)"),
+    (
+        {"attacks": [attacks.FGSM(eps=torch.ones(3))]},
+        ValueError,
+        r"a tensor of shape \(4,\), got shape \(3,\)",
+    ),
     ({"rounds": 0}, ValueError, "`rounds` must be at least 1, got 0"),
     ({"rounds": 1.5}, TypeError, "`rounds` must be an int"),
     ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
