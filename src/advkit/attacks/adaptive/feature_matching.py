@@ -152,7 +152,7 @@ class FeatureMatching(GuardedAttack):
             clean, seen.goal, here[:, :compared], there[:, :compared], most=self.candidates
         )
         problem.statistics.no_start |= ~torch.stack([best.success, *(e for _, e in guides)]).any(0)
-        problem.statistics.no_start_told = True  # by `nearest_clean`
+        problem.statistics.no_start_reported = True  # by `nearest_clean`
         for index, exists in guides:
             guide = there[index]
             weight = _shares(here - guide, width)
