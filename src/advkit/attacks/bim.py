@@ -49,7 +49,7 @@ class BIM(BudgetAttack):
 
     def _ascent(self, eps: Tensor) -> Ascent:
         if self.step_size is None:
-            lengths = constant_steps(1.25 * eps / self.steps, self.steps)
+            step_sizes = constant_steps(1.25 * eps / self.steps, self.steps)
         else:
-            lengths = step_schedule(eps, self.steps, self.step_size)
-        return Ascent(eps=eps, lengths=lengths, stop=self._stop)
+            step_sizes = step_schedule(eps, self.steps, self.step_size)
+        return Ascent(eps=eps, step_sizes=step_sizes, stop=self._stop)

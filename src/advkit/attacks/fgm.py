@@ -44,4 +44,4 @@ class FGM(BudgetAttack):
         checks.one_of("norm", self.norm, BALLS)
 
     def _ascent(self, eps: Tensor) -> Ascent:
-        return Ascent(eps=eps, lengths=constant_steps(eps, 1), keep="last", stop=self._stop)
+        return Ascent(eps=eps, step_sizes=constant_steps(eps, 1), keep="last", stop=self._stop)

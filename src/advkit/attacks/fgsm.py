@@ -58,7 +58,7 @@ class FGSM(BudgetAttack):
     def _ascent(self, eps: Tensor) -> Ascent:
         return Ascent(
             eps=eps,
-            lengths=constant_steps(1.25 * eps if self.random_start else eps, 1),
+            step_sizes=constant_steps(1.25 * eps if self.random_start else eps, 1),
             random_start=self.random_start,
             seed=self.seed,
             keep="last",

@@ -83,7 +83,7 @@ class PGD(BudgetAttack):
     def _ascent(self, eps: Tensor) -> Ascent:
         return Ascent(
             eps=eps,
-            lengths=step_schedule(eps, self.steps, self.step_size),
+            step_sizes=step_schedule(eps, self.steps, self.step_size),
             momentum=self.momentum,
             random_start=self.random_start,
             restarts=self.restarts,

@@ -125,8 +125,8 @@ class FeatureMatching(GuardedAttack):
     def _search(self, problem: Problem) -> Best:
         seen = self._joint(_Seen, problem)
         eps = checks.radii(self.eps, problem.x)
-        lengths = step_schedule(eps, self.steps, self.step_size)
-        ascent = Ascent(eps=eps, lengths=lengths, stop="first")
+        step_sizes = step_schedule(eps, self.steps, self.step_size)
+        ascent = Ascent(eps=eps, step_sizes=step_sizes, stop="first")
         at = seen.forward(seen.x, differentiate=False, first=True)
         best = Best.unevaluated(seen.x).improved(seen, at)
         if not best.success.all():
@@ -152,7 +152,7 @@ class FeatureMatching(GuardedAttack):
             clean, seen.goal, here[:, :compared], there[:, :compared], most=self.candidates
         )
         problem.statistics.no_start |= ~torch.stack([best.success, *(e for _, e in guides)]).any(0)
-        problem.statistics.no_start_told = True  # by `nearest_clean`
+        problem.statistics.no_start_reported = True  # by `nearest_clean`
         for index, exists in guides:
             guide = there[index]
             weight = _shares(here - guide, width)

@@ -120,7 +120,7 @@ class SelectivePGD(GuardedAttack):
         eps = checks.radii(self.eps, problem.x)
         ascent = Ascent(
             eps=eps,
-            lengths=step_schedule(eps, self.steps, self.step_size),
+            step_sizes=step_schedule(eps, self.steps, self.step_size),
             random_start=self.random_start,
             restarts=self.restarts,
             seed=self.seed,

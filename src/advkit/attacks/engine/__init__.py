@@ -1,1 +1,1 @@
-"""Code that attacks share. The attacks themselves are in the files next to this folder."""
+"""Shared code of the attacks, which are in the modules next to this package."""

@@ -1,4 +1,4 @@
-"""The base of the attacks: checks before the search, verification and the result after it."""
+"""Base of the attacks: checks before the search, verification and result after it."""
 
 from __future__ import annotations
 
@@ -31,23 +31,24 @@ from advkit.models import DifferentiableClassifier, as_differentiable, evaluatin
 from advkit.models.batch_dependence import warn_of_batch_statistics
 from advkit.models.labels import label_indices
 
-# A success that is not confirmed is moved out to these multiples of its perturbation: it lies on
-# the boundary, and a batch of another size rounds differently. The last one is the clean input.
+# An unconfirmed success is moved to these multiples of its perturbation, one after another. It lies
+# on the decision boundary, and a batch of another size rounds differently. The last factor gives
+# the clean input.
 OUTWARD_FACTORS = (1 + 2**-10, 1 + 2**-7, 1 + 2**-4, 0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class BaseAttack(ABC):
-    """The entry point of every attack, and what becomes of its search.
+    """Base of all attacks: the entry point, the verification and the result.
 
-    A subclass is a frozen dataclass of hyper-parameters with a `norm`, a `_adapt_model` of the model and a
-    `_search`. One with a `progress` shows a bar.
+    A subclass is a frozen dataclass of hyper-parameters with a `norm`. It implements `_adapt_model`
+    and `_search`. A subclass with a field `progress` can show a progress bar.
     """
 
     norm: Norm
 
     def __repr__(self) -> str:
-        """The call that makes this attack, without what is at its default."""
+        """Return the call that creates this attack, without arguments at their defaults."""
         return format_call(type(self).__name__, non_default_fields(self))
 
     def __call__(
@@ -58,7 +59,7 @@ class BaseAttack(ABC):
         *,
         target: Tensor | None = None,
     ) -> Tensor:
-        """Adversarial inputs `(n, *features)`: `run(...).x_adv`."""
+        """Return the adversarial inputs `(n, *features)`, the `x_adv` of `run`."""
         return self.run(model, x, y, target=target).x_adv
 
     def run(
@@ -71,59 +72,59 @@ class BaseAttack(ABC):
     ) -> AttackResult:
         """Attack a batch.
 
-        Works within `no_grad` and `inference_mode` too, and leaves the model, the random state and
-        `x` as they were, also when it raises.
+        The method also works inside `no_grad` and `inference_mode`. It leaves the model, the random
+        state and `x` unchanged, even when it raises.
 
         Args:
-            model: a classifier that answers what this attack asks for; an `nn.Module` with inputs
+            model: a classifier with the outputs that this attack needs. An `nn.Module` with inputs
                 in [0, 1] and a fitted scikit-learn estimator are wrapped.
             x: clean inputs `(n, *features)`, of a floating dtype, within the model's bounds.
-            y: true labels `(n,)`, of any integer dtype, integral floats or one-hot; indices of the
-                model's classes, or the estimator's own labels for a `SklearnClassifier` with
-                `labels="class"`. `None` takes the model's own predictions, at the cost of a forward
-                pass.
-            target: labels to reach, as `y`; makes the attack targeted.
+            y: true labels `(n,)`, of any integer dtype, integral floats or one-hot. They are
+                indices of the model's classes, or the estimator's own labels for a
+                `SklearnClassifier` with `labels="class"`. `None` uses the model's predictions, at
+                the cost of a forward pass.
+            target: labels to reach, in the same formats as `y`; makes the attack targeted.
 
         Returns:
-            What was found, sample by sample.
+            The adversarial inputs and the outcome of each sample.
 
         Raises:
-            ValueError: `x` or the labels have the wrong shape or range, the attack has no targeted
-                form, the model returns NaN or infinite logits for an input, or without `y` it
-                rejects one.
-            TypeError: `x` is not of a floating dtype, or the model does not answer what this attack
-                asks for.
-            QueryBudgetExceeded: the model has a query budget, and it is spent; `result` of the
-                error is what was found until then, as the model had judged it.
-            ServiceError: a function behind the model raised, or did not answer what it should;
-                `result` as above.
+            ValueError: `x` or the labels have the wrong shape or range, or the attack has no
+                targeted form. Also raised if the model returns NaN or infinite logits for a clean
+                input, or rejects one when `y` is `None`.
+            TypeError: `x` is not of a floating dtype, or the model lacks an output that this attack
+                needs.
+            QueryBudgetExceeded: the model's query budget is used up. The `result` of the error
+                holds the outcome so far, as the model evaluated it.
+            ServiceError: a function behind the model raised, or returned an invalid output. The
+                `result` of the error holds the outcome so far.
         """
-        view = self._adapt_model(model)
-        warn_of_batch_statistics(view)
-        with self.running(view, x):
-            problem = self._problem(view, x, y, target)
+        adapted = self._adapt_model(model)
+        warn_of_batch_statistics(adapted)
+        with self.running(adapted, x):
+            problem = self._problem(adapted, x, y, target)
             if not len(problem.x):
                 return _result(problem, Best.unevaluated(problem.x))
-            if may_interrupt(view):
+            if may_interrupt(adapted):
                 problem.statistics.best_so_far = self._empty_record(problem)
             try:
                 return _result(problem, self._verified(problem, self.search(problem)))
             except AttackInterrupted as error:
-                kept = problem.statistics.best_so_far
-                kept = self._empty_record(problem) if kept is None else kept
-                error.result = _result(problem, self._partial_result(problem, kept))
+                record = problem.statistics.best_so_far
+                record = self._empty_record(problem) if record is None else record
+                error.result = _result(problem, self._partial_result(problem, record))
                 raise
 
     @contextmanager
-    def running(self, view: object, x: Tensor) -> Iterator[None]:
-        """The state in which an attack on the samples `x` runs."""
-        n = len(x) if isinstance(x, Tensor) and x.ndim else 0  # the entry point refuses others
+    def running(self, model: object, x: Tensor) -> Iterator[None]:
+        """Enter the state in which an attack on the samples `x` runs."""
+        n = len(x) if isinstance(x, Tensor) and x.ndim else 0  # `_problem` rejects other inputs
         numbered = sample_rows.numbered(n, total=n)
-        with torch.inference_mode(False), torch.no_grad(), evaluating(view), numbered:
+        with torch.inference_mode(False), torch.no_grad(), evaluating(model), numbered:
             yield
 
     def search(self, problem: Problem) -> Best | Nearest:
-        """Return what the attack finds for a batch that is not empty, before it is verified."""
+        """Search a batch that is not empty, and return the iterates before verification."""
         show = getattr(self, "progress", False)
         total = self._total_steps(problem) if show else None
         with progress_bar(type(self).__name__, total, show) as advance:
@@ -156,44 +157,45 @@ class BaseAttack(ABC):
 
     @property
     def _confidence(self) -> float:
-        """The margin in logits that a success must have."""
+        """Margin in logits that a success must have."""
         return 0.0
 
     @abstractmethod
     def _adapt_model(self, model: object) -> DifferentiableClassifier:
-        """`model` as this attack asks it; what stands in `logits` need not have gradients.
+        """Return `model` with the outputs of this attack as `logits`, not always differentiable.
 
         Raises:
-            TypeError: the model does not answer that.
+            TypeError: the model lacks an output that this attack needs.
         """
 
     @abstractmethod
     def _ascent_loss(self, *, targeted: bool) -> Loss:
-        """The loss that the attack climbs.
+        """Return the loss that the attack maximizes.
 
         Raises:
-            ValueError: it has no targeted form.
+            ValueError: the loss has no targeted form.
         """
 
     @abstractmethod
     def _search(self, problem: Problem) -> Best | Nearest:
-        """Return what is found for a batch that is not empty."""
+        """Search a batch that is not empty, and return a record of its iterates."""
 
     @abstractmethod
-    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        """Evaluate once more exactly what is returned."""
+    def _verify(self, problem: Problem, record: Best | Nearest) -> Best:
+        """Evaluate exactly the iterates of `record` once more, which the attack returns."""
 
     def _decision_problem(self, problem: Problem) -> Problem:
-        """Return `problem` with the model's answer that decides about success."""
+        """Return `problem` with the model output that decides about success."""
         return problem
 
-    def _verified(self, problem: Problem, found: Best | Nearest) -> Best:
-        """Return what is found, verified.
+    def _verified(self, problem: Problem, record: Best | Nearest) -> Best:
+        """Verify the iterates of the search.
 
-        Where answers depend on the rest of the batch, exactly what is returned is sent last. A
-        failure that becomes the clean input again changes the batch, which is then sent once more.
+        Where the model's outputs depend on the rest of the batch, the last pass evaluates exactly
+        what is returned. Replacing a failure by the clean input changes the batch, which is then
+        evaluated once more.
         """
-        best = self._verify(problem, found)
+        best = self._verify(problem, record)
         while (sent := problem.statistics.sender.last_sent()) is not None:
             x_adv = best.x_adv
             if getattr(self, "eps", None) is None:
@@ -204,16 +206,16 @@ class BaseAttack(ABC):
         return best
 
     def _total_steps(self, problem: Problem) -> int | None:
-        """Return the most steps that the progress bar can show, `None` if unknown."""
+        """Return the maximum number of steps for the progress bar, `None` if unknown."""
         return None
 
     def _empty_record(self, problem: Problem) -> Best | Nearest:
         """Return the record of a batch before the search."""
         return Best.unevaluated(problem.x)
 
-    def _partial_result(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
-        """Return what is left of the iterates `kept` when a query budget ends the search."""
-        return kept
+    def _partial_result(self, problem: Problem, record: Best | Nearest) -> Best | Nearest:
+        """Return the part of `record` that is valid when a query budget ends the search."""
+        return record
 
 
 class GradientAttack(BaseAttack):
@@ -222,55 +224,55 @@ class GradientAttack(BaseAttack):
     def _adapt_model(self, model: object) -> DifferentiableClassifier:
         return as_differentiable(model, type(self).__name__)
 
-    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        logits = problem.logits(found.x_adv)
+    def _verify(self, problem: Problem, record: Best | Nearest) -> Best:
+        logits = problem.logits(record.x_adv)
         checks.warn_of_probabilities(logits)
-        verified = Best(found.x_adv, problem.violation_of(logits))
-        if not problem.statistics.sender.whole:  # there, another batch has other answers
-            _warn_of_chance(found.violation, verified.violation, problem.x.dtype)
-        if isinstance(found, Nearest):
-            return move_outward(problem, found, verified)
+        verified = Best(record.x_adv, problem.violation_of(logits))
+        if not problem.statistics.sender.whole:  # a whole batch has other outputs when it changes
+            _warn_of_random_logits(record.violation, verified.violation, problem.x.dtype)
+        if isinstance(record, Nearest):
+            return move_outward(problem, record, verified)
         return verified
 
 
-def move_outward(problem: Problem, found: Best | Nearest, verified: Best) -> Best:
-    """Move the successes out that a second evaluation does not confirm.
+def move_outward(problem: Problem, record: Best | Nearest, verified: Best) -> Best:
+    """Move successes that a second evaluation does not confirm away from the clean inputs.
 
     Args:
         problem: `n` samples.
-        found: what the search has found.
-        verified: the iterates of `found`, evaluated once more.
+        record: iterates of the search.
+        verified: the same iterates, evaluated once more.
 
     Returns:
-        The iterates, as they were evaluated last.
+        The iterates with the violations of their last evaluation.
     """
-    success, delta, best = found.success, found.x_adv - problem.x, verified
+    success, delta, best = record.success, record.x_adv - problem.x, verified
     for factor in OUTWARD_FACTORS:
-        lost = success & ~best.success
-        if not lost.any():
+        unconfirmed = success & ~best.success
+        if not unconfirmed.any():
             break
         moved = problem.clip(problem.x + factor * delta)
-        x_adv = torch.where(per_sample(lost, moved), moved, best.x_adv)
+        x_adv = torch.where(per_sample(unconfirmed, moved), moved, best.x_adv)
         best = Best(x_adv, problem.violation(x_adv))
     return best
 
 
 def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
-    """Return the result of the run, and warn of failures that say nothing about robustness."""
+    """Return the result of the run, and warn of failures without information on robustness."""
     failed, statistics = ~best.success, problem.statistics
     not_finite, no_gradient = statistics.not_finite & failed, statistics.no_gradient & failed
     no_start = statistics.no_start & failed
-    untold = no_start & ~not_finite  # which is why it could not begin, and said
-    if statistics.no_start_told:
-        untold = torch.zeros_like(no_start)
+    unreported = no_start & ~not_finite  # the warning of logits names the cause of the others
+    if statistics.no_start_reported:
+        unreported = torch.zeros_like(no_start)
     for inconclusive, sentence in (
         (not_finite, _NOT_FINITE),
         (no_gradient, _NO_GRADIENT),
-        (untold, _NO_START),
+        (unreported, _NO_START),
     ):
         if inconclusive.any():
             counts = f"{int(inconclusive.sum())} of {len(inconclusive)} samples"
-            which = f"(sample {checks.indices(inconclusive)})"
+            which = f"({checks.samples(inconclusive)})"
             checks.warn(sentence.format(counts=counts, which=which), InconclusiveWarning)
     return AttackResult(
         x_adv=best.x_adv,
@@ -285,31 +287,32 @@ def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
 
 
 _NOT_FINITE = (
-    "the model returned NaN or infinite logits for {counts}, which were not fooled {which}: such "
-    "an answer is never a success, and the failure says nothing about their robustness; attack the "
-    "model in float32 or float64"
+    "The model returned NaN or infinite logits for {counts} that were not fooled {which}. Such an "
+    "output is never a success, and the failure says nothing about robustness. Attack the model in "
+    "float32 or float64."
 )
 _NO_GRADIENT = (
-    "{counts} met a gradient of zero or NaN and were not fooled {which}: that says nothing about "
-    "their robustness; try PGD with loss='margin' or an attack without gradients, Square or "
-    "HopSkipJump"
+    "{counts} met a gradient of zero or NaN and were not fooled {which}. This failure says nothing "
+    "about robustness. Try PGD with loss='margin', or an attack without gradients such as Square "
+    "or HopSkipJump."
 )
 _NO_START = (
-    "the search could not begin for {counts}, which were not fooled {which}: there was no point to "
-    "start from, or the queries ended before the first step. That says nothing about their "
-    "robustness; give HopSkipJump init_points=, inputs with a label that counts as success, or raise "
-    "its queries"
+    "The search could not begin for {counts} that were not fooled {which}. Either no starting "
+    "point was found, or the queries were used up before the first step. This failure says nothing "
+    "about robustness. Pass HopSkipJump init_points=, inputs with a label that counts as success, "
+    "or increase its max_queries."
 )
 
 
-def _warn_of_chance(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
-    """A model that answers the same input twice in different ways draws random numbers."""
+def _warn_of_random_logits(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
+    """Warn if two evaluations of the same inputs have different violations `(n,)`."""
     tolerance = 1e-2 if dtype in (torch.float32, torch.float64) else 1e-1
     changed = (before - after).abs() > tolerance * (1 + before.abs())
     changed &= before.isfinite()
     if changed.any():
         checks.warn(
-            f"the model answered {int(changed.sum())} of {len(after)} inputs differently when "
-            "asked again: it is random. Success is its last answer; attack its expectation instead",
+            f"The model returned other logits for {int(changed.sum())} of {len(after)} inputs when "
+            "it was evaluated again, so it is random. The last evaluation decides about success. "
+            "Attack the expectation of the model instead.",
             InconclusiveWarning,
         )

@@ -1,4 +1,4 @@
-"""Attacks that need no gradients: what they see of a model, and the judgement by its labels."""
+"""Base of the attacks without gradients: adapted models, and verification by labels."""
 
 from __future__ import annotations
 
@@ -19,42 +19,45 @@ from advkit.models import REJECTED, Classifier, as_classifier
 from advkit.models.inner_model import HasInnerModel
 
 
-class _ModelView(HasInnerModel):
-    """A classifier whose answers stand where logits do: the largest wins, without gradients."""
+class _AdaptedModel(HasInnerModel):
+    """A classifier with another output as its `logits`, which have no gradients."""
 
     def __init__(self, model: Classifier) -> None:
         self.model = model
 
     def predict(self, x: Tensor) -> Tensor:
-        """As the model."""
+        """Return the labels `(n,)` that the model predicts."""
         labels: Tensor = self.model.predict(x)
         return labels
 
 
-class ByScores(_ModelView):
-    """What an attack on scores sees."""
+class ByScores(_AdaptedModel):
+    """A model for attacks on scores."""
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits where the model has them, since probabilities saturate, else its scores."""
-        found: Tensor
+        """Return the model's logits, or its scores if it has none.
+
+        Logits are preferred since probabilities saturate.
+        """
+        scores: Tensor
         if callable(getattr(self.model, "logits", None)):
-            found = self.model.logits(x)
+            scores = self.model.logits(x)
         else:
-            found = self.model.scores(x).double()
-        return found.detach()
+            scores = self.model.scores(x).double()
+        return scores.detach()
 
 
-class ByLabels(_ModelView):
-    """What an attack on labels sees: one at the label, zero elsewhere.
+class ByLabels(_AdaptedModel):
+    """A model for attacks on labels: its logits are one at the label and zero elsewhere.
 
-    A row of NaN is an answer that the model failed to give, one of minus infinity a rejection.
+    A row of NaN marks an invalid output of the model, a row of minus infinity a rejection.
     """
 
     def logits(self, x: Tensor) -> Tensor:
-        """One-hot labels."""
+        """Return one-hot labels `(n, classes)`."""
         if not callable(getattr(self.model, "logits", None)):
             return self._one_hot(self.model.predict(x))
-        # `predict` raises at a NaN, which is no reason to lose what was found
+        # `predict` raises at a NaN, and the successes found so far would be lost
         logits = self.model.logits(x).detach()
         known = logits.isfinite().all(1, keepdim=True)
         return self._one_hot(logits.argmax(1), logits.shape[1]).where(known, torch.nan)
@@ -66,24 +69,24 @@ class ByLabels(_ModelView):
 
 
 def by_scores(obj: object, wanted_by: str) -> ByScores:
-    """`obj` as the attack on scores named `wanted_by` sees it.
+    """Return `obj` as a model for the attack on scores named `wanted_by`.
 
     Raises:
-        TypeError: it is no classifier, or has no scores.
+        TypeError: `obj` is not a classifier, or has no scores.
     """
     model = as_classifier(obj)
     if callable(getattr(model, "logits", None)) or callable(getattr(model, "scores", None)):
         return ByScores(model)
     raise TypeError(
-        f"{wanted_by} needs scores, so a ScoreClassifier (scores(x)) or logits; "
-        f"{type(model).__name__} is a Classifier that gives labels only. Use HopSkipJump, or "
-        "Transfer(attack=..., surrogate=...) from a differentiable model"
+        f"`model` must have scores (a ScoreClassifier, with scores(x)) or logits for {wanted_by}, "
+        f"got {type(model).__name__}, a Classifier that predicts labels only. Use HopSkipJump, or "
+        "Transfer(attack=..., surrogate=...) from a differentiable model."
     )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class BlackBoxAttack(BaseAttack):
-    """Base of the attacks that need no gradients, judged by what the model predicts."""
+    """Base of the attacks without gradients, whose success the model's labels decide."""
 
     def _adapt_model(self, model: object) -> ByScores | ByLabels:
         return ByLabels(as_classifier(model))
@@ -91,25 +94,26 @@ class BlackBoxAttack(BaseAttack):
     def _ascent_loss(self, *, targeted: bool) -> Loss:
         return margin
 
-    def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
-        verified = Best(found.x_adv, self._decision_problem(problem).violation(found.x_adv))
-        if not problem.statistics.sender.whole:  # there, another batch has other answers
-            warn_of_random_labels(found, verified)
+    def _verify(self, problem: Problem, record: Best | Nearest) -> Best:
+        verified = Best(record.x_adv, self._decision_problem(problem).violation(record.x_adv))
+        if not problem.statistics.sender.whole:  # a whole batch has other outputs when it changes
+            warn_of_random_labels(record, verified)
         return verified
 
     def _decision_problem(self, problem: Problem) -> Problem:
-        """Return `problem` as the model's labels decide it."""
-        view = problem.model
-        return problem.with_model(ByLabels(view.model)) if isinstance(view, ByScores) else problem
+        """Return `problem` with the model's labels, which decide about success."""
+        model = problem.model
+        return problem.with_model(ByLabels(model.model)) if isinstance(model, ByScores) else problem
 
 
-def warn_of_random_labels(found: Best | Nearest, verified: Best) -> None:
-    """Warn if the model labels differently what it has labelled before."""
-    changed = (verified.success != found.success) & found.violation.isfinite()
+def warn_of_random_labels(record: Best | Nearest, verified: Best) -> None:
+    """Warn if a second evaluation of the same inputs gives other labels."""
+    changed = (verified.success != record.success) & record.violation.isfinite()
     if changed.any():
         checks.warn(
-            f"the model labelled {int(changed.sum())} of {len(changed)} inputs differently "
-            "when asked again: it is random, or its labels are not those of its highest "
-            "scores. Success is its last answer; attack its expectation instead",
+            f"The model predicted other labels for {int(changed.sum())} of {len(changed)} inputs "
+            "when it was evaluated again. It is random, or its labels are not those of its highest "
+            "scores. The last evaluation decides about success. Attack the expectation of the "
+            "model instead.",
             InconclusiveWarning,
         )

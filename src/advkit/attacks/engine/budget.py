@@ -1,4 +1,4 @@
-"""What FGSM, FGM, BIM and PGD have in common: a budget and a loss to climb within it."""
+"""Base of FGSM, FGM, BIM and PGD, which maximize a loss within a perturbation budget."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BALLS = ("linf", "l2", "l1")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class BudgetAttack(GradientAttack):
-    """A gradient attack within a ball of radius `eps`; a subclass says how to climb."""
+    """Base of the gradient attacks in a ball of radius `eps`; a subclass defines the ascent."""
 
     eps: float | Tensor
     loss: LossName | Loss = "ce"
@@ -32,17 +32,16 @@ class BudgetAttack(GradientAttack):
         checks.one_of("stop", self.stop, ("first", "never", None))
 
     def craft(self, model: object, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """What calling the attack gives, without the last pass, which tells whether it succeeded.
+        """Return adversarial inputs `(n, *features)` without the pass that verifies success.
 
-        For training, which sends the examples forward anyway: of one step and the step that learns
-        from it, that pass is up to a fifth. What `run` would warn of is not looked at. A
-        class of one's own that overrides `run` overrides this too.
-
-        Raises as `run` does.
+        This is for adversarial training, which passes the examples forward anyway. Of one attack
+        step and the training step on it, the last pass is up to a fifth. The warnings of `run` are
+        left out, and the errors are those of `run`. Your own class that overrides `run` must
+        override this method too.
         """
-        view = self._adapt_model(model)
-        with self.running(view, x):
-            problem = self._problem(view, x, y, None)
+        adapted = self._adapt_model(model)
+        with self.running(adapted, x):
+            problem = self._problem(adapted, x, y, None)
             return self.search(problem).x_adv if len(problem.x) else problem.x
 
     @abstractmethod
@@ -61,22 +60,24 @@ class BudgetAttack(GradientAttack):
 
 
 def ascent_loss(loss: LossName | Loss, *, targeted: bool) -> Loss:
-    """Return the loss to climb.
+    """Return the loss to maximize.
 
     Raises:
-        ValueError: it has no targeted form.
+        ValueError: the loss has no targeted form.
     """
     if targeted and loss == "dlr":
-        raise ValueError("`loss` must not be 'dlr' with a target; 'ce' and 'margin' have targets")
+        raise ValueError("`loss` must be 'ce' or 'margin' with a target, got 'dlr'.")
     return get_loss(loss)
 
 
 def check_restarts(restarts: int, random_start: bool) -> None:
-    """Raise unless `restarts` is at least 1, and 1 where all runs would be equal."""
+    """Raise unless `restarts` is at least 1, and exactly 1 if all runs would be equal."""
     checks.integer("restarts", restarts, at_least=1)
     checks.boolean("random_start", random_start)
     if restarts > 1 and not random_start:
-        raise ValueError("`restarts` must be 1 without random_start: all runs would be the same")
+        raise ValueError(
+            f"`restarts` must be 1 without random_start, got {restarts}. All runs would be equal."
+        )
 
 
 def check_step_size(step_size: float | None) -> None:

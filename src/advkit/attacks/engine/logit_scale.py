@@ -1,7 +1,7 @@
-"""Powers of two by which logits of extreme size are multiplied before anything is computed.
+"""Powers of two that scale logits of extreme size before anything is computed from them.
 
-Success does not depend on a common factor of the logits, but their squares, products and gradients
-do: they underflow or overflow. A factor that is a power of two changes no digit.
+Success does not depend on a common factor of the logits. Their squares, products and gradients do,
+since they underflow or overflow. Multiplication by a power of two is exact.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torch import Tensor
 from advkit.core.losses import split_label_logit
 from advkit.core.tensors import at_least_float32
 
-TINY, HUGE = 2.0**-14, 2.0**30  # logits of a size between the two are left as they are
+TINY, HUGE = 2.0**-14, 2.0**30  # logits with a size between the two are not scaled
 
 
 class LogitScale:
-    """The factors of a batch of `n` samples, which follow from the first logits of each."""
+    """Factors of a batch of `n` samples, computed from the first logits of each sample."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -24,18 +24,18 @@ class LogitScale:
         self._factor: Tensor | None = None  # (n,), None where all of them are one
 
     def applied(self, logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        """Return the scaled logits, in float32 at least.
+        """Return the scaled logits, in float32 or a wider dtype.
 
         Args:
-            logits: of `m` samples, `(m, classes)`; in the first call of all samples to come.
-            labels: to leave or to reach, `(m,)`.
-            rows: where the samples stand in the batch, `(m,)`.
+            logits: logits `(m, classes)`. The first call must include all samples of later calls.
+            labels: labels to leave or to reach, `(m,)`.
+            rows: row of each sample in the batch, `(m,)`.
         """
         if not self._measured:
             self._measured = True
-            found = logit_scale(logits, labels)
-            if (found != 1).any():
-                self._factor = found.new_ones(self._n).index_put((rows,), found)
+            factor = logit_scale(logits, labels)
+            if (factor != 1).any():
+                self._factor = factor.new_ones(self._n).index_put((rows,), factor)
         logits = at_least_float32(logits)
         return logits if self._factor is None else logits * self._factor[rows, None]
 
@@ -43,10 +43,10 @@ class LogitScale:
 def logit_scale(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the factor for the logits `(n, classes)` of each sample, a power of two, `(n,)`.
 
-    The size of a sample is the larger magnitude of the label's logit and the best of the others: a
-    class that is masked by a huge negative number does not count. Tiny logits are brought to a size
-    of about one, huge ones to `HUGE`, where cross-entropy still is the margin. The backward pass
-    begins with the factor, which therefore stays within the dtype of the logits.
+    The size of a sample is the larger magnitude of the label's logit and the best other logit. A
+    class that is masked with a huge negative number does not count. Tiny logits are scaled to a
+    size of about one, huge logits to `HUGE`, where the cross-entropy is still the margin. The
+    backward pass begins with the factor, which therefore stays within the dtype of the logits.
     """
     own, others = split_label_logit(at_least_float32(logits.detach()), labels)
     size = torch.maximum(own.abs(), others.amax(1).abs())

@@ -1,6 +1,6 @@
-"""The loop of every iterative attack with gradients.
+"""Loop of the iterative attacks with gradients.
 
-Evaluate the current iterate, keep the best of each sample, drop finished samples from the batch.
+It evaluates the current iterates, keeps the best of each sample and drops finished samples.
 """
 
 from __future__ import annotations
@@ -34,48 +34,48 @@ def iterate(
 ) -> Kept:
     """Repeat `step` and keep an iterate of each sample.
 
-    Every iterate is evaluated, the first and the last too. A finished sample leaves the batch at
-    once: it is not moved, evaluated or differentiated again.
+    Every iterate is evaluated, including the first and the last. A finished sample leaves the batch
+    immediately: it is not moved, evaluated or differentiated again.
 
     Args:
         problem: `n` samples.
-        start: where to begin, `(n, *features)`.
-        state: what the step carries along, a `NamedTuple` of tensors `(n, ...)`.
-        step: from `(i, problem, at, state)` to the next iterate and state, each of them for the
-            samples still open; it gets the gradient at `at` from `problem`.
-        steps: number of steps; one forward pass after each of them.
-        best: what has been kept of these samples so far.
-        finished: which samples are, bool `(n,)`, from what was evaluated and carried; `None` for
-            none.
-        formula: for attacks that are one formula and return what it gives: makes the record of the
-            last iterates, which are not evaluated here, since the attack's `_verify` does so.
-        first: whether no pass has seen these samples before, see `Problem.forward`.
+        start: first iterates, `(n, *features)`.
+        state: state of the step, a `NamedTuple` of tensors `(n, ...)`.
+        step: function from `(i, problem, at, state)` to the next iterates and state, of the samples
+            that are not finished. It computes the gradient at `at` with `problem`.
+        steps: number of steps; each is followed by one forward pass.
+        best: record of these samples so far.
+        finished: function from the evaluated iterates and the state to a mask `(n,)` of the
+            finished samples; `None` if no sample finishes early.
+        formula: constructor of the record of the last iterates, for attacks that are one formula.
+            These iterates are not evaluated here, but in the attack's `_verify`.
+        first: whether this is the first pass of these samples, see `Problem.forward`.
 
     Returns:
-        What is kept of all `n` samples; `best` is used up.
+        The record of all `n` samples; `best` is overwritten.
     """
-    found, at = best, problem.forward(start, differentiate=True, first=first)
+    result, at = best, problem.forward(start, differentiate=True, first=first)
     open_rows = torch.arange(len(problem.x), device=problem.x.device)
     for i in range(steps):
         best = best.improved(problem, at)
         done = None if finished is None else finished(at, state)
         if done is not None and done.any():
-            update_rows(found, open_rows[done], select(best, done))
-            still = ~done
-            if not still.any():
-                return found
+            update_rows(result, open_rows[done], select(best, done))
+            remaining = ~done
+            if not remaining.any():
+                return result
             at, problem, best = (
-                problem.select_for_backward(at, still),
-                problem.select(still),
-                select(best, still),
+                problem.select_for_backward(at, remaining),
+                problem.select(remaining),
+                select(best, remaining),
             )
-            open_rows, state = open_rows[still], select(state, still)
+            open_rows, state = open_rows[remaining], select(state, remaining)
         x_adv, state = step(i, problem, at, state)
         problem.statistics.advance(1)
         last = i == steps - 1
         if last and formula is not None:
-            update_rows(found, open_rows, formula(x_adv))
-            return found
+            update_rows(result, open_rows, formula(x_adv))
+            return result
         at = problem.forward(x_adv, differentiate=not last)
-    update_rows(found, open_rows, best.improved(problem, at))
-    return found
+    update_rows(result, open_rows, best.improved(problem, at))
+    return result

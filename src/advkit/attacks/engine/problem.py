@@ -1,7 +1,6 @@
-"""Samples to attack, and one evaluated, counted pass through the model.
+"""Samples to attack, and the counted forward and backward passes of the model.
 
-One forward pass does three jobs: it judges the iterate, gives the loss and starts the backward
-pass.
+One forward pass evaluates the iterates, computes the objective and prepares the backward pass.
 """
 
 from __future__ import annotations
@@ -26,28 +25,28 @@ from advkit.models import DifferentiableClassifier
 
 
 class Iterate(NamedTuple):
-    """Iterates of `n` samples and what one forward pass says of them."""
+    """Iterates of `n` samples with the outputs of one forward pass."""
 
-    leaf: Tensor  # (m, *features), what was sent forward: these samples, or more
-    rows: Tensor  # (m,), where those stand in the whole batch
-    kept: Tensor | None  # bool (m,), which of them these samples are; None for all
+    leaf: Tensor  # (m, *features), input of the pass: these samples, or more
+    rows: Tensor  # (m,), rows of the input in the whole batch
+    kept: Tensor | None  # bool (m,), mask of these samples in the input; None for all
     logits: Tensor  # (n, classes), with its graph
-    value: Tensor  # (n,), what is climbed, with its graph
+    value: Tensor  # (n,), the objective, with its graph
     violation: Tensor  # (n,)
 
     @property
     def x_adv(self) -> Tensor:
-        """The iterates, `(n, *features)`."""
+        """Iterates, `(n, *features)`."""
         leaf = self.leaf.detach()
         return leaf if self.kept is None else leaf[self.kept]
 
     @property
     def success(self) -> Tensor:
-        """Whether the goal is reached, bool `(n,)`."""
+        """Mask `(n,)` of the samples that reach the goal."""
         return self.violation <= 0
 
     def select(self, mask: Tensor) -> Iterate:
-        """The samples where bool `mask` `(n,)` is true."""
+        """Return the iterates of the samples where bool `mask` `(n,)` is true."""
         with torch.enable_grad():
             parts = (self.logits[mask], self.value[mask], self.violation[mask])
         kept = mask if self.kept is None else self.kept.masked_scatter(self.kept, mask)
@@ -56,63 +55,66 @@ class Iterate(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """Samples to attack: a batch, or the rows of it that are still open."""
+    """Samples to attack: a batch, or its rows that are not finished."""
 
     model: DifferentiableClassifier
     x: Tensor  # (n, *features)
     goal: Goal
     loss: Loss
     norm: Norm  # of the distances
-    rows: Tensor  # (n,), where these samples stand in the whole batch
+    rows: Tensor  # (n,), rows of these samples in the whole batch
     statistics: RunStatistics
     scale: LogitScale
 
     def select(self, mask: Tensor) -> Problem:
-        """The same for the samples where bool `mask` `(n,)` is true."""
+        """Return the problem of the samples where bool `mask` `(n,)` is true."""
         rows, goal = self.rows[mask], self.goal.select(mask)
         return replace(self, x=self.x[mask], goal=goal, rows=rows)
 
     def with_candidate(self, candidate: Tensor | None) -> Problem:
-        """The same with `candidate` `(n,)` to climb to; `None` for whichever class is best."""
+        """Return this problem with classes `candidate` `(n,)` to aim at; `None` for any class."""
         return replace(self, goal=replace(self.goal, candidate=candidate))
 
     def with_model(self, model: DifferentiableClassifier) -> Problem:
-        """The same, `model` being asked instead."""
+        """Return this problem for another `model`."""
         return replace(self, model=model, scale=LogitScale(self.statistics.n))
 
     def as_current(self) -> sample_rows.opened:
-        """Return a context in which these are the samples that `advkit.current_rows` numbers."""
+        """Return a context in which `advkit.current_rows` returns the numbers of these samples."""
         return sample_rows.selected(self.rows, self.statistics.n)
 
     def distance(self, x_adv: Tensor) -> Tensor:
-        """How far `x_adv` is from the clean inputs, `(n,)`."""
+        """Return the distances `(n,)` between `x_adv` and the clean inputs."""
         return lp_norm(x_adv - self.x, self.norm)
 
     def clip(self, x_adv: Tensor) -> Tensor:
-        """`x_adv` as `x` is stored and within the bounds; no sample gets further from it."""
+        """Clip `x_adv` to the bounds, in the dtype and memory format of `x`.
+
+        No sample moves away from its clean input.
+        """
         return self.match_memory_format(x_adv.to(self.x.dtype)).clamp(*self.model.bounds)
 
     def match_memory_format(self, x_adv: Tensor) -> Tensor:
-        """`x_adv` in the memory format of `x`, where images and volumes have one to choose."""
-        wanted = _CHANNELS_LAST.get(x_adv.ndim)
-        if wanted is not None and self.x.is_contiguous(memory_format=wanted):
-            return x_adv.contiguous(memory_format=wanted)
+        """Return `x_adv` in the memory format of `x`, which images and volumes may choose."""
+        channels_last = _CHANNELS_LAST.get(x_adv.ndim)
+        if channels_last is not None and self.x.is_contiguous(memory_format=channels_last):
+            return x_adv.contiguous(memory_format=channels_last)
         return x_adv
 
     def round_into_ball(self, x_adv: Tensor, eps: Tensor) -> Tensor:
-        """`x_adv` without what 16 bits round out of an linf ball of radius `eps` `(n,)`."""
+        """Undo rounding in 16 bits that leaves an linf ball of radius `eps` `(n,)`."""
         if self.norm != "linf" or x_adv.element_size() > 2:
             return x_adv
-        over = (x_adv.float() - self.x.float()).abs() > per_sample(eps, x_adv).float()
-        return torch.where(over, x_adv.nextafter(self.x), x_adv)
+        outside = (x_adv.float() - self.x.float()).abs() > per_sample(eps, x_adv).float()
+        return torch.where(outside, x_adv.nextafter(self.x), x_adv)
 
     def project_to_ball(self, x_adv: Tensor, eps: Tensor) -> Tensor:
-        """Return the point of ball and box next to `x_adv`, which is used up."""
+        """Project `x_adv` onto the ball, then clip it to the bounds; `x_adv` is overwritten."""
         delta = project(x_adv.sub_(self.x), eps, self.norm)
         return self.round_into_ball(self.clip(delta.add_(self.x)), eps)
 
     def drop_active_bounds(self, x_adv: Tensor, grad: Tensor) -> Tensor:
-        """Return `grad` without the features at a bound that a step along it would push out."""
+        """Return `grad`, zero for features at a bound that a step along it would move outside."""
         lower, upper = self.model.bounds
         active = (x_adv <= lower) & (grad < 0) | (x_adv >= upper) & (grad > 0)
         return torch.where(active, 0, grad)
@@ -120,7 +122,7 @@ class Problem:
     def evaluate_clean(self, record: tuple[Tensor, ...]) -> Iterate:
         """Evaluate the clean inputs of a whole batch, and write the successes into `record`.
 
-        The record is empty: it holds the clean inputs, whose distance is 0.
+        The record must be empty: it holds the clean inputs, whose distance is 0.
         """
         at = self.forward(self.x, differentiate=False, first=True)
         rows = at.success.nonzero().flatten()
@@ -129,18 +131,20 @@ class Problem:
         return at
 
     def forward(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Iterate:
-        """One forward pass.
+        """Evaluate iterates in one forward pass.
+
+        NaN or infinite logits in a later pass do not end the run, so that earlier successes are not
+        lost. Such an iterate is not a success, is never kept, and is recorded in the statistics. A
+        rejection, minus infinity for every class, is not a success either, and is allowed in any
+        pass.
 
         Args:
-            x_adv: `(n, *features)`.
-            differentiate: keep the graph for `gradient`.
-            first: whether it is the first look at these samples.
+            x_adv: iterates, `(n, *features)`.
+            differentiate: keep the graph for `input_gradient`.
+            first: whether this is the first pass of these samples.
 
         Raises:
-            ValueError: a first look that meets NaN or infinite logits at a clean input. Elsewhere
-                they are no reason to lose what was found: such an iterate is not a success, is
-                never kept, and is noted in the ledger. A rejection, minus infinity for every
-                class, is not a success either, and may be met at any look.
+            ValueError: the first pass gives NaN or infinite logits for a clean input.
         """
         x_adv = x_adv.detach().requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
@@ -155,21 +159,23 @@ class Problem:
         return at
 
     def check_clean(self, x_adv: Tensor, logits: Tensor) -> None:
-        """Raise if `logits` `(n, classes)` of a clean input are not finite, and no rejection."""
+        """Raise if `logits` `(n, classes)` of a clean input are not finite and not a rejection."""
         clean = (x_adv == self.x).flatten(1).all(1) & ~_rejected(logits)
         checks.finite_logits(logits[clean], self.rows[clean])
 
     def update_best(self, at: Iterate) -> None:
-        """Keep what `at` has that is better, where a query budget may end the run at any pass."""
-        kept = self.statistics.best_so_far
-        if kept is not None:
-            update_rows(kept, self.rows, select(kept, self.rows).improved(self, at))
+        """Keep the better iterates of `at` if a query budget may end the run at any pass."""
+        record = self.statistics.best_so_far
+        if record is not None:
+            update_rows(record, self.rows, select(record, self.rows).improved(self, at))
 
     def logits(self, x_adv: Tensor) -> Tensor:
-        """Counted logits `(n, classes)`, of float32 at least and none of extreme size.
+        """Compute logits `(n, classes)` in one counted pass, in float32 or a wider dtype.
+
+        Logits of extreme size are scaled.
 
         Raises:
-            ValueError: a label that the model does not have.
+            ValueError: a label is not one of the model's classes.
         """
         logits = self.statistics.sender(self.model.logits, x_adv, self.rows)
         self.statistics.count(self.statistics.forward, self.rows)
@@ -177,40 +183,41 @@ class Problem:
         if max_label >= classes:
             name = "target" if self.goal.targeted else "y"
             checks.labels_within(name, self.goal.labels, classes, self.rows)
-            raise ValueError(f"`y` must be below {classes}, the number of classes, got {max_label}")
+            raise ValueError(f"`y` must be below {classes}, the number of classes, got {max_label}.")
         if not self.is_scale_free:
             return at_least_float32(logits)
         return self.scale.applied(logits, self.goal.labels, self.rows)
 
     @property
     def is_scale_free(self) -> bool:
-        """True if a factor common to all logits changes nothing that is computed from them.
+        """True if a common factor of all logits does not change what is computed from them.
 
-        A loss of the user's own and a confidence are in the units of the logits.
+        A custom loss and a confidence are in the units of the logits.
         """
         return is_built_in(self.loss) and not self.goal.confidence
 
     def violation(self, x_adv: Tensor) -> Tensor:
-        """One counted pass: how much the goal is missed by at `x_adv`, `(n,)`."""
+        """Compute the violation `(n,)` of the goal at `x_adv` in one counted pass."""
         return self.violation_of(self.logits(x_adv))
 
     def violation_of(self, logits: Tensor) -> Tensor:
-        """Return how much the goal is missed by, `(n,)`; samples without an answer are noted."""
+        """Return the violation `(n,)` of the goal, and record samples with invalid logits."""
         violation = self.goal.violation(logits)
-        lost = violation.isnan()
-        if asynchronous(lost.device) or lost.any():
-            self.statistics.not_finite[self.rows] |= lost & ~_rejected(logits)
+        invalid = violation.isnan()
+        if asynchronous(invalid.device) or invalid.any():
+            self.statistics.not_finite[self.rows] |= invalid & ~_rejected(logits)
         return violation
 
     def reaches_goal(self, x_adv: Tensor, rows: Tensor) -> Tensor:
-        """One counted pass over candidates of a whole batch: whether each reaches the goal.
+        """Return whether points reach the goal of their samples, in one counted pass.
 
         Args:
-            x_adv: `(m, *features)`.
-            rows: int64 `(m,)`, the samples that they are candidates of; one may have several.
+            x_adv: points to evaluate, `(m, *features)`.
+            rows: row of each point's sample in the whole batch, int64 `(m,)`. A sample may have
+                several points.
 
         Returns:
-            bool `(m,)`.
+            Mask `(m,)` of the points that reach the goal.
         """
         logits = self.statistics.sender(self.model.logits, x_adv, rows)
         violation = self.goal.select(rows).violation(logits)
@@ -219,25 +226,25 @@ class Problem:
         return violation <= 0
 
     def input_gradient(self, at: Iterate, value: Tensor, *, again: bool = False) -> Tensor:
-        """One counted backward pass from `value` `(n,)`: its gradient at `at`, all of it finite.
+        """Compute the gradient of `value` `(n,)` at `at` in one counted backward pass, all finite.
 
-        An entry that is NaN or infinite leaves the others as they are, see `finite_gradient`.
-        Arguments and errors are those of `_input_gradient`.
+        Entries that are NaN or infinite do not affect the others, see `finite_gradient`. Arguments
+        and errors are those of `_input_gradient`.
         """
         return finite_gradient(self._input_gradient(at, value, again=again))
 
     def _input_gradient(self, at: Iterate, value: Tensor, *, again: bool = False) -> Tensor:
-        """One counted backward pass from `value` `(n,)`: its gradient at `at`, as torch gives it.
+        """Compute the gradient of `value` `(n,)` at `at` in one counted backward pass, unmasked.
 
-        The values are summed, so that no sample's gradient depends on the size of its batch.
+        The values are summed, so that the gradient of a sample does not depend on the batch size.
 
         Args:
-            at: samples of a pass that can be differentiated.
-            value: computed from its logits.
-            again: keep the graph for another pass.
+            at: iterates of a forward pass that kept its graph.
+            value: values computed from the logits of `at`.
+            again: keep the graph for another backward pass.
 
         Raises:
-            TypeError: the logits do not depend on the input in a way that torch can follow.
+            TypeError: torch cannot differentiate the logits with respect to the input.
             RuntimeError: a recurrent layer on a GPU is in evaluation mode.
         """
         if not value.requires_grad:
@@ -253,15 +260,15 @@ class Problem:
         return grad if at.kept is None else grad[at.kept]
 
     def ascent_direction(self, at: Iterate) -> Tensor:
-        """One backward pass: where to move, `(n, *features)`; zero where there is no gradient.
+        """Compute the gradient `(n, *features)` of the objective, zero where it is invalid.
 
         Raises:
-            TypeError: as `input_gradient`.
+            TypeError: torch cannot differentiate the logits with respect to the input.
         """
         return self.mask_invalid(self._input_gradient(at, at.value))
 
     def mask_invalid(self, grad: Tensor) -> Tensor:
-        """Return `grad` as `finite_gradient` does; samples with nothing left are noted."""
+        """Return `grad` with finite entries, and record samples whose gradient is zero then."""
         largest = lp_norm(grad, "linf")
         if not asynchronous(grad.device) and ((largest > 0) & (largest < math.inf)).all():
             return grad
@@ -270,10 +277,10 @@ class Problem:
         return grad
 
     def select_for_backward(self, at: Iterate, mask: Tensor) -> Iterate:
-        """`at` for the samples where bool `mask` `(n,)` is true, to be differentiated.
+        """Return the iterates where bool `mask` `(n,)` is true, ready for a backward pass.
 
-        A backward pass takes the whole graph, finished samples and all. Where they are the greater
-        part, it is cheaper to send the few others forward again, by themselves.
+        A backward pass runs through the whole graph, including finished samples. If at least half
+        of the samples are finished, another forward pass of the remaining ones is cheaper.
         """
         if self.statistics.sender.whole or 2 * mask.sum() > len(mask):
             return at.select(mask)
@@ -287,6 +294,7 @@ def _rejected(logits: Tensor) -> Tensor:
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _NO_GRAPH = (
-    "the model's logits cannot be differentiated with respect to x (it detaches, rounds or leaves "
-    "torch); use an attack without gradients, or transfer from a differentiable substitute"
+    "`model` must have logits that can be differentiated with respect to x, got logits without a "
+    "gradient: the model detaches, rounds or leaves torch. Use an attack without gradients, or "
+    "Transfer from a differentiable surrogate."
 )

@@ -1,4 +1,4 @@
-"""Rows of a `NamedTuple` of tensors: select samples, write to them, choose sample by sample."""
+"""Operations on the rows of a `NamedTuple` of tensors, one row for each sample."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
 
 
 def select(rows: Rows, mask: Tensor) -> Rows:
-    """Return the samples of a `NamedTuple` of tensors that `mask` selects, a mask or indices."""
+    """Return the rows of a `NamedTuple` of tensors that `mask` selects, a mask or indices."""
     return type(rows)(*(part[mask] for part in rows))
 
 
-def update_rows(rows: tuple[Tensor, ...], where: Tensor, found: tuple[Tensor, ...]) -> None:
-    """Write `found` into the samples `where` of `rows`, in place."""
-    for part, new in zip(rows, found, strict=True):
+def update_rows(rows: tuple[Tensor, ...], where: Tensor, values: tuple[Tensor, ...]) -> None:
+    """Write `values` into the samples `where` of `rows`, in place."""
+    for part, new in zip(rows, values, strict=True):
         part[where] = new.to(part.dtype)
 
 
 def choose(better: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return the `new` parts of the samples where bool `better` `(n,)` is true, else the `old`."""
+    """Return the rows of `new` where bool `better` `(n,)` is true, and those of `old` elsewhere."""
     if not asynchronous(better.device) and better.all():
-        return [n.clone() for n in new]  # a record is written to, an iterate is not
+        return [n.clone() for n in new]  # records are written to, iterates are not
     pairs = zip(new, old, strict=True)
     return [torch.where(per_sample(better, n), n, o) for n, o in pairs]

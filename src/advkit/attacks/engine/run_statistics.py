@@ -1,4 +1,4 @@
-"""The ledger of one run: passes, and gradients and logits that failed."""
+"""Statistics of one run: passes, failed gradients and logits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from advkit.attacks.engine.sender import Sender
 
 
 class RunStatistics:
-    """Passes of one run for each of its `n` inputs, and what kept it from finding more.
+    """Numbers of passes of each of the `n` inputs of one run, and the obstacles that it met.
 
-    That is gradients and logits that failed, and searches that could not begin.
-
-    Where the model may end the run at any pass, also what is found so far.
+    The obstacles are gradients and logits that are not finite, gradients of zero, and searches that
+    could not begin. If the model may end the run at any pass, the best iterates so far are included.
     """
 
     def __init__(self, n: int, device: torch.device) -> None:
@@ -26,14 +25,14 @@ class RunStatistics:
         self.no_gradient = torch.zeros(n, dtype=torch.bool, device=device)
         self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start = torch.zeros(n, dtype=torch.bool, device=device)
-        self.no_start_told = False  # a warning has named these samples already
+        self.no_start_reported = False  # a warning has named these samples already
         self.sender = Sender(n)
-        self.best_so_far: Any = None  # a record of the engine, or None where nothing ends the run
+        self.best_so_far: Any = None  # a record, or None if the model cannot end the run
         self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run
 
     def count(self, passes: Tensor, rows: Tensor) -> None:
-        """One more of `passes`, which is `forward` or `backward`, for the samples `rows`."""
+        """Add one to `passes`, which is `forward` or `backward`, for the samples `rows`."""
         if len(rows) == len(passes):
-            passes += 1  # the rows are all of them: three times as fast as the index
+            passes += 1  # all samples, three times as fast as with an index
         else:
             passes[rows] += 1

@@ -1,4 +1,4 @@
-"""Send samples of a batch to a model: with their numbers, and with their whole batch if need be."""
+"""Senders, which pass samples to a model with their numbers, or with their whole batch."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from advkit.models.batch_dependence import keeps_batch
 
 Forward = Callable[[Tensor], Tensor]
 _FAILED = (
-    "the model failed on {} of the {} samples of the batch: {} (A module with a second input for "
-    "each sample must take the rows of it that advkit.current_rows() gives. A module that needs "
-    'the whole batch needs TorchClassifier(batch="whole").)'
+    "The model failed on {} of the {} samples of the batch: {} (A module with a second input for "
+    "each sample must select its rows with advkit.current_rows(). A module that needs the whole "
+    'batch needs TorchClassifier(batch="whole").)'
 )
-_OF_THE_BATCH = (  # errors of a batch norm, and of a module that was exported for one size
-    "more than 1 value per channel",
-    "Guard failed",
+_BATCH_SIZE_ERRORS = (
+    "more than 1 value per channel",  # raised by a batch norm
+    "Guard failed",  # raised by a module that was exported for one batch size
 )
 
 
 class Sender:
-    """Sends some of the `n` samples of an attack to a model, which may read their numbers."""
+    """Sender of some of the `n` samples of an attack to a model, which may read their numbers."""
 
     whole = False
 
     def __init__(self, n: int) -> None:
         self._n = n
 
-    def __call__(self, ask: Forward, x: Tensor, rows: Tensor) -> Tensor:
-        """Return what `ask` answers to `x` `(m, *features)`, iterates of the samples `rows`.
+    def __call__(self, forward: Forward, x: Tensor, rows: Tensor) -> Tensor:
+        """Return the output of `forward` for `x` `(m, *features)`, iterates of the samples `rows`.
 
         Raises:
-            RuntimeError: the model fails on a part of the batch, say since it has a second input.
+            RuntimeError: the model fails on a part of the batch, for example because it has a
+                second input.
         """
         with sample_rows.selected(rows, self._n):
             try:
-                return ask(x)
+                return forward(x)
             except Exception as error:
                 if len(x) == self._n or not _may_need_whole_batch(error):
                     raise
@@ -50,20 +51,20 @@ class Sender:
         return Sender(len(rows))
 
     def last_sent(self) -> Tensor | None:
-        """Return the iterates of the last pass, if the answers to them depend on each other."""
+        """Return the iterates of the last pass if their outputs depend on each other."""
         return None
 
 
 class WholeSender(Sender):
-    """Sends all samples of a batch at each pass, in their places.
+    """Sender of all samples of a batch at each pass, in their original order.
 
-    Samples that are not asked for are sent as they were sent last. An answer may be asked for
-    several iterates of one sample: each further one takes another pass of the batch.
+    Samples that are not requested are sent as in the pass before. Several iterates of one sample
+    may be requested at once; each further one takes another pass of the batch.
 
     Args:
-        batch: `(N, *features)`, all samples.
-        rows: `(n,)`, which of them the attack is on.
-        frame: of the batch.
+        batch: all samples, `(N, *features)`.
+        rows: rows of the attacked samples in the batch, `(n,)`.
+        frame: numbers of the samples of the batch.
     """
 
     whole = True
@@ -74,11 +75,11 @@ class WholeSender(Sender):
         self._rows = rows
         self._frame = frame
 
-    def __call__(self, ask: Forward, x: Tensor, rows: Tensor) -> Tensor:
-        """Return what `ask` answers to `x` `(m, *features)`, iterates of the samples `rows`."""
-        turns = _turns(rows)
-        answers = torch.cat([self._send(ask, x[turn], rows[turn]) for turn in turns])
-        return answers[torch.cat(turns).argsort()] if len(turns) > 1 else answers
+    def __call__(self, forward: Forward, x: Tensor, rows: Tensor) -> Tensor:
+        """Return the output of `forward` for `x` `(m, *features)`, iterates of the samples `rows`."""
+        groups = _groups_without_repeats(rows)
+        outputs = torch.cat([self._send(forward, x[group], rows[group]) for group in groups])
+        return outputs[torch.cat(groups).argsort()] if len(groups) > 1 else outputs
 
     def part(self, rows: Tensor) -> Sender:
         """Return the sender of an attack on the samples `rows` alone."""
@@ -88,21 +89,21 @@ class WholeSender(Sender):
         """Return the iterates `(n, *features)` of the last pass."""
         return self._batch[self._rows]
 
-    def _send(self, ask: Forward, x: Tensor, rows: Tensor) -> Tensor:
-        places = self._rows[rows]
-        batch = self._batch.index_copy(0, places, x)
+    def _send(self, forward: Forward, x: Tensor, rows: Tensor) -> Tensor:
+        rows_of_batch = self._rows[rows]
+        batch = self._batch.index_copy(0, rows_of_batch, x)
         self._batch = batch.detach()
         with sample_rows.opened(self._frame):
-            return ask(batch)[places]
+            return forward(batch)[rows_of_batch]
 
 
 def _may_need_whole_batch(error: Exception) -> bool:
-    """Return whether a part of a batch may have been the cause of `error`."""
-    return type(error) is RuntimeError or any(words in str(error) for words in _OF_THE_BATCH)
+    """Return whether `error` may have been caused by sending a part of the batch."""
+    return type(error) is RuntimeError or any(text in str(error) for text in _BATCH_SIZE_ERRORS)
 
 
 def sender_to(model: Classifier, x: Tensor) -> Sender:
-    """Return the sender of an attack on `model` from the samples `x`."""
+    """Return the sender of an attack on `model` that starts from the samples `x`."""
     if not keeps_batch(model):
         return Sender(len(x))
     frame = sample_rows.surroundings(len(x))
@@ -112,10 +113,12 @@ def sender_to(model: Classifier, x: Tensor) -> Sender:
     return WholeSender(frame.batch.to(x), frame.places(x.device), frame.outer)
 
 
-def _turns(rows: Tensor) -> list[Tensor]:
-    """Return indices into `rows` in groups, in each of which a row comes once."""
+def _groups_without_repeats(rows: Tensor) -> list[Tensor]:
+    """Split indices into `rows` into groups in which each row occurs at most once."""
+    if not len(rows):
+        return []
     order = rows.argsort(stable=True)
     ordered = rows[order]
     first = torch.searchsorted(ordered, ordered)
-    turn = torch.arange(len(rows), device=rows.device) - first
-    return [order[turn == k].sort().values for k in range(int(turn.max()) + 1)] if len(rows) else []
+    group = torch.arange(len(rows), device=rows.device) - first
+    return [order[group == k].sort().values for k in range(int(group.max()) + 1)]

@@ -1,4 +1,4 @@
-"""Steepest ascent within a ball: the one search of FGSM, FGM, BIM and PGD."""
+"""Steepest ascent within a ball, the search of FGSM, FGM, BIM and PGD."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from advkit.core.randomness import uniform_noise
 
 
 class AscentState(NamedTuple):
-    """What each sample carries from step to step."""
+    """State of each sample between steps."""
 
     eps: Tensor  # (n,)
-    lengths: Tensor  # (n, steps)
+    step_sizes: Tensor  # (n, steps)
     velocity: Tensor  # (n, *features), or (n, 1, ...) as long as it is zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent:
-    """One way to climb: `steps` steps of steepest ascent, projected onto ball and box.
+    """Steepest ascent, each step of which is projected onto the ball and clipped to the bounds.
 
     Attributes:
         eps: radius for each sample, `(n,)`.
-        lengths: of the steps, in input units, `(n, steps)`.
+        step_sizes: step sizes in input units, `(n, steps)`.
         momentum: weight of the previous direction.
         random_start: whether to begin at a random point of the ball.
-        restarts: independent runs.
-        seed: of the random starts.
-        keep: which iterate is kept.
-        stop: whether successful samples are finished.
+        restarts: number of independent runs.
+        seed: seed of the random starts.
+        keep: the iterate to keep: `"strongest"` or `"last"`.
+        stop: `"first"` if a successful sample is finished, else `"never"`.
     """
 
     eps: Tensor
-    lengths: Tensor
+    step_sizes: Tensor
     momentum: float = 0.0
     random_start: bool = False
     restarts: int = 1
@@ -50,13 +50,13 @@ class Ascent:
     stop: Stop
 
     def search(self, problem: Problem) -> Best:
-        """Return the best iterates over all restarts; each takes up what is still unsolved."""
+        """Return the best iterates over all restarts; each attacks the remaining samples."""
         warn_of_lost_budget(problem, self.eps)
-        warn_of_lost_steps(problem, self.lengths.amax(1), self.eps)
+        warn_of_lost_steps(problem, self.step_sizes.amax(1), self.eps)
         best = Best.unevaluated(problem.x)
-        # a random start would move inputs that need no attack: those are left out before
-        look_before = self.stop == "first" and self.random_start
-        if look_before:
+        # exclude inputs that are successes already, since a random start would move them
+        clean_first = self.stop == "first" and self.random_start
+        if clean_first:
             problem.evaluate_clean(best)
         for restart in range(self.restarts):
             remaining = self.remaining(best)
@@ -68,29 +68,29 @@ class Ascent:
                 eps, bounds = self.eps[part.rows], part.model.bounds
                 noisy = uniform_noise(part.x, eps, part.norm, bounds, self.seed, restart)
                 start = part.round_into_ball(part.clip(noisy), eps)
-            found = self._climb(part, start, first=restart == 0 and not look_before)
-            better = (found.violation < best.violation[remaining]) | (self.keep == "last")
-            update_rows(best, part.rows[better], select(found, better))
+            result = self._ascend(part, start, first=restart == 0 and not clean_first)
+            better = (result.violation < best.violation[remaining]) | (self.keep == "last")
+            update_rows(best, part.rows[better], select(result, better))
         return best
 
     def search_from(self, problem: Problem, start: Tensor) -> Best:
-        """Return the best iterates from the points of the balls that are nearest to `start`."""
+        """Return the best iterates of an ascent from `start`, projected onto the balls."""
         eps = self.eps[problem.rows]
-        return self._climb(problem, problem.project_to_ball(start.clone(), eps))
+        return self._ascend(problem, problem.project_to_ball(start.clone(), eps))
 
     def remaining(self, best: Best) -> Tensor:
-        """Mask of the samples of the whole batch that are still to be attacked."""
+        """Return a mask of the samples of the whole batch that are still to be attacked."""
         return ~best.success if self.stop == "first" else torch.ones_like(best.success)
 
-    def _climb(self, problem: Problem, start: Tensor, *, first: bool = False) -> Best:
+    def _ascend(self, problem: Problem, start: Tensor, *, first: bool = False) -> Best:
         x, rows = problem.x, problem.rows
         at_rest = x.new_zeros(len(x), *[1] * (x.ndim - 1))
         return iterate(
             problem,
             start,
-            AscentState(self.eps[rows], self.lengths[rows], at_rest),
+            AscentState(self.eps[rows], self.step_sizes[rows], at_rest),
             self._step,
-            steps=self.lengths.shape[1],
+            steps=self.step_sizes.shape[1],
             best=Best.unevaluated(x),
             finished=_succeeded if self.stop == "first" else None,
             formula=Best.unevaluated if self.keep == "last" else None,
@@ -104,25 +104,25 @@ class Ascent:
         if self.momentum:
             velocity = self.momentum * state.velocity + normalize(grad, "l1")
             state, grad = state._replace(velocity=velocity), velocity
-        move = steepest(grad, state.lengths[:, i], problem.norm, x_adv, problem.model.bounds)
+        move = steepest(grad, state.step_sizes[:, i], problem.norm, x_adv, problem.model.bounds)
         return problem.project_to_ball(move.add_(x_adv), state.eps), state
 
 
 def step_schedule(eps: Tensor, steps: int, step_size: float | None = None) -> Tensor:
-    """Return the lengths `(n, steps)` of the steps in balls of radius `eps` `(n,)`.
+    """Return the step sizes `(n, steps)` in balls of radius `eps` `(n,)`.
 
-    They are `step_size` each. Without it they shrink linearly from `eps` to `eps / steps`.
+    Each is `step_size`. Without it, they decay linearly from `eps` to `eps / steps`.
     """
     if step_size is not None:
-        most = torch.finfo(eps.dtype).max
-        return constant_steps(torch.full_like(eps, min(step_size, most)), steps)
+        largest = torch.finfo(eps.dtype).max
+        return constant_steps(torch.full_like(eps, min(step_size, largest)), steps)
     decay = torch.arange(steps, 0, -1, device=eps.device, dtype=eps.dtype) / steps
     return eps[:, None] * decay
 
 
-def constant_steps(length: Tensor, steps: int) -> Tensor:
-    """Return the lengths `(n, steps)` of steps that are all of `length` `(n,)`, and finite."""
-    return length.clamp_max(torch.finfo(length.dtype).max)[:, None].expand(-1, steps)
+def constant_steps(step_size: Tensor, steps: int) -> Tensor:
+    """Return constant, finite step sizes `(n, steps)` from one `step_size` `(n,)` per sample."""
+    return step_size.clamp_max(torch.finfo(step_size.dtype).max)[:, None].expand(-1, steps)
 
 
 def _succeeded(at: Iterate, _: AscentState) -> Tensor:
