@@ -146,7 +146,8 @@ def refuses_targets(attack):
     for refuses in (DeepFool, Adaptive):
         if isinstance(attack, refuses) or isinstance(getattr(attack, "attack", None), refuses):
             return f"`target` must be None: {refuses.__name__} has no targeted form"
-    return "`loss` must not be 'dlr' with a target" if getattr(attack, "loss", "") == "dlr" else ""
+    is_dlr = getattr(attack, "loss", "") == "dlr"
+    return "`loss` must be 'ce' or 'margin' with a target" if is_dlr else ""
 
 
 def stronger(attack):
@@ -575,7 +576,7 @@ class TestModels:
         if (isinstance(attack, FGSM) and attack.stop == "never") or isinstance(attack, Transfer):
             pytest.skip("asks about what it returns only once")
         torch.manual_seed(0)  # labels alone tell of it by chance
-        with pytest.warns(UserWarning, match="it is random"):
+        with pytest.warns(UserWarning, match="[Ii]t is random"):
             attack(Noisy(), x, y)
 
 
@@ -707,7 +708,7 @@ class TestBlackBox:
                 return net(x).argmax(1)
 
         if isinstance(attack, Square):
-            with pytest.raises(TypeError, match=r"Square needs scores.*Labels.*HopSkipJump"):
+            with pytest.raises(TypeError, match=r"must have scores.*for Square, got Labels.*HopSkipJump"):
                 attack(Labels(), x, y)
             return
         assert torch.equal(attack(Labels(), x, y), attack(net, x, y))

@@ -186,7 +186,7 @@ def test_noise_is_tried_as_often_as_said():
         def forward(self, x):
             return torch.tensor([[2.0, 0.0]]).expand(len(x), -1)
 
-    with pytest.warns(InconclusiveWarning, match="give HopSkipJump init_points="):
+    with pytest.warns(InconclusiveWarning, match="Pass HopSkipJump init_points="):
         result = HopSkipJump(max_queries=400, init_trials=7).run(Sure(), images(4))
     assert result.no_start.all()
     assert (result.queries.forward == 1 + 1 + 7 + 1).all()

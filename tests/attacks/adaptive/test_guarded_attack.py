@@ -796,7 +796,7 @@ def test_wrong_settings_are_refused(kind, settings, error, words):
 
 
 def test_dlr_has_no_targeted_form(x, y):
-    with pytest.raises(ValueError, match="`loss` must not be 'dlr' with a target"):
+    with pytest.raises(ValueError, match="`loss` must be 'ce' or 'margin' with a target"):
         SelectivePGD(eps=0.1, loss="dlr")(ball(), x, y, target=y + 1)
 
 

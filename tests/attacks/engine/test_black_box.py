@@ -134,7 +134,7 @@ def test_scores_on_the_way_and_a_rejection_at_the_end(x):
             return self.net(x).softmax(1)
 
     y = torch.tensor([0, 0])
-    with pytest.warns(UserWarning, match="labelled . of 2 inputs differently"):
+    with pytest.warns(UserWarning, match="other labels for . of 2 inputs"):
         result = attacks.Square(eps=0.08, max_queries=50).run(Scored(0.2), x[:2], y)
     assert result.success.tolist() == [False, False]
     assert attacks.Square(eps=0.08, max_queries=50).run(Scored(0.01), x[1:2], y[:1]).success.all()
@@ -186,5 +186,5 @@ def test_no_warning_where_nothing_was_labelled_before():
     x = torch.zeros(2, 1)
     verified = Best(x, torch.tensor([-1.0, 1.0]))
     warn_of_random_labels(Best.unevaluated(x), verified)
-    with pytest.warns(InconclusiveWarning, match="labelled 1 of 2 inputs differently"):
+    with pytest.warns(InconclusiveWarning, match="other labels for 1 of 2 inputs"):
         warn_of_random_labels(Best(x, torch.tensor([1.0, 1.0])), verified)

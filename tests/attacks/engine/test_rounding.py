@@ -45,7 +45,7 @@ def test_a_ball_that_nothing_is_rounded_out_of_holds_less():
 
 def test_only_the_samples_that_are_alone_are_named():
     x = torch.cat([X, X / 100])
-    with pytest.warns(InconclusiveWarning, match=r"4 of 8 samples \(sample 0, 1, 2, 3\)"):
+    with pytest.warns(InconclusiveWarning, match=r"4 of 8 samples \(samples 0, 1, 2, 3\)"):
         run(attacks.FGSM(eps=0.0018), torch.bfloat16, x)
 
 

@@ -183,7 +183,9 @@ class Problem:
         if max_label >= classes:
             name = "target" if self.goal.targeted else "y"
             checks.labels_within(name, self.goal.labels, classes, self.rows)
-            raise ValueError(f"`y` must be below {classes}, the number of classes, got {max_label}.")
+            raise ValueError(
+                f"`y` must be below {classes}, the number of classes, got {max_label}."
+            )
         if not self.is_scale_free:
             return at_least_float32(logits)
         return self.scale.applied(logits, self.goal.labels, self.rows)
