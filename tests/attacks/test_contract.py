@@ -708,7 +708,9 @@ class TestBlackBox:
                 return net(x).argmax(1)
 
         if isinstance(attack, Square):
-            with pytest.raises(TypeError, match=r"must have scores.*for Square, got Labels.*HopSkipJump"):
+            with pytest.raises(
+                TypeError, match=r"must have scores.*for Square, got Labels.*HopSkipJump"
+            ):
                 attack(Labels(), x, y)
             return
         assert torch.equal(attack(Labels(), x, y), attack(net, x, y))

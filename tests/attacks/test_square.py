@@ -8,7 +8,7 @@ from torch import nn
 
 from advkit import TorchClassifier
 from advkit.attacks import Square
-from advkit.attacks.square import _Box, _bump, _moved, _Space, _split_bumps
+from advkit.attacks.square import _Box, _bump, _move_length, _Space, _split_bumps
 from advkit.core.norms import lp_norm
 from advkit.core.results import InconclusiveWarning
 from tests.toys import Halfspace, answers, convnet, images
@@ -77,7 +77,7 @@ def test_each_query_changes_one_box_of_the_best_so_far():
             changed = (points[i, 0] != best).any(0)
             assert changed.any(), "a query that changes nothing"
             rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
-            side = round(attack._part(i - 1) ** 0.5 * 8)
+            side = round(attack._covered_share(i - 1) ** 0.5 * 8)
             assert rows.max() - rows.min() < max(1, side)
             assert columns.max() - columns.min() < max(1, side)
             sizes.append(int(changed.sum()))
@@ -95,15 +95,15 @@ def test_each_query_changes_one_box_of_the_best_so_far():
 
 @pytest.mark.parametrize(("norm", "share"), [("linf", 0.5), ("l2", 1.0)])
 def test_the_first_box_by_norm(norm, share):
-    assert Square(eps=0.5, norm=norm)._part(0) == share
+    assert Square(eps=0.5, norm=norm)._covered_share(0) == share
 
 
 def test_boxes_shrink_as_in_the_paper():
     attack = Square(eps=0.5, max_queries=10_000, p_init=0.8)
     last = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000, 9999)  # round of each size
     for power, i in enumerate(last):
-        assert attack._part(i) == pytest.approx(0.8 / 2**power)
-        assert attack._part(i + 1) == pytest.approx(0.8 / 2 ** min(9, power + 1))
+        assert attack._covered_share(i) == pytest.approx(0.8 / 2**power)
+        assert attack._covered_share(i + 1) == pytest.approx(0.8 / 2 ** min(9, power + 1))
 
 
 @pytest.mark.parametrize("shape", [(16,), (2, 8), (1, 4, 4), (1, 2, 2, 4)])
@@ -160,7 +160,7 @@ def test_an_l2_step_takes_up_the_length_that_the_bounds_have_left():
     delta = torch.rand(4, 3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     delta = delta / delta.flatten(1).norm(dim=1)[:, None, None]
     eps = torch.tensor([1.0, 1.5, 2.0, 3.0], dtype=torch.float64)
-    moved = _moved(_Space(3, (8, 8)), delta, eps, _Box(1, 0.2, torch.arange(4)))
+    moved = _move_length(_Space(3, (8, 8)), delta, eps, _Box(1, 0.2, torch.arange(4)))
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), eps)
     gone = (moved == 0).all(1).sum(1)
     assert (gone <= 25).all()  # what the second window has lost

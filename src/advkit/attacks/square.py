@@ -21,13 +21,32 @@ from advkit.core.norms import Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, sample_keys, uniform
 from advkit.core.tensors import at_least_float32
 
-# Until which share of the queries a box has which part of the first one; 1/512 from there on.
-_SHRINK = ((0.001, 1), (0.005, 2), (0.02, 4), (0.05, 8), (0.1, 16), (0.2, 32), (0.4, 64),
-           (0.6, 128), (0.8, 256))  # fmt: skip
-_P_INIT: dict[Norm, float] = {"linf": 0.5, "l2": 1.0}  # of the first box
-_GREY = 0.5  # share of the boxes in which all channels get the same sign
-_TILES = 5  # of the first l2 perturbation, along each axis
-_LEAST = 3  # side of a window in l2
+
+@dataclass(frozen=True)
+class Tuning:
+    """Constants of the search; those that differ from the paper were chosen on ResNet-20, linf."""
+
+    # (share of the queries, divisor of p_init up to there); from the paper, for 10,000 queries
+    schedule: tuple[tuple[float, int], ...] = (
+        (0.001, 1),
+        (0.005, 2),
+        (0.02, 4),
+        (0.05, 8),
+        (0.1, 16),
+        (0.2, 32),
+        (0.4, 64),
+        (0.6, 128),
+        (0.8, 256),
+    )
+    last_divisor: int = 512  # of p_init, after the schedule
+    p_init_linf: float = 0.5  # share of the features in the first box; at most 0.8 in the paper
+    p_init_l2: float = 1.0
+    grey_share: float = 0.5  # share of the linf boxes in which all channels get the same sign
+    tiles_per_axis: int = 5  # of the first l2 perturbation, from the paper
+    min_window_side: int = 3  # in l2, from the paper
+
+
+TUNING = Tuning()
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -35,33 +54,38 @@ class Square(BlackBoxAttack):
     """Square attack (Andriushchenko et al., 2020, arXiv:1912.00049): random search over scores.
 
     Each query changes the perturbation in one random box of features and keeps the change unless
-    the margin of the scores gets worse. In linf the box gets a random sign for each channel; in l2
-    a window's share of the length is moved to another one. The boxes shrink over the queries. The
-    model is asked for logits where it has them, as the paper does, and for scores otherwise.
+    the margin of the scores gets worse. In linf the box gets a random sign for each channel. In l2
+    a part of the perturbation's length moves from one window to another. The boxes shrink over the
+    queries. The attack uses the logits of a model that has them, as the paper does, and its scores
+    otherwise.
 
-    Inputs are `(n, channels, *space)`, or tables `(n, features)`, of any number of axes; on tables
-    and sequences a box is a run of neighbours.
+    Inputs are `(n, channels, *space)` with any number of axes, or tables `(n, features)`. On tables
+    and sequences a box is a run of adjacent features.
 
-    Deviations: in linf up to three first patterns are tried instead of one, noise of grey pixels
-    and grey stripes along either axis; half of the boxes have the same sign in all channels; a box
-    that would change nothing gets the opposite signs. The first box has half of the features in
-    linf and all of them in l2, the authors' 0.8 or less. On ResNet-20 in linf that takes less than
-    half of the queries. Ties are accepted: the scores of trees and neighbours are flat nearly
-    everywhere. Targeted, it is the margin that is climbed, not the cross-entropy.
+    Deviations from the paper:
+
+    - In linf up to three initial patterns are tried instead of one: noise of grey pixels, and grey
+      stripes along either axis.
+    - Half of the linf boxes have the same sign in all channels.
+    - A box that would change nothing gets the opposite signs.
+    - The first box has half of the features in linf and all of them in l2; the authors use 0.8 or
+      less. With these changes, ResNet-20 in linf takes less than half of the queries.
+    - Ties are accepted, since the scores of trees and nearest neighbors are flat nearly everywhere.
+    - A targeted attack maximizes the margin, not minus the cross-entropy.
 
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
             for each sample.
         norm: `"linf"` or `"l2"`.
-        max_queries: the most samples that may be sent for each input, the first and the last look
-            included; at least 3.
-        p_init: share of the features that the first box covers (p in the paper), in (0, 1]; `None` for
-            0.5 in linf and 1 in l2.
-        stop: `"first"` leaves a sample alone once it is misclassified, `"never"` goes on to the
-            strongest example that the queries allow; `None` leaves it to the caller: `"first"` by
-            itself and in an evaluation.
-        seed: of all draws, an int; they do not depend on the rest of the batch.
-        progress: show a bar (needs the extra `report`).
+        max_queries: greatest number of queries for each input, at least 3; the evaluation of the
+            clean input and the final verification count.
+        p_init: share of the features that the first box covers (p in the paper), in (0, 1]; `None`
+            takes 0.5 in linf and 1 in l2.
+        stop: `"first"` stops a sample once it is misclassified, `"never"` continues to the
+            strongest example that the queries allow; `None` leaves the choice to the caller, which
+            is `"first"` in a direct call and in an evaluation.
+        seed: seed of all random draws, an int; they do not depend on the rest of the batch.
+        progress: show a progress bar (needs the extra `report`).
 
     Raises:
         ValueError: a value is out of its range.
@@ -93,7 +117,7 @@ class Square(BlackBoxAttack):
         if self.p_init is not None:
             checks.positive("p_init", self.p_init)
             if self.p_init > 1:
-                raise ValueError(f"`p_init` must be at most 1, got {self.p_init}")
+                raise ValueError(f"`p_init` must be at most 1, got {self.p_init}.")
         checks.one_of("stop", self.stop, ("first", "never", None))
         checks.integer("seed", self.seed)
         checks.boolean("progress", self.progress)
@@ -106,13 +130,11 @@ class Square(BlackBoxAttack):
         warn_of_lost_budget(problem, eps)
         keys = sample_keys(problem.x, problem.model.bounds, self.seed)
         change = _linf_change if self.norm == "linf" else _l2_change
-        best = Best.unevaluated(
-            problem.x
-        )  # the first pattern is taken even if the input were better
+        # the first pattern is kept even where the clean input is better
+        best = Best.unevaluated(problem.x)
         problem.evaluate_clean(best)
-        rounds = (
-            self.max_queries - int(problem.statistics.forward.max()) - 1
-        )  # the last look is one too
+        # one query is left for the verification
+        rounds = self.max_queries - int(problem.statistics.forward.max()) - 1
         if rounds < 1:
             problem.statistics.no_start |= True
         open_rows = torch.arange(len(keys), device=keys.device)
@@ -121,13 +143,13 @@ class Square(BlackBoxAttack):
                 open_rows = open_rows[~best.success[open_rows]]
             if not len(open_rows):
                 break
-            part, found = problem.select(open_rows), select(best, open_rows)
-            box = _Box(i, self._part(i), derived_keys(keys[open_rows], i))
+            part, current = problem.select(open_rows), select(best, open_rows)
+            box = _Box(i, self._covered_share(i), derived_keys(keys[open_rows], i))
             x_adv = part.round_into_ball(
-                change(part, found.x_adv, eps[open_rows], box), eps[open_rows]
+                change(part, current.x_adv, eps[open_rows], box), eps[open_rows]
             )
             at = part.forward(x_adv, differentiate=False)
-            better = at.violation <= found.violation
+            better = at.violation <= current.violation
             update_rows(best, open_rows[better], select(Best(x_adv, at.violation), better))
             problem.statistics.advance(1)
         return best
@@ -135,90 +157,93 @@ class Square(BlackBoxAttack):
     def _total_steps(self, problem: Problem) -> int:
         return self.max_queries
 
-    def _part(self, i: int) -> float:
-        """The share of the features that the box of round `i` covers."""
-        smaller = next((times for until, times in _SHRINK if i <= until * self.max_queries), 512)
-        return (_P_INIT[self.norm] if self.p_init is None else self.p_init) / smaller
+    def _covered_share(self, i: int) -> float:
+        """Return the share of the features that the box of round `i` covers."""
+        divisors = (divisor for until, divisor in TUNING.schedule if i <= until * self.max_queries)
+        default = TUNING.p_init_linf if self.norm == "linf" else TUNING.p_init_l2
+        p_init = default if self.p_init is None else self.p_init
+        return p_init / next(divisors, TUNING.last_divisor)
 
 
 class _Box(NamedTuple):
-    """What one round draws for `n` samples."""
+    """Random box of one round for `n` samples."""
 
     round: int
-    part: float  # of the features that it covers
-    keys: Tensor  # (n,)
+    share: float  # of the features that it covers
+    keys: Tensor  # (n,), of the random draws
 
 
 class _Space(NamedTuple):
-    """The features of a sample as channels and the axes of a space."""
+    """Layout of a sample's features: channels and the axes of a space."""
 
     channels: int
     sides: tuple[int, ...]
 
     @staticmethod
     def of(x: Tensor) -> _Space:
-        """`(n, channels, *space)`; a table `(n, features)` has one channel and one axis."""
+        """Return the layout of `x`; a table `(n, features)` has one channel and one axis."""
         return _Space(1, x.shape[1:]) if x.ndim == 2 else _Space(x.shape[1], x.shape[2:])
 
-    def box(self, part: float, least: int = 1) -> tuple[int, ...]:
-        """Sides of a box of the space's own shape that covers a `part` of it."""
-        share = part ** (1 / len(self.sides))
-        return tuple(max(min(least, side), round(share * side)) for side in self.sides)
+    def box(self, share: float, min_side: int = 1) -> tuple[int, ...]:
+        """Return the sides of a box with the proportions of the space that covers a `share`."""
+        scale = share ** (1 / len(self.sides))
+        return tuple(max(min(min_side, side), round(scale * side)) for side in self.sides)
 
     def window(self, u: Tensor, box: tuple[int, ...]) -> Tensor:
-        """Where the features of a box at a random place stand among those of a channel.
+        """Return the indices of the features of a box at a random position in a channel.
 
         Args:
-            u: numbers in [0, 1), `(n, axes)`.
-            box: its sides.
+            u: random numbers in [0, 1), `(n, axes)`.
+            box: sides of the box.
 
         Returns:
             int64 `(n, features of the box)`.
         """
-        room = torch.tensor([s - b + 1 for s, b in zip(self.sides, box, strict=True)])
-        corner = (u.double() * room.to(u.device)).long()
-        strides, inner = _places(self.sides, box)
-        return (corner * strides.to(u.device)).sum(1, keepdim=True) + inner.to(u.device)
+        positions = torch.tensor([s - b + 1 for s, b in zip(self.sides, box, strict=True)])
+        corner = (u.double() * positions.to(u.device)).long()
+        strides, offsets = _strides_and_offsets(self.sides, box)
+        return (corner * strides.to(u.device)).sum(1, keepdim=True) + offsets.to(u.device)
 
 
 @lru_cache
-def _places(sides: tuple[int, ...], box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """How far apart neighbours along each axis stand, and where the features of a box do."""
+def _strides_and_offsets(sides: tuple[int, ...], box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the stride of each axis, and the offsets of the features of a box."""
     strides = torch.tensor([math.prod(sides[j + 1 :]) for j in range(len(box))])
     axes = torch.meshgrid(*(torch.arange(b) for b in box), indexing="ij")
     return strides, (torch.stack(axes, -1).flatten(0, -2) * strides).sum(1)
 
 
 def _signs(u: Tensor) -> Tensor:
-    """-1 or 1 for each number in [0, 1)."""
+    """Return -1 or 1 for each number in [0, 1)."""
     return torch.where(u < 0.5, -1, 1)
 
 
 def _linf_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Tensor:
-    """`x_adv` with one box of features moved to a side of the ball, or a first pattern."""
+    """Return `x_adv` with one box of features at a face of the ball, or an initial pattern."""
     space = _Space.of(problem.x)
-    starts = _starts(space)
-    if box.round < len(starts):
-        return _pattern(problem, eps, box.keys, starts[box.round])
+    patterns = _initial_patterns(space)
+    if box.round < len(patterns):
+        return _pattern(problem, eps, box.keys, patterns[box.round])
     c, axes = space.channels, len(space.sides)
     u = uniform(box.keys, axes + 1 + c, torch.float32)
-    place, grey, signs = u[:, :axes], u[:, axes, None] < _GREY, _signs(u[:, axes + 1 :])
+    position, signs = u[:, :axes], _signs(u[:, axes + 1 :])
+    grey = u[:, axes, None] < TUNING.grey_share
     signs = torch.where(grey, signs[:, :1], signs)[:, :, None]  # (n, channels, 1)
-    at = space.window(place, space.box(box.part))[:, None].expand(-1, c, -1)
+    at = space.window(position, space.box(box.share))[:, None].expand(-1, c, -1)
     clean, old = (v.reshape(len(v), c, -1) for v in (problem.x, x_adv))
-    centre, before = clean.gather(2, at), old.gather(2, at)
+    center, before = clean.gather(2, at), old.gather(2, at)
     step = signs * eps[:, None, None]
-    moved, opposite = (problem.clip(centre + s) for s in (step, -step))
+    moved, opposite = (problem.clip(center + s) for s in (step, -step))
     same = (moved == before).flatten(1).all(1)[:, None, None]
     changed = old.scatter(2, at, torch.where(same, opposite, moved))
     return problem.match_memory_format(changed.view_as(problem.x))
 
 
-def _starts(space: _Space) -> list[tuple[bool, ...]]:
-    """The first patterns: along which axes each of them varies.
+def _initial_patterns(space: _Space) -> list[tuple[bool, ...]]:
+    """Return the initial patterns, each as a mask of the axes along which it varies.
 
-    On nets that were not trained against it noise of single grey pixels often suffices; stripes
-    are what the paper begins with.
+    Noise of single grey pixels is often enough for nets without adversarial training. The paper
+    begins with stripes.
     """
     noise = (True,) * len(space.sides)
     last = (False,) * (len(noise) - 1)
@@ -227,7 +252,7 @@ def _starts(space: _Space) -> list[tuple[bool, ...]]:
 
 
 def _pattern(problem: Problem, eps: Tensor, keys: Tensor, varies: tuple[bool, ...]) -> Tensor:
-    """Random signs along the axes that vary, the same for all channels."""
+    """Return a pattern of random signs along the axes that vary, the same for all channels."""
     space = _Space.of(problem.x)
     shape = [side if v else 1 for side, v in zip(space.sides, varies, strict=True)]
     signs = _signs(uniform(keys, math.prod(shape), torch.float32)).view(-1, 1, *shape)
@@ -236,17 +261,17 @@ def _pattern(problem: Problem, eps: Tensor, keys: Tensor, varies: tuple[bool, ..
 
 
 def _l2_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Tensor:
-    """`x_adv` with the length of one window moved into another one, or a first pattern."""
+    """Return `x_adv` with length moved from one window to another, or the initial pattern."""
     space = _Space.of(problem.x)
     delta = at_least_float32(x_adv - problem.x).reshape(len(x_adv), space.channels, -1)
-    changed = _tiles(space, delta, box) if box.round == 0 else _moved(space, delta, eps, box)
+    changed = _tiles(space, delta, box) if box.round == 0 else _move_length(space, delta, eps, box)
     unit = normalize(changed, "l2").view_as(problem.x)
     return problem.clip(problem.x + unit * per_sample(eps, unit))
 
 
 def _tiles(space: _Space, delta: Tensor, box: _Box) -> Tensor:
-    """A bump of random sign in each tile of a grid and each channel, `(n, channels, features)`."""
-    sides = tuple(max(1, side // _TILES) for side in space.sides)
+    """Return bumps of random sign, one for each tile and channel, `(n, channels, features)`."""
+    sides = tuple(max(1, side // TUNING.tiles_per_axis) for side in space.sides)
     counts = [side // tile for side, tile in zip(space.sides, sides, strict=True)]
     size = (space.channels, *counts)
     signs = _signs(uniform(box.keys, math.prod(size), torch.float32)).view(-1, *size)
@@ -260,50 +285,51 @@ def _tiles(space: _Space, delta: Tensor, box: _Box) -> Tensor:
     return tiles.flatten(2)
 
 
-def _moved(space: _Space, delta: Tensor, eps: Tensor, box: _Box) -> Tensor:
-    """Algorithm 3 of the paper on `delta` `(n, channels, features)`."""
+def _move_length(space: _Space, delta: Tensor, eps: Tensor, box: _Box) -> Tensor:
+    """Return `delta` `(n, channels, features)` after a step of algorithm 3 of the paper."""
     c, axes = space.channels, len(space.sides)
     u = uniform(box.keys, 2 * axes + 1 + c, torch.float32)
-    # odd where there is room, so that a bump has a centre
-    even = space.box(box.part, _LEAST)
-    sides = tuple(min(b + 1 - b % 2, side) for b, side in zip(even, space.sides, strict=True))
-    into, out = (
+    # odd sides where they fit, so that a bump has a center
+    approximate = space.box(box.share, TUNING.min_window_side)
+    pairs = zip(approximate, space.sides, strict=True)
+    sides = tuple(min(b + 1 - b % 2, side) for b, side in pairs)
+    target, source = (
         space.window(v, sides)[:, None].expand(-1, c, -1)
         for v in (u[:, :axes], u[:, axes : 2 * axes])
     )
-    fresh = _split_bumps(sides).to(delta)[(u[:, 2 * axes] * axes).long()]  # (n, window)
-    fresh = _signs(u[:, 2 * axes + 1 :])[:, :, None] * fresh[:, None]
-    old = delta.gather(2, into)
-    emptied = delta.scatter(2, out, 0).scatter(2, into, 0)
-    most = at_least_float32(eps).square().clamp_max(torch.finfo(delta.dtype).max)
-    unused = (most - delta.square().sum((1, 2))).clamp_min(0)[:, None, None] / c
+    bump = _split_bumps(sides).to(delta)[(u[:, 2 * axes] * axes).long()]  # (n, window)
+    bump = _signs(u[:, 2 * axes + 1 :])[:, :, None] * bump[:, None]
+    old = delta.gather(2, target)
+    emptied = delta.scatter(2, source, 0).scatter(2, target, 0)
+    max_square = at_least_float32(eps).square().clamp_max(torch.finfo(delta.dtype).max)
+    unused = (max_square - delta.square().sum((1, 2))).clamp_min(0)[:, None, None] / c
     length = (delta.square().sum(2) - emptied.square().sum(2)).clamp_min(0)[:, :, None] + unused
-    new = fresh + _unit(old)
-    return emptied.scatter(2, into, _unit(new) * length.sqrt())
+    new = bump + _unit(old)
+    return emptied.scatter(2, target, _unit(new) * length.sqrt())
 
 
 def _unit(v: Tensor) -> Tensor:
-    """Each channel of `(n, channels, features)` at length 1; zero stays zero."""
+    """Return each channel of `(n, channels, features)` at length 1; zero remains zero."""
     return normalize(v.flatten(0, 1), "l2").view_as(v)
 
 
 @lru_cache
 def _split_bumps(sides: tuple[int, ...]) -> Tensor:
-    """A bump and a negative one side by side along each axis, `(axes, features)`, of length 1."""
-    found = []
+    """Return a positive next to a negative bump along each axis, `(axes, features)`, length 1."""
+    bumps = []
     for axis, side in enumerate(sides):
         halves = [
             _bump((*sides[:axis], part, *sides[axis + 1 :]))
             for part in (side // 2, side - side // 2)
         ]
         whole = torch.cat([halves[0], -halves[1]], dim=axis).flatten()
-        found.append(whole / lp_norm(whole[None], "l2"))
-    return torch.stack(found)
+        bumps.append(whole / lp_norm(whole[None], "l2"))
+    return torch.stack(bumps)
 
 
 def _bump(sides: tuple[int, ...]) -> Tensor:
-    """Pyramid of inverse squares around the centre of a box (eq. 2 of the paper)."""
-    off = [(torch.arange(side) - side // 2).abs() for side in sides]
-    ring = torch.stack(torch.meshgrid(*off, indexing="ij")).amax(0)
+    """Return a pyramid of inverse squares around the center of a box (eq. 2 of the paper)."""
+    offsets = [(torch.arange(side) - side // 2).abs() for side in sides]
+    ring = torch.stack(torch.meshgrid(*offsets, indexing="ij")).amax(0)
     steps = 1 / torch.arange(1, max(side // 2 for side in sides) + 2).square()
     return steps.flip(0).cumsum(0).flip(0)[ring]
