@@ -198,7 +198,7 @@ def substituted(
     }
     return {
         "victim": victim.name,
-        "agreement": [(step.queries, 100 * step.share) for step in found.history],
+        "agreement": [(step.queries, 100 * step.rate) for step in found.history],
         "accuracy": {name: percent(victim.model.predict(x) == data.y) for name, x in tried.items()},
     }
 

@@ -196,7 +196,7 @@ def test_windows_are_boxes_that_reach_every_corner():
     assert space.box(0.25) == (2, 2)
     assert space.box(0.5) == (2, 4)
     assert space.box(1e-6) == (1, 1)
-    assert space.box(1e-6, least=4) == (3, 4)
+    assert space.box(1e-6, min_side=4) == (3, 4)
 
 
 def test_each_sample_is_asked_for_exactly_as_often_as_its_result_says():

@@ -171,13 +171,13 @@ def test_agreement_is_the_share_of_the_test_inputs_that_both_label_alike():
     assert len(histories[3]) == 4
     for rounds in range(3):
         assert histories[3][: rounds + 1] == histories[rounds]
-    assert len({entry.share for entry in histories[3]}) > 1
+    assert len({entry.rate for entry in histories[3]}) > 1
 
 
 def test_without_test_inputs_there_is_no_agreement():
     found = attacks.Substitute(max_queries=60, **SHORT).fit(Stripes(), deep(), points(20))
     assert found.agreement is None
-    assert [entry.share for entry in found.history] == [None, None, None]
+    assert [entry.rate for entry in found.history] == [None, None, None]
     assert found.test_queries == 0
 
 
@@ -187,7 +187,7 @@ def test_more_queries_make_it_more_alike():
     found = substitute.fit(Stripes(), deep(), x, x_test)
     assert found.history[-1].queries == 480
     assert found.agreement > 0.9
-    assert found.agreement > found.history[0].share + 0.1
+    assert found.agreement > found.history[0].rate + 0.1
 
 
 def test_it_is_a_surrogate_for_transfer():
@@ -307,12 +307,12 @@ def test_a_budget_of_the_victims_own_ends_it():
         (
             {"x": points(101)},
             ValueError,
-            "`x` must hold at least one sample and at most 100.*got 101",
+            "`x` must hold at least 1 sample and at most 100.*got 101",
         ),
-        ({"x": points(0)}, ValueError, "`x` must hold at least one sample.*got 0"),
+        ({"x": points(0)}, ValueError, "`x` must hold at least 1 sample.*got 0"),
         ({"x": points(5) + 1}, ValueError, r"`x` must lie in the model's bounds \[0, 1\]"),
         ({"x": points(5).long()}, TypeError, "`x` must have a floating dtype"),
-        ({"x_test": points(0)}, ValueError, "`x_test` must hold at least one sample or be None"),
+        ({"x_test": points(0)}, ValueError, "`x_test` must hold at least 1 sample or be None"),
         ({"x_test": points(5) + 1}, ValueError, r"must lie in the model's bounds \[0, 1\]"),
         ({"net": lambda x: x}, TypeError, "`net` must be a torch.nn.Module, got function"),
         ({"victim": "tree"}, TypeError, "`model` must be a torch.nn.Module.*got str"),
@@ -338,7 +338,7 @@ class Wrapped(nn.Module):
 )
 def test_a_net_with_other_outputs_is_refused_before_the_rest_is_paid_for(net, got):
     victim = Stripes()
-    with pytest.raises(ValueError, match=rf"`net` must give logits \(1, 3\).*got {got}"):
+    with pytest.raises(ValueError, match=rf"`net` must return logits of shape \(1, 3\).*got {got}"):
         attacks.Substitute(max_queries=100).fit(victim, net, points(20), points(20))
     assert victim.sizes == [20]
 

@@ -275,7 +275,7 @@ def test_bounds_that_both_share(bounds):
 
 @pytest.mark.parametrize("attack", [attacks.FGSM, "FGSM", None])
 def test_what_is_no_attack_is_refused(attack):
-    with pytest.raises(TypeError, match="`attack` must be an attack, got"):
+    with pytest.raises(TypeError, match=r"`attack` must be an attack, such as PGD\(eps=0.1\), got"):
         attacks.Transfer(attack=attack, surrogate=nn.Linear(2, 2))
 
 

@@ -1,4 +1,4 @@
-"""Random noise: the baseline."""
+"""Random noise, the baseline of every attack."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ NORMS: dict[Kind, tuple[Norm, ...]] = {
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RandomNoise(BlackBoxAttack):
-    """Random noise within a budget: what an attack has to beat. Asks for labels only.
+    """Random noise within a budget, the baseline that an attack must exceed; needs labels only.
 
     Args:
-        eps: size of the noise, in input units; for salt and pepper the number of features that are
-            set to a bound, of which the whole part counts, 0 or at least 1; not negative; a float,
-            or `(n,)` with one size for each sample.
-        kind: `"uniform"` draws from the volume of the ball; `"gaussian"` scales white noise to the
-            length `eps`; `"salt_and_pepper"` sets random features to the lower or upper bound.
+        eps: size of the noise, in input units, not negative; a float, or `(n,)` with one size for
+            each sample. For salt and pepper it is the number of features that are set to a bound,
+            rounded down: 0 or at least 1.
+        kind: `"uniform"` samples from the volume of the ball; `"gaussian"` scales white noise to
+            the length `eps`; `"salt_and_pepper"` sets random features to the lower or upper bound.
         norm: `"linf"`, `"l2"` or `"l1"` for uniform noise, `"l2"` for Gaussian noise, `"l0"` for
             salt and pepper.
-        restarts: independent draws, each tried on what is still unsolved.
-        stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None`
-            leaves it to the caller: `"first"` by itself and in an evaluation.
-        seed: of the draws, an int; they do not depend on the rest of the batch.
+        restarts: independent samples of the noise; each is tried on the inputs that are still
+            classified correctly.
+        stop: `"first"` stops an input once it is misclassified, `"never"` moves every input; `None`
+            leaves the choice to the caller, which is `"first"` in a direct call and in an
+            evaluation.
+        seed: seed of the noise, an int; it does not depend on the rest of the batch.
 
     Raises:
         ValueError: a value is out of its range, or `norm` is not one of the kind's.
@@ -69,7 +71,7 @@ class RandomNoise(BlackBoxAttack):
         if self.norm not in NORMS[self.kind]:
             raise ValueError(
                 f"`norm` must be one of {', '.join(map(repr, NORMS[self.kind]))} for kind "
-                f"{self.kind!r}, got {self.norm!r}"
+                f"{self.kind!r}, got {self.norm!r}."
             )
         if self.kind == "salt_and_pepper":
             _check_counts(self.eps)
@@ -79,7 +81,7 @@ class RandomNoise(BlackBoxAttack):
 
     def _search(self, problem: Problem) -> Best:
         eps = checks.radii(self.eps, problem.x)
-        if self.kind != "salt_and_pepper":  # there it counts features
+        if self.kind != "salt_and_pepper":  # whose eps counts features
             warn_of_lost_budget(problem, eps)
         best = Best.unevaluated(problem.x)
         if self.stop != "never":
@@ -95,24 +97,24 @@ class RandomNoise(BlackBoxAttack):
         return best
 
     def _draw(self, problem: Problem, eps: Tensor, restart: int) -> Tensor:
-        """Return the inputs with the noise of one restart, cut to ball and bounds."""
+        """Return the inputs with the noise of one restart, within ball and bounds."""
         x, bounds, words = problem.x, problem.model.bounds, (self.seed, restart)
         if self.kind == "uniform":
             noisy = uniform_noise(x, eps, self.norm, bounds, *words)
         elif self.kind == "salt_and_pepper":
             noisy = salt_and_pepper(sample_keys(x, bounds, *words), eps, x, bounds)
         else:
-            drawn = normal(sample_keys(x, bounds, *words), x[:1].numel(), x.dtype)
-            noisy = x + normalize(drawn, "l2").view(x.shape) * per_sample(eps, x)
+            white = normal(sample_keys(x, bounds, *words), x[:1].numel(), x.dtype)
+            noisy = x + normalize(white, "l2").view(x.shape) * per_sample(eps, x)
         return problem.round_into_ball(problem.clip(noisy), eps)
 
 
 def _check_counts(eps: float | Tensor) -> None:
-    """Raise if a positive number of features rounds to none."""
+    """Raise if a positive number of features rounds to zero."""
     counts = torch.as_tensor(eps)
-    lost = counts[(counts > 0) & (counts < 1)]
-    if len(lost):
+    too_small = counts[(counts > 0) & (counts < 1)]
+    if len(too_small):
         raise ValueError(
             "`eps` must be 0 or a number of features of at least 1 for salt and pepper, "
-            f"got {lost[0]:g}. A share of the features is that times their number."
+            f"got {too_small[0]:g}. Multiply a share of the features by their number."
         )

@@ -1,4 +1,4 @@
-"""Substitute: a surrogate trained from a model's answers."""
+"""Substitute: a surrogate that is trained on a model's predictions."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ from advkit.training.shuffled import shuffled
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often substitute and victim say the same.
+    """Agreement of substitute and victim after one round of training.
 
     Attributes:
-        queries: samples that the victim had been asked about for training.
-        share: of the test inputs that both label alike; `None` without test inputs.
+        queries: training queries to the victim so far.
+        rate: share of the test inputs for which both predict the same label; `None` without test
+            inputs.
     """
 
     queries: int
-    share: float | None
+    rate: float | None
 
 
 @dataclass(frozen=True, eq=False)
 class Extraction:
-    """A victim as far as it was copied.
+    """Result of a model extraction.
 
     Attributes:
         model: the substitute, differentiable; the surrogate of a `Transfer`.
         history: agreement after each round of training, the last one at the end.
-        queries: samples that the victim was asked about for training.
-        test_queries: samples that it was asked about besides, to measure agreement.
+        queries: queries to the victim for training.
+        test_queries: further queries, to measure agreement.
     """
 
     model: TorchClassifier
@@ -52,33 +53,35 @@ class Extraction:
 
     @property
     def agreement(self) -> float | None:
-        """Share of the test inputs that both label alike; `None` without test inputs."""
-        return self.history[-1].share
+        """Final share of test inputs with the same predicted label; `None` without test inputs."""
+        return self.history[-1].rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Substitute:
     """Train a surrogate from labels alone (Papernot et al., 2017, arXiv:1602.02697).
 
-    A net learns the victim's labels of a few inputs. Each of them is then moved along the sign of
-    the net's gradient at the victim's label, the victim is asked about the moved ones, and the net
-    learns all of them; that doubles the set round by round until the queries are spent. The net is
-    a copy of the victim to attack (`Transfer`), and as such also an extraction of it.
+    A net is trained on the victim's labels of a few inputs. Each input is then moved along the sign
+    of the net's gradient at the victim's label, the victim labels the new inputs, and the net is
+    trained on all of them. This doubles the training set round by round until the queries are used
+    up. The net is a surrogate for `Transfer`; it is also an extraction of the victim.
 
-    Deviations: from round to round the step changes its sign (periodical step size,
-    arXiv:1605.07277); the net goes on from the round before; where the queries do not suffice to
-    double the set, a random part of it is moved.
+    Deviations from the paper:
+
+    - The step changes its sign from round to round (periodical step size, arXiv:1605.07277).
+    - The net continues from the previous round.
+    - Where the queries are too few to double the set, a random part of it is moved.
 
     Args:
-        max_queries: the most samples that the victim may be asked about for training.
-        rounds: how often the set is doubled, at most (rho in the paper).
-        step_size: of the moves, in input units (lambda in the paper).
+        max_queries: greatest number of queries to the victim for training.
+        rounds: greatest number of times that the set is doubled (rho in the paper).
+        step_size: length of the step for each feature, in input units (lambda in the paper).
         epochs: passes over the set in each round.
-        lr: of Adam.
-        batch_size: samples in a batch, of training and of queries; a last batch of training with
-            one sample goes into the batch before it.
-        seed: of order, dropout and random parts, an int.
-        progress: show a bar over the rounds (needs the extra `report`).
+        lr: learning rate of Adam.
+        batch_size: batch size of training and of queries; a last training batch of one sample is
+            merged into the previous batch.
+        seed: seed of order, dropout and random parts, an int.
+        progress: show a progress bar over the rounds (needs the extra `report`).
 
     Raises:
         ValueError: a value is out of its range.
@@ -127,43 +130,44 @@ class Substitute:
         *,
         answers: Answers | None = None,
     ) -> Extraction:
-        """Train `net` in place to say what `victim` says.
+        """Train `net` in place to predict the labels of `victim`.
 
         Args:
             victim: a classifier, an `nn.Module` or a fitted scikit-learn estimator.
-            net: takes `(n, *features)` and gives logits `(n, victim.num_classes)`.
-            x: inputs to begin with `(n, *features)`, at most `max_queries` of them; no labels needed.
-                Real inputs are worth more than moved ones: against boosted trees on MNIST 800 of
-                them lead to an agreement of 0.88 within 6,400 queries, 200 to 0.62.
+            net: module from `(n, *features)` to logits `(n, victim.num_classes)`.
+            x: initial inputs `(n, *features)`, at most `max_queries`; labels are not needed. Real
+                inputs are worth more than moved ones: against boosted trees on MNIST, 800 of them
+                lead to an agreement of 0.88 within 6,400 queries, and 200 of them to 0.62.
             x_test: other inputs, on which agreement is measured after each round.
-            answers: what the victim has answered already: the `answers` of the error that ended an
-                earlier `fit`. Any error, an interrupt included, has them once the victim has
-                answered something. They count towards `max_queries`. Pass `net` as it was at the beginning:
-                another one moves inputs elsewhere, which has to be paid. `None` for nothing.
+            answers: predictions that were paid for already, to resume an interrupted `fit`: the
+                `answers` of the error that ended it. Every error, an interrupt included, carries
+                them once the victim has returned some. They count towards `max_queries`. Pass `net`
+                in its initial state, since another net moves inputs elsewhere, which costs new
+                queries. `None` to start without predictions.
 
         Returns:
-            The substitute, and what it cost.
+            The substitute and its cost.
 
         Raises:
-            ValueError: inputs out of the victim's bounds, none of them, or more than `max_queries`;
-                a `net` without one logit for each of the victim's classes, which is seen when the
-                victim has labelled `x`.
-            TypeError: `net` is no module, or `victim` no model.
-            QueryBudgetExceeded: the victim's own budget is spent; `net` is as far as it got.
-            ServiceError: a function behind the victim failed; `net` is as far as it got.
+            ValueError: `x` is out of the victim's bounds, empty, or larger than `max_queries`; or
+                `net` does not return one logit for each of the victim's classes, which is checked
+                once the victim has labeled `x`.
+            TypeError: `net` is not a module, or `victim` is not a model.
+            QueryBudgetExceeded: the victim's own budget is used up; `net` keeps its training.
+            ServiceError: a function behind the victim failed; `net` keeps its training.
         """
         model = as_classifier(victim)
         if not isinstance(net, nn.Module):
-            raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}")
+            raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}.")
         x = checks.inputs(x, model.bounds)
         if not 0 < len(x) <= self.max_queries:
             raise ValueError(
-                f"`x` must hold at least one sample and at most {self.max_queries:,}, as many as queries "
-                f"allow, got {len(x):,}"
+                f"`x` must hold at least 1 sample and at most {self.max_queries:,}, the "
+                f"`max_queries`, got {len(x):,}."
             )
         test = None if x_test is None else checks.inputs(x_test, model.bounds)
         if test is not None and not len(test):
-            raise ValueError("`x_test` must hold at least one sample or be None, got none")
+            raise ValueError("`x_test` must hold at least 1 sample or be None, got 0 samples.")
         with torch.random.fork_rng(), torch.enable_grad(), evaluating(model):
             torch.manual_seed(self.seed)
             paid = PaidAnswers(answers, axes=1)
@@ -171,65 +175,65 @@ class Substitute:
                 return self._extract(_Victim(model, paid, self.batch_size), net, x, test)
 
     def _extract(
-        self, asked: _Victim, net: nn.Module, x: Tensor, test: Tensor | None
+        self, victim: _Victim, net: nn.Module, x: Tensor, test: Tensor | None
     ) -> Extraction:
-        victim, rows = asked.model, torch.arange(len(x))
-        y = asked.labels(x, rows)  # some victims know their number of classes only now
-        substitute = TorchClassifier(net, victim.bounds, num_classes=victim.num_classes)
+        model, rows = victim.model, torch.arange(len(x))
+        y = victim.labels(x, rows)  # some models know their number of classes only now
+        substitute = TorchClassifier(net, model.bounds, num_classes=model.num_classes)
         _check_logits(substitute, x[:1])
-        y_test = None if test is None else asked.labels(test, None)
+        y_test = None if test is None else victim.labels(test, None)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         history = []
         with progress_bar("rounds", self.rounds + 1, self.progress) as advance:
-            for known, labels in self._sets(asked, substitute, x, y):
+            for inputs, labels in self._training_sets(victim, substitute, x, y):
                 fit(
                     net,
-                    shuffled(known, labels, self.batch_size),
+                    shuffled(inputs, labels, self.batch_size),
                     loss=_loss,
                     optimizer=optimizer,
                     epochs=self.epochs,
                     progress=False,
                 )
-                share = None
+                rate = None
                 if test is not None and y_test is not None:
-                    told = sample_rows.in_parts(substitute.predict, test, size=self.batch_size)
-                    share = float((told == y_test).double().mean())
-                history.append(Agreement(len(known), share))
+                    predicted = sample_rows.in_parts(substitute.predict, test, size=self.batch_size)
+                    rate = float((predicted == y_test).double().mean())
+                history.append(Agreement(len(inputs), rate))
                 advance(1)
         test_queries = 0 if test is None else len(test)
         return Extraction(substitute, tuple(history), history[-1].queries, test_queries)
 
-    def _sets(
+    def _training_sets(
         self, victim: _Victim, substitute: TorchClassifier, x: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and the victim's labels, more of them in each round."""
+        """Yield inputs and the victim's labels, more of them in each round."""
         yield x, y
-        rows = torch.arange(len(x))  # which of the first inputs each comes from
+        rows = torch.arange(len(x))  # the initial input that each one comes from
         for i in range(self.rounds):
-            room = self.max_queries - len(x)
-            if not room:
+            remaining = self.max_queries - len(x)
+            if not remaining:
                 return
-            part = torch.randperm(len(x))[:room].sort().values.to(x.device)
+            part = torch.randperm(len(x))[:remaining].sort().values.to(x.device)
             step = self.step_size if i % 2 == 0 else -self.step_size
-            moved = self._moved(substitute, x[part], y[part], step)
+            moved = self._move(substitute, x[part], y[part], step)
             origin = rows[part.cpu()]
             labels = victim.labels(moved, origin)
             x, y, rows = torch.cat([x, moved]), torch.cat([y, labels]), torch.cat([rows, origin])
             yield x, y
 
-    def _moved(self, substitute: TorchClassifier, x: Tensor, y: Tensor, step: float) -> Tensor:
-        """Each of `x` a `step` along the sign of the gradient of its label's logit."""
+    def _move(self, substitute: TorchClassifier, x: Tensor, y: Tensor, step: float) -> Tensor:
+        """Return `x` after a `step` along the sign of the gradient of its label's logit."""
         signs = []
         for i in range(0, len(x), self.batch_size):
             leaf = x[i : i + self.batch_size].clone().requires_grad_()
-            own = substitute.logits(leaf).gather(1, y[i : i + self.batch_size, None])
+            label_logit = substitute.logits(leaf).gather(1, y[i : i + self.batch_size, None])
             with differentiating(substitute):
-                signs.append(torch.autograd.grad(own.sum(), leaf)[0].sign())
+                signs.append(torch.autograd.grad(label_logit.sum(), leaf)[0].sign())
         return (x + step * torch.cat(signs)).clamp(*substitute.bounds)
 
 
 class _Victim(NamedTuple):
-    """A victim, and what it has answered."""
+    """Victim of an extraction, and its predictions so far."""
 
     model: Classifier
     paid: PaidAnswers
@@ -240,7 +244,7 @@ class _Victim(NamedTuple):
 
         Args:
             x: inputs `(n, *features)`.
-            rows: `(n,)`, which samples of `fit` they are made of; `None` for other data.
+            rows: `(n,)`, the samples of `fit` that they are made from; `None` for other data.
         """
         at_once = min(self.batch_size, max_batch(self.model) or self.batch_size)
         unnumbered = sample_rows.unnumbered("x_test")
@@ -249,14 +253,18 @@ class _Victim(NamedTuple):
 
 
 def _check_logits(substitute: TorchClassifier, x: Tensor) -> None:
-    """Raise unless the net has a logit for each class, as cross-entropy wants them."""
+    """Raise unless the net returns a logit for each class, which cross-entropy needs."""
     with evaluating(substitute), torch.no_grad():
         out = substitute.module(x.clone())
-    wanted = (len(x), substitute.num_classes)
-    if not isinstance(out, Tensor) or out.shape not in (wanted, wanted[1:]):  # of one sample
+    shape = (len(x), substitute.num_classes)
+    # a net that squeezes drops the axis of a single sample
+    if not isinstance(out, Tensor) or out.shape not in (shape, shape[1:]):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"`net` must give logits {wanted} for {len(x)} sample, got {got}")
+        raise ValueError(
+            f"`net` must return logits of shape {shape} for {len(x)} sample, got {got}."
+        )
 
 
 def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(net(x).view(len(x), -1), y)  # one that squeezes drops an axis of one
+    # a net that squeezes drops the axis of a single sample
+    return F.cross_entropy(net(x).view(len(x), -1), y)

@@ -1,4 +1,4 @@
-"""Transfer: examples of one model against another."""
+"""Transfer attack: adversarial examples of a surrogate, verified on the model."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from advkit.models.labels import given_labels
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Transfer(BlackBoxAttack):
-    """Attack a surrogate, and judge on the model what was found (Papernot et al., 2016).
+    """Attack on a surrogate that is verified on the model (Papernot et al., 2016).
 
-    Many adversarial examples of one model fool another (arXiv:1605.07277), so that whoever has any
-    differentiable model of the same task, their own or a `Substitute`, can attack one whose insides
-    nobody sees. The model is asked for the label of each result, once; with a minimum-norm attack
-    also for that of the clean input where the result does not fool it, since that is what comes
-    back then. What is sent through the surrogate is not counted.
+    Many adversarial examples of one model fool another (arXiv:1605.07277). Anyone who has a
+    differentiable model of the same task, their own or a `Substitute`, can therefore attack a
+    black-box model. The model predicts the label of each adversarial example once. With a
+    minimum-norm attack it also predicts the label of the clean inputs whose examples do not fool
+    it, since those are returned. Passes through the surrogate are not counted.
+
+    An error of the surrogate that ends the attack (a query budget, a service that fails) carries
+    the clean inputs as its `result`, since the model was not queried before.
 
     Args:
-        attack: what to attack the surrogate with. If its `stop` is `None` it goes on to the
-            strongest example, since what barely fools the surrogate seldom fools another model.
+        attack: attack on the surrogate. If its `stop` is `None` it continues to the strongest
+            example, since an example that barely fools the surrogate rarely fools another model.
         surrogate: a model that `attack` can attack, with the bounds of the model.
 
     Attributes:
-        norm: that of `attack`.
-        eps: that of `attack`, `None` for a minimum-norm attack.
-
-    Where the surrogate ends the attack (a spent budget, a service that fails), the error's `result`
-    has the clean inputs: the model has not been queried by then.
+        norm: norm of `attack`.
+        eps: budget of `attack`, `None` for a minimum-norm attack.
 
     Raises:
-        TypeError: `attack` is not an attack, or `surrogate` not a model.
+        TypeError: `attack` is not an attack, or `surrogate` is not a model.
 
     Example:
         >>> import torch
@@ -61,7 +61,9 @@ class Transfer(BlackBoxAttack):
 
     def __post_init__(self) -> None:
         if isinstance(self.attack, type) or not hasattr(self.attack, "run"):
-            raise TypeError(f"`attack` must be an attack, got {self.attack!r}")
+            raise TypeError(
+                f"`attack` must be an attack, such as PGD(eps=0.1), got {self.attack!r}."
+            )
         as_classifier(self.surrogate)
         object.__setattr__(self, "norm", getattr(self.attack, "norm", "linf"))
         object.__setattr__(self, "eps", getattr(self.attack, "eps", None))
@@ -71,26 +73,25 @@ class Transfer(BlackBoxAttack):
         if tuple(surrogate.bounds) != tuple(problem.model.bounds):
             raise ValueError(
                 f"`surrogate` must have the bounds of the model, {tuple(problem.model.bounds)}, "
-                f"got {tuple(surrogate.bounds)}"
+                f"got {tuple(surrogate.bounds)}."
             )
-        # Clones: an attack of the user's may write to what it gets.
+        # clones, since a user's attack may write to its arguments
         labels = given_labels(surrogate, problem.goal.labels).clone()
         goal = {"target": labels} if problem.goal.targeted else {"y": labels}
-        found = with_stop(self.attack, "never").run(surrogate, problem.x.clone(), **goal)
-        problem.statistics.no_gradient |= found.no_gradient
-        problem.statistics.no_start |= found.no_start
-        return Best.unevaluated(found.x_adv)
+        result = with_stop(self.attack, "never").run(surrogate, problem.x.clone(), **goal)
+        problem.statistics.no_gradient |= result.no_gradient
+        problem.statistics.no_start |= result.no_start
+        return Best.unevaluated(result.x_adv)
 
     def _empty_record(self, problem: Problem) -> Nearest:
-        return Nearest.empty(
-            problem.x
-        )  # a budget attack asks once: all of it is judged, or nothing
+        # the model is queried once, so that an interrupt leaves nothing evaluated
+        return Nearest.empty(problem.x)
 
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
         at = problem.forward(found.x_adv, differentiate=False)
-        seen = Best(at.x_adv, at.violation)
-        failed = (~seen.success).nonzero().flatten()
+        verified = Best(at.x_adv, at.violation)
+        failed = (~verified.success).nonzero().flatten()
         if self.eps is None and len(failed):
             clean = problem.select(failed)
-            update_rows(seen, failed, Best(clean.x, clean.violation(clean.x)))
-        return seen
+            update_rows(verified, failed, Best(clean.x, clean.violation(clean.x)))
+        return verified
