@@ -166,7 +166,7 @@ def test_agreement_is_the_share_of_the_test_inputs_that_both_label_alike():
         substitute = attacks.Substitute(max_queries=500, rounds=rounds, **SHORT)
         found = substitute.fit(Stripes(), deep(), x, x_test)
         same = found.model.predict(x_test) == said
-        assert found.agreement == found.history[-1].share == same.sum().item() / 101
+        assert found.agreement == found.history[-1].rate == same.sum().item() / 101
         histories.append(found.history)
     assert len(histories[3]) == 4
     for rounds in range(3):
