@@ -86,7 +86,7 @@ def test_halving_ends_just_past_the_boundary():
         search = searching(HopSkipJump(norm=norm), model, x)
         exact = model.module.distance(x, norm)
         far = x + (3 * sign * exact)[:, None] * move
-        search._approach(far, torch.arange(len(x)))
+        search._bisect_to_boundary(far, torch.arange(len(x)))
         assert (search.nearest.distance >= exact * (1 - 1e-9)).all()
         assert (search.nearest.distance <= exact * (1 + 3 * 2.0**-9 + 1e-9)).all()
         assert (search.problem.statistics.forward == 9).all()
@@ -109,7 +109,7 @@ def test_each_round_has_more_directions_and_remembers_half_of_the_normal():
     model, _, x = plane_and_inputs(n=2)
     search = searching(HopSkipJump(max_queries=400, init_gradient_queries=40), model, x, Watched)
     search.seen, search.steps = [], []
-    search.walk(search.begin(torch.arange(2), None))
+    search.walk(search.find_starting_points(torch.arange(2), None))
     assert [counts[0] for counts, _ in search.seen][:4] == [40, 56, 69, 80]
     before = torch.zeros_like(x)
     for (_, found), stepped in zip(search.seen, search.steps, strict=True):
