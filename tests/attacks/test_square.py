@@ -77,7 +77,7 @@ def test_each_query_changes_one_box_of_the_best_so_far():
             changed = (points[i, 0] != best).any(0)
             assert changed.any(), "a query that changes nothing"
             rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
-            side = round(attack._covered_share(i - 1) ** 0.5 * 8)
+            side = round(attack._coverage(i - 1) ** 0.5 * 8)
             assert rows.max() - rows.min() < max(1, side)
             assert columns.max() - columns.min() < max(1, side)
             sizes.append(int(changed.sum()))
@@ -95,15 +95,15 @@ def test_each_query_changes_one_box_of_the_best_so_far():
 
 @pytest.mark.parametrize(("norm", "share"), [("linf", 0.5), ("l2", 1.0)])
 def test_the_first_box_by_norm(norm, share):
-    assert Square(eps=0.5, norm=norm)._covered_share(0) == share
+    assert Square(eps=0.5, norm=norm)._coverage(0) == share
 
 
 def test_boxes_shrink_as_in_the_paper():
     attack = Square(eps=0.5, max_queries=10_000, p_init=0.8)
     last = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000, 9999)  # round of each size
     for power, i in enumerate(last):
-        assert attack._covered_share(i) == pytest.approx(0.8 / 2**power)
-        assert attack._covered_share(i + 1) == pytest.approx(0.8 / 2 ** min(9, power + 1))
+        assert attack._coverage(i) == pytest.approx(0.8 / 2**power)
+        assert attack._coverage(i + 1) == pytest.approx(0.8 / 2 ** min(9, power + 1))
 
 
 @pytest.mark.parametrize("shape", [(16,), (2, 8), (1, 4, 4), (1, 2, 2, 4)])

@@ -29,7 +29,7 @@ class Tuning:
     bisections: int = (
         9  # to the boundary, which they locate to 1/512 of the distance
     )
-    step_trials: int = 8  # lengths that are tried for a step away from the boundary
+    step_trials: int = 8  # step_sizes that are tried for a step away from the boundary
     min_probes: int = 10  # fewer do not estimate a normal
     normal_momentum: float = 0.5  # weight of the previous normal
 
@@ -269,8 +269,8 @@ class _Search:
             todo = (~success & (self.remaining[rows] > TUNING.bisections)).nonzero().flatten()
             if not len(todo):
                 break
-            lengths = per_sample(length[todo].to(direction.dtype), direction)
-            stepped = at_least_float32(x_adv[todo]) + lengths * direction[todo]
+            step_sizes = per_sample(length[todo].to(direction.dtype), direction)
+            stepped = at_least_float32(x_adv[todo]) + step_sizes * direction[todo]
             points = self.problem.clip(stepped)
             reached = self.query(points, rows[todo])
             moved[todo[reached]], success[todo[reached]] = points[reached], True

@@ -183,8 +183,8 @@ class LBFGS(PenaltyAttack):
         odds = at.value.detach().to(const.dtype)
         grad = at_least_float32(problem.ascent_direction(at).flatten(1))
         value = _dot(delta, delta) + const * softplus(-odds)
-        weight = width * const * torch.sigmoid(-odds)
-        return value, delta.mul_(2).addcmul_(weight[:, None], grad, value=-1)
+        scale = width * const * torch.sigmoid(-odds)
+        return value, delta.mul_(2).addcmul_(scale[:, None], grad, value=-1)
 
 
 def _shortening(expected_decrease: Tensor, decrease: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ class Square(BlackBoxAttack):
             if not len(open_rows):
                 break
             part, current = problem.select(open_rows), select(best, open_rows)
-            box = _Box(i, self._covered_share(i), derived_keys(keys[open_rows], i))
+            box = _Box(i, self._coverage(i), derived_keys(keys[open_rows], i))
             x_adv = part.round_into_ball(
                 change(part, current.x_adv, eps[open_rows], box), eps[open_rows]
             )
@@ -157,7 +157,7 @@ class Square(BlackBoxAttack):
     def _total_steps(self, problem: Problem) -> int:
         return self.max_queries
 
-    def _covered_share(self, i: int) -> float:
+    def _coverage(self, i: int) -> float:
         """Return the share of the features that the box of round `i` covers."""
         divisors = (divisor for until, divisor in TUNING.schedule if i <= until * self.max_queries)
         default = TUNING.p_init_linf if self.norm == "linf" else TUNING.p_init_l2
@@ -169,7 +169,7 @@ class _Box(NamedTuple):
     """Random box of one round for `n` samples."""
 
     round: int
-    share: float  # of the features that it covers
+    coverage: float  # share of the features
     keys: Tensor  # (n,), of the random draws
 
 
@@ -184,9 +184,9 @@ class _Space(NamedTuple):
         """Return the layout of `x`; a table `(n, features)` has one channel and one axis."""
         return _Space(1, x.shape[1:]) if x.ndim == 2 else _Space(x.shape[1], x.shape[2:])
 
-    def box(self, share: float, min_side: int = 1) -> tuple[int, ...]:
-        """Return the sides of a box with the proportions of the space that covers a `share`."""
-        scale = share ** (1 / len(self.sides))
+    def box(self, coverage: float, min_side: int = 1) -> tuple[int, ...]:
+        """Return the sides of a box with the proportions of the space that covers a share `coverage`."""
+        scale = coverage ** (1 / len(self.sides))
         return tuple(max(min(min_side, side), round(scale * side)) for side in self.sides)
 
     def window(self, u: Tensor, box: tuple[int, ...]) -> Tensor:
@@ -229,7 +229,7 @@ def _linf_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Ten
     position, signs = u[:, :axes], _signs(u[:, axes + 1 :])
     grey = u[:, axes, None] < TUNING.grey_share
     signs = torch.where(grey, signs[:, :1], signs)[:, :, None]  # (n, channels, 1)
-    at = space.window(position, space.box(box.share))[:, None].expand(-1, c, -1)
+    at = space.window(position, space.box(box.coverage))[:, None].expand(-1, c, -1)
     clean, old = (v.reshape(len(v), c, -1) for v in (problem.x, x_adv))
     center, before = clean.gather(2, at), old.gather(2, at)
     step = signs * eps[:, None, None]
@@ -290,7 +290,7 @@ def _move_length(space: _Space, delta: Tensor, eps: Tensor, box: _Box) -> Tensor
     c, axes = space.channels, len(space.sides)
     u = uniform(box.keys, 2 * axes + 1 + c, torch.float32)
     # odd sides where they fit, so that a bump has a center
-    approximate = space.box(box.share, TUNING.min_window_side)
+    approximate = space.box(box.coverage, TUNING.min_window_side)
     pairs = zip(approximate, space.sides, strict=True)
     sides = tuple(min(b + 1 - b % 2, side) for b, side in pairs)
     target, source = (
