@@ -83,13 +83,15 @@ def test_a_success_is_refined_in_two_steps(monkeypatch):
 
 def test_the_last_walk_goes_on_from_the_nearest_success_at_a_slower_pace(monkeypatch):
     net, x = convnet(classes=10), images(1)
-    y, seen, paces, pace = answers(net, x), [], [], fab._pace
-    monkeypatch.setattr(fab, "_pace", lambda *given: paces.append(given) or pace(*given))
+    y, seen, schedules, schedule = answers(net, x), [], [], fab._step_schedule
+    monkeypatch.setattr(
+        fab, "_step_schedule", lambda *given: schedules.append(given) or schedule(*given)
+    )
 
     hook = net.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach().clone()))
     attacks.FAB(steps=20).run(net, x, y)
     hook.remove()
-    assert paces == [(0.5, 5), (0.2, 10)]
+    assert schedules == [(0.5, 5), (0.2, 10)]
     assert sum(torch.equal(each, x) for each in seen) == 1 + 2  # evaluated, and a start twice
 
 

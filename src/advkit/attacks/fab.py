@@ -17,52 +17,68 @@ from advkit.core import checks
 from advkit.core.norms import DUAL, Norm, lp_norm, per_sample
 from advkit.core.tensors import at_least_float32
 
-# The pace of a walk, measured on the nets of the documentation; none of these is delicate.
-_EXPLORE, _REFINE, _LAST = 0.5, 0.2, 0.01  # share of the way to the nearest point of the plane
-_MEMORY = 0.8  # weight of the normals before
-_OVER, _LEAST_OVER, _MOST_OVER = 0.02, 1e-3, 2.0  # how far past the boundary to aim
-_LESS, _MORE = 0.7, 1.3  # what becomes of that after a success and after a failure
-_SHORTEST = 5  # steps that one rival gets at least
-_HOPELESS = 1.2  # times the nearest success so far: such a rival is given up
-_PATIENCE, _GAIN = 10, 1e-3  # steps in which the distance must shrink by this share
+
+@dataclass(frozen=True)
+class Tuning:
+    """Constants of the walk, measured on the nets of docs/performance.md; none is sensitive."""
+
+    first_fraction: float = 0.5  # of the way to the projection, first step of a walk from the input
+    refine_fraction: float = 0.2  # the same of the walk that continues from the nearest success
+    last_fraction: float = 0.01  # the same at the last step
+    normal_momentum: float = 0.8  # weight of the previous normals in their running mean
+    initial_overshoot: float = 0.02  # share of the distance that a step goes past the boundary
+    min_overshoot: float = 1e-3
+    max_overshoot: float = 2.0
+    overshoot_decay: float = 0.7  # factor of the overshoot after a success
+    overshoot_growth: float = 1.3  # and after a failure
+    min_steps: int = 5  # for each candidate class
+    hopeless_ratio: float = 1.2  # a class is given up at this multiple of the nearest distance
+    patience: int = 10  # steps in which the distance must shrink
+    min_gain: float = 1e-3  # by this share
+
+
+TUNING = Tuning()
 
 
 class _Walk(NamedTuple):
-    """What each sample carries from step to step."""
+    """State of each sample from step to step."""
 
     normal: Tensor  # (n, *features), running mean of the boundary's normals, of dual norm 1 each
-    over: Tensor  # (n,), how far past the boundary to aim, as a share of the distance
-    limit: Tensor  # (n,), the distance beyond which this walk is hopeless
-    nearest: Tensor  # (n,), distance of its nearest success, inf without one
-    before: Tensor  # (n,), the same some steps ago
-    closed: Tensor  # bool (n,), not worth another step
+    overshoot: Tensor  # (n,), share of the distance that a step goes past the boundary
+    limit: Tensor  # (n,), the distance at which this walk is given up
+    nearest: Tensor  # (n,), distance of the nearest success of this walk, inf without one
+    reference: Tensor  # (n,), the same, `patience` steps ago
+    finished: Tensor  # bool (n,), no further step
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FAB(MinimumNormAttack):
     """Fast adaptive boundary attack (Croce and Hein, 2020, arXiv:1907.02044), for everyday use.
 
-    The answer to "how far is the nearest adversarial example" for about 100 passes. Each step
-    takes the decision boundary for the plane that the gradient at the iterate says it is, moves
-    onto that plane, and from there part of the way to the plane's point nearest to the input, so
-    that the walk slides along the boundary towards the input. As in the targeted form of the paper
-    the likeliest classes are walked to one after another; half of the steps go to that, the other
-    half to a walk on from the nearest success.
+    The attack finds near adversarial examples in about 100 passes. Each step approximates the
+    decision boundary by the plane that the gradient at the iterate gives, moves onto that plane,
+    and then part of the way to the plane's point nearest to the input. The walk thus follows the
+    boundary towards the input. As in the targeted form of the paper, it aims at the likeliest
+    classes one after another. Half of the steps go to these walks, the other half to a walk that
+    continues from the nearest success. A walk ends early if it cannot come nearer than the nearest
+    success, or if it has stopped coming nearer.
 
-    Deviations: the plane's normal is a running mean over the steps, which is what carries the walk
-    over the kinks of nets with ReLU and max-pooling; the overshoot grows after a failure and
-    shrinks after a success instead of being 1.05; the share of the way back falls along a cosine
-    instead of following from two distances; the box is kept by leaving out features at a bound that
-    a step would push out, and by clipping, instead of inside the projection; no backward step and
-    no random restarts. A walk that has no hope of coming nearer than what is found, or that has
-    stopped coming nearer, ends before its time.
+    Deviations from the paper:
+
+    - The plane's normal is a running mean over the steps, which carries the walk across the kinks
+      of nets with ReLU and max-pooling.
+    - The overshoot grows after a failure and shrinks after a success; it is 1.05 in the paper.
+    - The fraction of the way back follows a cosine schedule instead of two distances.
+    - The box constraint is met by leaving out features at a bound that a step would push outward,
+      and by clipping, instead of inside the projection.
+    - There is no backward step, and there are no random restarts.
 
     Args:
         norm: `"l2"` or `"linf"`, of the distance.
-        steps: gradient steps in all; each costs one forward and one backward pass at most.
-        candidates: how many classes to walk to, at most; fewer where `steps` would leave less than
-            five for each. Without meaning for a targeted attack.
-        progress: show a bar (needs the extra `report`).
+        steps: gradient steps in total; each costs at most one forward and one backward pass.
+        candidates: greatest number of classes to aim at; fewer where `steps` would leave less than
+            five for each. A targeted attack ignores it.
+        progress: show a progress bar (needs the extra `report`).
 
     Raises:
         ValueError: a value is out of its range.
@@ -90,17 +106,19 @@ class FAB(MinimumNormAttack):
         checks.boolean("progress", self.progress)
 
     def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
-        """Walk to one class after another from the inputs, then on from the nearest success."""
+        """Walk to one class after another from the inputs, then from the nearest success."""
         nearest = Nearest.empty(problem.x)
-        classes = candidates(at, problem.goal, min(self.candidates, self.steps // (2 * _SHORTEST)))
+        max_classes = min(self.candidates, self.steps // (2 * TUNING.min_steps))
+        classes = candidates(at, problem.goal, max_classes)
         each = self.steps // (2 * len(classes)) if len(classes) > 1 else 0
-        pace = _pace(_EXPLORE, each)
+        fractions = _step_schedule(TUNING.first_fraction, each)
         for candidate in classes if each else ():
-            limit = _HOPELESS * nearest.distance
-            nearest = self._walk(problem, candidate, problem.x, limit, pace, nearest)
-        rest = _pace(_REFINE if each else _EXPLORE, self.steps - each * len(classes))
-        never = torch.full_like(nearest.distance, math.inf)
-        return self._walk(problem, None, nearest.x_adv, never, rest, nearest)
+            limit = TUNING.hopeless_ratio * nearest.distance
+            nearest = self._walk(problem, candidate, problem.x, limit, fractions, nearest)
+        first = TUNING.refine_fraction if each else TUNING.first_fraction
+        fractions = _step_schedule(first, self.steps - each * len(classes))
+        no_limit = torch.full_like(nearest.distance, math.inf)
+        return self._walk(problem, None, nearest.x_adv, no_limit, fractions, nearest)
 
     def _total_steps(self, problem: Problem) -> int:
         return self.steps
@@ -111,80 +129,83 @@ class FAB(MinimumNormAttack):
         candidate: Tensor | None,
         start: Tensor,
         limit: Tensor,
-        pace: list[float],
+        fractions: list[float],
         nearest: Nearest,
     ) -> Nearest:
-        """Walk from `start` to the class `candidate`, `None` for the best; end beyond `limit`."""
-        walk = _begin(problem, limit)
-        towards = problem.with_candidate(candidate)
+        """Walk from `start` to the class `candidate`, `None` for the best one, within `limit`."""
+        walk = _initial_walk(problem, limit)
 
         def step(i: int, problem: Problem, at: Iterate, walk: _Walk) -> tuple[Tensor, _Walk]:
-            return self._step(i, pace[i], problem, at, walk)
+            return self._step(i, fractions[i], problem, at, walk)
 
         return iterate(
-            towards,
+            problem.with_candidate(candidate),
             start,
             walk,
             step,
-            steps=len(pace),
+            steps=len(fractions),
             best=nearest,
-            finished=lambda _, walk: walk.closed,
+            finished=lambda _, walk: walk.finished,
         )
 
     def _step(
-        self, i: int, share: float, problem: Problem, at: Iterate, walk: _Walk
+        self, i: int, fraction: float, problem: Problem, at: Iterate, walk: _Walk
     ) -> tuple[Tensor, _Walk]:
-        grad = at_least_float32(problem.drop_active_bounds(at.x_adv, problem.ascent_direction(at)))
+        grad = problem.drop_active_bounds(at.x_adv, problem.ascent_direction(at))
+        grad = at_least_float32(grad)
         delta = at_least_float32(at.x_adv - problem.x)
         distance, slope = lp_norm(delta, self.norm), lp_norm(grad, DUAL[self.norm])
         gap = -at.value.detach().to(slope.dtype)
-        lost = ~((slope > 0) & gap.isfinite())
-        slope, gap = slope.where(~lost, 1), gap.where(~lost, 0)
-        walk = _watched(i, at, distance, walk, lost)
-        ahead = gap / slope
-        ahead = ahead + walk.over * torch.maximum(distance, ahead)
+        invalid = ~((slope > 0) & gap.isfinite())
+        slope, gap = slope.where(~invalid, 1), gap.where(~invalid, 0)
+        walk = _update_progress(i, at, distance, walk, invalid)
+        to_plane = gap / slope
+        to_plane = to_plane + walk.overshoot * torch.maximum(distance, to_plane)
         unit = grad / per_sample(slope, grad)  # of dual norm 1
-        on_plane = delta.add_(self._straight(unit) * per_sample(ahead, grad))
-        normal = unit.lerp_(walk.normal, _MEMORY)
-        # the nearest point to the input on the plane through `on_plane` with this normal
+        on_plane = delta.add_(self._steepest(unit) * per_sample(to_plane, grad))
+        normal = unit.lerp_(walk.normal, TUNING.normal_momentum)
+        # the projection of the input onto the plane through `on_plane` with this normal
         level = (normal * on_plane).flatten(1).sum(1)
         width = lp_norm(normal, DUAL[self.norm]).clamp_min(torch.finfo(grad.dtype).tiny)
-        foot = self._straight(normal / per_sample(width, grad)) * per_sample(level / width, grad)
-        x_adv = problem.clip(on_plane.lerp_(foot, share).add_(problem.x))
+        direction = self._steepest(normal / per_sample(width, grad))
+        projection = direction * per_sample(level / width, grad)
+        x_adv = problem.clip(on_plane.lerp_(projection, fraction).add_(problem.x))
         return x_adv, walk._replace(normal=normal)
 
-    def _straight(self, unit: Tensor) -> Tensor:
-        """The direction of length 1 in which a plane with normal `unit` of dual norm 1 is met."""
+    def _steepest(self, unit: Tensor) -> Tensor:
+        """Return the direction of length 1 to a plane with the normal `unit` of dual norm 1."""
         return unit.sign() if self.norm == "linf" else unit
 
 
-def _pace(first: float, steps: int) -> list[float]:
-    """The share of the way to go in each step: half a cosine from `first` down to the last."""
-    turns = (math.pi * i / max(1, steps - 1) for i in range(steps))
-    return [_LAST + (first - _LAST) * (1 + math.cos(turn)) / 2 for turn in turns]
+def _step_schedule(first: float, steps: int) -> list[float]:
+    """Return the fraction of each step: half a cosine from `first` down to the last fraction."""
+    last = TUNING.last_fraction
+    angles = (math.pi * i / max(1, steps - 1) for i in range(steps))
+    return [last + (first - last) * (1 + math.cos(angle)) / 2 for angle in angles]
 
 
-def _begin(problem: Problem, limit: Tensor) -> _Walk:
+def _initial_walk(problem: Problem, limit: Tensor) -> _Walk:
     return _Walk(
         normal=torch.zeros_like(at_least_float32(problem.x)),
-        over=torch.full_like(limit, _OVER),
+        overshoot=torch.full_like(limit, TUNING.initial_overshoot),
         limit=limit,
         nearest=torch.full_like(limit, math.inf),
-        before=torch.full_like(limit, math.inf),
-        closed=torch.zeros_like(limit, dtype=torch.bool),
+        reference=torch.full_like(limit, math.inf),
+        finished=torch.zeros_like(limit, dtype=torch.bool),
     )
 
 
-def _watched(i: int, at: Iterate, distance: Tensor, walk: _Walk, lost: Tensor) -> _Walk:
-    """The walk with what step `i` has shown of its prospects; `lost` samples have no gradient."""
+def _update_progress(i: int, at: Iterate, distance: Tensor, walk: _Walk, invalid: Tensor) -> _Walk:
+    """Return the walk after step `i`; samples that are `invalid` have no gradient."""
     nearest = torch.where(at.success, torch.minimum(distance, walk.nearest), walk.nearest)
-    closed, before, known = lost, walk.before, nearest.isfinite()
-    if i >= _SHORTEST - 1:
-        closed = closed | (known & (nearest > walk.limit))
-    if i and i % _PATIENCE == 0:
-        closed = closed | (known & (nearest > (1 - _GAIN) * before))
-        before = nearest
-    over = walk.over * torch.where(at.success, _LESS, _MORE)
+    finished, reference, known = invalid, walk.reference, nearest.isfinite()
+    if i >= TUNING.min_steps - 1:
+        finished = finished | (known & (nearest > walk.limit))
+    if i and i % TUNING.patience == 0:
+        finished = finished | (known & (nearest > (1 - TUNING.min_gain) * reference))
+        reference = nearest
+    factor = torch.where(at.success, TUNING.overshoot_decay, TUNING.overshoot_growth)
+    overshoot = (walk.overshoot * factor).clamp(TUNING.min_overshoot, TUNING.max_overshoot)
     return walk._replace(
-        over=over.clamp(_LEAST_OVER, _MOST_OVER), nearest=nearest, before=before, closed=closed
+        overshoot=overshoot, nearest=nearest, reference=reference, finished=finished
     )

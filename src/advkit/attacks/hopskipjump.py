@@ -26,9 +26,7 @@ _KEY_STRIDE = 7046029254386353131  # between the random keys of a sample's probe
 class Tuning:
     """Constants of the search."""
 
-    bisections: int = (
-        9  # to the boundary, which they locate to 1/512 of the distance
-    )
+    bisections: int = 9  # to the boundary, which they locate to 1/512 of the distance
     step_trials: int = 8  # step_sizes that are tried for a step away from the boundary
     min_probes: int = 10  # fewer do not estimate a normal
     normal_momentum: float = 0.5  # weight of the previous normal
