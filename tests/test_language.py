@@ -321,8 +321,6 @@ def fault_of_message(message):
 
 def read_source():
     for path in sorted(SOURCE.rglob("*.py")):
-        if SOURCE / "attacks" in path.parents:  # not rewritten yet
-            continue
         yield f"src/advkit/{path.relative_to(SOURCE).as_posix()}", path.read_text(encoding="utf-8")
 
 

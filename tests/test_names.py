@@ -155,7 +155,6 @@ def old_names(found, old):
 ALL = [
     definition
     for path in sorted(SOURCE.rglob("*.py"))
-    if SOURCE / "attacks" not in path.parents  # not rewritten yet
     for definition in definitions(
         path.relative_to(SOURCE).as_posix(), path.read_text(encoding="utf-8")
     )

@@ -1,5 +1,6 @@
 """Carlini and Wagner's attack against NumPy, and what its own schedule adds."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_a_rate_and_a_constant_of_ones_own_are_used():
 
 def test_the_rate_falls_to_zero(monkeypatch):
     """Steps across the boundary and back get short towards the end of a search step."""
-    monkeypatch.setattr(box_adam, "_SAME", 9.0)  # no early end
+    monkeypatch.setattr(box_adam, "TUNING", replace(box_adam.TUNING, min_ratio=9.0))  # no early end
     seen = []
 
     class Plane(nn.Module):

@@ -145,7 +145,7 @@ def refuses_targets(attack):
     """What an attack without a targeted form says, empty for the others."""
     for refuses in (DeepFool, Adaptive):
         if isinstance(attack, refuses) or isinstance(getattr(attack, "attack", None), refuses):
-            return f"`target` must be None: {refuses.__name__} has no targeted form"
+            return f"`target` must be None for {refuses.__name__}, which has no targeted form"
     is_dlr = getattr(attack, "loss", "") == "dlr"
     return "`loss` must be 'ce' or 'margin' with a target" if is_dlr else ""
 

@@ -1,5 +1,7 @@
 """DeepFool against NumPy, and what it spends on classes, walls and the ball."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -46,12 +48,13 @@ def deepfool_numpy(net, x0, norm, steps, overshoot, free):
 @pytest.mark.parametrize("overshoot", [0.02, 0.3])
 @pytest.mark.parametrize("seed", range(4))
 def test_numpy(norm, overshoot, seed, monkeypatch):
-    monkeypatch.setattr(deepfool, "_REFINE_STEPS", 0)
+    monkeypatch.setattr(deepfool, "TUNING", replace(deepfool.TUNING, refine_steps=0))
     net = Quadratic(seed=seed)
     x = torch.rand(12, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x[0] = (x[0] > 0.5).double()
     attack = attacks.DeepFool(norm=norm, overshoot=overshoot, candidates=9)
-    expected = [deepfool_numpy(net, row, norm, 50, overshoot, deepfool._BLUNT) for row in x.numpy()]
+    clipped = deepfool.TUNING.clipped_steps
+    expected = [deepfool_numpy(net, row, norm, 50, overshoot, clipped) for row in x.numpy()]
     result = attack.run(net, x)
     assert result.success.sum() >= 10
     np.testing.assert_allclose(result.x_adv.numpy(), np.stack(expected), atol=1e-9)
@@ -72,7 +75,7 @@ def test_fewer_candidates_cost_fewer_passes():
 
 
 def test_one_forward_pass_a_step(monkeypatch):
-    monkeypatch.setattr(deepfool, "_REFINE_STEPS", 0)
+    monkeypatch.setattr(deepfool, "TUNING", replace(deepfool.TUNING, refine_steps=0))
     plane = Halfspace(torch.linspace(-1, 1, 8), b=0.3)
     result = attacks.DeepFool(candidates=9).run(plane, torch.full((4, 8), 0.5))
     assert result.success.all()
@@ -151,7 +154,7 @@ def test_wrong_settings(settings, error, said):
 
 def test_a_target_is_refused():
     net, x = convnet(), images()
-    with pytest.raises(ValueError, match="`target` must be None: DeepFool has no targeted form"):
+    with pytest.raises(ValueError, match="`target` must be None for DeepFool, .* Use FAB"):
         attacks.DeepFool()(net, x, target=answers(net, x))
 
 

@@ -146,7 +146,7 @@ def test_pairs_are_scored_in_blocks(monkeypatch):
     a = torch.rand(2, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     choice = torch.ones(2, 40, dtype=torch.bool)
     whole = best_pair(a, 1 - a, choice)
-    monkeypatch.setattr("advkit.attacks.jsma._BLOCK", 100)
+    monkeypatch.setattr("advkit.attacks.jsma.MAX_PAIRS", 100)
     for part, same in zip(best_pair(a, 1 - a, choice), whole, strict=True):
         assert torch.equal(part, same)
 

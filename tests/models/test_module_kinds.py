@@ -204,5 +204,5 @@ def test_mrr_needs_layers_that_run_one_by_one(kind):
 def test_a_quantized_module_has_no_gradients(mode, x):
     model = TorchClassifier(quantized(plain()), mode=mode)
     y = model.predict(x)
-    with pytest.raises(TypeError, match="cannot be differentiated.*without gradients"):
+    with pytest.raises(TypeError, match="can be differentiated.*without gradients"):
         FGSM.run(model, x, y)

@@ -145,7 +145,7 @@ def test_the_expectation_repeats_its_draws_alone_and_goes_on_within_a_hold(x, no
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.filterwarnings("ignore:the model answered")
+@pytest.mark.filterwarnings("ignore:The model returned other logits")
 @pytest.mark.filterwarnings("ignore:TorchClassifier.ConvNet.*batch norm")
 def test_the_expectation_of_a_random_net_is_attacked(x, noisy):
     model = Expectation(noisy, draws=16)

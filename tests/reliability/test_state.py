@@ -118,7 +118,7 @@ def nothing_in_use():
     assert is_lock_free()
 
 
-@pytest.mark.filterwarnings("ignore:.*model answered", "ignore:.*gradient of zero")
+@pytest.mark.filterwarnings("ignore:.*model returned other logits", "ignore:.*gradient of zero")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mode", ["eval", "keep"])
 def test_interrupts_at_every_line_of_entering_and_leaving(mode, tally):
@@ -210,7 +210,7 @@ def test_what_cannot_be_restored_stops_nothing_else(tally):
         assert not state._in_use
 
 
-@pytest.mark.filterwarnings("ignore:.*model answered", "ignore:.*gradient of zero")
+@pytest.mark.filterwarnings("ignore:.*model returned other logits", "ignore:.*gradient of zero")
 def test_what_forward_changes_is_put_back(tally):
     t = tally("what forward changes in modes, gradients, hooks and buffers is put back")
     x, y = X, torch.tensor([0, 1, 2, 0])

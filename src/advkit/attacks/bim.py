@@ -16,22 +16,25 @@ from advkit.core.norms import Norm
 class BIM(BudgetAttack):
     """Basic iterative method (Kurakin, Goodfellow and Bengio, 2017, arXiv:1607.02533).
 
-    `steps` sign steps of equal length from the clean input, each followed by the clip to ball and
-    bounds.
+    From the clean input, `steps` sign steps of equal length, each followed by the clip to the ball
+    and to the bounds.
 
-    Deviations: the loss is the cross-entropy in log-odds (see `advkit.core.losses`), of the same
-    sign gradient. What comes back is the strongest iterate, not the last.
+    Deviations from the paper:
+
+    - The loss is the cross-entropy in log-odds (see `advkit.core.losses`), whose gradient has the
+      same sign.
+    - The result is the strongest iterate, not the last one.
 
     Args:
         eps: radius of the linf ball, in input units, not negative; a float, or `(n,)` with one
             radius for each sample.
         steps: gradient steps; each costs one forward and one backward pass.
-        step_size: length of a step, in input units; `None` for `1.25 * eps / steps`, the paper's
-            rule: 10 steps of one grey level for an `eps` of 8.
-        loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
-        stop: `"first"` leaves a sample alone once it is misclassified, `"never"` goes on to the
-            strongest example in the ball; `None` leaves it
-            to the caller: `"first"` by itself and in an evaluation.
+        step_size: length of a step, in input units; `None` for `1.25 * eps / steps`, the rule of
+            the paper: 10 steps of one gray level for an `eps` of 8.
+        loss: loss to maximize: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)`.
+        stop: `"first"` ends at the first misclassification of a sample, `"never"` runs all steps and
+            returns the iterate of largest margin; `None` lets the caller choose, and is `"first"` for
+            a call and in an evaluation.
 
     Raises:
         ValueError: a value is out of its range.

@@ -15,43 +15,56 @@ from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.tensors import at_least_float32
 
-_AMPLE = 2.0  # the first constant, as a multiple of what a linear model would need
-_PUBLISHED_CONST = 1e-3
+
+@dataclass(frozen=True)
+class Tuning:
+    """Constants of the search. Those of the descent are in `engine/box_adam.py`."""
+
+    initial_factor: float = 2.0  # first constant, as a multiple of what a linear model needs
+    published_const: float = 1e-3  # first constant in the code of the paper
+
+
+TUNING = Tuning()
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class CarliniWagnerL2(PenaltyAttack):
     """Carlini and Wagner's attack in l2 (2017, arXiv:1608.04644).
 
-    Minimizes |x_adv - x|^2 + const * max(confidence - margin, 0) by Adam, over a variable that
-    tanh keeps in the box; a search over the constant finds the smallest that still succeeds. Every
-    decision is a sample's own.
+    Minimizes |x_adv - x|^2 + const * max(confidence - margin, 0) by Adam, with x_adv a function of
+    tanh, which keeps it in the box, and searches for the smallest constant that still succeeds.
+    Each sample has its own constant.
 
-    Deviations, all undone by `schedule="published"`: the first search steps go for the likeliest classes
-    one after another, which is the paper's "best case" with the few classes that matter, and the
-    later ones go on from the nearest success at a fifth of the rate instead of from the input; the
-    first constant and the rate follow from the gradient at the input; the rate falls to zero along
-    half a cosine in each search step; tanh reaches a fifth over the box and is cut off there, so
-    that features at the bounds have a gradient and can move; a success is moved towards the input
-    as far as it stays one; a sample that a search step brings no nearer is left alone.
+    The objective is that of inputs scaled to [0, 1], so that constants and learning rates have the
+    same meaning for all bounds. A search step ends for a sample whose objective no longer falls, as
+    in the paper's code. `success` is false for a margin below the confidence.
 
-    In both schedules the objective is that of inputs scaled to [0, 1], so that constants and rates
-    mean the same for all bounds, a sample whose objective stands still ends its search step, as in
-    the paper's code, and `success` is false below the confidence that was asked for.
+    Deviations from the paper, none of which `schedule="published"` has:
+
+    - The first search steps aim at the likeliest classes one after another. This is the "best case"
+      of the paper, restricted to the classes that matter.
+    - The later search steps begin at the nearest success instead of the input, with a fifth of the
+      learning rate.
+    - The first constant and the learning rate follow from the gradient at the input.
+    - The learning rate follows a cosine schedule down to zero in each search step.
+    - The range of tanh is a fifth wider than the box and clipped to it, so that features at the
+      bounds have a gradient and can move.
+    - A success is moved towards the input as far as it remains a success.
+    - A sample that a search step does not bring nearer leaves the search.
 
     Args:
-        confidence: margin in logits that an adversarial input must have, not negative.
-        search_steps: values of the constant that are tried.
-        steps: steps of Adam for each; each costs one forward and one backward pass.
-        lr: learning rate of Adam; `None` takes one whose first step is as long as the way to the
-            boundary of a linear model, and 0.01 in the published schedule.
-        initial_const: the first constant; `None` takes twice what a linear model would need, and
-            0.001 in the published schedule.
-        candidates: how many classes to go for, the likeliest first. Without meaning for a targeted
-            attack and in the published schedule.
-        schedule: `"adaptive"`; or `"published"`, the schedule of the paper's code, for comparison; give it its time too, with
-            `steps=10_000, lr=0.01`.
-        progress: show a bar (needs the extra `report`).
+        confidence: margin in logits that an adversarial example must have, not negative.
+        search_steps: number of constants that are tried.
+        steps: steps of Adam for each constant; each costs one forward and one backward pass.
+        lr: learning rate of Adam; `None` takes one whose first step is as long as the distance to
+            the boundary of a linear model, and 0.01 in the published schedule.
+        initial_const: first constant; `None` takes twice what a linear model needs, and 0.001 in
+            the published schedule.
+        candidates: greatest number of classes to aim at, the likeliest first. A targeted attack and
+            the published schedule ignore it.
+        schedule: `"adaptive"`, or `"published"` for the schedule of the paper's code, which takes
+            `steps=10_000, lr=0.01` there.
+        progress: show a progress bar (needs the extra `report`).
 
     Raises:
         ValueError: a value is out of its range.
@@ -84,13 +97,13 @@ class CarliniWagnerL2(PenaltyAttack):
 
     @property
     def _initial_factor(self) -> float:
-        return _AMPLE * 2
+        return TUNING.initial_factor * 2  # a linear model needs twice `min_const`
 
     def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
         if self.schedule != "published":
             return super()._search_nearest(problem, at)
         one = at_least_float32(problem.x).new_ones(len(problem.x))
-        const = one * (self.initial_const or _PUBLISHED_CONST)
+        const = one * (self.initial_const or TUNING.published_const)
         penalty = PenaltyState(const, torch.zeros_like(one), expected_distance=one)
         return self._search_from_input(problem, penalty)
 

@@ -16,21 +16,24 @@ from advkit.core.norms import Norm
 class FGM(BudgetAttack):
     """Fast gradient method: FGSM in any norm (Miyato et al., 2017, arXiv:1605.07725, for l2).
 
-    One step of length `eps` along the direction that raises a linear loss most: the gradient itself
-    in l2, its sign in linf, and in l1 the features of largest gradient, each moved to its bound
-    until `eps` is used up. Then the clip to the bounds.
+    One step of length `eps` in the direction of steepest ascent, followed by the clip to the
+    bounds. The direction is the gradient in l2 and its sign in linf. In l1 the features of largest
+    gradient move to their bounds, one after another, until the step has length `eps`. Other
+    libraries divide the gradient by its l1 norm, which is not the steepest direction of that ball.
 
-    Deviations: the loss is the cross-entropy in log-odds (see `advkit.core.losses`), of the same
-    direction. In l1 other libraries divide the gradient by its l1 norm, which is not the steepest
-    direction of that ball.
+    Deviations from the paper:
+
+    - The loss is the cross-entropy in log-odds (see `advkit.core.losses`), whose gradient has the
+      same direction.
 
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
             for each sample.
         norm: `"l2"`, `"linf"` or `"l1"`.
-        loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
-        stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None`
-            leaves it to the caller: `"first"` by itself and in an evaluation.
+        loss: loss to maximize: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)`.
+        stop: `"first"` returns inputs that are misclassified already as they are, `"never"` moves
+            every input; `None` lets the caller choose, and is `"first"` for a call and in an
+            evaluation.
 
     Raises:
         ValueError: a value is out of its range.

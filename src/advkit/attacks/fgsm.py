@@ -16,22 +16,25 @@ from advkit.core.norms import Norm
 class FGSM(BudgetAttack):
     """Fast gradient sign method (Goodfellow, Shlens and Szegedy, 2015, arXiv:1412.6572).
 
-    One step of length `eps` along the sign of the gradient, then the clip to the bounds: one
-    forward and one backward pass to find it and one forward pass to judge it.
+    One step of length `eps` along the sign of the gradient, followed by the clip to the bounds. It
+    costs one forward and one backward pass, and one forward pass that determines success.
 
-    Deviations: the loss is the cross-entropy in log-odds (see `advkit.core.losses`), of the same
-    sign gradient where the paper's does not vanish. With `stop="first"` inputs that are
-    misclassified from the start come back unchanged.
+    Deviations from the paper:
+
+    - The loss is the cross-entropy in log-odds (see `advkit.core.losses`). Its gradient has the
+      same sign as that of the cross-entropy wherever the latter does not vanish.
+    - With `stop="first"`, inputs that are misclassified already are returned unchanged.
 
     Args:
         eps: radius of the linf ball, in input units, not negative; a float, or `(n,)` with one
             radius for each sample.
-        random_start: begin at a uniform point of the ball and step 1.25 * eps from there, which is
-            the variant for fast training (Wong, Rice and Kolter, 2020, arXiv:2001.03994).
-        loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
-        stop: `"first"` leaves misclassified inputs alone, `"never"` moves every input; `None`
-            leaves it to the caller: `"first"` by itself and in an evaluation.
-        seed: of the random start, an int.
+        random_start: begin at a uniform point of the ball and take a step of length 1.25 * eps, the
+            variant for fast training (Wong, Rice and Kolter, 2020, arXiv:2001.03994).
+        loss: loss to maximize: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)`.
+        stop: `"first"` returns inputs that are misclassified already as they are, `"never"` moves
+            every input; `None` lets the caller choose, and is `"first"` for a call and in an
+            evaluation.
+        seed: seed of the random start, an int.
 
     Raises:
         ValueError: a value is out of its range.

@@ -19,14 +19,18 @@ class PGD(BudgetAttack):
 
     From a random point of the ball, `steps` steps of steepest ascent, each followed by the
     Euclidean projection onto the ball and the clip to the bounds. With `momentum` this is MI-FGSM
-    (Dong et al., 2018, arXiv:1710.06081).
+    (Dong et al., 2018, arXiv:1710.06081). A step in l1 moves the features of largest gradient to
+    their bounds, one after another, until it has its length (Croce and Hein, 2021,
+    arXiv:2103.01208).
 
-    Deviations: steps shrink linearly from `eps` to `eps / steps` unless `step_size` sets them (a
-    number there is the paper's constant step): on the nets of the documentation that is stronger
-    than the customary 2.5 * eps / steps and needs fewer passes. The loss is the cross-entropy in
-    log-odds (see `advkit.core.losses`), of the same direction. What comes back is the strongest
-    iterate, start and last one included. A step in l1 moves the features of largest gradient to
-    their bounds until its length is used up (Croce and Hein, 2021, arXiv:2103.01208).
+    Deviations from the paper:
+
+    - The steps shrink linearly from `eps` to `eps / steps`. On the nets of the documentation this
+      is stronger than the usual 2.5 * eps / steps and needs fewer passes. `step_size` sets the
+      constant step of the paper.
+    - The loss is the cross-entropy in log-odds (see `advkit.core.losses`), whose gradient has the
+      same direction.
+    - The result is the strongest of all iterates, including the start and the last one.
 
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
@@ -34,18 +38,18 @@ class PGD(BudgetAttack):
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: gradient steps; each costs one forward and one backward pass.
         step_size: length of every step, in input units; `None` for shrinking steps.
-        restarts: independent runs from other random points. With `stop="first"` each takes up only
-            what is still unsolved, with `"never"` all of them run on every sample.
+        restarts: independent runs from other random points. With `stop="first"` each
+            runs on the samples without a success so far, with `"never"` on all samples.
         random_start: begin at a point drawn uniformly from the volume of the ball; `False` begins
             at the clean input.
         momentum: weight of the previous direction, 0 for none; MI-FGSM has 1.
-        loss: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)` to climb.
-        stop: `"first"` leaves a sample alone once it is misclassified, `"never"` goes on to the
-            strongest example in the ball, the one of largest margin; `None` leaves it
-            to the caller: `"first"` by itself and in an evaluation.
-        seed: of the random starts, an int. A sample's start does not depend on the rest of its
-            batch, and what is found for it only as far as the net rounds differently.
-        progress: show a bar (needs the extra `report`).
+        loss: loss to maximize: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)`.
+        stop: `"first"` ends at the first misclassification of a sample, `"never"` runs all steps and
+            returns the iterate of largest margin; `None` lets the caller choose, and is `"first"`
+            for a call and in an evaluation.
+        seed: seed of the random starts, an int. The start of a sample does not depend on the rest
+            of its batch, and its result only as far as the net rounds differently.
+        progress: show a progress bar (needs the extra `report`).
 
     Raises:
         ValueError: a value is out of its range.

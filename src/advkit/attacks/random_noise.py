@@ -28,7 +28,7 @@ NORMS: dict[Kind, tuple[Norm, ...]] = {
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RandomNoise(BlackBoxAttack):
-    """Random noise within a budget, the baseline that an attack must exceed; needs labels only.
+    """Random noise within a budget, the baseline of every attack; needs labels only.
 
     Args:
         eps: size of the noise, in input units, not negative; a float, or `(n,)` with one size for

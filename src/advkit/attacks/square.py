@@ -41,7 +41,7 @@ class Tuning:
     last_divisor: int = 512  # of p_init, after the schedule
     p_init_linf: float = 0.5  # share of the features in the first box; at most 0.8 in the paper
     p_init_l2: float = 1.0
-    grey_share: float = 0.5  # share of the linf boxes in which all channels get the same sign
+    gray_share: float = 0.5  # share of the linf boxes in which all channels get the same sign
     tiles_per_axis: int = 5  # of the first l2 perturbation, from the paper
     min_window_side: int = 3  # in l2, from the paper
 
@@ -64,7 +64,7 @@ class Square(BlackBoxAttack):
 
     Deviations from the paper:
 
-    - In linf up to three initial patterns are tried instead of one: noise of grey pixels, and grey
+    - In linf up to three initial patterns are tried instead of one: noise of gray pixels, and gray
       stripes along either axis.
     - Half of the linf boxes have the same sign in all channels.
     - A box that would change nothing gets the opposite signs.
@@ -185,7 +185,7 @@ class _Space(NamedTuple):
         return _Space(1, x.shape[1:]) if x.ndim == 2 else _Space(x.shape[1], x.shape[2:])
 
     def box(self, coverage: float, min_side: int = 1) -> tuple[int, ...]:
-        """Return the sides of a box with the proportions of the space that covers a share `coverage`."""
+        """Return the sides of a box that covers `coverage` of the space, in its proportions."""
         scale = coverage ** (1 / len(self.sides))
         return tuple(max(min(min_side, side), round(scale * side)) for side in self.sides)
 
@@ -227,8 +227,8 @@ def _linf_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Ten
     c, axes = space.channels, len(space.sides)
     u = uniform(box.keys, axes + 1 + c, torch.float32)
     position, signs = u[:, :axes], _signs(u[:, axes + 1 :])
-    grey = u[:, axes, None] < TUNING.grey_share
-    signs = torch.where(grey, signs[:, :1], signs)[:, :, None]  # (n, channels, 1)
+    gray = u[:, axes, None] < TUNING.gray_share
+    signs = torch.where(gray, signs[:, :1], signs)[:, :, None]  # (n, channels, 1)
     at = space.window(position, space.box(box.coverage))[:, None].expand(-1, c, -1)
     clean, old = (v.reshape(len(v), c, -1) for v in (problem.x, x_adv))
     center, before = clean.gather(2, at), old.gather(2, at)
@@ -242,7 +242,7 @@ def _linf_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Ten
 def _initial_patterns(space: _Space) -> list[tuple[bool, ...]]:
     """Return the initial patterns, each as a mask of the axes along which it varies.
 
-    Noise of single grey pixels is often enough for nets without adversarial training. The paper
+    Noise of single gray pixels is often enough for nets without adversarial training. The paper
     begins with stripes.
     """
     noise = (True,) * len(space.sides)

@@ -11,16 +11,16 @@ from torch import nn
 from advkit import QueryBudgetExceeded, QueryCounter, attacks
 from advkit import eval as rob
 from advkit.attacks.adaptive import feature_matching
-from advkit.attacks.adaptive.feature_matching import FeatureMatching, _Matching, _shares
+from advkit.attacks.adaptive.feature_matching import FeatureMatching, _MatchingProblem, _weights
 from advkit.attacks.adaptive.guarded_attack import Clean, nearest_clean
 from advkit.attacks.adaptive.joint_carlini_wagner import (
     JointCarliniWagner,
-    _begun,
-    _fresh,
-    _Penalty,
+    _initial_residual,
+    _initial_state,
+    _PenaltyProblem,
     bisect_to_boundary,
 )
-from advkit.attacks.adaptive.joint_problem import _without, alarm
+from advkit.attacks.adaptive.joint_problem import _without_conflict, total_margin
 from advkit.attacks.adaptive.selective_pgd import SelectivePGD
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.records import Nearest
@@ -146,7 +146,7 @@ def test_success_is_what_the_guard_says_of_x_adv(x, y, start_images, k):
 
 
 @every_guarded_attack
-@pytest.mark.filterwarnings("ignore:`start_images` holds no image", "ignore:.*met a gradient")
+@pytest.mark.filterwarnings("ignore:`start_images` has no image", "ignore:.*met a gradient")
 def test_a_rejection_is_never_a_success(x, y, start_images, k):
     """The guard accepts nothing of the second class."""
 
@@ -286,38 +286,38 @@ def test_the_published_attack_is_weak_where_its_constant_is(x, y):
 
 def test_the_published_constants(x, y):
     """Of the class from 1/1000 tenfold at failures, of the detector one, whatever happens."""
-    course = _begun(y, torch.ones(12), torch.tensor([[1e-3, 1.0]]).expand(12, 2))
+    state = _initial_state(y, torch.ones(12), torch.tensor([[1e-3, 1.0]]).expand(12, 2))
     free, unmet = torch.tensor([True, False]), torch.ones(12, 2, dtype=torch.bool)
     hit = torch.zeros(12, dtype=torch.bool)
     for expected in (1e-2, 1e-1):
-        course = course.after(hit, unmet, free)
-        torch.testing.assert_close(course.const[0], torch.tensor([expected, 1.0]))
-    course = course.after(~hit, unmet, free)
-    torch.testing.assert_close(course.const[0], torch.tensor([0.055, 1.0]))
+        state = state.updated(hit, unmet, free)
+        torch.testing.assert_close(state.const[0], torch.tensor([expected, 1.0]))
+    state = state.updated(~hit, unmet, free)
+    torch.testing.assert_close(state.const[0], torch.tensor([0.055, 1.0]))
     for _ in range(30):
-        course = course.after(hit, unmet, free)
-    torch.testing.assert_close(course.const[0], torch.tensor([0.1, 1.0]))
+        state = state.updated(hit, unmet, free)
+    torch.testing.assert_close(state.const[0], torch.tensor([0.1, 1.0]))
 
 
 def test_both_constants_have_brackets_of_their_own():
-    course = _begun(torch.zeros(1), torch.ones(1), torch.tensor([[2.0, 3.0]]))
+    state = _initial_state(torch.zeros(1), torch.ones(1), torch.tensor([[2.0, 3.0]]))
     free = torch.tensor([True, True])
     miss, hit = torch.tensor([False]), torch.tensor([True])
-    course = course.after(miss, torch.tensor([[False, True]]), free)
-    assert course.const.tolist() == [[2, 30]]
-    course = course.after(miss, torch.tensor([[True, True]]), free)
-    assert course.const.tolist() == [[20, 300]]
-    course = course.after(hit, torch.tensor([[False, False]]), free)
-    assert course.const.tolist() == [[11, 165]]
-    course = course.after(miss, torch.tensor([[True, False]]), free)
-    assert course.const.tolist() == [[15.5, 165]]
+    state = state.updated(miss, torch.tensor([[False, True]]), free)
+    assert state.const.tolist() == [[2, 30]]
+    state = state.updated(miss, torch.tensor([[True, True]]), free)
+    assert state.const.tolist() == [[20, 300]]
+    state = state.updated(hit, torch.tensor([[False, False]]), free)
+    assert state.const.tolist() == [[11, 165]]
+    state = state.updated(miss, torch.tensor([[True, False]]), free)
+    assert state.const.tolist() == [[15.5, 165]]
     for _ in range(3):  # until its bracket is closed, and opened again
-        course = course.after(miss, torch.tensor([[True, False]]), free)
-    assert course.const[0, 0] > 20
-    assert course.const[0, 1] == 165
+        state = state.updated(miss, torch.tensor([[True, False]]), free)
+    assert state.const[0, 0] > 20
+    assert state.const[0, 1] == 165
 
 
-def test_room_keeps_off_the_limit_on_the_way_and_confidence_off_the_boundary(x, y):
+def test_both_confidences_keep_their_distance(x, y):
     guard = ball(0.4)
     result = JointCarliniWagner(confidence=0.4).run(guard, x, y)
     assert result.success.all()
@@ -330,23 +330,29 @@ def test_room_keeps_off_the_limit_on_the_way_and_confidence_off_the_boundary(x, 
 def begun(attack, guard, x, y):
     """The problem that a search begins with, and its first look."""
     problem = attack._problem(attack._adapt_model(guard), x, y, None)
-    weight, unmet = _fresh(problem, torch.tensor([[2.0, 3.0]], dtype=x.dtype).expand(len(x), 2))
-    more = {"room": attack.detector_confidence, "weight": weight, "unmet": unmet}
-    joint = attack._joint(_Penalty, problem, **more)
+    weight, residual = _initial_residual(
+        problem, torch.tensor([[2.0, 3.0]], dtype=x.dtype).expand(len(x), 2)
+    )
+    more = {
+        "detector_confidence": attack.detector_confidence,
+        "weight": weight,
+        "residual": residual,
+    }
+    joint = attack._joint(_PenaltyProblem, problem, **more)
     return joint, joint.forward(x, differentiate=False)
 
 
-def test_the_objective_and_what_is_left_unmet_of_it(x, y):
+def test_the_objective_and_its_residual(x, y):
     joint, at = begun(JointCarliniWagner(detector_confidence=0.07), ball(0.4), x, y)
     behind = 4 * (0.5 - x[:, 0])
     above = (lp_norm(x - CENTRES[1], "l2") - 0.4 + 0.07).clamp_min(0)
     torch.testing.assert_close(at.value, -(2 * behind + 3 * above))
-    torch.testing.assert_close(joint.unmet.terms, torch.stack([behind, above], 1))
+    torch.testing.assert_close(joint.residual.terms, torch.stack([behind, above], 1))
     joint.forward(x - 0.01, differentiate=False)  # leaves more
-    torch.testing.assert_close(joint.unmet.least, 2 * behind + 3 * above)
+    torch.testing.assert_close(joint.residual.total, 2 * behind + 3 * above)
 
 
-def test_the_course_is_that_of_the_nearest_class(x):
+def test_the_target_class_is_that_of_the_nearest_class(x):
     """Whether it is the first or the last of the candidates."""
     x, y = three_classes()
     near, far = (torch.eye(3, dtype=torch.float64) * s for s in (0.8, 1.0))
@@ -355,24 +361,24 @@ def test_the_course_is_that_of_the_nearest_class(x):
         guard = Guard(nn.Identity(), Ball(0.1, centres=centres), threshold=0.0)
         attack = JointCarliniWagner(steps=40, candidates=2)
         joint, at = begun(attack, guard, x[y == 0], y[y == 0])
-        nearest, course, left = attack._towards_each(joint, at)
+        nearest, state, left = attack._search_classes(joint, at)
         assert left == 5
         assert nearest.success.all()
-        assert (course.heading == chosen).all()
+        assert (state.target_class == chosen).all()
         assert (nearest.x_adv.argmax(1) == chosen).all()
 
 
-def test_a_natural_image_that_is_nearest_sets_the_course():
+def test_a_natural_image_that_is_nearest_sets_the_target_class():
     x, y = three_classes()
     centres = torch.eye(3, dtype=torch.float64) * 0.8
     guard = Guard(nn.Identity(), Ball(0.1, centres=centres), threshold=0.0)
     attack = JointCarliniWagner(start_images=centres[2:])
     joint, _ = begun(attack, guard, x[y == 0], y[y == 0])
-    fresh = _begun(y[y == 1], x[:2, 0], torch.ones(2, 2, dtype=x.dtype))
-    nearest, course = attack._from_natural(joint, Nearest.empty(joint.x), fresh)
+    fresh = _initial_state(y[y == 1], x[:2, 0], torch.ones(2, 2, dtype=x.dtype))
+    nearest, state = attack._from_start_images(joint, Nearest.empty(joint.x), fresh)
     assert nearest.success.all()
-    assert course.heading.tolist() == [2, 2]
-    assert (course.const != 1).all()
+    assert state.target_class.tolist() == [2, 2]
+    assert (state.const != 1).all()
 
 
 def test_what_is_found_cannot_come_nearer_on_its_way(x, y):
@@ -486,13 +492,13 @@ def test_what_opposes_is_taken_off_and_what_agrees_is_not():
     grad = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     other = torch.tensor([[-1.0, 1.0], [1.0, 1.0], [-2.0, 0.0], [0.0, 0.0]])
     expected = torch.tensor([[0.5, 0.5], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    torch.testing.assert_close(_without(grad, other), expected)
+    torch.testing.assert_close(_without_conflict(grad, other), expected)
 
 
-def test_the_alarm_is_the_sum_of_what_is_above_or_the_nearest_to_it():
-    excess = torch.tensor([[1.0, 2.0, -3.0], [-1.0, -0.5, -3.0]])
-    assert alarm(excess).tolist() == [3.0, -0.5]
-    assert alarm(excess[:, :0]).tolist() == [-math.inf, -math.inf]
+def test_the_total_margin_sums_the_positive_ones_or_is_the_greatest():
+    margins = torch.tensor([[1.0, 2.0, -3.0], [-1.0, -0.5, -3.0]])
+    assert total_margin(margins).tolist() == [3.0, -0.5]
+    assert total_margin(margins[:, :0]).tolist() == [-math.inf, -math.inf]
 
 
 def test_each_restart_and_the_natural_start_take_up_what_is_unsolved(x, y, start_images):
@@ -533,7 +539,7 @@ def test_the_guides_are_the_nearest_of_another_label():
     clean = Clean(torch.zeros(9, 2), torch.from_numpy(labels), torch.zeros(9, 3))
     for targeted in (False, True):
         goal = Goal(torch.from_numpy(y), 2, targeted)
-        found = nearest_clean(clean, goal, *map(torch.from_numpy, (at, places)), most=4)
+        found = nearest_clean(clean, goal, *map(torch.from_numpy, (at, places)), max_images=4)
         assert len(found) == 4
         for i in range(7):
             wanted = (labels == y[i]) if targeted else (labels != y[i])
@@ -543,11 +549,11 @@ def test_the_guides_are_the_nearest_of_another_label():
             assert got == order
 
 
-def test_shares_make_features_and_logits_count_the_same():
+def test_weights_make_features_and_logits_count_the_same():
     gap = torch.tensor([[3.0, 4.0, 10.0], [0.0, 0.0, 2.0]])
-    weight = _shares(gap, 2)
+    weight = _weights(gap, 2)
     torch.testing.assert_close(weight, torch.tensor([[0.04, 0.04, 0.01], [1.0, 1.0, 0.25]]))
-    torch.testing.assert_close(_shares(gap, 0)[0], torch.full((3,), 1 / 125))
+    torch.testing.assert_close(_weights(gap, 0)[0], torch.full((3,), 1 / 125))
 
 
 def test_matching_needs_no_gradient_of_the_decision(x, y, start_images):
@@ -566,8 +572,8 @@ def test_what_is_matched_is_a_share_of_features_and_one_of_logits(x, y, start_im
     attack = FeatureMatching(eps=0.1, start_images=start_images)
     problem = attack._problem(attack._adapt_model(ball()), x, y, None)
     here, guide = (torch.cat([v, Plane()(v)], 1) for v in (x, CENTRES[1:].expand_as(x)))
-    weight = _shares(here - guide, 3)
-    matching = attack._joint(_Matching, problem, guide=guide, weight=weight)
+    weight = _weights(here - guide, 3)
+    matching = attack._joint(_MatchingProblem, problem, guide=guide, weight=weight)
     for share in (0.0, 0.5, 1.0):
         at = matching.forward(x.lerp(CENTRES[1:], share), differentiate=False)
         torch.testing.assert_close(at.value, torch.full_like(x[:, 0], -2 * (1 - share) ** 2))
@@ -588,9 +594,9 @@ def test_guides_are_compared_in_features_or_without_a_guard_in_logits(
 ):
     seen = []
 
-    def spy(clean, goal, at, places, most):
-        seen.append((at, places))
-        return nearest_clean(clean, goal, at, places, most)
+    def spy(clean, goal, points, clean_points, max_images):
+        seen.append((points, clean_points))
+        return nearest_clean(clean, goal, points, clean_points, max_images)
 
     monkeypatch.setattr(feature_matching, "nearest_clean", spy)
     for model, look in ((ball(), nn.Identity()), (Plane(), Plane())):
@@ -654,7 +660,7 @@ def test_natural_images_of_another_dtype_are_converted(dtype):
         assert result.x_adv.dtype == dtype
 
 
-# The door
+# Wrong arguments
 
 
 class Outputs:
@@ -667,7 +673,7 @@ def test_a_detector_of_outputs_is_refused(x, y, start_images, k):
     attack = all_three(start_images)[k]
     name = type(attack).__name__
     with pytest.raises(
-        TypeError, match=f"{name} needs.*Outputs has no margin_over_threshold.*Adaptive is for"
+        TypeError, match=f"for {name}, got Outputs, which has no method margin_over.* Use Adaptive"
     ):
         attack(Guard(Plane(), Outputs(), threshold=0.5), x, y)
 
@@ -683,7 +689,7 @@ def test_features_are_asked_for_where_they_are_used(x, y, start_images):
             return x[:, 0]
 
     guard = Guard(Plane(), Blind(), threshold=1.0)
-    with pytest.raises(TypeError, match="FeatureMatching needs.*Blind has no features"):
+    with pytest.raises(TypeError, match="for FeatureMatching, got Blind, which has no method feat"):
         FeatureMatching(eps=0.1, start_images=start_images)(guard, x, y)
     assert SelectivePGD(eps=0.5, steps=10).run(guard, x, y).success.all()
 
@@ -694,14 +700,14 @@ def test_excess_has_a_row_for_each_input(x, y, shape):
         def margin_over_threshold(self, x, labels, threshold):
             return torch.zeros(shape, dtype=x.dtype)
 
-    with pytest.raises(ValueError, match=r"margin_over_threshold of shape \(12, width\)"):
+    with pytest.raises(ValueError, match=r"`margin_over_threshold` .* shape \(12, width\)"):
         SelectivePGD(eps=0.1)(Guard(Plane(), Wrong(0.1), threshold=0.0), x, y)
 
 
 @every_guarded_attack
 def test_what_is_no_start_is_said(x, y, start_images, k):
     attack = dataclasses.replace(all_three(start_images, eps=0.05)[k], start_images=CENTRES[:1])
-    with pytest.warns(UserWarning, match=r"`start_images` holds no image.*for \d+ of \d+ samples"):
+    with pytest.warns(UserWarning, match=r"`start_images` has no image.*for \d+ of \d+ samples"):
         result = attack.run(ball(0.1), x, y)
     if isinstance(attack, FeatureMatching):  # the others begin at the input too
         assert result.no_start.any()
@@ -714,8 +720,8 @@ def test_what_is_no_start_is_said(x, y, start_images, k):
 def test_natural_images_are_like_the_inputs(x, y, start_images, k):
     for wrong, said in (
         (torch.rand(4, 2), r"samples of shape \(3,\) like x, got \(2,\)"),
-        (3 * start_images, r"`start_images` must lie in the model's bounds \[0, 1\]"),
-        (start_images * torch.nan, "`start_images` must lie"),
+        (3 * start_images, r"`start_images` must be within the model's bounds \[0, 1\]"),
+        (start_images * torch.nan, "`start_images` must be within"),
     ):
         attack = dataclasses.replace(all_three(start_images, eps=0.01)[k], start_images=wrong)
         with pytest.raises(ValueError, match=said):
@@ -778,7 +784,10 @@ def wrong(kind, error, words, /, **settings):
         wrong(SelectivePGD, TypeError, "`seed` must be", seed=0.5),
         wrong(SelectivePGD, TypeError, "`progress` must be", progress=1),
         wrong(
-            FeatureMatching, TypeError, "`start_images` must be a tensor: Feat", start_images=None
+            FeatureMatching,
+            TypeError,
+            "`start_images` must be a tensor",
+            start_images=None,
         ),
         wrong(FeatureMatching, ValueError, "`eps` must be", eps=math.inf),
         wrong(FeatureMatching, ValueError, "`norm` must be", norm="l0"),

@@ -31,7 +31,7 @@ def test_a_success_without_a_gradient_still_comes_nearer():
 def test_the_variable_stays_where_its_image_is_in_the_box():
     names = AdamState._fields
     adam = AdamState(**{name: torch.zeros(1, 2, dtype=torch.float64) for name in names})
-    adam = adam._replace(rate=torch.tensor([9.0], dtype=torch.float64))
-    BoxAdam(steps=5)._move(0, torch.tensor([[1.0, -1.0]], dtype=torch.float64), adam)
+    adam = adam._replace(lr=torch.tensor([9.0], dtype=torch.float64))
+    BoxAdam(steps=5)._adam_step(0, torch.tensor([[1.0, -1.0]], dtype=torch.float64), adam)
     wall = math.atanh(1 / 1.2)
     torch.testing.assert_close(adam.w, torch.tensor([[-wall, wall]], dtype=torch.float64))

@@ -43,7 +43,7 @@ def test_no_more_passes_than_the_schedule_allows(kind):
         queries = attack.run(net, x).queries
         looks = min(candidates, search_steps)  # at the slope to each class
         assert (queries.backward <= search_steps * steps + looks).all()
-        most = search_steps * (steps + 1 + 1 + constant_search._REFINE_STEPS) + looks
+        most = search_steps * (steps + 1 + 1 + constant_search.TUNING.refine_steps) + looks
         rest = 2 + 1 + len(OUTWARD_FACTORS)  # the label and the first look; the last ones
         again = queries.backward  # passes of the few that go on, see `Problem.select_for_backward`
         assert (queries.forward <= most + rest + again).all()
@@ -87,5 +87,5 @@ def test_no_distance_beyond_the_box_is_expected():
 def test_constants_grow_tenfold_up_to_a_limit():
     const, zero = torch.tensor([2.0, 5e29, 4.0]), torch.zeros(3)
     bracket = constant_search.Bracket(const, zero, torch.tensor([torch.inf, torch.inf, 4.0]))
-    limit = constant_search.MAX_CONST
+    limit = constant_search.TUNING.max_const
     torch.testing.assert_close(bracket.next(), torch.tensor([20.0, limit, 2.0]))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from advkit import TorchClassifier, attacks
-from advkit.attacks.adaptive.joint_problem import TwoGoals
+from advkit.attacks.adaptive.joint_problem import TwoObjectives
 from advkit.attacks.engine.logit_scale import HUGE, TINY, LogitScale, logit_scale
 from tests.toys import Halfspace
 
@@ -93,4 +93,4 @@ def test_a_model_behind_a_guard_has_a_scale_of_its_own():
     view = attack._adapt_model(Halfspace(torch.full((2,), 1e-20)))
     problem = attack._problem(view, x, y, None)
     assert problem.logits(x).amax() == 1  # labels
-    assert attack._joint(TwoGoals, problem).logits(x).amax() > 0.4
+    assert attack._joint(TwoObjectives, problem).logits(x).amax() > 0.4

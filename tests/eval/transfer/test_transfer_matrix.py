@@ -229,7 +229,7 @@ WRONG = [
     (lambda m: {"sources": {}}, ValueError, "`sources` must hold at least one model, got none"),
     (lambda m: {"targets": []}, ValueError, "`targets` must hold at least one model, got none"),
     (lambda m: {"sources": m["left"]}, TypeError, "`sources` must be a mapping .* got Halfspace"),
-    (lambda m: {"targets": {3: m["left"]}}, TypeError, "`targets` must have strings as keys, got 3"),
+    (lambda m: {"targets": {3: m["left"]}}, TypeError, "`targets` must have strings as keys"),
     (lambda m: {"targets": [m["left"], "net"]}, TypeError, "`model` must be .* got str"),
     (
         lambda m: {"sources": [m["left"]] * 2}, ValueError,

@@ -1,4 +1,4 @@
-"""Attacks on a model and the detector that guards it, together."""
+"""Attack on a guarded model with losses that include its detector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.attacks.adaptive.guarded_model import behind_guards
+from advkit.attacks.adaptive.guarded_model import unwrap_guards
 from advkit.attacks.engine.black_box import BlackBoxAttack, ByLabels
 from advkit.attacks.engine.budget import BudgetAttack
 from advkit.attacks.engine.logit_scale import LogitScale
@@ -27,38 +27,41 @@ from advkit.models import as_classifier, as_differentiable
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Adaptive(BlackBoxAttack):
-    """Attack a guarded model by losses that know of the guard, and let the guard judge.
+    """Attack a guarded model with losses that include its detector; the guard decides on success.
 
     A robustness claim counts against an attacker who knows the defense (Carlini and Wagner, 2017,
-    arXiv:1705.07263; Tramer et al., 2020, arXiv:2002.08347). Each of the losses is climbed on the
-    model behind the guard; of each climb the iterate of greatest loss goes to the guard itself; and
-    what it answers with a wrong label is a success, after which the sample is left alone. Nothing
-    ends at the first misclassification, which is where detectors are at their best.
+    arXiv:1705.07263; Tramer et al., 2020, arXiv:2002.08347). The inner attack maximizes each of the
+    losses on the model inside the guard. It does not stop at the first misclassification, which
+    detectors find most easily. The iterate of greatest loss is sent to the guard. If the guard
+    returns a wrong label, the sample is a success and leaves the search.
 
-    Against a detector of outputs try `Evasion`, through a surrogate of it with several thresholds,
-    and `Mimicry`, which needs none. The first loss may be `"ce"`: that is the attack that does not
-    know of the guard.
+    Against a detector of outputs try `Evasion`, through a `DetectorSurrogate` with several
+    thresholds, and `Mimicry`, which needs no surrogate. A first loss of `"ce"` gives the attack
+    that does not know about the guard.
 
-    On a model that has logits itself, unguarded, it is the inner attack with several losses.
+    On a model with logits of its own and without a guard, it is the inner attack with several
+    losses.
 
-    Deviation: one candidate of each climb is sent to the guard, not every iterate: a real guard
-    counts its alarms.
+    Deviations from the papers:
+
+    - One iterate of each inner attack is sent to the guard, not every one: a real guard counts its
+      alarms.
 
     Args:
-        attack: what climbs: an `FGSM`, `FGM`, `BIM` or `PGD`, whose own `loss` and `stop` are not
-            used.
-        losses: what to climb, one after another: names or functions `(logits, y) -> (n,)`, at least
-            one.
-        restarts: how often to go through the losses, from other random starts: the `seed` of
-            `attack` is one more each time.
+        attack: inner attack: an `FGSM`, `FGM`, `BIM` or `PGD`, whose own `loss` and `stop` are
+            ignored.
+        losses: losses to maximize, one after another: names or functions `(logits, y) -> (n,)`, at
+            least one.
+        restarts: number of passes over the losses, with other random starts: the `seed` of `attack`
+            increases by one each time.
 
     Attributes:
-        norm: that of `attack`.
-        eps: that of `attack`.
+        norm: norm of `attack`.
+        eps: radius of `attack`.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: an argument is out of its range; `restarts` without random starts.
+        ValueError: an argument is out of its range, or `restarts` is above 1 without random starts.
 
     Example:
         >>> import torch
@@ -73,7 +76,7 @@ class Adaptive(BlackBoxAttack):
         >>> guard = Guard(net, Sure(), threshold=0.8)
         >>> x, y = torch.tensor([[0.6, 0.5]]), torch.tensor([0])
         >>> pgd = attacks.PGD(eps=0.3, steps=20)
-        >>> guard.predict(pgd(guard.model, x, y))  # wrong, and surer than clean inputs are
+        >>> guard.predict(pgd(guard.model, x, y))  # misclassified, and rejected
         tensor([-1])
         >>> loss = Evasion(detector_score=lambda p: p.amax(1), threshold=0.8)
         >>> guard.predict(Adaptive(attack=pgd, losses=[loss])(guard, x, y))
@@ -88,30 +91,33 @@ class Adaptive(BlackBoxAttack):
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, BudgetAttack):
-            raise TypeError(f"`attack` must be an FGSM, FGM, BIM or PGD, got {self.attack!r}")
+            raise TypeError(f"`attack` must be an FGSM, FGM, BIM or PGD, got {self.attack!r}.")
         if isinstance(self.losses, str) or not isinstance(self.losses, Sequence):
-            raise TypeError(f"`losses` must be a list of losses, got {self.losses!r}")
+            raise TypeError(f"`losses` must be a list of losses, got {self.losses!r}.")
         if not self.losses:
-            raise ValueError("`losses` must hold a loss or more, got none")
+            raise ValueError("`losses` must have at least one loss, got none.")
         for loss in self.losses:
             check_loss(loss)
         checks.integer("restarts", self.restarts, at_least=1)
         if self.restarts > 1 and not getattr(self.attack, "random_start", False):
-            raise ValueError("`restarts` must be 1 without random starts: all would be the same")
+            raise ValueError(
+                f"`restarts` must be 1 without random starts, got {self.restarts}: all runs would "
+                "be the same. Pass an attack with random_start=True."
+            )
         object.__setattr__(self, "losses", tuple(self.losses))
         object.__setattr__(self, "norm", self.attack.norm)
         object.__setattr__(self, "eps", self.attack.eps)
 
     def _adapt_model(self, model: object) -> ByLabels:
-        return _Guarded(as_classifier(model))
+        return _GuardedModel(as_classifier(model))
 
     def _ascent_loss(self, *, targeted: bool) -> Loss:
         if targeted:
-            raise ValueError("`target` must be None: Adaptive has no targeted form")
+            raise ValueError("`target` must be None for Adaptive, which has no targeted form.")
         return margin
 
     def _search(self, problem: Problem) -> Best:
-        checks.radii(self.eps, problem.x)  # climbs see only their part of it
+        checks.radii(self.eps, problem.x)  # the inner attacks get parts of it
         best = Best.unevaluated(problem.x)
         problem.evaluate_clean(best)
         for restart in range(self.restarts):
@@ -125,37 +131,37 @@ class Adaptive(BlackBoxAttack):
         return best
 
     def _candidates(self, part: Problem, loss: LossName | Loss, restart: int) -> Tensor:
-        """For each sample the iterate of greatest loss that one climb finds."""
+        """Return the iterate of greatest loss for each sample, found by the inner attack."""
         seed = getattr(self.attack, "seed", 0) + restart
         attack: BudgetAttack = for_samples(with_seed(self.attack, seed), part.rows.cpu())
         attack = dataclasses.replace(attack, stop="never")
-        climb = _climb(part, get_loss(loss))
+        inner = _inner_problem(part, get_loss(loss))
         try:
             with part.as_current():
-                return attack.search(climb).x_adv
-        finally:  # a query budget may end it, and what was sent is sent
-            part.statistics.forward[part.rows] += climb.statistics.forward
-            part.statistics.backward[part.rows] += climb.statistics.backward
-            part.statistics.no_gradient[part.rows] |= climb.statistics.no_gradient
-            part.statistics.not_finite[part.rows] |= climb.statistics.not_finite
+                return attack.search(inner).x_adv
+        finally:  # the passes count even if a query budget ends the inner attack
+            part.statistics.forward[part.rows] += inner.statistics.forward
+            part.statistics.backward[part.rows] += inner.statistics.backward
+            part.statistics.no_gradient[part.rows] |= inner.statistics.no_gradient
+            part.statistics.not_finite[part.rows] |= inner.statistics.not_finite
 
 
-class _Guarded(ByLabels):
-    """A guard, which judges, and the model behind it, which is climbed."""
+class _GuardedModel(ByLabels):
+    """A guard, whose labels decide about success, and the model inside it."""
 
     def __init__(self, guard: Any) -> None:
         super().__init__(guard)
-        inner, _ = behind_guards(guard)
-        self.climbed = as_differentiable(inner, "Adaptive")
+        inner, _ = unwrap_guards(guard)
+        self.inner = as_differentiable(inner, "Adaptive")
 
 
-class _Climb(Problem):
-    """A problem in which the greater loss is the lesser shortfall: engines keep the highest."""
+class _InnerProblem(Problem):
+    """Problem whose `violation` is minus the loss, so that the iterate of greatest loss is best."""
 
     def forward(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Iterate:
-        """One forward pass; none is a first look that may raise, since the guard had that.
+        """Evaluate iterates; the checks of clean inputs were made on the guard.
 
-        What has logits that are not finite is never kept: the guard would not answer.
+        An iterate whose logits are not finite is never the best one: the guard would reject it.
         """
         at = super().forward(x_adv, differentiate=differentiate)
         if first:
@@ -165,10 +171,10 @@ class _Climb(Problem):
         )
 
 
-def _climb(part: Problem, loss: Loss) -> _Climb:
-    """`part` on the model behind its guard, as a batch of its own."""
+def _inner_problem(part: Problem, loss: Loss) -> _InnerProblem:
+    """Return `part` as a batch of its own, on the model inside the guard."""
     guarded: Any = part.model
     n, device = len(part.x), part.x.device
     rows, statistics = torch.arange(n, device=device), RunStatistics(n, device)
     statistics.sender, scale = part.statistics.sender.part(part.rows), LogitScale(n)
-    return _Climb(guarded.climbed, part.x, part.goal, loss, part.norm, rows, statistics, scale)
+    return _InnerProblem(guarded.inner, part.x, part.goal, loss, part.norm, rows, statistics, scale)

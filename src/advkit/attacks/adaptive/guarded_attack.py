@@ -1,4 +1,4 @@
-"""The base of attacks on a guard, and natural images that the guard accepts as their starts."""
+"""Base class of attacks on a guard, and their starts from images that the guard accepts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.adaptive.guarded_model import Guarded
-from advkit.attacks.adaptive.joint_problem import AnyJoint, Joint, recast
+from advkit.attacks.adaptive.joint_problem import AnyJoint, JointProblem, cast_problem
 from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.logit_scale import LogitScale
@@ -22,23 +22,24 @@ from advkit.models import as_classifier
 
 
 class Clean(NamedTuple):
-    """Natural images that the guard accepts."""
+    """Start images that the guard accepts."""
 
     x: Tensor  # (m, *features)
-    labels: Tensor  # (m,), the model's
+    labels: Tensor  # (m,), predicted by the model
     logits: Tensor  # (m, classes)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GuardedAttack(BlackBoxAttack):
-    """An attack that knows the guard's model and detector, and is judged by the guard's labels.
+    """White-box attack on a guarded model and its detector; the guard's labels decide on success.
 
-    What the model labels as wanted, and the guard accepts, is an adversarial example of unlimited
-    distortion already: so an attacker who has `start_images` images of several classes has a start.
+    An image that the model labels with another class, and that the guard accepts, is an adversarial
+    example if the distance is not limited. An attacker who has images of several classes, the
+    `start_images`, can begin there.
     """
 
     start_images: Tensor | None = None
-    _asks: ClassVar[tuple[str, ...]] = ("margin_over_threshold",)
+    _required_methods: ClassVar[tuple[str, ...]] = ("margin_over_threshold",)
 
     def __post_init__(self) -> None:
         x = self.start_images
@@ -46,61 +47,68 @@ class GuardedAttack(BlackBoxAttack):
             return
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"`start_images` must be a tensor of floats or None, got {got}")
+            raise TypeError(f"`start_images` must be a tensor of floats or None, got {got}.")
         if x.ndim < 2 or not len(x):
-            raise ValueError(f"`start_images` must have shape (m, *features), got {tuple(x.shape)}")
+            shape = tuple(x.shape)
+            raise ValueError(f"`start_images` must have shape (m, *features), got {shape}.")
 
     def _adapt_model(self, model: object) -> Guarded:
-        return Guarded(as_classifier(model), type(self).__name__, self._asks)
+        return Guarded(as_classifier(model), type(self).__name__, self._required_methods)
 
-    def _joint(self, kind: type[AnyJoint], problem: Problem, **more: Any) -> AnyJoint:
-        """`problem` as one of the `kind` given, judged by the model and the detector."""
-        view: Any = problem.model
+    def _joint(self, kind: type[AnyJoint], problem: Problem, **changes: Any) -> AnyJoint:
+        """Return `problem` as a joint problem of the model and the detector."""
+        guarded: Any = problem.model
         scale = LogitScale(len(problem.x))
-        return recast(kind, problem, model=view.inner, guarded=view, scale=scale, **more)
+        return cast_problem(
+            kind, problem, model=guarded.inner, guarded=guarded, scale=scale, **changes
+        )
 
-    def _clean(self, problem: Joint) -> Clean | None:
-        """The natural images that are accepted. The pass for that belongs to no sample."""
+    def _accepted_images(self, problem: JointProblem) -> Clean | None:
+        """Return the start images that the guard accepts; their pass is not counted as queries."""
         if self.start_images is None:
             return None
         if self.start_images.shape[1:] != problem.x.shape[1:]:
             raise ValueError(
                 f"`start_images` must have samples of shape {tuple(problem.x.shape[1:])} like x, "
-                f"got {tuple(self.start_images.shape[1:])}"
+                f"got {tuple(self.start_images.shape[1:])}."
             )
         x = self.start_images.detach().to(problem.x)
         lower, upper = problem.model.bounds
         if not ((x >= lower) & (x <= upper)).all():
             raise ValueError(
-                f"`start_images` must lie in the model's bounds [{lower:g}, {upper:g}], got values in "
-                f"[{x.min():g}, {x.max():g}]"
+                f"`start_images` must be within the model's bounds [{lower:g}, {upper:g}], got "
+                f"values from {x.min():g} to {x.max():g}."
             )
         with sample_rows.unnumbered("the images in start_images"):
             logits = at_least_float32(problem.model.logits(x).detach())
             labels = logits.argmax(1)
-            quiet = (problem.guarded.margin_over_threshold(x, labels) <= 0).all(1)
-        keep = quiet & logits.isfinite().all(1)
-        return Clean(x[keep], labels[keep], logits[keep])
+            accepted = (problem.guarded.margin_over_threshold(x, labels) <= 0).all(1)
+        accepted &= logits.isfinite().all(1)
+        return Clean(x[accepted], labels[accepted], logits[accepted])
 
 
 def nearest_clean(
-    clean: Clean, goal: Goal, at: Tensor, places: Tensor, most: int
+    clean: Clean, goal: Goal, points: Tensor, clean_points: Tensor, max_images: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """The nearest of the accepted images that the model labels as wanted, one after another.
+    """Return the nearest accepted images with a label that meets the goal, in order of distance.
+
+    Warns of samples without such an image.
 
     Args:
         clean: `m` images.
         goal: of `n` samples.
-        at: where these are, `(n, width)`.
-        places: where the images are, `(m, width)`.
-        most: how many for each sample.
+        points: positions of the samples, `(n, width)`.
+        clean_points: positions of the images, `(m, width)`.
+        max_images: greatest number of images for each sample.
 
     Returns:
-        Pairs of indices `(n,)` and whether there is such an image, bool `(n,)`; warns of samples
-        without any.
+        A list of pairs: the index of an image `(n,)`, and a mask of the samples that have this
+        image, bool `(n,)`.
     """
     distance = torch.cdist(
-        at_least_float32(at), at_least_float32(places), compute_mode="donot_use_mm_for_euclid_dist"
+        at_least_float32(points),
+        at_least_float32(clean_points),
+        compute_mode="donot_use_mm_for_euclid_dist",
     )
     same = goal.labels[:, None] == clean.labels
     distance = distance.masked_fill(~same if goal.targeted else same, math.inf)
@@ -108,9 +116,10 @@ def nearest_clean(
     none = ~ordered[:, :1].isfinite().any(1)
     if none.any():
         checks.warn(
-            "`start_images` holds no image that the guard accepts with a label to go to for "
-            f"{int(none.sum())} of {len(none)} samples (sample {checks.indices(none)}): they have "
-            "no such start",
+            "`start_images` has no image that the guard accepts with another label (or the target) "
+            f"for {int(none.sum())} of {len(none)} samples ({checks.samples(none)}). The attack "
+            "does not begin at an image for them. Pass more images.",
             InconclusiveWarning,
         )
-    return list(zip(index[:, :most].unbind(1), ordered.isfinite()[:, :most].unbind(1), strict=True))
+    exists = ordered.isfinite()[:, :max_images]
+    return list(zip(index[:, :max_images].unbind(1), exists.unbind(1), strict=True))

@@ -1,4 +1,4 @@
-"""A guard as attacks that know about it see it: its answers, its model and its detectors."""
+"""White-box access to a guard: its labels, its model and its detectors."""
 
 from __future__ import annotations
 
@@ -13,75 +13,78 @@ from advkit.models import DifferentiableClassifier, as_differentiable
 
 
 class Guarded(ByLabels):
-    """A guard, which judges at the end, and what is behind it: its model and its detector.
+    """A guard, whose labels decide about success, with the model and the detectors inside it.
 
     Args:
-        guard: a classifier; what is no guard has no parts that could raise an alarm.
-        wanted_by: the attack, for what an error says.
-        asks: what it asks of a detector.
+        guard: a classifier; one that is not a guard has no detectors.
+        needed_by: name of the attack, for the errors.
+        methods: names of the methods that each detector must have.
 
     Attributes:
-        inner: the model, which has logits.
-        detectors: with their thresholds; none without a guard.
+        inner: the model inside the guard, which has logits.
+        detectors: pairs of a detector and its threshold; empty without a guard.
 
     Raises:
-        TypeError: there are no logits, or a detector does not answer what is asked.
+        TypeError: the model has no logits, or a detector does not have one of the methods.
     """
 
-    def __init__(self, guard: Any, wanted_by: str, asks: tuple[str, ...]) -> None:
+    def __init__(self, guard: Any, needed_by: str, methods: tuple[str, ...]) -> None:
         super().__init__(guard)
         self.detectors: list[tuple[Any, float]] = []
-        inner, guards = behind_guards(guard)
+        inner, guards = unwrap_guards(guard)
         for each in guards:
-            _check_asked(each.detector, wanted_by, asks)
+            _check_methods(each.detector, needed_by, methods)
             self.detectors.append((each.detector, each.threshold))
-        self.inner: DifferentiableClassifier = as_differentiable(inner, wanted_by)
+        self.inner: DifferentiableClassifier = as_differentiable(inner, needed_by)
 
     def margin_over_threshold(self, x: Tensor, labels: Tensor) -> Tensor:
-        """How far each part is above its limit if the answers are `labels`, `(n, parts)`."""
-        found = [
-            d.margin_over_threshold(_given(x), labels.clone(), limit) for d, limit in self.detectors
+        """Return the margin of each part of the detectors over its threshold, `(n, parts)`.
+
+        Args:
+            x: inputs, `(n, *features)`.
+            labels: labels that the model would return for them, `(n,)`.
+        """
+        # copies, because a detector may write to its arguments
+        margins = [
+            detector.margin_over_threshold(x.clone(), labels.clone(), threshold)
+            for detector, threshold in self.detectors
         ]
-        return _beside(x, found, "margin_over_threshold")
+        return _concatenate(x, margins, "margin_over_threshold")
 
     def features(self, x: Tensor) -> Tensor:
-        """What the parts look at, `(n, width)`."""
-        return _beside(x, [d.features(_given(x)) for d, _ in self.detectors], "features")
+        """Return the features of all detectors, `(n, width)`."""
+        features = [detector.features(x.clone()) for detector, _ in self.detectors]
+        return _concatenate(x, features, "features")
 
 
-def behind_guards(guard: Any) -> tuple[Any, list[Any]]:
-    """Return what has the logits behind a classifier, and the guards on the way to it."""
+def unwrap_guards(model: Any) -> tuple[Any, list[Any]]:
+    """Return the model with logits inside a classifier, and the guards around it."""
     guards = []
-    while not callable(getattr(guard, "logits", None)) and hasattr(guard, "model"):
-        if hasattr(guard, "detector"):
-            guards.append(guard)
-        guard = guard.model  # perhaps a counter's, whose guard is next
-    return guard, guards
+    while not callable(getattr(model, "logits", None)) and hasattr(model, "model"):
+        if hasattr(model, "detector"):
+            guards.append(model)
+        model = model.model  # also inside a query counter, which may wrap a guard
+    return model, guards
 
 
-def _check_asked(detector: object, wanted_by: str, asks: tuple[str, ...]) -> None:
-    missing = [name for name in asks if not callable(getattr(detector, name, None))]
+def _check_methods(detector: object, needed_by: str, methods: tuple[str, ...]) -> None:
+    missing = [name for name in methods if not callable(getattr(detector, name, None))]
     if missing:
         raise TypeError(
-            f"{wanted_by} needs a detector of inputs that shows its parts, so a "
-            f"DifferentiableDetector; {type(detector).__name__} has no {missing[0]}. "
-            "Adaptive is for detectors of outputs"
+            f"`model` must have a DifferentiableDetector of inputs for {needed_by}, got "
+            f"{type(detector).__name__}, which has no method {missing[0]}. Use Adaptive for "
+            "detectors of outputs."
         )
 
 
-def _given(x: Tensor) -> Tensor:
-    """Return a copy of `x`, which a detector may write to."""
-    return x.clone()
-
-
-def _beside(x: Tensor, found: list[Tensor], name: str) -> Tensor:
-    """Rows `(n, width)` side by side; of no width where there are none."""
+def _concatenate(x: Tensor, parts: list[Tensor], name: str) -> Tensor:
+    """Return tensors `(n, width)` side by side, at least in float32; an empty list has width 0."""
     if len(x) == 1:  # a detector that squeezes drops axes of a single sample
-        found = [rows.reshape(1, -1) if rows.ndim < 2 else rows for rows in found]
-    for rows in found:
-        if rows.ndim != 2 or len(rows) != len(x):
+        parts = [part.reshape(1, -1) if part.ndim < 2 else part for part in parts]
+    for part in parts:
+        if part.ndim != 2 or len(part) != len(x):
             raise ValueError(
-                f"the detector must give {name} of shape ({len(x)}, width), a row for each input, "
-                f"gave {tuple(rows.shape)}"
+                f"`{name}` of the detector must return shape ({len(x)}, width), a row for each "
+                f"input, got {tuple(part.shape)}."
             )
-    return torch.cat([at_least_float32(rows) for rows in (x.new_zeros(len(x), 0), *found)], 1)
+    return torch.cat([at_least_float32(part) for part in (x.new_zeros(len(x), 0), *parts)], 1)

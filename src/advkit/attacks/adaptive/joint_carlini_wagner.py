@@ -1,4 +1,4 @@
-"""Carlini and Wagner's attack in l2 on a model and the detector that guards it, together."""
+"""Carlini and Wagner's attack in l2 on a guarded model."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.adaptive.guarded_attack import GuardedAttack, nearest_clean
-from advkit.attacks.adaptive.joint_problem import Joint, TwoGoals, recast, towards
+from advkit.attacks.adaptive.joint_problem import (
+    JointProblem,
+    TwoObjectives,
+    cast_problem,
+    with_target,
+)
 from advkit.attacks.engine.base import move_outward
 from advkit.attacks.engine.black_box import warn_of_random_labels
 from advkit.attacks.engine.box_adam import SCHEDULES, BoxAdam, Schedule
-from advkit.attacks.engine.constant_search import (
-    CLOSE,
-    FINER,
-    MAX_CONST,
-    WIDER,
-    Bracket,
-    PenaltyState,
-    warm_start,
-)
+from advkit.attacks.engine.constant_search import TUNING as SEARCH
+from advkit.attacks.engine.constant_search import Bracket, PenaltyState, warm_start
 from advkit.attacks.engine.minimum_norm import candidates
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
@@ -32,67 +30,76 @@ from advkit.core.losses import margin
 from advkit.core.norms import Norm, lp_norm, per_sample
 from advkit.core.tensors import at_least_float32
 
-_AMPLE = 4.0  # the first constants, as a multiple of what would balance a linear detector
-_HALVINGS = 10
-_FIRST_SHARE = 0.9  # of the way to a success, tried before the way is halved
-_TRIES = 2  # rounds for each class before the best of them is chosen
-_WEAK = 1000  # the article's constant of the detector, as a multiple of the first of the class
+
+@dataclass(frozen=True)
+class Tuning:
+    """Constants of the search. Those named `published` are from the article on MRR."""
+
+    initial_factor: float = 4.0  # first constants, relative to those that a linear detector needs
+    halvings: int = 10  # of the bisection of a success
+    first_fraction: float = 0.9  # of the way to a success, before the bisection halves it
+    steps_per_class: int = 2  # search steps for each class, before the best class is chosen
+    published_const: float = 1e-3  # first constant of the class
+    published_ratio: float = 1000.0  # constant of the detector to the first one of the class
 
 
-class _Unmet(NamedTuple):
-    """What the best iterate of each sample of a batch left to do in one round."""
+TUNING = Tuning()
 
-    least: Tensor  # (N,), weighted sum
-    terms: Tensor  # (N, 2), of class and detector
 
-    def note(self, rows: Tensor, terms: Tensor, missing: Tensor) -> None:
-        """Keep, in place, what is less."""
-        terms, missing = terms.to(self.terms), missing.to(self.least)
-        less = missing < self.least[rows]
-        self.least[rows[less]], self.terms[rows[less]] = missing[less], terms[less]
+class _Residual(NamedTuple):
+    """Residual of the penalty at the best iterate of each sample of a batch in a search step."""
+
+    total: Tensor  # (N,), weighted sum of the terms
+    terms: Tensor  # (N, 2), hinges of class and detector
+
+    def update(self, rows: Tensor, terms: Tensor, total: Tensor) -> None:
+        """Keep the smaller residual of each sample, in place."""
+        terms, total = terms.to(self.terms), total.to(self.total)
+        less = total < self.total[rows]
+        self.total[rows[less]], self.terms[rows[less]] = total[less], terms[less]
 
 
 @dataclass(frozen=True)
-class _Penalty(Joint):
-    """What is climbed is minus the weighted hinges of the class and of the detector's parts."""
+class _PenaltyProblem(JointProblem):
+    """Joint problem that maximizes minus the weighted hinges of the class and of the detector."""
 
-    room: float
+    detector_confidence: float
     weight: Tensor  # (N, 2), for the whole batch
-    unmet: _Unmet
+    residual: _Residual
 
-    def _value(self, x_adv: Tensor, logits: Tensor, excess: Tensor) -> Tensor:
-        behind = self.goal.confidence - self.goal.objective(margin, logits)
-        above = (excess + self.room).clamp_min(0).sum(1)
-        terms = torch.stack([behind.clamp_min(0), above.to(behind)], 1)
-        missing = (self.weight[self.rows].to(terms) * terms).sum(1)
-        self.unmet.note(self.rows, terms.detach(), missing.detach())
-        return -missing
+    def _value(self, x_adv: Tensor, logits: Tensor, margins: Tensor) -> Tensor:
+        of_class = (self.goal.confidence - self.goal.objective(margin, logits)).clamp_min(0)
+        of_detector = (margins + self.detector_confidence).clamp_min(0).sum(1)
+        terms = torch.stack([of_class, of_detector.to(of_class)], 1)
+        total = (self.weight[self.rows].to(terms) * terms).sum(1)
+        self.residual.update(self.rows, terms.detach(), total.detach())
+        return -total
 
 
-class _Course(NamedTuple):
-    """Where samples are heading, and by which constants, each with its bracket."""
+class _SearchState(NamedTuple):
+    """Class that each sample aims at, and its two constants, each with its bracket."""
 
-    heading: Tensor  # (n,), the class gone for
-    reach: Tensor  # (n,), the distance to expect, in widths of the box
-    const: Tensor  # (n, 2)
+    target_class: Tensor  # (n,)
+    expected_distance: Tensor  # (n,), in widths of the box
+    const: Tensor  # (n, 2), of class and detector
     low: Tensor  # (n, 2)
     high: Tensor  # (n, 2)
-    least: Tensor  # (n,), what was missing at the best iterate
+    residual: Tensor  # (n,), of the best iterate
 
-    def after(self, success: Tensor, unmet: Tensor, free: Tensor) -> _Course:
-        """The constants to try next.
+    def updated(self, success: Tensor, positive: Tensor, free: Tensor) -> _SearchState:
+        """Return the state with the constants of the next search step.
 
         Args:
-            success: whether those of this round led to one, bool `(n,)`.
-            unmet: which of the two terms was not, at the best iterate, bool `(n, 2)`.
-            free: which of the two constants are searched for, bool `(2,)`.
+            success: samples for which the constants led to a success, bool `(n,)`.
+            positive: terms that are above zero at the best iterate, bool `(n, 2)`.
+            free: constants that are searched for, bool `(2,)`.
         """
         lowered = success[:, None] & free
-        raised = ~success[:, None] & unmet & free
+        raised = ~success[:, None] & positive & free
         bracket = Bracket(self.const, self.low, self.high).narrowed(lowered, raised)
-        if free.all():  # what was enough beside another constant may not be enough beside this one
-            closed = raised & (bracket.low > CLOSE * bracket.high)
-            bracket = bracket._replace(high=torch.where(closed, math.inf, bracket.high))
+        if free.all():  # the smallest constant that succeeds depends on the other constant
+            empty = raised & (bracket.low > SEARCH.same_ratio * bracket.high)
+            bracket = bracket._replace(high=torch.where(empty, math.inf, bracket.high))
         const = torch.where(lowered | raised, bracket.next(), self.const)
         return self._replace(const=const, low=bracket.low, high=bracket.high)
 
@@ -101,48 +108,56 @@ class _Course(NamedTuple):
 class JointCarliniWagner(GuardedAttack):
     """Carlini and Wagner's attack in l2 on a guarded model (2017, arXiv:1705.07263).
 
-    Minimizes |x_adv - x|^2 + c1 * max(confidence - margin, 0) + c2 * sum of max(excess + room, 0)
-    over the parts of the detector, by Adam in the box: the form in which they broke detectors, and
-    MagNet (2017, arXiv:1711.08478). Margin and excess are those of one class that the sample heads
-    for. What counts is what the guard answers; a rejection is no success, and a failure gives the
-    clean input.
+    Minimizes |x_adv - x|^2 + c1 * max(confidence - margin, 0)
+    + c2 * sum of max(margin_over_threshold + detector_confidence, 0) by Adam over the box, where
+    the sum is over the parts of the detector. This is the loss that broke ten detectors, and MagNet
+    (Carlini and Wagner, 2017, arXiv:1711.08478). Both margins are those of the class that a sample
+    aims at. The labels of the guard decide about success. A rejection is not a success, and a
+    failure returns the clean input.
 
-    Both constants are searched for, for each sample and each by itself: a round that fails raises
-    those whose term its best iterate left unmet, a success lowers both. The first rounds go for the
-    likeliest classes one after another from the input, the later ones on from the nearest success.
-    What is found is moved towards the input as far as it stays a success.
+    Each sample has two constants of its own, c1 and c2. A search step that fails increases those
+    whose term is positive at its best iterate. A success decreases both. The first search steps aim
+    at the likeliest classes one after another from the input, and the later ones begin at the
+    nearest success. A success is moved towards the input as far as it remains a success.
 
-    Deviations: those of `CarliniWagnerL2`, whose descent this is; both constants are searched for,
-    where the paper has one and the article on MRR searches one and leaves the other at 1; the
-    start from a natural image. `schedule="published"` is the attack of that article, for comparison: it
-    is weak, since its constant of the detector is never raised.
+    Deviations from the papers:
+
+    - Those of `CarliniWagnerL2`, which has the same optimizer.
+    - Both constants are searched for. The paper has one, and the article on MRR searches for one
+      and leaves the other at 1.
+    - With `start_images` the search can begin at a clean image.
+
+    `schedule="published"` is the attack of the article on MRR, for comparison. It is weak, because
+    the constant of the detector never increases.
 
     Args:
-        confidence: margin in logits that a success must have inside, not negative.
-        detector_confidence: how far below their limits the parts are drawn, in what the detector gives its excess
-            in, not negative. A success needs none.
-        candidates: how many classes to go for, the likeliest first. Without meaning for a targeted
-            attack and in the published schedule.
-        search_steps: rounds, each with other constants or another class.
-        steps: steps of Adam for each; each costs one forward and one backward pass through model
-            and detector.
-        lr: learning rate of Adam; `None` takes one that fits the way to go, and 0.01 in the
-            published schedule.
-        initial_const: the first of both constants, for inputs scaled to [0, 1]; `None` takes what
-            would do if logits and excess were linear. In the published schedule that of the class,
-            0.001 if `None`; that of the detector is 1000 times as large.
-        start_images: clean images `(m, *features)` of several classes that the attacker has, or `None`.
-            The nearest of them that the guard accepts with another label, at the target if there is
-            one, is moved towards the input as a first success: with it no sample fails for want of
-            a way. The pass that judges them belongs to no sample and is not in `queries`.
-        schedule: `"adaptive"`; or `"published"`, the schedule of the article on MRR; give it its time too, with
-            `search_steps=20, steps=10_000`.
-        progress: show a bar (needs the extra `report`).
+        confidence: margin in logits that a success of the model must have, not negative.
+        detector_confidence: distance below their thresholds to which the parts of the detector are
+            optimized, in the units of `margin_over_threshold`, not negative. A success does not
+            need it.
+        candidates: greatest number of classes to aim at, the likeliest first. A targeted attack and
+            the published schedule ignore it.
+        search_steps: number of search steps, each with other constants or another class.
+        steps: steps of Adam for each search step; each costs one forward and one backward pass
+            through model and detector.
+        lr: learning rate of Adam; `None` takes one that follows from the expected distance, and
+            0.01 in the published schedule.
+        initial_const: first value of both constants, for inputs scaled to [0, 1]; `None` takes what
+            linear logits and margins need. In the published schedule it is the constant of the
+            class, 0.001 by default, and that of the detector is 1000 times as large.
+        start_images: clean images `(m, *features)` of several classes that the attacker has, or
+            `None`. The nearest of them that the guard accepts with another label, or with the
+            target, is moved towards the input as a first success, which a search from the input
+            may not find. The pass over these images is not counted in `queries`.
+        schedule: `"adaptive"`, or `"published"` for the schedule of the article on MRR, which takes
+            `search_steps=20, steps=10_000` there.
+        progress: show a progress bar (needs the extra `report`).
 
     Raises:
-        ValueError: a value is out of its range, or `start_images` or `detector_confidence` is given with `schedule="published"`.
-        TypeError: a value has the wrong type, or at the call, the guard's detector does not show
-            its parts.
+        ValueError: a value is out of its range, or `start_images` or `detector_confidence` is given
+            with `schedule="published"`.
+        TypeError: a value has the wrong type, or the detector of the guard at the call is not a
+            `DifferentiableDetector`.
 
     Example:
         >>> import torch
@@ -190,8 +205,8 @@ class JointCarliniWagner(GuardedAttack):
             self.start_images is not None or self.detector_confidence
         ):
             raise ValueError(
-                "`start_images` and `detector_confidence` must not be given with schedule='published', "
-                "which has neither. Leave them out."
+                "`start_images` and `detector_confidence` must not be given with "
+                "schedule='published', which has neither. Leave them out."
             )
 
     def _empty_record(self, problem: Problem) -> Nearest:
@@ -201,126 +216,140 @@ class JointCarliniWagner(GuardedAttack):
         return self.search_steps * self.steps
 
     def _search(self, problem: Problem) -> Nearest:
-        weight, unmet = _fresh(problem, at_least_float32(problem.x).new_ones(len(problem.x), 2))
-        goal = replace(problem.goal, confidence=self.confidence)
+        ones = at_least_float32(problem.x).new_ones(len(problem.x), 2)
+        weight, residual = _initial_residual(problem, ones)
         joint = self._joint(
-            _Penalty, problem, goal=goal, room=self.detector_confidence, weight=weight, unmet=unmet
+            _PenaltyProblem,
+            problem,
+            goal=replace(problem.goal, confidence=self.confidence),
+            detector_confidence=self.detector_confidence,
+            weight=weight,
+            residual=residual,
         )
         nearest = self._empty_record(joint)
         at = joint.evaluate_clean(nearest)
         rows = (~nearest.success).nonzero().flatten()
         if len(rows):
-            search = self._as_published if self.schedule == "published" else self._search_both
+            search = self._search_published if self.schedule == "published" else self._search_both
             update_rows(nearest, rows, search(joint.select(rows), at.select(rows)))
         return nearest
 
-    def _as_published(self, joint: _Penalty, at: Iterate) -> Nearest:
-        """Round after round from the input, whichever class is best, with one constant fixed."""
+    def _search_published(self, joint: _PenaltyProblem, at: Iterate) -> Nearest:
+        """Search from the input in every search step, with the constant of the detector fixed."""
         nearest = Nearest.empty(joint.x)
-        first = self.initial_const or 1e-3
-        const = at_least_float32(joint.x).new_tensor([first, _WEAK * first]).expand(len(joint.x), 2)
-        course = _begun(joint.goal.labels, torch.ones_like(nearest.distance), const)
+        first = self.initial_const or TUNING.published_const
+        const = at_least_float32(joint.x).new_tensor([first, TUNING.published_ratio * first])
+        const = const.expand(len(joint.x), 2)
+        state = _initial_state(joint.goal.labels, torch.ones_like(nearest.distance), const)
         free = torch.tensor([True, False], device=const.device)
         for _ in range(self.search_steps):
-            found, _ = self._round(joint, course, joint.x, course.reach)
+            found, _ = self._descend(joint, state.const, joint.x, state.expected_distance)
             nearest = nearest.nearer(found)
-            course = course.after(found.success, torch.ones_like(const, dtype=torch.bool), free)
+            state = state.updated(found.success, torch.ones_like(const, dtype=torch.bool), free)
         return nearest
 
-    def _search_both(self, joint: _Penalty, at: Iterate) -> Nearest:
-        """Class after class from the input, then on from the nearest success."""
-        nearest, course, rounds = self._towards_each(joint, at)
-        nearest, course = self._from_natural(joint, nearest, course)
-        for _ in range(rounds):
-            nearest, course = self._onward(joint, nearest, course)
+    def _search_both(self, joint: _PenaltyProblem, at: Iterate) -> Nearest:
+        """Aim at one class after another from the input, then continue from the nearest success."""
+        nearest, state, search_steps = self._search_classes(joint, at)
+        nearest, state = self._from_start_images(joint, nearest, state)
+        for _ in range(search_steps):
+            nearest, state = self._search_step(joint, nearest, state)
         return nearest
 
-    def _towards_each(self, joint: _Penalty, at: Iterate) -> tuple[Nearest, _Course, int]:
-        """Some rounds for each of the likeliest classes; the best course, and how many are left."""
-        classes = candidates(at, joint.goal, min(self.candidates, self.search_steps))
-        headings = classes or [joint.goal.labels]
-        tries = max(1, min(_TRIES, self.search_steps // len(headings)))
+    def _search_classes(
+        self, joint: _PenaltyProblem, at: Iterate
+    ) -> tuple[Nearest, _SearchState, int]:
+        """Search for each of the likeliest classes.
+
+        Returns:
+            The nearest successes, the state of the best class of each sample, and the number of
+            search steps that are left.
+        """
+        candidate_classes = candidates(at, joint.goal, min(self.candidates, self.search_steps))
+        classes = candidate_classes or [joint.goal.labels]
+        each = max(1, min(TUNING.steps_per_class, self.search_steps // len(classes)))
         nearest = Nearest.empty(joint.x)
-        blank = at_least_float32(joint.x).new_ones(len(joint.x), 2)
-        course = _begun(headings[0], blank[:, 0], blank)
-        for heading in headings:
-            found, tried = Nearest.empty(joint.x), self._linear(towards(joint, heading))
-            for _ in range(tries):
-                found, tried = self._onward(joint, found, tried)
+        ones = at_least_float32(joint.x).new_ones(len(joint.x), 2)
+        state = _initial_state(classes[0], ones[:, 0], ones)
+        for target_class in classes:
+            found = Nearest.empty(joint.x)
+            tried = self._linear_state(with_target(joint, target_class))
+            for _ in range(each):
+                found, tried = self._search_step(joint, found, tried)
             better = found.distance < nearest.distance
-            better |= ~found.success & ~nearest.success & (tried.least < course.least)
-            course = _Course(*choose(better, tried, course))
+            better |= ~found.success & ~nearest.success & (tried.residual < state.residual)
+            state = _SearchState(*choose(better, tried, state))
             nearest = nearest.nearer(found)
-        return nearest, course, self.search_steps - tries * len(headings)
+        return nearest, state, self.search_steps - each * len(classes)
 
-    def _onward(
-        self, joint: _Penalty, nearest: Nearest, course: _Course
-    ) -> tuple[Nearest, _Course]:
-        """One more round, from the nearest successes or the inputs."""
-        part = towards(joint, course.heading)
+    def _search_step(
+        self, joint: _PenaltyProblem, nearest: Nearest, state: _SearchState
+    ) -> tuple[Nearest, _SearchState]:
+        """Run one search step, from the nearest successes or the inputs."""
+        part = with_target(joint, state.target_class)
         lower, upper = part.model.bounds
-        far = torch.where((course.low > 0).any(1), WIDER, 1) * course.reach
-        near = FINER * nearest.distance.to(far) / (upper - lower)
-        reach = torch.where(nearest.success, near, far)
-        found, unmet = self._round(part, course, warm_start(part, nearest), reach)
-        both = torch.ones(2, dtype=torch.bool, device=part.x.device)
-        course = course.after(found.success, unmet.terms > 0, both)
-        return nearest.nearer(bisect_to_boundary(part, found, _HALVINGS)), course._replace(
-            least=unmet.least
-        )
+        widening = torch.where((state.low > 0).any(1), SEARCH.widening, 1)
+        from_input = widening * state.expected_distance
+        from_success = SEARCH.warm_distance * nearest.distance.to(from_input) / (upper - lower)
+        distance = torch.where(nearest.success, from_success, from_input)
+        found, residual = self._descend(part, state.const, warm_start(part, nearest), distance)
+        free = torch.ones(2, dtype=torch.bool, device=part.x.device)
+        state = state.updated(found.success, residual.terms > 0, free)
+        nearest = nearest.nearer(bisect_to_boundary(part, found, TUNING.halvings))
+        return nearest, state._replace(residual=residual.total)
 
-    def _from_natural(
-        self, joint: _Penalty, nearest: Nearest, course: _Course
-    ) -> tuple[Nearest, _Course]:
-        """The same with the nearest accepted natural images, moved to their inputs."""
-        clean = self._clean(joint)
+    def _from_start_images(
+        self, joint: _PenaltyProblem, nearest: Nearest, state: _SearchState
+    ) -> tuple[Nearest, _SearchState]:
+        """Return both with the nearest accepted start images, moved towards the inputs."""
+        clean = self._accepted_images(joint)
         if clean is None:
-            return nearest, course
-        places = (joint.x.flatten(1), clean.x.flatten(1))
-        for index, exists in nearest_clean(clean, joint.goal, *places, most=1):
+            return nearest, state
+        points = (joint.x.flatten(1), clean.x.flatten(1))
+        for index, exists in nearest_clean(clean, joint.goal, *points, max_images=1):
             rows = exists.nonzero().flatten()
             chosen = index[rows]
-            part = towards(joint.select(rows), clean.labels[chosen])
+            part = with_target(joint.select(rows), clean.labels[chosen])
             at = part.forward(clean.x[chosen], differentiate=False)
-            found = bisect_to_boundary(part, Nearest.empty(part.x).improved(part, at), _HALVINGS)
+            found = Nearest.empty(part.x).improved(part, at)
+            found = bisect_to_boundary(part, found, TUNING.halvings)
             better = found.distance < nearest.distance[rows]
             if better.any():
-                fresh = self._linear(part.select(better))
-                update_rows(course, rows[better], fresh)
+                update_rows(state, rows[better], self._linear_state(part.select(better)))
                 update_rows(nearest, rows[better], select(found, better))
-        return nearest, course
+        return nearest, state
 
-    def _round(
-        self, joint: _Penalty, course: _Course, start: Tensor, reach: Tensor
-    ) -> tuple[Nearest, _Unmet]:
-        """The nearest successes of one descent from `start`, and what its best iterates lack."""
-        weight, unmet = _fresh(joint, course.const)
-        part = replace(joint, weight=weight, unmet=unmet)
-        one = torch.ones_like(reach)
+    def _descend(
+        self, joint: _PenaltyProblem, const: Tensor, start: Tensor, expected_distance: Tensor
+    ) -> tuple[Nearest, _Residual]:
+        """Return the nearest successes of one descent from `start`, and the residual."""
+        weight, residual = _initial_residual(joint, const)
+        part = replace(joint, weight=weight, residual=residual)
+        one = torch.ones_like(expected_distance)
         adam = BoxAdam(steps=self.steps, lr=self.lr, published=self.schedule == "published")
-        found = adam.descend(part, start, PenaltyState(one, torch.zeros_like(one), reach))
-        return found, _Unmet(*(v[joint.rows] for v in unmet))
+        penalty = PenaltyState(one, torch.zeros_like(one), expected_distance)
+        found = adam.descend(part, start, penalty)
+        return found, select(residual, joint.rows)
 
-    def _linear(self, part: _Penalty) -> _Course:
-        """The constants that would do if logits and excess were linear; 1 without a gradient."""
-        two = recast(TwoGoals, part, guarded=part.guarded)
-        at = two.forward(two.x, differentiate=True)
-        loss, alarm = two.both(at)
+    def _linear_state(self, part: _PenaltyProblem) -> _SearchState:
+        """Return the constants that linear logits and margins need; 1 without a gradient."""
+        both = cast_problem(TwoObjectives, part, guarded=part.guarded)
+        at = both.forward(both.x, differentiate=True)
+        of_class, of_detector = both.gradients(at)
         lower, upper = part.model.bounds
-        grads = (two.mask_invalid(loss), alarm)
-        slope = (upper - lower) * torch.stack(
-            [lp_norm(at_least_float32(g), "l2") for g in grads], 1
-        )
-        gap = at.value.detach().neg() + at.value.new_tensor(
-            [self.confidence, self.detector_confidence]
-        )
+        grads = (both.mask_invalid(of_class), of_detector)
+        norms = [lp_norm(at_least_float32(grad), "l2") for grad in grads]
+        slope = (upper - lower) * torch.stack(norms, 1)
+        confidence = at.value.new_tensor([self.confidence, self.detector_confidence])
+        gap = at.value.detach().neg() + confidence
         steep = (slope > 0) & slope.isfinite()
-        reach = torch.where(steep, gap.clamp_min(0).to(slope) / slope, 0).amax(1)
-        reach = torch.where(reach > 0, reach, 1).clamp_max(math.sqrt(part.x[0].numel()))
-        const = torch.where(steep, _AMPLE * reach[:, None] / slope, 1).clamp_max(MAX_CONST)
+        distance = torch.where(steep, gap.clamp_min(0).to(slope) / slope, 0).amax(1)
+        distance = torch.where(distance > 0, distance, 1).clamp_max(math.sqrt(part.x[0].numel()))
+        const = torch.where(steep, TUNING.initial_factor * distance[:, None] / slope, 1)
+        const = const.clamp_max(SEARCH.max_const)
         if self.initial_const is not None:
             const = torch.full_like(const, self.initial_const)
-        return _begun(part.goal.labels, reach, const)
+        return _initial_state(part.goal.labels, distance, const)
 
     def _verify(self, problem: Problem, found: Best | Nearest) -> Best:
         verified = Best(found.x_adv, problem.violation(found.x_adv))
@@ -330,29 +359,28 @@ class JointCarliniWagner(GuardedAttack):
         return Best(x_adv, last.violation)
 
 
-def _begun(heading: Tensor, reach: Tensor, const: Tensor) -> _Course:
-    """A course on which nothing was tried."""
-    return _Course(
-        heading=heading,
-        reach=reach,
+def _initial_state(target_class: Tensor, distance: Tensor, const: Tensor) -> _SearchState:
+    return _SearchState(
+        target_class=target_class,
+        expected_distance=distance,
         const=const.clone(),
         low=torch.zeros_like(const),
         high=torch.full_like(const, math.inf),
-        least=torch.full_like(reach, math.inf),
+        residual=torch.full_like(distance, math.inf),
     )
 
 
-def _fresh(problem: Problem, const: Tensor) -> tuple[Tensor, _Unmet]:
-    """The constants `(n, 2)` of a part as those of the whole batch, and nothing yet of unmet."""
+def _initial_residual(problem: Problem, const: Tensor) -> tuple[Tensor, _Residual]:
+    """Return the constants `(n, 2)` of a part, expanded to the whole batch, and its residual."""
     weight = const.new_ones(problem.statistics.n, 2).index_put((problem.rows,), const)
-    return weight, _Unmet(torch.full_like(weight[:, 0], math.inf), torch.zeros_like(weight))
+    return weight, _Residual(torch.full_like(weight[:, 0], math.inf), torch.zeros_like(weight))
 
 
-def bisect_to_boundary(problem: Joint, nearest: Nearest, halvings: int) -> Nearest:
-    """Move each success towards its input by bisection, as far as it stays one.
+def bisect_to_boundary(problem: JointProblem, nearest: Nearest, halvings: int) -> Nearest:
+    """Move each success towards its input by bisection, as far as it remains a success.
 
     Returns:
-        `nearest`, which is written to.
+        `nearest`, updated in place.
     """
     rows = nearest.success.nonzero().flatten()
     if not len(rows):
@@ -360,12 +388,12 @@ def bisect_to_boundary(problem: Joint, nearest: Nearest, halvings: int) -> Neare
     part, best = problem.select(rows), select(nearest, rows)
     span = best.x_adv - part.x
     low, high = torch.zeros_like(best.distance), torch.ones_like(best.distance)
-    share = _FIRST_SHARE * high
+    fraction = TUNING.first_fraction * high
     for _ in range(halvings):
-        x_adv = part.clip(part.x + per_sample(share, span) * span)
+        x_adv = part.clip(part.x + per_sample(fraction, span) * span)
         at = part.forward(x_adv, differentiate=False)
         best = best.improved(part, at)
-        low, high = torch.where(at.success, low, share), torch.where(at.success, share, high)
-        share = (low + high) / 2
+        low, high = torch.where(at.success, low, fraction), torch.where(at.success, fraction, high)
+        fraction = (low + high) / 2
     update_rows(nearest, rows, best)
     return nearest

@@ -1,4 +1,4 @@
-"""Losses that know of a detector of outputs."""
+"""Losses that include a detector of outputs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ Outputs = Literal["scores", "logits"]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Evasion:
-    """Loss of a wrong label that raises no alarm (Carlini and Wagner, 2017, arXiv:1705.07263).
+    """Loss that is positive for an undetected misclassification (arXiv:1705.07263).
 
-    The lesser of the margin and of what is left until the alarm: positive where the model is wrong
-    and the detector quiet, and climbed at whichever of the two is worse. A detector that looks at
-    the model's output alone sees nothing but the logits, so that this is a loss like any other.
+    Carlini and Wagner (2017). The loss is the minimum of the margin and of the weighted distance of
+    the anomaly score below the threshold. It is positive if the label is wrong and the detector
+    does not raise an alarm. Its gradient is that of the smaller of the two. A detector of outputs
+    reads nothing but the logits, so that this is a loss like any other.
 
-    Deviations: the minimum in place of the paper's further class, so that no class is given a part
-    in the logits; its gradient is that of one goal at a time, as Bryniarski et al. (2021,
-    arXiv:2106.15023) want it, but without their projection of one gradient on the other.
+    Deviations from the paper:
+
+    - The minimum replaces the additional class of the paper, which shares the logits.
+    - The gradient is that of one objective at a time, as Bryniarski et al. (2021, arXiv:2106.15023)
+      recommend, without their projection of one gradient onto the other.
 
     Args:
         detector_score: differentiable function from outputs `(n, width)` to anomaly scores `(n,)`,
             such as `detectors.DetectorSurrogate(...).anomaly_score`.
-        threshold: the most suspicion that raises no alarm. One below that of the guard leaves
-            room for what a surrogate gets wrong.
-        weight: of suspicion against logits, positive: how much margin a unit of suspicion is worth.
-        outputs: what `alarm` looks at: `"scores"`, the softmax of the logits, or the `"logits"`.
+        threshold: greatest anomaly score without an alarm. A threshold below that of the guard
+            allows for the error of a surrogate.
+        weight: margin in logits that one unit of anomaly score is worth, positive.
+        outputs: input of `detector_score`: `"scores"`, the softmax of the logits, or `"logits"`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -45,7 +48,7 @@ class Evasion:
         >>> from advkit.attacks import Evasion
         >>> loss = Evasion(detector_score=lambda p: 1 - p.amax(1), threshold=0.4)
         >>> logits = torch.tensor([[0.0, 2.0], [0.0, 0.1], [2.0, 0.0]])
-        >>> loss(logits, torch.tensor([0, 0, 0])) > 0  # only the first is wrong and sure of it
+        >>> loss(logits, torch.tensor([0, 0, 0])) > 0  # the second has no confidence of 0.6
         tensor([ True, False, False])
     """
 
@@ -62,22 +65,21 @@ class Evasion:
             )
         checks.number("threshold", self.threshold)
         if not abs(self.threshold) < float("inf"):
-            raise ValueError(f"`threshold` must be finite, got {self.threshold}")
+            raise ValueError(f"`threshold` must be finite, got {self.threshold}.")
         checks.positive("weight", self.weight)
         checks.one_of("outputs", self.outputs, ("scores", "logits"))
 
     def __repr__(self) -> str:
-        """The call that makes this loss, without what is at its default."""
+        """Return the call that creates this loss, without arguments at their defaults."""
         return format_call(type(self).__name__, non_default_fields(self))
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The value to climb `(n,)`, of `logits` `(n, classes)` and labels `y` `(n,)`."""
+        """Return the loss to maximize, `(n,)`, of `logits` `(n, classes)` and labels `y` `(n,)`."""
         outputs = logits.softmax(1) if self.outputs == "scores" else logits
         anomaly_score = self.detector_score(outputs.clone())
         if len(y) == 1 and anomaly_score.ndim == 0:
-            anomaly_score = anomaly_score[
-                None
-            ]  # an alarm that squeezes drops the axis of a single sample
+            # a detector with a squeeze drops the axis of a single sample
+            anomaly_score = anomaly_score[None]
         if anomaly_score.shape != y.shape:
             raise ValueError(
                 f"`detector_score` must return scores of shape {tuple(y.shape)}, got "
@@ -88,23 +90,25 @@ class Evasion:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Mimicry:
-    """Loss of outputs unlike those of clean inputs with another label (logit matching).
+    """Loss of the distance to the outputs of clean inputs with another label (logit matching).
 
-    Minus the squared distance to the nearest of some clean outputs whose label is not `y`. It knows
-    nothing of the detector: what gives the outputs of a clean input is a clean input to whoever
-    looks at outputs alone (Tramer et al., 2020, arXiv:2002.08347; on features, Sabour et al., 2016,
-    arXiv:1511.05122).
+    The loss is minus the squared distance to the nearest of given clean outputs whose label is not
+    `y`. It does not use the detector: a detector of outputs cannot tell an input from a clean one
+    if both have the same outputs (Tramer et al., 2020, arXiv:2002.08347; on features, Sabour et
+    al., 2016, arXiv:1511.05122).
 
-    Deviation: the outputs to match are chosen anew at each step, as the nearest.
+    Deviations from the papers:
+
+    - The outputs to match are chosen again at each step, as the nearest ones.
 
     Args:
-        logits: `(m, classes)`, the model's for clean inputs, best those that the guard answers;
-            of two labels or more. The label of a row is its largest logit.
-        outputs: what is matched: the `"logits"`, or `"scores"`, which leaves free what the softmax
-            does not show: log-probabilities are compared.
+        logits: logits of the model for clean inputs, `(m, classes)`, of at least two labels,
+            preferably for inputs that the guard accepts. The label of a row is its largest logit.
+        outputs: outputs to match: `"logits"`, or `"scores"`, which compares log-probabilities and
+            so ignores a constant added to all logits.
 
     Raises:
-        TypeError: `logits` are no tensor of floats.
+        TypeError: `logits` is not a tensor of floats.
         ValueError: `logits` have the wrong shape, are not finite, or all have the same label.
 
     Example:
@@ -122,24 +126,25 @@ class Mimicry:
         rows = self.logits
         if not isinstance(rows, Tensor) or not rows.is_floating_point():
             got = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
-            raise TypeError(f"`logits` must be a tensor of floats, got {got}")
+            raise TypeError(f"`logits` must be a tensor of floats, got {got}.")
         if rows.ndim != 2:
-            raise ValueError(f"`logits` must have shape (m, classes), got {tuple(rows.shape)}")
+            raise ValueError(f"`logits` must have shape (m, classes), got {tuple(rows.shape)}.")
         bad = ~rows.isfinite().all(1)
         if bad.any():
-            raise ValueError(f"`logits` must be finite, are not in row {checks.indices(bad)}")
-        if not (rows.argmax(1) != rows[:1].argmax(1)).any():
             raise ValueError(
-                "`logits` must have rows of two labels or more: there is none to go to"
+                f"`logits` must be finite, got NaN or infinity (row {checks.indices(bad)})."
             )
+        labels = len(set(rows.argmax(1).tolist()))
+        if labels < 2:
+            raise ValueError(f"`logits` must have rows of at least two labels, got {labels}.")
         checks.one_of("outputs", self.outputs, ("scores", "logits"))
 
     def __repr__(self) -> str:
-        """The call that makes this loss, without what is at its default."""
+        """Return the call that creates this loss, without arguments at their defaults."""
         return format_call(type(self).__name__, non_default_fields(self))
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The value to climb `(n,)`, of `logits` `(n, classes)` and labels `y` `(n,)`."""
+        """Return the loss to maximize, `(n,)`, of `logits` `(n, classes)` and labels `y` `(n,)`."""
         clean = self.logits.detach().to(logits)
         labels = clean.argmax(1)
         if self.outputs == "scores":

@@ -1,4 +1,4 @@
-"""Projected gradient descent on one of two goals at a time: a wrong class, and no alarm."""
+"""Projected gradient descent on the class loss or on the detector's score, one at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from advkit.attacks.adaptive.guarded_attack import GuardedAttack, nearest_clean
-from advkit.attacks.adaptive.joint_problem import Joint, TwoGoals
+from advkit.attacks.adaptive.joint_problem import JointProblem, TwoObjectives
 from advkit.attacks.engine.budget import BALLS, ascent_loss, check_restarts, check_step_size
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
@@ -22,21 +22,24 @@ from advkit.core.norms import Norm
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SelectivePGD(GuardedAttack):
-    """Attack a model and the detector that guards it, one at a time (arXiv:2106.15023).
+    """Selective and orthogonal PGD on a guarded model (Bryniarski et al., 2021, arXiv:2106.15023).
 
-    Bryniarski et al. (2021): a sum of two losses goes on with the one that is won already, and so
-    past the alarm. Here each step of each sample serves one goal, which needs no weight: the class
-    while the model is right, and where it is wrong the parts that raise an alarm. What counts is
-    what the guard answers; a rejection is no success.
+    A weighted sum of two losses keeps on increasing the one that is already high enough. Here each
+    step of each sample follows one objective, so that no weight is needed: the class loss while the
+    label is right, and otherwise the margins of the detector's parts over their thresholds. The
+    labels of the guard decide about success; a rejection is not a success.
 
     On a model without a guard it is PGD.
 
-    Deviations: the parts of the detector count by the sum of what they are above their limits;
-    steps shrink as those of `PGD` unless `step_size` sets them; what comes back is the iterate by
-    which the worst of all is missed least. In the orthogonal kind a gradient loses its part along
-    the other only where the two oppose each other: where they agree, as they do when what looks
-    like a class is accepted as one, the paper's projection would take the way itself; and where
-    nothing would be left, it loses nothing.
+    Deviations from the paper:
+
+    - The objective of the detector is the sum of its parts' positive margins over their thresholds.
+    - The steps shrink as those of `PGD`, unless `step_size` is set.
+    - The result is the iterate with the smallest violation, the greatest of all margins.
+    - With `kind="orthogonal"` a gradient is projected only if it opposes the other one. If the two
+      agree, as they do for an image that looks like another class, the projection of the paper
+      would remove the common direction. A gradient of which the projection leaves nothing is not
+      projected.
 
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
@@ -46,25 +49,27 @@ class SelectivePGD(GuardedAttack):
             detector, two backward if orthogonal.
         step_size: length of every step, in input units; `None` for steps that shrink linearly from
             `eps` to `eps / steps`.
-        kind: `"selective"`, or `"orthogonal"`, whose steps leave the other goal no worse: what
-            opposes its gradient is taken off.
-        restarts: independent runs from other random points; each takes up what is still unsolved.
+        kind: `"selective"`, or `"orthogonal"`, which removes from each gradient the part that
+            opposes the other objective.
+        restarts: independent runs from other random points, each for the samples that are not
+            solved yet.
         random_start: begin at a random point of the ball; `False` begins at the clean input.
-        loss: of the class, to climb: `"margin"`, `"ce"`, `"dlr"` or a callable
+        loss: class loss to maximize: `"margin"`, `"ce"`, `"dlr"` or a callable
             `(logits, y) -> (n,)`.
-        stop: `"first"` leaves a sample alone once it is wrong and accepted, `"never"` goes on to
-            the iterate that is so by most; `None` leaves it to the caller: `"first"` by itself.
-        seed: of the random starts, an int.
-        start_images: clean images `(m, *features)` of several classes that the attacker has, or `None`.
-            One more run begins at the point of the ball that is nearest to the nearest of them
-            that the guard accepts with another label, at the target if there is one. The pass that
-            judges them belongs to no sample and is not in `queries`.
-        progress: show a bar (needs the extra `report`).
+        stop: `"first"` ends at the first success of a sample, `"never"` runs all steps and returns
+            the iterate with the smallest violation; `None` lets the caller choose, and is `"first"`
+            for a call and in an evaluation.
+        seed: seed of the random starts, an int.
+        start_images: clean images `(m, *features)` of several classes that the attacker has, or
+            `None`. One more run begins at the point of the ball that is nearest to one of them: the
+            nearest image that the guard accepts with another label, or with the target. The pass
+            over these images is not counted in `queries`.
+        progress: show a progress bar (needs the extra `report`).
 
     Raises:
         ValueError: a value is out of its range.
-        TypeError: a value has the wrong type, or at the call, the guard's detector does not show
-            its parts.
+        TypeError: a value has the wrong type, or the detector of the guard at the call is not a
+            `DifferentiableDetector`.
 
     Example:
         >>> import torch
@@ -116,7 +121,7 @@ class SelectivePGD(GuardedAttack):
         return ascent_loss(self.loss, targeted=targeted)
 
     def _search(self, problem: Problem) -> Best:
-        joint = self._joint(TwoGoals, problem, orthogonal=self.kind == "orthogonal")
+        joint = self._joint(TwoObjectives, problem, orthogonal=self.kind == "orthogonal")
         eps = checks.radii(self.eps, problem.x)
         ascent = Ascent(
             eps=eps,
@@ -126,22 +131,22 @@ class SelectivePGD(GuardedAttack):
             seed=self.seed,
             stop=self.stop or "first",
         )
-        return self._from_natural(joint, ascent, ascent.search(joint))
+        return self._from_start_images(joint, ascent, ascent.search(joint))
 
     def _total_steps(self, problem: Problem) -> int:
         return (self.restarts + (self.start_images is not None)) * self.steps
 
-    def _from_natural(self, joint: Joint, ascent: Ascent, best: Best) -> Best:
-        """`best`, or what is better on the way that begins towards an accepted natural image."""
-        clean = self._clean(joint)
-        todo = ascent.remaining(best)
-        if clean is None or not todo.any():
+    def _from_start_images(self, joint: JointProblem, ascent: Ascent, best: Best) -> Best:
+        """Return `best`, improved by a run that begins near the nearest accepted start image."""
+        clean = self._accepted_images(joint)
+        remaining = ascent.remaining(best)
+        if clean is None or not remaining.any():
             return best
-        part = joint.select(todo)
-        places = (part.x.flatten(1), clean.x.flatten(1))
-        for index, exists in nearest_clean(clean, part.goal, *places, most=1):
-            open_part = part.select(exists)
-            found = ascent.search_from(open_part, clean.x[index[exists]])
-            better = found.violation < best.violation[open_part.rows]
-            update_rows(best, open_part.rows[better], select(found, better))
+        part = joint.select(remaining)
+        points = (part.x.flatten(1), clean.x.flatten(1))
+        for index, exists in nearest_clean(clean, part.goal, *points, max_images=1):
+            with_start = part.select(exists)
+            found = ascent.search_from(with_start, clean.x[index[exists]])
+            better = found.violation < best.violation[with_start.rows]
+            update_rows(best, with_start.rows[better], select(found, better))
         return best

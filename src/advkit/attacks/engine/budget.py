@@ -34,8 +34,8 @@ class BudgetAttack(GradientAttack):
     def craft(self, model: object, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return adversarial inputs `(n, *features)` without the pass that verifies success.
 
-        This is for adversarial training, which passes the examples forward anyway. Of one attack
-        step and the training step on it, the last pass is up to a fifth. The warnings of `run` are
+        This is for adversarial training, which passes the examples forward anyway. That pass is up to a fifth
+        of the cost of a single-step attack and its training step. The warnings of `run` are
         left out, and the errors are those of `run`. Your own class that overrides `run` must
         override this method too.
         """

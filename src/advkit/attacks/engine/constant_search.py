@@ -1,4 +1,4 @@
-"""Distance plus a constant times a loss: the search for the constant of C&W and L-BFGS."""
+"""Base class of C&W and L-BFGS: distance plus a constant times a loss, and its constants."""
 
 from __future__ import annotations
 
@@ -18,30 +18,38 @@ from advkit.core import checks
 from advkit.core.norms import lp_norm
 from advkit.core.tensors import at_least_float32
 
-FINER = 0.2  # the distance to expect from the nearest success, as a share of the one from the input
-WIDER = 2.0  # and without a success so far, as a multiple of the expected one
-CLOSE = 0.9  # constants that are nearer to each other than this count as equal
-MAX_CONST = 1e30  # so that products of a constant stay finite
-_GROWTH = 10  # of a constant without a success
-_GAIN = 1e-3  # share by which a search step must bring a sample nearer
-_INSIDE = 0.98  # share of the way to the nearest success where a search step begins
-_REFINE_STEPS = 3
+
+@dataclass(frozen=True)
+class Tuning:
+    """Constants of the search, measured on the nets of docs/performance.md."""
+
+    warm_distance: float = 0.2  # expected from the nearest success, relative to that from the input
+    widening: float = 2.0  # factor of the expected distance without a success so far
+    same_ratio: float = 0.9  # two constants of a greater ratio count as equal
+    max_const: float = 1e30  # keeps products with a constant finite
+    growth: float = 10.0  # factor of a constant without a success
+    min_gain: float = 1e-3  # share by which a search step must shorten the distance
+    start_fraction: float = 0.98  # of the way to the nearest success, start of a later search step
+    refine_steps: int = 3  # forward passes that move a success to the boundary
+
+
+TUNING = Tuning()
 
 
 class PenaltyState(NamedTuple):
-    """What the objective of each sample is measured in."""
+    """Constant of each sample, and the distance that it is expected to lead to."""
 
-    const: Tensor  # (n,), weight of the loss beside the squared distance
-    min_const: Tensor  # (n,), below this a success is luck: it costs more than staying at the input
+    const: Tensor  # (n,), weight of the loss against the squared distance
+    min_const: Tensor  # (n,), below it the input itself has a smaller objective than any success
     expected_distance: Tensor  # (n,), in widths of the box, like all distances here
 
 
 class Bracket(NamedTuple):
-    """Constants, and between which others the least that succeeds lies; of any shape `(n, ...)`."""
+    """Constants, and an interval with the smallest one that succeeds; of any shape `(n, ...)`."""
 
     const: Tensor
-    low: Tensor  # the largest that failed, 0 without one
-    high: Tensor  # the least that succeeded, inf without one
+    low: Tensor  # the largest constant that failed, 0 without one
+    high: Tensor  # the smallest constant that succeeded, inf without one
 
     def narrowed(self, succeeded: Tensor, failed: Tensor) -> Bracket:
         """Return the bracket after constants have `succeeded` or `failed`, masks of its shape."""
@@ -49,27 +57,27 @@ class Bracket(NamedTuple):
         return self._replace(low=low, high=torch.where(succeeded, self.const, self.high))
 
     def next(self) -> Tensor:
-        """Return the constants to try next: the middle, or larger ones without a success."""
-        larger = (_GROWTH * self.const).clamp_max(MAX_CONST)
+        """Return the next constants: the middle of the interval, or larger without a success."""
+        larger = (TUNING.growth * self.const).clamp_max(TUNING.max_const)
         return torch.where(self.high.isinf(), larger, (self.low + self.high) / 2)
 
 
 def warm_start(problem: Problem, nearest: Nearest) -> Tensor:
-    """Return points just inside the nearest successes, the inputs where there is none.
+    """Return points just inside the nearest successes, and the inputs of samples without one.
 
-    From there a success is due to the constants that led to it.
+    A search that begins inside attributes a success to the constant that was tried.
     """
-    return problem.x.lerp(nearest.x_adv, _INSIDE)
+    return problem.x.lerp(nearest.x_adv, TUNING.start_fraction)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PenaltyAttack(MinimumNormAttack):
-    """Minimizes the squared distance plus a constant times a loss, and searches for the constant.
+    """Attack that minimizes the squared distance plus a constant times a loss.
 
-    The first search steps go for the likeliest classes one after another, from the input and with a
-    constant that follows from the gradient there. The later ones go on from the nearest success
-    with smaller constants, or larger ones without a success, and leave alone what they bring no
-    nearer.
+    The first search steps aim at the likeliest classes one after another, from the input and with a
+    constant that follows from the gradient there. The later ones begin at the nearest success, with
+    smaller constants, or with larger ones if there is no success. A sample that a search step does
+    not bring nearer leaves the search.
     """
 
     search_steps: int = 9
@@ -88,12 +96,12 @@ class PenaltyAttack(MinimumNormAttack):
 
     @abstractmethod
     def _descend(self, problem: Problem, start: Tensor, penalty: PenaltyState) -> Nearest:
-        """Return the nearest successes in `steps` steps down the objective from `start`."""
+        """Minimize the objective in `steps` steps from `start`; return the nearest successes."""
 
     @property
     @abstractmethod
     def _initial_factor(self) -> float:
-        """First constant, as a multiple of the least one that a linear model needs."""
+        """First constant, as a multiple of the smallest one that a linear model needs."""
 
     def _total_steps(self, problem: Problem) -> int:
         return self.search_steps * self.steps
@@ -103,74 +111,75 @@ class PenaltyAttack(MinimumNormAttack):
         first, *others = [problem.with_candidate(candidate) for candidate in classes] or [problem]
         penalty = self._linear(first)
         nearest = self._descend_refined(first, first.x, penalty, at.logits)
-        for towards in others:
-            tried = self._linear(towards)
-            found = self._descend_refined(towards, towards.x, tried, at.logits)
+        for other in others:
+            tried = self._linear(other)
+            found = self._descend_refined(other, other.x, tried, at.logits)
             penalty = PenaltyState(*choose(found.distance < nearest.distance, tried, penalty))
             nearest = nearest.nearer(found)
-        rounds = self.search_steps - 1 - len(others)
-        return self._search_warm(problem, at.logits, nearest, penalty, rounds)
+        search_steps = self.search_steps - 1 - len(others)
+        return self._search_warm(problem, at.logits, nearest, penalty, search_steps)
 
     def _descend_refined(
         self, problem: Problem, start: Tensor, penalty: PenaltyState, logits: Tensor
     ) -> Nearest:
-        """Return the successes of a descent, moved to the boundary from inputs with `logits`."""
+        """Return the successes of a descent, moved to the boundary; `logits` are of the inputs."""
         found = self._descend(problem, start, penalty)
-        return refine_to_boundary(problem, problem.x, logits, found, _REFINE_STEPS)
+        return refine_to_boundary(problem, problem.x, logits, found, TUNING.refine_steps)
 
     def _linear(self, problem: Problem) -> PenaltyState:
-        """Return what would do if the logits were linear; constants of 1 without a gradient."""
+        """Return the penalties that a linear model needs; constants of 1 without a gradient."""
         at = problem.forward(problem.x, differentiate=True)
         lower, upper = problem.model.bounds
         slope = (upper - lower) * lp_norm(at_least_float32(problem.ascent_direction(at)), "l2")
         gap = self._confidence - at.value.detach().to(slope.dtype)
         steep = slope > 0
         distance = torch.where(steep, gap / slope, 1).clamp_max(math.sqrt(problem.x[0].numel()))
-        least = torch.where(steep, distance / slope, 0)
-        const = torch.where(steep, self._initial_factor * least, 1).clamp_max(MAX_CONST)
+        min_const = torch.where(steep, distance / slope, 0)
+        const = torch.where(steep, self._initial_factor * min_const, 1)
+        const = const.clamp_max(TUNING.max_const)
         if self.initial_const is not None:
             const = torch.full_like(const, self.initial_const)
-        return PenaltyState(const, least, distance)
+        return PenaltyState(const, min_const, distance)
 
     def _search_warm(
-        self, problem: Problem, logits: Tensor, nearest: Nearest, penalty: PenaltyState, rounds: int
+        self,
+        problem: Problem,
+        logits: Tensor,
+        nearest: Nearest,
+        penalty: PenaltyState,
+        search_steps: int,
     ) -> Nearest:
-        """Search on from the nearest successes, and leave samples alone that come no nearer.
+        """Continue from the nearest successes, for the samples that still come nearer.
 
         Args:
             problem: `n` samples.
             logits: of their inputs, `(n, classes)`.
             nearest: their nearest successes so far.
-            penalty: the constants that led there, or failed.
-            rounds: how many more to try.
+            penalty: the constants that led to them, or that failed.
+            search_steps: number of further constants.
         """
-        const, never = penalty.const, torch.full_like(penalty.const, math.inf)
+        const, infinite = penalty.const, torch.full_like(penalty.const, math.inf)
         reached = nearest.success & (const >= penalty.min_const)
-        bracket = Bracket(const, torch.zeros_like(const), torch.where(reached, const, never))
+        bracket = Bracket(const, torch.zeros_like(const), torch.where(reached, const, infinite))
         rows = torch.arange(len(const), device=const.device)
-        for _ in range(rounds):
+        for _ in range(search_steps):
             if not len(rows):
                 break
             tried = select(bracket, rows)
             tried = tried._replace(const=tried.next())
-            part, before, least = (
-                problem.select(rows),
-                select(nearest, rows),
-                penalty.min_const[rows],
-            )
-            expected = penalty.expected_distance[rows] * torch.where(before.success, FINER, WIDER)
-            state = PenaltyState(tried.const, least, expected)
+            part, before = problem.select(rows), select(nearest, rows)
+            state = _warm_penalty(select(penalty, rows), tried.const, before.success)
             found = self._descend_refined(part, warm_start(part, before), state, logits[rows])
             update_rows(nearest, rows, before.nearer(found))
-            reached = found.success & (tried.const >= least)
+            reached = found.success & (tried.const >= state.min_const)
             tried = tried.narrowed(reached, ~reached)
             update_rows(bracket, rows, tried)
-            gained = found.distance < (1 - _GAIN) * before.distance
-            rows = rows[gained | ~reached & (tried.low < CLOSE * tried.high)]
+            gained = found.distance < (1 - TUNING.min_gain) * before.distance
+            rows = rows[gained | ~reached & (tried.low < TUNING.same_ratio * tried.high)]
         return nearest
 
     def _search_from_input(self, problem: Problem, penalty: PenaltyState) -> Nearest:
-        """Search in all rounds from the inputs, with the constants of `penalty` first."""
+        """Search from the inputs in every search step, first with the constants of `penalty`."""
         nearest = Nearest.empty(problem.x)
         const = penalty.const
         bracket = Bracket(const, torch.zeros_like(const), torch.full_like(const, math.inf))
@@ -180,3 +189,9 @@ class PenaltyAttack(MinimumNormAttack):
             bracket = bracket.narrowed(found.success, ~found.success)
             bracket = bracket._replace(const=bracket.next())
         return nearest
+
+
+def _warm_penalty(penalty: PenaltyState, const: Tensor, success: Tensor) -> PenaltyState:
+    """Return `penalty` with new constants, for a start at the nearest success if there is one."""
+    factor = torch.where(success, TUNING.warm_distance, TUNING.widening)
+    return penalty._replace(const=const, expected_distance=penalty.expected_distance * factor)

@@ -1,4 +1,4 @@
-"""The template of minimum-norm attacks, which look for the nearest success."""
+"""Base class of minimum-norm attacks, which search for the nearest success."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from advkit.attacks.engine.rows import select, update_rows
 from advkit.core.losses import Loss, margin, split_label_logit
 from advkit.core.norms import per_sample, steepest
 
-_TIED = 3  # classes that are tried at a tie
-_DOUBLINGS = 10  # of the step off a tie: logits of 16 bits tie on a whole strip
-BOUNDARY_MARGIN = 1.001  # a refined success stays that far past the boundary, against rounding
+MAX_TIED_CLASSES = 3  # classes that are tried at a tie
+MAX_DOUBLINGS = 10  # of the step off a tie: logits of 16 bits tie on a whole strip
+BOUNDARY_MARGIN = 1.001  # a refined success is this much beyond the boundary, against rounding
+MIN_FRACTION = 0.02  # of the bracket that a refining step keeps at either end
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class MinimumNormAttack(GradientAttack):
-    """A gradient attack that looks for the nearest success; a failure gives the clean input.
+    """Gradient attack that searches for the nearest success; a failure returns the clean input.
 
-    Evaluates the clean batch, searches the samples that are not misclassified from the start, and
-    refines what is found to the decision boundary. A subclass supplies the search.
+    It evaluates the clean batch, searches from the samples that are not misclassified, and moves
+    each success to the decision boundary. A subclass defines the search.
     """
 
     _refine_steps: ClassVar[int] = 0  # forward passes that move a success to the boundary
@@ -46,9 +47,13 @@ class MinimumNormAttack(GradientAttack):
         return nearest
 
     def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
-        """Return the nearest successes of samples whose clean inputs, evaluated `at`, are none.
+        """Return the nearest successes for samples whose clean inputs are not successes.
 
         An attack that evaluates the clean inputs itself overrides `_search` instead.
+
+        Args:
+            problem: the samples.
+            at: their clean inputs, evaluated.
         """
         raise NotImplementedError
 
@@ -62,13 +67,13 @@ class MinimumNormAttack(GradientAttack):
 def step_off_ties(problem: Problem) -> Nearest:
     """Return successes next to clean inputs that lie on the boundary without being successes.
 
-    There every attack that takes the way to the boundary for its step stands still.
+    An attack whose step is as long as the distance to the boundary does not move there.
     """
     nearest = Nearest.empty(problem.x)
     if problem.norm == "l0":
         return nearest
     at = problem.forward(problem.x, differentiate=False)
-    candidate_classes: list[Tensor | None] = [*candidates(at, problem.goal, _TIED)]
+    candidate_classes: list[Tensor | None] = [*candidates(at, problem.goal, MAX_TIED_CLASSES)]
     for candidate in candidate_classes or [None]:
         nearest = _step_off_tie(problem.with_candidate(candidate), nearest)
         if nearest.success.all():
@@ -77,17 +82,17 @@ def step_off_ties(problem: Problem) -> Nearest:
 
 
 def _step_off_tie(problem: Problem, nearest: Nearest) -> Nearest:
-    """Return the nearest successes, those of steps along the gradient among them.
+    """Return `nearest`, improved by steps along the gradient.
 
-    The first step is the smallest that the dtype knows at the bounds; it is doubled until it is a
-    success.
+    The first step is the smallest one that the dtype can represent at the bounds. It is doubled
+    until it reaches a success.
     """
     at = problem.forward(problem.x, differentiate=True)
     gradient, bounds = problem.ascent_direction(at), problem.model.bounds
     length = torch.finfo(problem.x.dtype).eps * (bounds[1] - bounds[0])
-    for _ in range(_DOUBLINGS):
-        lengths = torch.full_like(nearest.distance, length)
-        move = steepest(gradient, lengths.to(gradient.dtype), problem.norm, problem.x, bounds)
+    for _ in range(MAX_DOUBLINGS):
+        step_sizes = torch.full_like(nearest.distance, length)
+        move = steepest(gradient, step_sizes.to(gradient.dtype), problem.norm, problem.x, bounds)
         at = problem.forward(problem.clip(problem.x + move), differentiate=False)
         nearest = nearest.improved(problem, at)
         if nearest.success.all():
@@ -96,35 +101,36 @@ def _step_off_tie(problem: Problem, nearest: Nearest) -> Nearest:
     return nearest
 
 
-def candidates(at: Iterate, goal: Goal, most: int) -> list[Tensor]:
-    """Return the likeliest classes besides the label, at most `most`, each `(n,)`.
+def candidates(at: Iterate, goal: Goal, max_classes: int) -> list[Tensor]:
+    """Return the likeliest classes other than the label, at most `max_classes`, each `(n,)`.
 
-    An untargeted attack goes for one after another. A targeted one has none to choose from.
+    An untargeted attack aims at one after another. A targeted attack has no choice: the list is
+    empty.
     """
     if goal.targeted:
         return []
     others = split_label_logit(at.logits, goal.labels)[1]
-    most = min(most, others.shape[1] - 1)
-    return list(others.topk(most, dim=1).indices.unbind(1))
+    k = min(max_classes, others.shape[1] - 1)
+    return list(others.topk(k, dim=1).indices.unbind(1))
 
 
 def refine_to_boundary(
     problem: Problem, inner: Tensor, logits: Tensor, nearest: Nearest, steps: int
 ) -> Nearest:
-    """Move each success towards a point that is none, as far as it stays one.
+    """Move each success towards a point inside the boundary, as far as it remains a success.
 
-    On the segment between the two the logits are taken for linear functions, each class by itself:
-    where they are, one step finds the boundary, whichever class it belongs to.
+    Each step interpolates the logits of each class linearly on the segment between the two points.
+    Where the logits are linear, one step finds the boundary, whichever class it belongs to.
 
     Args:
         problem: `n` samples.
-        inner: points `(n, *features)`; samples where they are successes are left as they are.
+        inner: points `(n, *features)`; a sample whose point is a success itself is not moved.
         logits: of `inner`, `(n, classes)`.
-        nearest: the successes; samples without one are left as they are.
+        nearest: the successes; a sample without one is not moved.
         steps: forward passes for each sample, after one for the success.
 
     Returns:
-        `nearest`, which is written to.
+        `nearest`, updated in place.
     """
     rows = (nearest.success & (problem.goal.violation(logits) > 0)).nonzero().flatten()
     if not len(rows) or not steps:
@@ -136,11 +142,11 @@ def refine_to_boundary(
     above = part.goal.gaps(part.forward(best.x_adv, differentiate=False).logits)
     for _ in range(steps):
         root = BOUNDARY_MARGIN * linear_root(below, above, part.goal)
-        share = low + (high - low) * root.clamp(0.02, 0.98)
-        at = part.forward(part.clip(inner + per_sample(share, span) * span), differentiate=False)
+        fraction = low + (high - low) * root.clamp(MIN_FRACTION, 1 - MIN_FRACTION)
+        at = part.forward(part.clip(inner + per_sample(fraction, span) * span), differentiate=False)
         best, gaps = best.improved(part, at), part.goal.gaps(at.logits)
-        low, high = torch.where(at.success, low, share), torch.where(at.success, share, high)
-        # the end that stays put counts half (Illinois): bends would keep it for ever
+        low, high = torch.where(at.success, low, fraction), torch.where(at.success, fraction, high)
+        # the end that is not replaced counts half (Illinois algorithm): bends would keep it forever
         below = torch.where(at.success[:, None], below / 2, gaps)
         above = torch.where(at.success[:, None], gaps, above / 2)
     update_rows(nearest, rows, best)
@@ -148,15 +154,15 @@ def refine_to_boundary(
 
 
 def linear_root(below: Tensor, above: Tensor, goal: Goal) -> Tensor:
-    """Return where straight lines between two points first meet the goal, as a share `(n,)`.
+    """Return the fraction `(n,)` of the way at which linear gaps between two points meet the goal.
 
     Args:
         below: `Goal.gaps` at the point that is not a success, `(n, classes)`.
         above: `Goal.gaps` at the success, `(n, classes)`.
-        goal: leaving a label takes one class, reaching one takes all.
+        goal: one class must reach it to leave a label, and all classes to reach a label.
     """
-    ahead = below.clamp_min(0)  # a tie that is not a success is at the boundary
-    root = ahead / (ahead - above).clamp_min(torch.finfo(above.dtype).tiny)
+    gap = below.clamp_min(0)  # a tie that is not a success is at the boundary
+    root = gap / (gap - above).clamp_min(torch.finfo(above.dtype).tiny)
     if goal.targeted:
         return torch.where(below > 0, root, 0).amax(1)
     return torch.where(above <= 0, root, 1).amin(1)

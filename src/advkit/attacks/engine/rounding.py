@@ -21,7 +21,7 @@ def warn_of_lost_budget(problem: Problem, eps: Tensor) -> None:
 
 
 def warn_of_lost_steps(problem: Problem, length: Tensor, eps: Tensor) -> None:
-    """Warn of samples that no step of `length` `(n,)` moves although their ball has other inputs."""
+    """Warn of samples that no step of `length` `(n,)` moves although the ball has other inputs."""
     if (length < eps).any() and _may_be_lost(problem, length):
         lost = _is_unmoved(problem.x, per_sample(length, problem.x)) & ~_is_alone(problem, eps)
         _warn("step_size", problem.x, length, lost)

@@ -15,7 +15,7 @@ class RunStatistics:
     """Numbers of passes of each of the `n` inputs of one run, and the obstacles that it met.
 
     The obstacles are gradients and logits that are not finite, gradients of zero, and searches that
-    could not begin. If the model may end the run at any pass, the best iterates so far are included.
+    could not begin. If a pass of the model may end the run, the best iterates so far are included.
     """
 
     def __init__(self, n: int, device: torch.device) -> None:

@@ -76,7 +76,7 @@ class WholeSender(Sender):
         self._frame = frame
 
     def __call__(self, forward: Forward, x: Tensor, rows: Tensor) -> Tensor:
-        """Return the output of `forward` for `x` `(m, *features)`, iterates of the samples `rows`."""
+        """Return the output of `forward` for iterates `x` `(m, *features)` of samples `rows`."""
         groups = _groups_without_repeats(rows)
         outputs = torch.cat([self._send(forward, x[group], rows[group]) for group in groups])
         return outputs[torch.cat(groups).argsort()] if len(groups) > 1 else outputs

@@ -46,7 +46,7 @@ def _draw_panel(axes: Axes, group: Group) -> None:
     middle = math.sqrt(lowest * highest)
     for i, row in enumerate(rows):
         position = row.cost.passes, _height(group, row)
-        axes.plot(*position, "o", color="C0" if row in pareto_front else "grey")
+        axes.plot(*position, "o", color="C0" if row in pareto_front else "gray")
         # Labels point to the middle, alternately above and below, to avoid overlaps.
         aside, align = (5, "left") if position[0] <= middle else (-5, "right")
         shift = (aside, -12 if i % 2 else 5)

@@ -147,7 +147,7 @@ class DetectionScores:
             fpr, tpr, _ = roc_curve(self.adversarial[part], self.anomaly_score[part])
             axes.plot(np.maximum(fpr, min_fpr) if log_x else fpr, tpr, label=name)
         chance = np.geomspace(min_fpr, 1) if log_x else np.linspace(0, 1)
-        axes.plot(chance, chance, color="grey", linestyle="--", linewidth=1, label="chance")
+        axes.plot(chance, chance, color="gray", linestyle="--", linewidth=1, label="chance")
         if log_x:
             axes.set_xscale("log")
         axes.set(xlabel="false-positive rate", ylabel="true-positive rate", ylim=(-0.03, 1.03))

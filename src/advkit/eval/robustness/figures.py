@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_PANELS_ACROSS = 3
 # Characters in a line of a legend: longer lines hide the curves.
 LEGEND_LINE_WIDTH = 34
-NOISE_STYLE: dict[str, Any] = {"color": "grey", "linestyle": "--", "linewidth": 1, "marker": "."}
+NOISE_STYLE: dict[str, Any] = {"color": "gray", "linestyle": "--", "linewidth": 1, "marker": "."}
 # Share of the adversarial examples of a minimum-norm attack that lie within the x axis: the few
 # farthest ones would compress the rest of the curve.
 SHOWN_QUANTILE = 0.99

@@ -51,7 +51,7 @@ def heat_maps(
     _title(right, "transfer rate: share of only those\ninputs that fool the source")
     right.text(
         (len(targets) - 1) / 2, (len(baselines) - 1) / 2, "no source to fool",
-        ha="center", va="center", color="grey",
+        ha="center", va="center", color="gray",
     )  # fmt: skip
     _denominators(right, [rate.count for rate in fooled], len(baselines))
     figure.colorbar(image, ax=[left, right], label="%", shrink=0.8, pad=0.02)
