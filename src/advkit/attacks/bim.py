@@ -32,9 +32,9 @@ class BIM(BudgetAttack):
         step_size: length of a step, in input units; `None` for `1.25 * eps / steps`, the rule of
             the paper: 10 steps of one gray level for an `eps` of 8.
         loss: loss to maximize: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)`.
-        stop: `"first"` ends at the first misclassification of a sample, `"never"` runs all steps and
-            returns the iterate of largest margin; `None` lets the caller choose, and is `"first"` for
-            a call and in an evaluation.
+        stop: `"first"` ends at the first misclassification of a sample, `"never"` runs all steps
+            and returns the iterate of largest margin; `None` lets the caller choose, and is
+            `"first"` for a call and in an evaluation.
 
     Raises:
         ValueError: a value is out of its range.

@@ -34,10 +34,10 @@ class BudgetAttack(GradientAttack):
     def craft(self, model: object, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return adversarial inputs `(n, *features)` without the pass that verifies success.
 
-        This is for adversarial training, which passes the examples forward anyway. That pass is up to a fifth
-        of the cost of a single-step attack and its training step. The warnings of `run` are
-        left out, and the errors are those of `run`. Your own class that overrides `run` must
-        override this method too.
+        This is for adversarial training, which passes the examples forward anyway. That pass is up
+        to a fifth of the cost of a single-step attack and its training step. The method does not
+        warn, and raises the errors of `run`. A class of yours that overrides `run` must override
+        this method too.
         """
         adapted = self._adapt_model(model)
         with self.running(adapted, x):
