@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = Path(advkit.__file__).parent
 MOST_OPENINGS = 0  # docstrings of src/ that begin with a word of OPENINGS; never more than 5
 MOST_PHRASES = 0  # hits of PHRASES in src/; never more than 8
-MOST_PHRASES_OF_PAGES = 33  # hits of PHRASES in docs/*.md
+MOST_PHRASES_OF_PAGES = 0  # hits of PHRASES in PAGES
 
 DOCSTRING, COMMENT, MESSAGE, PROSE = "docstring", "comment", "message", "prose"
 EVERYWHERE = (DOCSTRING, COMMENT, MESSAGE, PROSE)
@@ -328,8 +328,10 @@ FILES = dict(read_source())
 TEXTS = [text for path, words in FILES.items() for text in texts_of_source(path, words)]
 PAGES = [
     text
-    for path in sorted((ROOT / "docs").glob("*.md"))
-    for text in texts_of_page(f"docs/{path.name}", path.read_text(encoding="utf-8"))
+    for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+    for text in texts_of_page(
+        path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+    )
 ]
 
 

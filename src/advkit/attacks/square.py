@@ -41,7 +41,7 @@ class Tuning:
     last_divisor: int = 512  # of p_init, after the schedule
     p_init_linf: float = 0.5  # share of the features in the first box; at most 0.8 in the paper
     p_init_l2: float = 1.0
-    gray_share: float = 0.5  # share of the linf boxes in which all channels get the same sign
+    gray_fraction: float = 0.5  # of the linf boxes in which all channels get the same sign
     tiles_per_axis: int = 5  # of the first l2 perturbation, from the paper
     min_window_side: int = 3  # in l2, from the paper
 
@@ -227,7 +227,7 @@ def _linf_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Ten
     c, axes = space.channels, len(space.sides)
     u = uniform(box.keys, axes + 1 + c, torch.float32)
     position, signs = u[:, :axes], _signs(u[:, axes + 1 :])
-    gray = u[:, axes, None] < TUNING.gray_share
+    gray = u[:, axes, None] < TUNING.gray_fraction
     signs = torch.where(gray, signs[:, :1], signs)[:, :, None]  # (n, channels, 1)
     at = space.window(position, space.box(box.coverage))[:, None].expand(-1, c, -1)
     clean, old = (v.reshape(len(v), c, -1) for v in (problem.x, x_adv))
