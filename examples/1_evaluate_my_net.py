@@ -1,6 +1,6 @@
 """Find out how robust your net is.
 
-You have a trained `nn.Module` and labelled inputs in [0, 1]. This script runs four attacks on them
+You have a trained `nn.Module` and labeled inputs in [0, 1]. This script runs four attacks on them
 and prints a report: the accuracy without an attack, what remains of it under each attack, and the
 worst case, which counts an input as robust only if no attack within the budget changed its label.
 

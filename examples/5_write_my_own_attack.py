@@ -1,6 +1,6 @@
 """Write your own attack and evaluate it next to built-in ones.
 
-An attack is an object with a `run` that returns an `AttackResult`, and which gives the adversarial
+An attack is an object with a `run` that returns an `AttackResult`, and that returns the adversarial
 inputs when called. This is the momentum attack of Dong et al. (2018) in plain PyTorch.
 
     python examples/5_write_my_own_attack.py
@@ -38,7 +38,7 @@ class Momentum:
             grad = torch.autograd.grad(loss, x_adv)[0].nan_to_num(0, 1, -1)  # no slope is infinite
             momentum += grad / grad.abs().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
             x_adv = (x_adv.detach() + self.eps / self.steps * momentum.sign()).clamp(lower, upper)
-        success = model.predict(x_adv) != y  # judged on exactly what is returned
+        success = model.predict(x_adv) != y  # evaluated on exactly the returned inputs
         return AttackResult(
             x_adv=x_adv, success=success, norm="linf", distance=(x_adv - x).abs().amax((1, 2, 3)),
             queries=Queries(torch.full(y.shape, self.steps + 1), torch.full(y.shape, self.steps)),

@@ -329,9 +329,7 @@ TEXTS = [text for path, words in FILES.items() for text in texts_of_source(path,
 PAGES = [
     text
     for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-    for text in texts_of_page(
-        path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
-    )
+    for text in texts_of_page(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
 ]
 
 

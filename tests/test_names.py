@@ -77,6 +77,7 @@ OLD = list(
         core/protocols.py: risk -> anomaly_score, excess -> margin_over_threshold
         detectors: risk -> anomaly_score, judge -> inspect
         detectors/surrogate.py: alarm -> anomaly_score
+        defenses/input_validator.py: false_rejections -> fpr
         defenses/mrr: security -> fpr, jointly -> joint_threshold, held_out -> calibration_fraction
         defenses/mrr: excess -> margin_over_threshold
         *: Floor -> the cost in passes, Tally -> AttackRecorder, thrifty -> cheapest_near_best

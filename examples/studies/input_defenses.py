@@ -98,7 +98,7 @@ def defenses(net: nn.Module, clean: Tensor) -> dict[str, Any]:
     gray = clean.shape[1] == 1
     smooth = NonLocalMeans(search=9, strength=16.0)
     colour = {} if gray else {"non-local means": FeatureSqueezing(net, non_local_means=smooth)}
-    fitted = InputValidator(net, grid=255, contrast="fitted").fit(clean, false_rejections=0.05)
+    fitted = InputValidator(net, grid=255, contrast="fitted").fit(clean, fpr=0.05)
     return {
         "none": TorchClassifier(net),
         **{f"bits {b}": FeatureSqueezing(net, bits=b) for b in ((1, 3, 5) if gray else (3, 5))},

@@ -145,7 +145,7 @@ def test_channels_are_looked_at_one_by_one():
 def test_the_limit_is_the_least_that_rejects_no_more_than_asked(share, rejected):
     x = images(100)
     model = InputValidator(convnet(), contrast="fitted")
-    assert model.fit(x, false_rejections=share) is model
+    assert model.fit(x, fpr=share) is model
     assert int((~model.validate(x).accepted).sum()) == rejected
     contrasts = sorted(contrast_numpy(image.numpy()) for image in x)
     assert model.limit == pytest.approx(contrasts[99 - rejected])
@@ -153,7 +153,7 @@ def test_the_limit_is_the_least_that_rejects_no_more_than_asked(share, rejected)
 
 def test_many_images_are_looked_at_in_parts():
     x = images(300)
-    model = InputValidator(convnet(), contrast="fitted").fit(x, false_rejections=0)
+    model = InputValidator(convnet(), contrast="fitted").fit(x, fpr=0)
     assert model.limit == pytest.approx(max(contrast_numpy(image.numpy()) for image in x))
     x[299, 0, 3, 3] = 1 - x[299, 0, 2, 2].round()
     assert model.validate(x).accepted[:299].all()
@@ -175,10 +175,10 @@ def test_what_is_not_fitted_says_so(x):
     for contrast in (None, 0.2):
         with pytest.raises(ValueError, match="`contrast` must be 'fitted' for fit"):
             InputValidator(convnet(), contrast=contrast).fit(x)
-    with pytest.raises(ValueError, match="`false_rejections` must be below 1"):
-        model.fit(x, false_rejections=1)
-    with pytest.raises(ValueError, match=r"`false_rejections` must lie in \[0, 1\]"):
-        model.fit(x, false_rejections=math.nan)
+    with pytest.raises(ValueError, match="`fpr` must be below 1"):
+        model.fit(x, fpr=1)
+    with pytest.raises(ValueError, match=r"`fpr` must lie in \[0, 1\]"):
+        model.fit(x, fpr=math.nan)
     with pytest.raises(ValueError, match="`x` must hold at least one image"):
         model.fit(x[:0])
     with pytest.raises(ValueError, match="bounds"):

@@ -246,7 +246,7 @@ def test_the_log_says_what_was_asked_and_answered(x):
 def test_what_are_no_probabilities(row):
     rows = np.array([[0.5, 0.5, 0.0], [0.505, 0.5, 0.0], row])
     model = CallableClassifier(lambda x: rows[x[:, 0].astype(int)], 3, max_batch=2)
-    with pytest.raises(ServiceError, match=r".* \(sample 2\)\. Otherwise use output='logits'"):
+    with pytest.raises(ServiceError, match=r".* \(sample 2\)\. Use output='logits' if"):
         model.predict(torch.tensor([[0.0], [1.0], [2.0]]))
     model.predict(torch.tensor([[0.0], [1.0]]))
 

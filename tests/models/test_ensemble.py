@@ -118,7 +118,7 @@ def test_scores_that_are_no_probabilities_are_refused(x):
     svc = SVC().fit(rows, torch.arange(8) % 2)
     model = Ensemble([convnet(classes=2), svc], combine="probabilities")
     with pytest.raises(
-        ValueError, match=r"member 1, Sklearn.*must return probabilities.*combine='vote'"
+        ValueError, match=r"`models\[1\]` must return probabilities.*combine='vote'"
     ):
         model.predict(x)
     assert Ensemble([convnet(classes=2), svc], combine="vote").predict(x).shape == (8,)

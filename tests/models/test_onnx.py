@@ -72,7 +72,7 @@ def test_it_answers_like_the_model(x, kind):
 def test_probabilities_are_taken_as_they_are(x):
     model = OnnxClassifier(linear(softmax=True), output="probabilities")
     torch.testing.assert_close(model.scores(x), logits(x).softmax(1), atol=1e-6, rtol=0)
-    with pytest.raises(ServiceError, match="must return probabilities .*use output='logits'"):
+    with pytest.raises(ServiceError, match="must return probabilities .*Use output='logits'"):
         OnnxClassifier(linear(), output="probabilities").scores(x)
 
 

@@ -367,5 +367,5 @@ def probabilities(source: str, p: Tensor, rows: Tensor, way_out: str) -> None:
     if bad.any():
         raise ValueError(
             f"{source} must return probabilities (in [0, 1], summing to 1), "
-            f"got other values ({samples(bad, rows)}). Otherwise {way_out}."
+            f"got other values ({samples(bad, rows)}). {way_out}"
         )

@@ -117,31 +117,31 @@ class InputValidator(HasInnerModel):
             raise ValueError("`contrast` must be fitted first. Call fit(x) with clean images.")
         return self._limit
 
-    def fit(self, x: Tensor, false_rejections: float = 0.01) -> Self:
+    def fit(self, x: Tensor, fpr: float = 0.01) -> Self:
         """Learn the limit of the contrast.
 
         Args:
             x: clean images `(n, channels, height, width)` within the bounds.
-            false_rejections: largest share of them that may exceed the limit, in [0, 1).
+            fpr: largest share of them that may exceed the limit, in [0, 1).
 
         Returns:
             This validator.
 
         Raises:
-            ValueError: `contrast` is not `"fitted"`, `false_rejections` is out of its range, or `x`
-                is not a batch of such images.
+            ValueError: `contrast` is not `"fitted"`, `fpr` is out of its range, or `x` is not a
+                batch of such images.
         """
         if self.contrast != "fitted":
             raise ValueError(f"`contrast` must be 'fitted' for fit, got {self.contrast!r}.")
-        checks.fraction("false_rejections", false_rejections)
-        if false_rejections == 1:
-            raise ValueError("`false_rejections` must be below 1, got 1.")
+        checks.fraction("fpr", fpr)
+        if fpr == 1:
+            raise ValueError("`fpr` must be below 1, got 1.")
         x = checks.inputs(x, self.bounds)
         check_images(x, "contrast")
         if not len(x):
             raise ValueError("`x` must hold at least one image, got none.")
         largest = _local_contrast(at_least_float32(x)).flatten(1).amax(1).sort().values
-        self._limit = float(largest[-1 - math.floor(false_rejections * len(x))])
+        self._limit = float(largest[-1 - math.floor(fpr * len(x))])
         return self
 
     def validate(self, x: Tensor) -> Validation:

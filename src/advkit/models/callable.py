@@ -264,7 +264,7 @@ class CallableClassifier:
             checks.finite_logits(outputs, rows)
             checks.warn_of_probabilities(outputs)
         else:
-            checks.probabilities("`fn`", outputs, rows, "use output='logits'")
+            checks.probabilities("`fn`", outputs, rows, "Use output='logits' if it returns logits.")
         return outputs.double()
 
 

@@ -181,7 +181,7 @@ class Ensemble:
             return logits.softmax(1, torch.promote_types(logits.dtype, torch.float32))
         scores: Tensor = model.scores(x)
         rows = torch.arange(len(x), device=x.device)
-        checks.probabilities(f"member {i}, {model!r},", scores, rows, "use combine='vote'")
+        checks.probabilities(f"`models[{i}]`", scores, rows, "Use combine='vote'.")
         return scores
 
     def _votes(self, x: Tensor) -> Tensor:
