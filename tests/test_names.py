@@ -77,7 +77,15 @@ OLD = list(
         core/protocols.py: risk -> anomaly_score, excess -> margin_over_threshold
         detectors: risk -> anomaly_score, judge -> inspect
         detectors/surrogate.py: alarm -> anomaly_score
-        defenses/input_validator.py: false_rejections -> fpr
+        core/results.py: wanted -> requested
+        defenses/feature_squeezing.py: search -> search_size, patch -> patch_size
+        defenses/input_validator.py: false_rejections -> fpr, passes -> max_iterations
+        defenses/logit_squeezing.py: noise -> sigma
+        defenses/mrr/dictionaries.py: patch -> patch_size, per_image -> patches_per_image
+        defenses/mrr/latent_settings.py: step -> step_size, clean -> clean_fraction
+        defenses/mrr/latent_settings.py: explained -> explained_variance
+        models/callable.py: takes -> input_type, back_off -> backoff
+        training: evaluated -> metrics
         defenses/mrr: security -> fpr, jointly -> joint_threshold, held_out -> calibration_fraction
         defenses/mrr: excess -> margin_over_threshold
         *: Floor -> the cost in passes, Tally -> AttackRecorder, thrifty -> cheapest_near_best

@@ -47,7 +47,7 @@ def losses() -> dict[str, Any]:
     return {
         "cross-entropy": cross_entropy,
         "LabelSmoothing": defenses.LabelSmoothing(smoothing=0.1),
-        "LogitSqueezing": defenses.LogitSqueezing(weight=0.5, noise=0.25),
+        "LogitSqueezing": defenses.LogitSqueezing(weight=0.5, sigma=0.25),
         "LogitPairing, clean": defenses.LogitPairing(weight=0.5, kind="clean"),
         "GaussianNoise": defenses.GaussianNoise(sigma=0.25),
         "AdversarialTraining, FGSM and half clean": defenses.AdversarialTraining(

@@ -96,7 +96,7 @@ def main() -> None:
 def defenses(net: nn.Module, clean: Tensor) -> dict[str, Any]:
     """Defended models by name; `clean` images of no test fit the validator."""
     gray = clean.shape[1] == 1
-    smooth = NonLocalMeans(search=9, strength=16.0)
+    smooth = NonLocalMeans(search_size=9, strength=16.0)
     colour = {} if gray else {"non-local means": FeatureSqueezing(net, non_local_means=smooth)}
     fitted = InputValidator(net, grid=255, contrast="fitted").fit(clean, fpr=0.05)
     return {

@@ -132,7 +132,7 @@ def recipes(size: Size) -> dict[str, Recipe]:
     return {
         PLAIN: Recipe(cross_entropy, size.epochs),
         "label smoothing": Recipe(defenses.LabelSmoothing(smoothing=0.1), size.epochs),
-        "logit squeezing": Recipe(defenses.LogitSqueezing(weight=0.5, noise=0.5), size.epochs),
+        "logit squeezing": Recipe(defenses.LogitSqueezing(weight=0.5, sigma=0.5), size.epochs),
         "clean logit pairing": Recipe(defenses.LogitPairing(weight=0.5, kind="clean"), size.epochs),
         "FGSM mixture": Recipe(
             defenses.AdversarialTraining(attack=attacks.FGSM(eps=EPS), clean_weight=0.5),

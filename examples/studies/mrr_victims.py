@@ -137,7 +137,7 @@ def resnet20(folder: Path, size: Size, out: Path | None) -> Victim:
 def resnet20_half(folder: Path, size: Size, out: Path | None) -> Victim:
     """ResNet-20 with half of the images of a chain kept clean."""
     victim = resnet20(folder, size, out)
-    layer = replace(victim.settings.latent[0], chain=Chain(clean=0.5))
+    layer = replace(victim.settings.latent[0], chain=Chain(clean_fraction=0.5))
     return replace(victim, name="ResNet-20, half clean", settings=MRR(layer))
 
 
@@ -148,7 +148,7 @@ def cnn(folder: Path, size: Size, out: Path | None) -> Victim:
     path = None if out is None else out / "cnn.pt"
     net = kept(path, plain_cnn(), lambda net: learn_mirrored(net, train, size.epochs // 4))
     victim = cifar("plain CNN", net, folder, size, train.head(size.cifar), clean)
-    layer = replace(victim.settings.latent[0], chain=Chain(clean=0.5), epochs=2)
+    layer = replace(victim.settings.latent[0], chain=Chain(clean_fraction=0.5), epochs=2)
     return replace(victim, settings=MRR(layer))
 
 

@@ -78,7 +78,7 @@ def remote(url: str, budget: int) -> CallableClassifier:
         num_classes=10,
         max_batch=MAX_ROWS,
         retries=3,
-        back_off=0.01,  # seconds; a service on loopback recovers soon
+        backoff=0.01,  # seconds; a service on loopback recovers soon
         max_queries=budget,
         log=True,
     )

@@ -83,7 +83,7 @@ def trained(rank):
             evaluate=evaluate,
             progress=False,
         )
-        assert history.epochs[-1].evaluated["kind"] == 1
+        assert history.epochs[-1].metrics["kind"] == 1
         found[name] = [p.detach().clone() for p in net.parameters()]
     return found
 

@@ -36,7 +36,7 @@ LOSSES = [
     (LogitPairing(attack=PGD, weight=0.5), 2),
     (LogitPairing(kind="clean", weight=0.5), 1),
     (LogitSqueezing(weight=0.5), 1),
-    (LogitSqueezing(weight=0.5, noise=0.5), 1),
+    (LogitSqueezing(weight=0.5, sigma=0.5), 1),
     (LabelSmoothing(), 1),
     (FreeAdversarialTraining(eps=0.1), 1),
     (GaussianNoise(sigma=0.25), 1),

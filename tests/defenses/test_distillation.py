@@ -416,10 +416,10 @@ def test_the_students_own_teacher_decides_how_large_its_logits_are(distilled):
         (
             {"min_probability": 0.0},
             ValueError,
-            "`min_probability` must lie between 0 and 1, got 0.0",
+            "`min_probability` must lie in .0, 1., got 0.0",
         ),
-        ({"min_probability": 1.0}, ValueError, "`min_probability` must lie between 0 and 1"),
-        ({"min_probability": math.nan}, ValueError, "`min_probability` must lie between 0 and 1"),
+        ({"min_probability": 1.0}, ValueError, "`min_probability` must lie in .0, 1."),
+        ({"min_probability": math.nan}, ValueError, "`min_probability` must lie in .0, 1."),
         ({"min_probability": None}, TypeError, "`min_probability` must be a number"),
         ({"seed": 0.5}, TypeError, "`seed` must be an int"),
         ({"progress": 1}, TypeError, "`progress` must be True or False"),
@@ -447,7 +447,7 @@ def test_teachers_that_are_none():
     with pytest.raises(TypeError, match="`model` must be a torch.nn.Module"):
         Distillation(temperature=2.0).fit(3, student, [x])
     svm = SVC(decision_function_shape="ovr").fit(inputs(30).numpy(), torch.arange(30) % 3)
-    with pytest.raises(ValueError, match="the teacher must return probabilities"):
+    with pytest.raises(ValueError, match="`teacher` must return probabilities"):
         Distillation(temperature=2.0).fit(svm, student, [x])
     broken = linear()
     nn.init.constant_(broken.bias, math.inf)

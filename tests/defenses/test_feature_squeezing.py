@@ -95,7 +95,7 @@ def non_local_means(x, search, patch, scale):
 @pytest.mark.parametrize(("search", "patch"), [(3, 1), (5, 3), (3, 5)])
 def test_non_local_means_are_those_of_the_definition(search, patch):
     x = colour(n=2)
-    smooth = NonLocalMeans(search=search, patch=patch, strength=60.0)
+    smooth = NonLocalMeans(search_size=search, patch_size=patch, strength=60.0)
     expected = [non_local_means(image.numpy(), search, patch, 60 / 255) for image in x]
     found = squeezed(x, non_local_means=smooth)
     np.testing.assert_allclose(found.numpy(), np.stack(expected), atol=1e-12)
@@ -106,15 +106,15 @@ def test_non_local_means_are_those_of_the_definition(search, patch):
 
 def test_non_local_means_between_nothing_and_a_plain_mean():
     x = colour(n=1)
-    weak = squeezed(x, non_local_means=NonLocalMeans(search=3, strength=0.01))
+    weak = squeezed(x, non_local_means=NonLocalMeans(search_size=3, strength=0.01))
     torch.testing.assert_close(weak, x)
-    strong = squeezed(x, non_local_means=NonLocalMeans(search=3, strength=1e6))
+    strong = squeezed(x, non_local_means=NonLocalMeans(search_size=3, strength=1e6))
     around = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
     torch.testing.assert_close(strong, nn.functional.avg_pool2d(around, 3, 1))
 
 
 def test_squeezers_follow_one_another():
-    x, smooth = colour(), NonLocalMeans(search=3)
+    x, smooth = colour(), NonLocalMeans(search_size=3)
     by_itself = squeezed(squeezed(squeezed(x, bits=2), median=3), non_local_means=smooth)
     assert torch.equal(squeezed(x, bits=2, median=3, non_local_means=smooth), by_itself)
     smoothed_first = squeezed(squeezed(x, non_local_means=smooth), bits=2)
@@ -157,7 +157,7 @@ def test_the_gradient_of_the_median_goes_to_the_pixel_that_it_is():
 def test_the_gradient_of_non_local_means_is_their_own():
     x = colour(n=1, height=3, width=3).requires_grad_()
     w = torch.linspace(-1, 2, 27, dtype=torch.float64)
-    smooth = NonLocalMeans(search=3, strength=90.0)
+    smooth = NonLocalMeans(search_size=3, strength=90.0)
     model = FeatureSqueezing(Halfspace(w), non_local_means=smooth)
     assert torch.autograd.gradcheck(lambda v: model.logits(v)[:, 1], x)
 
@@ -191,9 +191,9 @@ def test_arguments():
         with pytest.raises(TypeError, match=said):
             FeatureSqueezing(convnet(), **wrong)
     for wrong, said in (
-        ({"search": 4}, "`search` must be odd, got 4"),
-        ({"search": 1}, "`search` must be at least 3"),
-        ({"patch": 2}, "`patch` must be odd"),
+        ({"search_size": 4}, "`search_size` must be odd, got 4"),
+        ({"search_size": 1}, "`search_size` must be at least 3"),
+        ({"patch_size": 2}, "`patch_size` must be odd"),
         ({"strength": 0.0}, "`strength` must be positive"),
         ({"strength": math.nan}, "`strength` must be positive"),
     ):
@@ -210,8 +210,8 @@ def test_filters_want_images():
 
 
 def test_it_shows_what_it_squeezes():
-    model = FeatureSqueezing(convnet(), bits=4, non_local_means=NonLocalMeans(search=5))
+    model = FeatureSqueezing(convnet(), bits=4, non_local_means=NonLocalMeans(search_size=5))
     shown = repr(model)
     assert "bits=4" in shown
-    assert "search=5" in shown
+    assert "search_size=5" in shown
     assert "median" not in shown

@@ -175,9 +175,9 @@ def test_what_is_not_fitted_says_so(x):
     for contrast in (None, 0.2):
         with pytest.raises(ValueError, match="`contrast` must be 'fitted' for fit"):
             InputValidator(convnet(), contrast=contrast).fit(x)
-    with pytest.raises(ValueError, match="`fpr` must be below 1"):
+    with pytest.raises(ValueError, match="`fpr` must lie in .0, 1., got 1"):
         model.fit(x, fpr=1)
-    with pytest.raises(ValueError, match=r"`fpr` must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"`fpr` must lie in .0, 1."):
         model.fit(x, fpr=math.nan)
     with pytest.raises(ValueError, match="`x` must hold at least one image"):
         model.fit(x[:0])
@@ -218,16 +218,16 @@ def test_repairs_are_repeated():
     x = torch.zeros(1, 1, 6, 6)
     x[0, 0, 2:4, 1:4] = 1.0
     model = InputValidator(convnet(), contrast=0.2)
-    once, often = model.repair(x, passes=1), model.repair(x)
+    once, often = model.repair(x, max_iterations=1), model.repair(x)
     assert not model.validate(once).accepted.all()
     assert model.validate(often).accepted.all()
 
 
 def test_what_cannot_be_repaired_is_said(x):
-    with pytest.raises(ValueError, match=r"`x` must not be NaN, got NaN \(samples 1\)"):
+    with pytest.raises(ValueError, match=r"`x` must not hold NaN, got NaN \(sample 1\)"):
         InputValidator(convnet()).repair(torch.tensor([[0.1], [math.nan]]))
-    with pytest.raises(ValueError, match="`passes` must be at least 1"):
-        InputValidator(convnet()).repair(x, passes=0)
+    with pytest.raises(ValueError, match="`max_iterations` must be at least 1"):
+        InputValidator(convnet()).repair(x, max_iterations=0)
 
 
 def test_an_attacker_who_knows_goes_around_it():

@@ -42,7 +42,7 @@ def test_logits_of_zero_have_a_gradient():
 def test_the_noise_is_gaussian_clipped_and_new_at_each_call():
     net, x = Watched(torch.nn.Linear(1000, 2)), torch.full((20, 1000), 0.3)
     x[0] = 1
-    loss, y = LogitSqueezing(weight=0.1, noise=0.2), torch.zeros(20, dtype=torch.int64)
+    loss, y = LogitSqueezing(weight=0.1, sigma=0.2), torch.zeros(20, dtype=torch.int64)
     torch.manual_seed(0)
     loss(net, x, y)
     loss(net, x, y)
@@ -68,17 +68,17 @@ def test_without_noise_nothing_is_drawn_and_no_bounds_are_needed():
     assert LogitSqueezing(weight=0.5)(Linear3(), 100 * x, y).isfinite()
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(ValueError, match=r"bounds \[0, 1\]"):
-        LogitSqueezing(weight=0.5, noise=0.1)(Linear3(), 100 * x, y)
-    assert LogitSqueezing(weight=0.5, noise=10, bounds=(0, 100))(Linear3(), 100 * x, y).isfinite()
+        LogitSqueezing(weight=0.5, sigma=0.1)(Linear3(), 100 * x, y)
+    assert LogitSqueezing(weight=0.5, sigma=10, bounds=(0, 100))(Linear3(), 100 * x, y).isfinite()
 
 
 def test_bad_arguments():
     for bad in (-1, float("nan")):
         with pytest.raises(ValueError, match="`weight` must be at least 0"):
             LogitSqueezing(weight=bad)
-        with pytest.raises(ValueError, match="`noise` must be at least 0"):
-            LogitSqueezing(weight=1.0, noise=bad)
-    with pytest.raises(TypeError, match="`noise` must be a number"):
-        LogitSqueezing(weight=1.0, noise=True)
+        with pytest.raises(ValueError, match="`sigma` must be at least 0"):
+            LogitSqueezing(weight=1.0, sigma=bad)
+    with pytest.raises(TypeError, match="`sigma` must be a number"):
+        LogitSqueezing(weight=1.0, sigma=True)
     with pytest.raises(ValueError, match="`bounds` must be two finite numbers"):
         LogitSqueezing(weight=1.0, bounds=(0, float("inf")))

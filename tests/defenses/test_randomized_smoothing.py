@@ -255,7 +255,7 @@ def test_the_cost_is_what_was_asked_for():
 def test_noise_of_few_bits_is_rounded_once(dtype):
     seen = []
     model = CallableClassifier(
-        lambda rows: seen.append(rows) or [0] * len(rows), 2, output="labels", takes="tensor"
+        lambda rows: seen.append(rows) or [0] * len(rows), 2, output="labels", input_type="tensor"
     )
     x = inputs(1).to(dtype)
     smoothed(model, n0=50).predict(x)
@@ -487,9 +487,9 @@ def test_certificates_print_as_a_table():
         ({"draws": 0}, ValueError, "`draws` must be at least 1"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
         ({"seed": 0.5}, TypeError, "`seed` must be an int"),
-        ({"alpha": 0}, ValueError, "`alpha` must lie strictly between 0 and 1"),
-        ({"alpha": 1}, ValueError, "`alpha` must lie strictly between 0 and 1"),
-        ({"alpha": math.nan}, ValueError, "`alpha` must lie strictly between 0 and 1"),
+        ({"alpha": 0}, ValueError, "`alpha` must lie in .0, 1."),
+        ({"alpha": 1}, ValueError, "`alpha` must lie in .0, 1."),
+        ({"alpha": math.nan}, ValueError, "`alpha` must lie in .0, 1."),
         ({"alpha": None}, TypeError, "`alpha` must be a number"),
         ({"model": 3}, TypeError, "got int"),
     ],

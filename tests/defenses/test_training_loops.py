@@ -34,7 +34,7 @@ LOSSES = {
     "trades": TRADES(attack=PGD, beta=6.0),
     "mart": MART(attack=PGD, beta=5.0),
     "pairing": LogitPairing(attack=PGD, weight=0.5),
-    "squeezing": LogitSqueezing(weight=0.1, noise=0.1),
+    "squeezing": LogitSqueezing(weight=0.1, sigma=0.1),
     "smoothing": LabelSmoothing(smoothing=0.1),
     "sum": 0.5 * AdversarialTraining(attack=PGD) + cross_entropy,
 }
@@ -155,7 +155,7 @@ def test_an_evaluation_that_attacks_changes_nothing():
         history = fit(net, loader, loss=LOSSES["madry"], optimizer=sgd(net), epochs=3,
                       evaluate=evaluate, progress=False)  # fmt: skip
         states.append(list(net.parameters()))
-    assert all(0 <= epoch.evaluated["robust"] <= 1 for epoch in history.epochs)
+    assert all(0 <= epoch.metrics["robust"] <= 1 for epoch in history.epochs)
     for asked, alone in zip(*states, strict=True):
         torch.testing.assert_close(asked, alone, rtol=0, atol=0)
 

@@ -25,7 +25,7 @@ def test_rows_are_what_they_are_said_to_be(kind):
     ):
         kind().fit(P)
     with pytest.raises(
-        ValueError, match=r"`outputs` must be probabilities .*row 0, 1, 2, 3, 4 and 195"
+        ValueError, match=r"`outputs` must be probabilities .*rows 0, 1, 2, 3, 4 and 195"
     ):
         kind("scores").fit(clean() + 9)
     detector = kind("scores").fit(P)

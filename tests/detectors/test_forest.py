@@ -212,7 +212,7 @@ def test_bad_rows_and_labels():
         broken = x.copy()
         broken[[3, 7], 1] = value
         for ask in (forest.predict_proba, forest.anomaly_score, lambda rows: forest.fit(rows, y)):
-            with pytest.raises(ValueError, match="must be finite, got NaN or infinity .row 3, 7"):
+            with pytest.raises(ValueError, match="must be finite, got NaN or infinity .rows 3, 7"):
                 ask(broken)
         with pytest.raises(ValueError, match="NaN or infinity .row 0"):
             forest.predict_proba(broken[3:4])

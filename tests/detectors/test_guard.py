@@ -86,7 +86,7 @@ def test_outputs_of_16_bits_are_judged_in_float32():
         (
             np.full(40, np.nan),
             ValueError,
-            r"`Returns` must return finite anomaly scores, got .* \(sample 0, 1",
+            r"`Returns` must return finite anomaly scores, got .* \(samples 0, 1",
         ),
         (np.r_[np.zeros(39), np.inf], ValueError, "`Returns` must return finite .*sample 39"),
         (np.r_[-np.inf, np.zeros(39)], ValueError, "sample 0"),
@@ -564,5 +564,5 @@ class TestDetectorOfInputs:
             def anomaly_score(self, x, labels=None):
                 return torch.full((len(x),), torch.nan)
 
-        with pytest.raises(ValueError, match="`Lost` must return finite anomaly scores.*sample 0"):
+        with pytest.raises(ValueError, match="`Lost` must return finite anomaly scores.*samples 0"):
             Guard(convnet(), Lost()).predict(x)

@@ -72,7 +72,7 @@ class TestContract:
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             detector.fit(clean(), np.zeros(7))
         for fpr, words in (
-            (1, "`fpr` must be below 1"),
+            (1, "`fpr` must lie in .0, 1., got 1"),
             (1.5, "`fpr` must lie in"),
             (-1, "lie in"),
         ):

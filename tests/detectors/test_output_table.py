@@ -154,7 +154,7 @@ def test_models_without_gradients_have_scores():
     tree = DecisionTreeClassifier(random_state=0).fit(X.numpy(), [0, 1, 1, 1])
     found = collect({"tree": tree}, [attacks.RandomNoise(eps=0.3, restarts=20)], X, Y)
     assert found.outputs[:4].tolist() == [[1, 0], [0, 1], [0, 1], [0, 1]]
-    with pytest.raises(TypeError, match="`models` must have logits.*got 'tree' without"):
+    with pytest.raises(TypeError, match="`models` must have a method logits.*got 'tree'"):
         collect({"tree": tree}, [], X, Y, outputs="logits")
     with pytest.raises(TypeError, match="model 'tree': `model` must have gradients .* for FGSM"):
         collect({"tree": tree}, [attacks.FGSM(eps=0.1)], X, Y)
@@ -210,7 +210,7 @@ def test_what_collect_refuses():
         collect([net], [], X, torch.tensor([0, 0, 0, 2]), batch_size=2)
     with pytest.raises(ValueError, match="`x` must hold at least one sample"):
         collect([net], [], X[:0], Y[:0])
-    with pytest.raises(TypeError, match="must have scores"):
+    with pytest.raises(TypeError, match="must have a method scores"):
         collect([CallableClassifier(len, 2, output="labels")], [], X, Y)
     wide = nn.Linear(2, 3)
     with pytest.raises(
@@ -261,7 +261,7 @@ def test_rows_are_filtered_by_any_column():
     same(found.filter(), found)
     with pytest.raises(ValueError, match="`attack` must be one of 'clean', 'pgd', got 'fgsm'"):
         found.filter(attack=["pgd", "fgsm"])
-    with pytest.raises(TypeError, match="`values` must name sample, model, .* got 'eps'"):
+    with pytest.raises(TypeError, match="`filter` must get names of columns .sample, model, .* got 'eps'"):
         found.filter(eps=0.1)
     with pytest.raises(
         TypeError, match="`success` must be a number or a list of numbers, got 'yes'"
@@ -320,7 +320,7 @@ def rewritten(path, **changed):
             "not hold a valid OutputTable: `sample` must have shape",
         ),
         ({"success": np.zeros(6)}, "`success` must be an array of bools, got float64"),
-        ({"outputs": np.full((6, 3), np.nan)}, "NaN or infinity .row 0, 1, 2, 3, 4 and 1 more"),
+        ({"outputs": np.full((6, 3), np.nan)}, "NaN or infinity .rows 0, 1, 2, 3, 4 and 1 more"),
         ({"kind": np.array("labels")}, "`kind` must be one of 'scores', 'logits', got 'labels'"),
         ({"format": np.array("something else")}, "must be a file of an OutputTable"),
         ({"model": np.array([print] * 6, dtype=object)}, "not an .npz archive of plain arrays"),

@@ -201,7 +201,7 @@ def test_a_detector_that_answers_no_numbers_is_named():
             return np.full(len(outputs), np.nan)
 
     with pytest.raises(
-        ValueError, match="`Broken` must return finite anomaly scores, got .*sample 0"
+        ValueError, match="`Broken` must return finite anomaly scores, got .*samples 0"
     ):
         DetectorSurrogate(Broken()).fit(rows())
 

@@ -93,7 +93,7 @@ def test_a_function_of_tensors_gets_tensors_without_a_graph(x):
         return batch.mul_(2)
 
     before = x.clone().requires_grad_()
-    model = CallableClassifier(fn, 2, output="logits", takes="tensor")
+    model = CallableClassifier(fn, 2, output="logits", input_type="tensor")
     torch.testing.assert_close(model.scores(before), (2 * x).softmax(1).double())
     assert torch.equal(before, x)
     assert seen[0].dtype == x.dtype
@@ -159,9 +159,9 @@ def test_the_budget_is_used_up_and_never_exceeded(x):
     assert (model.queries, model.queries_left, model.max_queries) == (0, 10, 10)
     model.predict(x)
     assert model.queries_left == 3
-    with pytest.raises(QueryBudgetExceeded, match="budget of 10 samples has 3 left") as caught:
+    with pytest.raises(QueryBudgetExceeded, match="4 more queries, got 3 of 10 left") as caught:
         model.scores(x[:4])
-    assert (caught.value.max_queries, caught.value.spent, caught.value.wanted) == (10, 7, 4)
+    assert (caught.value.max_queries, caught.value.spent, caught.value.requested) == (10, 7, 4)
     assert caught.value.result is None
     assert sent == [7]  # nothing of the call that does not fit
     model.predict(x[:3])
@@ -177,7 +177,7 @@ def test_without_a_budget_there_is_no_end(x):
 
 def test_failures_are_tried_again_after_waits_that_double(x, slept):
     fn = Flaky({1, 2, 3})
-    model = CallableClassifier(fn, 3, retries=3, back_off=0.25, log=True)
+    model = CallableClassifier(fn, 3, retries=3, backoff=0.25, log=True)
     torch.testing.assert_close(model.scores(x), CallableClassifier(probabilities, 3).scores(x))
     assert slept == [0.25, 0.5, 1.0]
     assert fn.attempts == 4
@@ -189,7 +189,7 @@ def test_the_last_error_is_the_cause_and_what_was_answered_before_counts(x, slep
     fn = Flaky({2, 3, 4})
     model = CallableClassifier(fn, 3, max_batch=3, retries=2, max_queries=7, log=True)
     with pytest.raises(
-        ServiceError, match="ConnectionError at the last of 3 attempts: .*4"
+        ServiceError, match="ConnectionError in attempt 3, the last: .*4"
     ) as caught:
         model.predict(x)
     assert isinstance(caught.value.__cause__, ConnectionError)
@@ -206,7 +206,7 @@ def test_the_last_error_is_the_cause_and_what_was_answered_before_counts(x, slep
 
 
 def test_without_retries_the_first_error_is_the_last(x, slept):
-    with pytest.raises(ServiceError, match="at the last of 1 attempts: .*1") as caught:
+    with pytest.raises(ServiceError, match="in attempt 1, the last: .*1") as caught:
         CallableClassifier(Flaky({1}), 3).predict(x)
     assert caught.value.answers is None
     assert slept == []
@@ -277,9 +277,9 @@ def test_what_are_no_labels(answer, error, said):
 
 def test_a_spent_budget_inside_the_function_is_not_tried_again(x, slept):
     inner = CallableClassifier(probabilities, 3, max_queries=7)
-    model = CallableClassifier(lambda rows: inner.scores(rows), 3, takes="tensor", retries=5)
+    model = CallableClassifier(lambda rows: inner.scores(rows), 3, input_type="tensor", retries=5)
     model.predict(x)
-    with pytest.raises(QueryBudgetExceeded, match="has 0 left"):
+    with pytest.raises(QueryBudgetExceeded, match="got 0 of 7 left"):
         model.predict(x)
     assert (model.queries, slept) == (7, [])
 
@@ -319,11 +319,11 @@ def test_bad_arguments():
         ({"num_classes": 1}, ValueError, "`num_classes` must be at least 2, got 1"),
         ({"bounds": (1, 0)}, ValueError, "`bounds` must be two finite numbers"),
         ({"output": "label"}, ValueError, "`output` must be one of"),
-        ({"takes": "list"}, ValueError, "`takes` must be one of 'numpy', 'tensor'"),
+        ({"input_type": "list"}, ValueError, "`input_type` must be one of 'numpy', 'tensor'"),
         ({"max_batch": 0}, ValueError, "`max_batch` must be at least 1"),
         ({"retries": -1}, ValueError, "`retries` must be at least 0"),
         ({"retries": 1.0}, TypeError, "`retries` must be an int"),
-        ({"back_off": float("nan")}, ValueError, "`back_off` must be at least 0"),
+        ({"backoff": float("nan")}, ValueError, "`backoff` must be at least 0"),
         ({"max_queries": -1}, ValueError, "`max_queries` must be at least 0"),
         ({"max_queries": 1e3}, TypeError, "`max_queries` must be an int"),
         ({"log": 1}, TypeError, "`log` must be True or False"),
@@ -374,10 +374,10 @@ def test_probabilities_that_are_taken_for_logits_are_noticed(x, fn, takes):
     def given(rows):
         return torch.from_numpy(fn(rows.numpy())) if takes == "tensor" else fn(rows)
 
-    model = CallableClassifier(given, 3, output="logits", takes=takes)
+    model = CallableClassifier(given, 3, output="logits", input_type=takes)
     with pytest.warns(UserWarning, match="seems to return probabilities .* output='probabilities'"):
         model.scores(x)
     with pytest.warns(UserWarning, match="seems to return probabilities"):
         model.predict(x)
-    CallableClassifier(given, 3, takes=takes).scores(x)
+    CallableClassifier(given, 3, input_type=takes).scores(x)
     CallableClassifier(logits, 3, output="logits").scores(x)

@@ -472,7 +472,7 @@ def test_scores_that_are_not_finite_or_of_the_wrong_shape():
     x = X.clone()
     model.scores(x)
     x[4, 0] = -0.5
-    with pytest.raises(ValueError, match="NaN or infinite scores for sample 4"):
+    with pytest.raises(ValueError, match="NaN or infinity .sample 4"):
         model.scores(x)
     known.wide = 2
     with pytest.raises(ValueError, match=r"must return scores of shape \(30, 3\).*\(30, 2\)"):

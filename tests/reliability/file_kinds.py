@@ -148,7 +148,7 @@ class MRRFile:
     name = "MRR file"
     errors = ValueError
     latent = LatentDefenders(count=2, epochs=1, batch_size=20, density="gaussian")
-    inputs = InputDefender(patch=2, atoms=3, sparsity=2, iterations=2)
+    inputs = InputDefender(patch_size=2, atoms=3, sparsity=2, iterations=2)
 
     def write(self, path):
         self.detector().fit(net(), X, Y).save(path)

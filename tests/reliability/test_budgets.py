@@ -79,7 +79,7 @@ def test_a_service_is_never_sent_more_than_the_budget(tally, failures, max_batch
         with promise.trial(seed):
             service = Service(seed, failures)
             model = CallableClassifier(
-                service, 2, max_queries=BUDGET, max_batch=max_batch, retries=1, back_off=0, log=True
+                service, 2, max_queries=BUDGET, max_batch=max_batch, retries=1, backoff=0, log=True
             )
             in_threads(THREADS * [partial(use_up, model)])
             assert service.most <= BUDGET

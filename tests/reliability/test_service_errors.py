@@ -111,7 +111,7 @@ def y(x):
 
 
 def service(limit=None, failure="raises"):
-    return CallableClassifier(Service(limit, failure), 3, takes="tensor")
+    return CallableClassifier(Service(limit, failure), 3, input_type="tensor")
 
 
 def interrupted(attack, model, x, y, error):

@@ -186,7 +186,9 @@ def test_filters_are_left_alone(callers, tally):
     t = tally("advkit never changes the warning filters of the process")
     known = DecisionTreeClassifier(random_state=0).fit(X.numpy(), Y.numpy())
     known.feature_names_in_ = [str(i) for i in range(6)]
-    patches = defenses.InputDefender(patch=4, atoms=4, sparsity=1, iterations=2, per_image=2)
+    patches = defenses.InputDefender(
+        patch_size=4, atoms=4, sparsity=1, iterations=2, patches_per_image=2
+    )
     loss = defenses.AdversarialTraining(attack=attacks.FGSM(eps=0.1))
     calls = {
         "an estimator": lambda: SklearnClassifier(known).predict(X),

@@ -389,7 +389,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("begun", "then", "message"),
         [
-            ({}, {"optimizer": "adam"}, "began with optimizer SGD, not Adam. Remove it"),
+            ({}, {"optimizer": "adam"}, "written with optimizer SGD, not Adam. Remove it"),
             ({}, {"optimizer": "sgd"}, "with momentum of the optimizer 0.9, not 0"),
             ({}, {"ema": 0.9}, "with ema None, not 0.9"),
             ({"ema": 0.5}, {"ema": 0.9}, "with ema 0.5, not 0.9"),
@@ -425,7 +425,7 @@ class TestRefusals:
     def test_another_model(self, path, other, message, monkeypatch):
         train(path, epochs=1)
         monkeypatch.setitem(globals(), "Net", partial(other, Net))
-        self.refused(path, f"of another model, in which {message}")
+        self.refused(path, f"in its model {message}")
 
     def test_a_part_of_the_model_that_is_gone(self, path, monkeypatch):
         whole = Net
@@ -481,13 +481,13 @@ class TestRefusals:
         path.write_bytes(
             whole[: len(whole) // 2] if content == "half" else content or b"\x80\x02" + whole
         )
-        self.refused(path, "checkpoint .*net.pt cannot be read. It is damaged, or not a checkpoint")
+        self.refused(path, "`checkpoint` must be a checkpoint of fit, got .*net.pt, which is damaged")
 
     @pytest.mark.parametrize("content", [{"weight": torch.zeros(2)}, torch.zeros(2)])
     def test_a_file_of_something_else(self, path, content):
         path.parent.mkdir()
         torch.save(content, path)
-        self.refused(path, "checkpoint .*net.pt must be a checkpoint of `fit`")
+        self.refused(path, "`checkpoint` must be a checkpoint of fit, got .*net.pt")
 
     def test_a_file_with_code_in_it(self, path, tmp_path):
         class Bomb:
@@ -496,7 +496,7 @@ class TestRefusals:
 
         path.parent.mkdir()
         torch.save(Bomb(), path)
-        self.refused(path, "cannot be read")
+        self.refused(path, "which is damaged")
         assert not (tmp_path / "exploded").exists()
 
     def test_a_part_of_the_model_that_refuses_its_state(self, path, monkeypatch):
@@ -515,7 +515,7 @@ class TestRefusals:
             fresh(self, content)
 
         monkeypatch.setattr(torch.optim.SGD, "load_state_dict", refuses)
-        with pytest.raises(ValueError, match="checkpoint .*net.pt cannot be resumed: 'odd'"):
+        with pytest.raises(ValueError, match="`checkpoint` must belong to this run, got .*net.pt: 'odd'"):
             train(path)
         for name, value in state(net).items():
             assert torch.equal(value, before[name])
@@ -563,7 +563,7 @@ class TestWhatIsNotFinite:
                 value = super().__call__(net, x, y)
                 return value * torch.nan if self.calls == 2 * BATCHES + 2 else value
 
-        wanted = "became nan in epoch 3, batch 2. Checkpoint .*net.pt holds the run .* epoch 2"
+        wanted = "finite value, got nan in epoch 3, batch 2. Checkpoint .*net.pt holds the run .* epoch 2"
         with pytest.raises(ValueError, match=wanted):
             train(path, loss=Spoilt())
         assert len(torch.load(path, weights_only=True)["epochs"]) == 2
@@ -588,7 +588,7 @@ class TestWhatIsNotFinite:
                 zero = (0 * net.last.bias.sum()).sqrt()
                 return value + zero if self.calls == 2 * BATCHES else value
 
-        wanted = "last.bias became NaN or infinite in epoch 2. Checkpoint .* after epoch 1"
+        wanted = "finite weights, got NaN or infinity in .last.bias. in epoch 2. Checkpoint .* after epoch 1"
         with pytest.raises(ValueError, match=wanted):
             train(path, loss=Steep())
         assert_same(train(path), train())

@@ -33,8 +33,8 @@ class BIM(BudgetAttack):
             the paper: 10 steps of one gray level for an `eps` of 8.
         loss: loss to maximize: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)`.
         stop: `"first"` ends at the first misclassification of a sample, `"never"` runs all steps
-            and returns the iterate of largest margin; `None` lets the caller choose, and is
-            `"first"` for a call and in an evaluation.
+            and returns the iterate of largest margin. `None` lets the caller choose; a direct call
+            and an evaluation choose `"first"`.
 
     Raises:
         ValueError: a value is out of its range.

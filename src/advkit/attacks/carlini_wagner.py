@@ -62,8 +62,8 @@ class CarliniWagnerL2(PenaltyAttack):
             the published schedule.
         candidates: greatest number of classes to aim at, the likeliest first. A targeted attack and
             the published schedule ignore it.
-        schedule: `"adaptive"`, or `"published"` for the schedule of the paper's code, which takes
-            `steps=10_000, lr=0.01` there.
+        schedule: `"adaptive"`, or `"published"` for the schedule of the paper's code. To reproduce
+            the paper, also pass `steps=10_000, lr=0.01`.
         progress: show a progress bar (needs the extra `report`).
 
     Raises:

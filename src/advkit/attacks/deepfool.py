@@ -25,7 +25,7 @@ class Tuning:
     """Constants of the walk."""
 
     max_candidates: int = 9  # classes other than the label: the ten likeliest of the paper
-    max_slope_ratio: float = 1.15  # of a class to its slope before; on nets of docs/performance.md
+    max_slope_ratio: float = 1.15  # of a class to its last slope; see docs/performance.md
     first_step_factor: float = 1.001  # first step over the distance to the boundary: rounding
     clipped_steps: int = 3  # later steps leave out features at a bound
     refine_steps: int = 2  # forward passes that move a success to the boundary
@@ -71,8 +71,8 @@ class DeepFool(MinimumNormAttack):
 
     Deviations from the paper:
 
-    - The overshoot lengthens each later step instead of the sum of all steps. The first step is
-      longer by a thousandth.
+    - The overshoot lengthens each step except the first, instead of the sum of all steps. The
+      first step is longer by a thousandth.
     - A success is moved back along the last step as far as it remains a success, so that the
       overshoot does not add to the distance.
     - The iterates are clipped to the bounds. From the fourth step on, a step leaves out features at
@@ -142,7 +142,10 @@ class DeepFool(MinimumNormAttack):
         return self._into_ball(problem, crossing, checks.radii(self.eps, problem.x))
 
     def _into_ball(self, problem: Problem, crossing: _Crossing, eps: Tensor) -> Best:
-        """Return all iterates projected onto the ball; only successes in it are successes."""
+        """Return the success or last iterate of each sample, projected onto the ball.
+
+        A success outside the ball becomes a failure.
+        """
         outer = crossing.outer
         last = torch.where(per_sample(outer.success, problem.x), outer.x_adv, crossing.inner)
         x_adv = problem.project_to_ball(last, eps)

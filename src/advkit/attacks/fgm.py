@@ -31,9 +31,8 @@ class FGM(BudgetAttack):
             for each sample.
         norm: `"l2"`, `"linf"` or `"l1"`.
         loss: loss to maximize: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)`.
-        stop: `"first"` returns inputs that are misclassified already as they are, `"never"` moves
-            every input; `None` lets the caller choose, and is `"first"` for a call and in an
-            evaluation.
+        stop: `"first"` does not move inputs that are already misclassified; `"never"` moves every
+            input. `None` lets the caller choose; a direct call and an evaluation choose `"first"`.
 
     Raises:
         ValueError: a value is out of its range.

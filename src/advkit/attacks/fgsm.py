@@ -31,9 +31,8 @@ class FGSM(BudgetAttack):
         random_start: begin at a uniform point of the ball and take a step of length 1.25 * eps, the
             variant for fast training (Wong, Rice and Kolter, 2020, arXiv:2001.03994).
         loss: loss to maximize: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)`.
-        stop: `"first"` returns inputs that are misclassified already as they are, `"never"` moves
-            every input; `None` lets the caller choose, and is `"first"` for a call and in an
-            evaluation.
+        stop: `"first"` does not move inputs that are already misclassified; `"never"` moves every
+            input. `None` lets the caller choose; a direct call and an evaluation choose `"first"`.
         seed: seed of the random start, an int.
 
     Raises:

@@ -27,7 +27,7 @@ class Tuning:
     """Constants of the search."""
 
     bisections: int = 9  # to the boundary, which they locate to 1/512 of the distance
-    step_trials: int = 8  # step_sizes that are tried for a step away from the boundary
+    step_trials: int = 8  # step sizes that are tried for a step away from the boundary
     min_probes: int = 10  # fewer do not estimate a normal
     normal_momentum: float = 0.5  # weight of the previous normal
 

@@ -87,9 +87,7 @@ class JSMA(MinimumNormAttack):
         checks.number("theta", self.theta)
         if self.theta == 0 or not math.isfinite(self.theta):
             raise ValueError(f"`theta` must be finite and not zero, got {self.theta}.")
-        checks.positive("gamma", self.gamma)
-        if self.gamma > 1:
-            raise ValueError(f"`gamma` must be at most 1, got {self.gamma}.")
+        checks.fraction("gamma", self.gamma, "(0, 1]")
         checks.one_of("output", self.output, ("probabilities", "logits"))
         checks.integer("candidates", self.candidates, at_least=1)
         checks.boolean("progress", self.progress)

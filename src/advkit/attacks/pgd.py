@@ -45,8 +45,8 @@ class PGD(BudgetAttack):
         momentum: weight of the previous direction, 0 for none; MI-FGSM has 1.
         loss: loss to maximize: `"ce"`, `"margin"`, `"dlr"` or a callable `(logits, y) -> (n,)`.
         stop: `"first"` ends at the first misclassification of a sample, `"never"` runs all steps
-            and returns the iterate of largest margin; `None` lets the caller choose, and is
-            `"first"` for a call and in an evaluation.
+            and returns the iterate of largest margin. `None` lets the caller choose; a direct call
+            and an evaluation choose `"first"`.
         seed: seed of the random starts, an int. The start of a sample does not depend on the rest
             of its batch, and its result only as far as the net rounds differently.
         progress: show a progress bar (needs the extra `report`).

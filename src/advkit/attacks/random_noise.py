@@ -40,9 +40,8 @@ class RandomNoise(BlackBoxAttack):
             salt and pepper.
         restarts: independent samples of the noise; each is tried on the inputs that are still
             classified correctly.
-        stop: `"first"` stops an input once it is misclassified, `"never"` moves every input; `None`
-            leaves the choice to the caller, which is `"first"` in a direct call and in an
-            evaluation.
+        stop: `"first"` does not move inputs that are already misclassified; `"never"` moves every
+            input. `None` lets the caller choose; a direct call and an evaluation choose `"first"`.
         seed: seed of the noise, an int; it does not depend on the rest of the batch.
 
     Raises:

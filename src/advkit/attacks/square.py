@@ -81,9 +81,9 @@ class Square(BlackBoxAttack):
             clean input and the final verification count.
         p_init: share of the features that the first box covers (p in the paper), in (0, 1]; `None`
             takes 0.5 in linf and 1 in l2.
-        stop: `"first"` stops a sample once it is misclassified, `"never"` continues to the
-            strongest example that the queries allow; `None` leaves the choice to the caller, which
-            is `"first"` in a direct call and in an evaluation.
+        stop: `"first"` ends at the first misclassification of a sample, `"never"` continues to the
+            strongest example that the queries allow. `None` lets the caller choose; a direct call
+            and an evaluation choose `"first"`.
         seed: seed of all random draws, an int; they do not depend on the rest of the batch.
         progress: show a progress bar (needs the extra `report`).
 

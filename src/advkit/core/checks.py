@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from advkit.core.naming import argument, quoted
 from advkit.core.tensors import at_least_float32
+
+Interval = Literal["[0, 1]", "[0, 1)", "(0, 1]", "(0, 1)"]
 
 _MAX_INDICES_SHOWN = 5
 _PROBABILITY_TOLERANCE = 1e-2  # of probabilities and their sum: services round what they return
@@ -44,9 +47,9 @@ def indices(bad: Tensor, rows: Tensor | None = None) -> str:
     return shown if hidden <= 0 else f"{shown} and {hidden} more"
 
 
-def samples(bad: Tensor, rows: Tensor | None = None) -> str:
+def samples(bad: Tensor, rows: Tensor | None = None, *, noun: str = "sample") -> str:
     """Return `indices` after the word for them: "sample 2" or "samples 2, 7"."""
-    return f"{'sample' if int(bad.sum()) == 1 else 'samples'} {indices(bad, rows)}"
+    return f"{noun if int(bad.sum()) == 1 else noun + 's'} {indices(bad, rows)}"
 
 
 def warn(sentence: str, category: type[UserWarning] = UserWarning) -> None:
@@ -117,11 +120,13 @@ def integer(name: str, value: int, *, at_least: int | None = None) -> None:
         raise ValueError(f"{argument(name)} must be at least {at_least}, got {value}.")
 
 
-def fraction(name: str, value: float) -> None:
-    """Raise unless `value` is a number from 0 to 1."""
+def fraction(name: str, value: float, interval: Interval = "[0, 1]") -> None:
+    """Raise unless `value` is a number in `interval`; a round bracket excludes that end."""
     number(name, value)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{argument(name)} must lie in [0, 1], got {value}.")
+    above = value >= 0 if interval[0] == "[" else value > 0
+    below = value <= 1 if interval[-1] == "]" else value < 1
+    if not (above and below):
+        raise ValueError(f"{argument(name)} must lie in {interval}, got {value}.")
 
 
 def _typed(value: object) -> str:

@@ -94,22 +94,22 @@ class QueryBudgetExceeded(AttackInterrupted):
     Attributes:
         max_queries: number of samples that may be sent in total.
         spent: number of samples sent before, including those in flight.
-        wanted: number of samples of the call.
+        requested: number of samples of the call.
         result: partial result of the attack that made the call; `None` outside of attacks.
     """
 
-    def __init__(self, max_queries: int, spent: int, wanted: int) -> None:
+    def __init__(self, max_queries: int, spent: int, requested: int) -> None:
         super().__init__(
-            f"the query budget of {max_queries:,} samples has {max_queries - spent:,} left, "
-            f"but the call needs {wanted:,}. The result so far is in the error's .result."
+            f"`max_queries` must allow {requested:,} more queries, got {max_queries - spent:,} of "
+            f"{max_queries:,} left. Inside an attack, the error's `result` has the result so far."
         )
         self.max_queries = max_queries
         self.spent = spent
-        self.wanted = wanted
+        self.requested = requested
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the three numbers, since the message is not enough, and the `result`."""
-        return type(self), (self.max_queries, self.spent, self.wanted), self.__dict__
+        return type(self), (self.max_queries, self.spent, self.requested), self.__dict__
 
 
 class ServiceError(AttackInterrupted):

@@ -302,7 +302,9 @@ def _teacher_logits(teacher: Classifier, x: Tensor, min_probability: float) -> T
             checks.warn_of_probabilities(logits)
         else:
             p: Tensor = teacher.scores(x)  # type: ignore[attr-defined]  # checked by _as_teacher
-            probabilities("the teacher", p, rows, "give it as a classifier with logits")
+            probabilities(
+                "`teacher`", p, rows, "Pass a classifier with logits if it returns logits."
+            )
             logits = p.clamp_min(min_probability).log()
         return logits.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -337,6 +339,4 @@ def _check_classes(logits: Tensor, soft: Tensor) -> None:
 
 
 def _check_min_probability(min_probability: float) -> None:
-    checks.number("min_probability", min_probability)
-    if not 0 < min_probability < 1:
-        raise ValueError(f"`min_probability` must lie between 0 and 1, got {min_probability}.")
+    checks.fraction("min_probability", min_probability, "(0, 1)")

@@ -28,8 +28,8 @@ class NonLocalMeans:
           and color, and uses a strength for each.
 
     Args:
-        search: side of the window that is searched for similar pixels, odd, at least 3.
-        patch: side of the patches that are compared, odd, at least 1.
+        search_size: side of the window that is searched for similar pixels, odd, at least 3.
+        patch_size: side of the patches that are compared, odd, at least 1.
         strength: tolerated difference of patches, in gray levels: 255ths of the range of values.
 
     Raises:
@@ -37,29 +37,29 @@ class NonLocalMeans:
         ValueError: an argument is out of its range.
     """
 
-    search: int = 13
-    patch: int = 3
+    search_size: int = 13
+    patch_size: int = 3
     strength: float = 4.0
 
     def __post_init__(self) -> None:
-        _check_odd("search", self.search, at_least=3)
-        _check_odd("patch", self.patch, at_least=1)
+        _check_odd("search_size", self.search_size, at_least=3)
+        _check_odd("patch_size", self.patch_size, at_least=1)
         checks.positive("strength", self.strength)
 
     def smooth(self, x: Tensor, bounds: Bounds) -> Tensor:
         """Smooth images `(n, channels, height, width)` with values within `bounds`."""
         height, width = x.shape[-2:]
-        radius, margin = self.search // 2, self.patch // 2
+        radius, margin = self.search_size // 2, self.patch_size // 2
         framed = pad_reflect(x, radius + margin, radius + margin)
         rows, columns = height + 2 * margin, width + 2 * margin
         center = framed[..., radius : radius + rows, radius : radius + columns]
         scale = self.strength / 255 * (bounds.upper - bounds.lower)
         total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
-        for i in range(self.search):
-            for j in range(self.search):
+        for i in range(self.search_size):
+            for j in range(self.search_size):
                 other = framed[..., i : i + rows, j : j + columns]
                 squares = ((center - other) / scale).square().mean(1, keepdim=True)
-                weight = (-F.avg_pool2d(squares, self.patch, stride=1)).exp()
+                weight = (-F.avg_pool2d(squares, self.patch_size, stride=1)).exp()
                 pixel = other[..., margin : margin + height, margin : margin + width]
                 total, weights = total + weight * pixel, weights + weight
         return total / weights

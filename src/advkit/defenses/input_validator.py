@@ -114,7 +114,9 @@ class InputValidator(HasInnerModel):
             ValueError: the limit must be fitted first.
         """
         if self.contrast is not None and self._limit is None:
-            raise ValueError("`contrast` must be fitted first. Call fit(x) with clean images.")
+            raise ValueError(
+                "`InputValidator` must be fitted before use. Call fit(x) with clean images."
+            )
         return self._limit
 
     def fit(self, x: Tensor, fpr: float = 0.01) -> Self:
@@ -133,9 +135,7 @@ class InputValidator(HasInnerModel):
         """
         if self.contrast != "fitted":
             raise ValueError(f"`contrast` must be 'fitted' for fit, got {self.contrast!r}.")
-        checks.fraction("fpr", fpr)
-        if fpr == 1:
-            raise ValueError("`fpr` must be below 1, got 1.")
+        checks.fraction("fpr", fpr, "[0, 1)")
         x = checks.inputs(x, self.bounds)
         check_images(x, "contrast")
         if not len(x):
@@ -175,7 +175,7 @@ class InputValidator(HasInnerModel):
                 labels[accepted] = self.model.predict(x[accepted].detach().clamp(*self.bounds))
         return labels
 
-    def repair(self, x: Tensor, passes: int = _MAX_PASSES) -> Tensor:
+    def repair(self, x: Tensor, max_iterations: int = _MAX_PASSES) -> Tensor:
         """Return valid inputs near `x`.
 
         Values are clipped to the bounds, pixels with too much contrast are moved to the limit, and
@@ -185,23 +185,23 @@ class InputValidator(HasInnerModel):
 
         Args:
             x: `(n, *features)`; infinite values are clipped to the bounds.
-            passes: largest number of repetitions. An input that is still invalid afterwards is
-                returned and will be rejected. This can happen where neighbors depend on each other,
-                or if the limit is below a step of the grid.
+            max_iterations: largest number of repetitions. An input that is still invalid afterwards
+                is returned and will be rejected. This can happen where neighbors depend on each
+                other, or if the limit is below a step of the grid.
 
         Raises:
             ValueError: `x` has NaN, which has no nearest value, or any reason of `validate`.
         """
-        checks.integer("passes", passes, at_least=1)
+        checks.integer("max_iterations", max_iterations, at_least=1)
         self._check(x)
         bad = x.isnan().flatten(1).any(1)
         if bad.any():
-            raise ValueError(f"`x` must not be NaN, got NaN (samples {checks.indices(bad)}).")
+            raise ValueError(f"`x` must not hold NaN, got NaN ({checks.samples(bad)}).")
         repaired = at_least_float32(x.detach()).clamp(*self.bounds)
         if self.grid is not None:
             repaired = round_to_grid(repaired, self.bounds, self.grid)
         if self.limit is not None:
-            repaired = self._pull_to_limit(repaired, self.limit, passes, self._tolerance(x))
+            repaired = self._pull_to_limit(repaired, self.limit, max_iterations, self._tolerance(x))
         return repaired.to(x.dtype)
 
     @property
@@ -252,9 +252,11 @@ class InputValidator(HasInnerModel):
             requirement = f"must be at most {self.limit:.4g}"
             yield _Property("contrast", requirement, contrast, contrast - self.limit - tolerance)
 
-    def _pull_to_limit(self, x: Tensor, limit: float, passes: int, tolerance: float) -> Tensor:
+    def _pull_to_limit(
+        self, x: Tensor, limit: float, max_iterations: int, tolerance: float
+    ) -> Tensor:
         """Move pixels with too much contrast to the limit, and onto the grid."""
-        for _ in range(passes):
+        for _ in range(max_iterations):
             median = _neighbor_median(x)
             exceeding = (x - median).abs() > limit + tolerance
             if not exceeding.any():

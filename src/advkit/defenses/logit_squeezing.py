@@ -31,7 +31,7 @@ class LogitSqueezing(TrainingLoss):
     Args:
         weight: weight of the norm, not negative (lambda in the paper); the default of the code of
             Mosbach et al. is 0.5.
-        noise: standard deviation of the Gaussian noise, in input units, not negative; Mosbach et
+        sigma: standard deviation of the Gaussian noise, in input units, not negative; Mosbach et
             al. use 0.5 on MNIST with inputs in [0, 1].
         bounds: lower and upper end of valid feature values, to which noisy inputs are clipped.
 
@@ -44,22 +44,22 @@ class LogitSqueezing(TrainingLoss):
         >>> from advkit import defenses
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
-        >>> defenses.LogitSqueezing(weight=0.5, noise=0.5)(net, x, y).backward()
+        >>> defenses.LogitSqueezing(weight=0.5, sigma=0.5)(net, x, y).backward()
     """
 
     weight: float
-    noise: float = 0.0
+    sigma: float = 0.0
     bounds: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         checks.not_negative("weight", self.weight)
-        checks.not_negative("noise", self.noise)
+        checks.not_negative("sigma", self.sigma)
         checked_bounds(self.bounds)
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        logits = logits_of(module, self._noisy(x) if self.noise else x)
+        logits = logits_of(module, self._noisy(x) if self.sigma else x)
         return cross_entropy(logits, y) + self.weight * lp_norm(logits, "l2").mean()
 
     def _noisy(self, x: Tensor) -> Tensor:
         x = checks.inputs(x, self.bounds)  # only the noise may exceed the bounds
-        return (x + self.noise * torch.randn_like(x)).clamp(*self.bounds)
+        return (x + self.sigma * torch.randn_like(x)).clamp(*self.bounds)

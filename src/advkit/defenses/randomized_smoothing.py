@@ -74,7 +74,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         n0: draws of `predict`, and of the selection of the class in `certify`.
         n: further draws of `certify`, for the bound; no radius is above
             `sigma * Phi^-1(alpha ** (1 / n))`.
-        alpha: probability of an error for an input, strictly between 0 and 1.
+        alpha: probability of an error for an input, in (0, 1).
         draws: noisy copies of an input in `scores` and `logits`; `logits` keeps all of them for the
             backward pass.
         seed: seed of the noise.
@@ -122,9 +122,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         checks.positive("sigma", sigma)
         for name, count in {"n0": n0, "n": n, "draws": draws, "batch_size": batch_size}.items():
             checks.integer(name, count, at_least=1)
-        checks.number("alpha", alpha)
-        if not 0 < alpha < 1:
-            raise ValueError(f"`alpha` must lie strictly between 0 and 1, got {alpha}.")
+        checks.fraction("alpha", alpha, "(0, 1)")
         _check_draws(n0, n, alpha)
         checks.integer("seed", seed)
         self.sigma = sigma

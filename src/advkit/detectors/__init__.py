@@ -3,7 +3,7 @@
 Threads may share a fitted detector; `fit` must run in one thread.
 """
 
-from advkit.detectors.alarm import Alarm
+from advkit.detectors.alarm import Alarm, Verdict
 from advkit.detectors.collect import collect
 from advkit.detectors.confidence_scores import MaxSoftmax, OutputEntropy
 from advkit.detectors.distance_scores import (
@@ -27,5 +27,6 @@ __all__ = [
     "OutputEntropy",
     "OutputForest",
     "OutputTable",
+    "Verdict",
     "collect",
 ]

@@ -131,6 +131,6 @@ def _checked_labels(labels: Tensor, alarm: Alarm) -> Tensor:
     if bad.any():
         raise ValueError(
             f"`on_alarm` must return labels from 0 to {classes - 1} or {REJECTED}, "
-            f"got {int(labels[bad][0])} (sample {checks.indices(bad, alarm.rows)})."
+            f"got {int(labels[bad][0])} ({checks.samples(bad, alarm.rows)})."
         )
     return labels

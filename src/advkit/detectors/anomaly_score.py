@@ -100,7 +100,7 @@ def checked_anomaly_score(name: str, returned: npt.ArrayLike, n: int) -> Floats:
     if bad.any():
         raise ValueError(
             f"`{name}` must return finite anomaly scores, got NaN or infinity "
-            f"(sample {checks.indices(bad)})."
+            f"({checks.samples(bad)})."
         )
     return anomaly_score
 

@@ -116,7 +116,10 @@ def _classifiers(models: NamedOrList, outputs: Outputs) -> dict[str, Classifier]
     classifiers = {name: as_classifier(model) for name, model in named.items()}
     for name, model in classifiers.items():
         if not callable(getattr(model, outputs, None)):
-            raise TypeError(f"`models` must have {outputs}(x), got {name!r} without: {model!r}.")
+            raise TypeError(
+                f"`models` must have a method {outputs}(x), got {name!r} ({model!r}), which has "
+                "none."
+            )
     check_same_labels(classifiers.values())
     return classifiers
 

@@ -130,8 +130,8 @@ def check_finite(rows: Rows) -> None:
     """Raise unless all of `rows` `(n, width)` are finite."""
     finite = np.isfinite(rows)
     if not finite.all():
-        bad = checks.indices(torch.from_numpy(~finite.all(1)))
-        raise ValueError(f"`outputs` must be finite, got NaN or infinity (row {bad}).")
+        bad = checks.samples(torch.from_numpy(~finite.all(1)), noun="row")
+        raise ValueError(f"`outputs` must be finite, got NaN or infinity ({bad}).")
 
 
 def probabilities(rows: Rows, outputs: Outputs) -> Floats:
@@ -148,10 +148,10 @@ def probabilities(rows: Rows, outputs: Outputs) -> Floats:
     inside = ((p >= -_SCORE_TOLERANCE) & (p <= 1 + _SCORE_TOLERANCE)).all(1)
     bad = ~(inside & (np.abs(p.sum(1) - 1) <= _SCORE_TOLERANCE))
     if bad.any():
-        where = checks.indices(torch.from_numpy(bad))
+        where = checks.samples(torch.from_numpy(bad), noun="row")
         raise ValueError(
-            f"`outputs` must be probabilities in [0, 1] that sum to 1, got others (row {where}). "
-            "Pass outputs='logits' if they are logits."
+            "`outputs` must be probabilities in [0, 1] that sum to 1, got a row with the sum "
+            f"{p[bad][0].sum():g} ({where}). Pass outputs='logits' if they are logits."
         )
     return p.clip(0)
 

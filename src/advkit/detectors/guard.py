@@ -114,9 +114,7 @@ class Guard(HasInnerModel):
             threshold = getattr(detector, "threshold", None)
         if threshold is not None:
             _check_threshold(threshold)
-        checks.fraction("fpr", fpr)
-        if not 0 < fpr < 1:
-            raise ValueError(f"`fpr` must lie between 0 and 1, got {fpr}.")
+        checks.fraction("fpr", fpr, "(0, 1)")
         if not callable(on_alarm):
             checks.one_of("on_alarm", on_alarm, ("reject", "flag"))
         checks.one_of("outputs", outputs, OUTPUTS)

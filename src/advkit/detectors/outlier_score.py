@@ -45,9 +45,7 @@ class OutlierScore(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # no typ
                 option is out of its range.
             TypeError: an option has the wrong type.
         """
-        checks.fraction("fpr", self.fpr)
-        if self.fpr == 1:
-            raise ValueError("`fpr` must be below 1, got 1.")
+        checks.fraction("fpr", self.fpr, "[0, 1)")
         rows, labels = rows_to_fit(self, X, "no_validation" if y is None else y)
         if labels is None:
             labels = np.zeros(len(rows), dtype=np.intp)

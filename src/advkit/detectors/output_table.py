@@ -94,7 +94,7 @@ class OutputTable:
             if bad.any():
                 raise ValueError(
                     f"`{name}` must be finite and at least {minimum}, got {column[bad][0]} "
-                    f"(row {checks.indices(torch.from_numpy(bad))})."
+                    f"({checks.samples(torch.from_numpy(bad), noun='row')})."
                 )
 
     def __len__(self) -> int:
@@ -171,7 +171,8 @@ class OutputTable:
         """Return a mask of the rows that have one of `values` in the column `name`."""
         if name not in (*_COLUMNS, "adversarial"):
             raise TypeError(
-                f"`values` must name {', '.join(_COLUMNS)} or adversarial, got {name!r}."
+                f"`filter` must get names of columns ({', '.join(_COLUMNS)}, adversarial), "
+                f"got {name!r}."
             )
         column: Column = getattr(self, name)
         choices = np.atleast_1d(np.asarray(values))

@@ -251,6 +251,6 @@ def _checked_rows(outputs: npt.ArrayLike) -> Floats:
     bad = torch.from_numpy(~np.isfinite(rows).all(1))
     if bad.any():
         raise ValueError(
-            f"`outputs` must be finite, got NaN or infinity (row {checks.indices(bad)})."
+            f"`outputs` must be finite, got NaN or infinity ({checks.samples(bad, noun='row')})."
         )
     return rows

@@ -177,7 +177,7 @@ def predict_labels(model: Classifier, x: Tensor) -> Tensor:
             raise
     checks.warn(
         f"The model returned NaN or infinite logits for {int(not_finite.sum())} of {len(x)} inputs "
-        f"(sample {checks.indices(not_finite)}). They have no label and do not count as a success "
+        f"({checks.samples(not_finite)}). They have no label and do not count as a success "
         "of an attack.",
         InconclusiveWarning,
     )

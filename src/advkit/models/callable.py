@@ -19,7 +19,7 @@ from advkit.models.query_budget import Budget, Reservation
 from advkit.models.torch import checked_bounds
 
 OutputKind = Literal["logits", "probabilities", "labels"]
-InputKind = Literal["numpy", "tensor"]
+InputType = Literal["numpy", "tensor"]
 _LABELS = "the labels that `fn` returns"  # subject of errors
 
 
@@ -64,12 +64,12 @@ class CallableClassifier:
         output: what the function returns: `"probabilities"` `(m, num_classes)`; `"logits"`
             `(m, num_classes)`, to which the softmax is applied; or `"labels"` `(m,)`, the indices
             of the classes, -1 (`advkit.models.REJECTED`) for a rejection.
-        takes: what the function receives: `"numpy"` or `"tensor"`.
+        input_type: what the function receives: `"numpy"` or `"tensor"`.
         max_batch: maximum number of samples in one call; `None` for no limit.
         retries: number of times that a call which raised is repeated. After the last error, and
             immediately after an output of the wrong shape or kind, `ServiceError` is raised. As for
             an exhausted budget, an attack stores what it has found in the error's `result`.
-        back_off: seconds to wait before the first retry, doubled before each further one.
+        backoff: seconds to wait before the first retry, doubled before each further one.
         max_queries: maximum number of samples sent in total; `None` for no limit.
         log: whether to keep a `Call` for each call of the function in the attribute `log`.
 
@@ -101,10 +101,10 @@ class CallableClassifier:
         bounds: tuple[float, float] = (0.0, 1.0),
         output: OutputKind = "probabilities",
         *,
-        takes: InputKind = "numpy",
+        input_type: InputType = "numpy",
         max_batch: int | None = None,
         retries: int = 0,
-        back_off: float = 0.5,
+        backoff: float = 0.5,
         max_queries: int | None = None,
         log: bool = False,
     ) -> None:
@@ -112,20 +112,20 @@ class CallableClassifier:
             raise TypeError(f"`fn` must be callable, got {type(fn).__name__}.")
         checks.integer("num_classes", num_classes, at_least=2)
         checks.one_of("output", output, ("logits", "probabilities", "labels"))
-        checks.one_of("takes", takes, ("numpy", "tensor"))
+        checks.one_of("input_type", input_type, ("numpy", "tensor"))
         if max_batch is not None:
             checks.integer("max_batch", max_batch, at_least=1)
         checks.integer("retries", retries, at_least=0)
-        checks.not_negative("back_off", back_off)
+        checks.not_negative("backoff", backoff)
         checks.boolean("log", log)
         self.fn = fn
         self.num_classes = num_classes
         self.bounds = checked_bounds(bounds)
         self.output: OutputKind = output
-        self.takes: InputKind = takes
+        self.input_type: InputType = input_type
         self.max_batch = max_batch
         self.retries = retries
-        self.back_off = back_off
+        self.backoff = backoff
         self.log: list[Call] | None = [] if log else None
         self._budget = Budget(max_queries)
 
@@ -235,14 +235,14 @@ class CallableClassifier:
             except Exception as error:
                 if len(attempts) > self.retries:
                     raise ServiceError(
-                        f"`fn` raised {type(error).__name__} at the last of "
-                        f"{len(attempts)} attempts: {error}",
+                        f"`fn` raised {type(error).__name__} in attempt {len(attempts)}, the last: "
+                        f"{error}",
                         attempts=len(attempts),
                     ) from error
-            time.sleep(self.back_off * 2 ** (len(attempts) - 1))
+            time.sleep(self.backoff * 2 ** (len(attempts) - 1))
 
     def _to_fn_input(self, x: Tensor) -> Tensor | npt.NDArray[np.generic]:
-        return x.clone() if self.takes == "tensor" else as_numpy(x)
+        return x.clone() if self.input_type == "tensor" else as_numpy(x)
 
     def _checked(self, outputs: Tensor, rows: Tensor) -> Tensor:
         """Return the outputs for the samples `rows` as int64 labels or float64 scores, checked."""

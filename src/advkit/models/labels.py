@@ -57,7 +57,7 @@ def label_indices(name: str, y: Tensor, x: Tensor, model: object) -> Tensor:
     if unknown.any():
         raise ValueError(
             f"`{name}` must be among {values.tolist()}, the classes of the estimator "
-            f"(labels='class'), got {int(y[unknown][0])} (sample {checks.indices(unknown)})."
+            f"(labels='class'), got {int(y[unknown][0])} ({checks.samples(unknown)})."
         )
     return hits.byte().argmax(1)
 

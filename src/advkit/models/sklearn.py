@@ -192,8 +192,8 @@ class SklearnClassifier:
         bad = torch.from_numpy(~np.isfinite(scores).all(1))
         if bad.any():
             raise ValueError(
-                f"`{self._scoring}` must return finite scores, got NaN or infinite scores for "
-                f"sample {checks.indices(bad)}."
+                f"`{self._scoring}` must return finite scores, got NaN or infinity "
+                f"({checks.samples(bad)})."
             )
         return torch.from_numpy(scores).to(x.device)
 

@@ -31,18 +31,18 @@ def checked_epochs(value: object) -> list[Epoch]:
     if not isinstance(value, list):
         raise ValueError(f"`epochs` must be a list, got {type(value).__name__}.")
     for i, plain in enumerate(value):
-        expected = {"epoch": 0, "loss": -1.0, "seconds": 0.0, "lr": -1.0, "evaluated": None}
+        expected = {"epoch": 0, "loss": -1.0, "seconds": 0.0, "lr": -1.0, "metrics": None}
         check_keys(f"epochs[{i}]", plain, expected)
-        evaluated = plain["evaluated"]
-        if not isinstance(evaluated, dict):
-            raise ValueError(f"`epochs[{i}].evaluated` must be a dict, got {shown(evaluated)}.")
-        for name, number in evaluated.items():
+        metrics = plain["metrics"]
+        if not isinstance(metrics, dict):
+            raise ValueError(f"`epochs[{i}].metrics` must be a dict, got {shown(metrics)}.")
+        for name, number in metrics.items():
             if not isinstance(name, str) or not isinstance(number, float):
                 raise ValueError(
-                    f"`epochs[{i}].evaluated` must map strings to floats, "
+                    f"`epochs[{i}].metrics` must map strings to floats, "
                     f"got {shown(name)}: {shown(number)}."
                 )
-        check_like(f"epochs[{i}]", {**plain, "evaluated": None}, expected)
+        check_like(f"epochs[{i}]", {**plain, "metrics": None}, expected)
         if plain["epoch"] != i + 1:
             raise ValueError(f"`epochs[{i}].epoch` must be {i + 1}, got {plain['epoch']}.")
     return [Epoch(**plain) for plain in value]
@@ -53,7 +53,7 @@ def check_setup(value: object, expected: Mapping[str, str]) -> None:
     if isinstance(value, Mapping):
         for name in expected:
             if isinstance(value.get(name), str) and value[name] != expected[name]:
-                raise ValueError(f"it began with {name} {value[name]}, not {expected[name]}.")
+                raise ValueError(f"it was written with {name} {value[name]}, not {expected[name]}.")
     check_like("setup", value, expected)
 
 

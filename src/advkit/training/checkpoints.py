@@ -108,7 +108,7 @@ class Run:
         for name in {**saved, **own}:
             there, here = saved.get(name, "absent"), own.get(name, "absent")
             if there != here:
-                raise ValueError(f"it is of another model, in which {name} is {there}, not {here}.")
+                raise ValueError(f"in its model {name} is {there}, not {here}.")
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Resume from `state`, which `check` accepts; after an error the run is unchanged."""
@@ -191,7 +191,7 @@ def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
         run.check(content)
     except ValueError as error:
         raise ValueError(
-            f"checkpoint {path} cannot be resumed: {error} Remove it to start again."
+            f"`checkpoint` must belong to this run, got {path}: {error} Remove it to start again."
         ) from error
     if len(done) > epochs:
         raise ValueError(
@@ -201,7 +201,7 @@ def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
     try:
         run.set_state(content)
     except Exception as error:  # models and schedulers may have any state in addition to tensors
-        raise ValueError(f"checkpoint {path} cannot be resumed: {error}") from error
+        raise ValueError(f"`checkpoint` must belong to this run, got {path}: {error}") from error
     return done
 
 
@@ -209,11 +209,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = read_torch(path)
     except ValueError as error:
-        sentence = f"checkpoint {path} cannot be read. It is damaged, or not a checkpoint."
-        raise ValueError(sentence) from error
+        raise ValueError(
+            f"`checkpoint` must be a checkpoint of fit, got {path}, which is damaged or another "
+            "kind of file."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(
-            f"checkpoint {path} must be a checkpoint of `fit`, got a file of another kind."
+            f"`checkpoint` must be a checkpoint of fit, got {path}, a file of another kind."
         )
     if content.keys() != _KEYS:
         raise ValueError(

@@ -116,7 +116,7 @@ def fit(
         ...     evaluate=lambda net: {"clean": (net(x).argmax(1) == y).float().mean()},
         ...     progress=False,
         ... )
-        >>> len(history.epochs), history.epochs[-1].evaluated["clean"] > 0.9
+        >>> len(history.epochs), history.epochs[-1].metrics["clean"] > 0.9
         (20, True)
     """
     checks.integer("epochs", epochs, at_least=1)

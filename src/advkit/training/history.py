@@ -17,14 +17,14 @@ class Epoch:
         loss: mean loss of its samples, each with the weights before the step on its batch.
         seconds: duration of the training steps, without evaluation and checkpoint.
         lr: learning rate of the optimizer's first group at the beginning of the epoch.
-        evaluated: numbers that `evaluate` returned after the epoch, by name.
+        metrics: numbers that `evaluate` returned after the epoch, by name.
     """
 
     epoch: int
     loss: float
     seconds: float
     lr: float
-    evaluated: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class History:
 
 def names_of(epochs: Iterable[Epoch]) -> list[str]:
     """Return the names of the evaluated numbers, in the order of their first appearance."""
-    return list(dict.fromkeys(name for epoch in epochs for name in epoch.evaluated))
+    return list(dict.fromkeys(name for epoch in epochs for name in epoch.metrics))
 
 
 def heading(names: Sequence[str]) -> str:
@@ -68,7 +68,7 @@ def row(epoch: Epoch, total: int, names: Sequence[str]) -> str:
         f"{epoch.lr:{width}.3g}",
         f"{epoch.seconds:{width}.1f}",
     ]
-    values = (epoch.evaluated.get(name) for name in names)
+    values = (epoch.metrics.get(name) for name in names)
     widths = (max(width, len(name)) for name in names)
     cells += [
         "-".rjust(w) if value is None else f"{value:{w}.4g}"

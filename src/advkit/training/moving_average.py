@@ -14,9 +14,7 @@ from advkit.core import checks
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """Return a copy of `model` with averaged weights, which is updated after each step."""
-    checks.number("ema", decay)
-    if not 0 < decay < 1:
-        raise ValueError(f"`ema` must lie in (0, 1), got {decay}.")
+    checks.fraction("ema", decay, "(0, 1)")
 
     @torch.no_grad()
     def move(averaged: Sequence[Tensor], current: Sequence[Tensor], _: object) -> None:

@@ -83,7 +83,7 @@ class TrainingLoop:
         if self.run.scheduler is not None and not self.every_batch:
             self.run.scheduler.step()
         seconds = time.perf_counter() - begin
-        return Epoch(epoch=number, loss=mean, seconds=seconds, lr=lr, evaluated=self._evaluated())
+        return Epoch(epoch=number, loss=mean, seconds=seconds, lr=lr, metrics=self._metrics())
 
     def _pass(self, number: int) -> float:
         """Train on all batches once, and return the mean loss of a sample."""
@@ -106,7 +106,9 @@ class TrainingLoop:
         value = _scalar(loss)
         if not math.isfinite(value):
             where = f"in epoch {number}, batch {i}"
-            raise ValueError(f"the loss became {value} {where}.{self._preserved(number)}")
+            raise ValueError(
+                f"`loss` must return a finite value, got {value} {where}.{self._preserved(number)}"
+            )
         self.run.optimizer.zero_grad()
         with differentiating(self.run.model):
             torch.autograd.backward(loss)
@@ -133,7 +135,10 @@ class TrainingLoop:
         for name, parameter in self.run.model.named_parameters():
             if parameter.requires_grad and not parameter.isfinite().all():
                 where = f"in epoch {number}"
-                raise ValueError(f"{name} became NaN or infinite {where}.{self._preserved(number)}")
+                raise ValueError(
+                    f"`model` must keep finite weights, got NaN or infinity in {name!r} {where}."
+                    f"{self._preserved(number)}"
+                )
 
     def _preserved(self, number: int) -> str:
         """Return the sentence for errors on what is left of the epochs before epoch `number`."""
@@ -142,7 +147,7 @@ class TrainingLoop:
         when = f"after epoch {number - 1}" if number > 1 else "before the first epoch"
         return f" Checkpoint {self.path} holds the run {when}."
 
-    def _evaluated(self) -> dict[str, float]:
+    def _metrics(self) -> dict[str, float]:
         if self.evaluate is None:
             return {}
         model = self.run.model if self.run.averaged is None else self.run.averaged.module

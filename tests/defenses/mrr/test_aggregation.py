@@ -68,8 +68,8 @@ def test_gradients_go_to_the_score_that_decides():
     ("settings", "error", "sentence"),
     [
         ({"name": "any"}, ValueError, "`aggregate` must be one of 'max'"),
-        ({"precision": 1.0}, ValueError, "`precision` must lie between 0 and 1, got 1.0"),
-        ({"precision": (0.5, 0.0)}, ValueError, "`precision` must lie between 0 and 1, got 0.0"),
+        ({"precision": 1.0}, ValueError, "`precision` must lie in .0, 1., got 1.0"),
+        ({"precision": (0.5, 0.0)}, ValueError, "`precision` must lie in .0, 1., got 0.0"),
         ({"precision": "high"}, TypeError, "`precision` must be a number"),
     ],
 )

@@ -15,14 +15,14 @@ from advkit.defenses.mrr.dictionaries import InputDefender, InputDictionaries
 
 UNIT = (0.0, 1.0)
 LABELS = (1, 4, 7)
-SMALL = InputDefender(patch=3, atoms=12, sparsity=2, per_image=4, iterations=3)
+SMALL = InputDefender(patch_size=3, atoms=12, sparsity=2, patches_per_image=4, iterations=3)
 
 
 def random_dictionaries(shape=(1, 6, 6), labels=LABELS, **given):
     """Of random atoms, for images of `shape` and the classes `labels`."""
     chosen = replace(SMALL, **given)
     rng = np.random.default_rng(0)
-    d = chosen.patch**2 * (shape[0] if chosen.channels == "joint" else 1)
+    d = chosen.patch_size**2 * (shape[0] if chosen.channels == "joint" else 1)
     atoms = rng.normal(size=(len(labels), chosen.atoms, d))
     arrays = {
         "shape": np.array(shape),
@@ -46,7 +46,7 @@ def distance_of_one(fitted, image, label):
     settings, rest = fitted.settings, []
     i = fitted.classes.tolist().index(label)
     atoms, mean, std = (v[i].double().numpy() for v in (fitted.atoms, fitted.mean, fitted.std))
-    side = settings.patch
+    side = settings.patch_size
     groups = [image] if settings.channels == "joint" else [plane[None] for plane in image]
     for group in groups:
         for top in range(0, image.shape[1], side):
@@ -181,7 +181,7 @@ def held_out():
 
 @pytest.fixture(scope="module")
 def fitted(train):
-    return InputDefender(patch=4, atoms=24, sparsity=3, iterations=10).fit(*train, UNIT)
+    return InputDefender(patch_size=4, atoms=24, sparsity=3, iterations=10).fit(*train, UNIT)
 
 
 def same(one, other):
@@ -229,7 +229,7 @@ def test_fitting_follows_from_images_and_seed_alone(train):
     assert torch.equal(alone.atoms[0], found.atoms[1])
 
 
-@pytest.mark.parametrize("change", [{"alpha": 0.1}, {"iterations": 4}, {"patch": 4}])
+@pytest.mark.parametrize("change", [{"alpha": 0.1}, {"iterations": 4}, {"patch_size": 4}])
 def test_each_setting_has_its_effect(train, change):
     x, y = train[0][:40], train[1][:40]
     found, other = SMALL.fit(x, y, UNIT), replace(SMALL, **change).fit(x, y, UNIT)
@@ -239,7 +239,7 @@ def test_each_setting_has_its_effect(train, change):
 def test_patches_as_large_as_the_image_have_its_mean_and_deviation():
     x = uniform(5, (2, 3, 3))
     x[:, 0, 1, 2] = 0.5  # always the same
-    found = replace(SMALL, per_image=2).fit(x, torch.zeros(5), UNIT)
+    found = replace(SMALL, patches_per_image=2).fit(x, torch.zeros(5), UNIT)
     spread = x.flatten(1).std(0, correction=0).clamp_min(1 / 255)
     torch.testing.assert_close(found.mean[0], x.flatten(1).mean(0).float())
     torch.testing.assert_close(found.std[0], spread.float())
@@ -249,14 +249,14 @@ def test_patches_as_large_as_the_image_have_its_mean_and_deviation():
 
 def test_channels_of_their_own_share_mean_and_deviation():
     x = uniform(5, (2, 3, 3))
-    found = replace(SMALL, per_image=2, channels="separate").fit(x, torch.zeros(5), UNIT)
+    found = replace(SMALL, patches_per_image=2, channels="separate").fit(x, torch.zeros(5), UNIT)
     torch.testing.assert_close(found.mean[0], x.flatten(2).mean((0, 1)).float())
 
 
 def test_each_image_gives_as_many_patches_as_said():
     """Were it more than one each, one of the three would count more often than the others."""
     shades = torch.tensor([0.0, 0.1, 1.0]).view(3, 1, 1, 1).expand(3, 1, 5, 5)
-    found = replace(SMALL, per_image=1).fit(shades, torch.zeros(3), UNIT)
+    found = replace(SMALL, patches_per_image=1).fit(shades, torch.zeros(3), UNIT)
     torch.testing.assert_close(found.mean[0], shades.mean().expand(9))
 
 
@@ -278,7 +278,7 @@ def test_patches_come_from_everywhere():
 def test_no_more_patches_are_cut_than_steps_can_take():
     """Of 100 images 64 are seen, each once: so many of them are white, and no share of 64."""
     x = (torch.arange(100) < 33).float().view(100, 1, 1, 1).expand(100, 1, 3, 3)
-    found = replace(SMALL, iterations=1, per_image=1).fit(x, torch.zeros(100), UNIT)
+    found = replace(SMALL, iterations=1, patches_per_image=1).fit(x, torch.zeros(100), UNIT)
     white = 64 * found.mean
     torch.testing.assert_close(white, white.round())
 
@@ -316,7 +316,7 @@ def test_the_unit_of_the_pixels_does_not_count(train, held_out):
 def test_patches_that_are_alike_are_learned_and_scikit_learn_says_so():
     generator = torch.Generator().manual_seed(0)
     shades = torch.rand(30, 1, 1, 1, generator=generator).expand(30, 1, 8, 8)
-    settings = InputDefender(patch=7, atoms=100, iterations=10)
+    settings = InputDefender(patch_size=7, atoms=100, iterations=10)
     with pytest.warns(ConvergenceWarning):
         found = settings.fit(shades, torch.zeros(30), UNIT)
     assert found.atoms.isfinite().all()
@@ -325,7 +325,7 @@ def test_patches_that_are_alike_are_learned_and_scikit_learn_says_so():
 
 def test_a_single_image_is_enough(train):
     x, y = (part[:1] for part in train)
-    found = InputDefender(patch=8, atoms=50, iterations=2).fit(x, y, UNIT)
+    found = InputDefender(patch_size=8, atoms=50, iterations=2).fit(x, y, UNIT)
     assert found.distances(x, y) < 1e-3
 
 
@@ -360,7 +360,7 @@ def test_arrays_that_are_missing_or_do_not_fit_are_refused(fitted, name):
 
 @pytest.mark.parametrize(
     "change",
-    [{"atoms": 25}, {"patch": 3}],
+    [{"atoms": 25}, {"patch_size": 3}],
     ids=repr,
 )
 def test_arrays_of_other_settings_are_refused(fitted, change):
@@ -374,11 +374,11 @@ def test_arrays_of_other_settings_are_refused(fitted, change):
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ({"patch": 0}, ValueError, "`patch` must be at least 1"),
+        ({"patch_size": 0}, ValueError, "`patch_size` must be at least 1"),
         ({"atoms": 2.0}, TypeError, "`atoms` must be an int"),
         ({"sparsity": 0}, ValueError, "`sparsity` must be at least 1"),
         ({"sparsity": 226}, ValueError, "`sparsity` must be at most atoms = 225, got 226"),
-        ({"per_image": 0}, ValueError, "`per_image` must be at least 1"),
+        ({"patches_per_image": 0}, ValueError, "`patches_per_image` must be at least 1"),
         ({"iterations": 0}, ValueError, "`iterations` must be at least 1"),
         ({"alpha": 0}, ValueError, "`alpha` must be positive"),
         ({"alpha": math.nan}, ValueError, "`alpha` must be positive"),

@@ -52,5 +52,5 @@ def test_the_table_of_distances_meets_a_batch_at_a_time(fitted, monkeypatch):
 def test_distances_that_are_nan_are_refused_by_their_number(fitted):
     x = torch.rand(N, 3)
     x[[7, 250], 0] = torch.nan
-    with pytest.raises(ValueError, match=r"The distances of defenders are NaN \(samples 7, 250\)"):
+    with pytest.raises(ValueError, match=r"finite distances, got NaN \(samples 7, 250\)"):
         fitted.scores(x, torch.zeros(N, dtype=torch.int64))

@@ -101,7 +101,7 @@ class TestTraining:
 
     def test_the_global_random_state_is_untouched(self, victim):
         before = torch.get_rng_state()
-        fitted(victim, LatentDefenders(count=2, chain=Chain(clean=0.5), **QUICK))
+        fitted(victim, LatentDefenders(count=2, chain=Chain(clean_fraction=0.5), **QUICK))
         assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -134,25 +134,25 @@ class TestChain:
             )
 
     def test_images_move_away_from_the_centers_of_the_defender_before(self, victim):
-        (clean, moved, _), (defender, *_) = self.images(victim, Chain(step=0.1))
+        (clean, moved, _), (defender, *_) = self.images(victim, Chain(step_size=0.1))
         before, after = self.away(defender, clean), self.away(defender, moved)
         assert (after - before).mean() > 0
         assert (after > before).float().mean() > 0.9
 
     def test_perturbations_add_up_or_begin_anew(self, victim):
-        *_, on = self.images(victim, Chain(step=0.1))[0]
-        _, once, anew = self.images(victim, Chain(step=0.1, accumulate=False))[0]
+        *_, on = self.images(victim, Chain(step_size=0.1))[0]
+        _, once, anew = self.images(victim, Chain(step_size=0.1, accumulate=False))[0]
         assert torch.equal(once, anew)  # the same defender twice, untrained
         clean = digits(600)[0]
         assert (on - clean).norm() > 1.5 * (once - clean).norm()
 
     def test_several_steps_follow_the_gradient_anew(self, victim):
-        twice = self.images(victim, Chain(step=0.1, steps=2), count=2)[0][1]
-        on = self.images(victim, Chain(step=0.1), count=3)[0][2]
+        twice = self.images(victim, Chain(step_size=0.1, steps=2), count=2)[0][1]
+        on = self.images(victim, Chain(step_size=0.1), count=3)[0][2]
         assert torch.equal(twice, on)  # of a defender that is always the same
 
     def test_a_share_stays_clean(self, victim):
-        clean, moved = self.images(victim, Chain(clean=0.3), count=2)[0]
+        clean, moved = self.images(victim, Chain(clean_fraction=0.3), count=2)[0]
         same = (moved == clean).flatten(1).all(1).float().mean()
         assert 0.2 < same < 0.4
 
@@ -182,9 +182,9 @@ class TestChain:
             victim.module, bounds=(0, 255), preprocess=lambda x: x / 255, num_classes=10
         )
         start = latent.build_untrained(LatentDefenders(), victim, x, y)
-        moved = latent._perturb(Chain(step=0.1), victim, start, x)
+        moved = latent._perturb(Chain(step_size=0.1), victim, start, x)
         start = latent.build_untrained(LatentDefenders(), scaled, 255 * x, y)
-        same = latent._perturb(Chain(step=0.1), scaled, start, 255 * x)
+        same = latent._perturb(Chain(step_size=0.1), scaled, start, 255 * x)
         torch.testing.assert_close(same / 255, moved, rtol=1e-4, atol=1e-5)
         assert (moved - x).abs().max() > 1e-3
 
@@ -194,7 +194,7 @@ class TestChain:
         )
         x, y = digits(50)
         start = latent.build_untrained(LatentDefenders(), rooted, x, y)
-        moved = latent._perturb(Chain(step=0.1), rooted, start, x)
+        moved = latent._perturb(Chain(step_size=0.1), rooted, start, x)
         assert moved.isfinite().all()
         assert (moved - x).abs().max() > 1e-3
 
@@ -307,7 +307,7 @@ def test_a_layer_that_runs_twice():
         ({"compactness": -1}, ValueError, "`compactness` must be at least 0"),
         ({"separation": float("nan")}, ValueError, "`separation` must be at least 0"),
         ({"density": "hdda"}, ValueError, "`density` must be one of 'euclidean', 'gaussian'"),
-        ({"explained": 1.1}, ValueError, "`explained` must lie in"),
+        ({"explained_variance": 1.1}, ValueError, "`explained_variance` must lie in"),
         ({"epochs": 0}, ValueError, "`epochs` must be at least 1"),
         ({"batch_size": 1.5}, TypeError, "`batch_size` must be an int"),
         ({"lr": 0}, ValueError, "`lr` must be positive"),
@@ -322,9 +322,9 @@ def test_errors_of_defenders(settings, error, sentence):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"step": 0}, "`step` must be positive"),
+        ({"step_size": 0}, "`step_size` must be positive"),
         ({"steps": 0}, "`steps` must be at least 1"),
-        ({"clean": 2}, "`clean` must lie in"),
+        ({"clean_fraction": 2}, "`clean_fraction` must lie in"),
     ],
 )
 def test_errors_of_chains(settings, sentence):

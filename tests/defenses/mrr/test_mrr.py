@@ -15,7 +15,7 @@ from advkit.models import REJECTED
 from tests.defenses.mrr.victims import digits, mlp
 
 QUICK = LatentDefenders(count=3, epochs=2)
-PATCHES = InputDefender(patch=4, atoms=8, sparsity=2, iterations=5, per_image=4)
+PATCHES = InputDefender(patch_size=4, atoms=8, sparsity=2, iterations=5, patches_per_image=4)
 
 
 @pytest.fixture(scope="module")
@@ -370,9 +370,9 @@ class TestGuard:
         ({"latent": []}, ValueError, "`latent` or `inputs` must hold a defender"),
         ({"inputs": 7}, TypeError, "`inputs` must be an InputDefender or None, got 7"),
         ({"aggregate": "sum"}, ValueError, "`aggregate` must be one of"),
-        ({"fpr": 0}, ValueError, r"`fpr` must lie between 0 and 1, got 0\."),
-        ({"fpr": 1}, ValueError, "between 0 and 1, got 1. It is a share, not a percentage"),
-        ({"fpr": 5}, ValueError, "between 0 and 1, got 5. It is a share, not a percentage"),
+        ({"fpr": 0}, ValueError, r"`fpr` must lie in .0, 1., got 0\."),
+        ({"fpr": 1}, ValueError, "in .0, 1., got 1. It is a share, not a percentage"),
+        ({"fpr": 5}, ValueError, "in .0, 1., got 5. It is a share, not a percentage"),
         ({"joint_threshold": 1}, TypeError, "`joint_threshold` must be True or False"),
         ({"calibration_fraction": 1}, ValueError, "`calibration_fraction` must be below 1, got 1"),
         ({"seed": 0.5}, TypeError, "`seed` must be an int"),
@@ -428,10 +428,10 @@ class TestErrorsOfFit:
             MRR(QUICK, **rule).fit(net, *digits(200))
 
     def test_before_any(self, net):
-        with pytest.raises(ValueError, match="MRR is not fitted. Call fit"):
+        with pytest.raises(ValueError, match="`MRR` must be fitted before use. Call fit"):
             MRR().risk(digits(3)[0])
         for joint in (True, False):
-            with pytest.raises(ValueError, match="MRR is not fitted"):
+            with pytest.raises(ValueError, match="`MRR` must be fitted"):
                 Guard(net, MRR(joint_threshold=joint))
 
     def test_an_error_leaves_an_earlier_fit(self, net):
@@ -453,6 +453,6 @@ def test_defenders_alone_or_dictionaries_alone(net, clean):
 
 
 def test_a_chain_is_part_of_the_file(net, tmp_path):
-    settings = LatentDefenders(count=2, epochs=1, chain=Chain(step=0.3, clean=0.2))
+    settings = LatentDefenders(count=2, epochs=1, chain=Chain(step_size=0.3, clean_fraction=0.2))
     MRR(settings).fit(net, *digits(200)).save(tmp_path / "mrr.npz")
     assert MRR.load(tmp_path / "mrr.npz", net).latent == (settings,)

@@ -61,7 +61,7 @@ def test_a_filter_is_differentiated_as_it_is(study, gray):
 
 def test_what_a_repair_moves_too_far_is_no_success(study, gray):
     class Far(InputValidator):
-        def repair(self, x, passes=1):
+        def repair(self, x, max_iterations=1):
             return torch.ones_like(x)
 
     model = Far(PLANE)

@@ -161,7 +161,7 @@ class _InnerProblem(Problem):
     def forward(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Iterate:
         """Evaluate iterates; the checks of clean inputs were made on the guard.
 
-        An iterate whose logits are not finite is never the best one: the guard would reject it.
+        An iterate whose logits are not finite is never the best one: the guard would raise.
         """
         at = super().forward(x_adv, differentiate=differentiate)
         if first:

@@ -175,7 +175,7 @@ class FeatureMatching(GuardedAttack):
 
 
 def _weights(gap: Tensor, width: int) -> Tensor:
-    """Return weights `(n, k)` of the squares of `gap`; features and logits each have a sum of 1.
+    """Return weights `(n, k)` with which the squares of `gap` sum to 1, features and logits each.
 
     The first `width` entries of a row are features and the others logits. The weights are 1 for
     those that match already.

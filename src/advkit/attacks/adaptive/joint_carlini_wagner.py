@@ -110,10 +110,10 @@ class JointCarliniWagner(GuardedAttack):
 
     Minimizes |x_adv - x|^2 + c1 * max(confidence - margin, 0)
     + c2 * sum of max(margin_over_threshold + detector_confidence, 0) by Adam over the box, where
-    the sum is over the parts of the detector. This is the loss that broke ten detectors, and MagNet
-    (Carlini and Wagner, 2017, arXiv:1711.08478). Both margins are those of the class that a sample
-    aims at. The labels of the guard decide about success. A rejection is not a success, and a
-    failure returns the clean input.
+    the sum is over the parts of the detector. With losses of this form Carlini and Wagner broke
+    detectors, and MagNet (2017, arXiv:1711.08478). Both margins are those of the class that a
+    sample aims at. The labels of the guard decide about success. A rejection is not a success, and
+    a failure returns the clean input.
 
     Each sample has two constants of its own, c1 and c2. A search step that fails increases those
     whose term is positive at its best iterate. A success decreases both. The first search steps aim
@@ -149,8 +149,8 @@ class JointCarliniWagner(GuardedAttack):
             `None`. The nearest of them that the guard accepts with another label, or with the
             target, is moved towards the input as a first success, which a search from the input
             may not find. The pass over these images is not counted in `queries`.
-        schedule: `"adaptive"`, or `"published"` for the schedule of the article on MRR, which takes
-            `search_steps=20, steps=10_000` there.
+        schedule: `"adaptive"`, or `"published"` for the schedule of the article on MRR. To
+            reproduce the article, also pass `search_steps=20, steps=10_000`.
         progress: show a progress bar (needs the extra `report`).
 
     Raises:

@@ -27,7 +27,7 @@ class Evasion:
 
     Deviations from the paper:
 
-    - The minimum replaces the additional class of the paper, which shares the logits.
+    - The loss is a minimum. The paper adds a class for detected inputs to the logits.
     - The gradient is that of one objective at a time, as Bryniarski et al. (2021, arXiv:2106.15023)
       recommend, without their projection of one gradient onto the other.
 
@@ -48,7 +48,7 @@ class Evasion:
         >>> from advkit.attacks import Evasion
         >>> loss = Evasion(detector_score=lambda p: 1 - p.amax(1), threshold=0.4)
         >>> logits = torch.tensor([[0.0, 2.0], [0.0, 0.1], [2.0, 0.0]])
-        >>> loss(logits, torch.tensor([0, 0, 0])) > 0  # the second has no confidence of 0.6
+        >>> loss(logits, torch.tensor([0, 0, 0])) > 0  # the third is right, the second unsure
         tensor([ True, False, False])
     """
 
@@ -132,7 +132,7 @@ class Mimicry:
         bad = ~rows.isfinite().all(1)
         if bad.any():
             raise ValueError(
-                f"`logits` must be finite, got NaN or infinity (row {checks.indices(bad)})."
+                f"`logits` must be finite, got NaN or infinity ({checks.samples(bad, noun='row')})."
             )
         labels = len(set(rows.argmax(1).tolist()))
         if labels < 2:

@@ -35,7 +35,8 @@ class SelectivePGD(GuardedAttack):
 
     - The objective of the detector is the sum of its parts' positive margins over their thresholds.
     - The steps shrink as those of `PGD`, unless `step_size` is set.
-    - The result is the iterate with the smallest violation, the greatest of all margins.
+    - The result is the iterate with the smallest violation. The violation is the greatest of that
+      of the class and the margins of the parts.
     - With `kind="orthogonal"` a gradient is projected only if it opposes the other one. If the two
       agree, as they do for an image that looks like another class, the projection of the paper
       would remove the common direction. A gradient of which the projection leaves nothing is not
@@ -57,8 +58,8 @@ class SelectivePGD(GuardedAttack):
         loss: class loss to maximize: `"margin"`, `"ce"`, `"dlr"` or a callable
             `(logits, y) -> (n,)`.
         stop: `"first"` ends at the first success of a sample, `"never"` runs all steps and returns
-            the iterate with the smallest violation; `None` lets the caller choose, and is `"first"`
-            for a call and in an evaluation.
+            the iterate with the smallest violation. `None` lets the caller choose; a direct call
+            and an evaluation choose `"first"`.
         seed: seed of the random starts, an int.
         start_images: clean images `(m, *features)` of several classes that the attacker has, or
             `None`. One more run begins at the point of the ball that is nearest to one of them: the

@@ -30,7 +30,7 @@ class Tuning:
     tanh_range: float = 1.2  # range of tanh in widths of the box; tuned on docs/performance.md
     published_tanh_range: float = 1 + 1e-6
     published_lr: float = 0.01
-    min_ratio: float = 0.9999  # of the objective to that of a tenth of the steps ago: published
+    min_ratio: float = 0.9999  # published; of the objective to that of a tenth of the steps ago
 
 
 TUNING = Tuning()
@@ -136,7 +136,7 @@ class BoxAdam:
         return slope, objective, no_gradient
 
     def _adam_step(self, i: int, gradient: Tensor, adam: AdamState) -> None:
-        """Take step `i` in place; `gradient` is overwritten. No one else holds the state."""
+        """Take step `i` in place; `gradient` is overwritten. The state is not shared."""
         adam.exp_avg.lerp_(gradient, 1 - BETA1)
         adam.exp_avg_sq.lerp_(gradient.square_(), 1 - BETA2)
         scale = (adam.exp_avg_sq / (1 - BETA2 ** (i + 1))).sqrt_().add_(EPS)

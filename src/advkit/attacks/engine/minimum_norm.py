@@ -159,7 +159,7 @@ def linear_root(below: Tensor, above: Tensor, goal: Goal) -> Tensor:
     Args:
         below: `Goal.gaps` at the point that is not a success, `(n, classes)`.
         above: `Goal.gaps` at the success, `(n, classes)`.
-        goal: one class must reach it to leave a label, and all classes to reach a label.
+        goal: to leave the label, the gap of one class must reach 0; to reach it, all gaps must.
     """
     gap = below.clamp_min(0)  # a tie that is not a success is at the boundary
     root = gap / (gap - above).clamp_min(torch.finfo(above.dtype).tiny)

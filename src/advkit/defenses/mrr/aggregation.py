@@ -38,9 +38,7 @@ class Rule:
     def __post_init__(self) -> None:
         checks.one_of("aggregate", self.name, ("max", "vote", "noisy_or", "mean"))
         for value in self.precision if isinstance(self.precision, tuple) else (self.precision,):
-            checks.number("precision", value)
-            if not 0 < value < 1:
-                raise ValueError(f"`precision` must lie between 0 and 1, got {value}.")
+            checks.fraction("precision", value, "(0, 1)")
 
     def risk(self, scores: Tensor) -> Tensor:
         """Return the risks `(n,)` of scores `(n, defenders)`."""

@@ -57,11 +57,11 @@ class InputDefender:
           (`channels="separate"`).
 
     Args:
-        patch: side of patches and tiles, in pixels.
+        patch_size: side of patches and tiles, in pixels.
         atoms: number of atoms of each class.
         sparsity: atoms for each tile; at most `atoms`, and below the number of values of a patch.
-        per_image: largest number of patches to learn from in an image, or in each of its separate
-            channels.
+        patches_per_image: largest number of patches to learn from in an image, or in each of its
+            separate channels.
         iterations: steps of learning, each on 64 patches.
         alpha: weight of the l1 norm of the codes in learning; positive.
         score: `"residual"`, the l2 norm of the residual of all tiles, in standard deviations of the
@@ -79,17 +79,17 @@ class InputDefender:
         >>> from advkit import data
         >>> from advkit.defenses.mrr.dictionaries import InputDefender
         >>> digits = data.digits("train")
-        >>> defender = InputDefender(patch=4, atoms=16, sparsity=3, iterations=5)
+        >>> defender = InputDefender(patch_size=4, atoms=16, sparsity=3, iterations=5)
         >>> fitted = defender.fit(digits.x, digits.y, bounds=(0, 1))
         >>> x, labels = digits.x[-2:], digits.y[-2:]
         >>> bool((fitted.distances(1 - x, labels) > fitted.distances(x, labels)).all())
         True
     """
 
-    patch: int = 7
+    patch_size: int = 7
     atoms: int = 225
     sparsity: int = 5
-    per_image: int = 30
+    patches_per_image: int = 30
     iterations: int = 200
     alpha: float = 1.0
     score: Score = "residual"
@@ -97,7 +97,7 @@ class InputDefender:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("patch", "atoms", "sparsity", "per_image", "iterations"):
+        for name in ("patch_size", "atoms", "sparsity", "patches_per_image", "iterations"):
             checks.integer(name, getattr(self, name), at_least=1)
         if self.sparsity > self.atoms:
             raise ValueError(
@@ -149,12 +149,12 @@ class InputDefender:
 
     def _check_size(self, x: Tensor) -> None:
         height, width = x.shape[-2:]
-        if min(height, width) < self.patch:
+        if min(height, width) < self.patch_size:
             raise ValueError(
-                f"`x` must be images of at least {self.patch}x{self.patch} pixels, the size of a "
-                f"patch, got {height}x{width}."
+                f"`x` must be images of at least {self.patch_size}x{self.patch_size} pixels, the "
+                f"size of a patch, got {height}x{width}."
             )
-        numbers = self.patch**2 * (x.shape[1] if self.channels == "joint" else 1)
+        numbers = self.patch_size**2 * (x.shape[1] if self.channels == "joint" else 1)
         if self.sparsity >= numbers:
             raise ValueError(
                 f"`sparsity` must be below the {numbers} numbers of a patch, got {self.sparsity}. "
@@ -172,11 +172,13 @@ class InputDefender:
         """Draw patches `(m, d)` from images `(n, channels, height, width)`, evenly over images."""
         planes = x if self.channels == "joint" else x.reshape(-1, 1, *x.shape[2:])
         n, _, height, width = planes.shape
-        m = min(n * self.per_image, self.iterations * _BATCH_SIZE)
+        m = min(n * self.patches_per_image, self.iterations * _BATCH_SIZE)
         image = np.resize(rng.permutation(n), m)
-        top = rng.integers(height - self.patch + 1, size=m)
-        residuals = rng.integers(width - self.patch + 1, size=m)
-        views = np.lib.stride_tricks.sliding_window_view(planes, (self.patch,) * 2, axis=(2, 3))
+        top = rng.integers(height - self.patch_size + 1, size=m)
+        residuals = rng.integers(width - self.patch_size + 1, size=m)
+        views = np.lib.stride_tricks.sliding_window_view(
+            planes, (self.patch_size,) * 2, axis=(2, 3)
+        )
         return views[image, :, top, residuals].reshape(m, -1).astype(np.float64)
 
     def _atoms(self, patches: Floats, rng: np.random.Generator) -> Floats:
@@ -219,8 +221,8 @@ class InputDictionaries:
     def distances(self, x: Tensor, labels: Tensor) -> Tensor:
         """Return the distance of each input to sums of a few atoms of the class of its label.
 
-        Tiles start at 0, `patch`, `2 * patch` and so on. The last one ends at the border, which
-        counts some pixels twice if `patch` does not divide the image.
+        Tiles start at 0, `patch_size`, `2 * patch_size` and so on. The last one ends at the border,
+        which counts some pixels twice if `patch_size` does not divide the image.
 
         The gradient is exact wherever the chosen atoms do not change. The residual is orthogonal to
         the atoms, so a change of their weights has no effect to first order.
@@ -311,7 +313,7 @@ class InputDictionaries:
 
     def _tiles(self, x: Tensor) -> Tensor:
         """Cut images into tiles `(n, t, d)`."""
-        side = self.settings.patch
+        side = self.settings.patch_size
         rows, columns = (_tile_indices(length, side, x.device) for length in x.shape[-2:])
         tiles = x[:, :, rows[:, None, :, None], columns[None, :, None, :]]  # (n, c, a, b, p, p)
         return tiles.movedim(1, 3).reshape(len(x), -1, self.atoms.shape[2])
@@ -338,7 +340,7 @@ def _check_values(settings: InputDefender, arrays: Mapping[str, npt.NDArray[Any]
     classes = arrays["classes"]
     lengths = np.linalg.norm(arrays["atoms"].astype(np.float64), axis=2)
     valid = {
-        "shape": channels >= 1 and min(height, width) >= settings.patch,
+        "shape": channels >= 1 and min(height, width) >= settings.patch_size,
         "classes": bool((classes[:1] >= 0).all() and (classes[1:] > classes[:-1]).all()),
         "atoms": bool((lengths <= 1 + _NORM_TOLERANCE).all()),
         "mean": bool(np.isfinite(arrays["mean"]).all()),
@@ -355,7 +357,7 @@ def _expected_arrays(
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """Return dtype and shape of each learned array, for images of `shape` and `k` classes."""
     float32, int64 = np.dtype(np.float32), np.dtype(np.int64)
-    d = settings.patch**2 * (shape[0] if shape and settings.channels == "joint" else 1)
+    d = settings.patch_size**2 * (shape[0] if shape and settings.channels == "joint" else 1)
     return {
         "shape": (int64, (3,)),
         "classes": (int64, (k,)),

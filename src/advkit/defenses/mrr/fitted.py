@@ -91,8 +91,8 @@ class Fitted:
         bad = distances.isnan().any(1)
         if bad.any():
             raise ValueError(
-                f"The distances of defenders are NaN (samples {checks.indices(bad)}). Check the "
-                "weights of the model and the range of `x`."
+                f"`model` must give defenders finite distances, got NaN ({checks.samples(bad)}). "
+                "Check its weights and the range of `x`."
             )
         pairs = _batches(distances, labels)
         return torch.cat([self.calibration.scores(a, b) for a, b in pairs])

@@ -131,7 +131,7 @@ def fit_latent(
             images = _perturb(settings.chain, victim, defender, source)
             images = _mix_in_clean(settings.chain, images, x, seed=seed + k)
     features = torch.stack([_batched_features(defender, x) for defender in defenders])
-    kind, explained = settings.density, settings.explained
+    kind, explained = settings.density, settings.explained_variance
     try:
         density = fit_density(features, y, classes, kind=kind, explained=explained)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # missing in the stubs
@@ -270,7 +270,7 @@ class _Shuffled:
 def _perturb(chain: Chain, victim: TorchClassifier, defender: LatentDefender, x: Tensor) -> Tensor:
     """Move images so that the defender's features are further from their nearest center."""
     lower, upper = victim.bounds
-    rate = chain.step * (upper - lower) ** 2  # the gradient of a scaled input is scaled too
+    rate = chain.step_size * (upper - lower) ** 2  # the gradient of a scaled input is scaled too
     parts = []
     for part in torch.split(x, _BATCH_SIZE):
         for _ in range(chain.steps):
@@ -285,10 +285,10 @@ def _perturb(chain: Chain, victim: TorchClassifier, defender: LatentDefender, x:
 
 def _mix_in_clean(chain: Chain, images: Tensor, clean: Tensor, *, seed: int) -> Tensor:
     """Replace a share of `images` by the clean ones."""
-    if not chain.clean:
+    if not chain.clean_fraction:
         return images
     generator = torch.Generator().manual_seed(seed)
-    restored = torch.rand(len(images), generator=generator).to(images.device) < chain.clean
+    restored = torch.rand(len(images), generator=generator).to(images.device) < chain.clean_fraction
     return torch.where(restored.reshape(-1, *[1] * (images.ndim - 1)), clean, images)
 
 

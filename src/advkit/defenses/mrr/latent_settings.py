@@ -20,26 +20,26 @@ class Chain:
     model's range, and is clipped to the bounds.
 
     Args:
-        step: factor on the gradient.
+        step_size: factor on the gradient.
         steps: number of gradient steps.
         accumulate: start from the images of the previous defender instead of the clean ones.
-        clean: share of the images that stay clean for the defenders after the first.
+        clean_fraction: share of the images that stay clean for the defenders after the first.
 
     Raises:
         ValueError: an argument is out of its range.
         TypeError: an argument has the wrong type.
     """
 
-    step: float = 1.0
+    step_size: float = 1.0
     steps: int = 1
     accumulate: bool = True
-    clean: float = 0.0
+    clean_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.positive("step", self.step)
+        checks.positive("step_size", self.step_size)
         checks.integer("steps", self.steps, at_least=1)
         checks.boolean("accumulate", self.accumulate)
-        checks.fraction("clean", self.clean)
+        checks.fraction("clean_fraction", self.clean_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class LatentDefenders:
         separation: weight of the term that separates centers; for `"nearest"`.
         density: distance to the mean feature of the class on the principal axes, `"euclidean"`, or
             in units of the shrunk covariance of the class, `"gaussian"`.
-        explained: share of the variance that the principal axes explain.
+        explained_variance: share of the variance that the principal axes explain.
         epochs: passes over the images for each defender.
         batch_size: images in a training batch.
         lr: learning rate of Adam.
@@ -94,7 +94,7 @@ class LatentDefenders:
     compactness: float = 0.5
     separation: float = 0.01
     density: DensityName = "euclidean"
-    explained: float = 0.99
+    explained_variance: float = 0.99
     epochs: int = 5
     batch_size: int = 100
     lr: float = 3e-4
@@ -109,7 +109,7 @@ class LatentDefenders:
         checks.not_negative("compactness", self.compactness)
         checks.not_negative("separation", self.separation)
         checks.one_of("density", self.density, ("euclidean", "gaussian"))
-        checks.fraction("explained", self.explained)
+        checks.fraction("explained_variance", self.explained_variance)
         checks.integer("epochs", self.epochs, at_least=1)
         checks.integer("batch_size", self.batch_size, at_least=1)
         checks.positive("lr", self.lr)

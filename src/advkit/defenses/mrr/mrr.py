@@ -165,7 +165,8 @@ class MRR:
         checks.boolean("progress", progress)
         if clean is None and self.joint_threshold and not self.calibration_fraction:
             raise ValueError(
-                "`joint_threshold` must be False with calibration_fraction=0 and clean=None."
+                "`joint_threshold` must be False with calibration_fraction=0 and clean=None, "
+                "got True."
             )
         if clean is None:
             split = hold_out(x, self.calibration_fraction, self.seed)
@@ -220,7 +221,9 @@ class MRR:
             ValueError: MRR is not fitted.
         """
         if self._fitted is None:
-            raise ValueError("MRR is not fitted. Call fit(model, x, y) or MRR.load(path, model).")
+            raise ValueError(
+                "`MRR` must be fitted before use. Call fit(model, x, y) or MRR.load(path, model)."
+            )
         return self._fitted
 
     def scores(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -47,10 +47,9 @@ class Policy:
         checks.number("fpr", fpr)
         if fpr >= 1:
             raise ValueError(
-                f"`fpr` must lie between 0 and 1, got {fpr}. It is a share, not a percentage."
+                f"`fpr` must lie in (0, 1), got {fpr}. It is a share, not a percentage."
             )
-        if not fpr > 0:
-            raise ValueError(f"`fpr` must lie between 0 and 1, got {fpr}.")
+        checks.fraction("fpr", fpr, "(0, 1)")
         checks.boolean("joint_threshold", joint_threshold)
         return cls(rule=rule, fpr=float(fpr), joint_threshold=joint_threshold)
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
@@ -188,8 +189,14 @@ def _checked_bools(values: npt.ArrayLike) -> Bools:
     array = plain_array("adversarial", values)
     if array.dtype.kind not in "biu":
         raise TypeError(f"`adversarial` must be bools, or 0 and 1, got {array.dtype}.")
-    if array.ndim != 1 or not np.isin(array, (0, 1)).all():
-        raise ValueError(f"`adversarial` must be 0 or 1 of shape (n,), got shape {array.shape}.")
+    if array.ndim != 1:
+        raise ValueError(f"`adversarial` must have shape (n,), got shape {array.shape}.")
+    bad = torch.from_numpy(~np.isin(array, (0, 1)))
+    if bad.any():
+        value = array[bad.numpy()][0]
+        raise ValueError(
+            f"`adversarial` must be 0 or 1, got {value} ({checks.samples(bad, noun='row')})."
+        )
     adversarial = array.astype(bool)
     if adversarial.all() or not adversarial.any():
         raise ValueError(
@@ -200,9 +207,7 @@ def _checked_bools(values: npt.ArrayLike) -> Bools:
 
 
 def _checked_rate(rate: float) -> float:
-    checks.fraction("fpr", rate)
-    if rate == 1:
-        raise ValueError("`fpr` must be below 1, got 1.")
+    checks.fraction("fpr", rate, "[0, 1)")
     return float(rate)
 
 

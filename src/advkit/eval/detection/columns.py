@@ -37,7 +37,7 @@ def checked_floats(name: str, values: npt.ArrayLike, shape: tuple[int, ...]) -> 
     bad = torch.from_numpy(~np.isfinite(array).reshape(len(array), -1).all(1))
     if bad.any():
         raise ValueError(
-            f"`{name}` must be finite, got NaN or infinity (row {checks.indices(bad)})."
+            f"`{name}` must be finite, got NaN or infinity ({checks.samples(bad, noun='row')})."
         )
     return array.astype(np.float64)
 
