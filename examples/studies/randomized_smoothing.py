@@ -175,8 +175,8 @@ def record(
     seconds = time.process_time() - began
     print(f"\n{certificates}")
     passes = len(test) * (smoothed.n0 + smoothed.n)
-    floor = passes * seconds_of_a_pass(net, test.x, smoothed.batch_size)
-    print(f"{seconds:.1f} s of the processor; {floor:.1f} s for as many bare forward passes")
+    bare_seconds = passes * seconds_of_a_pass(net, test.x, smoothed.batch_size)
+    print(f"{seconds:.1f} s of the processor; {bare_seconds:.1f} s for as many bare forward passes")
     evaluator = RandomizedSmoothing(net, sigma, n0=size.evaluator_draws, seed=SEED + 1)
     answer = evaluator.predict(test.x)
     study = Study(
@@ -200,7 +200,7 @@ def record(
     print(table(attacked))
     return found | {
         "seconds": seconds,
-        "floor": floor,
+        "bare_seconds": bare_seconds,
         "certified": curve(certificates, test.y),
         "attacked": [asdict(row) for row in attacked],
     }

@@ -261,7 +261,9 @@ def test_rows_are_filtered_by_any_column():
     same(found.filter(), found)
     with pytest.raises(ValueError, match="`attack` must be one of 'clean', 'pgd', got 'fgsm'"):
         found.filter(attack=["pgd", "fgsm"])
-    with pytest.raises(TypeError, match="`filter` must get names of columns .sample, model, .* got 'eps'"):
+    with pytest.raises(
+        TypeError, match="`filter` must get names of columns .sample, model, .* got 'eps'"
+    ):
         found.filter(eps=0.1)
     with pytest.raises(
         TypeError, match="`success` must be a number or a list of numbers, got 'yes'"

@@ -188,9 +188,7 @@ def test_failures_are_tried_again_after_waits_that_double(x, slept):
 def test_the_last_error_is_the_cause_and_what_was_answered_before_counts(x, slept):
     fn = Flaky({2, 3, 4})
     model = CallableClassifier(fn, 3, max_batch=3, retries=2, max_queries=7, log=True)
-    with pytest.raises(
-        ServiceError, match="ConnectionError in attempt 3, the last: .*4"
-    ) as caught:
+    with pytest.raises(ServiceError, match="ConnectionError in attempt 3, the last: .*4") as caught:
         model.predict(x)
     assert isinstance(caught.value.__cause__, ConnectionError)
     assert (caught.value.attempts, caught.value.result) == (3, None)

@@ -322,7 +322,9 @@ def test_a_budget_stops_before_anything_is_sent(x):
         model.logits(x)
         assert (model.max_queries, model.queries_left, model.forward) == (20, 4, 16)
         for ask in (model.predict, model.scores, model.logits):
-            with pytest.raises(QueryBudgetExceeded, match="8 more queries, got 4 of 20 left") as caught:
+            with pytest.raises(
+                QueryBudgetExceeded, match="8 more queries, got 4 of 20 left"
+            ) as caught:
                 ask(x)
         assert (caught.value.max_queries, caught.value.spent, caught.value.requested) == (20, 16, 8)
         assert net.calls == 2

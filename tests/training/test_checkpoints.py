@@ -481,7 +481,9 @@ class TestRefusals:
         path.write_bytes(
             whole[: len(whole) // 2] if content == "half" else content or b"\x80\x02" + whole
         )
-        self.refused(path, "`checkpoint` must be a checkpoint of fit, got .*net.pt, which is damaged")
+        self.refused(
+            path, "`checkpoint` must be a checkpoint of fit, got .*net.pt, which is damaged"
+        )
 
     @pytest.mark.parametrize("content", [{"weight": torch.zeros(2)}, torch.zeros(2)])
     def test_a_file_of_something_else(self, path, content):
@@ -515,7 +517,9 @@ class TestRefusals:
             fresh(self, content)
 
         monkeypatch.setattr(torch.optim.SGD, "load_state_dict", refuses)
-        with pytest.raises(ValueError, match="`checkpoint` must belong to this run, got .*net.pt: 'odd'"):
+        with pytest.raises(
+            ValueError, match="`checkpoint` must belong to this run, got .*net.pt: 'odd'"
+        ):
             train(path)
         for name, value in state(net).items():
             assert torch.equal(value, before[name])
