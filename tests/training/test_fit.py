@@ -343,7 +343,7 @@ class TestWhatCannotBeLearnt:
             states.append(weights(net))
             return loss(net, x, y) + (float(value) if len(states) == 4 else 0)
 
-        wanted = f"`loss` must return a finite value, got {value} in epoch 2, batch 2. No epoch was saved. Pass `ch"
+        wanted = f"finite value, got {value} in epoch 2, batch 2. No epoch was saved. Pass `ch"
         with pytest.raises(ValueError, match=wanted):
             quietly(net, line, loss=bad, epochs=9)
         assert len(states) == 4
