@@ -293,7 +293,7 @@ def test_the_substitute_has_the_bounds_of_the_victim():
 def test_a_budget_of_the_victims_own_ends_it():
     x, net, expected = points(30), deep(), deep()
     counter = QueryCounter(Stripes(), max_queries=59)
-    with pytest.raises(QueryBudgetExceeded, match="29 left, but the call needs 30"):
+    with pytest.raises(QueryBudgetExceeded, match="30 more queries, got 29 of 59 left"):
         attacks.Substitute(max_queries=100, **SHORT).fit(counter, net, x)
     assert counter.forward == 30
     attacks.Substitute(max_queries=30, **SHORT).fit(Stripes(), expected, x)

@@ -522,7 +522,7 @@ def test_rejected_inputs_need_labels(x):
         (
             lambda: Mimicry(logits=torch.eye(2) / 0),
             ValueError,
-            "got NaN or infinity .row 0, 1",
+            "got NaN or infinity .rows 0, 1",
         ),
         (lambda: Mimicry(logits=torch.eye(2), outputs="x"), ValueError, "`outputs` must be one of"),
     ],
