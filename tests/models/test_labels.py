@@ -117,7 +117,7 @@ def test_every_attack_takes_labels_of_the_estimator(attack):
         alike(attack.run(by_class, x, labels_of([1, 2, 5])[:6]), expected)
         alike(attack.run(by_class, x), attack.run(by_index, x))
         alike(attack.run(by_class, x, torch.eye(3)[Y[:6]]), expected)  # columns are positions
-    with pytest.raises(ValueError, match=r"`y` must be among \[1, 2, 5\].* got 3 \(sample 1, 2\)"):
+    with pytest.raises(ValueError, match=r"`y` must be among \[1, 2, 5\].* got 3 \(samples 1, 2\)"):
         attack.run(by_class, x, torch.tensor([1, 3, 3, 2, 5, 5]))
 
 
