@@ -1,6 +1,7 @@
 """Minibatches."""
 
 import itertools
+from collections import UserDict
 
 import pytest
 import torch
@@ -42,6 +43,40 @@ def test_an_error_says_where_its_batch_begins():
     for first, message in ((0, "y is wrong"), (8, said)):
         with pytest.raises(ValueError, match=f"^{message}$"), offset_sample_numbers(first):
             raise ValueError("y is wrong")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x, y: (x, y),
+        lambda x, y: [x, y],
+        lambda x, y: (x, y, torch.arange(len(x)), "more"),
+        lambda x, y: {"x": x, "y": y},
+        lambda x, y: {"label": y, "image": x, "path": ["a"] * len(x)},
+        lambda x, y: UserDict(pixel_values=x, labels=y),
+    ],
+)
+def test_batches_may_have_more_entries_or_be_dictionaries(wrap):
+    x, y = torch.rand(5, 2), torch.arange(5)
+    found = list(batches([wrap(x[:2], y[:2]), wrap(x[2:], y[2:])], None, 9))
+    assert [first for *_, first in found] == [0, 2]
+    assert torch.equal(torch.cat([x for x, *_ in found]), x)
+    assert torch.equal(torch.cat([y for _, y, _ in found]), y)
+
+
+@pytest.mark.parametrize(
+    ("batch", "shown"),
+    [
+        (torch.rand(2, 3), r"a tensor of shape \(2, 3\)"),  # not two samples
+        ((torch.rand(2, 3),), "a tuple of 1"),
+        ([torch.rand(2, 3)], "a list of 1"),
+        ({"image": torch.rand(2, 3)}, r"a dictionary with the keys \['image'\]"),
+        (3, "got int"),
+    ],
+)
+def test_a_batch_without_labels_is_one_clear_sentence(batch, shown):
+    with pytest.raises(TypeError, match=f"`x` must give batches with labels.*{shown}.*batch 2"):
+        list(batches([(torch.rand(2, 3), torch.arange(2)), batch], None, 9))
 
 
 def test_bad_arguments():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from advkit.core import checks
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]  # of batches that `split_batch` understands
+# Keys of a dictionary; the longer ones are those of Hugging Face's datasets and image processors.
+INPUT_KEYS = ("x", "pixel_values", "image", "images", "input", "inputs")
+LABEL_KEYS = ("y", "label", "labels", "target", "targets")
 NumberedBatches = Iterator[tuple[Tensor, Tensor, int]]
 
 
@@ -30,12 +34,12 @@ def batches(
     if not isinstance(x, Tensor):
         if y is not None:
             raise TypeError(
-                "`y` must be None when `x` is an iterable of (x, y) batches, "
+                "`y` must be None when `x` is an iterable of batches with labels, "
                 f"got {type(y).__name__}."
             )
         if not isinstance(x, Iterable):
             raise TypeError(
-                "`x` must be a torch.Tensor or an iterable of (x, y) batches, "
+                "`x` must be a torch.Tensor or an iterable of batches, such as a DataLoader, "
                 f"got {type(x).__name__}."
             )
         return _numbered(x, device)
@@ -48,9 +52,50 @@ def batches(
     return _numbered(((x[i : i + batch_size], y[i : i + batch_size]) for i in starts), device)
 
 
-def _numbered(pairs: Batches, device: str | torch.device | None) -> NumberedBatches:
+def split_batch(batch: object, name: str, number: int) -> tuple[Any, Any]:
+    """Return the inputs and the labels of a batch.
+
+    Args:
+        batch: `(x, y)`, perhaps with more entries, or a dictionary with inputs and labels.
+        name: argument of the caller that gave the batch.
+        number: number of the batch, from 1.
+
+    Raises:
+        TypeError: the batch has no labels, or is something else.
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        return batch[0], batch[1]
+    if isinstance(batch, Mapping):
+        x, y = first_entry(batch, INPUT_KEYS), first_entry(batch, LABEL_KEYS)
+        if x is not None and y is not None:
+            return x, y
+    raise TypeError(
+        f"`{name}` must give batches with labels, as (x, y) or as a dictionary with the keys 'x' "
+        f"and 'y', 'pixel_values' and 'labels', or 'image' and 'label', got {_kind(batch)} "
+        f"(batch {number})."
+    )
+
+
+def first_entry(batch: Mapping[Any, Any], keys: Iterable[str]) -> Any:
+    """Return the entry of the first of `keys` that `batch` has, `None` without one."""
+    return next((batch[key] for key in keys if key in batch), None)
+
+
+def _kind(batch: object) -> str:
+    """Return a short description of a batch, for errors."""
+    if isinstance(batch, Tensor):
+        return f"a tensor of shape {tuple(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return f"a dictionary with the keys {sorted(map(str, batch))}"
+    if isinstance(batch, (tuple, list)):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return type(batch).__name__
+
+
+def _numbered(given: Batches, device: str | torch.device | None) -> NumberedBatches:
     first = 0
-    for x, y in pairs:
+    for number, batch in enumerate(given, 1):
+        x, y = split_batch(batch, "x", number)
         if device is not None:
             checks.tensor_of_labels("y", y)
             x, y = x.to(device), y.to(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit.core import checks, sample_rows
+from advkit.core.batching import INPUT_KEYS, first_entry
 from advkit.core.checks import probabilities
 from advkit.core.paid_answers import PaidAnswers
 from advkit.core.results import Answers
@@ -326,7 +327,9 @@ def _as_teacher(obj: object) -> Classifier:
 
 
 def _get_inputs(batch: Any) -> Any:
-    """Return the inputs of a batch `(x, y)`, `(x,)` or `x`."""
+    """Return the inputs of a batch `(x, y)`, `(x,)`, `x` or of a dictionary."""
+    if isinstance(batch, Mapping):
+        return first_entry(batch, INPUT_KEYS)
     return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
 
 

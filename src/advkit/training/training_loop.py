@@ -13,7 +13,7 @@ from typing import SupportsFloat
 import torch
 from torch import Tensor
 
-from advkit.core.batching import Batches
+from advkit.core.batching import Batches, split_batch
 from advkit.core.differentiation import differentiating
 from advkit.core.distributed import unwrapped
 from advkit.training.arguments import BatchLoss, Evaluation, check_modes
@@ -163,16 +163,10 @@ class TrainingLoop:
 
 
 def _pair(batch: object, i: int) -> tuple[Tensor, Tensor]:
-    if not isinstance(batch, (tuple, list)):
-        raise TypeError(
-            f"`loader` must give batches (x, y), got {type(batch).__name__} as batch {i}."
-        )
-    if len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
-        kinds = ", ".join(type(part).__name__ for part in batch)
-        raise TypeError(
-            f"`loader` must give batches (x, y) of tensors, got ({kinds}) as batch {i}."
-        )
-    x, y = batch
+    x, y = split_batch(batch, "loader", i)
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        kinds = f"{type(x).__name__}, {type(y).__name__}"
+        raise TypeError(f"`loader` must give batches (x, y) of tensors, got ({kinds}) (batch {i}).")
     if not x.ndim or not y.ndim or len(x) != len(y):
         raise ValueError(
             "`loader` must give as many labels as inputs, got x of shape "
