@@ -10,10 +10,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from advkit import attacks
+from advkit import attacks, data, defenses
 from advkit.cli import listing, main
 from advkit.cli.errors import UsageError
+from advkit.cli.loading import load_weights
 from advkit.cli.main import build_parser
 from advkit.cli.specs import attacks_from, known_attacks, number, unwritable_attacks
 
@@ -133,6 +135,38 @@ def test_every_option_arrives(folder):
 def test_quiet_is_quiet(folder, capsys):
     assert main([*MINE, "--eps", "0.1", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", None])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_are_found_in_checkpoints_and_behind_prefixes(folder, key, prefix):
+    weights = {f"{prefix}1.weight": 3 * torch.eye(64)[:10], f"{prefix}1.bias": torch.zeros(10)}
+    torch.save(weights if key is None else {key: weights, "epoch": 3}, "some.pt")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    load_weights(net, folder / "some.pt")
+    assert torch.equal(net[1].weight, 3 * torch.eye(64)[:10])
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_the_weights_of_a_checkpoint_of_fit_are_those_that_it_ends_with(folder, ema):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    optimizer, test = torch.optim.SGD(net.parameters(), lr=0.1), data.digits("test").head(20)
+    loss = defenses.LabelSmoothing(smoothing=0.1)
+    batch = [(test.x, test.y)] * 3
+    defenses.fit(net, batch, loss=loss, optimizer=optimizer, epochs=1, ema=ema,
+                 checkpoint="run.pt", progress=False)  # fmt: skip
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    load_weights(other, folder / "run.pt")
+    assert torch.equal(other[1].weight, net[1].weight)
+
+
+def test_a_module_with_such_a_name_keeps_it(folder):
+    net = nn.Sequential()
+    net.module = nn.Linear(2, 2)
+    torch.save({key: value + 1 for key, value in net.state_dict().items()}, "own.pt")
+    before = net.module.weight.detach().clone()
+    load_weights(net, folder / "own.pt")
+    assert torch.equal(net.module.weight, before + 1)
 
 
 @pytest.mark.parametrize("weights", ["net.pt", "checkpoint.pt", "net.safetensors"])

@@ -18,6 +18,11 @@ from advkit.core.content import load_state
 from advkit.core.extras import require
 from advkit.core.naming import did_you_mean
 from advkit.data import Dataset, Layout, load_npz
+from advkit.training.checkpoints import final_weights
+
+# Keys of the state dict in checkpoints of Lightning and of many scripts.
+_WRAPPED = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and its kind, and of torch.compile
 
 
 def load_factory(reference: str) -> nn.Module:
@@ -73,6 +78,9 @@ def _factory(module: ModuleType, name: str, file: str) -> Any:
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a state dict from a `.safetensors` file or a file of `torch.save` into `module`.
 
+    It may be in a checkpoint, under `model`, `model_state_dict` or `state_dict`, and its keys may
+    have the prefix of a wrapper, `module.` or `_orig_mod.`.
+
     Damaged files are refused. Archives of torch hold checksums. `.safetensors` files do not, and
     are compared with the digest in `PATH.sha256` if that file exists. After an error the module is
     unchanged.
@@ -81,14 +89,32 @@ def load_weights(module: nn.Module, path: Path) -> None:
         UsageError: the file does not exist, is damaged, or does not hold a state dict of `module`.
     """
     state = _read_state(path)
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
     if not isinstance(state, Mapping):
         raise UsageError(f"--weights: {path} must hold a state dict, got {type(state).__name__}.")
     try:
-        load_state(module, state)
+        load_state(module, _state_dict_in(state, module))
     except ValueError as error:
         raise UsageError(f"--weights: {path} does not fit the model: {reason(error)}") from error
+
+
+def _state_dict_in(content: Mapping[Any, Any], module: nn.Module) -> Mapping[Any, Any]:
+    """Return the state dict in a file, with the keys of `module` as far as that is possible."""
+    of_fit = final_weights(content)
+    if of_fit is not None:  # it has the buffers that a state dict leaves out, too
+        left_out = dict(module.named_buffers()).keys() - module.state_dict().keys()
+        return {key: value for key, value in of_fit.items() if key not in left_out}
+    wrapped = (content[key] for key in _WRAPPED if isinstance(content.get(key), Mapping))
+    return _without_prefix(next(wrapped, content), module)
+
+
+def _without_prefix(state: Mapping[Any, Any], module: nn.Module) -> Mapping[Any, Any]:
+    """Return `state` without the prefixes of wrappers, unless the keys of `module` have them."""
+    own = module.state_dict().keys()
+    for prefix in _PREFIXES * 2:  # a wrapper may be inside another one
+        given = state.keys()
+        if given and all(str(key).startswith(prefix) for key in given) and not given <= own:
+            state = {str(key).removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def _read_state(path: Path) -> Any:

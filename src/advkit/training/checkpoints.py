@@ -205,6 +205,19 @@ def resume(path: Path, run: Run, epochs: int) -> list[Epoch]:
     return done
 
 
+def final_weights(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the state dict that a net has after `fit`, from the content of a checkpoint.
+
+    It is that of the averaged weights if there are any, and `None` for another kind of content.
+    """
+    if content.get("format") != _FORMAT:
+        return None
+    if content["averaged"] is None:
+        return dict(content["model"])
+    averaged = {k: v for k, v in content["averaged"].items() if k != "n_averaged"}
+    return {name.removeprefix("module."): value for name, value in averaged.items()}
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = read_torch(path)
