@@ -12,7 +12,7 @@ from advkit.core import checks
 from advkit.core.norms import Norm
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BIM(BudgetAttack):
     """Basic iterative method (Kurakin, Goodfellow and Bengio, 2017, arXiv:1607.02533).
 

@@ -27,7 +27,7 @@ class Tuning:
 TUNING = Tuning()
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CarliniWagnerL2(PenaltyAttack):
     """Carlini and Wagner's attack in l2 (2017, arXiv:1608.04644).
 

@@ -62,7 +62,7 @@ class _Crossing(NamedTuple):
         return _Crossing(*self.outer.improved(problem, at), inner, gap)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DeepFool(MinimumNormAttack):
     """DeepFool (Moosavi-Dezfooli, Fawzi and Frossard, 2016, arXiv:1511.04599), untargeted.
 

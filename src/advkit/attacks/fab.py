@@ -51,7 +51,7 @@ class _Walk(NamedTuple):
     finished: Tensor  # bool (n,), no further step
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FAB(MinimumNormAttack):
     """Fast adaptive boundary attack (Croce and Hein, 2020, arXiv:1907.02044), for everyday use.
 

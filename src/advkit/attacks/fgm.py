@@ -12,7 +12,7 @@ from advkit.core import checks
 from advkit.core.norms import Norm
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FGM(BudgetAttack):
     """Fast gradient method: FGSM in any norm (Miyato et al., 2017, arXiv:1605.07725, for l2).
 

@@ -12,7 +12,7 @@ from advkit.core import checks
 from advkit.core.norms import Norm
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FGSM(BudgetAttack):
     """Fast gradient sign method (Goodfellow, Shlens and Szegedy, 2015, arXiv:1412.6572).
 

@@ -35,7 +35,7 @@ class Tuning:
 TUNING = Tuning()
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HopSkipJump(BlackBoxAttack):
     """HopSkipJump (Chen, Jordan and Wainwright, 2020, arXiv:1904.02144): labels only.
 

@@ -30,7 +30,7 @@ class _SearchState(NamedTuple):
     finished: Tensor  # bool (n,), no pair is left
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class JSMA(MinimumNormAttack):
     """Jacobian-based saliency map attack (Papernot et al., 2016, arXiv:1511.07528).
 

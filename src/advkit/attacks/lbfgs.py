@@ -54,7 +54,7 @@ class _SolverState(NamedTuple):
     finished: Tensor  # bool (n,), converged
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LBFGS(PenaltyAttack):
     """Box-constrained L-BFGS (Szegedy et al., 2014, arXiv:1312.6199), batched.
 

@@ -13,7 +13,7 @@ from advkit.core import checks
 from advkit.core.norms import Norm
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PGD(BudgetAttack):
     """Projected gradient descent on the model's margin (Madry et al., 2018, arXiv:1706.06083).
 

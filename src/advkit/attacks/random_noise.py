@@ -26,7 +26,7 @@ NORMS: dict[Kind, tuple[Norm, ...]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RandomNoise(BlackBoxAttack):
     """Random noise within a budget, the baseline of every attack; needs labels only.
 

@@ -49,7 +49,7 @@ class Tuning:
 TUNING = Tuning()
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Square(BlackBoxAttack):
     """Square attack (Andriushchenko et al., 2020, arXiv:1912.00049): random search over scores.
 

@@ -17,7 +17,7 @@ from advkit.models import as_classifier
 from advkit.models.labels import given_labels
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Transfer(BlackBoxAttack):
     """Attack on a surrogate that is verified on the model (Papernot et al., 2016).
 

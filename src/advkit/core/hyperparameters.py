@@ -7,7 +7,10 @@ from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 
 import numpy as np
+import torch
 from torch import Tensor
+
+_MAX_WIDTH = 60
 
 
 def non_default_fields(obj: object) -> dict[str, object]:
@@ -30,6 +33,15 @@ def format_call(name: str, given: Mapping[str, object]) -> str:
     return f"{name}({', '.join(parts)})"
 
 
+def is_equal(a: object, b: object) -> bool:
+    """Return whether two hyper-parameters are equal; tensors are compared as a whole."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a.cpu(), b.cpu())
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return bool(np.array_equal(a, b))  # type: ignore[arg-type]
+    return bool(a == b)
+
+
 class _Unquoted(str):
     """Text in place of a value, printed without quotes."""
 
@@ -46,4 +58,17 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, Real):  # includes NumPy's numbers, which JSON cannot represent
         return int(value) if isinstance(value, Integral) else float(value)
-    return _Unquoted(getattr(value, "__name__", repr(value)))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_plain(each) for each in value)
+    return _Unquoted(_short(value))
+
+
+def _short(value: object) -> str:
+    """Return the name or the repr of a value, or its type if these are longer than a line.
+
+    The repr of an attack or a loss is short already; that of a module may have hundreds of lines.
+    """
+    text = getattr(value, "__name__", None) or repr(value)
+    if is_dataclass(value) or (len(text) <= _MAX_WIDTH and "\n" not in text):
+        return text
+    return type(value).__name__

@@ -1,5 +1,7 @@
 """The verification: what another evaluation does not confirm is moved outward."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -74,3 +76,25 @@ def test_failures_are_not_evaluated_again():
     verified = Best(problem.x, problem.violation(problem.x))
     assert move_outward(problem, Nearest.empty(problem.x), verified) is verified
     assert problem.statistics.forward.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("eps", [torch.tensor([0.1, 0.2]), 0.1])
+def test_attacks_with_equal_hyper_parameters_are_equal(eps):
+    one, same = attacks.PGD(eps=eps), attacks.PGD(eps=copy.deepcopy(eps))
+    others = [attacks.PGD(eps=0.3), attacks.PGD(eps=eps, steps=3), attacks.BIM(eps=eps), 0.1]
+    others.append(attacks.PGD(eps=torch.tensor([0.1, 0.3])))
+    assert one == same
+    assert one in [same]
+    assert hash(one) == hash(same)
+    assert not any(one == other for other in others)
+    assert len({one, same, attacks.PGD(eps=0.3)}) == 2
+
+
+def test_the_name_of_an_attack_is_short_for_any_surrogate():
+    net = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(50)))
+    transfer = attacks.Transfer(attack=attacks.PGD(eps=0.1), surrogate=net)
+    assert repr(transfer) == "Transfer(attack=PGD(eps=0.1), surrogate=Sequential)"
+    losses = ["ce", attacks.Evasion(detector_score=net, threshold=0.5)]
+    adaptive = attacks.Adaptive(attack=attacks.PGD(eps=0.1), losses=losses)
+    shown = "('ce', Evasion(detector_score=Sequential, threshold=0.5))"
+    assert repr(adaptive) == f"Adaptive(attack=PGD(eps=0.1), losses={shown})"

@@ -25,7 +25,7 @@ from advkit.core.norms import Norm
 from advkit.models import as_classifier, as_differentiable
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Adaptive(BlackBoxAttack):
     """Attack a guarded model with losses that include its detector; the guard decides on success.
 

@@ -44,7 +44,7 @@ class _MatchingProblem(_FeatureProblem):
         return -(self.weight[self.rows] * gap.square()).sum(1)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FeatureMatching(GuardedAttack):
     """Match the features of a clean image of another class (Sabour et al., 2016, arXiv:1511.05122).
 

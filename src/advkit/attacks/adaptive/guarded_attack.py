@@ -29,7 +29,7 @@ class Clean(NamedTuple):
     logits: Tensor  # (m, classes)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GuardedAttack(BlackBoxAttack):
     """White-box attack on a guarded model and its detector; the guard's labels decide on success.
 

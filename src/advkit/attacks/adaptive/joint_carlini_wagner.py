@@ -104,7 +104,7 @@ class _SearchState(NamedTuple):
         return self._replace(const=const, low=bracket.low, high=bracket.high)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class JointCarliniWagner(GuardedAttack):
     """Carlini and Wagner's attack in l2 on a guarded model (2017, arXiv:1705.07263).
 

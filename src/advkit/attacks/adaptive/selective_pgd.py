@@ -20,7 +20,7 @@ from advkit.core.losses import Loss, LossName, check_loss
 from advkit.core.norms import Norm
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SelectivePGD(GuardedAttack):
     """Selective and orthogonal PGD on a guarded model (Bryniarski et al., 2021, arXiv:2106.15023).
 

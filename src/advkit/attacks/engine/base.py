@@ -17,7 +17,7 @@ from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.attacks.engine.sender import sender_to
 from advkit.core import checks, sample_rows
-from advkit.core.hyperparameters import format_call, non_default_fields
+from advkit.core.hyperparameters import format_call, is_equal, non_default_fields
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
 from advkit.core.progress import progress_bar
@@ -37,7 +37,7 @@ from advkit.models.labels import label_indices
 OUTWARD_FACTORS = (1 + 2**-10, 1 + 2**-7, 1 + 2**-4, 0)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BaseAttack(ABC):
     """Base of all attacks: the entry point, the verification and the result.
 
@@ -50,6 +50,19 @@ class BaseAttack(ABC):
     def __repr__(self) -> str:
         """Return the call that creates this attack, without arguments at their defaults."""
         return format_call(type(self).__name__, non_default_fields(self))
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether `other` is an attack of the same class with equal hyper-parameters.
+
+        A dataclass would compare tensors elementwise, and fail.
+        """
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(is_equal(value, vars(other)[name]) for name, value in vars(self).items())
+
+    def __hash__(self) -> int:
+        """Return a hash of the class and of its call, which is equal for equal attacks."""
+        return hash(repr(self))
 
     def __call__(
         self,

@@ -84,7 +84,7 @@ def by_scores(obj: object, wanted_by: str) -> ByScores:
     )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BlackBoxAttack(BaseAttack):
     """Base of the attacks without gradients, whose success the model's labels decide."""
 

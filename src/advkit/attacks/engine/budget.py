@@ -18,7 +18,7 @@ from advkit.core.losses import Loss, LossName, check_loss, get_loss
 BALLS = ("linf", "l2", "l1")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BudgetAttack(GradientAttack):
     """Base of the gradient attacks in a ball of radius `eps`; a subclass defines the ascent."""
 

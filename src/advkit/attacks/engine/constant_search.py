@@ -70,7 +70,7 @@ def warm_start(problem: Problem, nearest: Nearest) -> Tensor:
     return problem.x.lerp(nearest.x_adv, TUNING.start_fraction)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PenaltyAttack(MinimumNormAttack):
     """Attack that minimizes the squared distance plus a constant times a loss.
 

@@ -22,7 +22,7 @@ BOUNDARY_MARGIN = 1.001  # a refined success is this much beyond the boundary, a
 MIN_FRACTION = 0.02  # of the bracket that a refining step keeps at either end
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MinimumNormAttack(GradientAttack):
     """Gradient attack that searches for the nearest success; a failure returns the clean input.
 
