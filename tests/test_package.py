@@ -19,6 +19,17 @@ def test_other_names_are_an_error():
         advkit.PGD  # noqa: B018
 
 
+def test_attacks_need_neither_scipy_nor_scikit_learn():
+    code = (
+        "import sys, torch, advkit\n"
+        "net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))\n"
+        "advkit.attacks.PGD(eps=0.1, steps=2)(net, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))\n"
+        "loaded = {'scipy', 'sklearn', 'matplotlib'} & sys.modules.keys()\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_torch_is_imported_at_the_first_use():
     code = (
         "import sys, advkit\n"

@@ -59,29 +59,32 @@ __all__ = [
     "models",
 ]
 
+_PACKAGES = ("attacks", "data", "defenses", "detectors", "eval", "models")
+_MODULES = {  # of the public names that are not in `advkit.models`
+    "AttackInterrupted": "advkit.core.results",
+    "InconclusiveWarning": "advkit.core.results",
+    "QueryBudgetExceeded": "advkit.core.results",
+    "ServiceError": "advkit.core.results",
+    "current_rows": "advkit.core.sample_rows",
+    "given_rows": "advkit.core.sample_rows",
+}
+
 if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept every name
 
     def __getattr__(name: str) -> object:
-        """Import the packages at the first use of a public name.
+        """Import the module of a public name at the first use of that name.
 
         `import advkit` itself imports no package, so that the command can handle Ctrl-C while torch
-        is imported.
+        is imported. Attacks and models need neither scipy nor scikit-learn, whose import takes a
+        second.
         """
         if name not in __all__:
             raise AttributeError(f"module 'advkit' has no attribute {name!r}")
-        import advkit.attacks
-        import advkit.core.results
-        import advkit.core.sample_rows
-        import advkit.data
-        import advkit.defenses
-        import advkit.detectors
-        import advkit.eval
-        import advkit.models
+        from importlib import import_module
 
-        for module in (advkit, advkit.core.results, advkit.core.sample_rows, advkit.models):
-            if name in vars(module):
-                return vars(module)[name]
-        raise AssertionError(f"no module of advkit defines {name}")
+        if name in _PACKAGES:
+            return import_module(f"advkit.{name}")
+        return getattr(import_module(_MODULES.get(name, "advkit.models")), name)
 
 
 def __dir__() -> list[str]:
