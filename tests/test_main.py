@@ -1,5 +1,6 @@
 """The entry point of the command."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -9,13 +10,16 @@ import pytest
 import advkit.cli
 from advkit.__main__ import run
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @pytest.fixture(autouse=True)
 def handler():
-    """Puts the handler of Ctrl-C back."""
-    before = signal.getsignal(signal.SIGINT)
+    """Put the handlers of the signals back."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_the_command_begins_here():
@@ -30,14 +34,17 @@ def test_the_status_is_that_of_the_command(monkeypatch):
     assert ended.value.code == 2
 
 
-def test_the_command_runs_with_the_usual_handler_and_ends_with_that_of_the_system(monkeypatch):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    seen = []
-    monkeypatch.setattr(advkit.cli, "main", lambda: seen.append(signal.getsignal(signal.SIGINT)))
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_an_interrupt_while_the_command_runs(monkeypatch, number):
+    def killed():
+        os.kill(os.getpid(), number)
+        return 0
+
+    monkeypatch.setattr(advkit.cli, "main", killed)
+    with pytest.raises(SystemExit) as ended:
         run()
-    assert seen == [signal.default_int_handler]
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert ended.value.code == 128 + number
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_a_ctrl_c_that_the_command_leaves_to_it_claims_nothing(monkeypatch, capfd):

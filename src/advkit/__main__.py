@@ -5,39 +5,65 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-_INTERRUPTED = 130  # status that a shell reports after Ctrl-C
+_BAD_INPUT = 2  # statuses of `advkit.cli.errors`, which cannot be imported without torch
+_BROKEN_PIPE = 141
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 def run() -> NoReturn:
-    """Run the command and exit; Ctrl-C ends it with one line and status 130 at any moment."""
-    _on_interrupt(_leave)
+    """Run the command and exit.
+
+    Ctrl-C, SIGTERM and SIGHUP end it at any moment with one line, and with a status of 128 plus the
+    number of the signal. What is finished is saved.
+    """
+    _on_signals(_leave)
     from advkit.cli import main  # imports torch, which takes seconds
 
-    _on_interrupt(signal.default_int_handler)
+    _on_signals(_interrupt)
     try:
-        status = main()
-    except KeyboardInterrupt:  # `main` does not handle it in its parser and its last message
-        status = _INTERRUPTED
+        status: Any = main()
+    except KeyboardInterrupt as interrupt:  # in the parser of `main` or in its last message
+        status = 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
         _print_interrupted()
+    except SystemExit as end:  # of the parser: --help, --version and errors
+        status = end.code
     finally:
-        _on_interrupt(signal.SIG_DFL)  # from here on there is no result to save
-    sys.exit(status)
+        _on_signals(signal.SIG_DFL)  # from here on there is no result to save
+    sys.exit(_flushed(status))
 
 
-def _on_interrupt(handler: Any) -> None:
-    """Set the handler of Ctrl-C, unless the caller ignores it, as `nohup` and `&` do."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, handler)
+def _on_signals(handler: Any) -> None:
+    """Set the handler of the signals, except those that the caller ignores, as `nohup` does."""
+    for name in _SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
-def _leave(*_: object) -> NoReturn:
+def _interrupt(number: int, _: object) -> NoReturn:
+    raise KeyboardInterrupt(number)
+
+
+def _leave(number: int, _: object) -> NoReturn:
     """End the process at once, since an import may catch a KeyboardInterrupt or change it."""
     _print_interrupted()
-    os._exit(_INTERRUPTED)
+    os._exit(128 + number)
 
 
 def _print_interrupted() -> None:
     os.write(2, b"advkit: interrupted\n")
+
+
+def _flushed(status: Any) -> Any:
+    """Flush standard output, and return `status`, or that of the error if there is none so far."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # the interpreter flushes once more at the end, and would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return status or (_BROKEN_PIPE if isinstance(error, BrokenPipeError) else _BAD_INPUT)
+    return status
 
 
 if __name__ == "__main__":

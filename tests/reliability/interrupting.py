@@ -29,7 +29,7 @@ from advkit.eval.robustness import figures, html
 
 ROOT = Path(advkit.__main__.__file__).parent
 WATCHED = ("__main__.py", "cli/", "core/files.py", "eval/robustness/report.py")
-FIRST = 5  # the lines before it install the handler
+FIRST = 7  # the lines before it install the first handler
 FAILED = 70  # an exit status that is not one of the command
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from advkit.cli.demo import one_thread
-from advkit.cli.errors import UsageError, reason
+from advkit.cli.errors import UsageError, exit_status, reason
+from advkit.cli.printing import show
 from advkit.cli.specs import attacks_from
 from advkit.cli.subject import Subject, check_combination, subject_from, writable_file
 from advkit.eval import Benchmark, benchmark
@@ -39,7 +40,7 @@ _ATTACKS = ("FGSM", "BIM", "PGD", "DeepFool:norm=linf", "FAB:norm=linf")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the benchmark of `args`, print and write its table, and return the exit status."""
+    """Run the benchmark of `args`, write and print its table, and return the exit status."""
     with nullcontext() if args.model else one_thread():
         return _run(args)
 
@@ -53,18 +54,24 @@ def _run(args: argparse.Namespace) -> int:
     bar = not args.quiet and sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
     subject = subject_from(args, bar=bar)
     out = writable_file(Path(args.out)) if args.out else None
-    result = _benchmark(subject, attacks, args, bar=bar)
-    if out is not None:
-        args.outputs.expect(out)
-    _deliver(replace(result, about=subject.about), out, quiet=args.quiet)
+    result, error = _benchmark(subject, attacks, args, bar=bar)
+    if result is not None:
+        if out is not None:
+            args.outputs.expect(out)
+        _deliver(replace(result, about=subject.about), out, quiet=args.quiet)
+    if isinstance(error, KeyboardInterrupt) and result is not None:
+        return exit_status(error)
+    if error is not None:
+        raise error
     return 0
 
 
 def _benchmark(
     subject: Subject, attacks: list[Any], args: argparse.Namespace, *, bar: bool
-) -> Benchmark:
+) -> tuple[Benchmark | None, KeyboardInterrupt | UsageError | None]:
+    """Return the result so far, if there is one, and the error that ended the benchmark."""
     try:
-        return benchmark(
+        result = benchmark(
             subject.model,
             subject.data.x,
             subject.data.y,
@@ -74,18 +81,24 @@ def _benchmark(
             device=subject.device,
             progress=bar,
         )
-    except Exception as error:
-        raise UsageError(f"the benchmark failed: {reason(error)}") from error
+    except KeyboardInterrupt as interrupt:
+        return getattr(interrupt, "benchmark", None), interrupt
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        failure = UsageError(f"the benchmark failed: {reason(error)}")
+        failure.__cause__ = error
+        return getattr(error, "benchmark", None), failure
+    return result, None
 
 
 def _deliver(result: Benchmark, out: Path | None, *, quiet: bool) -> None:
-    if not quiet:
-        print(result)  # noqa: T201 - this is the command line
+    """Save the result, then print it; a result that cannot be saved is printed in any case."""
     if out is None:
+        show(str(result))
         return
     try:
         result.save_json(out)
     except OSError as error:
+        show(str(result))
         raise UsageError(f"--out: cannot write {out}: {reason(error)}") from error
     if not quiet:
-        print(f"\nsaved {out}")  # noqa: T201
+        show(f"{result}\n\nsaved {out}")

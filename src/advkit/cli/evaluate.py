@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from advkit.cli.demo import one_thread
-from advkit.cli.errors import UsageError, reason
+from advkit.cli.errors import UsageError, exit_status, reason
+from advkit.cli.printing import show
 from advkit.cli.specs import attacks_from
 from advkit.cli.subject import (
     Subject,
@@ -40,12 +41,11 @@ _DIGITS_ATTACKS = (
     "HopSkipJump:max_queries=300",
 )
 _ATTACKS = ("FGSM", "PGD")
-_INTERRUPTED = 130
 _FILES = ("report.json", "report.html")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the evaluation of `args`, print the table, write the report, return the exit status."""
+    """Run the evaluation of `args`, write the report, print the table, return the exit status."""
     with nullcontext() if args.model else one_thread():
         return _run(args)
 
@@ -86,7 +86,7 @@ def _evaluate(
     bar: bool,
 ) -> int:
     report: Report | None = None
-    status = 0
+    interrupt: KeyboardInterrupt | None = None
     failure: UsageError | None = None
     stream = evaluate_stream(
         subject.model,
@@ -100,8 +100,8 @@ def _evaluate(
     try:
         for report in stream:  # noqa: B007
             pass
-    except KeyboardInterrupt:
-        status = _INTERRUPTED
+    except KeyboardInterrupt as error:
+        interrupt = error
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything
         failure = UsageError(f"the evaluation failed: {reason(error)}")
         failure.__cause__ = error
@@ -110,17 +110,17 @@ def _evaluate(
         _deliver(replace(report, about=subject.about), out, quiet=args.quiet)
     if failure is not None:
         raise failure
-    if report is None:
-        raise KeyboardInterrupt
-    return status
+    if report is None and interrupt is not None:
+        raise interrupt
+    return 0 if interrupt is None else exit_status(interrupt)
 
 
 def _deliver(report: Report, out: Path, *, quiet: bool) -> None:
-    if not quiet:
-        print(report)  # noqa: T201 - this is the command line
+    """Save the report, then print it; a report that cannot be saved is printed in any case."""
     try:
         written = report.save(out)
     except OSError as error:
+        show(str(report))
         raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
     if not quiet:
-        print("\nsaved " + " and ".join(map(str, written)))  # noqa: T201
+        show(f"{report}\n\nsaved {' and '.join(map(str, written))}")

@@ -10,9 +10,17 @@ from typing import Any, NoReturn, get_args
 
 import advkit
 from advkit.cli import bench, evaluate
-from advkit.cli.errors import UsageError
+from advkit.cli.errors import (
+    BAD_INPUT,
+    BROKEN_PIPE,
+    UNEXPECTED,
+    UsageError,
+    exit_status,
+    reason,
+)
 from advkit.cli.listing import listing
 from advkit.cli.outputs import Outputs
+from advkit.cli.printing import show
 from advkit.cli.specs import number
 from advkit.data import Layout
 
@@ -62,7 +70,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command, and return the status: 0, 2 for bad input, 130 for an interrupt."""
+    """Run the command, and return the exit status.
+
+    It is 0, 2 for bad input or a file that cannot be written, 70 for an unexpected error, 141 for a
+    closed pipe, and 128 plus the number of a signal: 129, 130 or 143.
+    """
     args = build_parser().parse_args(argv)
     args.outputs = Outputs()
     try:
@@ -73,11 +85,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.traceback:
             raise
         print(f"advkit {args.command}: error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
+        return BAD_INPUT
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except KeyboardInterrupt as interrupt:
         print(f"advkit {args.command}: interrupted, {args.outputs}", file=sys.stderr)  # noqa: T201
-        return 130
+        return exit_status(interrupt)
+    except Exception as error:
+        if args.traceback:
+            raise
+        _report_unexpected(args.command, error)
+        return UNEXPECTED
     return status
+
+
+def _report_unexpected(command: str, error: Exception) -> None:
+    print(  # noqa: T201
+        f"advkit {command}: unexpected error: {reason(error)}. --traceback shows where it came "
+        "from; please report it.",
+        file=sys.stderr,
+    )
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -85,7 +112,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    print(listing())  # noqa: T201
+    show(listing())
     return 0
 
 
@@ -164,7 +191,11 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
     add(
         "--model", metavar="FILE.py:FACTORY", help="function without arguments that returns the net"
     )
-    add("--weights", metavar="FILE", help="state dict of the net, .pt or .safetensors")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="state dict of the net, .pt or .safetensors, also inside a checkpoint",
+    )
     add("--data", metavar="FILE.npz", help="archive of images (bytes or floats) and labels")
     add("--layout", default="auto", choices=get_args(Layout),
         help="axes of the images (default: the axis of length 1, 3 or 4 is the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from advkit.core import checks, sample_rows
 from advkit.core.attack_options import for_samples, sending_at_most
 from advkit.core.batching import batches
+from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch, classified_batches
@@ -27,6 +28,7 @@ from advkit.models.labels import given_labels
 
 # Bare passes that are timed before each attack on a batch, and again after it; their median counts.
 BARE_PASSES = 3
+_KEPT = "The error's .benchmark holds the attacks that have finished a round."
 
 
 def benchmark(
@@ -71,6 +73,8 @@ def benchmark(
             correctly, no attack, a model with a query budget, or fewer than one round.
         TypeError: inputs, labels, attacks or model of the wrong type, or an attack that needs
             outputs or gradients that the model does not have.
+        BaseException: an error or interrupt that ends the rounds has the attribute `benchmark`, the
+            result of the attacks that have finished a round.
 
     Example:
         >>> import torch
@@ -94,18 +98,13 @@ def benchmark(
             f"`x` must hold inputs that the model labels correctly, got {len(x):,} inputs, all "
             "misclassified. There is nothing to attack: check `y` and the preprocessing of `x`."
         )
-    with progress_bar("runs", len(attacks) * (1 + rounds), progress) as advance:
-        costs, unit = _measure(classifier, parts, attacks, batch_size, rounds, advance)
-    return Benchmark(
-        model=repr(classifier),
-        clean=torch.cat([part.correct for part in parts]).cpu(),
-        attacks=tuple(costs),
-        bare_pass=unit,
-        batch_size=batch_size,
-        rounds=rounds,
-        device=str(parts[0].x.device),
-        threads=torch.get_num_threads(),
-    )
+    run = _Run(classifier, parts, batch_size, [[] for _ in attacks])
+    with (
+        progress_bar("runs", len(attacks) * (1 + rounds), progress) as advance,
+        keeping("benchmark", run.partial, _KEPT),
+    ):
+        run.measure(attacks, rounds, advance)
+    return run.result()
 
 
 def _check_budget(model: Classifier) -> None:
@@ -135,34 +134,67 @@ class _Round(NamedTuple):
         return self.outcome.seconds / sum(self.bare_seconds)
 
 
-def _measure(
-    model: Classifier,
-    parts: Sequence[ClassifiedBatch],
-    attacks: Sequence[Attack],
-    batch_size: int,
-    rounds: int,
-    advance: Callable[[int], None],
-) -> tuple[list[AttackCost], BarePass]:
-    """Measure the cost of each attack, and of a bare pass."""
-    first = next(i for i, part in enumerate(parts) if part.correct.any())
-    _, bare_peak = peak_memory(lambda: _bare_seconds(model, parts[first]))
-    peaks = []
-    for attack in attacks:  # all before the rounds, so that an attack that cannot run fails early
-        peaks.append(_peak(model, sending_at_most(attack, batch_size), parts[first]))
-        advance(1)
-    runs: list[list[_Round]] = [[] for _ in attacks]
-    for _ in range(rounds):  # round by round, so that a slow period does not affect one attack only
-        for attack, of_attack in zip(attacks, runs, strict=True):
-            of_attack.append(_run_round(model, attack, parts, batch_size))
+@dataclass
+class _Run:
+    """Measurements of one benchmark so far."""
+
+    model: Classifier
+    parts: Sequence[ClassifiedBatch]
+    batch_size: int
+    rounds: list[list[_Round]]  # of each attack
+    peaks: list[int] = field(default_factory=list)
+    bare_peak: int = 0
+
+    @property
+    def first(self) -> ClassifiedBatch:
+        """First batch with inputs to attack."""
+        return next(part for part in self.parts if part.correct.any())
+
+    def measure(
+        self, attacks: Sequence[Attack], rounds: int, advance: Callable[[int], None]
+    ) -> None:
+        """Measure the memory of each attack, and then its cost in rounds."""
+        _, self.bare_peak = peak_memory(lambda: _bare_seconds(self.model, self.first))
+        for attack in attacks:  # before the rounds, so that an attack that cannot run fails early
+            self.peaks.append(
+                _peak(self.model, sending_at_most(attack, self.batch_size), self.first)
+            )
             advance(1)
-    costs = [_cost(of_attack, peak) for of_attack, peak in zip(runs, peaks, strict=True)]
-    unit = BarePass(
-        inputs=len(parts[first].x if keeps_batch(model) else parts[first].rows),
-        seconds=statistics.median(run.bare_seconds[first] for each in runs for run in each),
-        peak_memory=bare_peak,
-        backward=has_gradients(model),
-    )
-    return costs, unit
+        for _ in range(rounds):  # so that a slow period does not affect one attack only
+            for attack, of_attack in zip(attacks, self.rounds, strict=True):
+                of_attack.append(_run_round(self.model, attack, self.parts, self.batch_size))
+                advance(1)
+
+    def partial(self) -> Benchmark | None:
+        """Return the result of the attacks with a finished round, `None` without one."""
+        return self.result() if any(self.rounds) else None
+
+    def result(self) -> Benchmark:
+        """Return the result of the attacks with a finished round."""
+        both = zip(self.rounds, self.peaks, strict=True)
+        finished = [(of_attack, peak) for of_attack, peak in both if of_attack]
+        return Benchmark(
+            model=repr(self.model),
+            clean=torch.cat([part.correct for part in self.parts]).cpu(),
+            attacks=tuple(_cost(of_attack, peak) for of_attack, peak in finished),
+            bare_pass=self._bare_pass(),
+            batch_size=self.batch_size,
+            rounds=min(len(of_attack) for of_attack, _ in finished),
+            device=str(self.parts[0].x.device),
+            threads=torch.get_num_threads(),
+        )
+
+    def _bare_pass(self) -> BarePass:
+        first = self.first
+        index = next(i for i, part in enumerate(self.parts) if part is first)
+        return BarePass(
+            inputs=len(first.x if keeps_batch(self.model) else first.rows),
+            seconds=statistics.median(
+                run.bare_seconds[index] for each in self.rounds for run in each
+            ),
+            peak_memory=self.bare_peak,
+            backward=has_gradients(self.model),
+        )
 
 
 def _peak(model: Classifier, attack: Any, part: ClassifiedBatch) -> int:

@@ -1,0 +1,26 @@
+"""Text on standard output, which may be closed, full, or unable to show a character."""
+
+from __future__ import annotations
+
+import sys
+
+from advkit.cli.errors import UsageError, reason
+
+
+def show(text: str) -> None:
+    """Print `text` at once; characters that the encoding lacks are escaped.
+
+    The text is flushed, so that an error belongs to this call and not to the end of the process.
+
+    Raises:
+        BrokenPipeError: the reader has closed the pipe.
+        UsageError: standard output cannot be written, for example on a full device.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        print(text, flush=True)  # noqa: T201 - this is the command line
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"standard output cannot be written: {reason(error)}") from error
