@@ -65,7 +65,7 @@ def measured(net: torch.nn.Module, data: object, seeds: int, **settings: object)
     made = [attacks.PGD(seed=seed, **settings) for seed in range(seeds)]
     report = rob.evaluate(net, data.x, data.y, attacks=made, batch_size=150)
     robust = statistics.mean(float(o.robust_accuracy) for o in report.outcomes)
-    backward = statistics.mean(o.sent(o.backward) for o in report.outcomes)
+    backward = statistics.mean(o.mean_of_attacked(o.backward) for o in report.outcomes)
     return f"{100 * robust:.1f} %, {backward:.1f}"
 
 
