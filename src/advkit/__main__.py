@@ -5,8 +5,6 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-_BAD_INPUT = 2  # statuses of `advkit.cli.errors`, which cannot be imported without torch
-_BROKEN_PIPE = 141
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
@@ -18,12 +16,13 @@ def run() -> NoReturn:
     """
     _on_signals(_leave)
     from advkit.cli import main  # imports torch, which takes seconds
+    from advkit.cli.errors import exit_status
 
     _on_signals(_interrupt)
     try:
         status: Any = main()
     except KeyboardInterrupt as interrupt:  # in the parser of `main` or in its last message
-        status = 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+        status = exit_status(interrupt)
         _print_interrupted()
     except SystemExit as end:  # of the parser: --help, --version and errors
         status = end.code
@@ -56,13 +55,15 @@ def _print_interrupted() -> None:
 
 def _flushed(status: Any) -> Any:
     """Flush standard output, and return `status`, or that of the error if there is none so far."""
+    from advkit.cli.errors import BAD_INPUT, BROKEN_PIPE
+
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
         # the interpreter flushes once more at the end, and would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return status or (_BROKEN_PIPE if isinstance(error, BrokenPipeError) else _BAD_INPUT)
+        return status or (BROKEN_PIPE if isinstance(error, BrokenPipeError) else BAD_INPUT)
     return status
 
 

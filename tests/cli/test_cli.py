@@ -160,6 +160,21 @@ def test_the_weights_of_a_checkpoint_of_fit_are_those_that_it_ends_with(folder, 
     assert torch.equal(other[1].weight, net[1].weight)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"format": "advkit training 1"},
+        {"format": "advkit training 1", "averaged": 3, "model": None},
+        {"format": "advkit training 1", "averaged": {3: torch.zeros(2)}, "model": {}},
+        {"model": {1: torch.zeros(2)}},
+    ],
+)
+def test_a_checkpoint_without_weights_is_refused(folder, content):
+    torch.save(content, "odd.pt")
+    with pytest.raises(UsageError, match="--weights: .*odd.pt does not fit the model"):
+        load_weights(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), folder / "odd.pt")
+
+
 def test_a_module_with_such_a_name_keeps_it(folder):
     net = nn.Sequential()
     net.module = nn.Linear(2, 2)

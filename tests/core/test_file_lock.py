@@ -11,7 +11,7 @@ import pytest
 from advkit.core import file_lock
 from advkit.core.file_lock import locked
 
-IN_USE = "checkpoint .*net.pt must belong to one run at a time, .* another checkpoint.$"
+IN_USE = "`checkpoint` must belong to one run at a time, got .*net.pt, .* another checkpoint.$"
 
 
 def take(path):
@@ -31,7 +31,7 @@ def test_a_lock_keeps_this_process_and_others_off_and_leaves_nothing(tmp_path):
     with locked(path):
         with pytest.raises(RuntimeError, match=IN_USE):
             take(path)
-        assert tried_elsewhere(path).startswith("RuntimeError: checkpoint")
+        assert tried_elsewhere(path).startswith("RuntimeError: `checkpoint` must")
         take(path.with_name("other.pt"))
     assert list(path.parent.iterdir()) == []
     take(path)

@@ -380,7 +380,9 @@ SECOND = "two runs on one checkpoint: the second is refused, and changes nothing
 def refused(run, path):
     """Assert that `run` is told that the checkpoint is in use, and that the file stays."""
     before = path.read_bytes()
-    with pytest.raises(RuntimeError, match=f"checkpoint .*{path.name} must belong to one run"):
+    with pytest.raises(
+        RuntimeError, match=f"`checkpoint` must belong to one run at a time, got .*{path.name}"
+    ):
         run()
     assert path.read_bytes() == before
 

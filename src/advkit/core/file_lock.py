@@ -92,6 +92,6 @@ def _try_lock(handle: int, path: str | os.PathLike[str]) -> None:
 
 def _taken(path: str | os.PathLike[str]) -> RuntimeError:
     return RuntimeError(
-        f"checkpoint {os.fspath(path)} must belong to one run at a time, got a second run while "
-        "another is training. Wait for that run to end, or give this one another checkpoint."
+        f"`checkpoint` must belong to one run at a time, got {os.fspath(path)}, which another run "
+        "is writing. Wait for that run to end, or pass another checkpoint."
     )

@@ -59,7 +59,8 @@ def _plain(value: object) -> object:
     if isinstance(value, Real):  # includes NumPy's numbers, which JSON cannot represent
         return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, (tuple, list)):
-        return type(value)(_plain(each) for each in value)
+        plain = [_plain(each) for each in value]
+        return plain if isinstance(value, list) else tuple(plain)
     return _Unquoted(_short(value))
 
 

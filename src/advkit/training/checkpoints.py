@@ -212,10 +212,11 @@ def final_weights(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """
     if content.get("format") != _FORMAT:
         return None
-    if content["averaged"] is None:
-        return dict(content["model"])
-    averaged = {k: v for k, v in content["averaged"].items() if k != "n_averaged"}
-    return {name.removeprefix("module."): value for name, value in averaged.items()}
+    averaged, model = content.get("averaged"), content.get("model")
+    if isinstance(averaged, Mapping):
+        weights = {str(k).removeprefix("module."): v for k, v in averaged.items()}
+        return {k: v for k, v in weights.items() if k != "n_averaged"}
+    return model if isinstance(model, Mapping) else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -232,8 +233,8 @@ def _read(path: Path) -> dict[str, Any]:
         )
     if content.keys() != _KEYS:
         raise ValueError(
-            f"checkpoint {path} must hold {', '.join(sorted(_KEYS))}, "
-            f"got {', '.join(sorted(map(str, content)))}."
+            f"`checkpoint` must hold {', '.join(sorted(_KEYS))}, got {path}, which holds "
+            f"{', '.join(sorted(map(str, content)))}."
         )
     return content
 
