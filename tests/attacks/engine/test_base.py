@@ -94,6 +94,13 @@ def test_the_name_of_an_attack_is_short_for_any_surrogate():
     net = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(50)))
     transfer = attacks.Transfer(attack=attacks.PGD(eps=0.1), surrogate=net)
     assert repr(transfer) == "Transfer(attack=PGD(eps=0.1), surrogate=Sequential)"
+
+    class Wide(torch.nn.Linear):
+        def __repr__(self):
+            return 61 * "x"
+
+    wide = attacks.Transfer(attack=attacks.PGD(eps=0.1), surrogate=Wide(4, 4))
+    assert repr(wide) == "Transfer(attack=PGD(eps=0.1), surrogate=Wide)"
     losses = ["ce", attacks.Evasion(detector_score=net, threshold=0.5)]
     adaptive = attacks.Adaptive(attack=attacks.PGD(eps=0.1), losses=losses)
     shown = "('ce', Evasion(detector_score=Sequential, threshold=0.5))"
