@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import advkit.cli
+import advkit.cli  # noqa: F401 - so that the module below is there
 from advkit.__main__ import run
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -22,13 +22,18 @@ def handler():
         signal.signal(number, handler)
 
 
+def command_is(monkeypatch, function):
+    """Let the command be `function`."""
+    monkeypatch.setattr(sys.modules["advkit.cli.main"], "command", lambda: function)
+
+
 def test_the_command_begins_here():
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert f'advkit = "{run.__module__}:{run.__name__}"' in project
 
 
 def test_the_status_is_that_of_the_command(monkeypatch):
-    monkeypatch.setattr(advkit.cli, "main", lambda: 2)
+    command_is(monkeypatch, lambda: 2)
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 2
@@ -40,7 +45,7 @@ def test_a_signal_is_an_interrupt_while_the_command_runs(monkeypatch, number):
         os.kill(os.getpid(), number)
         return 0
 
-    monkeypatch.setattr(advkit.cli, "main", killed)
+    command_is(monkeypatch, killed)
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 128 + number
@@ -51,7 +56,7 @@ def test_a_ctrl_c_that_the_command_leaves_to_it_claims_nothing(monkeypatch, capf
     def stopped():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(advkit.cli, "main", stopped)
+    command_is(monkeypatch, stopped)
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 130

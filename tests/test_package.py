@@ -39,3 +39,29 @@ def test_torch_is_imported_at_the_first_use():
         "import advkit.core.tensors\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("package", ["attacks", "data", "defenses", "eval", "models"])
+def test_packages_import_neither_scipy_nor_scikit_learn(package):
+    code = (
+        f"import sys, advkit.{package}\n"
+        "loaded = {'scipy', 'sklearn', 'matplotlib'} & sys.modules.keys()\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--version"], ["--help"], ["evaluate", "--help"], ["bench", "--help"], ["evaluate", "--epz"]],
+)
+def test_help_and_version_import_no_torch(arguments):
+    code = (
+        "import sys\n"
+        "from advkit.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "loaded = {'torch', 'numpy', 'scipy', 'sklearn', 'matplotlib'} & sys.modules.keys()\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

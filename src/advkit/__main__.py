@@ -15,20 +15,27 @@ def run() -> NoReturn:
     number of the signal. What is finished is saved.
     """
     _on_signals(_leave)
-    from advkit.cli import main  # imports torch, which takes seconds
-    from advkit.cli.errors import exit_status
-
-    _on_signals(_interrupt)
     try:
-        status: Any = main()
-    except KeyboardInterrupt as interrupt:  # in the parser of `main` or in its last message
-        status = exit_status(interrupt)
-        _print_interrupted()
+        status = _status()
     except SystemExit as end:  # of the parser: --help, --version and errors
         status = end.code
     finally:
         _on_signals(signal.SIG_DFL)  # from here on there is no result to save
     sys.exit(_flushed(status))
+
+
+def _status() -> Any:
+    """Run the command and return its exit status."""
+    from advkit.cli.errors import exit_status
+    from advkit.cli.main import command
+
+    run_command = command()  # imports torch, which takes seconds
+    try:
+        _on_signals(_interrupt)
+        return run_command()
+    except KeyboardInterrupt as interrupt:  # outside of what the command itself handles
+        _print_interrupted()
+        return exit_status(interrupt)
 
 
 def _on_signals(handler: Any) -> None:

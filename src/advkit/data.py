@@ -13,8 +13,8 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.archives import read_npz
+from advkit.core.layouts import Layout
 
-Layout = Literal["auto", "channels_last", "channels_first", "as_is"]
 _CHANNEL_COUNTS = (1, 3, 4)  # gray, RGB and RGBA images
 _DIGITS_TEST_SIZE = 500  # images at the end of the digits
 

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from advkit import attacks, data, defenses
-from advkit.cli import listing, main
+from advkit.cli import main
 from advkit.cli.errors import UsageError
 from advkit.cli.loading import load_weights
 from advkit.cli.main import build_parser
-from advkit.cli.specs import attacks_from, known_attacks, number, unwritable_attacks
+from advkit.cli.numbers import number
+from advkit.cli.specs import attacks_from, known_attacks, unwritable_attacks
 
 for package in ("jinja2", "matplotlib", "safetensors", "tqdm"):
     pytest.importorskip(package)
@@ -356,8 +357,8 @@ def test_an_attack_with_other_docstrings_is_listed_too(capsys, monkeypatch):
         eps: float
         a_parameter_with_a_long_name: str = "and_a_long_default"
 
-    monkeypatch.setattr(listing, "known_attacks", lambda: {"Terse": Terse})
-    monkeypatch.setattr(listing, "unwritable_attacks", lambda: {})
+    monkeypatch.setattr("advkit.cli.listing.known_attacks", lambda: {"Terse": Terse})
+    monkeypatch.setattr("advkit.cli.listing.unwritable_attacks", lambda: {})
     assert main(["attacks"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["Terse:", "Says", "nothing", "of", "its", "parameters."],

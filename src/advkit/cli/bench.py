@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from advkit.cli.defaults import BENCH_DIGITS_L2, BENCH_DIGITS_LINF
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, exit_status, reason
 from advkit.cli.printing import show
@@ -17,17 +18,14 @@ from advkit.cli.specs import attacks_from
 from advkit.cli.subject import Subject, check_combination, subject_from, writable_file
 from advkit.eval import Benchmark, benchmark
 
-LIMIT = 128  # default number of images: one batch
-DIGITS_LINF = 0.15  # default budget for the digits in linf
-DIGITS_L2 = 0.75  # default budget for the digits in l2
 _DIGITS_ATTACKS = (
     "FGSM",
     "BIM",
     "PGD",
     "PGD:restarts=3",
     "Square:max_queries=200",
-    f"FGM:norm=l2,eps={DIGITS_L2}",
-    f"PGD:norm=l2,eps={DIGITS_L2}",
+    f"FGM:norm=l2,eps={BENCH_DIGITS_L2}",
+    f"PGD:norm=l2,eps={BENCH_DIGITS_L2}",
     "DeepFool",
     "DeepFool:norm=linf",
     "FAB",
@@ -49,7 +47,7 @@ def _run(args: argparse.Namespace) -> int:
     check_combination(args)
     if args.quiet and not args.out:
         raise UsageError("--out must be given with --quiet. Otherwise the result is lost.")
-    default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, (DIGITS_LINF,))
+    default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, (BENCH_DIGITS_LINF,))
     attacks = attacks_from(args.attack or default, args.eps or (), args.seed, default_eps)
     bar = not args.quiet and sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
     subject = subject_from(args, bar=bar)

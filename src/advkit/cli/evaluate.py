@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from advkit.cli.defaults import EVALUATE_DIGITS_EPS
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, exit_status, reason
 from advkit.cli.printing import show
@@ -23,7 +24,6 @@ from advkit.cli.subject import (
 from advkit.core.extras import require
 from advkit.eval import Report, evaluate_stream
 
-_DIGITS_EPS = (0.05, 0.1, 0.15, 0.2)
 _DIGITS_ATTACKS = (
     "FGSM",
     "PGD",
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     check_combination(args)
     _check_extra()
-    default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, _DIGITS_EPS)
+    default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, EVALUATE_DIGITS_EPS)
     attacks = attacks_from(args.attack or default, args.eps or (), args.seed, default_eps)
     bar = not args.quiet and sys.stderr.isatty()
     subject = subject_from(args, bar=bar)

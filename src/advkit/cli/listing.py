@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 import re
 import textwrap
 from typing import Any
 
+from advkit.cli.printing import show
 from advkit.cli.specs import known_attacks, unwritable_attacks
 
 _WIDTH = 96  # of the text, in characters
 _NAME_WIDTH = 21  # of the longest parameter, init_gradient_queries
+
+
+def run(_: argparse.Namespace) -> int:
+    """Print the listing, and return the exit status."""
+    show(listing())
+    return 0
 
 
 def listing() -> str:

@@ -16,8 +16,9 @@ from advkit.cli.errors import UsageError, reason, with_options
 from advkit.core.archives import check_digest, read_torch
 from advkit.core.content import load_state
 from advkit.core.extras import require
+from advkit.core.layouts import Layout
 from advkit.core.naming import did_you_mean
-from advkit.data import Dataset, Layout, load_npz
+from advkit.data import Dataset, load_npz
 from advkit.training.checkpoints import final_weights
 
 # Keys of the state dict in checkpoints of Lightning and of many scripts.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn, get_args
 
 import advkit
-from advkit.cli import bench, evaluate
+from advkit.cli.defaults import BENCH_DIGITS_L2, BENCH_DIGITS_LINF, BENCH_LIMIT, EVALUATE_DIGITS_EPS
 from advkit.cli.errors import (
     BAD_INPUT,
     BROKEN_PIPE,
@@ -18,11 +19,9 @@ from advkit.cli.errors import (
     exit_status,
     reason,
 )
-from advkit.cli.listing import listing
+from advkit.cli.numbers import at_least_one, number
 from advkit.cli.outputs import Outputs
-from advkit.cli.printing import show
-from advkit.cli.specs import number
-from advkit.data import Layout
+from advkit.core.layouts import Layout
 
 _EVALUATE_EXAMPLES = """\
 examples:
@@ -50,7 +49,7 @@ _BENCH_EXAMPLES = f"""\
 examples:
   advkit bench
       attacks of many kinds on a small net for scikit-learn's digits, in about a minute; budgets are
-      {bench.DIGITS_LINF} in linf and {bench.DIGITS_L2} in l2
+      {BENCH_DIGITS_LINF} in linf and {BENCH_DIGITS_L2} in l2
   advkit bench --model nets.py:make_net --weights net.pt --data test.npz --eps 8/255
       your own net with the default attacks FGSM, BIM, PGD, DeepFool and FAB in linf
   advkit bench --model nets.py:make_net --data test.npz --eps 0.1 --attack PGD --attack BIM:steps=99
@@ -60,6 +59,9 @@ examples:
   advkit bench --model nets.py:make_net --data test.npz --eps 8/255 --rounds 9 --out bench.json
       more precise times, also saved as JSON
 """
+
+
+_Run = Callable[[argparse.Namespace], int]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,12 +77,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 0, 2 for bad input or a file that cannot be written, 70 for an unexpected error, 141 for a
     closed pipe, and 128 plus the number of a signal: 129, 130 or 143.
     """
+    return command(argv)()
+
+
+def command(argv: Sequence[str] | None = None) -> Callable[[], int]:
+    """Parse the arguments, import what they need, and return the function that runs the command.
+
+    Only a complete command imports torch, which takes seconds: `--help`, `--version` and errors of
+    the parser do not.
+
+    Raises:
+        SystemExit: the arguments are wrong, or ask for the help or the version.
+    """
     args = build_parser().parse_args(argv)
     args.outputs = Outputs()
+    return partial(_status_of, args.imported(), args)
+
+
+def _status_of(run: _Run, args: argparse.Namespace) -> int:
+    """Run a command, report its error, and return the exit status."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            status: int = args.run(args)
+            status = run(args)
     except UsageError as error:
         if args.traceback:
             raise
@@ -99,6 +118,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _evaluate() -> _Run:
+    from advkit.cli.evaluate import run
+
+    return run
+
+
+def _bench() -> _Run:
+    from advkit.cli.bench import run
+
+    return run
+
+
+def _attacks() -> _Run:
+    from advkit.cli.listing import run
+
+    return run
+
+
 def _report_unexpected(command: str, error: Exception) -> None:
     print(  # noqa: T201
         f"advkit {command}: unexpected error: {reason(error)}. --traceback shows where it came "
@@ -111,17 +148,6 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"advkit: warning: {message}", file=sys.stderr)  # noqa: T201
 
 
-def _list(args: argparse.Namespace) -> int:
-    show(listing())
-    return 0
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = _Parser(prog="advkit", description=advkit.__doc__)
@@ -130,7 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_bench(commands)
     lister = commands.add_parser("attacks", help="list the attacks with their parameters")
-    lister.set_defaults(run=_list, traceback=False)
+    lister.set_defaults(imported=_attacks, traceback=False)
     return parser
 
 
@@ -149,13 +175,13 @@ def _add_evaluate(commands: Any) -> None:
         "--model every attack but RandomNoise, which is the baseline of each report)")  # fmt: skip
     add("--eps", action="append", type=number,
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
-        "that need a budget and do not set one (default without --model: 0.05, 0.1, 0.15, "
-        "0.2)")  # fmt: skip
-    add("--limit", type=_at_least_one, metavar="N", help="attack only the first N images")
+        "that need a budget and do not set one (default without --model: "
+        f"{', '.join(map(str, EVALUATE_DIGITS_EPS))})")  # fmt: skip
+    add("--limit", type=at_least_one, metavar="N", help="attack only the first N images")
     _add_work(parser)
     add("--out", default="advkit-report", metavar="DIR",
         help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
-    parser.set_defaults(run=evaluate.run)
+    parser.set_defaults(imported=_evaluate)
 
 
 def _add_bench(commands: Any) -> None:
@@ -175,14 +201,14 @@ def _add_bench(commands: Any) -> None:
     add("--eps", action="append", type=number,
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: "
-        f"{bench.DIGITS_LINF})")  # fmt: skip
-    add("--limit", type=_at_least_one, default=bench.LIMIT, metavar="N",
-        help=f"attack only the first N images (default: {bench.LIMIT})")  # fmt: skip
-    add("--rounds", type=_at_least_one, default=3, metavar="N",
+        f"{BENCH_DIGITS_LINF})")  # fmt: skip
+    add("--limit", type=at_least_one, default=BENCH_LIMIT, metavar="N",
+        help=f"attack only the first N images (default: {BENCH_LIMIT})")  # fmt: skip
+    add("--rounds", type=at_least_one, default=3, metavar="N",
         help="how often each attack is timed; passes are medians (default: 3)")  # fmt: skip
     _add_work(parser)
     add("--out", metavar="FILE.json", help="also save the results to FILE.json (default: not)")
-    parser.set_defaults(run=bench.run)
+    parser.set_defaults(imported=_bench)
 
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
@@ -219,7 +245,7 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
 def _add_work(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the execution and its output."""
     add = parser.add_argument
-    add("--batch-size", type=_at_least_one, default=128, metavar="N",
+    add("--batch-size", type=at_least_one, default=128, metavar="N",
         help="number of images in a batch (default: 128)")  # fmt: skip
     add("--device", default="cpu", help="device of the net (default: cpu)")
     add("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")

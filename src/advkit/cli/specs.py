@@ -1,34 +1,18 @@
-"""Numbers and attacks in the notation of the command line."""
+"""Attacks in the notation of the command line."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from advkit import attacks
 from advkit.cli.errors import UsageError
+from advkit.cli.numbers import number
 from advkit.core.naming import did_you_mean
 
 _ALL = "all"
-
-
-def number(text: str) -> float:
-    """Parse a finite number or a fraction such as `8/255`.
-
-    Raises:
-        argparse.ArgumentTypeError: it is neither.
-    """
-    numerator, _, denominator = text.partition("/")
-    try:
-        value = float(numerator) / float(denominator) if denominator else float(text)
-    except (ValueError, ZeroDivisionError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be a number or a fraction like 8/255, got {text!r}")
-    return value
 
 
 def known_attacks() -> dict[str, type[Any]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import count
 
 import torch
-from scipy.stats import beta, binom
 from torch import Tensor
 
 from advkit.core import checks
@@ -29,6 +28,8 @@ def probability_bound(counts: Tensor, n: int, alpha: float) -> Tensor:
     Returns:
         float64 `(m,)` on the CPU; 0 where the event never occurred.
     """
+    from scipy.stats import beta  # here, since it takes a second to import
+
     k = counts.cpu().numpy()
     bound = torch.from_numpy(beta.ppf(alpha, k.clip(1), n - k + 1))
     return bound.where(counts.cpu() > 0, 0.0)
@@ -55,6 +56,8 @@ def vote_p_value(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         float64 `(m,)`.
     """
+    from scipy.stats import binom  # here, since it takes a second to import
+
     k, n = first.cpu().numpy(), (first + second).cpu().numpy()
     return torch.from_numpy(2 * binom.sf(k - 1, n, 0.5))
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from advkit.core.content import check_shape
@@ -146,6 +145,8 @@ def _pad(axes: Tensor, rank: int) -> Tensor:
 
 def _scales(projected: Tensor, centers: Tensor, y: Tensor, rank: int) -> Tensor:
     """Return for each class the matrix `(all_axes, all_axes)` that whitens its features."""
+    from sklearn.covariance import ledoit_wolf  # here, since it takes a second to import
+
     factors = projected.new_zeros(len(centers), projected.shape[1], projected.shape[1])
     for label in torch.unique(y).tolist():
         rows = (projected[y == label] - centers[label])[:, :rank]

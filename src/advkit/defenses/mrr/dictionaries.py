@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.decomposition import MiniBatchDictionaryLearning
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -183,6 +182,8 @@ class InputDefender:
 
     def _atoms(self, patches: Floats, rng: np.random.Generator) -> Floats:
         """Learn atoms `(atoms, d)` from standardized patches `(m, d)`; some may be too short."""
+        from sklearn.decomposition import MiniBatchDictionaryLearning  # it takes a second to import
+
         order = rng.permutation(len(patches))
         learner = MiniBatchDictionaryLearning(
             n_components=self.atoms,

@@ -9,13 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import (
-    average_precision_score,
-    f1_score,
-    recall_score,
-    roc_auc_score,
-    roc_curve,
-)
 
 from advkit.core import checks
 from advkit.eval.detection.binary_result import Detection, DetectionScores, rows_of_attacks
@@ -125,15 +118,18 @@ class _BinaryScores:
 
     def scores(self) -> dict[Any, float]:
         """Return the scores of the rows by name."""
-        fpr, tpr, _ = roc_curve(self.adversarial, self.anomaly_score, drop_intermediate=False)
+        from sklearn import metrics  # here, since it takes a second to import
+
+        true, anomaly_score = self.adversarial, self.anomaly_score
+        fpr, tpr, _ = metrics.roc_curve(true, anomaly_score, drop_intermediate=False)
         scores: dict[Any, float] = {
-            "auroc": roc_auc_score(self.adversarial, self.anomaly_score),
-            "ap": average_precision_score(self.adversarial, self.anomaly_score),
+            "auroc": metrics.roc_auc_score(true, anomaly_score),
+            "ap": metrics.average_precision_score(true, anomaly_score),
             **{rate: tpr[fpr <= rate].max() for rate in self.rates},
         }
         if self.above is not None:
-            scores["recall"] = recall_score(self.adversarial, self.above)
-            scores["f1"] = f1_score(self.adversarial, self.above, zero_division=0.0)
+            scores["recall"] = metrics.recall_score(true, self.above)
+            scores["f1"] = metrics.f1_score(true, self.above, zero_division=0.0)
             scores["false_positive_rate"] = self.above[~self.adversarial].mean()
         return scores
 

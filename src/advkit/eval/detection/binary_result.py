@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_curve
 
 from advkit.eval import text_tables
 from advkit.eval.detection.bootstrap import Bools, Estimate, Floats, describe_intervals
@@ -137,6 +136,8 @@ class DetectionScores:
         Raises:
             ImportError: matplotlib is missing; the message names the extra that installs it.
         """
+        from sklearn.metrics import roc_curve  # here, since it takes a second to import
+
         figure = new_figure(5.2, 4.4)
         axes = figure.add_subplot()
         min_fpr = 0.5 / int((~self.adversarial).sum())

@@ -8,11 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import (
-    average_precision_score,
-    confusion_matrix,
-    precision_recall_fscore_support,
-)
 
 from advkit.eval.detection.bootstrap import Floats, Ints, Ranking, estimates, ratio
 from advkit.eval.detection.columns import (
@@ -63,6 +58,8 @@ def classification_scores(
         >>> scores.confusion.tolist(), float(scores.mean_ap)
         ([[1, 1], [0, 2]], 1.0)
     """
+    from sklearn.metrics import confusion_matrix  # here, since it takes a second to import
+
     names = _checked_classes(classes)
     labels = _checked_labels(y, names)
     p = _checked_probabilities(probabilities, (len(labels), len(names)))
@@ -102,13 +99,15 @@ class _MulticlassScores:
 
     def scores(self) -> dict[Any, float]:
         """Return the scores of the rows by name."""
+        from sklearn import metrics  # here, since it takes a second to import
+
         k = len(self.rankings)
-        _, recall, f1, rows = precision_recall_fscore_support(
+        _, recall, f1, rows = metrics.precision_recall_fscore_support(
             self.labels, self.predicted.argmax(1), labels=range(k), zero_division=np.nan
         )
         columns = zip(self.true.T, self.probabilities.T, strict=True)
         ap = [
-            average_precision_score(*c) if r else math.nan
+            metrics.average_precision_score(*c) if r else math.nan
             for c, r in zip(columns, rows, strict=True)
         ]
         return {
