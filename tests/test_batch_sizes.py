@@ -7,7 +7,7 @@ import torch
 
 from advkit import TorchClassifier, defenses, detectors
 from advkit import eval as rob
-from advkit.attacks import HopSkipJump, Transfer
+from advkit.attacks import FGM, HopSkipJump, Transfer
 from advkit.core import checks
 from advkit.core.results import InconclusiveWarning
 from tests.attack_cases import ATTACKS
@@ -55,7 +55,9 @@ def test_no_batch_is_larger_than_that_of_the_evaluation(attack):
 @pytest.mark.parametrize(
     "run",
     [
-        lambda net, y: rob.robust_accuracy(net, X, y, attacks=[INNER], batch_size=SIZE),
+        lambda net, y: rob.robust_accuracy(
+            net, X, y, attacks=[INNER, FGM(eps=0.1)], batch_size=SIZE
+        ),
         lambda net, y: rob.benchmark(net, X, y, attacks=[INNER], batch_size=SIZE, rounds=1),
         lambda net, y: rob.transfer_matrix([net], None, INNER, X, y, batch_size=SIZE),
         lambda net, y: detectors.collect([net], [INNER], X, y, batch_size=SIZE),

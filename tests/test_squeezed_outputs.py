@@ -13,6 +13,8 @@ from advkit.detectors import Guard
 from advkit.models.torch import logits_from
 from tests.attack_cases import ATTACKS
 
+pytestmark = pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
+
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 
 

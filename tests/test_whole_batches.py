@@ -14,6 +14,8 @@ from advkit.models.batch_dependence import keeps_batch
 from tests.attack_cases import ATTACKS
 from tests.toys import convnet
 
+pytestmark = pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
+
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 WRAPPERS = [
     QueryCounter,

@@ -32,7 +32,10 @@ from tests.attack_cases import (
 )
 from tests.toys import Halfspace, answers, convnet, images
 
-pytestmark = pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes"),
+    pytest.mark.filterwarnings("ignore:The ball of .* holds every input"),
+]
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 every_gradient_attack = pytest.mark.parametrize("attack", GRADIENT, ids=repr)
 every_black_box_attack = pytest.mark.parametrize("attack", BLACK_BOX, ids=repr)

@@ -11,6 +11,7 @@ from tests.toys import convnet, images
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes"),
     pytest.mark.filterwarnings("ignore:.*met a gradient"),
+    pytest.mark.filterwarnings("ignore:The ball of .* holds every input"),
 ]
 # those whose budget is a length, on the net itself
 BALLS = [a for a in BUDGET if a.norm != "l0" and not isinstance(a, attacks.Transfer)]

@@ -10,6 +10,8 @@ from advkit import InconclusiveWarning, SklearnClassifier, TorchClassifier, atta
 from advkit.core.norms import lp_norm
 from tests.toys import Halfspace, answers, convnet, images
 
+pytestmark = pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
+
 KINDS = [
     attacks.RandomNoise(eps=0.2),
     attacks.RandomNoise(eps=0.2, norm="l2"),

@@ -273,6 +273,7 @@ def test_too_few_queries_to_begin_are_marked():
     assert not begun.no_start.any()
 
 
+@pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float16, 300.0), (torch.float32, 1e25)])
 def test_the_square_of_a_large_budget_does_not_overflow(dtype, eps):
     asked = []

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.core.batching import Batches
+from advkit.core.boxes import warn_of_whole_box
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
 from advkit.models.torch import checked_bounds
 
@@ -126,6 +127,7 @@ class FreeAdversarialTraining(TrainingLoss):
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x = checks.inputs(x, self.bounds)
+        warn_of_whole_box(self.eps, "linf", x, self.bounds)
         repeated = self._x is not None and _is_same_batch(x, self._x)
         start = self._delta if repeated else self.eps * (2 * torch.rand_like(x) - 1)
         delta = start.clone().requires_grad_()

@@ -19,6 +19,7 @@ from advkit.models.batch_dependence import keeps_batch
 from advkit.models.labels import label_indices
 
 _ALL = slice(None)
+NORMAL_QUANTILE = 1.959964  # of 97.5 %, for two-sided intervals of 95 %
 NOT_FINITE = -2  # stands for the label where the logits are NaN or infinite
 
 
@@ -34,6 +35,16 @@ class Rate:
 
     def __str__(self) -> str:
         return f"{100 * float(self):.2f} % ({self.count:,} of {self.total:,})"
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of the 95 % interval of Wilson (1927); 0 and 1 for a `total` of zero."""
+        if not self.total:
+            return 0.0, 1.0
+        n, p, square = self.total, self.count / self.total, NORMAL_QUANTILE**2
+        middle = p + square / (2 * n)
+        half = NORMAL_QUANTILE * math.sqrt(p * (1 - p) / n + square / (4 * n**2))
+        return (middle - half) / (1 + square / n), (middle + half) / (1 + square / n)
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Return plain values for JSON; the fraction is `None` for a `total` of zero."""
@@ -80,6 +91,32 @@ def accuracy(
     numbered = batches(x, y, batch_size)
     correct = [batch.correct for batch in classified_batches(as_classifier(model), numbered)]
     return Rate.of(torch.cat(correct)) if correct else Rate(0, 0)
+
+
+def chance_sentence(
+    clean: Rate, num_classes: int, subject: str = "The clean accuracy"
+) -> str | None:
+    """Return a warning of a clean accuracy that may be chance, `None` for one that is not.
+
+    Args:
+        clean: clean accuracy.
+        num_classes: number of the model's classes.
+        subject: subject of the sentence, which names the model if there are several.
+    """
+    lower, _ = clean.interval
+    if lower > 1 / num_classes:
+        return None
+    return (
+        f"{subject}, {clean}, may be chance, which is {100 / num_classes:.3g} % for {num_classes} "
+        f"classes: its 95 % interval begins at {100 * lower:.3g} %. Check the weights, the "
+        "normalization and the order of the labels, or evaluate more inputs."
+    )
+
+
+def warn_of_chance(clean: Rate, num_classes: int, subject: str = "The clean accuracy") -> None:
+    """Warn of a clean accuracy that may be chance: see `chance_sentence`."""
+    if (sentence := chance_sentence(clean, num_classes, subject)) is not None:
+        checks.warn(sentence, InconclusiveWarning)
 
 
 class ClassifiedBatch(NamedTuple):

@@ -13,9 +13,12 @@ from torch import Tensor
 from advkit.core.norms import ORDER, Norm
 
 
-def format_budget(norm: str, eps: float) -> str:
-    """Format a budget as tables name it, for example "linf 0.1"."""
-    return f"{norm} {eps:.6g}"
+def format_budget(norm: str, eps: float | None) -> str:
+    """Format a budget as tables name it, for example "linf 0.1".
+
+    `None` stands for one `eps` for each input.
+    """
+    return f"{norm}, one budget for each input" if eps is None else f"{norm} {eps:.6g}"
 
 
 def distinct_budgets(attacks: Iterable[Any]) -> list[tuple[Norm, float]]:
@@ -25,6 +28,24 @@ def distinct_budgets(attacks: Iterable[Any]) -> list[tuple[Norm, float]]:
         (norm, float(eps)): None for norm, eps in pairs if norm in ORDER and isinstance(eps, Real)
     }
     return list(distinct)
+
+
+def check_one_budget(attacks: Iterable[Any]) -> None:
+    """Raise unless the budgets of `attacks` are one, as far as it is known before they are run."""
+    budgeted = [attack for attack in attacks if getattr(attack, "eps", None) is not None]
+    texts = {
+        format_budget(
+            getattr(attack, "norm", ""),
+            float(attack.eps) if isinstance(attack.eps, Real) else None,
+        )
+        for attack in budgeted
+    }
+    if len(texts) != 1:
+        got = "; ".join(sorted(texts)) or "minimum-norm attacks alone"
+        raise ValueError(
+            f"`attacks` must share one norm and `eps`, got {got}. Call `evaluate`; its report has "
+            "the robust accuracy for each budget and the distances of minimum-norm attacks."
+        )
 
 
 def radius_of(attack: Any) -> Tensor:

@@ -29,6 +29,8 @@ from advkit.detectors.guard import Guard
 from advkit.models import REJECTED
 from tests.toys import answers, convnet, images
 
+pytestmark = pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
+
 CENTRES = torch.tensor([[0.2, 0.5, 0.5], [0.8, 0.5, 0.5]], dtype=torch.float64)
 
 

@@ -89,6 +89,7 @@ def test_success_is_another_label_and_no_rejection(x, attack):
     assert torch.equal(result.success, (answer != y) & (answer != REJECTED))
 
 
+@pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
 def test_a_step_into_the_strip_fails_and_one_beyond_it_succeeds(x):
     """The sums 0.6 and 0.9 become 0.7 and 1.0, or 1.0 and 1.3; the strip is 0.8 to 1.2."""
     y = torch.zeros(4, dtype=torch.int64)

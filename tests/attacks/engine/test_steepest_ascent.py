@@ -34,6 +34,7 @@ def test_a_ball_that_holds_no_other_input_is_no_fault_of_the_steps():
         assert len(said) == 1
 
 
+@pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
 def test_steps_beyond_all_numbers_leave_a_flat_feature_where_it_is():
     plane = Halfspace(torch.tensor([1.0, 0.0]), b=-0.9)
     attack = attacks.FGSM(eps=1e60, random_start=True, stop="never")

@@ -207,9 +207,9 @@ def test_the_table_is_complete(net, x, y):
         assert outcome.label in text
         assert str(outcome.robust_accuracy) in text
     assert "clean accuracy 75.00 % (30 of 40)" in text
-    assert "worst case, linf 0.1" in text
-    assert "worst case, l2" not in text  # a single attack has no worst case of its own
-    assert "worst case over all attacks" in text
+    for budget, rate in report.worst_cases.items():
+        assert f"worst case, {budget} " in text
+        assert str(rate) in text
     assert "share of all 40 inputs" in text
     assert "The 10 inputs that are misclassified" in text
 
@@ -219,21 +219,25 @@ def test_the_dict_is_plain_and_round_trips(net, x, y, tmp_path):
     path = report.save_json(tmp_path / "deep" / "report.json")
     assert json.loads(path.read_text()) == report.to_dict()
     found = json.loads(path.read_text())
-    assert found["worst_case"]["count"] == report.worst_case.count
+    assert found["worst_case_by_budget"]["l2 0.5"] == report.worst_cases["l2 0.5"].to_dict()
     assert found["attacks"][0]["settings"] == {
         "eps": 0.02,
     }
     assert found["attacks"][0]["eps"] == 0.02
 
 
-def test_curves_begin_at_clean_accuracy_and_have_one_line_for_each_attack(net, x, y):
+def test_lines_join_measured_points_of_one_attack_only(net, x, y):
     figure = report_of(net, x, y).plot()
     titles = [axes.get_xlabel() for axes in figure.axes]
     assert titles == ["eps (l2, input units)", "eps (linf, input units)"]
     lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[1].lines}
-    assert set(lines) == {"FGSM", "PGD", "random noise"}
-    assert lines["PGD"][0] == [0.0, 75.0]
-    assert [point[0] for point in lines["PGD"]] == [0.0, 0.02, 0.1]
+    assert set(lines) == {"FGSM", "PGD", "random noise", "worst case", "no attack"}
+    assert lines["no attack"] == [[0.0, 75.0]]
+    assert [point[0] for point in lines["PGD"]] == [0.02, 0.1]
+    assert [point[0] for point in lines["random noise"]] == [0.02, 0.1]
+    alone = rob.evaluate(net, x, y, attacks=[attacks.PGD(eps=0.1)]).plot()
+    lines = {line.get_label(): line.get_xydata().tolist() for line in alone.axes[0].lines}
+    assert [point[0] for point in lines["PGD"]] == [0.1]
     each = attacks.FGSM(eps=torch.full((40,), 0.1))
     assert rob.evaluate(net, x, y, attacks=[each]).plot() is None
 
@@ -324,10 +328,28 @@ def test_the_numbers_of_the_dict_are_those_of_the_outcomes(net, x, y):
     assert counts.mean_of_attacked(counts.forward) == 2
 
 
-def test_budgets_of_each_sample_have_no_worst_case_of_their_own(net, x, y):
-    each = torch.full((40,), 0.5)
-    report = rob.evaluate(net, x, y, attacks=[Fools(0, 0.2, eps=each), Fools(0.2, 0.4, eps=each)])
-    assert report.worst_cases == {}
+def test_the_curve_of_the_worst_case_is_the_worst_case_at_every_budget(net, x, y):
+    made = [kind(eps=eps) for kind in (attacks.PGD, attacks.FGSM) for eps in (0.01, 0.02, 0.05)]
+    report = rob.evaluate(net, x, y, attacks=[*made, attacks.FAB(norm="linf", steps=5)])
+    (curve,) = (v for v in report.plot().axes[0].lines if v.get_label() == "worst case")
+    eps, accuracy = curve.get_data()
+    assert len(set(accuracy)) > 4
+    for budget, rate in report.worst_cases.items():
+        reached = float(budget.removeprefix("linf ")) * (1 + 1e-6)
+        assert accuracy[eps <= reached][-1] == pytest.approx(100 * float(rate))
+
+
+def test_an_attack_has_one_color_in_all_panels(net, x, y):
+    norms, kinds = ("linf", "l2", "l1"), (attacks.PGD, attacks.FGM)
+    made = [kind(eps=0.1, norm=norm) for norm in norms for kind in kinds]
+    made = [*made[1:], attacks.FAB(), attacks.DeepFool(), attacks.FGSM(eps=0.1)]
+    colors = {}
+    for axes in rob.evaluate(net, x, y, attacks=made).plot().axes:
+        for line in axes.lines:
+            colors.setdefault(line.get_label(), set()).add(line.get_color())
+    assert {len(of_one) for of_one in colors.values()} == {1}
+    drawn = [color for name in ("PGD", "FGM", "FGSM", "FAB", "DeepFool") for color in colors[name]]
+    assert len(set(drawn)) == 5
 
 
 def test_batches_are_moved_to_the_device(net, x, y):
@@ -346,8 +368,8 @@ def test_batches_are_moved_to_the_device(net, x, y):
 def test_batch_size_and_progress_are_passed_on(net, x, y, capsys):
     sizes = []
     net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    rob.robust_accuracy(net, x, y, attacks=[Fools(2, 3, eps=None)], batch_size=8)
-    assert sizes == [8] * 5
+    rob.robust_accuracy(net, x, y, attacks=[Fools(2, 3)], batch_size=8)
+    assert sizes[0] == max(sizes) == 8
     rob.evaluate(net, x, y, attacks=[Fools(2, 3)], progress=True)
     assert "40/40" in capsys.readouterr().err
 
@@ -394,7 +416,7 @@ def test_curves_are_in_percent(net, x, y):
     report = report_of(net, x, y)
     lines = {line.get_label(): line.get_xydata().tolist() for line in report.plot().axes[1].lines}
     shares = {o.eps: 100 * float(o.robust_accuracy) for o in report.outcomes if o.name == "PGD"}
-    assert dict(map(tuple, lines["PGD"])) == {0.0: 75.0, **shares}
+    assert dict(map(tuple, lines["PGD"])) == shares
 
 
 def test_pictures_are_drawn_from_black_to_white(x):
@@ -467,7 +489,7 @@ def test_families_leave_out_budget_and_norm(net, x, y):
 def test_the_page_marks_worst_cases_and_names_the_attack_it_shows(net, x, y):
     report = report_of(net, x, y)
     page = report.to_html()
-    assert page.count('class="worst"') == len(report.worst_cases) + 1 == 3
+    assert page.count('class="worst"') == len(report.worst_cases) == 3
     assert f"Found by {showcase(report.outcomes)[0].label}." in page.replace("&#39;", "'")
 
 
@@ -539,3 +561,23 @@ def test_what_an_attack_could_not_begin_on_is_in_the_report(x):
     clean = rob.evaluate(Sure(), x, y + 1, attacks=[hopeless])
     assert not clean.outcomes[0].no_start.any()
     assert "could not begin" not in str(clean)
+
+
+def test_robust_accuracy_is_within_one_budget(net, x, y):
+    made = [attacks.FGSM(eps=0.1), attacks.PGD(eps=0.1), attacks.FAB(norm="linf", steps=2)]
+    report = rob.evaluate(net, x, y, attacks=made)
+    assert rob.robust_accuracy(net, x, y, attacks=made) == report.worst_case
+    each = attacks.FGSM(eps=torch.full((40,), 0.1))
+    assert rob.robust_accuracy(net, x, y, attacks=[each]) == report.outcomes[0].robust_accuracy
+    passes = []
+    net.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
+    for more, got in (
+        ([attacks.FGSM(eps=0.2)], "linf 0.1; linf 0.2"),
+        ([attacks.FGM(eps=0.1)], "l2 0.1; linf 0.1"),
+        ([each], "linf 0.1; linf, one budget for each input"),
+    ):
+        with pytest.raises(ValueError, match=f"must share one norm and `eps`, got {got}. Call"):
+            rob.robust_accuracy(net, x, y, attacks=[*made, *more])
+    with pytest.raises(ValueError, match="got minimum-norm attacks alone"):
+        rob.robust_accuracy(net, x, y, attacks=[attacks.FAB()])
+    assert not passes  # refused before any work

@@ -14,6 +14,7 @@ from advkit.core.norms import lp_norm
 from advkit.core.results import AttackResult, Queries
 from advkit.eval.robustness import html
 from advkit.eval.robustness.figures import showcase
+from advkit.eval.text_tables import format_rate
 from tests.toys import Halfspace, answers, convnet, images
 
 
@@ -139,19 +140,40 @@ def test_a_minimum_norm_success_counts_within_the_budget_only():
     assert report.outcomes[0].robust_accuracy == rob.Rate(3, 5)
     assert report.worst_case == rob.Rate(2, 5)
     assert report.worst_cases == {"l2 0.5": rob.Rate(2, 5)}
-    assert report.to_dict()["worst_case"]["count"] == 2
     assert report.to_dict()["worst_case_by_budget"]["l2 0.5"]["count"] == 2
     other = report_on(distances, Finds(0, eps=0.5), Finds(1, norm="linf"), wrong=1)
-    assert other.worst_case == rob.Rate(3, 5)
-    assert other.worst_cases == {}
+    assert other.worst_cases == {"l2 0.5": rob.Rate(3, 5)}
 
 
-def test_the_largest_budget_of_a_norm_decides_over_all():
+def test_every_budget_has_a_worst_case_of_its_own():
     distances = [[0.15, 1.0], [1.0, 0.25], [1.0, 0.45], [1.0, 0.95]]
     made = [Finds(0, eps=0.2), Finds(0, eps=0.5), Finds(0, norm="linf", eps=0.99), Finds(1)]
     report = report_on(distances, *made)
-    assert report.worst_cases == {"l2 0.2": rob.Rate(3, 4), "l2 0.5": rob.Rate(1, 4)}
-    assert report.worst_case == rob.Rate(1, 4)
+    assert report.worst_cases == {
+        "l2 0.2": rob.Rate(3, 4), "l2 0.5": rob.Rate(1, 4), "linf 0.99": rob.Rate(3, 4),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="got l2 0.2; l2 0.5; linf 0.99. Read `worst_cases`"):
+        report.worst_case  # noqa: B018
+    rows = [(name, rate) for name, _, rate, *_ in report.tables()[0].summary]
+    assert rows == [(f"worst case, {b}", format_rate(r)) for b, r in report.worst_cases.items()]
+    plain = report.to_dict()["worst_case_by_budget"]
+    assert plain == {b: r.to_dict() for b, r in report.worst_cases.items()}
+
+
+def test_an_example_counts_for_every_budget_that_holds_it():
+    """One attack finds the first input at 0.15 under a large budget, the other fails at 0.2."""
+    report = report_on([[0.15, 1.0], [0.45, 1.0]], Finds(0, eps=0.5), Finds(1, eps=0.2))
+    assert [float(o.robust_accuracy) for o in report.outcomes] == [0, 1]
+    assert report.worst_cases == {"l2 0.5": rob.Rate(0, 2), "l2 0.2": rob.Rate(1, 2)}
+
+
+def test_the_worst_case_does_not_rise_with_the_budget():
+    found = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)).tolist()
+    budgets = [0.1, 0.3, 0.5, 0.7]
+    made = [Finds(i % 3, eps=eps) for i, eps in enumerate(budgets)]
+    rates = [float(rate) for rate in report_on(found, *made).worst_cases.values()]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > rates[-1]
 
 
 def test_distances_may_exceed_a_budget_by_rounding():
@@ -169,23 +191,27 @@ def test_budgets_of_each_sample_bound_what_counts():
     report = report_on(distances, Finds(0, eps=eps), Finds(1), wrong=2, batch_size=3)
     assert torch.equal(report.outcomes[0].radius, eps.double() * (torch.arange(7) > 1))
     assert (report.outcomes[1].radius[2:] == math.inf).all()
+    own = "l2, one budget for each input"
     assert report.worst_case == rob.Rate(2, 7)
-    assert report.worst_cases == {}
-    larger = report_on(distances, Finds(0, eps=eps), Finds(0, eps=0.65), Finds(1), wrong=2)
-    assert larger.worst_case == rob.Rate(0, 7)
+    assert report.worst_cases == {own: rob.Rate(2, 7)}
+    made = Finds(0, eps=eps), Finds(0, eps=0.65), Finds(1), Finds(0, eps=eps / 2), Finds(1, eps=eps)
+    larger = report_on(distances, *made, wrong=2)
+    assert larger.worst_cases == {
+        own: rob.Rate(2, 7), "l2 0.65": rob.Rate(1, 7), f"{own} (2)": rob.Rate(4, 7),
+    }  # fmt: skip
 
 
 def headlines_of(report):
-    worst = report.worst_case if report.budgeted else None
-    return html.headlines(report.clean_accuracy, worst, report.nearest)
+    return html.headlines(report.clean_accuracy, report.worst_cases, report.nearest)
 
 
-def test_without_budgets_the_worst_case_is_at_any_distance_and_says_so():
+def test_without_budgets_there_is_no_worst_case():
     report = report_on([[0.1, 1.0], [1.0, 0.9], [1.0, 1.0]], Finds(0), Finds(1, norm="l1"))
-    assert report.worst_case == rob.Rate(1, 3)
     assert report.worst_cases == {}
-    assert "counts adversarial examples at any distance" in " ".join(report.notes())
-    assert "worst case over all attacks" not in str(report)
+    with pytest.raises(ValueError, match="got minimum-norm attacks alone. Read `nearest`"):
+        report.worst_case  # noqa: B018
+    assert "No attack has a budget" in " ".join(report.notes())
+    assert "worst case" not in str(report)
     assert [h.name for h in headlines_of(report)] == [
         "clean accuracy", "median distance, l2", "median distance, l1",
     ]  # fmt: skip
@@ -203,7 +229,10 @@ def test_the_nearest_over_all_attacks_of_a_norm():
     plain = report.to_dict()["nearest_by_norm"]
     assert list(plain) == ["l2", "linf"]
     assert plain["l2"]["median_distance_of_attacked"] == pytest.approx(0.2)
-    assert headlines_of(report)[2] == ("median distance, l2", "0.2", "success on 3 of 4")
+    assert headlines_of(report)[1:3] == [
+        ("worst case, linf 0.5", "50.00 %", "2 of 4"),
+        ("median distance, l2", "0.2", "success on 3 of 4"),
+    ]
 
 
 def test_two_tables_with_a_heading_each():
@@ -215,10 +244,7 @@ def test_two_tables_with_a_heading_each():
     assert minimum.rows == [
         ("Finds()", "l2", "80.00 % (4 of 5)", "0.3", "3.0", "2.0", minimum.rows[0][-1])
     ]
-    assert [name for name, *_ in budgets.summary] == [
-        "worst case, l2 0.25",
-        "worst case over all attacks",
-    ]
+    assert [name for name, *_ in budgets.summary] == ["worst case, l2 0.25"]
     assert minimum.summary == []
     assert "robust\naccuracy" in budgets.heading
     assert "attack\nsuccess rate" in minimum.heading
@@ -262,23 +288,27 @@ def test_notes_are_of_what_is_there():
     alone = notes(Finds(eps=0.5))
     assert "Robust accuracy is the share of all 5 inputs" in alone
     assert "minimum-norm" not in alone
-    assert "the worst cases also count" not in notes(Finds(eps=0.5), Finds(norm="l1")).lower()
+    assert "A worst case counts an input as robust if no attack in the norm found" in alone
     both = notes(Finds(eps=0.5), Finds())
-    assert "The worst cases also count adversarial examples that minimum-norm attacks found" in both
     assert "searches for the nearest adversarial example at any distance" in both
     assert "a failure as infinity" in both
     assert "l0" not in both
     assert "number of changed features" in notes(Finds(norm="l0"))
     assert "Robust accuracy" not in notes(Finds())
+    assert "worst case" not in notes(Finds())
 
 
 def test_a_minimum_norm_attack_is_a_curve_of_steps():
     report = report_on(ROW, Finds(), Finds(eps=0.25), wrong=5)
     (axes,) = report.plot().axes
-    points, steps, noise = axes.lines
-    assert noise.get_label() == "random noise"
-    assert points.get_xydata().tolist() == [[0, 50], [0.25, 30]]
-    assert steps.get_drawstyle() == "steps-post"
+    worst, points, steps, noise, clean = axes.lines
+    assert [line.get_label() for line in (worst, noise, clean)] == [
+        "worst case", "random noise", "no attack",
+    ]  # fmt: skip
+    assert clean.get_xydata().tolist() == [[0, 50]]
+    assert points.get_xydata().tolist() == [[0.25, 30]]
+    assert steps.get_drawstyle() == worst.get_drawstyle() == "steps-post"
+    assert worst.get_xydata().tolist() == steps.get_xydata().tolist()
     eps, left = map(list, zip(*steps.get_xydata().tolist(), strict=True))
     assert eps[:-1] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     assert left == [50, 40, 30, 20, 10, 10]
@@ -303,7 +333,8 @@ def test_every_norm_has_a_panel_and_rows_are_short():
     assert [axes.get_xlabel() for axes in figure.axes] == [
         "eps (l0, features changed)", "eps (l2, input units)", "eps (linf, input units)",
     ]  # fmt: skip
-    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 3]  # two and the noise
+    # the attacks, the worst case and the clean accuracy; in linf also the noise
+    assert [len(axes.lines) for axes in figure.axes] == [3, 3, 5]
     assert {axes.get_subplotspec().rowspan.start for axes in figure.axes} == {0}
     four = report_on(ROW, *made, Finds(norm="l1")).plot()
     places = [axes.get_subplotspec() for axes in four.axes]
@@ -318,7 +349,7 @@ def test_long_names_leave_room_for_the_curves():
         report.outcomes[0], name="FindsWithManyWordsInItsName", settings=settings
     )
     figure = dataclasses.replace(report, outcomes=(named,)).plot()
-    label, _ = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
+    _, label, *_ = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
     assert max(map(len, label.splitlines())) <= 40
     assert " ".join(label.split()) == named.family
 

@@ -17,6 +17,7 @@ from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.attacks.engine.sender import sender_to
 from advkit.core import checks, sample_rows
+from advkit.core.boxes import warn_of_whole_box
 from advkit.core.hyperparameters import format_call, is_equal, non_default_fields
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
@@ -148,6 +149,8 @@ class BaseAttack(ABC):
         self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
     ) -> Problem:
         x = checks.inputs(x, model.bounds)
+        if (eps := getattr(self, "eps", None)) is not None:
+            warn_of_whole_box(eps, self.norm, x, model.bounds)
         statistics, rows = RunStatistics(len(x), x.device), torch.arange(len(x), device=x.device)
         statistics.sender = sender_to(model, x)
         if y is not None:

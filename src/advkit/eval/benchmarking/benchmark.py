@@ -16,7 +16,7 @@ from advkit.core.batching import batches
 from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
-from advkit.eval.accuracy import ClassifiedBatch, classified_batches
+from advkit.eval.accuracy import ClassifiedBatch, Rate, classified_batches, warn_of_chance
 from advkit.eval.benchmarking.cost import bare_pass, peak_memory, seconds
 from advkit.eval.benchmarking.ranking import AttackCost
 from advkit.eval.benchmarking.result import BarePass, Benchmark
@@ -98,6 +98,8 @@ def benchmark(
             f"`x` must hold inputs that the model labels correctly, got {len(x):,} inputs, all "
             "misclassified. There is nothing to attack: check `y` and the preprocessing of `x`."
         )
+    correct = torch.cat([part.correct for part in parts])
+    warn_of_chance(Rate.of(correct), classifier.num_classes)
     run = _Run(classifier, parts, batch_size, [[] for _ in attacks])
     with (
         progress_bar("runs", len(attacks) * (1 + rounds), progress) as advance,

@@ -215,11 +215,10 @@ def groups_of(costs: Sequence[AttackCost]) -> tuple[Group, ...]:
 def _within(budgeted: Sequence[AttackCost], minimum_norm: Sequence[AttackCost]) -> Group:
     """Return the group of a budget, with minimum-norm attacks of the same norm."""
     first = budgeted[0].outcome
-    budget = first.budget or f"{first.norm}, one budget for each input"
     successes = [(cost, cost.outcome.success) for cost in budgeted]
     successes += [(cost, cost.outcome.within(first.radius)) for cost in minimum_norm]
     rows = _rows(successes, has_budget=True)
-    return Group(title=f"Within {budget}", norm=first.norm, has_budget=True, rows=rows)
+    return Group(title=f"Within {first.budget}", norm=first.norm, has_budget=True, rows=rows)
 
 
 def _at_any_distance(norm: str, costs: Sequence[AttackCost]) -> Group:

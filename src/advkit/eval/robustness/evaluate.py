@@ -13,6 +13,7 @@ from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch, Rate, classified_batches
+from advkit.eval.budgets import check_one_budget
 from advkit.eval.robustness.attack_recorder import check_attacks
 from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
@@ -31,11 +32,15 @@ def robust_accuracy(
 ) -> Rate:
     """Measure the share of all inputs that stay correctly labeled under every attack.
 
-    An adversarial example of a minimum-norm attack counts within the largest budget that a budget
-    attack of the same norm has. With minimum-norm attacks alone it counts at any distance, which
-    makes the share uninformative: use `evaluate`, which reports distances. Arguments and errors
-    are those of `evaluate`.
+    The attacks must share one budget: a norm and an `eps`. An adversarial example of a minimum-norm
+    attack in that norm counts if it lies within the budget. Other arguments and errors are those of
+    `evaluate`.
+
+    Raises:
+        ValueError: the attacks have several budgets, or none.
     """
+    check_attacks(attacks, len(x) if isinstance(x, Tensor) else None)
+    check_one_budget(attacks)
     return evaluate(model, x, y, attacks=attacks, batch_size=batch_size).worst_case
 
 
@@ -88,6 +93,8 @@ def evaluate(
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
         >>> report = eval.evaluate(net, x, y, attacks=[attacks.FGSM(eps=0.1)])
+        >>> list(report.worst_cases)
+        ['linf 0.1']
         >>> float(report.worst_case) <= float(report.clean_accuracy)
         True
     """
@@ -143,3 +150,4 @@ def _stream(
             recorder.update(batch)
             advance(len(batch.x))
             yield recorder.report()
+    recorder.warn_of_chance()

@@ -8,7 +8,7 @@ from functools import partial
 from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.batching import offset_sample_numbers
 from advkit.core.protocols import Attack
-from advkit.eval.accuracy import ClassifiedBatch
+from advkit.eval.accuracy import ClassifiedBatch, Rate, warn_of_chance
 from advkit.eval.budgets import distinct_budgets
 from advkit.eval.noise import NoiseOutcome, robust_to_noise
 from advkit.eval.robustness.attack_recorder import AttackRecorder
@@ -43,6 +43,8 @@ class EvaluationRecorder:
         self.budgets = distinct_budgets(attacks)
         self.noise = BatchRecorder()
         self.clean = BatchRecorder()
+        self.features: int | None = None
+        self.num_classes: int | None = None
 
     def update(self, batch: ClassifiedBatch) -> None:
         """Attack one batch and record the results."""
@@ -52,7 +54,14 @@ class EvaluationRecorder:
             self.noise.update(
                 {b: robust_to_noise(self.classifier, batch, *b) for b in self.budgets}
             )
+        if self.features is None and len(batch.x):
+            self.features, self.num_classes = batch.x[0].numel(), self.classifier.num_classes
         self.clean.update({"clean": batch.correct, "not_finite": batch.not_finite})
+
+    def warn_of_chance(self) -> None:
+        """Warn if the clean accuracy of all batches so far may be chance."""
+        if self.num_classes is not None:
+            warn_of_chance(Rate.of(self.clean.compute()["clean"]), self.num_classes)
 
     def report(self) -> Report:
         """Return a report on the batches so far; later batches do not change it.
@@ -76,4 +85,6 @@ class EvaluationRecorder:
                 for (norm, eps), robust in noise.items()
             ),
             total=self.total,
+            features=self.features,
+            num_classes=self.num_classes,
         )

@@ -13,6 +13,7 @@ from advkit.eval.accuracy import Rate
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.plotting import new_figure, new_panels
 from advkit.eval.robustness.outcome import AttackOutcome, Examples
+from advkit.eval.robustness.worst_case import nearest_distances
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 MAX_PANELS_ACROSS = 3
 # Characters in a line of a legend: longer lines hide the curves.
 LEGEND_LINE_WIDTH = 34
+# Colors of attacks, without the gray of the worst case and of noise: one for each attack of
+# `advkit evaluate`.
+COLORS = (
+    "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink",
+    "tab:olive", "tab:cyan", "navy", "gold", "darkgreen", "salmon", "indigo",
+)  # fmt: skip
+MARKERS = "osD^v*P"
+CLEAN_STYLE: dict[str, Any] = {
+    "color": "black", "linestyle": "", "marker": "_", "markersize": 14, "label": "no attack"
+}  # fmt: skip
+WORST_CASE_STYLE: dict[str, Any] = {"color": "black", "linewidth": 3, "alpha": 0.3}
 NOISE_STYLE: dict[str, Any] = {"color": "gray", "linestyle": "--", "linewidth": 1, "marker": "."}
 # Share of the adversarial examples of a minimum-norm attack that lie within the x axis: the few
 # farthest ones would compress the rest of the curve.
@@ -31,7 +43,11 @@ SHOWN_QUANTILE = 0.99
 def accuracy_curves(
     outcomes: Sequence[AttackOutcome], clean: Tensor, noise: Sequence[NoiseOutcome]
 ) -> Figure | None:
-    """Draw accuracy against eps: one panel for each norm, one curve for each attack.
+    """Draw accuracy against eps: one panel for each norm, one color for each attack.
+
+    Lines join measured points only. The worst case is drawn at every eps: the share of the inputs
+    that are labeled correctly and have no adversarial example of any attack within that eps. Robust
+    accuracy cannot be higher.
 
     Args:
         outcomes: outcome of each attack.
@@ -46,42 +62,67 @@ def accuracy_curves(
     if not norms:
         return None
     figure, panels = new_panels(len(norms), MAX_PANELS_ACROSS, 5.2, 3.6)
-    accuracy = 100 * float(Rate.of(clean))
+    styles = _styles(sorted({outcome.family for outcome in drawn}))
     for axes, norm in zip(panels, norms, strict=True):
-        _draw_budgets(axes, [o for o in drawn if o.norm == norm], accuracy)
-        limit = _draw_minimum_norm(axes, [o for o in drawn if o.norm == norm], clean)
-        _draw_noise(axes, [n for n in noise if n.norm == norm], accuracy)
+        inside = [o for o in drawn if o.norm == norm]
+        limit = _limit(inside)
+        _draw_worst_case(axes, inside, clean, limit)
+        _draw_budgets(axes, inside, styles)
+        _draw_minimum_norm(axes, inside, clean, limit, styles)
+        _draw_noise(axes, [n for n in noise if n.norm == norm])
+        axes.plot(0.0, 100 * float(Rate.of(clean)), **CLEAN_STYLE)
         _label(axes, norm, limit)
     return figure
 
 
-def _draw_budgets(axes: Axes, outcomes: list[AttackOutcome], accuracy: float) -> None:
-    """Draw points of budget attacks, and the clean `accuracy` in percent at eps 0."""
+def _styles(families: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return color and marker of each attack, the same in all panels."""
+    return {
+        family: {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
+        for i, family in enumerate(families)
+    }
+
+
+def _draw_worst_case(
+    axes: Axes, outcomes: list[AttackOutcome], clean: Tensor, limit: float
+) -> None:
+    """Draw the share of correct inputs without an adversarial example of any attack within eps."""
+    eps, accuracy = _steps(nearest_distances(outcomes), clean, limit)
+    axes.step(eps, accuracy, where="post", label="worst case", **WORST_CASE_STYLE)
+
+
+def _draw_budgets(
+    axes: Axes, outcomes: list[AttackOutcome], styles: dict[str, dict[str, Any]]
+) -> None:
+    """Draw the measured points of budget attacks, with lines between those of one attack."""
     families: dict[str, list[tuple[float, float]]] = {}
     for outcome in outcomes:
         if outcome.eps is not None:
-            points = families.setdefault(outcome.family, [(0.0, accuracy)])
+            points = families.setdefault(outcome.family, [])
             points.append((outcome.eps, 100 * float(outcome.robust_accuracy)))
-    for (family, points), marker in zip(sorted(families.items()), "osD^v*XP" * 9, strict=False):
-        line = "-" if len(points) > 2 else ":"  # one budget makes no curve
-        axes.plot(*zip(*sorted(points), strict=True), line, marker=marker, label=_wrapped(family))
+    for family, points in sorted(families.items()):
+        axes.plot(*zip(*sorted(points), strict=True), label=_wrapped(family), **styles[family])
 
 
-def _draw_minimum_norm(axes: Axes, outcomes: list[AttackOutcome], clean: Tensor) -> float:
-    """Draw curves of minimum-norm attacks, and return the largest eps of the panel."""
-    limit = _limit(outcomes)
+def _draw_minimum_norm(
+    axes: Axes,
+    outcomes: list[AttackOutcome],
+    clean: Tensor,
+    limit: float,
+    styles: dict[str, dict[str, Any]],
+) -> None:
+    """Draw the curves of minimum-norm attacks, which are measured at every eps."""
     for outcome in outcomes:
         if outcome.minimum_norm:
-            eps, accuracy = _steps(outcome, clean, limit)
-            axes.step(eps, accuracy, where="post", label=_wrapped(outcome.family))
-    return limit
+            eps, accuracy = _steps(nearest_distances([outcome]), clean, limit)
+            color = styles[outcome.family]["color"]
+            axes.step(eps, accuracy, where="post", label=_wrapped(outcome.family), color=color)
 
 
-def _draw_noise(axes: Axes, noise: list[NoiseOutcome], accuracy: float) -> None:
+def _draw_noise(axes: Axes, noise: list[NoiseOutcome]) -> None:
     """Draw the baselines of one norm, if there are any."""
-    baseline = [(n.eps, 100 * float(n.robust_accuracy)) for n in noise]
-    if baseline:
-        points = sorted([(0.0, accuracy), *baseline])
+    points = sorted((n.eps, 100 * float(n.robust_accuracy)) for n in noise)
+    if points:
         axes.plot(*zip(*points, strict=True), label="random noise", **NOISE_STYLE)
 
 
@@ -111,15 +152,19 @@ def _limit(outcomes: list[AttackOutcome]) -> float:
     return max(limits, default=0.0) or 1.0
 
 
-def _steps(outcome: AttackOutcome, clean: Tensor, limit: float) -> tuple[list[float], list[float]]:
-    """Return the eps at which accuracy under a minimum-norm attack falls, and percentages there.
+def _steps(distance: Tensor, clean: Tensor, limit: float) -> tuple[list[float], list[float]]:
+    """Return the eps at which accuracy falls, and the percentages from there on.
 
     An input counts as correct at `eps` if its nearest adversarial example is farther away.
+
+    Args:
+        distance: `(n,)`; of the nearest adversarial examples, inf where there is none.
+        clean: bool `(n,)`; labeled correctly before any attack.
+        limit: largest eps of the panel.
     """
-    eps = outcome.distance[outcome.success].sort().values.tolist()
+    steps = [0.0, *distance[distance.isfinite()].sort().values.tolist()]
     total, correct = len(clean), int(clean.sum())
-    accuracy = [100 * (correct - fooled) / total for fooled in range(len(eps) + 1)]
-    steps = [0.0, *eps]
+    accuracy = [100 * (correct - fooled) / total for fooled in range(len(steps))]
     return [*steps, max(steps[-1], 1.03 * limit)], [*accuracy, accuracy[-1]]
 
 

@@ -70,18 +70,17 @@ def render(page: Page) -> str:
 
 
 def headlines(
-    clean: Rate, worst_case: Rate | None, nearest: Mapping[str, NearestExamples]
+    clean: Rate, worst_cases: Mapping[str, Rate], nearest: Mapping[str, NearestExamples]
 ) -> list[Headline]:
     """List the figures to read first: clean and robust accuracy, and distances in each norm.
 
     Args:
         clean: clean accuracy.
-        worst_case: robust accuracy under all attacks, `None` without budget attacks.
+        worst_cases: robust accuracy under all attacks within a budget, by budget.
         nearest: nearest adversarial examples of all minimum-norm attacks, by norm.
     """
     figures = [_accuracy("clean accuracy", clean)]
-    if worst_case is not None:
-        figures.append(_accuracy("robust accuracy, worst case over all attacks", worst_case))
+    figures += [_accuracy(f"worst case, {name}", rate) for name, rate in worst_cases.items()]
     for norm, examples in nearest.items():
         rate = examples.success_rate
         distance = format_distance(examples.median_distance)

@@ -103,8 +103,8 @@ class AttackOutcome:
 
     @property
     def budget(self) -> str:
-        """Norm and `eps` as text, empty without an `eps`."""
-        return "" if self.eps is None else format_budget(self.norm, self.eps)
+        """Norm and `eps` as text, empty for a minimum-norm attack."""
+        return "" if self.minimum_norm else format_budget(self.norm, self.eps)
 
     @property
     def success(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.boxes import diameter, whole_box_sentence
 from advkit.core.files import save_bytes, save_json, save_text
 from advkit.eval import text_tables
-from advkit.eval.accuracy import Rate
+from advkit.eval.accuracy import Rate, chance_sentence
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness import figures, html, tables
 from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
+from advkit.eval.robustness.worst_case import Budget, budgets_of, robust_within
 from advkit.eval.text_tables import format_count
 from advkit.eval.versions import versions
 
@@ -41,6 +43,8 @@ class Report:
         noise: outcome of random noise for each budget of `outcomes` that is the same for all
             inputs. It is a baseline and does not count in the worst cases.
         about: further facts for the reader, such as data and seed, by name.
+        features: number of features of an input, `None` if unknown.
+        num_classes: number of classes of the model, `None` if unknown.
     """
 
     model: str
@@ -51,6 +55,8 @@ class Report:
     total: int | None = None
     noise: tuple[NoiseOutcome, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
+    features: int | None = None
+    num_classes: int | None = None
 
     def __str__(self) -> str:
         table = text_tables.format_tables(self.tables())
@@ -74,29 +80,35 @@ class Report:
 
     @property
     def worst_case(self) -> Rate:
-        """Robust accuracy under all attacks: share of all inputs that no attack fooled.
+        """Robust accuracy under all attacks within the only budget: see `worst_cases`.
 
-        An adversarial example of a minimum-norm attack counts within the largest budget that a
-        budget attack of the same norm has. With minimum-norm attacks alone it counts at any
-        distance.
+        Raises:
+            ValueError: the attacks have several budgets, or none.
         """
-        return self._robust_accuracy(self.budgeted or self.outcomes)
+        rates = self.worst_cases
+        if len(rates) == 1:
+            return next(iter(rates.values()))
+        if rates:
+            raise ValueError(
+                f"`worst_case` must belong to one budget, got {'; '.join(rates)}. Read "
+                "`worst_cases`, which has the robust accuracy for each budget."
+            )
+        raise ValueError(
+            "`worst_case` must belong to one budget, got minimum-norm attacks alone. Read "
+            "`nearest`, which has the distances."
+        )
 
     @property
     def worst_cases(self) -> dict[str, Rate]:
-        """Robust accuracy under all attacks within a budget, by budget as text.
+        """Robust accuracy under all attacks within each budget, by budget as text: "linf 0.1".
 
-        Only budgets with more than one attack are listed. A minimum-norm attack counts for all
-        budgets of its norm.
+        This is the share of all inputs that are labeled correctly and that no attack in the norm of
+        the budget fooled within it. An adversarial example counts for every budget that holds it,
+        also if a minimum-norm attack or an attack with another budget found it.
         """
-        groups: dict[tuple[str, float], list[AttackOutcome]] = {}
-        for outcome in self.outcomes:
-            if outcome.eps is not None:
-                groups.setdefault((outcome.norm, outcome.eps), []).append(outcome)
         return {
-            group[0].budget: self._robust_accuracy(group)
-            for (norm, _), group in groups.items()
-            if len(group) > 1 or norm in self.nearest
+            text: Rate.of(robust_within(budget, self.clean, self.outcomes))
+            for text, budget in budgets_of(self.outcomes).items()
         }
 
     @property
@@ -115,9 +127,7 @@ class Report:
         shown = []
         if self.budgeted:
             noise = {n.budget: n.robust_accuracy for n in self.noise}
-            shown.append(
-                tables.budget_table(self.budgeted, self.worst_cases, self.worst_case, noise)
-            )
+            shown.append(tables.budget_table(self.budgeted, self.worst_cases, noise))
         if self.minimum_norm:
             shown.append(tables.minimum_table(self.minimum_norm, self.nearest))
         return shown
@@ -126,8 +136,11 @@ class Report:
         """Return sentences that explain the figures, and warnings about the evaluation."""
         n = len(self.clean)
         notes = [
-            *self._notes_on_budgets(), *self._notes_on_noise(), *self._notes_on_distances()
-        ]  # fmt: skip
+            *self.implausible(),
+            *self._notes_on_budgets(),
+            *self._notes_on_noise(),
+            *self._notes_on_distances(),
+        ]
         if self.total is not None and n < self.total:
             notes.append(f"INTERRUPTED: {n:,} of {self.total:,} inputs were evaluated.")
         for outcome in self.outcomes:
@@ -146,6 +159,20 @@ class Report:
                 )
         return [*notes, *self._notes_on_logits()]
 
+    def implausible(self) -> list[str]:
+        """Return warnings of figures that cannot be right: of budgets, and of clean accuracy."""
+        sentences = []
+        if self.features is not None:
+            sentences += [
+                whole_box_sentence(text, self.bounds)
+                for text, budget in budgets_of(self.outcomes).items()
+                if budget.radius.amax() >= diameter(budget.norm, self.features, self.bounds)
+            ]
+        if self.num_classes is not None:
+            chance = chance_sentence(self.clean_accuracy, self.num_classes)
+            sentences += [] if chance is None else [chance]
+        return sentences
+
     def _notes_on_logits(self) -> list[str]:
         notes = []
         if self.not_finite.any():
@@ -163,21 +190,17 @@ class Report:
 
     def _notes_on_budgets(self) -> list[str]:
         if not self.budgeted:
-            return [
-                "No attack has a budget: the worst case counts adversarial examples at any "
-                "distance and is not a robust accuracy."
-            ]
+            return ["No attack has a budget, so there is no robust accuracy."]
         n, misclassified = len(self.clean), int((~self.clean).sum())
         notes = [
             f"Robust accuracy is the share of all {n:,} inputs that are labeled correctly before "
             f"and after the attack. The {misclassified:,} inputs that are misclassified before any "
             "attack count as not robust."
         ]
-        if {o.norm for o in self.budgeted} & self.nearest.keys():
-            notes.append(
-                "The worst cases also count adversarial examples that minimum-norm attacks found "
-                "within the budget."
-            )
+        notes.append(
+            "A worst case counts an input as robust if no attack in the norm found an adversarial "
+            "example within the budget."
+        )
         return notes
 
     def _notes_on_noise(self) -> list[str]:
@@ -188,7 +211,12 @@ class Report:
             "input. It does not count in the worst cases."
         ]
         for noise in self.noise:
-            missed = int((self._robust_within(noise.norm, noise.eps) & ~noise.robust).sum())
+            robust = robust_within(
+                Budget(noise.norm, torch.full((len(self.clean),), noise.eps, dtype=torch.float64)),
+                self.clean,
+                self.outcomes,
+            )
+            missed = int((robust & ~noise.robust).sum())
             if missed:
                 notes.append(
                     f"Random noise of {noise.budget} fooled the model on "
@@ -219,13 +247,14 @@ class Report:
         return {
             "model": self.model,
             "bounds": list(self.bounds),
+            "features": self.features,
+            "num_classes": self.num_classes,
             "about": dict(self.about),
             "inputs": len(self.clean),
             "inputs_wanted": self.total,
             "inputs_not_finite": self.not_finite.nonzero().flatten().tolist(),
             "clean_accuracy": self.clean_accuracy.to_dict(),
             "attacks": [outcome.to_dict() for outcome in self.outcomes],
-            "worst_case": self.worst_case.to_dict(),
             "worst_case_by_budget": {b: rate.to_dict() for b, rate in self.worst_cases.items()},
             "random_noise": {n.budget: n.robust_accuracy.to_dict() for n in self.noise},
             "nearest_by_norm": {norm: n.to_dict() for norm, n in self.nearest.items()},
@@ -306,9 +335,7 @@ class Report:
             model=self.model,
             inputs=len(self.clean),
             about=self.about,
-            headlines=html.headlines(
-                self.clean_accuracy, self.worst_case if self.budgeted else None, self.nearest
-            ),
+            headlines=html.headlines(self.clean_accuracy, self.worst_cases, self.nearest),
             tables=self.tables(),
             notes=self.notes(),
             curves=self.plot(),
@@ -337,28 +364,6 @@ class Report:
             *(f"{name}: {value}" for name, value in self.about.items()),
             f"clean accuracy {self.clean_accuracy}",
         ]
-
-    def _robust_within(self, norm: str, eps: float) -> Tensor:
-        """Return a mask `(n,)` of the inputs that are correct and not fooled within a budget."""
-        robust = self.clean
-        for outcome in self.outcomes:
-            if outcome.norm == norm and outcome.eps == eps:
-                robust = robust & outcome.robust
-            elif outcome.norm == norm:
-                robust = robust & ~outcome.within(torch.full_like(outcome.radius, eps))
-        return robust
-
-    def _robust_accuracy(self, group: Sequence[AttackOutcome]) -> Rate:
-        """Return robust accuracy under `group`, and minimum-norm attacks within its budgets."""
-        robust = torch.stack([outcome.robust for outcome in group]).all(0)
-        radii: dict[str, Tensor] = {}
-        for outcome in group:
-            radius = radii.get(outcome.norm, outcome.radius)
-            radii[outcome.norm] = torch.maximum(radius, outcome.radius)
-        for outcome in self.minimum_norm:
-            if outcome.norm in radii:
-                robust &= ~outcome.within(radii[outcome.norm])
-        return Rate.of(robust)
 
 
 def _numbers(inputs: Tensor) -> str:

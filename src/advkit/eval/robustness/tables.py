@@ -14,19 +14,16 @@ _COSTS = ("median\ndistance", "forward\nper input", "backward\nper input", "seco
 def budget_table(
     outcomes: Sequence[AttackOutcome],
     worst_cases: Mapping[str, Rate],
-    worst_case: Rate,
     noise: Mapping[str, Rate],
 ) -> Table:
     """Return the table of attacks with a budget.
 
     Args:
         outcomes: outcomes of these attacks.
-        worst_cases: robust accuracy under all attacks that share a budget, by budget.
-        worst_case: robust accuracy under all attacks.
+        worst_cases: robust accuracy under all attacks within a budget, by budget.
         noise: robust accuracy under random noise within a budget, by budget.
     """
     summary = {f"worst case, {budget}": rate for budget, rate in worst_cases.items()}
-    summary["worst case over all attacks"] = worst_case
     return Table(
         "Budget attacks: robust accuracy within a perturbation budget",
         ("attack", "norm", "robust\naccuracy", *_COSTS),

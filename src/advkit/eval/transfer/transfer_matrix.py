@@ -19,7 +19,7 @@ from advkit.core.norms import Norm
 from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
-from advkit.eval.accuracy import classify, predict_labels
+from advkit.eval.accuracy import Rate, classify, predict_labels, warn_of_chance
 from advkit.eval.budgets import distinct_budgets, format_budget
 from advkit.eval.noise import noisy
 from advkit.eval.transfer.result import NO_ATTACK, TransferMatrix, TransferSource
@@ -107,7 +107,10 @@ def transfer_matrix(
                 for recorder in recorders:
                     recorder.update(xb, yb, first)
                     advance(len(xb))
-    return _matrix(recorders, baselines, len(baselines))
+    matrix = _matrix(recorders, baselines, len(baselines))
+    for mask, (name, model) in zip(matrix.no_attack, target_models.items(), strict=True):
+        warn_of_chance(Rate.of(~mask), model.num_classes, f"The clean accuracy of {name}")
+    return matrix
 
 
 def _partial_matrix(

@@ -1,0 +1,76 @@
+"""Robust accuracy under all attacks at once, for each perturbation budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from advkit.eval.robustness.outcome import AttackOutcome
+
+
+class Budget(NamedTuple):
+    """A perturbation budget: a norm and the radius of each of `n` inputs.
+
+    Attributes:
+        norm: norm of the radii.
+        radius: float64 `(n,)`; zero for inputs that were not attacked.
+    """
+
+    norm: str
+    radius: Tensor
+
+
+def budgets_of(outcomes: Sequence[AttackOutcome]) -> dict[str, Budget]:
+    """Return the distinct budgets of `outcomes`, by their text.
+
+    Budgets with the same text, which are equal to six digits, are one with the greater radii. The
+    second of several budgets with one `eps` for each input gets a number, and so on.
+    """
+    found: dict[str, Budget] = {}
+    for outcome in outcomes:
+        if outcome.minimum_norm:
+            continue
+        text, number = outcome.budget, 2
+        while outcome.eps is None and _differs(found.get(text), outcome):
+            text, number = f"{outcome.budget} ({number})", number + 1
+        same = found.get(text, Budget(outcome.norm, outcome.radius))
+        found[text] = Budget(outcome.norm, torch.maximum(same.radius, outcome.radius))
+    return found
+
+
+def _differs(budget: Budget | None, outcome: AttackOutcome) -> bool:
+    return budget is not None and not torch.equal(budget.radius, outcome.radius)
+
+
+def robust_within(budget: Budget, clean: Tensor, outcomes: Sequence[AttackOutcome]) -> Tensor:
+    """Return a mask `(n,)` of the inputs that are correct and that no attack fooled in a budget.
+
+    Every adversarial example in the norm of the budget counts that lies within it, whatever the
+    budget of the attack that found it. A success of an attack with the same or a smaller budget
+    counts without a comparison of distances, which are rounded.
+
+    Args:
+        budget: the budget.
+        clean: bool `(n,)`; labeled correctly before any attack.
+        outcomes: outcome of each attack.
+    """
+    robust = clean
+    for outcome in outcomes:
+        if outcome.norm == budget.norm:
+            smaller = outcome.radius <= budget.radius
+            robust = robust & ~(outcome.within(budget.radius) | (outcome.success & smaller))
+    return robust
+
+
+def nearest_distances(outcomes: Sequence[AttackOutcome]) -> Tensor:
+    """Return the distance `(n,)` of the nearest example of all attacks, inf where there is none.
+
+    Args:
+        outcomes: outcomes of attacks in one norm, at least one.
+    """
+    distances = torch.stack([outcome.distance.double() for outcome in outcomes])
+    return torch.where(distances.isnan(), math.inf, distances).amin(0)
