@@ -226,7 +226,7 @@ WRONG = [
     (["--attack", "deepfol"], "there is no attack 'deepfol', did you mean 'DeepFool'"),
     (["--attack", "lbfgss"], "no attack 'lbfgss', did you mean 'LBFGS'.*, and all for all of them"),
     (["--attack", "DeepFool"], "--eps must be omitted, .* needs it .DeepFool.."),
-    (["--attack", "PGD:step=3"], "PGD has no parameter 'step', did you mean 'steps'"),
+    (["--attack", "PGD:step=3"], "PGD has no parameter 'step'.* Did you mean 'steps'"),
     (["--attack", "PGD:steps"], "--attack PGD:steps: a parameter must be key=value, got 'steps'"),
     (["--attack", "PGD:steps=0"], "--attack PGD:steps=0: `steps` must be at least 1, got 0"),
     (["--attack", "PGD:norm=l3"], "`norm` must be one of 'linf', 'l2', 'l1', got 'l3'"),

@@ -15,6 +15,7 @@ from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rounding import warn_of_lost_budget
 from advkit.attacks.engine.rows import update_rows
 from advkit.core import checks
+from advkit.core.naming import alternative
 from advkit.core.norms import Norm, normalize, per_sample
 from advkit.core.randomness import normal, salt_and_pepper, sample_keys, uniform_noise
 
@@ -70,7 +71,7 @@ class RandomNoise(BlackBoxAttack):
         if self.norm not in NORMS[self.kind]:
             raise ValueError(
                 f"`norm` must be one of {', '.join(map(repr, NORMS[self.kind]))} for kind "
-                f"{self.kind!r}, got {self.norm!r}."
+                f"{self.kind!r}, got {self.norm!r}.{alternative(self.norm, NORMS[self.kind])}"
             )
         if self.kind == "salt_and_pepper":
             _check_counts(self.eps)

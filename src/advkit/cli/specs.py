@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from advkit import attacks
 from advkit.cli.errors import UsageError
 from advkit.cli.numbers import number
+from advkit.core.foreign_names import remedy
 from advkit.core.naming import did_you_mean
 
 _ALL = "all"
@@ -91,7 +92,7 @@ def _parsed(text: str, seed: int) -> _Spec:
         if key not in names:
             raise UsageError(
                 f"--attack {text}: {kind.__name__} has no parameter {key!r}"
-                f"{did_you_mean(key, names) or '.'} Its parameters are {', '.join(names)}."
+                f". Its parameters are {', '.join(names)}.{remedy(key, kind.__name__, names)}"
             )
     if "seed" in names:
         given.setdefault("seed", seed)

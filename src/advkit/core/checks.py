@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advkit.core.naming import argument, quoted
+from advkit.core.naming import alternative, argument, quoted
 from advkit.core.tensors import at_least_float32
 
 Interval = Literal["[0, 1]", "[0, 1)", "(0, 1]", "(0, 1)"]
@@ -163,9 +163,12 @@ def detector(name: str, value: object) -> None:
 
 
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raise unless `value` is one of `choices`."""
+    """Raise unless `value` is one of `choices`; the message names the one that may be meant."""
     if value not in choices:
-        raise ValueError(f"{argument(name)} must be one of {quoted(choices)}, got {value!r}.")
+        raise ValueError(
+            f"{argument(name)} must be one of {quoted(choices)}, got {value!r}."
+            f"{alternative(value, choices)}"
+        )
 
 
 def eps(value: float | Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -85,6 +86,19 @@ def argument(name: str) -> str:
 def quoted(names: Iterable[object]) -> str:
     """Return the names in quotes, separated by commas."""
     return ", ".join(map(repr, names))
+
+
+def alternative(value: object, choices: Sequence[object]) -> str:
+    """Return " Use 'NAME'." for the choice that `value` may stand for, an empty string for none.
+
+    Orders of norms stand for their names: infinity for "linf".
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        likely = "linf" if value == math.inf else f"l{value:g}"
+        return f" Use {likely!r}." if likely in choices else ""
+    names = {name.lower(): name for name in choices if isinstance(name, str)}
+    close = difflib.get_close_matches(str(value).lower(), names, n=1) if names else []
+    return f" Use {names[close[0]]!r}." if close else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

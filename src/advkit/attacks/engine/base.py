@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from typing_extensions import Never, Self
 
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.logit_scale import LogitScale
@@ -18,6 +19,7 @@ from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.attacks.engine.sender import sender_to
 from advkit.core import checks, sample_rows
 from advkit.core.boxes import warn_of_whole_box
+from advkit.core.foreign_names import refuse_in_call, refuse_positional, refuse_unknown
 from advkit.core.hyperparameters import format_call, is_equal, non_default_fields
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
@@ -65,6 +67,15 @@ class BaseAttack(ABC):
         """Return a hash of the class and of its call, which is equal for equal attacks."""
         return hash(repr(self))
 
+    def __new__(cls, *args: object, **given: object) -> Self:
+        """Refuse positional arguments and unknown names, and name ours.
+
+        Copies and pickles create the object without arguments.
+        """
+        refuse_positional(cls.__name__, args)
+        refuse_unknown(cls.__name__, given, [f.name for f in fields(cls) if f.init])
+        return super().__new__(cls)
+
     def __call__(
         self,
         model: object,
@@ -72,8 +83,10 @@ class BaseAttack(ABC):
         y: Tensor | None = None,
         *,
         target: Tensor | None = None,
+        **others: Never,
     ) -> Tensor:
         """Return the adversarial inputs `(n, *features)`, the `x_adv` of `run`."""
+        refuse_in_call(others)
         return self.run(model, x, y, target=target).x_adv
 
     def run(
@@ -83,6 +96,7 @@ class BaseAttack(ABC):
         y: Tensor | None = None,
         *,
         target: Tensor | None = None,
+        **others: Never,
     ) -> AttackResult:
         """Attack a batch.
 
@@ -98,6 +112,7 @@ class BaseAttack(ABC):
                 `SklearnClassifier` with `labels="class"`. `None` uses the model's predictions, at
                 the cost of a forward pass.
             target: labels to reach, in the same formats as `y`; makes the attack targeted.
+            **others: none; the error for another name tells where it belongs.
 
         Returns:
             The adversarial inputs and the outcome of each sample.
@@ -106,13 +121,14 @@ class BaseAttack(ABC):
             ValueError: `x` or the labels have the wrong shape or range, or the attack has no
                 targeted form. Also raised if the model returns NaN or infinite logits for a clean
                 input, or rejects one when `y` is `None`.
-            TypeError: `x` is not of a floating dtype, or the model lacks an output that this attack
-                needs.
+            TypeError: `x` is not of a floating dtype, the model lacks an output that this attack
+                needs, or an argument has another name.
             QueryBudgetExceeded: the model's query budget is used up. The `result` of the error
                 holds the outcome so far, as the model evaluated it.
             ServiceError: a function behind the model raised, or returned an invalid output. The
                 `result` of the error holds the outcome so far.
         """
+        refuse_in_call(others)
         adapted = self._adapt_model(model)
         warn_of_batch_statistics(adapted)
         with self.running(adapted, x):
