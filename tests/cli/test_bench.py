@@ -125,7 +125,7 @@ def test_no_extra_is_needed(folder, monkeypatch, capsys):
 def test_a_bar_is_shown_where_there_is_one_to_show(folder, monkeypatch, capsys, tqdm, shown):
     pytest.importorskip("tqdm")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("advkit.cli.bench.importlib.util.find_spec", lambda name: tqdm)
+    monkeypatch.setattr("advkit.cli.printing.find_spec", lambda name: tqdm)
     assert main([*MINE, "--attack", "DeepFool", "--rounds", "1"]) == 0
     assert ("runs: 100%" in capsys.readouterr().err) is shown
 

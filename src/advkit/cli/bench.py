@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from advkit.cli.defaults import BENCH_DIGITS_L2, BENCH_DIGITS_LINF
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, exit_status, reason
-from advkit.cli.printing import show
+from advkit.cli.printing import show, shows_progress
 from advkit.cli.specs import attacks_from
 from advkit.cli.subject import Subject, check_combination, subject_from, writable_file
 from advkit.eval import Benchmark, benchmark
@@ -49,7 +47,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--out must be given with --quiet. Otherwise the result is lost.")
     default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, (BENCH_DIGITS_LINF,))
     attacks = attacks_from(args.attack or default, args.eps or (), args.seed, default_eps)
-    bar = not args.quiet and sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+    bar = shows_progress(args)
     subject = subject_from(args, bar=bar)
     out = writable_file(Path(args.out)) if args.out else None
     result, error = _benchmark(subject, attacks, args, bar=bar)

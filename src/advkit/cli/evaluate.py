@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from advkit.cli.defaults import EVALUATE_DIGITS_EPS
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, exit_status, reason
-from advkit.cli.printing import show
+from advkit.cli.printing import show, shows_progress, warn
 from advkit.cli.specs import attacks_from
 from advkit.cli.subject import (
     Subject,
@@ -52,21 +51,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     check_combination(args)
-    _check_extra()
+    _warn_of_missing_extra()
     default, default_eps = (_ATTACKS, ()) if args.model else (_DIGITS_ATTACKS, EVALUATE_DIGITS_EPS)
     attacks = attacks_from(args.attack or default, args.eps or (), args.seed, default_eps)
-    bar = not args.quiet and sys.stderr.isatty()
+    bar = shows_progress(args)
     subject = subject_from(args, bar=bar)
     out = _check_out(args.out)
     return _evaluate(subject, attacks, args, out, bar=bar)
 
 
-def _check_extra() -> None:
+def _warn_of_missing_extra() -> None:
+    """Warn before the work if the page cannot be drawn after it."""
     try:
-        for module in ("jinja2", "matplotlib", "tqdm"):
-            require(module, extra="report", needed_by="the report")
+        for module in ("jinja2", "matplotlib"):
+            require(module, extra="report", needed_by="report.html")
     except ImportError as error:
-        raise UsageError(str(error)) from error
+        warn(f"the report is written as report.json alone. {error}")
 
 
 def _check_out(folder: str) -> Path:
@@ -118,9 +118,17 @@ def _evaluate(
 def _deliver(report: Report, out: Path, *, quiet: bool) -> None:
     """Save the report, then print it; a report that cannot be saved is printed in any case."""
     try:
-        written = report.save(out)
+        written = _saved(report, out)
     except OSError as error:
         show(str(report))
         raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
     if not quiet:
         show(f"{report}\n\nsaved {' and '.join(map(str, written))}")
+
+
+def _saved(report: Report, out: Path) -> tuple[Path, ...]:
+    """Save the report, without the page if it cannot be drawn, and return the paths of its files."""
+    try:
+        return report.save(out)
+    except ImportError:  # report.json is written first
+        return (out / "report.json",)

@@ -21,6 +21,7 @@ from advkit.cli.errors import (
 )
 from advkit.cli.numbers import at_least_one, number
 from advkit.cli.outputs import Outputs
+from advkit.cli.printing import warn
 from advkit.core.layouts import Layout
 
 _EVALUATE_EXAMPLES = """\
@@ -145,7 +146,7 @@ def _report_unexpected(command: str, error: Exception) -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"advkit: warning: {message}", file=sys.stderr)  # noqa: T201
+    warn(message)
 
 
 def build_parser() -> argparse.ArgumentParser:

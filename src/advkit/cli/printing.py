@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from importlib.util import find_spec
 
 from advkit.cli.errors import UsageError, reason
+
+
+def warn(sentence: object) -> None:
+    """Print a warning on standard error, in one line."""
+    print(f"advkit: warning: {sentence}", file=sys.stderr)  # noqa: T201 - this is the command line
+
+
+def shows_progress(args: argparse.Namespace) -> bool:
+    """Return whether a progress bar is wanted, seen by anyone, and installed."""
+    return not args.quiet and sys.stderr.isatty() and find_spec("tqdm") is not None
 
 
 def show(text: str) -> None:

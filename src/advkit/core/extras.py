@@ -15,12 +15,14 @@ def require(module: str, *, extra: str, needed_by: str) -> ModuleType:
         needed_by: the subject of the error message, such as `"HTML"`.
 
     Raises:
-        ImportError: the dependency is missing. The message names the extra.
+        ImportError: the dependency is missing. The message names its package, which can be
+            installed wherever advkit came from, and the extra.
     """
     try:
         return import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
         raise ImportError(
-            f"{needed_by} needs {package}. Install it with: pip install 'advkit[{extra}]'."
+            f"{needed_by} needs {package}. Install it with: pip install {package} (the extra "
+            f"{extra!r} of advkit includes it)."
         ) from error
