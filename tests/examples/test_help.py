@@ -62,3 +62,14 @@ def test_a_module_says_that_it_is_one(run, path):
     status, out, err = run(path)
     assert (status, err) == (0, "")
     assert "This is a module that the studies import." in " ".join(out.split())
+
+
+def test_a_benchmark_without_its_files_names_them(run, tmp_path):
+    path = ROOT / "benchmarks" / "outside_the_net.py"
+    (tmp_path / "cifar10_resnet20.pt").touch()
+    status, out, err = run(path, "before", "after", "--data", str(tmp_path))
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        "outside_the_net.py: error: `--data` must name a folder with cifar10_resnet20.pt and "
+        f"cifar10_test_0000_0499.npz, got {tmp_path}. See docs/data.md for their sources."
+    )
