@@ -69,7 +69,9 @@ class Case:
         if not self.published:
             if self.fallback:
                 return digits_net(progress=False).eval(), digits("test").head(most)
-            pytest.skip(f"needs {self.weights} and {self.images}: set ADVKIT_DATA to their folder")
+            pytest.skip(
+                f"needs {self.weights} and {self.images}: set ADVKIT_DATA, see docs/data.md"
+            )
         net: nn.Module = getattr(examples.studies.nets, self.factory)()
         net.load_state_dict(torch.load(DATA / self.weights, weights_only=True))
         return net.eval(), load_npz(DATA / self.images).head(most)

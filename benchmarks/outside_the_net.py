@@ -29,6 +29,7 @@ from advkit import attacks
 from advkit.data import load_npz
 
 EPS = 2 / 255
+WEIGHTS, IMAGES = "cifar10_resnet20.pt", "cifar10_test_0000_0499.npz"
 
 # Few steps of each attack: the overhead of a step does not depend on their number.
 ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
@@ -80,9 +81,9 @@ def serve(folder: Path) -> None:
     """Read names of attacks from standard input, run each, and print its overhead."""
     torch.set_num_threads(1)
     net = cifar10_resnet20()
-    net.load_state_dict(torch.load(folder / "cifar10_resnet20.pt", weights_only=True))
+    net.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
     clocked = Clocked(net).eval()
-    data = load_npz(folder / "cifar10_test_0000_0499.npz").head(64)
+    data = load_npz(folder / IMAGES).head(64)
     for name in map(str.strip, sys.stdin):
         attack = ATTACKS[name](clocked)
         clocked.seconds, start = 0.0, time.process_time()
@@ -135,11 +136,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sources", nargs="*", type=Path, metavar="SRC")
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--data", type=Path, default=os.environ.get("ADVKIT_DATA"))
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("ADVKIT_DATA"), help="by default $ADVKIT_DATA"
+    )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.data is None:
-        parser.error("--data must be the folder of the net and its images, got nothing.")
+    if args.data is None or not all((args.data / name).is_file() for name in (WEIGHTS, IMAGES)):
+        parser.error(
+            f"`--data` must name a folder with {WEIGHTS} and {IMAGES}, got {args.data}. "
+            "See docs/data.md for their sources."
+        )
     if args.serve:
         serve(args.data)
     elif len(args.sources) == 2:

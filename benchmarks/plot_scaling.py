@@ -74,7 +74,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Parse the arguments and draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path, help="file that --benchmark-json wrote")
     parser.add_argument("image", type=Path, help="image file to write")
     arguments = parser.parse_args()

@@ -8,9 +8,9 @@ The first command ends with the table, the second prints it again.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -219,12 +219,14 @@ def _totals(entries: Sequence[Entry]) -> list[str]:
     return [" ".join(sentences)] if sentences else []
 
 
-def main(path: str) -> None:
+def main() -> None:
     """Print the table of a file that --benchmark-json wrote."""
-    benchmarks = json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("json", type=Path, help="file that --benchmark-json wrote")
+    benchmarks = json.loads(parser.parse_args().json.read_text(encoding="utf-8"))["benchmarks"]
     entries = [e for bench in benchmarks for e in bench["extra_info"].get("entries", [])]
     print(tables([Entry.of(entry) for entry in entries]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

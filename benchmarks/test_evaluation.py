@@ -69,7 +69,7 @@ def test_the_default_job(benchmark, tmp_path):
 
 def test_six_techniques(benchmark):
     if not (DATA / "mnist_train.npz").is_file():
-        pytest.skip("needs mnist_train.npz: set ADVKIT_DATA to its folder")
+        pytest.skip("needs mnist_train.npz: set ADVKIT_DATA, see docs/data.md")
     if benchmark.disabled:
         pytest.skip("run as an example")
     command = ("examples/studies/techniques.py", "--data", str(DATA))

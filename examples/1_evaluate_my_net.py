@@ -7,6 +7,8 @@ worst case, which counts an input as robust only if no attack within the budget 
     python examples/1_evaluate_my_net.py
 """
 
+import argparse
+
 import torch
 from torch import nn
 
@@ -48,4 +50,5 @@ def main() -> rob.Report:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

@@ -7,6 +7,7 @@ attacks both: the robust net keeps most of its accuracy, and pays for it with tr
     python examples/2_train_a_robust_net.py
 """
 
+import argparse
 import time
 
 import torch
@@ -57,4 +58,5 @@ def main(epochs: int = 20) -> dict[str, rob.Report]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

@@ -7,6 +7,8 @@ its scores, its labels alone, and a copy that is trained on its answers.
     python examples/3_attack_a_black_box.py
 """
 
+import argparse
+
 import numpy as np
 import torch
 from sklearn.ensemble import RandomForestClassifier
@@ -57,4 +59,5 @@ def main() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

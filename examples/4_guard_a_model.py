@@ -8,6 +8,8 @@ detector. Only the second attack measures the robustness of the guard.
     python examples/4_guard_a_model.py
 """
 
+import argparse
+
 from sklearn.neural_network import MLPClassifier
 
 from advkit import SklearnClassifier, attacks, data, detectors
@@ -57,4 +59,5 @@ def main() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

@@ -6,6 +6,7 @@ inputs when called. This is the momentum attack of Dong et al. (2018) in plain P
     python examples/5_write_my_own_attack.py
 """
 
+import argparse
 from dataclasses import dataclass
 
 import torch
@@ -57,4 +58,5 @@ def main() -> rob.Report:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

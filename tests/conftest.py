@@ -43,7 +43,7 @@ def real():
 
     def path(name):
         if not (DATA / name).is_file():
-            pytest.skip(f"needs {name}; set ADVKIT_DATA to the folder of published nets and images")
+            pytest.skip(f"needs {name}; set ADVKIT_DATA to its folder, see docs/data.md")
         return DATA / name
 
     return path

@@ -112,3 +112,9 @@ def as_csv(images: np.ndarray) -> str:
     rows = images.reshape(len(images), -1)
     line = ",".join(["%.9g"] * rows.shape[1])
     return "\n".join(line % tuple(row) for row in rows.tolist())
+
+
+if __name__ == "__main__":
+    from study import describe_module
+
+    describe_module(__doc__)

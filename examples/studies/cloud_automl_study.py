@@ -1,6 +1,6 @@
 """Two black boxes behind CSV and JSON, attacked through a LeNet: the study of cloud AutoML models.
 
-    python examples/studies/cloud_automl_study.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/cloud_automl_study.py --data FOLDER [--quick] [--out FOLDER]
 
 Follows "Evaluating the Robustness of Cloud Auto-AI Models against Adversarial Attacks" (Trivedi and
 Trivedi): FGSM on their LeNet, judged by models that are reached only by rows of CSV. The clouds'
@@ -25,9 +25,9 @@ from nets import mnist_lenet
 from study import (
     SEED,
     arguments,
-    lacks,
     loaded,
     percent,
+    require_files,
     save_figure,
     save_json,
     seeded,
@@ -72,8 +72,7 @@ QUICK = Size(1500, 300, 100, 4, (0.10, 0.20), 400, 2)
 def main() -> None:
     """Run the study, print its tables and write what is asked for."""
     args = arguments(__doc__, data="nets and images", out="results.json and the figures")
-    if lacks(args.data, "mnist_lenet.pt"):
-        return
+    require_files(args.data, "mnist_lenet.pt", "mnist_train.npz", "mnist_test.npz")
     began = time.perf_counter()
     size = QUICK if args.quick else FULL
     lenet = loaded(mnist_lenet(), args.data / "mnist_lenet.pt")

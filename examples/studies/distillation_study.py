@@ -1,6 +1,6 @@
 """Distillation: what it seems to defend, what is left of it, and the cloud study's Table 5.
 
-    python examples/studies/distillation_study.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/distillation_study.py --data FOLDER [--quick] [--out FOLDER]
 
 First defensive distillation as Papernot et al. (2016, arXiv:1511.04508) made it, on MNIST at
 temperature 100, under attacks that stand still before it and under those that do not (Carlini and
@@ -29,10 +29,10 @@ from study import (
     Loss,
     arguments,
     batches,
-    lacks,
     learn,
     loaded,
     percent,
+    require_files,
     save_figure,
     save_json,
     seeded,
@@ -103,8 +103,7 @@ QUICK = Size(
 def main() -> None:
     """Run both parts, print their tables and write what is asked for."""
     args = arguments(__doc__, data="nets and images", out="results.json and distillation.png")
-    if lacks(args.data, "mnist_lenet.pt"):
-        return
+    require_files(args.data, "mnist_lenet.pt", "mnist_train.npz", "mnist_test.npz")
     began = time.perf_counter()
     size = QUICK if args.quick else FULL
     train = load_npz(args.data / "mnist_train.npz").head(size.train)

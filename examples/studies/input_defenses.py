@@ -1,6 +1,6 @@
 """What is left of input defenses once the attacker knows of them?
 
-    python examples/studies/input_defenses.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/input_defenses.py --data FOLDER [--quick] [--out FOLDER]
 
 A LeNet for MNIST and a ResNet-20 for CIFAR-10, each behind squeezers, JPEG compression and input
 validation. Robust accuracy under PGD that attacks the bare net (unaware), that differentiates the
@@ -18,7 +18,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nets import cifar10_resnet20, mnist_lenet
-from study import SEED, arguments, lacks, loaded, save_json, table_head, table_row
+from study import (
+    SEED,
+    arguments,
+    loaded,
+    require_files,
+    save_json,
+    table_head,
+    table_row,
+)
 from torch import Tensor, nn
 
 from advkit import StraightThrough, TorchClassifier, attacks
@@ -71,8 +79,7 @@ class Row:
 def main() -> None:
     """Attack every defense of both nets, print the tables and write what is asked for."""
     args = arguments(__doc__, data="nets and images", out="input_defenses.json")
-    if lacks(args.data, *(name for files in FILES for name in files[:2])):
-        return
+    require_files(args.data, *(name for files in FILES for name in files[:2]))
     began, tables = time.perf_counter(), {}
     sizes = (4, 4) if args.quick else (500, 100)
     for (images, weights, factory, eps), limit in zip(FILES, sizes, strict=True):

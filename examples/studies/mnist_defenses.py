@@ -14,7 +14,7 @@ plain net.
 trained again. `--only` trains and attacks that net alone, beside the plain one. The weights in
 `examples/studies/weights/mnist_pgd.pt` are the `net` of the file `PGD.pt` that is made by
 
-    python examples/studies/mnist_defenses.py --data ../shared/data --only PGD --out FOLDER
+    python examples/studies/mnist_defenses.py --data FOLDER --only PGD --out FOLDER
 
 `--quick` takes 640 training and 40 test images.
 """
@@ -37,8 +37,8 @@ from study import (
     arguments,
     batches,
     cross_entropy,
-    lacks,
     learn,
+    require_files,
     save_figure,
     save_json,
     seeded,
@@ -109,8 +109,7 @@ def main() -> None:
     """Train, attack, print the table and write what is asked for."""
     names = [*recipes(FULL), DISTILLED]
     args = arguments(__doc__, data="images", out="nets, results.json and the figure", only=names)
-    if lacks(args.data, "mnist_train.npz"):
-        return
+    require_files(args.data, "mnist_train.npz", "mnist_test.npz")
     size = QUICK if args.quick else FULL
     train = load_npz(args.data / "mnist_train.npz").head(size.train)
     test = load_npz(args.data / "mnist_test.npz").head(10 * size.test)

@@ -24,8 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mrr_victims import COUNTS, FULL, QUICK, Size, answers, fitted, mlp
-from study import arguments, lacks, percent, run_part, table
+from mrr_victims import COUNTS, FILES, FULL, QUICK, Size, answers, fitted, mlp
+from study import (
+    arguments,
+    percent,
+    require_files,
+    run_part,
+    table,
+)
 from torch import Tensor, nn
 
 from advkit import TorchClassifier, attacks
@@ -75,8 +81,7 @@ class Case:
 def main() -> None:
     """Fit, attack, print the tables and write what is asked for."""
     args = arguments(__doc__, data="nets and images", out="defenders and adaptive.json")
-    if lacks(args.data, "mnist_train.npz"):
-        return
+    require_files(args.data, *FILES["mlp"])
     size = QUICK if args.quick else FULL
     run_part("adaptive", partial(knowing, args.data, size, args.out), args.out)
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from mrr_victims import (
     COUNTS,
+    FILES,
     FULL,
     QUICK,
     VICTIMS,
@@ -34,7 +35,7 @@ from mrr_victims import (
 )
 from nets import imagenet_mobilenet_v1
 from sklearn.metrics import roc_auc_score
-from study import arguments, lacks, run_part, save_figure, table
+from study import arguments, require_files, run_part, save_figure, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,6 +45,7 @@ from advkit.data import Dataset, load_npz
 from advkit.defenses import MRR, LatentDefenders
 from advkit.models import evaluating
 
+IMAGENET_IMAGES, MOBILENET = "imagenet_sample_224.npz", "imagenet_mobilenet_v1_050.pt"
 # Area under the ROC curve with 16 defenders, in the article's Table 1.
 ARTICLE = {
     "MNIST": {"FGS": 0.996, "JSMA": 0.995, "DeepFool": 0.996, "C&W": 0.989, "BIM": 0.994},
@@ -60,10 +62,10 @@ def main() -> None:
         out="defenders, .json files and the figure",
         only=list(PARTS),
     )
-    if lacks(args.data, "mnist_train.npz"):
-        return
+    parts = list(PARTS) if args.only is None else [args.only]
+    require_files(args.data, *(name for part in parts for name in FILES_OF_PARTS[part]))
     size = QUICK if args.quick else FULL
-    for name in PARTS if args.only is None else [args.only]:
+    for name in parts:
         run_part(name, partial(PARTS[name], args.data, size, args.out), args.out)
 
 
@@ -289,10 +291,10 @@ def mobilenet(folder: Path, size: Size, out: Path | None) -> tuple[dict[str, Any
     images that were not seen. The net answers one of these classes: any other would have no density
     and be found by that alone.
     """
-    data = load_npz(folder / "imagenet_sample_224.npz").head(100 if size is FULL else 3)
+    data = load_npz(folder / IMAGENET_IMAGES).head(100 if size is FULL else 3)
     net = AmongClasses(imagenet_mobilenet_v1(), data.y)
     data = Dataset(data.x, torch.arange(len(data.y)), data.name)
-    weights = read_torch(folder / "imagenet_mobilenet_v1_050.pt")
+    weights = read_torch(folder / MOBILENET)
     net.net.load_state_dict({name: value.float() for name, value in weights.items()})
     settings = LatentDefenders(count=1, epochs=3 if size is FULL else 1, batch_size=25, lr=1e-4)
     mrr = MRR(settings, calibration_fraction=0.3)
@@ -515,6 +517,7 @@ PARTS: dict[str, Callable[[Path, Size, Path | None], tuple[dict[str, Any], str]]
     "mobilenet": mobilenet,
     "figure": figure,
 }
+FILES_OF_PARTS = {**FILES, "mobilenet": (IMAGENET_IMAGES, MOBILENET), "figure": FILES["mlp"]}
 
 
 if __name__ == "__main__":

@@ -226,3 +226,19 @@ VICTIMS: dict[str, Callable[[Path, Size, Path | None], Victim]] = {
     "resnet20_half": resnet20_half,
     "cnn": cnn,
 }
+_MNIST = ("mnist_train.npz", "mnist_test.npz")
+_CIFAR = ("cifar10_train_00000_09999.npz", "cifar10_test_0000_0499.npz")
+_RESNET20 = (*_CIFAR, "cifar10_resnet20.pt", "cifar10_test_jpeg_1000_2999.npz")
+FILES = {  # that each victim reads
+    "mlp": _MNIST,
+    "lenet5": (*_MNIST, "mnist_lenet5_plain.pt"),
+    "resnet20": _RESNET20,
+    "resnet20_half": _RESNET20,
+    "cnn": _CIFAR,
+}
+
+
+if __name__ == "__main__":
+    from study import describe_module
+
+    describe_module(__doc__)

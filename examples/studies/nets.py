@@ -309,3 +309,9 @@ def plain_cnn() -> nn.Module:
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
         layers += [nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(2048, 10)).eval()
+
+
+if __name__ == "__main__":
+    from study import describe_module
+
+    describe_module(__doc__)

@@ -1,6 +1,6 @@
 """Can a forest tell from a model's output that it was attacked, how, and which model it was?
 
-    python examples/studies/output_detector_study.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/output_detector_study.py --data FOLDER [--quick] [--out FOLDER]
 
 Follows "Fortify Machine Learning Production Systems: Detect and Classify Adversarial Attacks"
 (Kalin, Ciolino and Noever, 2021): six attacks on pre-trained nets, and a random forest on the class
@@ -31,9 +31,9 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross
 from study import (
     SEED,
     arguments,
-    lacks,
     learn_mirrored,
     loaded,
+    require_files,
     save_figure,
     save_json,
     seeded,
@@ -61,6 +61,7 @@ PAPER = {
 }
 IMAGENET_IMAGES = "imagenet_sample_224.npz"
 CIFAR_IMAGES = "cifar10_test_0000_0499.npz"
+CIFAR_TRAIN = "cifar10_train_00000_09999.npz"
 IMAGENET = {
     "MobileNet V2": (published.imagenet_mobilenet_v2, "imagenet_mobilenet_v2.pt"),
     "MobileNet V1 0.50": (published.imagenet_mobilenet_v1, "imagenet_mobilenet_v1_050.pt"),
@@ -113,8 +114,8 @@ QUICK = Size(2, 48, 128, 1, 5, 2, 20, 20, 2, 12, 10)
 def main() -> None:
     """Attack, learn, print the tables and write what is asked for."""
     args = arguments(__doc__, data="nets and images", out="tables, results.json and the figures")
-    if lacks(args.data, IMAGENET_IMAGES, CIFAR_IMAGES):
-        return
+    weights = (file for _, file in (IMAGENET | CIFAR).values())
+    require_files(args.data, IMAGENET_IMAGES, CIFAR_IMAGES, CIFAR_TRAIN, *weights)
     began = time.process_time()
     size = QUICK if args.quick else FULL
     results: dict[str, Any] = {}
@@ -155,7 +156,7 @@ def cifar_outputs(folder: Path, size: Size, out: Path | None) -> OutputTable:
 
 def cifar_nets(folder: Path, size: Size) -> dict[str, nn.Module]:
     """The CIFAR-10 nets: three published, two trained."""
-    train = load_npz(folder / "cifar10_train_00000_09999.npz").head(size.train)
+    train = load_npz(folder / CIFAR_TRAIN).head(size.train)
     return {
         **published_nets(folder, CIFAR),
         "plain CNN": learn_mirrored(published.plain_cnn(), train, size.epochs),

@@ -1,6 +1,6 @@
 """How far does randomised smoothing hold on MNIST: as proved, and as an adaptive attack finds?
 
-    python examples/studies/randomized_smoothing.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/randomized_smoothing.py --data FOLDER [--quick] [--out FOLDER]
 
 A small net is trained on MNIST plainly and with Gaussian noise of two sizes. The latter two are
 smoothed and certified after Cohen, Rosenfeld and Kolter (2019, arXiv:1902.02918), and attacked in
@@ -23,8 +23,8 @@ from study import (
     arguments,
     batches,
     cross_entropy,
-    lacks,
     learn,
+    require_files,
     save_figure,
     save_json,
     seeded,
@@ -100,8 +100,7 @@ class Attacked:
 def main() -> None:
     """Train, certify, attack, print the tables and write what is asked for."""
     args = arguments(__doc__, data="images", out="a .json and a .png")
-    if lacks(args.data, "mnist_train.npz"):
-        return
+    require_files(args.data, "mnist_train.npz", "mnist_test.npz")
     began = time.process_time()
     size = QUICK if args.quick else Size()
     train = load_npz(args.data / "mnist_train.npz").head(size.train)

@@ -1,6 +1,6 @@
 """Road signs: four attacks, what is said of them, and what training against one is worth.
 
-    python examples/studies/road_signs.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/road_signs.py --data FOLDER [--quick] [--out FOLDER]
 
 A blog's case study (data augmentation, ensembles, and the attacks L-BFGS, FGSM, JSMA and DeepFool)
 has no figures of its own; here they are, on GTSRB (Stallkamp et al., 2012), 43 signs of 32x32
@@ -27,9 +27,9 @@ from study import (
     arguments,
     batches,
     cross_entropy,
-    lacks,
     learn,
     percent,
+    require_files,
     save_figure,
     save_json,
     seeded,
@@ -110,8 +110,7 @@ class Recipe(NamedTuple):
 def main() -> None:
     """Train, attack, print the tables and write what is asked for."""
     args = arguments(__doc__, data="images", out="results.json and the figures")
-    if lacks(args.data, "gtsrb_train_sample.npz"):
-        return
+    require_files(args.data, "gtsrb_train_sample.npz", "gtsrb_test_00000_00999.npz")
     began = time.process_time()
     size = QUICK if args.quick else FULL
     train = of_signs(load_npz(args.data / "gtsrb_train_sample.npz"), size.signs)

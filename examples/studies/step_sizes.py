@@ -1,6 +1,6 @@
 """PGD's shrinking steps beside the customary constant step, on published nets.
 
-    python examples/studies/step_sizes.py --data ../shared/data [--quick]
+    python examples/studies/step_sizes.py --data FOLDER [--quick]
 
 Prints robust accuracy and the samples sent backward for each attacked input, for the default of
 `advkit.attacks.PGD` and for a constant step of 2.5 * eps / steps (Madry et al., 2018), with the
@@ -19,7 +19,13 @@ from nets import (
     mnist_lenet,
     mnist_lenet5,
 )
-from study import arguments, lacks, loaded, table_head, table_row
+from study import (
+    arguments,
+    loaded,
+    require_files,
+    table_head,
+    table_row,
+)
 
 from advkit import attacks
 from advkit import eval as rob
@@ -43,8 +49,7 @@ CASES = [
 def main() -> None:
     """Print the table."""
     args = arguments(__doc__, data="nets and images")
-    if lacks(args.data, MNIST):
-        return
+    require_files(args.data, *(name for case in CASES for name in case[1:3]))
     seeds, images = (1, 20) if args.quick else (3, 300)
     columns = ["constant: robust, backward", "shrinking: robust, backward"]
     print(table_head(["net", "norm, eps", "steps", *columns]))

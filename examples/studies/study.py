@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +61,33 @@ def arguments(
     return parser.parse_args()
 
 
-def lacks(folder: Path, *names: str) -> bool:
-    """Return whether any of the files is missing, and print that the study is skipped if so."""
-    missing = [name for name in names if not (folder / name).is_file()]
+def require_files(folder: Path, *names: str) -> None:
+    """End the study with status 2, and a message that names the missing files, if there are any."""
+    missing = [name for name in dict.fromkeys(names) if not (folder / name).is_file()]
     if missing:
-        print(f"skipped: no {', '.join(missing)} in {folder}", file=sys.stderr)
-    return bool(missing)
+        *others, last = missing
+        listed = f"{', '.join(others)} and {last}" if others else last
+        sources = "their sources" if others else "its source"
+        end_with_error(
+            f"`--data` must name a folder with {listed}, got {folder}. "
+            f"See docs/data.md for {sources}."
+        )
+
+
+def end_with_error(message: str, status: int = 2) -> NoReturn:
+    """Print an error of the script that runs, and end it with `status`."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def describe_module(doc: str) -> None:
+    """Print what a module is for, for anyone who runs it as if it was a script."""
+    parser = argparse.ArgumentParser(
+        description=doc.splitlines()[0],
+        epilog="This is a module that the studies import. It does not run anything by itself.",
+    )
+    parser.parse_args()
+    parser.print_help()
 
 
 def run_part(name: str, part: Callable[[], tuple[dict[str, Any], str]], out: Path | None) -> None:
@@ -197,3 +218,7 @@ def save_figure(path: Path, figure: Any, dpi: int = 80) -> None:
     """Write a figure of matplotlib as PNG; the file is whole or absent."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
+
+
+if __name__ == "__main__":
+    describe_module(__doc__)

@@ -1,6 +1,6 @@
 """Do adversarial examples pass from one technique of machine learning to another?
 
-    python examples/studies/techniques.py --data ../shared/data [--quick] [--out FOLDER]
+    python examples/studies/techniques.py --data FOLDER [--quick] [--out FOLDER]
 
 Six techniques learn MNIST from 2,000 images each, every one from its own: a deep net, logistic
 regression, an SVM, a decision tree, k nearest neighbours, and a vote of these five, after Papernot,
@@ -19,7 +19,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
-from study import SEED, arguments, batches, cross_entropy, lacks, learn, save_figure, seeded
+from study import (
+    SEED,
+    arguments,
+    batches,
+    cross_entropy,
+    learn,
+    require_files,
+    save_figure,
+    seeded,
+)
 from torch import Tensor
 
 from advkit import Ensemble, SklearnClassifier, TorchClassifier, attacks
@@ -32,8 +41,7 @@ EPS = 0.3
 def main() -> None:
     """Train, attack, print the tables and write what is asked for."""
     args = arguments(__doc__, data="images", out="techniques.json and techniques.png")
-    if lacks(args.data, "mnist_train.npz"):
-        return
+    require_files(args.data, "mnist_train.npz", "mnist_test.npz")
     began = time.perf_counter()
     images, inputs, queries = (200, 30, 20) if args.quick else (2000, 300, 200)
     models = techniques(load_npz(args.data / "mnist_train.npz"), images)

@@ -25,7 +25,7 @@ def script(monkeypatch):
     return load
 
 
-@pytest.mark.parametrize("name", [p.name for p in STUDIES if "__main__" in p.read_text()])
+@pytest.mark.parametrize("name", [p.name for p in STUDIES if "\ndef main(" in p.read_text()])
 def test_every_study_has_a_page(name):
     assert f"`studies/{name}`" in (EXAMPLES / "README.md").read_text()
 
@@ -33,7 +33,7 @@ def test_every_study_has_a_page(name):
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_a_script_is_short_and_says_how_to_run_it(path):
     text = path.read_text()
-    assert 30 <= len(text.splitlines()) <= 60
+    assert 30 <= len(text.splitlines()) <= 64
     assert f"\n    python examples/{path.name}\n" in text
     assert f"| `{path.name}` |" in (EXAMPLES / "README.md").read_text()
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from advkit.data import Dataset
+
 STUDIES = Path(__file__).parents[3] / "examples" / "studies"
-SCRIPTS = sorted(p.stem for p in STUDIES.glob("*.py") if "__main__" in p.read_text())
+SCRIPTS = sorted(p.stem for p in STUDIES.glob("*.py") if "\ndef main(" in p.read_text())
 WITHOUT_DATA = {"digits_defenses", "serve_over_http"}
+STUDIES_WITH_DATA = [name for name in SCRIPTS if name not in {*WITHOUT_DATA, "get_data"}]
+DATA_FILE = re.compile(r'"((?:mnist|cifar10|gtsrb|imagenet)_\w+\.(?:npz|pt|txt))"')
 
 
 def imported(path):
@@ -25,7 +30,7 @@ def imported(path):
 
 
 def test_there_are_studies():
-    assert len(SCRIPTS) == 13
+    assert len(SCRIPTS) == 14
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.py")), ids=lambda path: path.stem)
@@ -33,21 +38,85 @@ def test_no_study_is_imported(path):
     assert not set(imported(path)) & set(SCRIPTS)
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in WITHOUT_DATA])
-def test_without_data_it_says_so(study, name, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", [name, "--data", str(tmp_path)])
-    importlib.import_module(name).main()
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("skipped: no ")
-    assert str(tmp_path) in err
+@pytest.mark.parametrize("name", STUDIES_WITH_DATA)
+def test_without_data_it_names_the_files_and_ends(study, name, monkeypatch, capsys, tmp_path):
+    """In an empty folder, and in one that does not exist; no study begins and then fails."""
+    for folder in (tmp_path, tmp_path / "none"):
+        monkeypatch.setattr("sys.argv", [f"{STUDIES}/{name}.py", "--data", str(folder)])
+        with pytest.raises(SystemExit) as end:
+            importlib.import_module(name).main()
+        out, err = capsys.readouterr()
+        assert (end.value.code, out) == (2, "")
+        message = re.fullmatch(
+            rf"{name}\.py: error: `--data` must name a folder with (.*), got (.*)\. "
+            r"See docs/data\.md for their sources\.\n",
+            err,
+        )
+        assert message
+        assert message[2] == str(folder)
+        named = re.split(", | and ", message[1])
+        own = set(DATA_FILE.findall((STUDIES / f"{name}.py").read_text()))
+        assert own <= set(named)
+        assert set(named) <= set(importlib.import_module("get_data").FILES)
 
 
-def test_only_the_missing_files_are_named(study, capsys, tmp_path):
+def test_a_part_of_a_study_needs_its_own_files_alone(study, monkeypatch, capsys, tmp_path):
+    mrr, victims = importlib.import_module("mrr_study"), importlib.import_module("mrr_victims")
+    assert set(mrr.FILES_OF_PARTS) == set(mrr.PARTS)
+    source = (STUDIES / "mrr_victims.py").read_text()
+    assert set(DATA_FILE.findall(source)) == {
+        name for row in victims.FILES.values() for name in row
+    }
+    line = ["mrr_study.py", "--data", str(tmp_path), "--only", "mobilenet"]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(SystemExit):
+        mrr.main()
+    assert "with imagenet_sample_224.npz and imagenet_mobilenet_v1_050.pt, got" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("part", ["mlp", "lenet5", "resnet20", "resnet20_half", "cnn"])
+def test_a_victim_reads_the_files_that_are_required(study, part, monkeypatch, tmp_path):
+    """Each file is required before the study begins, and each that is required is read."""
+    victims, read = importlib.import_module("mrr_victims"), set()
+
+    def load(path, *_):
+        read.add(path.name)
+        return Dataset(torch.rand(12, 1, 4, 4), torch.zeros(12).long(), path.name)
+
+    monkeypatch.setattr(victims, "load_npz", load)
+    monkeypatch.setattr(victims, "loaded", lambda net, path: (read.add(path.name), net)[1])
+    monkeypatch.setattr(victims, "kept", lambda path, net, learn: net)
+    victims.VICTIMS[part](tmp_path, victims.QUICK, None)
+    assert read == set(victims.FILES[part])
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_DATA))
+def test_other_studies_take_no_data(study, name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main()
+    assert "--data" not in capsys.readouterr().out
+
+
+def test_only_the_missing_files_are_named(study, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["examples/a_study.py"])
     (tmp_path / "there").touch()
-    assert not study.lacks(tmp_path, "there")
-    assert study.lacks(tmp_path, "there", "a", "b")
-    assert capsys.readouterr().err == f"skipped: no a, b in {tmp_path}\n"
+    study.require_files(tmp_path, "there")
+    for names, listed in (
+        (["there", "a"], "a"),
+        (["b", "there", "a", "b"], "b and a"),
+        (["c", "b", "a"], "c, b and a"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            study.require_files(tmp_path, *names)
+        assert end.value.code == 2
+        sources = "its source" if listed == "a" else "their sources"
+        assert capsys.readouterr().err == (
+            f"a_study.py: error: `--data` must name a folder with {listed}, got {tmp_path}. "
+            f"See docs/data.md for {sources}.\n"
+        )
 
 
 def test_arguments_are_those_asked_for(study, monkeypatch, capsys):
