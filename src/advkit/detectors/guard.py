@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from typing_extensions import Self
 
 from advkit.core import checks, sample_rows
 from advkit.core.protocols import Detector, InputDetector
-from advkit.core.tensors import at_least_float32
 from advkit.detectors.alarm import (
     Alarm,
     OnAlarm,
@@ -26,13 +26,24 @@ from advkit.detectors.alarm import (
     visible_scores,
 )
 from advkit.detectors.alarm_log import AlarmLog, Writable, alarm_lines
-from advkit.detectors.anomaly_score import anomaly_score_of, check_detector, reads_inputs
+from advkit.detectors.anomaly_score import (
+    anomaly_score_of,
+    check_detector,
+    check_threshold,
+    reads_inputs,
+)
 from advkit.detectors.features import OUTPUTS, Floats, Outputs
+from advkit.detectors.guard_file import StoredGuard, write
 from advkit.detectors.metrics import exposition, guard_metrics
+from advkit.detectors.model_outputs import check_has_outputs, outputs_of
 from advkit.detectors.request_counter import RequestCounter
 from advkit.models import as_classifier, evaluating
 from advkit.models.inner_model import HasInnerModel
-from advkit.models.training_mode import check_evaluation_mode, one_thread
+from advkit.models.training_mode import (
+    check_evaluation_mode,
+    evaluating_in_one_thread,
+    one_thread,
+)
 
 
 class Guard(HasInnerModel):
@@ -128,16 +139,13 @@ class Guard(HasInnerModel):
         if threshold is None and reads_inputs(detector):
             threshold = getattr(detector, "threshold", None)
         if threshold is not None:
-            _check_threshold(threshold)
+            check_threshold(threshold)
         checks.fraction("fpr", fpr, "(0, 1)")
         if not callable(on_alarm):
             checks.one_of("on_alarm", on_alarm, ("reject", "flag"))
         checks.one_of("outputs", outputs, OUTPUTS)
         self.model: Any = as_classifier(model)
-        if not callable(getattr(self.model, outputs, None)):
-            raise TypeError(
-                f"`model` must have {outputs}(x) for outputs={outputs!r}, got {model!r}."
-            )
+        check_has_outputs(self.model, outputs)
         self.detector = detector
         self._check_modes()
         self.fpr = float(fpr)
@@ -172,7 +180,7 @@ class Guard(HasInnerModel):
                 "`threshold` must be set before a request, got None. Pass threshold=..., or call "
                 "calibrate(x) with clean inputs that the detector was not fitted on."
             )
-        _check_threshold(self._threshold)  # it may come from a pickle
+        check_threshold(self._threshold)  # it may come from a pickle
         return self._threshold
 
     @property
@@ -278,7 +286,7 @@ class Guard(HasInnerModel):
     def predict(self, x: Tensor, *, request_id: str | None = None) -> Tensor:
         """Return labels `(n,)`, int64, for `x` `(n, *features)`.
 
-        The id for the log is that of `inspect`, and so are the errors.
+        The log gets the `request_id`, or a random one. Raises as `inspect` does.
         """
         return self.inspect(x, request_id=request_id).labels
 
@@ -286,8 +294,8 @@ class Guard(HasInnerModel):
         """Return the model's outputs `(n, classes)` as a client gets them, detached.
 
         A rejected input has minus infinity for every class, by which attacks recognize it. An input
-        that a function `on_alarm` labels has 1 for its label and 0 elsewhere. The id for the log is
-        that of `inspect`, and so are the errors.
+        that a function `on_alarm` labels has 1 for its label and 0 elsewhere. The log gets the
+        `request_id`, or a random one. Raises as `inspect` does.
         """
         verdict, outputs = self._inspect(x, request_id)
         if self.on_alarm == "flag":
@@ -295,9 +303,64 @@ class Guard(HasInnerModel):
         visible = visible_scores(outputs, verdict.labels)
         return torch.where(verdict.alarm[:, None], visible, outputs)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the guard without its model to an `.npz` archive, whole or not at all.
+
+        The file holds the threshold, `fpr`, `on_alarm`, `outputs`, and a description of the model.
+        An `OutputForest` of trees, `MaxSoftmax` or `OutputEntropy` is in the file, too. Save and
+        load another detector yourself, such as `defenses.MRR`. Neither a function `on_alarm` nor
+        the log or the counts are in the file.
+
+        Raises:
+            ValueError: the threshold is not set, or the detector is not fitted.
+            OSError: the file cannot be written.
+        """
+        options = {"threshold": self.threshold, "fpr": self.fpr, "outputs": self.outputs}
+        write(Path(path), self.model, self.detector, self.on_alarm, options)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: object,
+        *,
+        detector: Detector | InputDetector | None = None,
+        on_alarm: OnAlarm | None = None,
+        log: str | os.PathLike[str] | Writable | None = None,
+    ) -> Self:
+        """Read a guard that `save` wrote, without running code from the file.
+
+        Args:
+            path: path of the file.
+            model: the model of the saved guard. It must print like that model and, if it consists
+                of torch modules, have the same weights. They may be on another device, and a module
+                may be compiled.
+            detector: the fitted detector, if the file does not hold it.
+            on_alarm: another `on_alarm` than that of the saved guard; required if that is a
+                function.
+            log: where alarms are written, as for a new guard.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is damaged or not one of a guard, `model` is another one, or
+                `detector` or `on_alarm` is missing.
+            TypeError: `detector` is of another type than that of the saved guard.
+            OSError: the path `log` cannot be appended to.
+        """
+        stored = StoredGuard(Path(path))
+        classifier = as_classifier(model)
+        stored.check_model(classifier)
+        return cls(
+            classifier,
+            stored.detector(detector),
+            on_alarm=stored.on_alarm(on_alarm),
+            log=log,
+            **stored.options,
+        )
+
     def evaluating(self) -> AbstractContextManager[None]:
         """Return a context for many calls, which saves and restores the inner state once."""
-        return _evaluating_in_one_thread(self.model)
+        return evaluating_in_one_thread(self.model)
 
     def _inspect(self, x: Tensor, request_id: str | None) -> tuple[Verdict, Tensor]:
         """Return the verdict and the model's outputs."""
@@ -326,42 +389,12 @@ class Guard(HasInnerModel):
 
     def _score(self, x: Tensor) -> tuple[Tensor, Tensor, Floats]:
         """Return outputs `(n, classes)`, labels and anomaly scores without counting or logging."""
-        outputs = self._outputs_for(x)
+        outputs = outputs_of(self.model, self.outputs, x)
         labels = outputs.argmax(1)
         return outputs, labels, anomaly_score_of(self.detector, outputs, labels, x)
-
-    def _outputs_for(self, x: Tensor) -> Tensor:
-        """Return a copy of the model's outputs `(n, classes)` for `x`, in float32 or float64."""
-        with torch.no_grad():
-            outputs = at_least_float32(getattr(self.model, self.outputs)(x).detach()).clone()
-        if outputs.ndim != 2 or len(outputs) != len(x):
-            raise ValueError(
-                f"`model` must return {self.outputs} of shape ({len(x)}, classes), "
-                f"got {tuple(outputs.shape)}."
-            )
-        bad = ~outputs.isfinite().all(1)
-        if bad.any():
-            raise ValueError(
-                f"`model` must return finite {self.outputs}, got NaN or infinity "
-                f"({checks.samples(bad)})."
-            )
-        return outputs
 
     def _record(self, x: Tensor, alarm: Alarm, threshold: float) -> None:
         """Count the inputs and the alarms among them, and log the alarms."""
         with self._counter.adding(len(x), len(alarm.rows)):
             if self._log is not None and len(alarm.rows):
                 self._log.append(alarm_lines(alarm, x, threshold, self.model, self.detector))
-
-
-@contextmanager
-def _evaluating_in_one_thread(model: object) -> Iterator[None]:
-    with one_thread(model), evaluating(model):
-        yield
-
-
-def _check_threshold(threshold: float) -> None:
-    """Raise unless `threshold` is a finite number."""
-    checks.number("threshold", threshold)
-    if not math.isfinite(threshold):
-        raise ValueError(f"`threshold` must be finite, got {threshold}.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
 
 from advkit.models.inner_model import innermost
 from advkit.models.module_state import in_training_mode
-from advkit.models.protocols import HasEvaluating
+from advkit.models.protocols import HasEvaluating, evaluating
 from advkit.models.torch import TorchClassifier
 
 # The random state, and the buffers of a module in training mode, belong to all threads. One lock
@@ -26,6 +27,13 @@ def one_thread(model: object) -> AbstractContextManager[object]:
     """
     parts = (part for part in innermost(model) if isinstance(part, TorchClassifier))
     return _lock if any(part.runs_in_training_mode for part in parts) else nullcontext()
+
+
+@contextmanager
+def evaluating_in_one_thread(model: object) -> Iterator[None]:
+    """Return the context of `evaluating(model)`, for one thread at a time where `one_thread` is."""
+    with one_thread(model), evaluating(model):
+        yield
 
 
 def check_evaluation_mode(name: str, obj: object) -> None:
