@@ -211,7 +211,7 @@ class GuardFile:
     """A guard and its forest; what is read is how it judges inputs."""
 
     name = "Guard file"
-    errors = ValueError
+    errors = (ValueError, RuntimeError)  # a guard raises the latter if its detector cannot score
 
     def detector(self):
         return OutputForest(n_estimators=3, random_state=0).fit(ROWS, ROWS[:, 0] > 0.4)

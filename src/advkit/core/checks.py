@@ -219,11 +219,19 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
         return x
     if x.numel() == 0:
         raise ValueError(f"`x` must have at least one feature, got shape {tuple(x.shape)}.")
+    lower, upper = _ends(bounds)
+    least, greatest = map(float, x.aminmax())
+    if not (lower <= least and greatest <= upper and math.isfinite(greatest - least)):
+        _check_values(x, lower, upper)
+    return x.clamp(lower, upper)
+
+
+def _check_values(x: Tensor, lower: float, upper: float) -> None:
+    """Raise unless `x` `(n, *features)` is finite and outside the bounds by rounding alone."""
     smallest, largest = x.flatten(1).amin(1), x.flatten(1).amax(1)
     bad = ~(smallest.isfinite() & largest.isfinite())
     if bad.any():
         raise ValueError(f"`x` must be finite, got NaN or infinity ({samples(bad)}).")
-    lower, upper = _ends(bounds)
     span = upper - lower
     slack = max(1e-5, torch.finfo(x.dtype).eps) * span if math.isfinite(span) else 0.0
     if (smallest < lower - slack).any() or (largest > upper + slack).any():
@@ -232,7 +240,6 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
             f"[{smallest.min():g}, {largest.max():g}]. Wrap the model with its own "
             "`bounds`. If the inputs are normalized, normalize in `preprocess` instead."
         )
-    return x.clamp(lower, upper)
 
 
 def _ends(bounds: object) -> tuple[float, float]:

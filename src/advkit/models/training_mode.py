@@ -48,8 +48,8 @@ def check_evaluation_mode(name: str, obj: object) -> None:
     """
     for part in innermost(obj):
         is_own = part is obj or callable(getattr(part, "predict", None))
-        saves = isinstance(part, HasEvaluating) or not isinstance(part, nn.Module)
-        if is_own and not saves and in_training_mode(part):
+        unsafe = isinstance(part, nn.Module) and is_own and not isinstance(part, HasEvaluating)
+        if unsafe and in_training_mode(part):
             raise ValueError(
                 f"`{name}` must be in evaluation mode, got {type(part).__name__} in training mode. "
                 "Call its eval() first."
