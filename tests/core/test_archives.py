@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advkit.core import archives
-from advkit.core.archives import check_digest, digest_of, read_npz, write_npz
+from advkit.core.archives import check_digest, digest_of, digest_of_tensor, read_npz, write_npz
 
 
 def test_arrays_come_back_as_they_were_written(tmp_path):
@@ -72,3 +72,21 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "_ALWAYS_ALLOWED_SIZE", 2**16)
     with pytest.raises(ValueError, match=r"bytes would unpack to 1,048,\d\d\d"):
         read_npz(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int64])
+def test_the_digest_of_a_tensor_can_be_computed_by_hand(dtype):
+    tensor = torch.arange(6).reshape(3, 2).to(dtype).T  # columns are not next to each other
+    array = np.ascontiguousarray(tensor.numpy())
+    expected = hashlib.sha256(f"{dtype} (2, 3)\n".encode() + array.tobytes()).hexdigest()
+    assert digest_of_tensor(tensor) == expected
+    assert digest_of({"x": tensor}) == digest_of({"x": tensor.contiguous()})
+
+
+def test_other_shapes_dtypes_and_values_have_other_digests():
+    x = torch.arange(4.0)
+    tensors = [x, x[None], x.view(2, 2), x.double(), x.bfloat16(), x + 1, -x]
+    assert len({digest_of_tensor(tensor) for tensor in tensors}) == len(tensors)
+    assert digest_of_tensor((1j * x).imag) == digest_of_tensor(x)
+    negated = torch._neg_view(x)  # its memory holds the values of x
+    assert digest_of_tensor(negated) == digest_of_tensor(-x)

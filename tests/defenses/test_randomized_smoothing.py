@@ -513,6 +513,15 @@ def test_inputs_are_checked_before_any_draw(call):
         getattr(model, call)(torch.full((3, 2), 1.5))
 
 
+def test_inputs_of_logits_are_checked_and_have_gradients():
+    model = smoothed(convnet())
+    x = images(2).requires_grad_()
+    model.logits(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match=r"must lie in the model's bounds \[0, 1\]"):
+        model.logits(1000 * images(2))
+
+
 def test_logits_that_are_not_finite_are_an_error_of_their_input():
     class Broken(nn.Module):
         def forward(self, x):

@@ -27,7 +27,9 @@ def test_a_score_at_the_threshold_raises_no_alarm():
 )
 def test_what_cannot_be_compared_is_an_alarm(anomaly_score, threshold):
     rows = torch.eye(2)
-    raised, alarm = raise_alarm(rows, rows, rows.argmax(1), np.array(anomaly_score), threshold)
+    raised, alarm = raise_alarm(
+        rows, rows, rows.argmax(1), np.array(anomaly_score), threshold, "id"
+    )
     assert raised.tolist() == [True, True]
     assert alarm.rows.tolist() == [0, 1]
 

@@ -1,5 +1,6 @@
 """What is written of alarms, and where."""
 
+import hashlib
 import io
 import json
 from datetime import datetime, timedelta
@@ -15,6 +16,11 @@ from tests.toys import answers, convnet, images
 @pytest.fixture
 def x():
     return images(40)
+
+
+def sha256(image):
+    """Return the digest of an image of float32 by hand."""
+    return hashlib.sha256(b"torch.float32 (1, 6, 6)\n" + image.numpy().tobytes()).hexdigest()
 
 
 def test_a_line_of_json_for_each_alarm_is_appended(tmp_path, x):
@@ -33,8 +39,8 @@ def test_a_line_of_json_for_each_alarm_is_appended(tmp_path, x):
         time = datetime.fromisoformat(plain.pop("time"))
         assert time.utcoffset() == timedelta(0)
         assert plain == {
-            "row": row, "label": int(y[row]), "threshold": 0.4,
-            "anomaly_score": found.anomaly_score[row],
+            "row": row, "label": int(y[row]), "threshold": 0.4, "request_id": found.request_id,
+            "anomaly_score": found.anomaly_score[row], "sha256": sha256(x[row]),
             "model": "TorchClassifier(ConvNet, bounds=(0, 1))", "detector": "Unsure",
         }  # fmt: skip
 
@@ -65,6 +71,29 @@ def test_a_request_without_an_alarm_does_not_open_the_file(tmp_path, x):
     path.unlink()
     guard.predict(x)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("ask", ["inspect", "predict", "scores"])
+def test_a_line_has_the_id_that_the_caller_gave(x, ask):
+    lines = io.StringIO()
+    guard = Guard(convnet(), Unsure(), threshold=0.4, log=lines)
+    strange = 'r-1 "\n\u2028'
+    getattr(guard, ask)(x, request_id=strange)
+    found = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert len(found) == guard.alarms > 1
+    assert {line["request_id"] for line in found} == {strange}
+
+
+def test_the_digest_is_of_the_values_that_the_caller_passed(x):
+    lines = io.StringIO()
+    guard = Guard(convnet(), Unsure(), threshold=-1.0, log=lines)
+    x = x[:2] - 1e-6  # below 0 in some places, where it is clamped
+    x[0, 0, 0, 0] = -1e-6
+    guard.predict(x)
+    assert [json.loads(line)["sha256"] for line in lines.getvalue().splitlines()] == [
+        sha256(x[0]), sha256(x[1])
+    ]  # fmt: skip
+    assert sha256(x[0]) != sha256(x[0].clamp(0, 1))
 
 
 def test_each_line_is_in_the_file_before_the_next_is_written(tmp_path):

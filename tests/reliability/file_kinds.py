@@ -16,7 +16,7 @@ from advkit.cli.errors import UsageError
 from advkit.cli.loading import load_weights
 from advkit.defenses import MRR, LatentDefenders, fit
 from advkit.defenses.mrr.dictionaries import InputDefender
-from advkit.detectors import OutputForest, OutputTable
+from advkit.detectors import Guard, MaxSoftmax, OutputForest, OutputTable
 
 save_file = pytest.importorskip("safetensors.torch").save_file
 
@@ -207,6 +207,41 @@ class Forest:
     use = read
 
 
+class GuardFile:
+    """A guard and its forest; what is read is how it judges inputs."""
+
+    name = "Guard file"
+    errors = (ValueError, RuntimeError)  # a guard raises the latter if its detector cannot score
+
+    def detector(self):
+        return OutputForest(n_estimators=3, random_state=0).fit(ROWS, ROWS[:, 0] > 0.4)
+
+    def write(self, path):
+        Guard(net(), self.detector(), fpr=0.2).calibrate(X).save(path)
+
+    def read(self, path):
+        victim = net()
+        before = _copied(victim.state_dict())
+        try:
+            found = Guard.load(path, victim)
+        finally:
+            assert same(before, victim.state_dict())
+        verdict = found.inspect(X)
+        settings = [found.threshold, found.fpr, found.on_alarm, found.outputs]
+        return [verdict.anomaly_score, verdict.alarm, verdict.labels, settings]
+
+    use = read
+
+
+class ConfidenceGuardFile(GuardFile):
+    """A guard whose detector is its confidence."""
+
+    name = "Guard file of a confidence"
+
+    def detector(self):
+        return MaxSoftmax("scores", fpr=0.1).fit(ROWS)
+
+
 class Table:
     """A table of outputs; what is read are its columns."""
 
@@ -310,6 +345,6 @@ class DemoCache:
 
 
 KINDS = [
-    TrainingCheckpoint(), MRRFile(), MRRCheckpoint(), Forest(), Table(), DataArchive(), Weights(),
-    Safetensors(),
+    TrainingCheckpoint(), MRRFile(), MRRCheckpoint(), Forest(), GuardFile(), ConfidenceGuardFile(),
+    Table(), DataArchive(), Weights(), Safetensors(),
 ]  # fmt: skip

@@ -13,8 +13,10 @@ import torch
 from advkit.core.archives import read_npz, read_torch
 
 from .file_kinds import (
+    ConfidenceGuardFile,
     DataArchive,
     Forest,
+    GuardFile,
     MRRCheckpoint,
     MRRFile,
     Table,
@@ -142,8 +144,12 @@ def test_the_content_of_a_training_checkpoint(kind, most, tmp_path, tally):
 
 
 @ALL
-@pytest.mark.parametrize("kind", [MRRFile(), MRRCheckpoint()], ids=lambda kind: kind.name)
-def test_the_content_of_an_mrr_file(kind, most, tmp_path, tally):
+@pytest.mark.parametrize(
+    "kind",
+    [MRRFile(), MRRCheckpoint(), GuardFile(), ConfidenceGuardFile()],
+    ids=lambda kind: kind.name,
+)
+def test_the_content_of_a_file_with_metadata(kind, most, tmp_path, tally):
     path = tmp_path / "file.npz"
     kind.write(path)
     arrays = arrays_of(path)
@@ -155,7 +161,8 @@ def test_the_content_of_an_mrr_file(kind, most, tmp_path, tally):
         np.savez(path, **arrays, about=np.array(json.dumps(other)))
         sound_or_refused(kind, path, crafted.trial(name))
     for name, other in part_of(changed_arrays(arrays), most):
-        listed = json.dumps({**about, "arrays": list(other)})
+        names = "stored" if "Guard" in kind.name else "arrays"
+        listed = json.dumps({**about, names: list(other)})
         np.savez(path, **other, about=np.array(listed))
         sound_or_refused(kind, path, crafted.trial(name))
     for name, words in [("deep", "[" * 100_000), ("long", "1" * 10_000), ("NaN", "NaN")]:

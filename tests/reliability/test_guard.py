@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.masked import masked_tensor
 
-from advkit import attacks
+from advkit import Ensemble, QueryCounter, TorchClassifier, attacks
 from advkit import eval as rob
 from advkit.attacks.adaptive.guarded_model import Guarded
 from advkit.detectors import DetectorSurrogate, Guard, OutputForest, alarm_log
 from advkit.detectors.alarm_log import AlarmLog
-from advkit.models import REJECTED
+from advkit.models import REJECTED, evaluating
 from tests.detectors.stub_detectors import Identity, Second
 
 from .threads import in_threads, switching
@@ -816,3 +816,83 @@ def test_guards_that_share_a_file_write_whole_lines(tally, tmp_path):
         with switching():
             in_threads([lambda g=g: [g.predict(X) for _ in range(20)] for g in guards])
         assert len(lines_of(path)) == sum(guard.alarms for guard in guards) == 160
+
+
+TRAINING = "a guard around a module in training mode answers many threads as it answers one"
+
+
+class Unsure:
+    """The anomaly score is one minus the largest output."""
+
+    def anomaly_score(self, outputs):
+        return 1 - outputs.max(1)
+
+
+def trained():
+    """Return a net in training mode whose outputs then depend on chance, the batch and the past."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        last = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 3))
+        layers = [nn.Linear(2, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), last]
+        return nn.Sequential(*layers).train()
+
+
+KEPT = {
+    "module": lambda net: net,
+    "keep": lambda net: TorchClassifier(net, mode="keep"),
+    "counted": lambda net: QueryCounter(TorchClassifier(net, mode="keep")),
+    "ensemble": lambda net: Ensemble([TorchClassifier(net, mode="keep")]),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_threads_of_a_guard_around_a_module_in_training_mode(tally, kind):
+    net = trained()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    random_state = torch.get_rng_state()
+    guards = [Guard(KEPT[kind](net), Unsure(), threshold=0.6) for _ in range(2)]
+    guards.append(copy.copy(guards[0]))
+    requests = [torch.rand(4, 2, generator=torch.Generator().manual_seed(i)) for i in range(6)]
+    expected = [guards[0].scores(x) for x in requests]
+
+    def job(start):
+        for i in range(start, start + 12):
+            with tally(TRAINING).trial(f"{kind}, thread {start}, request {i}"):
+                assert torch.equal(guards[i % 3].scores(requests[i % 6]), expected[i % 6])
+
+    with switching():
+        in_threads([lambda start=start: job(start) for start in range(4)])
+    with tally(TRAINING).trial(f"{kind}, state"):
+        assert all(part.training for part in net.modules())
+        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize("kind", ["module", "keep"])
+def test_requests_wait_for_an_attack_that_holds_a_module_in_training_mode(tally, kind):
+    """With `mode="keep"` a request would draw from, and write to, what the attack holds."""
+    net = trained()
+    guard = Guard(KEPT[kind](net), Unsure(), threshold=0.6)
+    expected, order, inside = guard.scores(X), [], threading.Event()
+
+    def attack():
+        with evaluating(guard):
+            try:
+                guard.scores(X)
+            finally:
+                inside.set()
+            for _ in range(20):
+                guard.scores(X.flip(0))
+            order.append("attack")
+
+    def request():
+        inside.wait()
+        found = guard.scores(X)
+        order.append("request")
+        with tally(TRAINING).trial(f"{kind}, during an attack"):
+            assert torch.equal(found, expected)
+
+    with switching():
+        in_threads([attack, request])
+    if kind == "keep":
+        assert order == ["attack", "request"]

@@ -80,10 +80,24 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of the names, dtypes, shapes and values of `tensors`, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} ".encode())
+        digest.update(_hashed_bytes(tensor))
     return digest.hexdigest()
+
+
+def digest_of_tensor(tensor: Tensor) -> str:
+    """Return the SHA-256 of the dtype, shape and values of `tensor`, in hexadecimal.
+
+    The hashed bytes are a line such as "torch.float32 (1, 8, 8)", its newline, and the values in
+    row-major order, in the byte order of the machine.
+    """
+    return hashlib.sha256(_hashed_bytes(tensor)).hexdigest()
+
+
+def _hashed_bytes(tensor: Tensor) -> bytes:
+    plain = tensor.detach().cpu().resolve_neg().contiguous()
+    values = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return f"{plain.dtype} {tuple(plain.shape)}\n".encode() + values
 
 
 def check_digest(path: Path) -> None:

@@ -206,7 +206,8 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
     """Return `x` as a plain tensor inside `bounds`, without autograd graph or inference mode.
 
     Values outside the bounds by rounding alone are clamped. Values further out are refused, since
-    they mean that the bounds or the preprocessing are not those of the model.
+    they mean that the bounds or the preprocessing are not those of the model. A bound may be
+    infinite; values outside the other one are then refused, whatever the distance.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}.")
@@ -221,19 +222,36 @@ def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
         return x
     if x.numel() == 0:
         raise ValueError(f"`x` must have at least one feature, got shape {tuple(x.shape)}.")
+    lower, upper = _ends(bounds)
+    least, greatest = map(float, x.aminmax())
+    if not (lower <= least and greatest <= upper and math.isfinite(greatest - least)):
+        _check_values(x, lower, upper)
+    return x.clamp(lower, upper)
+
+
+def _check_values(x: Tensor, lower: float, upper: float) -> None:
+    """Raise unless `x` `(n, *features)` is finite and outside the bounds by rounding alone."""
     smallest, largest = x.flatten(1).amin(1), x.flatten(1).amax(1)
     bad = ~(smallest.isfinite() & largest.isfinite())
     if bad.any():
         raise ValueError(f"`x` must be finite, got NaN or infinity ({samples(bad)}).")
-    lower, upper = bounds
-    slack = max(1e-5, torch.finfo(x.dtype).eps) * (upper - lower)
+    span = upper - lower
+    slack = max(1e-5, torch.finfo(x.dtype).eps) * span if math.isfinite(span) else 0.0
     if (smallest < lower - slack).any() or (largest > upper + slack).any():
         raise ValueError(
             f"`x` must lie in the model's bounds [{lower:g}, {upper:g}], got values in "
             f"[{smallest.min():g}, {largest.max():g}]. Wrap the model with its own "
             "`bounds`. If the inputs are normalized, normalize in `preprocess` instead."
         )
-    return x.clamp(lower, upper)
+
+
+def _ends(bounds: object) -> tuple[float, float]:
+    """Return the bounds of a model, which may be a custom one, as two numbers."""
+    if not (isinstance(bounds, (tuple, list)) and len(bounds) == 2 and bounds[0] < bounds[1]):
+        raise TypeError(
+            f"`model` must have `bounds`, a pair of numbers, lower first, got {bounds}."
+        )
+    return bounds[0], bounds[1]
 
 
 def labels(name: str, y: Tensor, x: Tensor) -> Tensor:

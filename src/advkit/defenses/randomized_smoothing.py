@@ -212,6 +212,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         One additional vote is distributed like the mean softmax. This keeps shares above zero and
         breaks ties, and the gradient of a loss is taken near the point that it belongs to.
         """
+        checks.inputs(x, self.bounds)  # its result has no gradient
         with self.evaluating():
             logits = self._outputs_of_copies(forward, x, self.draws, _SCORES_STREAM)
         logits = at_least_float32(logits.view(len(x), self.draws, logits.shape[1]))

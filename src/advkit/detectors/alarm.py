@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -23,11 +24,13 @@ class Verdict:
         labels: int64 `(n,)`, the labels that the guard returns, after `on_alarm`.
         anomaly_score: float64 `(n,)`, the detector's scores.
         alarm: bool `(n,)`; True where the anomaly score is above the threshold.
+        request_id: the id of the request, which the lines of its alarms in the log have, too.
     """
 
     labels: Tensor
     anomaly_score: Floats
     alarm: Tensor
+    request_id: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,11 +40,12 @@ class Alarm:
     A function `on_alarm` gets copies, which it may write to.
 
     Attributes:
-        x: the inputs `(k, *features)`.
+        x: the inputs `(k, *features)`, clamped to the bounds.
         outputs: `(k, classes)`, the model's outputs, which a detector of outputs scored; detached.
         labels: int64 `(k,)`, the model's labels.
         anomaly_score: float64 `(k,)`, the detector's scores.
         rows: int64 `(k,)`, the positions of the inputs in the request.
+        request_id: the id of the request.
     """
 
     x: Tensor
@@ -49,13 +53,35 @@ class Alarm:
     labels: Tensor
     anomaly_score: Floats
     rows: Tensor
+    request_id: str
 
 
 OnAlarm = Literal["reject", "flag"] | Callable[[Alarm], Tensor]
 
 
+def checked_request_id(request_id: str | None) -> str:
+    """Return the id that a caller gave to a request, or a random one of 32 hexadecimal digits.
+
+    Raises:
+        TypeError: the id is not a string.
+        ValueError: it is empty.
+    """
+    if request_id is None:
+        return uuid.uuid4().hex
+    if not isinstance(request_id, str):
+        raise TypeError(f"`request_id` must be a str, got {type(request_id).__name__}.")
+    if not request_id:
+        raise ValueError("`request_id` must not be empty, got ''. Pass None to have one made.")
+    return request_id
+
+
 def raise_alarm(
-    x: Tensor, outputs: Tensor, labels: Tensor, anomaly_score: Floats, threshold: float
+    x: Tensor,
+    outputs: Tensor,
+    labels: Tensor,
+    anomaly_score: Floats,
+    threshold: float,
+    request_id: str,
 ) -> tuple[Tensor, Alarm]:
     """Raise an alarm for the inputs whose anomaly score is above the threshold.
 
@@ -65,6 +91,7 @@ def raise_alarm(
         labels: int64 `(n,)`, the model's labels.
         anomaly_score: `(n,)`, the detector's scores.
         threshold: the greatest anomaly score that raises no alarm.
+        request_id: the id of the request.
 
     Returns:
         Mask of these inputs, bool `(n,)`, and their alarm.
@@ -78,6 +105,7 @@ def raise_alarm(
         labels=labels[rows],
         anomaly_score=anomaly_score[above],
         rows=rows,
+        request_id=request_id,
     )
     return raised, alarm
 
@@ -110,6 +138,7 @@ def _copied(alarm: Alarm) -> Alarm:
         labels=alarm.labels.clone(),
         anomaly_score=alarm.anomaly_score.copy(),
         rows=alarm.rows.clone(),
+        request_id=alarm.request_id,
     )
 
 

@@ -13,6 +13,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
+from advkit.core.archives import digest_of_tensor
 from advkit.detectors.alarm import Alarm
 
 if sys.platform != "win32":
@@ -145,12 +148,28 @@ class _ObjectLines:
             text = text[count:]
 
 
-def alarm_lines(alarm: Alarm, threshold: float, model: object, detector: object) -> list[str]:
-    """Return a line of JSON for each input of an alarm."""
+def alarm_lines(
+    alarm: Alarm, x: Tensor, threshold: float, model: object, detector: object
+) -> list[str]:
+    """Return a line of JSON for each input of an alarm.
+
+    Args:
+        alarm: the `k` inputs that raised an alarm.
+        x: the request `(n, *features)` as the caller passed it, for the digests.
+        threshold: the greatest anomaly score that raises no alarm.
+        model: the guarded model.
+        detector: the detector of the guard.
+    """
+    request = {"time": datetime.now(timezone.utc).isoformat(), "request_id": alarm.request_id}
     about = {"threshold": threshold, "model": repr(model), "detector": type(detector).__name__}
-    columns = (alarm.rows.tolist(), alarm.labels.tolist(), alarm.anomaly_score.tolist())
-    time = datetime.now(timezone.utc).isoformat()
+    columns = (
+        alarm.rows.tolist(),
+        alarm.labels.tolist(),
+        alarm.anomaly_score.tolist(),
+        map(digest_of_tensor, x[alarm.rows]),
+    )
     return [
-        json.dumps({"time": time, "row": r, "label": y, "anomaly_score": s, **about}) + "\n"
-        for r, y, s in zip(*columns, strict=True)
+        json.dumps({**request, "row": r, "label": y, "anomaly_score": s, "sha256": d, **about})
+        + "\n"
+        for r, y, s, d in zip(*columns, strict=True)
     ]

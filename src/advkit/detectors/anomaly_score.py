@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,13 @@ def check_detector(detector: object) -> None:
             f"anomaly_score{signature}. Set `reads_inputs = {not reads_inputs(detector)}` if it "
             f"scores {other}."
         )
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise unless `threshold` is a finite number."""
+    checks.number("threshold", threshold)
+    if not math.isfinite(threshold):
+        raise ValueError(f"`threshold` must be finite, got {threshold}.")
 
 
 def anomaly_score_of(

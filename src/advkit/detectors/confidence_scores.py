@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.utils.validation import check_is_fitted
+from typing_extensions import Self
 
 from advkit.core import checks
+from advkit.core.content import check_keys, check_shape
 from advkit.detectors.features import (
     OUTPUTS,
     Floats,
@@ -22,9 +28,42 @@ from advkit.detectors.outlier_score import Ints, OutlierScore
 class _Confidence(OutlierScore):
     """Base class of the scores of single rows; only the offset depends on the clean rows."""
 
+    n_features_in_: int
+
     def __init__(self, outputs: Outputs = "logits", fpr: float = 0.05) -> None:
         self.outputs = outputs
         self.fpr = fpr
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the settings and the fitted state as plain arrays.
+
+        Raises:
+            NotFittedError: the detector is not fitted; a subclass of ValueError.
+        """
+        check_is_fitted(self)
+        numbers = [self.fpr, self.offset_, self.n_features_in_]
+        return {"outputs": np.asarray(self.outputs), "numbers": np.array(numbers, dtype=float)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Self:
+        """Return the detector whose `arrays` these are.
+
+        Raises:
+            TypeError: an array has the wrong type.
+            ValueError: the arrays are not those of such a detector.
+        """
+        check_keys("arrays", arrays, ("outputs", "numbers"))
+        outputs: Any = str(arrays["outputs"])
+        checks.one_of("outputs", outputs, OUTPUTS)
+        numbers = torch.from_numpy(arrays["numbers"])
+        check_shape("numbers", numbers, torch.float64, (3,), finite=True)
+        fpr, offset, width = numbers.tolist()
+        checks.fraction("fpr", fpr, "[0, 1)")
+        if width < 1 or not width.is_integer():
+            raise ValueError(f"`width` must be a positive integer, got {width:g}.")
+        detector = cls(outputs, fpr)
+        detector.offset_, detector.n_features_in_ = offset, int(width)
+        return detector
 
     def _fit_rows(self, rows: Rows, groups: Ints) -> Floats:
         checks.one_of("outputs", self.outputs, OUTPUTS)

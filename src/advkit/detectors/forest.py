@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from advkit.core import checks
 from advkit.core.archives import read_npz, write_npz
+from advkit.core.content import check_keys
 from advkit.detectors.features import (
     Feature,
     Features,
@@ -193,6 +194,10 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
             TypeError: the estimator is not one of scikit-learn's trees or forests of trees, or
                 labels are neither numbers nor strings.
         """
+        write_npz(Path(path), self.arrays())
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the plain arrays that `save` writes, by name; raise as `save` does."""
         check_is_fitted(self)
         if self._flat is None:
             raise TypeError(
@@ -211,7 +216,7 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
             "width": self.n_features_in_,
         }
         arrays = {name: np.asarray(value) for name, value in metadata.items()}
-        write_npz(Path(path), arrays | self._flat.arrays())
+        return arrays | self._flat.arrays()
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -229,13 +234,20 @@ class OutputForest(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no 
         if str(arrays["format"]) != _FORMAT:
             raise ValueError(f"`path` must be a file of an OutputForest, got {path}.")
         try:
-            return cls._from_arrays(arrays)
+            return cls.from_arrays(arrays)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path} does not hold a valid OutputForest: {error}") from error
 
     @classmethod
-    def _from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Self:
-        """Return the forest of `arrays`, which are checked."""
+    def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Self:
+        """Return the forest whose `arrays` these are.
+
+        Raises:
+            TypeError: an array has the wrong type.
+            ValueError: the arrays are not those of a forest.
+            OverflowError: a number is too large.
+        """
+        check_keys("arrays", arrays, (*_ARRAYS, *_FLAT_ARRAYS))
         outputs: Any = str(arrays["outputs"])
         features = Features(tuple(arrays["names"].tolist()), outputs)
         width, clean = int(arrays["width"]), int(arrays["clean"])

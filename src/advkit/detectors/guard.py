@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,21 +16,34 @@ from typing_extensions import Self
 
 from advkit.core import checks, sample_rows
 from advkit.core.protocols import Detector, InputDetector
-from advkit.core.tensors import at_least_float32
 from advkit.detectors.alarm import (
     Alarm,
     OnAlarm,
     Verdict,
+    checked_request_id,
     labels_on_alarm,
     raise_alarm,
     visible_scores,
 )
 from advkit.detectors.alarm_log import AlarmLog, Writable, alarm_lines
-from advkit.detectors.anomaly_score import anomaly_score_of, check_detector, reads_inputs
-from advkit.detectors.features import OUTPUTS, Outputs
+from advkit.detectors.anomaly_score import (
+    anomaly_score_of,
+    check_detector,
+    check_threshold,
+    reads_inputs,
+)
+from advkit.detectors.features import OUTPUTS, Floats, Outputs
+from advkit.detectors.guard_file import StoredGuard, write
+from advkit.detectors.metrics import exposition, guard_metrics
+from advkit.detectors.model_outputs import check_has_outputs, outputs_of
 from advkit.detectors.request_counter import RequestCounter
 from advkit.models import as_classifier, evaluating
 from advkit.models.inner_model import HasInnerModel
+from advkit.models.training_mode import (
+    check_evaluation_mode,
+    evaluating_in_one_thread,
+    one_thread,
+)
 
 
 class Guard(HasInnerModel):
@@ -43,11 +59,18 @@ class Guard(HasInnerModel):
     attacks no direction, so robustness against them is weak evidence. Gradient attacks need
     `guard.model`. `attacks.Adaptive` uses the guard and its model; evaluate a guard with it.
 
+    Inputs must lie within the bounds of the model, as for an attack. Values outside by rounding
+    alone are clamped before the model and the detector get them.
+
     Several threads may share a guard if the model and the detector allow it: counts stay exact and
-    log lines stay whole. The detector and `on_alarm` get copies, which they may write to. A request
-    that was scored is counted even if its alarms cannot be logged or `on_alarm` raises, and no
-    label is returned for it. Copies and unpickled guards keep the model, detector, threshold and
-    options, and start counting at zero.
+    log lines stay whole. A torch module may be in training mode: it runs in evaluation mode, and is
+    in training mode again after the last request. `TorchClassifier(mode="keep")` may run a module
+    in training mode; such requests wait for each other. Other modules in training mode are refused.
+
+    The detector and `on_alarm` get copies, which they may write to. A request that was scored is
+    counted even if its alarms cannot be logged or `on_alarm` raises, and no label is returned for
+    it. Copies and unpickled guards keep the model, detector, threshold and options, and start
+    counting at zero.
 
     Args:
         model: the classifier to guard. It needs the method that `outputs` names; the class with the
@@ -64,11 +87,13 @@ class Guard(HasInnerModel):
         outputs: the outputs that a detector of outputs scores, `"scores"` or `"logits"`.
         log: where a line of JSON is written for each alarm before the labels are returned. Either a
             path, to which lines are appended, or an object with `write(text)`, which is flushed
-            if it has a `flush`. A line holds the time (UTC), the row in the request, the model's
-            label, the anomaly score, the threshold, the model and the detector. If a line cannot be
-            written whole, the guard raises, and no later line continues it. A regular file must be
-            readable too, and is locked while several guards append to it (not on Windows). Lines
-            are not synced to the disk.
+            if it has a `flush`. A line holds the time (UTC), the id of the request, the row in it,
+            the model's label, the anomaly score, the SHA-256 of the input, the threshold, the model
+            and the detector. The digest is that of a line with dtype and shape, such as
+            "torch.float32 (1, 8, 8)", its newline, and the values in row-major order. They are the
+            values that the caller passed. If a line cannot be written whole, the guard raises, and
+            no later line continues it. A regular file must be readable too, and is locked while
+            several guards append to it (not on Windows). Lines are not synced to the disk.
 
     Attributes:
         model: the model as a classifier.
@@ -80,7 +105,8 @@ class Guard(HasInnerModel):
     Raises:
         TypeError: an argument has the wrong type, `model` is not a classifier or lacks the outputs,
             or `detector` lacks an `anomaly_score` with the arguments that `reads_inputs` implies.
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or `model` or `detector` is a module in
+            training mode that does not save its state.
         OSError: the path `log` cannot be appended to.
 
     Example:
@@ -113,17 +139,15 @@ class Guard(HasInnerModel):
         if threshold is None and reads_inputs(detector):
             threshold = getattr(detector, "threshold", None)
         if threshold is not None:
-            _check_threshold(threshold)
+            check_threshold(threshold)
         checks.fraction("fpr", fpr, "(0, 1)")
         if not callable(on_alarm):
             checks.one_of("on_alarm", on_alarm, ("reject", "flag"))
         checks.one_of("outputs", outputs, OUTPUTS)
         self.model: Any = as_classifier(model)
-        if not callable(getattr(self.model, outputs, None)):
-            raise TypeError(
-                f"`model` must have {outputs}(x) for outputs={outputs!r}, got {model!r}."
-            )
+        check_has_outputs(self.model, outputs)
         self.detector = detector
+        self._check_modes()
         self.fpr = float(fpr)
         self.on_alarm: OnAlarm = on_alarm
         self.outputs: Outputs = outputs
@@ -156,7 +180,7 @@ class Guard(HasInnerModel):
                 "`threshold` must be set before a request, got None. Pass threshold=..., or call "
                 "calibrate(x) with clean inputs that the detector was not fitted on."
             )
-        _check_threshold(self._threshold)  # it may come from a pickle
+        check_threshold(self._threshold)  # it may come from a pickle
         return self._threshold
 
     @property
@@ -177,7 +201,32 @@ class Guard(HasInnerModel):
 
     def counts(self) -> dict[str, int]:
         """Return `requests` and `alarms` of the same moment, by name."""
-        return self._counter.counts()
+        totals = self._counter.totals()
+        return {"requests": totals.requests, "alarms": totals.alarms}
+
+    def metrics(self, labels: Mapping[str, str] | None = None) -> str:
+        """Return counters and the threshold in the text format of Prometheus, version 0.0.4.
+
+        Serve it as `text/plain; version=0.0.4`. The names begin with `advkit_guard_`:
+
+        - `requests_total`: inputs that were scored.
+        - `alarms_total`: inputs that raised an alarm.
+        - `failures_total`: calls of `inspect`, `predict` or `scores` that raised an error, for
+          example because of an input outside the bounds, or an alarm that could not be logged.
+        - `threshold`: the threshold, a gauge; NaN until it is set.
+
+        All numbers are of the same moment and of this process.
+
+        Args:
+            labels: labels of each number, such as `{"model": "digits"}`.
+
+        Raises:
+            TypeError: `labels` is not a dict of strings.
+            ValueError: the name of a label is not valid in Prometheus.
+        """
+        totals = self._counter.totals()
+        values = {**totals._asdict(), "threshold": self._threshold}
+        return exposition(guard_metrics(**values), {} if labels is None else labels)
 
     def calibrate(self, x: Tensor, *, batch_size: int = 128) -> Self:
         """Set the threshold to the lowest one whose false-positive rate is at most `fpr`.
@@ -199,6 +248,7 @@ class Guard(HasInnerModel):
             RuntimeError: the detector raised.
         """
         checks.integer("batch_size", batch_size, at_least=1)
+        self._check_modes()
         x = checks.inputs(x, self.bounds)
         allowed = int((np.arange(1, len(x) + 1) / len(x) <= self.fpr).sum()) if len(x) else 0
         if not allowed:
@@ -206,88 +256,145 @@ class Guard(HasInnerModel):
                 f"`x` must hold at least {math.ceil(1 / self.fpr)} inputs for fpr={self.fpr:g}, "
                 f"got {len(x)}. Pass more clean inputs, or a greater fpr to the guard."
             )
-        with evaluating(self.model), sample_rows.numbered(len(x), total=len(x)):
-            scores = sample_rows.in_parts(self._anomaly_score, x, size=batch_size)
+        with evaluating(self), sample_rows.numbered(len(x), total=len(x)):
+            scores = sample_rows.in_parts(
+                lambda part: torch.from_numpy(self._score(part)[2]), x, size=batch_size
+            )
         self._threshold = float(scores.sort().values[-1 - allowed])
         return self
 
-    def inspect(self, x: Tensor) -> Verdict:
+    def inspect(self, x: Tensor, *, request_id: str | None = None) -> Verdict:
         """Return the label, the anomaly score and the alarm of each input `(n, *features)`.
 
+        Args:
+            x: inputs within the bounds, of a floating dtype.
+            request_id: an id for the log, not empty; `None` for a random one of 32 hexadecimal
+                digits. The verdict has it as `request_id`, so that you can return it to the client.
+
         Raises:
-            ValueError: the threshold is not set, the model's outputs are not finite, the detector
-                did not return one finite number for each input, or `on_alarm` returned a value that
-                is not a label.
-            TypeError: the detector returned something other than numbers, or `on_alarm` something
-                other than labels.
+            ValueError: the threshold is not set, `x` is not finite or not within the bounds, a
+                module is in training mode, the model's outputs are not finite, the detector did not
+                return one finite number for each input, or `on_alarm` returned a value that is not
+                a label.
+            TypeError: `x` is not a tensor of floats, the id is not a string, the detector returned
+                something other than numbers, or `on_alarm` something other than labels.
             RuntimeError: the detector raised.
             OSError: an alarm could not be logged whole; the request is counted nevertheless.
         """
-        return self._inspect(x)[0]
+        return self._inspect(x, request_id)[0]
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Return labels `(n,)`, int64, for `x` `(n, *features)`; raise as `inspect` does."""
-        return self.inspect(x).labels
+    def predict(self, x: Tensor, *, request_id: str | None = None) -> Tensor:
+        """Return labels `(n,)`, int64, for `x` `(n, *features)`.
 
-    def scores(self, x: Tensor) -> Tensor:
+        The log gets the `request_id`, or a random one. Raises as `inspect` does.
+        """
+        return self.inspect(x, request_id=request_id).labels
+
+    def scores(self, x: Tensor, *, request_id: str | None = None) -> Tensor:
         """Return the model's outputs `(n, classes)` as a client gets them, detached.
 
         A rejected input has minus infinity for every class, by which attacks recognize it. An input
-        that a function `on_alarm` labels has 1 for its label and 0 elsewhere. Raises as `inspect`
-        does.
+        that a function `on_alarm` labels has 1 for its label and 0 elsewhere. The log gets the
+        `request_id`, or a random one. Raises as `inspect` does.
         """
-        verdict, outputs = self._inspect(x)
+        verdict, outputs = self._inspect(x, request_id)
         if self.on_alarm == "flag":
             return outputs
         visible = visible_scores(outputs, verdict.labels)
         return torch.where(verdict.alarm[:, None], visible, outputs)
 
-    def _inspect(self, x: Tensor) -> tuple[Verdict, Tensor]:
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the guard without its model to an `.npz` archive, whole or not at all.
+
+        The file holds the threshold, `fpr`, `on_alarm`, `outputs`, and a description of the model.
+        An `OutputForest` of trees, `MaxSoftmax` or `OutputEntropy` is in the file, too. Save and
+        load another detector yourself, such as `defenses.MRR`. Neither a function `on_alarm` nor
+        the log or the counts are in the file.
+
+        Raises:
+            ValueError: the threshold is not set, or the detector is not fitted.
+            OSError: the file cannot be written.
+        """
+        options = {"threshold": self.threshold, "fpr": self.fpr, "outputs": self.outputs}
+        write(Path(path), self.model, self.detector, self.on_alarm, options)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: object,
+        *,
+        detector: Detector | InputDetector | None = None,
+        on_alarm: OnAlarm | None = None,
+        log: str | os.PathLike[str] | Writable | None = None,
+    ) -> Self:
+        """Read a guard that `save` wrote, without running code from the file.
+
+        Args:
+            path: path of the file.
+            model: the model of the saved guard. It must print like that model and, if it consists
+                of torch modules, have the same weights. They may be on another device, and a module
+                may be compiled.
+            detector: the fitted detector, if the file does not hold it.
+            on_alarm: another `on_alarm` than that of the saved guard; required if that is a
+                function.
+            log: where alarms are written, as for a new guard.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is damaged or not one of a guard, `model` is another one, or
+                `detector` or `on_alarm` is missing.
+            TypeError: `detector` is of another type than that of the saved guard.
+            OSError: the path `log` cannot be appended to.
+        """
+        stored = StoredGuard(Path(path))
+        classifier = as_classifier(model)
+        stored.check_model(classifier)
+        return cls(
+            classifier,
+            stored.detector(detector),
+            on_alarm=stored.on_alarm(on_alarm),
+            log=log,
+            **stored.options,
+        )
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Return a context for many calls, which saves and restores the inner state once."""
+        return evaluating_in_one_thread(self.model)
+
+    def _inspect(self, x: Tensor, request_id: str | None) -> tuple[Verdict, Tensor]:
         """Return the verdict and the model's outputs."""
-        threshold = self.threshold  # before the model is queried
-        outputs = self._outputs_for(x)
+        with self._counter.counting_failures():
+            threshold = self.threshold  # before the model is queried
+            request_id = checked_request_id(request_id)
+            self._check_modes()
+            inside = checks.inputs(x, self.bounds)
+            with one_thread(self.model):
+                outputs, labels, anomaly_score = self._score(inside)
+            raised, alarm = raise_alarm(
+                inside, outputs, labels, anomaly_score, threshold, request_id
+            )
+            self._record(x, alarm, threshold)
+            if len(alarm.rows):
+                with sample_rows.selected(alarm.rows, len(x)):
+                    labels = labels.index_put((alarm.rows,), labels_on_alarm(self.on_alarm, alarm))
+        verdict = Verdict(
+            labels=labels, anomaly_score=anomaly_score, alarm=raised, request_id=request_id
+        )
+        return verdict, outputs
+
+    def _check_modes(self) -> None:
+        check_evaluation_mode("model", self.model)
+        check_evaluation_mode("detector", self.detector)
+
+    def _score(self, x: Tensor) -> tuple[Tensor, Tensor, Floats]:
+        """Return outputs `(n, classes)`, labels and anomaly scores without counting or logging."""
+        outputs = outputs_of(self.model, self.outputs, x)
         labels = outputs.argmax(1)
-        anomaly_score = anomaly_score_of(self.detector, outputs, labels, x)
-        raised, alarm = raise_alarm(x, outputs, labels, anomaly_score, threshold)
-        self._record(len(x), alarm, threshold)
-        if len(alarm.rows):
-            with sample_rows.selected(alarm.rows, len(x)):
-                labels = labels.index_put((alarm.rows,), labels_on_alarm(self.on_alarm, alarm))
-        return Verdict(labels=labels, anomaly_score=anomaly_score, alarm=raised), outputs
+        return outputs, labels, anomaly_score_of(self.detector, outputs, labels, x)
 
-    def _anomaly_score(self, x: Tensor) -> Tensor:
-        """Return the anomaly scores `(n,)` of `x` without counting or logging."""
-        outputs = self._outputs_for(x)
-        return torch.from_numpy(anomaly_score_of(self.detector, outputs, outputs.argmax(1), x))
-
-    def _outputs_for(self, x: Tensor) -> Tensor:
-        """Return a copy of the model's outputs `(n, classes)` for `x`, in float32 or float64."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}.")
-        with torch.no_grad():
-            outputs = at_least_float32(getattr(self.model, self.outputs)(x).detach()).clone()
-        if outputs.ndim != 2 or len(outputs) != len(x):
-            raise ValueError(
-                f"`model` must return {self.outputs} of shape ({len(x)}, classes), "
-                f"got {tuple(outputs.shape)}."
-            )
-        bad = ~outputs.isfinite().all(1)
-        if bad.any():
-            raise ValueError(
-                f"`model` must return finite {self.outputs}, got NaN or infinity "
-                f"({checks.samples(bad)})."
-            )
-        return outputs
-
-    def _record(self, n: int, alarm: Alarm, threshold: float) -> None:
-        """Count `n` inputs and the alarms among them, and log the alarms."""
-        with self._counter.adding(n, len(alarm.rows)):
+    def _record(self, x: Tensor, alarm: Alarm, threshold: float) -> None:
+        """Count the inputs and the alarms among them, and log the alarms."""
+        with self._counter.adding(len(x), len(alarm.rows)):
             if self._log is not None and len(alarm.rows):
-                self._log.append(alarm_lines(alarm, threshold, self.model, self.detector))
-
-
-def _check_threshold(threshold: float) -> None:
-    """Raise unless `threshold` is a finite number."""
-    checks.number("threshold", threshold)
-    if not math.isfinite(threshold):
-        raise ValueError(f"`threshold` must be finite, got {threshold}.")
+                self._log.append(alarm_lines(alarm, x, threshold, self.model, self.detector))

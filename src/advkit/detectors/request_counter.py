@@ -1,23 +1,32 @@
-"""Thread-safe counts of requests and alarms."""
+"""Thread-safe counts of requests, alarms and failures."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
+
+
+class Totals(NamedTuple):
+    """Counts of one moment."""
+
+    requests: int
+    alarms: int
+    failures: int
 
 
 class RequestCounter:
-    """Number of inputs that were scored and number of alarms among them, both from zero."""
+    """Number of inputs that were scored, of alarms among them, and of calls that failed."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # the block of `adding` may read the counts
-        self._requests = self._alarms = 0
+        self._requests = self._alarms = self._failures = 0
 
-    def counts(self) -> dict[str, int]:
-        """Return `requests` and `alarms` of the same moment, by name."""
+    def totals(self) -> Totals:
+        """Return all counts of the same moment."""
         with self._lock:
-            return {"requests": self._requests, "alarms": self._alarms}
+            return Totals(self._requests, self._alarms, self._failures)
 
     @contextmanager
     def adding(self, requests: int, alarms: int) -> Iterator[None]:
@@ -26,3 +35,13 @@ class RequestCounter:
             self._requests += requests
             self._alarms += alarms
             yield
+
+    @contextmanager
+    def counting_failures(self) -> Iterator[None]:
+        """Count a failure if the block raises."""
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._failures += 1
+            raise

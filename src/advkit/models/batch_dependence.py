@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import nn
-
 from advkit.core import checks
 from advkit.core.results import InconclusiveWarning
+from advkit.models.inner_model import innermost
 from advkit.models.torch import TorchClassifier
 
 
@@ -34,11 +33,4 @@ def warn_of_batch_statistics(model: object) -> None:
 
 def _torch_classifiers(model: object) -> Iterator[TorchClassifier]:
     """Yield the `TorchClassifier` that `model` is, or those that it wraps at any depth."""
-    if isinstance(model, TorchClassifier):
-        yield model
-        return
-    members = getattr(model, "models", ())
-    inner = members if isinstance(members, tuple) else ()
-    for part in {id(part): part for part in (*inner, getattr(model, "model", None))}.values():
-        if part is not None and not isinstance(part, nn.Module):
-            yield from _torch_classifiers(part)
+    return (part for part in innermost(model) if isinstance(part, TorchClassifier))

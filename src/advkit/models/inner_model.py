@@ -1,11 +1,12 @@
-"""Properties that a classifier shares with the classifier that it wraps."""
+"""Classifiers inside classifiers, and the properties that both share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from advkit.models.labels import label_values
 from advkit.models.protocols import Bounds, evaluating, max_batch, may_interrupt
@@ -53,3 +54,18 @@ class HasInnerModel:
     def evaluating(self) -> AbstractContextManager[None]:
         """Return a context for many calls, which saves and restores the inner state once."""
         return evaluating(self.model)
+
+
+def innermost(model: Any) -> Iterator[Any]:
+    """Yield the classifiers inside `model` that do not wrap another one, or `model` itself.
+
+    A module ends the search, also if it has an attribute with the name of a wrapped model.
+    """
+    members = getattr(model, "models", ())
+    inner = (*(members if isinstance(members, tuple) else ()), getattr(model, "model", None))
+    parts = {id(part): part for part in inner if part is not None}
+    if isinstance(model, nn.Module) or not parts:
+        yield model
+        return
+    for part in parts.values():
+        yield from innermost(part)

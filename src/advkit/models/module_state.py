@@ -114,6 +114,11 @@ def training_of(child: nn.Module) -> bool | None:
     return getattr(child, "training", None)
 
 
+def in_training_mode(module: nn.Module) -> bool:
+    """Return True if a module or one of its submodules is in training mode."""
+    return any(training_of(child) for child in module.modules())
+
+
 def _restore_mode(child: nn.Module, training: bool | None) -> None:
     if training is None:
         vars(child).pop("training", None)  # an outer module has set the mode of all its submodules

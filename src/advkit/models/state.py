@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from advkit.core.distributed import check_alone
-from advkit.models.module_state import ModuleState, run_all, training_of
+from advkit.models.module_state import ModuleState, in_training_mode, run_all
 from advkit.models.random_state import Draws, find_open
 
 _Key = tuple[int, bool]
@@ -115,7 +115,7 @@ class preserve_state(AbstractContextManager[None]):  # noqa: N801 - read as a ve
             first = not item.users
             item.users.add(id(self))
             _in_use[self._key(item.module)] = item
-            if self._evaluate and any(training_of(child) for child in item.module.modules()):
+            if self._evaluate and in_training_mode(item.module):
                 _evaluate(item.module)
             if first and not torch.is_grad_enabled():
                 item.state.freeze()

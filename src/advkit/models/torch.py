@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from advkit.core import checks, sample_rows
 from advkit.core.distributed import local
+from advkit.models.module_state import in_training_mode
 from advkit.models.protocols import Bounds
 from advkit.models.state import preserve_state
 
@@ -141,6 +142,11 @@ class TorchClassifier:
             for stateful in self._stateful
             for part in stateful.modules()
         )
+
+    @property
+    def runs_in_training_mode(self) -> bool:
+        """True if `mode="keep"` runs a submodule in training mode."""
+        return self._mode == "keep" and any(map(in_training_mode, self._stateful))
 
     def evaluating(self) -> preserve_state:
         """Return a context for many calls, which saves and restores the state once."""
