@@ -13,7 +13,7 @@ from torch import nn
 from advkit.cli.demo import digits_net
 from advkit.cli.errors import UsageError, reason, with_options
 from advkit.cli.loading import device_from, load_data, load_factory, load_weights
-from advkit.core import checks
+from advkit.core import checks, label_checks
 from advkit.core.files import target_of
 from advkit.data import Dataset, digits
 from advkit.models import Normalize, TorchClassifier, evaluating
@@ -106,8 +106,8 @@ def _check_together(model: TorchClassifier, data: Dataset, device: torch.device)
         ) from error
     try:
         rows = torch.arange(len(data))
-        checks.labels_within("labels", data.y, model.num_classes, rows)
-        checks.labels("labels", data.y, data.x)
+        label_checks.labels_within("labels", data.y, model.num_classes, rows)
+        label_checks.labels("labels", data.y, data.x)
     except ValueError as error:
         raise UsageError(f"--data: {error}") from error
 

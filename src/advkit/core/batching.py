@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advkit.core import checks
+from advkit.core import checks, label_checks
 
 Batches = Iterable[Any]  # of batches that `split_batch` understands
 # Keys of a dictionary; the longer ones are those of Hugging Face's datasets and image processors.
@@ -43,7 +43,7 @@ def batches(
                 f"got {type(x).__name__}."
             )
         return _numbered(x, device)
-    checks.tensor_of_labels("y", y, " when `x` is one")
+    label_checks.tensor_of_labels("y", y, " when `x` is one")
     assert y is not None
     if len(x) != len(y):
         raise ValueError(f"`y` must have one label for each of {len(x)} samples, got {len(y)}.")
@@ -97,7 +97,7 @@ def _numbered(given: Batches, device: str | torch.device | None) -> NumberedBatc
     for number, batch in enumerate(given, 1):
         x, y = split_batch(batch, "x", number)
         if device is not None:
-            checks.tensor_of_labels("y", y)
+            label_checks.tensor_of_labels("y", y)
             x, y = x.to(device), y.to(device)
         yield x, y, first
         first += len(x)

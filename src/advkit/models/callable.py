@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
 from advkit.core.results import QueryBudgetExceeded, ServiceError
 from advkit.models.protocols import REJECTED
 from advkit.models.query_budget import Budget, Reservation
@@ -257,8 +257,8 @@ class CallableClassifier:
             )
         if self.output == "labels":
             rejected = outputs == REJECTED
-            outputs = checks.labels(_LABELS, outputs.masked_fill(rejected, 0), rows)
-            checks.labels_within(_LABELS, outputs, self.num_classes, rows)
+            outputs = label_checks.labels(_LABELS, outputs.masked_fill(rejected, 0), rows)
+            label_checks.labels_within(_LABELS, outputs, self.num_classes, rows)
             return outputs.masked_fill(rejected, REJECTED)
         if self.output == "logits":
             checks.finite_logits(outputs, rows)

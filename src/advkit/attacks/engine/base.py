@@ -16,7 +16,7 @@ from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.attacks.engine.sender import sender_to
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
 from advkit.core.hyperparameters import format_call, is_equal, non_default_fields
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
@@ -160,7 +160,7 @@ class BaseAttack(ABC):
             labels = torch.zeros(0, dtype=torch.int64)
             if len(x):
                 labels = statistics.sender(model.predict, x, rows)
-            checks.no_rejections(labels)
+            label_checks.no_rejections(labels)
             statistics.forward += 1
         given = [v for v in (labels, y) if v is not None and len(v)]
         max_label = max((int(v.max()) for v in given), default=0)

@@ -14,7 +14,7 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 from torch import Tensor
 from torch.nn import functional as F
 
-from advkit.core import checks
+from advkit.core import checks, label_checks
 from advkit.core.tensors import at_least_float32
 from advkit.defenses.mrr.sparse import orthogonal_matching_pursuit
 from advkit.defenses.pixels import check_floats, check_images
@@ -130,7 +130,7 @@ class InputDefender:
         check_images(x, "InputDefender")
         lower, upper = checked_bounds(bounds)
         x = checks.inputs(x, (lower, upper))
-        labels = checks.labels("labels", labels, x)
+        labels = label_checks.labels("labels", labels, x)
         if len(x) == 0:
             raise ValueError("`x` must hold images to learn from, got none.")
         self._check_size(x)
@@ -240,7 +240,7 @@ class InputDictionaries:
             ValueError: `x` or `labels` has the wrong shape or range.
         """
         self._check(x)
-        labels = checks.labels("labels", labels, x)
+        labels = label_checks.labels("labels", labels, x)
         x = at_least_float32(x)
         distances = math.inf + 0 * x.flatten(1).sum(1)  # in the graph of x for all labels
         for i, label in enumerate(self.classes.tolist()):

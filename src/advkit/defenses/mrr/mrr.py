@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
 from advkit.defenses.mrr import storage
 from advkit.defenses.mrr.aggregation import Rule, RuleName, pearson_correlation
 from advkit.defenses.mrr.calibration_split import check_fraction, hold_out, split_given
@@ -161,7 +161,7 @@ class MRR:
         """
         victim = as_victim(model)
         x = checks.inputs(x, victim.bounds)
-        y = checks.labels("y", y, x)
+        y = label_checks.labels("y", y, x)
         checks.boolean("progress", progress)
         if clean is None and self.joint_threshold and not self.calibration_fraction:
             raise ValueError(
@@ -174,7 +174,9 @@ class MRR:
             split = split_given(x, clean, victim.bounds, self.seed)
         with sample_rows.unnumbered(_FIT_INPUTS):
             victim.predict(x[:1])  # sets the number of classes
-        checks.labels_within("y", y, victim.num_classes, torch.arange(len(y), device=y.device))
+        label_checks.labels_within(
+            "y", y, victim.num_classes, torch.arange(len(y), device=y.device)
+        )
         unnumbered = sample_rows.unnumbered(_FIT_INPUTS)
         with torch.inference_mode(False), torch.no_grad(), unnumbered:
             data = x[split.train_rows], y[split.train_rows]
