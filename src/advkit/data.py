@@ -13,6 +13,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.archives import read_npz
+from advkit.core.bounds import checked_bounds
 
 Layout = Literal["auto", "channels_last", "channels_first", "as_is"]
 _CHANNEL_COUNTS = (1, 3, 4)  # gray, RGB and RGBA images
@@ -81,10 +82,11 @@ def load_npz(
 
     Raises:
         FileNotFoundError: the file does not exist.
+        TypeError: `bounds` are not two numbers.
         ValueError: it is damaged, is not such an archive, or its arrays have a wrong shape, dtype
             or value.
     """
-    path = Path(path)
+    path, bounds = Path(path), checked_bounds(bounds)
     arrays = read_npz(path, ("images", "labels"))
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim < 2:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.core.batching import Batches
+from advkit.core.bounds import checked_bounds
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
-from advkit.models.torch import checked_bounds
 
 
 class Replay:

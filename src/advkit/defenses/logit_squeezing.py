@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.bounds import checked_bounds
 from advkit.core.norms import lp_norm
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
-from advkit.models.torch import checked_bounds
 
 
 @dataclass(frozen=True, kw_only=True)

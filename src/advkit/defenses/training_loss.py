@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from advkit.core import checks, label_checks
 from advkit.core.attack_options import with_seed, with_stop
+from advkit.core.bounds import checked_bounds
 from advkit.core.protocols import AnyAttack, Attack
 from advkit.core.results import InconclusiveWarning
 from advkit.core.tensors import at_least_float32
 from advkit.models import TorchClassifier
-from advkit.models.torch import Mode, checked_bounds, logits_from
+from advkit.models.torch import Mode, logits_from
 
 Value = Callable[[nn.Module, Tensor, Tensor], Tensor]
 _NUM_SEEDS = 2**62  # seeds that are drawn from, within the range of int64

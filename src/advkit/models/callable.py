@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks, label_checks, sample_rows
+from advkit.core.bounds import checked_bounds
 from advkit.core.results import QueryBudgetExceeded, ServiceError
 from advkit.models.protocols import REJECTED
 from advkit.models.query_budget import Budget, Reservation
-from advkit.models.torch import checked_bounds
 
 OutputKind = Literal["logits", "probabilities", "labels"]
 InputType = Literal["numpy", "tensor"]

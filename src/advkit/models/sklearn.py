@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.bounds import checked_bounds
 from advkit.models.callable import as_numpy
 from advkit.models.sklearn_layers import Array, Layers, as_layers, is_one_vs_one, to_columns
-from advkit.models.torch import checked_bounds
 
 _PROBES = 8  # points at which the logits are compared with the estimator
 Labels = Literal["class", "index"]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from advkit.core import checks, sample_rows
+from advkit.core.bounds import checked_bounds
 from advkit.core.distributed import local
-from advkit.models.protocols import Bounds
 from advkit.models.state import preserve_state
 
 _BATCH_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")  # scripted
@@ -210,20 +210,6 @@ class TorchClassifier:
 def _is_batch_norm(part: Any) -> bool:
     """Return True if a module is a batch norm, a subclass of one, or a scripted one."""
     return isinstance(part, _BatchNorm) or getattr(part, "original_name", "") in _BATCH_NORMS
-
-
-def checked_bounds(bounds: tuple[float, float]) -> Bounds:
-    """Convert a pair of numbers to `Bounds`.
-
-    Raises:
-        TypeError: `bounds` is not a pair.
-        ValueError: `bounds` are not two finite numbers, the lower one first.
-    """
-    if not isinstance(bounds, (tuple, list)):
-        raise TypeError(f"`bounds` must be a pair of numbers, got {type(bounds).__name__}.")
-    if len(bounds) != 2 or not -float("inf") < bounds[0] < bounds[1] < float("inf"):
-        raise ValueError(f"`bounds` must be two finite numbers, lower first, got {tuple(bounds)}.")
-    return Bounds(float(bounds[0]), float(bounds[1]))
 
 
 def logits_from(out: object, n: int, output: Output = "logits") -> Tensor:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.bounds import Bounds, checked_bounds
 from advkit.models.convert import as_classifier
 from advkit.models.ensemble import Combine, Ensemble, Forward
 from advkit.models.inner_model import HasInnerModel
-from advkit.models.protocols import Bounds, evaluating
+from advkit.models.protocols import evaluating
 from advkit.models.query_budget import Budget, Counter
 from advkit.models.state import preserve_state
-from advkit.models.torch import checked_bounds
 
 
 class ClassifierWrapper(HasInnerModel, ABC):

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advkit.core import checks, label_checks
+from advkit.core.bounds import checked_bounds
 from advkit.core.tensors import at_least_float32
 from advkit.defenses.mrr.sparse import orthogonal_matching_pursuit
 from advkit.defenses.pixels import check_floats, check_images
-from advkit.models.torch import checked_bounds
+
 
 Score = Literal["residual", "psnr"]
 Channels = Literal["joint", "separate"]
