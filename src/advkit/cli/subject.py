@@ -90,11 +90,9 @@ def _data(args: argparse.Namespace) -> Dataset:
 def _check_together(model: TorchClassifier, data: Dataset, device: torch.device) -> None:
     """Raise unless the data fits the model: all values, all labels, and one forward pass."""
     try:
-        checks.inputs(data.x, model.bounds)
+        checks.inputs("images", data.x, model.bounds, outside="Set --bounds LOWER UPPER.")
     except ValueError as error:
-        sentence, outside, _ = str(error).replace("`x`", "`images`", 1).partition(" Wrap the model")
-        remedy = " Set --bounds LOWER UPPER." if outside else ""
-        raise UsageError(f"--data: {sentence}{remedy}") from error
+        raise UsageError(f"--data: {error}") from error
     one = data.x[:1].to(device)
     try:
         with evaluating(model), torch.no_grad():
@@ -105,8 +103,7 @@ def _check_together(model: TorchClassifier, data: Dataset, device: torch.device)
             f"--model: the forward pass of one input of shape {shape} failed: {reason(error)}"
         ) from error
     try:
-        rows = torch.arange(len(data))
-        label_checks.labels_within("labels", data.y, model.num_classes, rows)
+        label_checks.labels_within("labels", data.y, model.num_classes)
         label_checks.labels("labels", data.y, data.x)
     except ValueError as error:
         raise UsageError(f"--data: {error}") from error

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advkit.core import conversions
 from advkit.core.naming import argument, quoted
 from advkit.core.tensors import at_least_float32
 
@@ -34,6 +35,11 @@ _SUM_TOLERANCE_OF_16_BITS = 2e-2  # rounding error of a sum of probabilities
 _SUM_TOLERANCE = 1e-3  # rounding error of a service
 _SUM_TOLERANCE_OF_FLOAT32 = 1e-6  # rounding error of a softmax over a thousand classes
 _CHANCE_OF_ERROR = 1e-12  # that the rows of a batch of logits all sum to about one
+
+_OUTSIDE_BOUNDS = (
+    "Wrap the model with its own `bounds`. If the inputs are normalized, normalize in `preprocess` "
+    "instead."
+)
 
 
 def indices(bad: Tensor, rows: Tensor | None = None) -> str:
@@ -193,42 +199,76 @@ def radii(value: float | Tensor, x: Tensor) -> Tensor:
         raise ValueError(
             f"`eps` must be a number or a tensor of shape ({len(x)},), got shape ({len(value)},)."
         )
-    exact = value.detach().cpu().double()  # not every device knows float64
+    return rounded_down(value, x)
+
+
+def rounded_down(values: Tensor, x: Tensor) -> Tensor:
+    """Return non-negative `values` in the dtype and on the device of `x`, never rounded up."""
+    exact = values.detach().cpu().double()  # not every device knows float64
     rounded = exact.to(x.dtype)
     below = rounded.nextafter(torch.zeros_like(rounded))
     return torch.where(rounded.double() > exact, below, rounded).to(x.device)
 
 
-def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
+def tensor(name: str, value: object, *, when: str = "", convert: str = ".float()") -> None:
+    """Raise unless `value` is a tensor. The message says how to convert an array or a table.
+
+    Args:
+        name: name of the argument, or words for it.
+        value: what was given.
+        when: words after the condition, such as " when `x` is one".
+        convert: call after the conversion of an array.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{argument(name)} must be a torch.Tensor{when}, got {conversions.describe(value)}."
+            f"{conversions.remedy(name, value, convert)}"
+        )
+
+
+def floats(name: str, x: Tensor) -> None:
+    """Raise unless `x` is a tensor of a floating dtype."""
+    tensor(name, x)
+    if not x.is_floating_point():
+        way_out = f" Convert it with {name}.float()." if name.isidentifier() else ""
+        raise TypeError(f"{argument(name)} must have a floating dtype, got {x.dtype}.{way_out}")
+
+
+def inputs(
+    name: str, x: Tensor, bounds: tuple[float, float], outside: str = _OUTSIDE_BOUNDS
+) -> Tensor:
     """Return `x` as a plain tensor inside `bounds`, without autograd graph or inference mode.
 
     Values outside the bounds by rounding alone are clamped. Values further out are refused, since
     they mean that the bounds or the preprocessing are not those of the model.
+
+    Args:
+        name: the name of the argument, or words for it.
+        x: inputs `(n, *features)`.
+        bounds: lower and upper end of valid values.
+        outside: sentence that says what to do about values outside the bounds.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}.")
-    if not x.is_floating_point():
-        raise TypeError(
-            f"`x` must have a floating dtype, got {x.dtype}. Convert it with x.float()."
-        )
+    floats(name, x)
+    shape = tuple(x.shape)
     if x.ndim < 2:
-        raise ValueError(f"`x` must have shape (n, ...) of rank 2 or more, got {tuple(x.shape)}.")
+        raise ValueError(
+            f"{argument(name)} must have shape (n, ...) of rank 2 or more, got {shape}."
+        )
     x = x.detach()
     if len(x) == 0:
         return x
     if x.numel() == 0:
-        raise ValueError(f"`x` must have at least one feature, got shape {tuple(x.shape)}.")
+        raise ValueError(f"{argument(name)} must have at least one feature, got shape {shape}.")
     smallest, largest = x.flatten(1).amin(1), x.flatten(1).amax(1)
     bad = ~(smallest.isfinite() & largest.isfinite())
     if bad.any():
-        raise ValueError(f"`x` must be finite, got NaN or infinity ({samples(bad)}).")
+        raise ValueError(f"{argument(name)} must be finite, got NaN or infinity ({samples(bad)}).")
     lower, upper = bounds
     slack = max(1e-5, torch.finfo(x.dtype).eps) * (upper - lower)
     if (smallest < lower - slack).any() or (largest > upper + slack).any():
         raise ValueError(
-            f"`x` must lie in the model's bounds [{lower:g}, {upper:g}], got values in "
-            f"[{smallest.min():g}, {largest.max():g}]. Wrap the model with its own "
-            "`bounds`. If the inputs are normalized, normalize in `preprocess` instead."
+            f"{argument(name)} must lie in the model's bounds [{lower:g}, {upper:g}], got values "
+            f"in [{smallest.min():g}, {largest.max():g}]. {outside}"
         )
     return x.clamp(lower, upper)
 

@@ -29,21 +29,21 @@ def integer_labels(name: str, y: Tensor, x: Tensor) -> Tensor:
     if y.is_complex():
         raise TypeError(f"{argument(name)} must have an integer dtype, got {y.dtype}.")
     y = y.detach().to(x.device)
-    if y.is_floating_point():
-        bad = ~(y.isfinite() & (y == y.round())).flatten(1 if y.ndim > 1 else 0)
-        bad = bad.any(1) if bad.ndim > 1 else bad
-        if bad.any():
-            raise ValueError(
-                f"{argument(name)} must be integers, got other values ({checks.samples(bad)})."
-            )
-    y = y.to(torch.int64)
     if is_one_hot(y):
         y = _from_one_hot(name, y)
     if y.shape != (len(x),):
+        column = f" Pass {name}[:, 0]." if y.shape == (len(x), 1) and name.isidentifier() else ""
         raise ValueError(
             f"{argument(name)} must have shape ({len(x)},) or one-hot ({len(x)}, classes), "
-            f"got {tuple(y.shape)}."
+            f"got {tuple(y.shape)}.{column}"
         )
+    if y.is_floating_point():
+        bad = ~(y.isfinite() & (y == y.round()))
+        if bad.any():
+            raise ValueError(
+                f"{argument(name)} must be integers, got {y[bad][0]:g} ({checks.samples(bad)})."
+            )
+    y = y.to(torch.int64)
     return y.clone() if y.is_inference() else y  # inference tensors cannot be part of a graph
 
 
@@ -54,24 +54,36 @@ def is_one_hot(y: object) -> bool:
 
 def tensor_of_labels(name: str, y: object, when: str = "") -> None:
     """Raise unless `y` is a tensor. The message for strings names the method that encodes them."""
-    if isinstance(y, Tensor):
-        return
-    if isinstance(y, (list, tuple, np.ndarray)) and len(y) and isinstance(y[0], str):
+    first = _first_entry(y)
+    if isinstance(first, str):
         raise TypeError(
-            f"`{name}` must be a torch.Tensor of integers, got strings such as {str(y[0])!r}. "
-            f"Pass `model.encode({name})` of the SklearnClassifier."
+            f"{argument(name)} must be a torch.Tensor of integers, got strings such as "
+            f"{str(first)!r}. Pass `model.encode({name})` of the SklearnClassifier."
         )
-    raise TypeError(f"{argument(name)} must be a torch.Tensor{when}, got {type(y).__name__}.")
+    checks.tensor(name, y, when=when, convert="")
+
+
+def _first_entry(y: object) -> object:
+    """Return the first entry of a list, an array or a column; `None` without one."""
+    if isinstance(y, (list, tuple, np.ndarray)) or callable(getattr(y, "to_numpy", None)):
+        return next(iter(y), None) if getattr(y, "ndim", 1) == 1 else None  # type: ignore[call-overload]
+    return None
 
 
 def _from_one_hot(name: str, y: Tensor) -> Tensor:
-    bad = (y.min(1).values < 0) | (y.sum(1) != 1)
-    if bad.any():
-        raise ValueError(
-            f"{argument(name)} must be one-hot if it has two axes, got other rows "
-            f"({checks.samples(bad)})."
-        )
-    return y.argmax(1)
+    ones = y == 1
+    count = ones.sum(1)
+    other = ~(ones | (y == 0)).all(1)
+    bad = other | (count != 1)
+    if not bad.any():
+        return ones.byte().argmax(1)
+    row = int(bad.byte().argmax())
+    found = "other values than 0 and 1" if other[row] else f"{int(count[row])} ones"
+    raise ValueError(
+        f"{argument(name)} must be one-hot if it has two axes, got a row with {found} "
+        f"({checks.samples(bad)}). Multi-label and soft targets are not supported: pass one label "
+        f"for each input, integers of shape ({len(y)},)."
+    )
 
 
 def no_rejections(predicted: Tensor) -> None:
@@ -87,8 +99,15 @@ def no_rejections(predicted: Tensor) -> None:
         )
 
 
-def labels_within(name: str, y: Tensor, num_classes: int, rows: Tensor) -> None:
-    """Raise unless the labels `y` `(n,)`, of the samples `rows` `(n,)`, are below `num_classes`."""
+def labels_within(name: str, y: Tensor, num_classes: int, rows: Tensor | None = None) -> None:
+    """Raise unless all labels `y` `(n,)` are below `num_classes`.
+
+    Args:
+        name: name of the argument, or words for it.
+        y: labels, int64.
+        num_classes: number of classes of the model.
+        rows: numbers of the samples `(n,)` in the data; `None` for 0, 1, 2, ...
+    """
     bad = y >= num_classes
     if bad.any():
         raise ValueError(

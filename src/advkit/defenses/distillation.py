@@ -22,6 +22,7 @@ from advkit.training.fit import fit
 from advkit.training.shuffled import shuffled
 
 MIN_PROBABILITY = 1e-6  # the last digit of services that round to six digits
+_INPUTS = "the inputs in `loader`"  # subject of errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class DistillationLoss(TrainingLoss):
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         teacher = _as_teacher(self.teacher)
-        inputs = checks.inputs(x, teacher.bounds)
+        inputs = checks.inputs("x", x, teacher.bounds)
         soft = soft_labels(teacher, inputs, self.temperature, self.min_probability)
         logits = logits_of(module, x)
         _check_classes(logits, soft)
@@ -261,7 +262,7 @@ class Distillation:
         answers: list[Tensor] = []
         with evaluating(teacher), torch.no_grad():
             for batch in loader:
-                x = checks.inputs(_get_inputs(batch), teacher.bounds)
+                x = checks.inputs(_INPUTS, _get_inputs(batch), teacher.bounds)
                 if not len(x):
                     continue
                 with sample_rows.numbered(len(x), sum(map(len, inputs))):

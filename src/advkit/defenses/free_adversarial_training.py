@@ -125,7 +125,7 @@ class FreeAdversarialTraining(TrainingLoss):
         )
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        x = checks.inputs(x, self.bounds)
+        x = checks.inputs("x", x, self.bounds)
         repeated = self._x is not None and _is_same_batch(x, self._x)
         start = self._delta if repeated else self.eps * (2 * torch.rand_like(x) - 1)
         delta = start.clone().requires_grad_()

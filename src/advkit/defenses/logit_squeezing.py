@@ -61,5 +61,5 @@ class LogitSqueezing(TrainingLoss):
         return cross_entropy(logits, y) + self.weight * lp_norm(logits, "l2").mean()
 
     def _noisy(self, x: Tensor) -> Tensor:
-        x = checks.inputs(x, self.bounds)  # only the noise may exceed the bounds
+        x = checks.inputs("x", x, self.bounds)  # only the noise may exceed the bounds
         return (x + self.sigma * torch.randn_like(x)).clamp(*self.bounds)

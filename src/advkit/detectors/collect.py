@@ -158,11 +158,11 @@ class _ModelRecorder:
 
     def update(self, x: Tensor, y: Tensor, first: int) -> None:
         """Record the rows of a batch; `first` is the number of its first sample in the data."""
-        x = checks.inputs(x, self.model.bounds)
+        x = checks.inputs("x", x, self.model.bounds)
         y = label_indices("y", y, x, self.model)
         rows = torch.arange(len(x)) + first
         clean = self._part(CLEAN, x, y, rows, torch.zeros(len(x)), "")
-        label_checks.labels_within("y", y.cpu(), clean.width, torch.arange(len(x)))
+        label_checks.labels_within("y", y.cpu(), clean.width)
         self.tables[CLEAN].append(clean)
         for name, attack in self.attacks.items():
             labels = given_labels(self.model, y).clone()

@@ -199,7 +199,7 @@ class Guard(HasInnerModel):
             RuntimeError: the detector raised.
         """
         checks.integer("batch_size", batch_size, at_least=1)
-        x = checks.inputs(x, self.bounds)
+        x = checks.inputs("x", x, self.bounds)
         allowed = int((np.arange(1, len(x) + 1) / len(x) <= self.fpr).sum()) if len(x) else 0
         if not allowed:
             raise ValueError(
@@ -262,8 +262,7 @@ class Guard(HasInnerModel):
 
     def _outputs_for(self, x: Tensor) -> Tensor:
         """Return a copy of the model's outputs `(n, classes)` for `x`, in float32 or float64."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}.")
+        checks.tensor("x", x)
         with torch.no_grad():
             outputs = at_least_float32(getattr(self.model, self.outputs)(x).detach()).clone()
         if outputs.ndim != 2 or len(outputs) != len(x):

@@ -185,6 +185,7 @@ class CallableClassifier:
 
     def _outputs(self, x: Tensor) -> Tensor:
         """Return the outputs for all of `x`: `(n,)` int64 or `(n, num_classes)` float64."""
+        checks.tensor("x", x)
         if not len(x):
             labels = self.output == "labels"
             return x.new_zeros(0).long() if labels else x.new_zeros(0, self.num_classes).double()

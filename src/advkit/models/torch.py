@@ -72,7 +72,7 @@ class TorchClassifier:
 
     Raises:
         TypeError: `module` is not an `nn.Module`, its parameters are sharded over processes (FSDP),
-            or a submodule is a `DistributedDataParallel`.
+            a submodule is a `DistributedDataParallel`, or `bounds` are not two numbers.
         ValueError: `bounds` are not finite and ordered, or an option is unknown.
 
     Example:
@@ -155,6 +155,7 @@ class TorchClassifier:
             TypeError: the module's output does not contain logits, `x` does not have the module's
                 dtype or device, or the module refuses `eval()`.
         """
+        checks.tensor("x", x)
         state = self.evaluating()
         with state, state.first_pass(), sample_rows.given(len(x)):
             x = x.clone()  # a module may write to its input, and a leaf cannot be written to

@@ -172,6 +172,7 @@ class StraightThrough(ClassifierWrapper):
         return preserve_state(self._stateful, evaluate=True)
 
     def _apply_step(self, x: Tensor) -> Tensor:
+        checks.tensor("x", x)
         with torch.no_grad():
             value = self.step(x.detach().clone())
         if not isinstance(value, Tensor):
@@ -241,6 +242,7 @@ class QueryCounter(ClassifierWrapper):
         self._backward.reset()
 
     def _call_inner(self, forward: Forward, x: Tensor) -> Tensor:
+        checks.tensor("x", x)
         with self._budget.reserve(len(x)) as reservation:
             outputs = forward(x)
             self._budget.charge(reservation, len(x))

@@ -147,7 +147,7 @@ class BaseAttack(ABC):
     def _problem(
         self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
     ) -> Problem:
-        x = checks.inputs(x, model.bounds)
+        x = checks.inputs("x", x, model.bounds)
         statistics, rows = RunStatistics(len(x), x.device), torch.arange(len(x), device=x.device)
         statistics.sender = sender_to(model, x)
         if y is not None:

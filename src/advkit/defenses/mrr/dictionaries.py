@@ -18,8 +18,7 @@ from advkit.core import checks, label_checks
 from advkit.core.bounds import checked_bounds
 from advkit.core.tensors import at_least_float32
 from advkit.defenses.mrr.sparse import orthogonal_matching_pursuit
-from advkit.defenses.pixels import check_floats, check_images
-
+from advkit.defenses.pixels import check_images
 
 Score = Literal["residual", "psnr"]
 Channels = Literal["joint", "separate"]
@@ -130,7 +129,7 @@ class InputDefender:
         """
         check_images(x, "InputDefender")
         lower, upper = checked_bounds(bounds)
-        x = checks.inputs(x, (lower, upper))
+        x = checks.inputs("x", x, (lower, upper))
         labels = label_checks.labels("labels", labels, x)
         if len(x) == 0:
             raise ValueError("`x` must hold images to learn from, got none.")
@@ -293,7 +292,7 @@ class InputDictionaries:
         return replace(self, **{name: getattr(self, name).to(device) for name in _LEARNED})
 
     def _check(self, x: Tensor) -> None:
-        check_floats(x)
+        checks.floats("x", x)
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(str(side) for side in self.shape)
             raise ValueError(
