@@ -152,8 +152,13 @@ def fit(loader):
     ids=str,
 )
 def test_loaders_of_fit(loader, got):
-    with pytest.raises(TypeError, match=f"`loader` must be an iterable of .*got {got}. Pass a Da"):
+    said = f"`loader` must be an iterable of batches .*got {got}"
+    with pytest.raises(TypeError, match=f"{said}. Pass a DataLoader"):
         fit(loader)
+    with pytest.raises(TypeError, match=f"{said}. Pass a DataLoader"):
+        defenses.Replay(loader, times=2)
+    with pytest.raises(TypeError, match=said):
+        defenses.Distillation(temperature=2.0).fit(net(), net(), loader)
 
 
 def test_batches_of_fit():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advkit.core import checks, sample_rows
+from advkit.core import checks, conversions, sample_rows
 from advkit.core.batching import INPUT_KEYS, first_entry
 from advkit.core.checks import probabilities
 from advkit.core.paid_answers import PaidAnswers
@@ -221,10 +221,11 @@ class Distillation:
         model = _as_teacher(teacher)
         if not isinstance(student, nn.Module):
             raise TypeError(f"`student` must be a torch.nn.Module, got {type(student).__name__}.")
-        if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
+        is_data = isinstance(loader, Tensor) or conversions.is_data(loader)
+        if is_data or not isinstance(loader, Iterable):
             raise TypeError(
                 "`loader` must be an iterable of batches (x, y) or x, such as a DataLoader or "
-                f"x.split(128), got {type(loader).__name__}."
+                f"x.split(128), got {conversions.describe(loader)}."
             )
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
         paid = PaidAnswers(answers, axes=2)

@@ -12,6 +12,7 @@ from advkit.core import checks
 from advkit.core.batching import Batches
 from advkit.core.bounds import checked_bounds
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
+from advkit.training.arguments import check_batches
 
 
 class Replay:
@@ -37,7 +38,8 @@ class Replay:
 
     def __init__(self, loader: Batches, times: int) -> None:
         checks.integer("times", times, at_least=1)
-        if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
+        check_batches(loader)
+        if isinstance(loader, Iterator):
             raise TypeError(
                 "`loader` must be iterable once an epoch (a list, a DataLoader), got "
                 f"{type(loader).__name__}."

@@ -68,11 +68,7 @@ def check_modes(model: nn.Module) -> None:
 
 def check_loader(loader: Batches, checkpoint: str | os.PathLike[str] | None) -> None:
     """Raise unless `loader` can be iterated in each epoch, and resumed from a checkpoint."""
-    if isinstance(loader, Tensor) or conversions.is_data(loader) or not _is_iterable(loader):
-        raise TypeError(
-            "`loader` must be an iterable of batches (x, y) of tensors, got "
-            f"{conversions.describe(loader)}. Pass a DataLoader of a TensorDataset(x, y)."
-        )
+    check_batches(loader)
     if isinstance(loader, Iterator):
         raise TypeError(
             "`loader` must be iterable once per epoch (a list, a DataLoader), "
@@ -82,6 +78,15 @@ def check_loader(loader: Batches, checkpoint: str | os.PathLike[str] | None) -> 
         raise ValueError(
             "`loader` must have persistent_workers=False with a checkpoint, got True. The random "
             "state of persistent workers cannot be restored."
+        )
+
+
+def check_batches(loader: Batches) -> None:
+    """Raise unless `loader` is iterable, and not data in place of batches."""
+    if isinstance(loader, Tensor) or conversions.is_data(loader) or not _is_iterable(loader):
+        raise TypeError(
+            "`loader` must be an iterable of batches (x, y) of tensors, got "
+            f"{conversions.describe(loader)}. Pass a DataLoader of a TensorDataset(x, y)."
         )
 
 
