@@ -251,6 +251,8 @@ def _find_logits(out: object) -> Tensor:
             "`module` must return logits as a tensor, as .logits, under 'logits' or first in a "
             f"tuple, got {type(out).__name__}."
         )
+    if not out.is_floating_point():
+        raise TypeError(f"`module` must return logits of a floating dtype, got {out.dtype}.")
     return out
 
 
