@@ -94,13 +94,16 @@ def load_npz(
     if labels.shape != images.shape[:1]:
         raise ValueError(
             f"{path}: `labels` must have shape ({len(images)},) like the {len(images)} images, "
-            f"got {labels.shape}."
+            f"got {labels.shape}. Each image needs one label."
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: `labels` must be integers, got {labels.dtype}.")
+    bad = (labels < 0) | (labels >= 2**63)
+    if bad.any():
+        raise ValueError(
+            f"{path}: `labels` must be at least 0 and below 2**63, got {labels[bad][0]}."
+        )
     labels = labels.astype(np.int64)
-    if bool((labels < 0).any()):  # or too large for int64
-        raise ValueError(f"{path}: `labels` must not be negative, got {labels.min()}.")
     x = _channels_first(_in_bounds(images, bounds, path), layout, path)
     return Dataset(x.contiguous(), torch.from_numpy(labels), path.name)
 

@@ -102,7 +102,7 @@ def _evaluate(
             pass
     except KeyboardInterrupt as error:
         interrupt = error
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
         failure = UsageError(f"the evaluation failed: {reason(error)}")
         failure.__cause__ = error
     if report is not None:

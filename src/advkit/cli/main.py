@@ -16,12 +16,13 @@ from advkit.cli.errors import (
     UNEXPECTED,
     UsageError,
     exit_status,
+    one_line,
     reason,
 )
 from advkit.cli.listing import listing
 from advkit.cli.outputs import Outputs
 from advkit.cli.printing import show
-from advkit.cli.specs import number
+from advkit.cli.specs import count, integer, number
 from advkit.data import Layout
 
 _EVALUATE_EXAMPLES = """\
@@ -66,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
     """Parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}. See {self.prog} --help.\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}. See {self.prog} --help.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,18 +109,12 @@ def _report_unexpected(command: str, error: Exception) -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"advkit: warning: {message}", file=sys.stderr)  # noqa: T201
+    print(f"advkit: warning: {one_line(str(message))}", file=sys.stderr)  # noqa: T201
 
 
 def _list(args: argparse.Namespace) -> int:
     show(listing())
     return 0
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -151,7 +146,7 @@ def _add_evaluate(commands: Any) -> None:
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: 0.05, 0.1, 0.15, "
         "0.2)")  # fmt: skip
-    add("--limit", type=_at_least_one, metavar="N", help="attack only the first N images")
+    add("--limit", type=count, metavar="N", help="attack only the first N images")
     _add_work(parser)
     add("--out", default="advkit-report", metavar="DIR",
         help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
@@ -176,9 +171,9 @@ def _add_bench(commands: Any) -> None:
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: "
         f"{bench.DIGITS_LINF})")  # fmt: skip
-    add("--limit", type=_at_least_one, default=bench.LIMIT, metavar="N",
+    add("--limit", type=count, default=bench.LIMIT, metavar="N",
         help=f"attack only the first N images (default: {bench.LIMIT})")  # fmt: skip
-    add("--rounds", type=_at_least_one, default=3, metavar="N",
+    add("--rounds", type=count, default=3, metavar="N",
         help="how often each attack is timed; passes are medians (default: 3)")  # fmt: skip
     _add_work(parser)
     add("--out", metavar="FILE.json", help="also save the results to FILE.json (default: not)")
@@ -219,9 +214,9 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
 def _add_work(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the execution and its output."""
     add = parser.add_argument
-    add("--batch-size", type=_at_least_one, default=128, metavar="N",
+    add("--batch-size", type=count, default=128, metavar="N",
         help="number of images in a batch (default: 128)")  # fmt: skip
     add("--device", default="cpu", help="device of the net (default: cpu)")
-    add("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+    add("--seed", type=integer, default=0, help="seed of all random numbers (default: 0)")
     add("--quiet", action="store_true", help="print only errors and warnings")
     add("--traceback", action="store_true", help="show the traceback of an error")

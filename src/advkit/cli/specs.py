@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from advkit import attacks
-from advkit.cli.errors import UsageError
+from advkit.cli.errors import UsageError, one_line, with_options
 from advkit.core.naming import did_you_mean
 
 _ALL = "all"
+_SHOWN = 200  # characters of an attack's text in errors
+_TOO_LARGE = 2**63  # torch has no larger integers; a seed may be larger
 
 
 def number(text: str) -> float:
@@ -26,8 +29,36 @@ def number(text: str) -> float:
         value = float(numerator) / float(denominator) if denominator else float(text)
     except (ValueError, ZeroDivisionError):
         value = math.nan
+    if not text.isascii() or "_" in text:  # float() takes digits of other alphabets and 1_000
+        value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a number or a fraction like 8/255, got {text!r}")
+    return value
+
+
+def integer(text: str) -> int:
+    """Parse an integer in decimal digits.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else, or has more digits than Python converts.
+    """
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text):
+        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Parse an integer of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else.
+    """
+    try:
+        value = integer(text)
+    except argparse.ArgumentTypeError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
     return value
 
 
@@ -68,7 +99,8 @@ class _Spec(NamedTuple):
         try:
             return self.kind(**self.given, **more)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"--attack {self.text}: {error}") from error
+            message = with_options(error) if more else str(error)  # more comes from options
+            raise UsageError(f"--attack {self.text}: {message}") from error
 
 
 def attacks_from(
@@ -100,8 +132,9 @@ def _expanded(spec: str) -> list[str]:
 
 def _parsed(text: str, seed: int) -> _Spec:
     name, _, rest = text.partition(":")
+    text = one_line(text, _SHOWN)
     kind = _find(name)
-    given = dict(_setting(text, part) for part in rest.split(",") if part)
+    given = _settings(text, rest)
     names = [parameter.name for parameter in _parameters(kind)]
     for key in given:
         if key not in names:
@@ -151,22 +184,33 @@ def _find(name: str) -> type[Any]:
     )
 
 
+def _settings(spec: str, text: str) -> dict[str, Any]:
+    """Parse "key=value,..." to values by name."""
+    given: dict[str, Any] = {}
+    for key, value in (_setting(spec, part) for part in text.split(",") if part):
+        if key in given:
+            raise UsageError(f"--attack {spec}: a parameter must be given once, got {key!r} twice.")
+        given[key] = value
+    return given
+
+
 def _setting(spec: str, part: str) -> tuple[str, Any]:
     key, equals, text = part.partition("=")
     if not (key and equals and text):
         raise UsageError(f"--attack {spec}: a parameter must be key=value, got {part!r}.")
-    return key, _value(text)
+    value = _value(text)
+    if isinstance(value, int) and key != "seed" and abs(value) >= _TOO_LARGE:
+        raise UsageError(f"--attack {spec}: {key} must be below 2**63, got {text}.")
+    return key, value
 
 
 def _value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return number(text)
-    except argparse.ArgumentTypeError:
-        return text
+    for parse in (integer, number):
+        try:
+            return parse(text)
+        except argparse.ArgumentTypeError:
+            pass
+    return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeGuard
 
 import numpy as np
@@ -25,13 +25,28 @@ class Bounds(NamedTuple):
     upper: float
 
 
-def checked_bounds(bounds: object) -> Bounds:
+def checked_bounds(bounds: Sequence[float]) -> Bounds:
     """Convert a pair of numbers to `Bounds`.
 
     Raises:
         TypeError: `bounds` is not a pair of numbers.
         ValueError: `bounds` are not two finite numbers, the lower one first.
     """
+    _check_kinds(bounds)
+    try:
+        lower, upper = map(float, bounds) if len(bounds) == 2 else (math.nan, math.nan)
+    except OverflowError:  # an int beyond the largest float
+        lower = upper = math.nan
+    if not -math.inf < lower < upper < math.inf:
+        raise ValueError(
+            "`bounds` must be two finite numbers, lower first, "
+            f"got ({', '.join(_shortened(end) for end in bounds)})."
+        )
+    return Bounds(lower, upper)
+
+
+def _check_kinds(bounds: object) -> None:
+    """Raise TypeError unless `bounds` are numbers in a tuple or a list."""
     if _has_entries(bounds) and any(map(_has_entries, bounds)):
         raise TypeError(
             "`bounds` must be two numbers, the same for all features, "
@@ -45,16 +60,6 @@ def checked_bounds(bounds: object) -> Bounds:
     for end in bounds:
         if not isinstance(end, (Tensor, np.ndarray)):  # of a single number
             checks.number("bounds", end)
-    try:
-        lower, upper = map(float, bounds) if len(bounds) == 2 else (math.nan, math.nan)
-    except OverflowError:  # an int beyond the largest float
-        lower = upper = math.nan
-    if not -math.inf < lower < upper < math.inf:
-        raise ValueError(
-            "`bounds` must be two finite numbers, lower first, "
-            f"got ({', '.join(_shortened(end) for end in bounds)})."
-        )
-    return Bounds(lower, upper)
 
 
 def _has_entries(value: object) -> TypeGuard[Collection[object]]:
