@@ -87,6 +87,18 @@ def test_labels_of_other_types(y, said):
         label_checks.tensor_of_labels("y", y)
 
 
+def test_a_loader_of_ones_own_is_no_table():
+    class Loader:
+        def __iter__(self):
+            return iter([])
+
+        def to_numpy(self):
+            return np.zeros(3)
+
+    assert not conversions.is_data(Loader())
+    assert conversions.describe(Loader()) == "Loader"
+
+
 def test_data_are_told_from_batches():
     for data in (np.zeros(3), DataFrame(ROWS), sparse.csr_matrix(ROWS), ROWS, [0.1, 0.2], [[1]]):
         assert conversions.is_data(data)
