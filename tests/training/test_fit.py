@@ -485,3 +485,13 @@ def test_bad_arguments(net, line):
         with pytest.raises(error, match=message):
             fit(**{**options, **given})
     assert_same(weights(net), before)
+
+
+def test_a_loader_with_indices_alone(net, line):
+    class Indexed:
+        def __getitem__(self, i):
+            return line[i]
+
+    optimizer = sgd(net)
+    history = fit(net, Indexed(), loss=loss, optimizer=optimizer, epochs=1, progress=False)
+    assert len(history.epochs) == 1
