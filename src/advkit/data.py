@@ -13,6 +13,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.archives import read_npz
+from advkit.core.bounds import checked_bounds
 from advkit.core.layouts import Layout
 
 _CHANNEL_COUNTS = (1, 3, 4)  # gray, RGB and RGBA images
@@ -81,10 +82,11 @@ def load_npz(
 
     Raises:
         FileNotFoundError: the file does not exist.
+        TypeError: `bounds` are not two numbers.
         ValueError: it is damaged, is not such an archive, or its arrays have a wrong shape, dtype
             or value.
     """
-    path = Path(path)
+    path, bounds = Path(path), checked_bounds(bounds)
     arrays = read_npz(path, ("images", "labels"))
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim < 2:
@@ -92,13 +94,16 @@ def load_npz(
     if labels.shape != images.shape[:1]:
         raise ValueError(
             f"{path}: `labels` must have shape ({len(images)},) like the {len(images)} images, "
-            f"got {labels.shape}."
+            f"got {labels.shape}. Each image needs one label."
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: `labels` must be integers, got {labels.dtype}.")
+    bad = (labels < 0) | (labels >= 2**63)
+    if bad.any():
+        raise ValueError(
+            f"{path}: `labels` must be at least 0 and below 2**63, got {labels[bad][0]}."
+        )
     labels = labels.astype(np.int64)
-    if bool((labels < 0).any()):  # or too large for int64
-        raise ValueError(f"{path}: `labels` must not be negative, got {labels.min()}.")
     x = _channels_first(_in_bounds(images, bounds, path), layout, path)
     return Dataset(x.contiguous(), torch.from_numpy(labels), path.name)
 

@@ -233,7 +233,7 @@ WRONG = [
     (["--attack", "PGD:norm=l3"], "`norm` must be one of 'linf', 'l2', 'l1', got 'l3'"),
     (["--attack", "PGD:steps=2.5"], "`steps` must be an int, got float"),
     (["--eps", "8/0"], "argument --eps: must be a number or a fraction.* got '8/0'"),
-    (["--eps", "-1"], "`eps` must be at least 0"),
+    (["--eps", "-1"], "--attack FGSM: --eps must be at least 0"),
     (["--limit", "0"], "argument --limit: must be an integer of at least 1, got '0'"),
     (["--batch-size", "two"], "argument --batch-size"),
     (["--bounds", "1", "0"], "--bounds must be two finite numbers, lower first"),

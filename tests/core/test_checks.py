@@ -73,11 +73,11 @@ def test_a_budget_needs_one_radius_for_each_sample():
 
 def test_inputs_are_clamped_only_within_rounding():
     x = torch.tensor([[0.0, 1.000005], [-0.000005, 0.5]])
-    assert checks.inputs(x, (0, 1)).tolist() == [[0.0, 1.0], [0.0, 0.5]]
+    assert checks.inputs("x", x, (0, 1)).tolist() == [[0.0, 1.0], [0.0, 0.5]]
     with pytest.raises(ValueError, match="bounds"):
-        checks.inputs(torch.tensor([[0.0, 1.0001]]), (0, 1))
+        checks.inputs("x", torch.tensor([[0.0, 1.0001]]), (0, 1))
     with pytest.raises(ValueError, match="bounds"):
-        checks.inputs(torch.tensor([[-0.0001, 1.0]]), (0, 1))
+        checks.inputs("x", torch.tensor([[-0.0001, 1.0]]), (0, 1))
 
 
 def test_inputs_may_have_one_infinite_bound():
@@ -106,12 +106,12 @@ def test_bounds_of_a_custom_model_are_checked(bounds):
 
 def test_inputs_need_features():
     with pytest.raises(ValueError, match=r"must have at least one feature, got shape \(3, 0\)"):
-        checks.inputs(torch.zeros(3, 0), (0, 1))
+        checks.inputs("x", torch.zeros(3, 0), (0, 1))
 
 
 def test_many_bad_samples_are_cut_short():
     with pytest.raises(ValueError, match=r"\(samples 0, 1, 2, 3, 4 and 5 more\)"):
-        checks.inputs(torch.full((10, 2), torch.nan), (0, 1))
+        checks.inputs("x", torch.full((10, 2), torch.nan), (0, 1))
 
 
 def test_probabilities_are_told_from_logits():
@@ -147,15 +147,15 @@ def test_a_budget_of_too_many_radii_is_refused():
 
 
 def test_slack_follows_the_precision():
-    assert checks.inputs(torch.tensor([[1.003]], dtype=torch.bfloat16), (0, 1)).item() == 1
+    assert checks.inputs("x", torch.tensor([[1.003]], dtype=torch.bfloat16), (0, 1)).item() == 1
     wide = torch.tensor([[1.0078125]], dtype=torch.bfloat16)  # one rounding above 1
-    assert checks.inputs(wide, (0, 1)).item() == 1
+    assert checks.inputs("x", wide, (0, 1)).item() == 1
 
 
 def test_inference_tensors_become_plain_ones():
     with torch.inference_mode():
         x = torch.rand(2, 2)
-    found = checks.inputs(x, (0, 1))
+    found = checks.inputs("x", x, (0, 1))
     assert not found.is_inference()
     assert torch.equal(found, x)
 

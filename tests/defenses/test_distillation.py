@@ -493,9 +493,11 @@ def test_loaders_that_do_not_fit():
         fit(linear(), linear(), 3)
     with pytest.raises(ValueError, match="`loader` must give at least one batch"):
         fit(linear(), linear(), [])
-    with pytest.raises(TypeError, match="`x` must be a torch.Tensor, got ndarray"):
+    with pytest.raises(
+        TypeError, match="the inputs in `loader` must be a torch.Tensor, got a NumPy array"
+    ):
         fit(linear(), linear(), [(inputs().numpy(), None)])
-    with pytest.raises(ValueError, match="`x` must lie in the model's bounds"):
+    with pytest.raises(ValueError, match="the inputs in `loader` must lie in the model's bounds"):
         fit(linear(), linear(), [2 * inputs() + 1])
     with pytest.raises(ValueError, match="`x` must lie in the model's bounds"):
         DistillationLoss(teacher=linear(), temperature=2.0)(

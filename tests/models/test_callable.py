@@ -262,7 +262,7 @@ def test_errors_name_the_sample_of_the_whole_batch():
     [
         ([0, 3], ValueError, r"labels.* must be below 3.*got 3 \(sample 1\)"),
         ([0, -2], ValueError, r"must not be negative, got -2 \(sample 1\)"),
-        ([0, 0.5], ValueError, r"must be integers, got other values \(sample 1\)"),
+        ([0, 0.5], ValueError, r"must be integers, got 0.5 \(sample 1\)"),
         ([[1, 0], [0, 1]], ValueError, r"labels of shape \(2,\).*got shape \(2, 2\)"),
         (["cat", "dog"], TypeError, "must return numbers, got <U3"),
     ],

@@ -420,11 +420,43 @@ def test_a_loss_that_is_no_scalar(net, line, value, message):
         quietly(net, line, loss=lambda *_: value)
 
 
+class NeedsLoss(torch.optim.SGD):
+    def step(self, loss, *_, closure=None, **__):
+        super().step(closure)
+
+
+class TakesAnything(torch.optim.SGD):
+    def step(self, *args, **kwargs):
+        super().step(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        TakesAnything,
+        *(
+            kind
+            for kind in vars(torch.optim).values()
+            if isinstance(kind, type)
+            and issubclass(kind, torch.optim.Optimizer)
+            and kind not in (torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
+        ),
+    ],
+)
+def test_every_other_optimizer_trains(line, kind):
+    net = nn.Linear(1, 1) if kind.__name__ != "Muon" else nn.Linear(1, 1, bias=False)
+    before = weights(net)
+    fit(net, line, loss=loss, optimizer=kind(net.parameters(), lr=0.1), epochs=1, progress=False)
+    assert any(not torch.equal(a, b) for a, b in zip(before, weights(net), strict=True))
+
+
 def test_bad_arguments(net, line):
     optimizer = sgd(net)
     stranger = sgd(nn.Linear(1, 1))
     step = lr_scheduler.StepLR(stranger, 1)
     plateau = lr_scheduler.ReduceLROnPlateau(optimizer)
+    lbfgs = torch.optim.LBFGS(net.parameters())
+    lr_scheduler.StepLR(lbfgs, 1)  # replaces its step
     cases = [
         ({"epochs": 0}, ValueError, "`epochs` must be at least 1, got 0"),
         ({"epochs": 1.5}, TypeError, "`epochs` must be an int"),
@@ -436,7 +468,9 @@ def test_bad_arguments(net, line):
         ({"optimizer": net}, TypeError, "`optimizer` must be a torch optimizer, got Linear"),
         ({"scheduler": optimizer}, TypeError, "`scheduler` must be a torch LRScheduler, got SGD"),
         ({"scheduler": step}, ValueError, "`scheduler` must belong to `optimizer`"),
-        ({"scheduler": plateau}, ValueError, "need a metric, got ReduceLROnPlateau"),
+        ({"scheduler": plateau}, ValueError, "whose step needs metrics. Use another"),
+        ({"optimizer": lbfgs}, ValueError, "`optimizer` .* got LBFGS, whose step needs closure"),
+        ({"optimizer": NeedsLoss([net.weight])}, ValueError, "NeedsLoss, whose step needs loss"),
         ({"schedule": "step"}, ValueError, "`schedule` must be one of 'epoch', 'batch', got"),
         ({"schedule": "batch"}, ValueError, "`scheduler` must be given .*, got None"),
         ({"loss": "ce"}, TypeError, r"`loss` must be a function of \(model, x, y\), got str"),
@@ -451,3 +485,13 @@ def test_bad_arguments(net, line):
         with pytest.raises(error, match=message):
             fit(**{**options, **given})
     assert_same(weights(net), before)
+
+
+def test_a_loader_with_indices_alone(net, line):
+    class Indexed:
+        def __getitem__(self, i):
+            return line[i]
+
+    optimizer = sgd(net)
+    history = fit(net, Indexed(), loss=loss, optimizer=optimizer, epochs=1, progress=False)
+    assert len(history.epochs) == 1

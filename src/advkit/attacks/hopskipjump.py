@@ -94,10 +94,8 @@ class HopSkipJump(BlackBoxAttack):
         checks.one_of("norm", self.norm, ("l2", "linf"))
         checks.integer("max_queries", self.max_queries, at_least=3)
         checks.integer("init_gradient_queries", self.init_gradient_queries, at_least=1)
-        if self.init_points is not None and not isinstance(self.init_points, Tensor):
-            raise TypeError(
-                f"`init_points` must be a torch.Tensor, got {type(self.init_points).__name__}."
-            )
+        if self.init_points is not None:
+            checks.tensor("init_points", self.init_points)
         checks.integer("init_trials", self.init_trials, at_least=1)
         checks.integer("batch_size", self.batch_size, at_least=1)
         checks.integer("seed", self.seed)
@@ -135,7 +133,7 @@ class HopSkipJump(BlackBoxAttack):
                 f"`init_points` must have shape (m, {', '.join(map(str, features))}) like the "
                 f"samples of `x`, got {tuple(self.init_points.shape)}."
             )
-        return checks.inputs(self.init_points, problem.model.bounds).to(problem.x)
+        return checks.inputs("init_points", self.init_points, problem.model.bounds).to(problem.x)
 
 
 class _Search:

@@ -159,13 +159,13 @@ class Substitute:
         model = as_classifier(victim)
         if not isinstance(net, nn.Module):
             raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}.")
-        x = checks.inputs(x, model.bounds)
+        x = checks.inputs("x", x, model.bounds)
         if not 0 < len(x) <= self.max_queries:
             raise ValueError(
                 f"`x` must hold at least 1 sample and at most {self.max_queries:,}, the "
                 f"`max_queries`, got {len(x):,}."
             )
-        test = None if x_test is None else checks.inputs(x_test, model.bounds)
+        test = None if x_test is None else checks.inputs("x_test", x_test, model.bounds)
         if test is not None and not len(test):
             raise ValueError("`x_test` must hold at least 1 sample or be None, got 0 samples.")
         with torch.random.fork_rng(), torch.enable_grad(), evaluating(model):

@@ -79,7 +79,7 @@ def _benchmark(
         )
     except KeyboardInterrupt as interrupt:
         return getattr(interrupt, "benchmark", None), interrupt
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
         failure = UsageError(f"the benchmark failed: {reason(error)}")
         failure.__cause__ = error
         return getattr(error, "benchmark", None), failure

@@ -102,7 +102,7 @@ def _evaluate(
             pass
     except KeyboardInterrupt as error:
         interrupt = error
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
         failure = UsageError(f"the evaluation failed: {reason(error)}")
         failure.__cause__ = error
     if report is not None:
@@ -127,7 +127,7 @@ def _deliver(report: Report, out: Path, *, quiet: bool) -> None:
 
 
 def _saved(report: Report, out: Path) -> tuple[Path, ...]:
-    """Save the report, without the page if it cannot be drawn, and return the paths of its files."""
+    """Save the report, without the page if it cannot be drawn; return the paths of the files."""
     try:
         return report.save(out)
     except ImportError:  # report.json is written first

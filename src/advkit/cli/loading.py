@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,16 +39,38 @@ def load_factory(reference: str) -> nn.Module:
     file, colon, name = reference.rpartition(":")
     if not (file and colon and name):
         raise UsageError(f"--model must be FILE.py:FACTORY, got {reference!r}.")
-    factory = _factory(_imported(Path(file)), name, file)
-    try:
+    with _errors_of_the_user(f"importing {file}"):
+        source = _imported(Path(file))
+    with _errors_of_the_user(f"{file}:{name}"):
+        factory: Any = getattr(source, name, None)
+    _check_factory(factory, source, name, file)
+    with _errors_of_the_user(f"{name}()"):
         module = factory()
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"--model: {name}() failed: {reason(error)}") from error
+    return _checked_module(module, name)
+
+
+def _checked_module(module: Any, name: str) -> nn.Module:
+    """Return what the factory `name` has returned, and raise unless it is a module."""
+    if inspect.iscoroutine(module):
+        module.close()  # Python would warn that it was never awaited
     if not isinstance(module, nn.Module):
-        raise UsageError(
-            f"--model: {name}() must return a torch.nn.Module, got {type(module).__name__}."
-        )
+        got = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+        raise UsageError(f"--model: {name}() must return a torch.nn.Module, got {got}.")
     return module
+
+
+@contextmanager
+def _errors_of_the_user(what: str) -> Iterator[None]:
+    """Run code of the user, which may raise anything, without the arguments of the command."""
+    argv, sys.argv = sys.argv, [what]  # for a parser of arguments at the top of the file
+    try:
+        yield
+    except (KeyboardInterrupt, UsageError):
+        raise
+    except BaseException as error:
+        raise UsageError(f"--model: {what} failed: {reason(error)}") from error
+    finally:
+        sys.argv = argv
 
 
 def _imported(path: Path) -> ModuleType:
@@ -57,17 +82,19 @@ def _imported(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
     sys.path.insert(0, str(path.parent.resolve()))  # permanently: factory and forward may import
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"--model: importing {path} failed: {reason(error)}") from error
+    spec.loader.exec_module(module)
     return module
 
 
-def _factory(module: ModuleType, name: str, file: str) -> Any:
-    factory = getattr(module, name, None)
+def _check_factory(factory: Any, module: ModuleType, name: str, file: str) -> None:
+    """Raise unless `factory` is a function or a class that `load_factory` can call."""
+    if isinstance(factory, nn.Module):
+        raise UsageError(
+            f"--model: {name} must be a function that returns the net, got the net itself, "
+            f"{type(factory).__name__}."
+        )
     if callable(factory):
-        return factory
+        return
     own = [
         key
         for key, value in vars(module).items()
@@ -119,14 +146,16 @@ def _without_prefix(state: Mapping[Any, Any], module: nn.Module) -> Mapping[Any,
 
 
 def _read_state(path: Path) -> Any:
-    if not path.is_file():
-        raise UsageError(f"--weights: no such file: {path}")
     try:
+        if not path.is_file():
+            raise UsageError(f"--weights: no such file: {path}")
         check_digest(path)
         if path.suffix == ".safetensors":
             safetensors = require("safetensors.torch", extra="report", needed_by=path.suffix)
             return safetensors.load_file(path)
         return read_torch(path)
+    except UsageError:
+        raise
     except ImportError as error:
         raise UsageError(f"--weights: {error}") from error
     except Exception as error:
@@ -152,8 +181,10 @@ def device_from(name: str) -> torch.device:
         UsageError: torch does not know the device or cannot use it.
     """
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that torch is about to remove
+            device = torch.device(name)
+            torch.zeros(1, device=device).cpu()
+    except Exception as error:
         raise UsageError(f"--device: cannot use {name!r}: {reason(error)[:200]}") from error
     return device

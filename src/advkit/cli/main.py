@@ -17,9 +17,10 @@ from advkit.cli.errors import (
     UNEXPECTED,
     UsageError,
     exit_status,
+    one_line,
     reason,
 )
-from advkit.cli.numbers import at_least_one, number
+from advkit.cli.numbers import count, integer, number
 from advkit.cli.outputs import Outputs
 from advkit.cli.printing import warn
 from advkit.core.layouts import Layout
@@ -69,7 +70,7 @@ class _Parser(argparse.ArgumentParser):
     """Parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}. See {self.prog} --help.\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}. See {self.prog} --help.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,7 +179,7 @@ def _add_evaluate(commands: Any) -> None:
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: "
         f"{', '.join(map(str, EVALUATE_DIGITS_EPS))})")  # fmt: skip
-    add("--limit", type=at_least_one, metavar="N", help="attack only the first N images")
+    add("--limit", type=count, metavar="N", help="attack only the first N images")
     _add_work(parser)
     add("--out", default="advkit-report", metavar="DIR",
         help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
@@ -203,9 +204,9 @@ def _add_bench(commands: Any) -> None:
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: "
         f"{BENCH_DIGITS_LINF})")  # fmt: skip
-    add("--limit", type=at_least_one, default=BENCH_LIMIT, metavar="N",
+    add("--limit", type=count, default=BENCH_LIMIT, metavar="N",
         help=f"attack only the first N images (default: {BENCH_LIMIT})")  # fmt: skip
-    add("--rounds", type=at_least_one, default=3, metavar="N",
+    add("--rounds", type=count, default=3, metavar="N",
         help="how often each attack is timed; passes are medians (default: 3)")  # fmt: skip
     _add_work(parser)
     add("--out", metavar="FILE.json", help="also save the results to FILE.json (default: not)")
@@ -246,9 +247,9 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
 def _add_work(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the execution and its output."""
     add = parser.add_argument
-    add("--batch-size", type=at_least_one, default=128, metavar="N",
+    add("--batch-size", type=count, default=128, metavar="N",
         help="number of images in a batch (default: 128)")  # fmt: skip
     add("--device", default="cpu", help="device of the net (default: cpu)")
-    add("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+    add("--seed", type=integer, default=0, help="seed of all random numbers (default: 0)")
     add("--quiet", action="store_true", help="print only errors and warnings")
     add("--traceback", action="store_true", help="show the traceback of an error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 
 
 def number(text: str) -> float:
@@ -17,17 +18,34 @@ def number(text: str) -> float:
         value = float(numerator) / float(denominator) if denominator else float(text)
     except (ValueError, ZeroDivisionError):
         value = math.nan
+    if not text.isascii() or "_" in text:  # float() takes digits of other alphabets and 1_000
+        value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a number or a fraction like 8/255, got {text!r}")
     return value
 
 
-def at_least_one(text: str) -> int:
+def integer(text: str) -> int:
+    """Parse an integer in decimal digits.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else, or has more digits than Python converts.
+    """
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text):
+        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
     """Parse an integer of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: it is not one.
+        argparse.ArgumentTypeError: it is something else.
     """
-    if not text.isdigit() or int(text) < 1:
+    try:
+        value = integer(text)
+    except argparse.ArgumentTypeError:
+        value = 0
+    if value < 1:
         raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
+    return value

@@ -6,12 +6,12 @@ import argparse
 import sys
 from importlib.util import find_spec
 
-from advkit.cli.errors import UsageError, reason
+from advkit.cli.errors import UsageError, one_line, reason
 
 
 def warn(sentence: object) -> None:
     """Print a warning on standard error, in one line."""
-    print(f"advkit: warning: {sentence}", file=sys.stderr)  # noqa: T201 - this is the command line
+    print(f"advkit: warning: {one_line(str(sentence))}", file=sys.stderr)  # noqa: T201
 
 
 def shows_progress(args: argparse.Namespace) -> bool:

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from advkit import attacks
-from advkit.cli.errors import UsageError
-from advkit.cli.numbers import number
+from advkit.cli.errors import UsageError, one_line, with_options
+from advkit.cli.numbers import integer, number
 from advkit.core.foreign_names import remedy
 from advkit.core.naming import did_you_mean
 
 _ALL = "all"
+_SHOWN = 200  # characters of an attack's text in errors
+_TOO_LARGE = 2**63  # torch has no larger integers; a seed may be larger
 
 
 def known_attacks() -> dict[str, type[Any]]:
@@ -53,7 +55,8 @@ class _Spec(NamedTuple):
         try:
             return self.kind(**self.given, **more)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"--attack {self.text}: {error}") from error
+            message = with_options(error) if more else str(error)  # more comes from options
+            raise UsageError(f"--attack {self.text}: {message}") from error
 
 
 def attacks_from(
@@ -85,14 +88,15 @@ def _expanded(spec: str) -> list[str]:
 
 def _parsed(text: str, seed: int) -> _Spec:
     name, _, rest = text.partition(":")
+    text = one_line(text, _SHOWN)
     kind = _find(name)
-    given = dict(_setting(text, part) for part in rest.split(",") if part)
+    given = _settings(text, rest)
     names = [parameter.name for parameter in _parameters(kind)]
     for key in given:
         if key not in names:
             raise UsageError(
-                f"--attack {text}: {kind.__name__} has no parameter {key!r}"
-                f". Its parameters are {', '.join(names)}.{remedy(key, kind.__name__, names)}"
+                f"--attack {text}: {kind.__name__} has no parameter {key!r}. "
+                f"Its parameters are {', '.join(names)}.{remedy(key, kind.__name__, names)}"
             )
     if "seed" in names:
         given.setdefault("seed", seed)
@@ -136,22 +140,33 @@ def _find(name: str) -> type[Any]:
     )
 
 
+def _settings(spec: str, text: str) -> dict[str, Any]:
+    """Parse "key=value,..." to values by name."""
+    given: dict[str, Any] = {}
+    for key, value in (_setting(spec, part) for part in text.split(",") if part):
+        if key in given:
+            raise UsageError(f"--attack {spec}: a parameter must be given once, got {key!r} twice.")
+        given[key] = value
+    return given
+
+
 def _setting(spec: str, part: str) -> tuple[str, Any]:
     key, equals, text = part.partition("=")
     if not (key and equals and text):
         raise UsageError(f"--attack {spec}: a parameter must be key=value, got {part!r}.")
-    return key, _value(text)
+    value = _value(text)
+    if isinstance(value, int) and key != "seed" and abs(value) >= _TOO_LARGE:
+        raise UsageError(f"--attack {spec}: {key} must be below 2**63, got {text}.")
+    return key, value
 
 
 def _value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return number(text)
-    except argparse.ArgumentTypeError:
-        return text
+    for parse in (integer, number):
+        try:
+            return parse(text)
+        except argparse.ArgumentTypeError:
+            pass
+    return text

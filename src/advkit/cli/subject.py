@@ -13,7 +13,7 @@ from torch import nn
 from advkit.cli.demo import digits_net
 from advkit.cli.errors import UsageError, reason, with_options
 from advkit.cli.loading import device_from, load_data, load_factory, load_weights
-from advkit.core import checks
+from advkit.core import checks, label_checks
 from advkit.core.files import target_of
 from advkit.data import Dataset, digits
 from advkit.models import Normalize, TorchClassifier, evaluating
@@ -69,11 +69,23 @@ def _model(args: argparse.Namespace, device: torch.device, *, bar: bool) -> Torc
     module: nn.Module = load_factory(args.model) if args.model else digits_net(progress=bar)
     if args.weights:
         load_weights(module, Path(args.weights))
+    module = _moved(module, device)
     try:
         preprocess = Normalize(tuple(args.mean), tuple(args.std)) if args.mean else None
-        return TorchClassifier(module.to(device), _bounds(args), preprocess)
+        return TorchClassifier(module, _bounds(args), preprocess)
+    except TypeError as error:
+        raise UsageError(f"--model: {error}") from error
     except ValueError as error:
         raise UsageError(with_options(error)) from error
+
+
+def _moved(module: nn.Module, device: torch.device) -> nn.Module:
+    try:
+        return module.to(device)
+    except Exception as error:
+        raise UsageError(
+            f"--model: the net cannot be moved to --device {device}: {reason(error)}"
+        ) from error
 
 
 def _bounds(args: argparse.Namespace) -> tuple[float, float]:
@@ -90,24 +102,21 @@ def _data(args: argparse.Namespace) -> Dataset:
 def _check_together(model: TorchClassifier, data: Dataset, device: torch.device) -> None:
     """Raise unless the data fits the model: all values, all labels, and one forward pass."""
     try:
-        checks.inputs(data.x, model.bounds)
+        checks.inputs("images", data.x, model.bounds, outside="Set --bounds LOWER UPPER.")
     except ValueError as error:
-        sentence, outside, _ = str(error).replace("`x`", "`images`", 1).partition(" Wrap the model")
-        remedy = " Set --bounds LOWER UPPER." if outside else ""
-        raise UsageError(f"--data: {sentence}{remedy}") from error
+        raise UsageError(f"--data: {error}") from error
     one = data.x[:1].to(device)
     try:
         with evaluating(model), torch.no_grad():
             model.logits(one)  # the report tells whether they are finite
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shape = tuple(one.shape)
         raise UsageError(
             f"--model: the forward pass of one input of shape {shape} failed: {reason(error)}"
         ) from error
     try:
-        rows = torch.arange(len(data))
-        checks.labels_within("labels", data.y, model.num_classes, rows)
-        checks.labels("labels", data.y, data.x)
+        label_checks.labels_within("labels", data.y, model.num_classes)
+        label_checks.labels("labels", data.y, data.x)
     except ValueError as error:
         raise UsageError(f"--data: {error}") from error
 
@@ -131,7 +140,7 @@ def writable(folder: Path) -> Path:
             pass
     except FileExistsError as error:
         raise UsageError(f"--out: cannot write to {folder}: it is not a folder.") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # of a path with a null byte
         raise UsageError(f"--out: cannot write to {folder}: {reason(error)}") from error
     return folder
 
@@ -144,7 +153,7 @@ def writable_file(path: Path) -> Path:
     """
     try:
         target = target_of(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"--out: {error}") from error
     writable(target.parent)
     return path

@@ -45,7 +45,8 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.ND
         ValueError: it is damaged, is not such an archive, or lacks one of these arrays.
     """
     with _opened(path, "an .npz archive of plain arrays") as (_, archive):
-        available = [name.removesuffix(".npy") for name in archive.namelist()]
+        members = [name for name in archive.namelist() if name.endswith(".npy")]
+        available = [name.removesuffix(".npy") for name in members]
         wanted = available if names is None else [name for name in available if name in names]
         arrays = {name: _array(archive, f"{name}.npy") for name in wanted}
     if any(name not in arrays for name in names or ()):
@@ -124,7 +125,8 @@ def check_digest(path: Path) -> None:
 def _opened(path: Path, kind: str) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
     """Open a zip archive, and turn all errors inside into a ValueError that names the file."""
     if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+        kind = "not a file" if path.exists() else "no such file"
+        raise FileNotFoundError(f"{kind}: {path}")
     with path.open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from advkit.core import checks
+from advkit.core import checks, conversions, label_checks
 
 Batches = Iterable[Any]  # of batches that `split_batch` understands
 # Keys of a dictionary; the longer ones are those of Hugging Face's datasets and image processors.
 INPUT_KEYS = ("x", "pixel_values", "image", "images", "input", "inputs")
 LABEL_KEYS = ("y", "label", "labels", "target", "targets")
 NumberedBatches = Iterator[tuple[Tensor, Tensor, int]]
+_IN_BATCHES = " in every batch"
 
 
 def batches(
@@ -27,26 +27,26 @@ def batches(
     If `x` is an iterable of batches, these are returned as they come. Each batch is moved to
     `device` and comes with the number of its first sample in the data.
     """
-    if isinstance(x, np.ndarray):
-        raise TypeError(
-            "`x` must be a torch.Tensor, got a NumPy array. Convert it with torch.from_numpy(x)."
-        )
+    if conversions.is_data(x):
+        checks.tensor("x", x)
     if not isinstance(x, Tensor):
         if y is not None:
             raise TypeError(
                 "`y` must be None when `x` is an iterable of batches with labels, "
                 f"got {type(y).__name__}."
             )
-        if not isinstance(x, Iterable):
+        if not isinstance(x, Iterable) or isinstance(x, (Mapping, str)):
             raise TypeError(
                 "`x` must be a torch.Tensor or an iterable of batches, such as a DataLoader, "
                 f"got {type(x).__name__}."
             )
         return _numbered(x, device)
-    checks.tensor_of_labels("y", y, " when `x` is one")
+    label_checks.tensor_of_labels("y", y, " when `x` is one")
     assert y is not None
-    if len(x) != len(y):
-        raise ValueError(f"`y` must have one label for each of {len(x)} samples, got {len(y)}.")
+    if x.shape[:1] != y.shape[:1]:
+        raise ValueError(
+            f"`y` must have one label for each of {len(x)} samples, got {len(y) if y.ndim else y}."
+        )
     checks.integer("batch_size", batch_size, at_least=1)
     starts = range(0, len(x), batch_size)
     return _numbered(((x[i : i + batch_size], y[i : i + batch_size]) for i in starts), device)
@@ -96,8 +96,9 @@ def _numbered(given: Batches, device: str | torch.device | None) -> NumberedBatc
     first = 0
     for number, batch in enumerate(given, 1):
         x, y = split_batch(batch, "x", number)
+        checks.tensor("x", x, when=_IN_BATCHES)
+        label_checks.tensor_of_labels("y", y, _IN_BATCHES)
         if device is not None:
-            checks.tensor_of_labels("y", y)
             x, y = x.to(device), y.to(device)
         yield x, y, first
         first += len(x)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advkit.core import conversions
 from advkit.core.naming import alternative, argument, quoted
 from advkit.core.tensors import at_least_float32
 
@@ -34,6 +35,11 @@ _SUM_TOLERANCE_OF_16_BITS = 2e-2  # rounding error of a sum of probabilities
 _SUM_TOLERANCE = 1e-3  # rounding error of a service
 _SUM_TOLERANCE_OF_FLOAT32 = 1e-6  # rounding error of a softmax over a thousand classes
 _CHANCE_OF_ERROR = 1e-12  # that the rows of a batch of logits all sum to about one
+
+_OUTSIDE_BOUNDS = (
+    "Wrap the model with its own `bounds`. If the inputs are normalized, normalize in `preprocess` "
+    "instead."
+)
 
 
 def indices(bad: Tensor, rows: Tensor | None = None) -> str:
@@ -196,52 +202,86 @@ def radii(value: float | Tensor, x: Tensor) -> Tensor:
         raise ValueError(
             f"`eps` must be a number or a tensor of shape ({len(x)},), got shape ({len(value)},)."
         )
-    exact = value.detach().cpu().double()  # not every device knows float64
+    return rounded_down(value, x)
+
+
+def rounded_down(values: Tensor, x: Tensor) -> Tensor:
+    """Return non-negative `values` in the dtype and on the device of `x`, never rounded up."""
+    exact = values.detach().cpu().double()  # not every device knows float64
     rounded = exact.to(x.dtype)
     below = rounded.nextafter(torch.zeros_like(rounded))
     return torch.where(rounded.double() > exact, below, rounded).to(x.device)
 
 
-def inputs(x: Tensor, bounds: tuple[float, float]) -> Tensor:
+def tensor(name: str, value: object, *, when: str = "", convert: str = ".float()") -> None:
+    """Raise unless `value` is a tensor. The message says how to convert an array or a table.
+
+    Args:
+        name: name of the argument, or words for it.
+        value: what was given.
+        when: words after the condition, such as " when `x` is one".
+        convert: call after the conversion of an array.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{argument(name)} must be a torch.Tensor{when}, got {conversions.describe(value)}."
+            f"{conversions.remedy(name, value, convert)}"
+        )
+
+
+def floats(name: str, x: Tensor) -> None:
+    """Raise unless `x` is a tensor of a floating dtype."""
+    tensor(name, x)
+    if not x.is_floating_point():
+        way_out = f" Convert it with {name}.float()." if name.isidentifier() else ""
+        raise TypeError(f"{argument(name)} must have a floating dtype, got {x.dtype}.{way_out}")
+
+
+def inputs(
+    name: str, x: Tensor, bounds: tuple[float, float], outside: str = _OUTSIDE_BOUNDS
+) -> Tensor:
     """Return `x` as a plain tensor inside `bounds`, without autograd graph or inference mode.
 
     Values outside the bounds by rounding alone are clamped. Values further out are refused, since
     they mean that the bounds or the preprocessing are not those of the model. A bound may be
     infinite; values outside the other one are then refused, whatever the distance.
+
+    Args:
+        name: the name of the argument, or words for it.
+        x: inputs `(n, *features)`.
+        bounds: lower and upper end of valid values.
+        outside: sentence that says what to do about values outside the bounds.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}.")
-    if not x.is_floating_point():
-        raise TypeError(
-            f"`x` must have a floating dtype, got {x.dtype}. Convert it with x.float()."
-        )
+    floats(name, x)
+    shape = tuple(x.shape)
     if x.ndim < 2:
-        raise ValueError(f"`x` must have shape (n, ...) of rank 2 or more, got {tuple(x.shape)}.")
+        raise ValueError(
+            f"{argument(name)} must have shape (n, ...) of rank 2 or more, got {shape}."
+        )
     x = x.detach()
     if len(x) == 0:
         return x
     if x.numel() == 0:
-        raise ValueError(f"`x` must have at least one feature, got shape {tuple(x.shape)}.")
+        raise ValueError(f"{argument(name)} must have at least one feature, got shape {shape}.")
     lower, upper = _ends(bounds)
     least, greatest = map(float, x.aminmax())
     if not (lower <= least and greatest <= upper and math.isfinite(greatest - least)):
-        _check_values(x, lower, upper)
+        _check_values(name, x, lower, upper, outside)
     return x.clamp(lower, upper)
 
 
-def _check_values(x: Tensor, lower: float, upper: float) -> None:
+def _check_values(name: str, x: Tensor, lower: float, upper: float, outside: str) -> None:
     """Raise unless `x` `(n, *features)` is finite and outside the bounds by rounding alone."""
     smallest, largest = x.flatten(1).amin(1), x.flatten(1).amax(1)
     bad = ~(smallest.isfinite() & largest.isfinite())
     if bad.any():
-        raise ValueError(f"`x` must be finite, got NaN or infinity ({samples(bad)}).")
+        raise ValueError(f"{argument(name)} must be finite, got NaN or infinity ({samples(bad)}).")
     span = upper - lower
     slack = max(1e-5, torch.finfo(x.dtype).eps) * span if math.isfinite(span) else 0.0
     if (smallest < lower - slack).any() or (largest > upper + slack).any():
         raise ValueError(
-            f"`x` must lie in the model's bounds [{lower:g}, {upper:g}], got values in "
-            f"[{smallest.min():g}, {largest.max():g}]. Wrap the model with its own "
-            "`bounds`. If the inputs are normalized, normalize in `preprocess` instead."
+            f"{argument(name)} must lie in the model's bounds [{lower:g}, {upper:g}], got values "
+            f"in [{smallest.min():g}, {largest.max():g}]. {outside}"
         )
 
 
@@ -252,92 +292,6 @@ def _ends(bounds: object) -> tuple[float, float]:
             f"`model` must have `bounds`, a pair of numbers, lower first, got {bounds}."
         )
     return bounds[0], bounds[1]
-
-
-def labels(name: str, y: Tensor, x: Tensor) -> Tensor:
-    """Return `y` as int64 `(n,)` on the device of `x`, and raise if a label is negative."""
-    y = integer_labels(name, y, x)
-    if len(y) and y.min() < 0:
-        raise ValueError(
-            f"{argument(name)} must not be negative, got {int(y.min())} ({samples(y < 0)})."
-        )
-    return y
-
-
-def integer_labels(name: str, y: Tensor, x: Tensor) -> Tensor:
-    """Return `y` as plain int64 `(n,)` on the device of `x`.
-
-    Floats with integer values and one-hot rows are accepted, and so are negative labels.
-    """
-    tensor_of_labels(name, y)
-    if y.is_complex():
-        raise TypeError(f"{argument(name)} must have an integer dtype, got {y.dtype}.")
-    y = y.detach().to(x.device)
-    if y.is_floating_point():
-        bad = ~(y.isfinite() & (y == y.round())).flatten(1 if y.ndim > 1 else 0)
-        bad = bad.any(1) if bad.ndim > 1 else bad
-        if bad.any():
-            raise ValueError(
-                f"{argument(name)} must be integers, got other values ({samples(bad)})."
-            )
-    y = y.to(torch.int64)
-    if is_one_hot(y):
-        y = _from_one_hot(name, y)
-    if y.shape != (len(x),):
-        raise ValueError(
-            f"{argument(name)} must have shape ({len(x)},) or one-hot ({len(x)}, classes), "
-            f"got {tuple(y.shape)}."
-        )
-    return y.clone() if y.is_inference() else y  # inference tensors cannot be part of a graph
-
-
-def is_one_hot(y: object) -> bool:
-    """Return whether labels have two axes and more than one column, as one-hot rows do."""
-    return isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1
-
-
-def tensor_of_labels(name: str, y: object, when: str = "") -> None:
-    """Raise unless `y` is a tensor. The message for strings names the method that encodes them."""
-    if isinstance(y, Tensor):
-        return
-    if isinstance(y, (list, tuple, np.ndarray)) and len(y) and isinstance(y[0], str):
-        raise TypeError(
-            f"`{name}` must be a torch.Tensor of integers, got strings such as {str(y[0])!r}. "
-            f"Pass `model.encode({name})` of the SklearnClassifier."
-        )
-    raise TypeError(f"{argument(name)} must be a torch.Tensor{when}, got {type(y).__name__}.")
-
-
-def _from_one_hot(name: str, y: Tensor) -> Tensor:
-    bad = (y.min(1).values < 0) | (y.sum(1) != 1)
-    if bad.any():
-        raise ValueError(
-            f"{argument(name)} must be one-hot if it has two axes, got other rows ({samples(bad)})."
-        )
-    return y.argmax(1)
-
-
-def no_rejections(predicted: Tensor) -> None:
-    """Raise if a predicted label `(n,)` is negative, which means that the model rejects the sample.
-
-    Without `y`, an attack has to change the predicted label, and a rejected sample has none.
-    """
-    bad = predicted < 0
-    if bad.any():
-        raise ValueError(
-            f"`y` must be given for inputs that the model rejects, got None ({samples(bad)}). "
-            "A rejected input has no predicted label to attack."
-        )
-
-
-def labels_within(name: str, y: Tensor, num_classes: int, rows: Tensor) -> None:
-    """Raise unless the labels `y` `(n,)`, of the samples `rows` `(n,)`, are below `num_classes`."""
-    bad = y >= num_classes
-    if bad.any():
-        raise ValueError(
-            f"{argument(name)} must be below {num_classes}, the model's number of classes, "
-            f"got {int(y.max())} ({samples(bad, rows)})."
-        )
 
 
 def finite_logits(logits: Tensor, rows: Tensor | None = None) -> None:

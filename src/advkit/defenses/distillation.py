@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advkit.core import checks, sample_rows
+from advkit.core import checks, conversions, sample_rows
 from advkit.core.batching import INPUT_KEYS, first_entry
 from advkit.core.checks import probabilities
 from advkit.core.paid_answers import PaidAnswers
@@ -22,6 +22,7 @@ from advkit.training.fit import fit
 from advkit.training.shuffled import shuffled
 
 MIN_PROBABILITY = 1e-6  # the last digit of services that round to six digits
+_INPUTS = "the inputs in `loader`"  # subject of errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class DistillationLoss(TrainingLoss):
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         teacher = _as_teacher(self.teacher)
-        inputs = checks.inputs(x, teacher.bounds)
+        inputs = checks.inputs("x", x, teacher.bounds)
         soft = soft_labels(teacher, inputs, self.temperature, self.min_probability)
         logits = logits_of(module, x)
         _check_classes(logits, soft)
@@ -220,10 +221,11 @@ class Distillation:
         model = _as_teacher(teacher)
         if not isinstance(student, nn.Module):
             raise TypeError(f"`student` must be a torch.nn.Module, got {type(student).__name__}.")
-        if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
+        is_data = isinstance(loader, Tensor) or conversions.is_data(loader)
+        if is_data or not isinstance(loader, Iterable):
             raise TypeError(
                 "`loader` must be an iterable of batches (x, y) or x, such as a DataLoader or "
-                f"x.split(128), got {type(loader).__name__}."
+                f"x.split(128), got {conversions.describe(loader)}."
             )
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
         paid = PaidAnswers(answers, axes=2)
@@ -261,7 +263,7 @@ class Distillation:
         answers: list[Tensor] = []
         with evaluating(teacher), torch.no_grad():
             for batch in loader:
-                x = checks.inputs(_get_inputs(batch), teacher.bounds)
+                x = checks.inputs(_INPUTS, _get_inputs(batch), teacher.bounds)
                 if not len(x):
                     continue
                 with sample_rows.numbered(len(x), sum(map(len, inputs))):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from advkit.core import checks
 from advkit.core.batching import Batches
+from advkit.core.bounds import checked_bounds
 from advkit.core.boxes import warn_of_whole_box
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
-from advkit.models.torch import checked_bounds
+from advkit.training.arguments import check_batches
 
 
 class Replay:
@@ -38,7 +39,8 @@ class Replay:
 
     def __init__(self, loader: Batches, times: int) -> None:
         checks.integer("times", times, at_least=1)
-        if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
+        check_batches(loader)
+        if isinstance(loader, Iterator):
             raise TypeError(
                 "`loader` must be iterable once an epoch (a list, a DataLoader), got "
                 f"{type(loader).__name__}."
@@ -126,7 +128,7 @@ class FreeAdversarialTraining(TrainingLoss):
         )
 
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        x = checks.inputs(x, self.bounds)
+        x = checks.inputs("x", x, self.bounds)
         warn_of_whole_box(self.eps, "linf", x, self.bounds)
         repeated = self._x is not None and _is_same_batch(x, self._x)
         start = self._delta if repeated else self.eps * (2 * torch.rand_like(x) - 1)

@@ -14,7 +14,7 @@ from typing_extensions import Self
 from advkit.core import checks, sample_rows
 from advkit.core.norms import per_sample
 from advkit.core.tensors import at_least_float32
-from advkit.defenses.pixels import check_floats, check_images, round_to_grid, window_pixels
+from advkit.defenses.pixels import check_images, round_to_grid, window_pixels
 from advkit.models import REJECTED, StraightThrough, as_classifier
 from advkit.models.inner_model import HasInnerModel
 
@@ -136,7 +136,7 @@ class InputValidator(HasInnerModel):
         if self.contrast != "fitted":
             raise ValueError(f"`contrast` must be 'fitted' for fit, got {self.contrast!r}.")
         checks.fraction("fpr", fpr, "[0, 1)")
-        x = checks.inputs(x, self.bounds)
+        x = checks.inputs("x", x, self.bounds)
         check_images(x, "contrast")
         if not len(x):
             raise ValueError("`x` must hold at least one image, got none.")
@@ -211,7 +211,7 @@ class InputValidator(HasInnerModel):
 
     def _check(self, x: Tensor) -> None:
         """Raise unless every property can be verified for `x`."""
-        check_floats(x)
+        checks.floats("x", x)
         if x.ndim < 2 or (len(x) and not x.numel()):
             raise ValueError(f"`x` must have shape (n, *features), got {tuple(x.shape)}.")
         if self.limit is not None:

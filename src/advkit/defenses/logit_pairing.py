@@ -8,10 +8,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.bounds import checked_bounds
 from advkit.core.protocols import Attack
 from advkit.defenses.training_loss import TrainingLoss, craft, cross_entropy, logits_of
 from advkit.models import TorchClassifier
-from advkit.models.torch import Mode, checked_bounds
+from advkit.models.torch import Mode
 
 Kind = Literal["adversarial", "clean"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.bounds import checked_bounds
 from advkit.core.norms import lp_norm
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of
-from advkit.models.torch import checked_bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,5 +61,5 @@ class LogitSqueezing(TrainingLoss):
         return cross_entropy(logits, y) + self.weight * lp_norm(logits, "l2").mean()
 
     def _noisy(self, x: Tensor) -> Tensor:
-        x = checks.inputs(x, self.bounds)  # only the noise may exceed the bounds
+        x = checks.inputs("x", x, self.bounds)  # only the noise may exceed the bounds
         return (x + self.sigma * torch.randn_like(x)).clamp(*self.bounds)

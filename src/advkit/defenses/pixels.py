@@ -16,16 +16,6 @@ def check_images(x: Tensor, user: str) -> None:
         )
 
 
-def check_floats(x: Tensor) -> None:
-    """Raise unless `x` is a tensor of a floating dtype."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}.")
-    if not x.is_floating_point():
-        raise TypeError(
-            f"`x` must have a floating dtype, got {x.dtype}. Convert it with x.float()."
-        )
-
-
 def round_to_grid(x: Tensor, bounds: tuple[float, float], steps: int) -> Tensor:
     """Round to the nearest of `steps + 1` values spread evenly over the bounds.
 

@@ -162,7 +162,7 @@ class RandomizedSmoothing(ClassifierWrapper):
             ValueError: `x` has the wrong shape, is not finite or not within the bounds.
             TypeError: `x` is not of a floating dtype.
         """
-        x = checks.inputs(x, self.bounds)
+        x = checks.inputs("x", x, self.bounds)
         votes = self._votes(x, self.n0, _SELECTION_STREAM)
         first, second = votes.topk(2, dim=1).values.cpu().unbind(1)
         undecided = (vote_p_value(first, second) > self.alpha).to(x.device)
@@ -182,19 +182,19 @@ class RandomizedSmoothing(ClassifierWrapper):
             ValueError: `x` has the wrong shape, is not finite or not within the bounds.
             TypeError: `x` is not of a floating dtype.
         """
-        x = checks.inputs(x, self.bounds)
+        x = checks.inputs("x", x, self.bounds)
         with sample_rows.numbered(len(x), total=len(x)):
             labels = _majority(self._votes(x, self.n0, _SELECTION_STREAM))
             votes = self._votes(x, self.n, _ESTIMATION_STREAM, progress)
         counts = votes.gather(1, labels.remainder(votes.shape[1])[:, None]).squeeze(1)
         p_lower = probability_bound(counts, self.n, self.alpha)
-        radius = checks.radii(certified_radius(p_lower, self.sigma), x)  # rounded down
+        radius = checks.rounded_down(certified_radius(p_lower, self.sigma), x)
         radius = radius.masked_fill(labels == REJECTED, 0)
         return Certificates(
             labels=labels.masked_fill(radius == 0, REJECTED),
             radius=radius,
             counts=counts,
-            p_lower=checks.radii(p_lower, x),
+            p_lower=checks.rounded_down(p_lower, x),
             sigma=self.sigma,
             n=self.n,
             alpha=self.alpha,
@@ -202,7 +202,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         )
 
     def _scores(self, x: Tensor) -> Tensor:
-        x = checks.inputs(x, self.bounds)
+        x = checks.inputs("x", x, self.bounds)
         votes = self._votes(x, self.draws, _SCORES_STREAM)[:, :-1]
         return votes.to(torch.promote_types(x.dtype, torch.float32)) / self.draws
 
@@ -212,7 +212,7 @@ class RandomizedSmoothing(ClassifierWrapper):
         One additional vote is distributed like the mean softmax. This keeps shares above zero and
         breaks ties, and the gradient of a loss is taken near the point that it belongs to.
         """
-        checks.inputs(x, self.bounds)  # its result has no gradient
+        checks.inputs("x", x, self.bounds)  # its result has no gradient
         with self.evaluating():
             logits = self._outputs_of_copies(forward, x, self.draws, _SCORES_STREAM)
         logits = at_least_float32(logits.view(len(x), self.draws, logits.shape[1]))

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advkit.core import checks
+from advkit.core import checks, label_checks
 from advkit.core.attack_options import with_seed, with_stop
+from advkit.core.bounds import checked_bounds
 from advkit.core.protocols import AnyAttack, Attack
 from advkit.core.results import InconclusiveWarning
 from advkit.core.tensors import at_least_float32
 from advkit.models import TorchClassifier
-from advkit.models.torch import Mode, checked_bounds, logits_from
+from advkit.models.torch import Mode, logits_from
 
 Value = Callable[[nn.Module, Tensor, Tensor], Tensor]
 _NUM_SEEDS = 2**62  # seeds that are drawn from, within the range of int64
@@ -57,7 +58,7 @@ class TrainingLoss(ABC):
             )
         if not len(x):
             raise ValueError("`x` must hold at least one sample, got none.")
-        return self._value(module, x, checks.labels("y", y, x))
+        return self._value(module, x, label_checks.labels("y", y, x))
 
     @abstractmethod
     def _value(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     Raises:
         ValueError: a label has no logit.
     """
-    checks.labels_within("y", y, logits.shape[1], torch.arange(len(y), device=y.device))
+    label_checks.labels_within("y", y, logits.shape[1])
     return F.cross_entropy(logits, y, label_smoothing=smoothing)
 
 

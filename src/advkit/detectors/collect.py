@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
 from advkit.core.attack_options import check_length, for_samples, sending_at_most, with_stop
 from advkit.core.batching import Batches, batches, offset_sample_numbers, without_empty
 from advkit.core.naming import NamedOrList, assign_names, error_context
@@ -158,11 +158,11 @@ class _ModelRecorder:
 
     def update(self, x: Tensor, y: Tensor, first: int) -> None:
         """Record the rows of a batch; `first` is the number of its first sample in the data."""
-        x = checks.inputs(x, self.model.bounds)
+        x = checks.inputs("x", x, self.model.bounds)
         y = label_indices("y", y, x, self.model)
         rows = torch.arange(len(x)) + first
         clean = self._part(CLEAN, x, y, rows, torch.zeros(len(x)), "")
-        checks.labels_within("y", y.cpu(), clean.width, torch.arange(len(x)))
+        label_checks.labels_within("y", y.cpu(), clean.width)
         self.tables[CLEAN].append(clean)
         for name, attack in self.attacks.items():
             labels = given_labels(self.model, y).clone()

@@ -249,7 +249,7 @@ class Guard(HasInnerModel):
         """
         checks.integer("batch_size", batch_size, at_least=1)
         self._check_modes()
-        x = checks.inputs(x, self.bounds)
+        x = checks.inputs("x", x, self.bounds)
         allowed = int((np.arange(1, len(x) + 1) / len(x) <= self.fpr).sum()) if len(x) else 0
         if not allowed:
             raise ValueError(
@@ -368,7 +368,7 @@ class Guard(HasInnerModel):
             threshold = self.threshold  # before the model is queried
             request_id = checked_request_id(request_id)
             self._check_modes()
-            inside = checks.inputs(x, self.bounds)
+            inside = checks.inputs("x", x, self.bounds)
             with one_thread(self.model):
                 outputs, labels, anomaly_score = self._score(inside)
             raised, alarm = raise_alarm(

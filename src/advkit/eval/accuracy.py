@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
 from advkit.core.batching import Batches, NumberedBatches, batches, offset_sample_numbers
 from advkit.core.results import InconclusiveWarning
 from advkit.models import Classifier, as_classifier
@@ -185,13 +185,13 @@ def classify(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, T
         `x`, `y` as indices of classes, and two masks `(n,)`: of the samples that are labeled
         correctly, and of those whose logits are not finite.
     """
-    x = checks.inputs(x, model.bounds)
+    x = checks.inputs("x", x, model.bounds)
     y = label_indices("y", y, x, model)
     if len(x) == 0:
         none = torch.zeros_like(y, dtype=torch.bool)
         return x, y, none, none
     predicted = predict_labels(model, x)
-    checks.labels_within("y", y, model.num_classes, torch.arange(len(y), device=y.device))
+    label_checks.labels_within("y", y, model.num_classes)
     return x, y, predicted == y, predicted == NOT_FINITE
 
 

@@ -1,5 +1,6 @@
 """Layer 1: a common interface for all models."""
 
+from advkit.core.bounds import Bounds
 from advkit.models.callable import CallableClassifier
 from advkit.models.convert import as_classifier, as_differentiable, has_gradients
 from advkit.models.ensemble import Ensemble
@@ -7,7 +8,6 @@ from advkit.models.onnx import OnnxClassifier
 from advkit.models.preprocessing import Normalize
 from advkit.models.protocols import (
     REJECTED,
-    Bounds,
     Classifier,
     DifferentiableClassifier,
     ScoreClassifier,

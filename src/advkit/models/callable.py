@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
+from advkit.core.bounds import checked_bounds
 from advkit.core.results import QueryBudgetExceeded, ServiceError
 from advkit.models.protocols import REJECTED
 from advkit.models.query_budget import Budget, Reservation
-from advkit.models.torch import checked_bounds
 
 OutputKind = Literal["logits", "probabilities", "labels"]
 InputType = Literal["numpy", "tensor"]
@@ -185,6 +185,7 @@ class CallableClassifier:
 
     def _outputs(self, x: Tensor) -> Tensor:
         """Return the outputs for all of `x`: `(n,)` int64 or `(n, num_classes)` float64."""
+        checks.tensor("x", x)
         if not len(x):
             labels = self.output == "labels"
             return x.new_zeros(0).long() if labels else x.new_zeros(0, self.num_classes).double()
@@ -257,8 +258,8 @@ class CallableClassifier:
             )
         if self.output == "labels":
             rejected = outputs == REJECTED
-            outputs = checks.labels(_LABELS, outputs.masked_fill(rejected, 0), rows)
-            checks.labels_within(_LABELS, outputs, self.num_classes, rows)
+            outputs = label_checks.labels(_LABELS, outputs.masked_fill(rejected, 0), rows)
+            label_checks.labels_within(_LABELS, outputs, self.num_classes, rows)
             return outputs.masked_fill(rejected, REJECTED)
         if self.output == "logits":
             checks.finite_logits(outputs, rows)

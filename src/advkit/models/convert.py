@@ -8,6 +8,7 @@ import textwrap
 from torch import nn
 from typing_extensions import TypeIs
 
+from advkit.core.bounds import checked_bounds
 from advkit.models.protocols import Classifier, DifferentiableClassifier
 from advkit.models.sklearn import SklearnClassifier
 from advkit.models.torch import TorchClassifier
@@ -33,6 +34,7 @@ def as_classifier(obj: object) -> Classifier:
         TorchClassifier(Linear, bounds=(0, 1))
     """
     if callable(getattr(obj, "predict", None)) and hasattr(obj, "bounds"):
+        checked_bounds(obj.bounds)
         return obj  # type: ignore[return-value]  # num_classes may be known only after a first pass
     if isinstance(obj, nn.Module):
         return TorchClassifier(obj)

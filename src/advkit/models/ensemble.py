@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.bounds import Bounds
 from advkit.models.convert import as_classifier
 from advkit.models.labels import check_same_labels, label_values
 from advkit.models.protocols import (
     REJECTED,
-    Bounds,
     Classifier,
     evaluating,
     max_batch,

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from advkit.core.bounds import Bounds
 from advkit.models.labels import label_values
-from advkit.models.protocols import Bounds, evaluating, max_batch, may_interrupt
+from advkit.models.protocols import evaluating, max_batch, may_interrupt
 
 
 class HasInnerModel:

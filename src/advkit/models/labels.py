@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from advkit.core import checks
+from advkit.core import checks, label_checks
 
 
 def label_values(model: object) -> Tensor | None:
@@ -49,9 +49,9 @@ def label_indices(name: str, y: Tensor, x: Tensor, model: object) -> Tensor:
         TypeError: `y` is not a tensor of numbers.
     """
     values = label_values(model)
-    if values is None or checks.is_one_hot(y):
-        return checks.labels(name, y, x)
-    y = checks.integer_labels(name, y, x)
+    if values is None or label_checks.is_one_hot(y):
+        return label_checks.labels(name, y, x)
+    y = label_checks.integer_labels(name, y, x)
     hits = y[:, None] == values.to(y.device)
     unknown = ~hits.any(1)
     if unknown.any():

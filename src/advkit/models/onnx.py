@@ -20,6 +20,7 @@ _FLOATS = {
     "tensor(double)": np.float64,
 }
 _PROVIDERS = ("CPUExecutionProvider",)
+_OF_SESSION = ("_session", "_input", "fn")  # attributes that belong to one process
 
 
 class OnnxClassifier(CallableClassifier):
@@ -28,6 +29,9 @@ class OnnxClassifier(CallableClassifier):
     It counts its queries and may have a query budget, like any `CallableClassifier`. A model with a
     fixed batch size receives batches of that size; the samples that pad the last batch do not
     count as queries. Threads may share the classifier.
+
+    Copies and unpickled classifiers load the model again, from the same bytes or from the file at
+    the same absolute path, which must still exist. Deep copies count their own queries.
 
     Args:
         path: the file, or its content as bytes.
@@ -69,9 +73,9 @@ class OnnxClassifier(CallableClassifier):
         max_queries: int | None = None,
     ) -> None:
         checks.one_of("output", output, ("logits", "probabilities"))
-        self._name = "bytes" if isinstance(path, bytes) else os.path.basename(path)
-        self._session = _session(path, providers or _PROVIDERS)
-        self._input = _single_input(self._session)
+        self._source = path if isinstance(path, bytes) else os.path.abspath(path)
+        self._providers = tuple(providers or _PROVIDERS)
+        self._load()
         selected = _select_output(self._session, output_name)
         self._output_name = str(selected.name)
         super().__init__(
@@ -84,7 +88,22 @@ class OnnxClassifier(CallableClassifier):
         )
 
     def __repr__(self) -> str:
-        return f"OnnxClassifier({self._name}, num_classes={self.num_classes})"
+        name = "bytes" if isinstance(self._source, bytes) else os.path.basename(self._source)
+        return f"OnnxClassifier({name}, num_classes={self.num_classes})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all attributes but the session, which another process has to create itself."""
+        return {name: value for name, value in vars(self).items() if name not in _OF_SESSION}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._load()
+        self.fn = self._run
+
+    def _load(self) -> None:
+        """Create the session."""
+        self._session = _session(self._source, self._providers)
+        self._input = _single_input(self._session)
 
     def _run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the model's output for `x` `(n, *features)`, padded to the model's batch size."""

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+
+from advkit.core.bounds import Bounds
 
 # Label of an input that a classifier rejects or on which it abstains. A rejection is never correct,
 # and it is not a success of an attack either. Logits cannot express a rejection, so a classifier
 # that may reject has none.
 REJECTED = -1
-
-
-class Bounds(NamedTuple):
-    """Closed interval of valid feature values, in the units of the input."""
-
-    lower: float
-    upper: float
 
 
 class Classifier(Protocol):

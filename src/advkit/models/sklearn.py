@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
+from advkit.core.bounds import checked_bounds
 from advkit.models.callable import as_numpy
 from advkit.models.sklearn_layers import Array, Layers, as_layers, is_one_vs_one, to_columns
-from advkit.models.torch import checked_bounds
 
 _PROBES = 8  # points at which the logits are compared with the estimator
 Labels = Literal["class", "index"]
@@ -167,6 +167,7 @@ class SklearnClassifier:
             ValueError: `x` does not have the number of features that the estimator was fitted on.
             TypeError: the estimator returns several labels for a sample.
         """
+        checks.tensor("x", x)
         if not len(x):
             return x.new_zeros(0).long()
         predicted = np.asarray(self._call_estimator("predict", x))
@@ -178,6 +179,7 @@ class SklearnClassifier:
         return self.encode(predicted.ravel()).to(x.device)
 
     def _scores(self, x: Tensor) -> Tensor:
+        checks.tensor("x", x)
         if not len(x):
             return x.new_zeros(0, self.num_classes).double()
         outputs = np.asarray(self._call_estimator(str(self._scoring), x))
@@ -199,6 +201,7 @@ class SklearnClassifier:
 
     def _logits(self, x: Tensor) -> Tensor:
         assert self._layers is not None
+        checks.tensor("x", x)
         self._check_features(x)
         return self._layers(x)
 

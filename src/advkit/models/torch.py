@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from advkit.core import checks, sample_rows
+from advkit.core.bounds import checked_bounds
 from advkit.core.distributed import local
 from advkit.models.module_state import in_training_mode
-from advkit.models.protocols import Bounds
 from advkit.models.state import preserve_state
 
 _BATCH_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")  # scripted
@@ -73,7 +73,7 @@ class TorchClassifier:
 
     Raises:
         TypeError: `module` is not an `nn.Module`, its parameters are sharded over processes (FSDP),
-            or a submodule is a `DistributedDataParallel`.
+            a submodule is a `DistributedDataParallel`, or `bounds` are not two numbers.
         ValueError: `bounds` are not finite and ordered, or an option is unknown.
 
     Example:
@@ -161,6 +161,7 @@ class TorchClassifier:
             TypeError: the module's output does not contain logits, `x` does not have the module's
                 dtype or device, or the module refuses `eval()`.
         """
+        checks.tensor("x", x)
         state = self.evaluating()
         with state, state.first_pass(), sample_rows.given(len(x)):
             x = x.clone()  # a module may write to its input, and a leaf cannot be written to
@@ -218,20 +219,6 @@ def _is_batch_norm(part: Any) -> bool:
     return isinstance(part, _BatchNorm) or getattr(part, "original_name", "") in _BATCH_NORMS
 
 
-def checked_bounds(bounds: tuple[float, float]) -> Bounds:
-    """Convert a pair of numbers to `Bounds`.
-
-    Raises:
-        TypeError: `bounds` is not a pair.
-        ValueError: `bounds` are not two finite numbers, the lower one first.
-    """
-    if not isinstance(bounds, (tuple, list)):
-        raise TypeError(f"`bounds` must be a pair of numbers, got {type(bounds).__name__}.")
-    if len(bounds) != 2 or not -float("inf") < bounds[0] < bounds[1] < float("inf"):
-        raise ValueError(f"`bounds` must be two finite numbers, lower first, got {tuple(bounds)}.")
-    return Bounds(float(bounds[0]), float(bounds[1]))
-
-
 def logits_from(out: object, n: int, output: Output = "logits") -> Tensor:
     """Extract the logits `(n, classes)` from the output of a module for `n` samples.
 
@@ -270,6 +257,8 @@ def _find_logits(out: object) -> Tensor:
             "`module` must return logits as a tensor, as .logits, under 'logits' or first in a "
             f"tuple, got {type(out).__name__}."
         )
+    if not out.is_floating_point():
+        raise TypeError(f"`module` must return logits of a floating dtype, got {out.dtype}.")
     return out
 
 

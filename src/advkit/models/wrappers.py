@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.bounds import Bounds, checked_bounds
 from advkit.models.convert import as_classifier
 from advkit.models.ensemble import Combine, Ensemble, Forward
 from advkit.models.inner_model import HasInnerModel
-from advkit.models.protocols import Bounds, evaluating
+from advkit.models.protocols import evaluating
 from advkit.models.query_budget import Budget, Counter
 from advkit.models.state import preserve_state
-from advkit.models.torch import checked_bounds
 
 
 class ClassifierWrapper(HasInnerModel, ABC):
@@ -172,6 +172,7 @@ class StraightThrough(ClassifierWrapper):
         return preserve_state(self._stateful, evaluate=True)
 
     def _apply_step(self, x: Tensor) -> Tensor:
+        checks.tensor("x", x)
         with torch.no_grad():
             value = self.step(x.detach().clone())
         if not isinstance(value, Tensor):
@@ -241,6 +242,7 @@ class QueryCounter(ClassifierWrapper):
         self._backward.reset()
 
     def _call_inner(self, forward: Forward, x: Tensor) -> Tensor:
+        checks.tensor("x", x)
         with self._budget.reserve(len(x)) as reservation:
             outputs = forward(x)
             self._budget.charge(reservation, len(x))

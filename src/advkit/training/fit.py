@@ -62,7 +62,8 @@ def fit(
         loader: batches `(x, y)` of tensors, iterated once per epoch. They are moved to the device
             of the model's first parameter.
         loss: function that returns the scalar to minimize: a training defense, or your own.
-        optimizer: optimizer of parameters of `model`.
+        optimizer: optimizer of parameters of `model`, whose `step` needs no closure. `LBFGS` needs
+            one.
         epochs: total number of passes over `loader`, at least 1, including those of the checkpoint.
         scheduler: scheduler of the learning rate of `optimizer`. All schedulers of torch are
             possible except `ReduceLROnPlateau`, which needs a metric.

@@ -13,6 +13,7 @@ from typing import SupportsFloat
 import torch
 from torch import Tensor
 
+from advkit.core import conversions
 from advkit.core.batching import Batches, split_batch
 from advkit.core.differentiation import differentiating
 from advkit.core.distributed import unwrapped
@@ -165,8 +166,11 @@ class TrainingLoop:
 def _pair(batch: object, i: int) -> tuple[Tensor, Tensor]:
     x, y = split_batch(batch, "loader", i)
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        kinds = f"{type(x).__name__}, {type(y).__name__}"
-        raise TypeError(f"`loader` must give batches (x, y) of tensors, got ({kinds}) (batch {i}).")
+        kinds = f"{conversions.describe(x)}, {conversions.describe(y)}"
+        hint = conversions.remedy("x", x, ".float()") or conversions.remedy("y", y)
+        raise TypeError(
+            f"`loader` must give batches (x, y) of tensors, got ({kinds}) (batch {i}).{hint}"
+        )
     if not x.ndim or not y.ndim or len(x) != len(y):
         raise ValueError(
             "`loader` must give as many labels as inputs, got x of shape "

@@ -599,7 +599,7 @@ def test_a_query_budget_is_refused_and_not_spent():
 
 
 WRONG = [
-    ({"x": np.zeros((4, 12))}, TypeError, "`x` must be a torch.Tensor, got ndarray"),
+    ({"x": np.zeros((4, 12))}, TypeError, "`x` must be a torch.Tensor, got a NumPy array"),
     (
         {"x": [(torch.rand(4, 12), torch.zeros(4))]},
         TypeError,

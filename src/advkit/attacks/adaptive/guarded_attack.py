@@ -15,7 +15,7 @@ from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.problem import Problem
-from advkit.core import checks, sample_rows
+from advkit.core import checks, conversions, sample_rows
 from advkit.core.results import InconclusiveWarning
 from advkit.core.tensors import at_least_float32
 from advkit.models import as_classifier
@@ -46,8 +46,11 @@ class GuardedAttack(BlackBoxAttack):
         if x is None:
             return
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"`start_images` must be a tensor of floats or None, got {got}.")
+            got = x.dtype if isinstance(x, Tensor) else conversions.describe(x)
+            raise TypeError(
+                f"`start_images` must be a tensor of floats or None, got {got}."
+                f"{conversions.remedy('start_images', x, '.float()')}"
+            )
         if x.ndim < 2 or not len(x):
             shape = tuple(x.shape)
             raise ValueError(f"`start_images` must have shape (m, *features), got {shape}.")

@@ -17,7 +17,7 @@ from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.attacks.engine.sender import sender_to
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
 from advkit.core.boxes import warn_of_whole_box
 from advkit.core.foreign_names import refuse_in_call, refuse_positional, refuse_unknown
 from advkit.core.hyperparameters import format_call, is_equal, non_default_fields
@@ -164,7 +164,7 @@ class BaseAttack(ABC):
     def _problem(
         self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
     ) -> Problem:
-        x = checks.inputs(x, model.bounds)
+        x = checks.inputs("x", x, model.bounds)
         if (eps := getattr(self, "eps", None)) is not None:
             warn_of_whole_box(eps, self.norm, x, model.bounds)
         statistics, rows = RunStatistics(len(x), x.device), torch.arange(len(x), device=x.device)
@@ -179,7 +179,7 @@ class BaseAttack(ABC):
             labels = torch.zeros(0, dtype=torch.int64)
             if len(x):
                 labels = statistics.sender(model.predict, x, rows)
-            checks.no_rejections(labels)
+            label_checks.no_rejections(labels)
             statistics.forward += 1
         given = [v for v in (labels, y) if v is not None and len(v)]
         max_label = max((int(v.max()) for v in given), default=0)

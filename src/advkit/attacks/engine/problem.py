@@ -16,7 +16,7 @@ from advkit.attacks.engine.goal import Goal
 from advkit.attacks.engine.logit_scale import LogitScale
 from advkit.attacks.engine.rows import select, update_rows
 from advkit.attacks.engine.run_statistics import RunStatistics
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
 from advkit.core.differentiation import differentiating
 from advkit.core.losses import Loss, is_built_in
 from advkit.core.norms import Norm, finite_gradient, lp_norm, per_sample, project
@@ -182,7 +182,7 @@ class Problem:
         classes, max_label = logits.shape[1], self.goal.max_label
         if max_label >= classes:
             name = "target" if self.goal.targeted else "y"
-            checks.labels_within(name, self.goal.labels, classes, self.rows)
+            label_checks.labels_within(name, self.goal.labels, classes, self.rows)
             raise ValueError(
                 f"`y` must be below {classes}, the number of classes, got {max_label}."
             )

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.naming import error_context
 
 
 class CalibrationSplit(NamedTuple):
@@ -41,8 +40,7 @@ def split_given(
         TypeError: `clean` is not a tensor of a floating dtype.
         ValueError: `clean` has the wrong shape, is out of the bounds, or has too few inputs.
     """
-    with error_context("argument", "clean"):
-        clean = checks.inputs(clean, bounds)
+    clean = checks.inputs("clean", clean, bounds)
     if len(clean) < 2:
         raise ValueError(f"`clean` must hold at least 2 inputs, got {len(clean)}.")
     order = _order(len(clean), seed, clean.device)

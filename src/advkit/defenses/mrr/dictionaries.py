@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advkit.core import checks
+from advkit.core import checks, label_checks
+from advkit.core.bounds import checked_bounds
 from advkit.core.tensors import at_least_float32
 from advkit.defenses.mrr.sparse import orthogonal_matching_pursuit
-from advkit.defenses.pixels import check_floats, check_images
-from advkit.models.torch import checked_bounds
+from advkit.defenses.pixels import check_images
 
 Score = Literal["residual", "psnr"]
 Channels = Literal["joint", "separate"]
@@ -128,8 +128,8 @@ class InputDefender:
         """
         check_images(x, "InputDefender")
         lower, upper = checked_bounds(bounds)
-        x = checks.inputs(x, (lower, upper))
-        labels = checks.labels("labels", labels, x)
+        x = checks.inputs("x", x, (lower, upper))
+        labels = label_checks.labels("labels", labels, x)
         if len(x) == 0:
             raise ValueError("`x` must hold images to learn from, got none.")
         self._check_size(x)
@@ -241,7 +241,7 @@ class InputDictionaries:
             ValueError: `x` or `labels` has the wrong shape or range.
         """
         self._check(x)
-        labels = checks.labels("labels", labels, x)
+        labels = label_checks.labels("labels", labels, x)
         x = at_least_float32(x)
         distances = math.inf + 0 * x.flatten(1).sum(1)  # in the graph of x for all labels
         for i, label in enumerate(self.classes.tolist()):
@@ -293,7 +293,7 @@ class InputDictionaries:
         return replace(self, **{name: getattr(self, name).to(device) for name in _LEARNED})
 
     def _check(self, x: Tensor) -> None:
-        check_floats(x)
+        checks.floats("x", x)
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(str(side) for side in self.shape)
             raise ValueError(

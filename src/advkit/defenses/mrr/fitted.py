@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
 from advkit.core.content import check_shape
 from advkit.defenses.mrr.calibration import Calibration, fit_calibration
 from advkit.defenses.mrr.dictionaries import InputDictionaries
@@ -101,9 +101,9 @@ class Fitted:
         """Return the labels `given` for `x`, once checked, or else the victim's predictions."""
         if given is None:
             return predict_labels(self.victim, x)
-        labels = checks.labels("labels", given, x)
+        labels = label_checks.labels("labels", given, x)
         rows = torch.arange(len(x), device=x.device)
-        checks.labels_within("labels", labels, len(self.calibration.counts), rows)
+        label_checks.labels_within("labels", labels, len(self.calibration.counts), rows)
         return labels
 
     def first(self, count: int, *, inputs: bool) -> Fitted:

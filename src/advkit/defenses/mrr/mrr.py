@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit.core import checks, sample_rows
+from advkit.core import checks, label_checks, sample_rows
 from advkit.defenses.mrr import storage
 from advkit.defenses.mrr.aggregation import Rule, RuleName, pearson_correlation
 from advkit.defenses.mrr.calibration_split import check_fraction, hold_out, split_given
@@ -160,8 +160,8 @@ class MRR:
             OSError: the checkpoint cannot be written or read.
         """
         victim = as_victim(model)
-        x = checks.inputs(x, victim.bounds)
-        y = checks.labels("y", y, x)
+        x = checks.inputs("x", x, victim.bounds)
+        y = label_checks.labels("y", y, x)
         checks.boolean("progress", progress)
         if clean is None and self.joint_threshold and not self.calibration_fraction:
             raise ValueError(
@@ -174,7 +174,7 @@ class MRR:
             split = split_given(x, clean, victim.bounds, self.seed)
         with sample_rows.unnumbered(_FIT_INPUTS):
             victim.predict(x[:1])  # sets the number of classes
-        checks.labels_within("y", y, victim.num_classes, torch.arange(len(y), device=y.device))
+        label_checks.labels_within("y", y, victim.num_classes)
         unnumbered = sample_rows.unnumbered(_FIT_INPUTS)
         with torch.inference_mode(False), torch.no_grad(), unnumbered:
             data = x[split.train_rows], y[split.train_rows]
@@ -241,7 +241,7 @@ class MRR:
             ValueError: MRR is not fitted, or `x` or `labels` have the wrong shape or range.
         """
         fitted = self.fitted
-        x = checks.inputs(x, fitted.victim.bounds)
+        x = checks.inputs("x", x, fitted.victim.bounds)
         with torch.no_grad():
             return fitted.scores(x, fitted.labels(x, labels))
 

@@ -87,8 +87,7 @@ def benchmark(
         ('Within linf 0.075', '50.00 % (1 of 2)')
     """
     classifier = as_classifier(model)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}.")
+    checks.tensor("x", x)
     check_attacks(attacks, len(x))
     checks.integer("rounds", rounds, at_least=1)
     _check_budget(classifier)

@@ -101,7 +101,7 @@ def transfer_matrix(
     with bar as advance, keeping("matrix", lambda: _partial_matrix(recorders, baselines), _KEPT):
         for xb, yb, first in without_empty(batches(x, y, batch_size)):
             with offset_sample_numbers(first), sample_rows.numbered(len(xb), first):
-                xb = checks.inputs(xb, recorders[0].model.bounds)
+                xb = checks.inputs("x", xb, recorders[0].model.bounds)
                 yb = label_indices("y", yb, xb, recorders[0].model)  # the same for every model
                 baselines.update(_baselines(target_models, xb, yb, budgets))
                 for recorder in recorders:
