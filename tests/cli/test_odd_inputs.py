@@ -279,7 +279,7 @@ def test_a_source_that_prints_and_warns(folder, capsys):
     assert capsys.readouterr() == ("hello\n", "advkit: warning: a b\n")
 
 
-def test_a_pass_that_exits_in_the_middle_keeps_the_report(folder, capsys):
+def test_a_pass_that_exits_in_the_middle(folder, capsys):
     (folder / "odd.py").write_text(
         f"{IMPORTS}class make(nn.Module):\n"
         "    def __init__(self):\n        super().__init__()\n        self.calls = 0\n"
@@ -289,6 +289,9 @@ def test_a_pass_that_exits_in_the_middle_keeps_the_report(folder, capsys):
     )
     assert ends("--model", "odd.py:make", "--batch-size", "1") == 2
     assert capsys.readouterr().err.endswith("error: the evaluation failed: SystemExit: 3\n")
+    given = ["--model", "odd.py:make", "--data", "data.npz", "--attack", "FGSM", "--eps", "0.1"]
+    assert main(["bench", *given, "--batch-size", "1"]) == 2
+    assert capsys.readouterr().err.endswith("error: the benchmark failed: SystemExit: 3\n")
 
 
 @pytest.mark.parametrize(
