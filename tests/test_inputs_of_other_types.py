@@ -149,7 +149,7 @@ def fit(loader):
         (3, "int"),
         (None, "NoneType"),
     ],
-    ids=str,
+    ids=["tensor", "array", "frame", "list", "number", "none"],
 )
 def test_loaders_of_fit(loader, got):
     said = f"`loader` must be an iterable of batches .*got {got}"

@@ -603,8 +603,9 @@ WRONG = [
     (
         {"x": [(torch.rand(4, 12), torch.zeros(4))]},
         TypeError,
-        "`x` must be a torch.Tensor, got list",
+        "`y` must be None when `x` is an iterable of batches",
     ),
+    ({"x": [torch.rand(4, 1, 3, 4)], "y": None}, TypeError, "`x` must give batches with labels"),
     ({"x": torch.rand(3, 1, 3, 4)}, ValueError, "one label for each of 3 samples, got 4"),
     ({"x": 2 + torch.rand(4, 1, 3, 4)}, ValueError, r"`x` must lie in the model's bounds \[0, 1\]"),
     ({"y": None}, TypeError, "`y` must be a torch.Tensor"),
@@ -632,6 +633,23 @@ def test_what_is_wrong_is_named(given, kind, said):
     arguments = {**right, "attacks": [attacks.DeepFool()], **given}
     with pytest.raises(kind, match=said):
         rob.benchmark(arguments.pop("model"), arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+def test_batches_of_a_loader_are_measured_as_those_of_a_tensor():
+    model, x = TorchClassifier(net()), torch.rand(10, 1, 3, 4)
+    y = model.predict(x)
+    used = [attacks.FGSM(eps=0.1), attacks.DeepFool()]
+    whole = rob.benchmark(model, x, y, attacks=used, batch_size=4, rounds=1)
+    for batches in (
+        list(zip(x.split(4), y.split(4), strict=True)),
+        ({"image": a, "label": b, "id": 3} for a, b in zip(x.split(4), y.split(4), strict=True)),
+        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4),
+    ):
+        found = rob.benchmark(model, batches, attacks=used, rounds=1)
+        assert torch.equal(found.clean, whole.clean)
+        for ours, theirs in zip(found.attacks, whole.attacks, strict=True):
+            assert torch.equal(ours.outcome.robust, theirs.outcome.robust)
+            assert torch.equal(ours.outcome.forward, theirs.outcome.forward)
 
 
 @pytest.mark.parametrize("n", [4, 0])

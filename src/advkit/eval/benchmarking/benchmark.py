@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advkit.core import checks, sample_rows
 from advkit.core.attack_options import for_samples, sending_at_most
-from advkit.core.batching import batches
+from advkit.core.batching import Batches, batches
 from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
@@ -33,8 +33,8 @@ _KEPT = "The error's .benchmark holds the attacks that have finished a round."
 
 def benchmark(
     model: object,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Batches,
+    y: Tensor | None = None,
     *,
     attacks: Sequence[Attack],
     batch_size: int = 128,
@@ -54,8 +54,8 @@ def benchmark(
 
     Args:
         model: a classifier without a query budget, or an `nn.Module` with inputs in [0, 1].
-        x: inputs `(n, *features)`.
-        y: true labels `(n,)`.
+        x: inputs `(n, *features)`, or an iterable of batches `(x, y)`, which are kept in memory.
+        y: true labels `(n,)`; `None` if `x` is an iterable of batches.
         attacks: the attacks to run. An `eps` with one radius for each sample is divided among the
             batches.
         batch_size: samples passed to the model at once. It also limits the `batch_size` of an
@@ -87,15 +87,14 @@ def benchmark(
         ('Within linf 0.075', '50.00 % (1 of 2)')
     """
     classifier = as_classifier(model)
-    checks.tensor("x", x)
-    check_attacks(attacks, len(x))
+    check_attacks(attacks, len(x) if isinstance(x, Tensor) else None)
     checks.integer("rounds", rounds, at_least=1)
     _check_budget(classifier)
     parts = list(classified_batches(classifier, batches(x, y, batch_size, device)))
     if not any(part.correct.any() for part in parts):
         raise ValueError(
-            f"`x` must hold inputs that the model labels correctly, got {len(x):,} inputs, all "
-            "misclassified. There is nothing to attack: check `y` and the preprocessing of `x`."
+            "`x` must hold inputs that the model labels correctly, got "
+            f"{sum(len(part.x) for part in parts):,} inputs, all misclassified. There is nothing to attack: check `y` and the preprocessing of `x`."
         )
     correct = torch.cat([part.correct for part in parts])
     warn_of_chance(Rate.of(correct), classifier.num_classes)
