@@ -92,9 +92,10 @@ def benchmark(
     _check_budget(classifier)
     parts = list(classified_batches(classifier, batches(x, y, batch_size, device)))
     if not any(part.correct.any() for part in parts):
+        n = sum(len(part.x) for part in parts)
         raise ValueError(
-            "`x` must hold inputs that the model labels correctly, got "
-            f"{sum(len(part.x) for part in parts):,} inputs, all misclassified. There is nothing to attack: check `y` and the preprocessing of `x`."
+            f"`x` must hold inputs that the model labels correctly, got {n:,} inputs, all "
+            "misclassified. There is nothing to attack: check `y` and the preprocessing of `x`."
         )
     correct = torch.cat([part.correct for part in parts])
     warn_of_chance(Rate.of(correct), classifier.num_classes)
