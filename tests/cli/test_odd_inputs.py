@@ -359,7 +359,7 @@ SPECS = {
     "PGD:eps=1,steps=9223372036854775808": r"steps must be below 2\*\*63, got 9223372036854775808",
     "PGD:eps=1,eps=2": "a parameter must be given once, got 'eps' twice",
     "PGD:eps=1,self=1": "PGD has no parameter 'self'",
-    "PGD:EPS=1": "PGD has no parameter 'EPS', did you mean 'eps'",
+    "PGD:EPS=1": "PGD has no parameter 'EPS'.* Did you mean 'eps'",
     "HopSkipJump:init_points=1": "`init_points` must be a torch.Tensor, got int",
 }
 

@@ -1,6 +1,7 @@
 """Every script answers `--help`, and rejects arguments that it does not know."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ def run(monkeypatch, capsys):
     """A function that runs a script as Python does; returns its status and its output."""
 
     def execute(path, *arguments):
+        if path.stem == "serve_a_guard":
+            pytest.importorskip("fastapi", reason="needs fastapi")
         monkeypatch.syspath_prepend(str(path.parent))
         monkeypatch.setattr("sys.argv", [str(path), *arguments])
         status = 0
@@ -33,8 +36,16 @@ def run(monkeypatch, capsys):
 
 
 def test_all_scripts_are_found():
-    assert len(RUN) == 26
+    assert len(RUN) == 27
     assert {path.stem for path in MODULES} == {"black_boxes", "mrr_victims", "nets", "study"}
+
+
+def test_the_example_that_needs_more_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    path = ROOT / "examples" / "studies" / "serve_a_guard.py"
+    monkeypatch.setattr("sys.argv", [str(path)])
+    with pytest.raises(SystemExit, match=r"Install what serves: pip install fastapi uvicorn$"):
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def test_every_file_of_the_examples_can_be_run():

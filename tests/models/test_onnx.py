@@ -172,7 +172,7 @@ def test_models_that_are_no_classifiers():
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"pip install 'advkit\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"pip install onnxruntime"):
         OnnxClassifier(b"")
 
 

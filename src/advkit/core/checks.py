@@ -243,8 +243,7 @@ def inputs(
     """Return `x` as a plain tensor inside `bounds`, without autograd graph or inference mode.
 
     Values outside the bounds by rounding alone are clamped. Values further out are refused, since
-    they mean that the bounds or the preprocessing are not those of the model. A bound may be
-    infinite; values outside the other one are then refused, whatever the distance.
+    they mean that the bounds or the preprocessing are not those of the model.
 
     Args:
         name: the name of the argument, or words for it.
@@ -263,9 +262,9 @@ def inputs(
         return x
     if x.numel() == 0:
         raise ValueError(f"{argument(name)} must have at least one feature, got shape {shape}.")
-    lower, upper = _ends(bounds)
+    lower, upper = bounds
     least, greatest = map(float, x.aminmax())
-    if not (lower <= least and greatest <= upper and math.isfinite(greatest - least)):
+    if not (lower <= least and greatest <= upper):  # also if NaN is among them
         _check_values(name, x, lower, upper, outside)
     return x.clamp(lower, upper)
 
@@ -276,22 +275,12 @@ def _check_values(name: str, x: Tensor, lower: float, upper: float, outside: str
     bad = ~(smallest.isfinite() & largest.isfinite())
     if bad.any():
         raise ValueError(f"{argument(name)} must be finite, got NaN or infinity ({samples(bad)}).")
-    span = upper - lower
-    slack = max(1e-5, torch.finfo(x.dtype).eps) * span if math.isfinite(span) else 0.0
+    slack = max(1e-5, torch.finfo(x.dtype).eps) * (upper - lower)
     if (smallest < lower - slack).any() or (largest > upper + slack).any():
         raise ValueError(
             f"{argument(name)} must lie in the model's bounds [{lower:g}, {upper:g}], got values "
             f"in [{smallest.min():g}, {largest.max():g}]. {outside}"
         )
-
-
-def _ends(bounds: object) -> tuple[float, float]:
-    """Return the bounds of a model, which may be a custom one, as two numbers."""
-    if not (isinstance(bounds, (tuple, list)) and len(bounds) == 2 and bounds[0] < bounds[1]):
-        raise TypeError(
-            f"`model` must have `bounds`, a pair of numbers, lower first, got {bounds}."
-        )
-    return bounds[0], bounds[1]
 
 
 def finite_logits(logits: Tensor, rows: Tensor | None = None) -> None:

@@ -207,7 +207,7 @@ def test_bad_types():
         (lambda: attacks.PGD(eps=1.0, seed=0.5), "`seed` must be an int"),
         (lambda: attacks.FGSM(eps=1.0, seed=None), "`seed` must be an int"),
         (lambda: attacks.PGD(eps=1.0, progress=1), "`progress` must be True or False"),
-        (lambda: attacks.PGD(0.1), "positional"),
+        (lambda: attacks.PGD(0.1), "keyword arguments alone"),
     ]:
         with pytest.raises(TypeError, match=said):
             make()

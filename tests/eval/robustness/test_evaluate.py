@@ -303,10 +303,10 @@ def test_missing_extras_are_named(net, x, y, monkeypatch):
 
     report = report_of(net, x, y)
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ImportError, match=r"advkit\[report\]"):
+    with pytest.raises(ImportError, match=r"the extra .report. of advkit"):
         report.to_html()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"advkit\[report\]"):
+    with pytest.raises(ImportError, match=r"the extra .report. of advkit"):
         report.plot()
 
 

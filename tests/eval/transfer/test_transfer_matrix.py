@@ -444,5 +444,5 @@ def test_pictures_need_an_extra(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"advkit\[report\]"):
+    with pytest.raises(ImportError, match=r"the extra .report. of advkit"):
         on_first_feature().plot()

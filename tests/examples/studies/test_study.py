@@ -15,7 +15,7 @@ from advkit.data import Dataset
 
 STUDIES = Path(__file__).parents[3] / "examples" / "studies"
 SCRIPTS = sorted(p.stem for p in STUDIES.glob("*.py") if "\ndef main(" in p.read_text())
-WITHOUT_DATA = {"digits_defenses", "serve_over_http"}
+WITHOUT_DATA = {"digits_defenses", "serve_a_guard", "serve_over_http"}
 STUDIES_WITH_DATA = [name for name in SCRIPTS if name not in {*WITHOUT_DATA, "get_data"}]
 DATA_FILE = re.compile(r'"((?:mnist|cifar10|gtsrb|imagenet)_\w+\.(?:npz|pt|txt))"')
 
@@ -30,7 +30,7 @@ def imported(path):
 
 
 def test_there_are_studies():
-    assert len(SCRIPTS) == 14
+    assert len(SCRIPTS) == 15
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.py")), ids=lambda path: path.stem)
