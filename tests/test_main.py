@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,3 +70,21 @@ def test_a_ctrl_c_that_is_ignored_stays_ignored(monkeypatch):
     with pytest.raises(SystemExit):
         run()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_an_interrupt_inside_of_generated_code_keeps_the_status(tmp_path):
+    """With `-m`, Python ends with SIGINT if an interrupt ever passed through `exec` of a string."""
+    (tmp_path / "ended.py").write_text(
+        "import sys, advkit.cli\n"
+        "from advkit.__main__ import run\n"
+        "def killed(): exec('raise KeyboardInterrupt(15)')\n"
+        "sys.modules['advkit.cli.main'].command = lambda: killed\n"
+        "run()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "ended"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    assert (ended.returncode, ended.stderr) == (143, "advkit: interrupted\n")

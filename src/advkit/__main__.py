@@ -21,7 +21,11 @@ def run() -> NoReturn:
         status = end.code
     finally:
         _on_signals(signal.SIG_DFL)  # from here on there is no result to save
-    sys.exit(_flushed(status))
+    status = _flushed(status)
+    # Python ends with SIGINT, whatever the status, if a KeyboardInterrupt has passed through `exec`
+    # of a string, as in dataclasses, even if it was caught. Another such `exec` makes it forget.
+    exec("")
+    sys.exit(status)
 
 
 def _status() -> Any:
