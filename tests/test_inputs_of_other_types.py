@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import advkit
 from advkit import attacks, defenses, detectors
@@ -148,8 +149,10 @@ def fit(loader):
         (ROWS.tolist(), "list"),
         (3, "int"),
         (None, "NoneType"),
+        ((ROWS, torch.zeros(len(ROWS)).long()), "tuple"),
+        (TensorDataset(ROWS, torch.zeros(len(ROWS)).long()), "TensorDataset"),
     ],
-    ids=["tensor", "array", "frame", "list", "number", "none"],
+    ids=["tensor", "array", "frame", "list", "number", "none", "pair", "dataset"],
 )
 def test_loaders_of_fit(loader, got):
     said = f"`loader` must be an iterable of batches .*got {got}"

@@ -88,3 +88,10 @@ def test_an_interrupt_inside_of_generated_code_keeps_the_status(tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
     )
     assert (ended.returncode, ended.stderr) == (143, "advkit: interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_the_command_runs_without_standard_error():
+    line = f'"{sys.executable}" -m advkit evaluate --attack none 2>&-'
+    ended = subprocess.run(["sh", "-c", line], stdout=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")

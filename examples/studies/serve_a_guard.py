@@ -33,8 +33,11 @@ try:
     import uvicorn
     from fastapi import FastAPI, Header, HTTPException, Response
     from pydantic import BaseModel
+
+    MISSING = ""
 except ImportError as error:
-    raise SystemExit(f"{error}. Install what serves: pip install fastapi uvicorn") from error
+    MISSING = f"{error}. Install what serves: pip install fastapi uvicorn"
+    BaseModel = object  # so that --help works
 
 SHAPE = (8, 8)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # it goes into headers and logs
@@ -62,6 +65,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("served"))
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
+    if MISSING:
+        parser.error(MISSING)
     uvicorn.run(service(guarded(options.folder)), host="127.0.0.1", port=options.port)
 
 

@@ -14,6 +14,8 @@ def run() -> NoReturn:
     Ctrl-C, SIGTERM and SIGHUP end it at any moment with one line, and with a status of 128 plus the
     number of the signal. What is finished is saved.
     """
+    if sys.stderr is None:  # closed by the caller
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end of the process
     _on_signals(_leave)
     try:
         status = _status()

@@ -303,6 +303,9 @@ def test_without_what_the_page_needs_the_rest_is_written(folder, monkeypatch, ca
     for name in [*sys.modules, module]:
         if name.split(".")[0] == module:
             monkeypatch.setitem(sys.modules, name, None)
+    out = folder / "advkit-report"
+    out.mkdir()
+    (out / "report.html").write_text("of an earlier run")
     assert main([*MINE, "--eps", "0.1"]) == 0
     shown = capsys.readouterr()
     assert shown.err.splitlines()[0] == (
@@ -311,12 +314,21 @@ def test_without_what_the_page_needs_the_rest_is_written(folder, monkeypatch, ca
         "it)."
     )
     assert "worst case, linf 0.1" in shown.out
-    out = folder / "advkit-report"
     assert shown.out.endswith(f"saved {Path('advkit-report') / 'report.json'}\n")
     assert [path.name for path in out.iterdir()] == ["report.json"]
     saved = json.loads((out / "report.json").read_text())
     assert saved["page"] is None
     assert saved["worst_case_by_budget"]["linf 0.1"]["total"] == saved["inputs"]
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["bench"], ["attacks"]])
+def test_an_import_that_fails_is_one_line(command, monkeypatch, capsys):
+    for name in ("evaluate", "bench", "listing"):
+        monkeypatch.setitem(sys.modules, f"advkit.cli.{name}", None)
+    assert main(command) == 70
+    err = capsys.readouterr().err
+    assert err.startswith(f"advkit {command[0]}: unexpected error: ModuleNotFoundError: ")
+    assert err.count("\n") == 1
 
 
 def test_no_bar_is_shown_without_its_package(folder, monkeypatch, capsys):

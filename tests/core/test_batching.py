@@ -6,7 +6,7 @@ from collections import UserDict
 import pytest
 import torch
 
-from advkit.core.batching import batches, offset_sample_numbers, without_empty
+from advkit.core.batching import batches, is_pair, offset_sample_numbers, without_empty
 
 
 def test_tensors_are_cut_without_a_rest():
@@ -91,3 +91,13 @@ def test_bad_arguments():
         batches(x, torch.zeros(3), 2)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
         batches(x, torch.zeros(4), 0)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_pair_of_tensors_is_not_an_iterable_of_batches(kind):
+    x, y = torch.rand(4, 1, 2, 2), torch.zeros(4).long()
+    said = rf"`x` must be .*, got two tensors in a {kind.__name__}. Pass them as `x` and `y`\.$"
+    with pytest.raises(TypeError, match=said):
+        batches(kind((x, y)), None, 2)
+    assert not is_pair([x, x])
+    assert not is_pair([(x, y), (x, y)])

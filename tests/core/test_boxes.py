@@ -1,5 +1,6 @@
 """Budgets that are no budget: balls that hold every input within the bounds."""
 
+import dataclasses
 import math
 import re
 
@@ -38,6 +39,7 @@ def test_a_ball_is_the_whole_box_from_its_diameter_on(norm, largest):
     each = torch.full((12,), 1.0)
     attacks.FGM(norm=norm, eps=each)(net, x, y)
     each[7] = largest
+    said = re.escape(f"The ball of {norm} {largest:g} (sample 7) holds every input")
     with pytest.warns(UserWarning, match=said):
         attacks.FGM(norm=norm, eps=each)(net, x, y)
 
@@ -85,6 +87,16 @@ def test_the_report_says_so():
     assert first.startswith(WHOLE)
     assert second.startswith("The ball of l2 6 holds every input")
     assert "holds every input" not in " ".join(rest)
+
+
+def test_the_advice_for_l0_is_on_features():
+    noise = attacks.RandomNoise(norm="l0", kind="salt_and_pepper", eps=36)
+    said = (
+        r"within the bounds \[0, 1\], so any change is allowed. In l0, eps is a number of features."
+    )
+    with pytest.warns(UserWarning, match=f"The ball of l0 36 holds every input {said}"):
+        noise(convnet(), X)
+    dataclasses.replace(noise, eps=35)(convnet(), X)
 
 
 def test_a_batch_without_samples_is_not_judged():

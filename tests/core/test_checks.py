@@ -1,7 +1,9 @@
 """Checks of arguments: what they accept, and their messages."""
 
+import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -193,3 +195,16 @@ def test_logits_in_the_unit_square_seldom_look_like_probabilities():
     rows = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0))
     for n in (1, 2, 4, 8):
         assert not any(map(checks.look_like_probabilities, rows.split(n)))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.array([0.1, 0.2]), "a NumPy array. Convert it with torch.from_numpy(eps)."),
+        ([0.1, 0.2], "list. Convert it with torch.tensor(eps)."),
+    ],
+    ids=["array", "list"],
+)
+def test_an_eps_for_each_sample_is_a_tensor(value, said):
+    with pytest.raises(TypeError, match=re.escape(said)):
+        checks.eps(value)

@@ -46,7 +46,7 @@ def test_a_parameter_of_another_library_is_refused_with_ours(kind, given, said):
     assert text.endswith(said)
     with pytest.raises(UsageError, match=f"{kind.__name__} has no parameter '{name}'") as caught:
         attacks_from([f"{kind.__name__}:{name}=1"], [], 0)
-    assert str(caught.value).endswith(remedy(name, kind.__name__, _parameters(kind)))
+    assert str(caught.value).endswith(remedy(name, _parameters(kind)))
 
 
 def _parameters(kind):
@@ -103,6 +103,53 @@ def test_a_large_value_is_shortened():
     with pytest.raises(TypeError) as caught:
         attacks.PGD(eps=0.1, epsilons=torch.arange(10_000).tolist())
     assert len(str(caught.value)) < 300
+
+
+class Own(attacks.PGD):
+    """An attack of a user with a constructor of their own."""
+
+    def __init__(self, strength):
+        super().__init__(eps=strength / 255)
+
+
+class Named:
+    def __init__(self, *, title, **others):
+        super().__init__(**others)
+        object.__setattr__(self, "title", title)
+
+
+class Mixed(Named, attacks.PGD):
+    """An attack with a mixin, which takes a name of its own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Scaled(attacks.PGD):
+    """An attack with an argument that is not a field."""
+
+    eps: float = 0.0
+    levels: dataclasses.InitVar[int] = 8
+
+    def __post_init__(self, levels):
+        object.__setattr__(self, "eps", levels / 255)
+
+
+@dataclasses.dataclass(frozen=True)
+class Positional(attacks.PGD):
+    """An attack with a positional argument."""
+
+    foo: int = 3
+
+
+def test_subclasses_of_users_take_what_they_define():
+    assert Own(8).eps == Own(strength=8).eps == 8 / 255
+    mixed = Mixed(title="mine", eps=0.1)
+    assert (mixed.title, mixed.eps) == ("mine", 0.1)
+    assert Scaled(levels=4).eps == 4 / 255
+    assert Positional(5, eps=0.1).foo == 5
+    with pytest.raises(TypeError, match="`alpha` must be a parameter of Scaled .* Use `step_size`"):
+        Scaled(alpha=0.1)
+    with pytest.raises(TypeError, match="`Scaled` must be created with keyword arguments alone"):
+        Scaled(convnet())
 
 
 @every_attack

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from advkit import QueryCounter, SklearnClassifier, TorchClassifier, defenses
+from advkit import Normalize, QueryCounter, SklearnClassifier, TorchClassifier, defenses
 from advkit.defenses import MRR, LatentDefenders
 from advkit.detectors import (
     Guard,
@@ -175,6 +175,24 @@ class TestModel:
         Guard(convnet(), FITTED["softmax"](), threshold=0.3).save(path)
         with pytest.raises(ValueError, match="`model` must be the one of the guard"):
             Guard.load(path, model)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"preprocess": Normalize((0.5,), (2.0,))},
+            {"preprocess": Normalize((0.5,), (0.2,)), "output": "probabilities"},
+            {"preprocess": Normalize((0.5,), (0.2,)), "mode": "keep"},
+            {"preprocess": Normalize((0.5,), (0.2,)), "bounds": (0, 2)},
+        ],
+        ids=["none", "other", "probabilities", "keep", "bounds"],
+    )
+    def test_one_with_other_options_is_refused(self, path, options):
+        saved = TorchClassifier(convnet(), preprocess=Normalize((0.5,), (0.2,)))
+        Guard(saved, Unsure(), threshold=0.5).save(path)
+        Guard.load(path, saved, detector=Unsure())
+        with pytest.raises(ValueError, match="`model` must be the one of the guard in"):
+            Guard.load(path, TorchClassifier(convnet(), **options), detector=Unsure())
 
     def test_a_wrapped_one_is_the_same_with_the_same_weights(self, path):
         Guard(defenses.FeatureSqueezing(convnet(), bits=3), FITTED["softmax"](), threshold=1).save(

@@ -1,10 +1,8 @@
 """A clean accuracy that may be chance: wrong weights, normalization or labels."""
 
-import math
 import re
 
 import pytest
-import torch
 from scipy.stats import binomtest
 from torch import nn
 
@@ -13,7 +11,7 @@ from advkit import eval as rob
 from advkit.core.results import InconclusiveWarning
 from tests.toys import answers, convnet, images
 
-CHANCE = "may be chance, which is 33.3 % for 3 classes: its 95 % interval begins at"
+CHANCE = "may be chance, which is 33.3 % for 3 classes: its 95 % interval is"
 X = images(60)
 
 
@@ -60,7 +58,7 @@ def test_the_transfer_matrix_names_the_model():
     models = {"right": net, "wrong": upside_down}
     with pytest.warns(InconclusiveWarning) as caught:
         rob.transfer_matrix(models, None, attacks.FGSM(eps=0.1), X, y)
-    said = [str(w.message) for w in caught if "may be chance" in str(w.message)]
+    said = [str(w.message) for w in caught if "chance, which" in str(w.message)]
     assert len(said) == 1
     assert said[0].startswith("The clean accuracy of wrong, ")
 
@@ -71,7 +69,7 @@ def test_the_report_says_it_first():
     assert report.num_classes == report.to_dict()["num_classes"] == 3
     assert re.fullmatch(
         r"The clean accuracy, 40.00 % \(24 of 60\), may be chance, which is 33.3 % for 3 classes: "
-        r"its 95 % interval begins at 28.6 %. Check the weights, the normalization and the order "
+        r"its 95 % interval is 28.6 to 52.6 %. Check the weights, the normalization and the order "
         r"of the labels, or evaluate more inputs.",
         report.notes()[0],
     )
@@ -83,7 +81,22 @@ def test_the_report_says_it_first():
 def test_worse_than_chance_is_chance_too():
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1000))
     y = (answers(net, X) + 1) % 1000
-    with pytest.warns(InconclusiveWarning, match="which is 0.1 % for 1000 classes"):
+    with pytest.warns(InconclusiveWarning, match="may be chance, which is 0.1 % for 1000 classes"):
         rob.evaluate(net, X, y, attacks=[attacks.FGSM(eps=0.1)])
-    assert math.isclose(rob.Rate(0, 60).interval[0], 0, abs_tol=1e-12)
-    assert torch.equal(y, (answers(net, X) + 1) % 1000)
+    net, y = half_right(0.0)
+    said = "is below chance, which is 33.3 % for 3 classes: its 95 % interval is 0 to 6.02 %"
+    with pytest.warns(InconclusiveWarning, match=said):
+        rob.evaluate(net, X, y, attacks=[attacks.FGSM(eps=0.1)])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_few_inputs_that_are_all_correct_are_no_chance():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    for n in (1, 2, 3):
+        rob.evaluate(net, X[:n], answers(net, X[:n]), attacks=[attacks.FGSM(eps=0.01)])
+
+
+def test_intervals_stay_within_0_and_1():
+    for n in range(1, 400):
+        assert rob.Rate(0, n).interval[0] == 0 < rob.Rate(0, n).interval[1] < 1
+        assert 0 < rob.Rate(n, n).interval[0] < rob.Rate(n, n).interval[1] == 1

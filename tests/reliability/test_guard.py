@@ -756,7 +756,7 @@ def test_lines_of_several_processes_are_whole(tally, tmp_path):
 
 
 def test_a_log_may_read_the_counts_of_its_guard(tally):
-    """The counts are locked while a line is written."""
+    """Nothing waits for the counts while a line is written."""
     found = []
 
     class Reads:

@@ -127,8 +127,12 @@ def _deliver(report: Report, out: Path, *, quiet: bool) -> None:
 
 
 def _saved(report: Report, out: Path) -> tuple[Path, ...]:
-    """Save the report, without the page if it cannot be drawn; return the paths of the files."""
+    """Save the report, without the page if it cannot be drawn; return the paths of the files.
+
+    The page of an earlier run is then removed, since it would not belong to the new report.json.
+    """
     try:
         return report.save(out)
     except ImportError:  # report.json is written first
+        (out / "report.html").unlink(missing_ok=True)
         return (out / "report.json",)

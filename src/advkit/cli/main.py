@@ -93,7 +93,14 @@ def command(argv: Sequence[str] | None = None) -> Callable[[], int]:
     """
     args = build_parser().parse_args(argv)
     args.outputs = Outputs()
-    return partial(_status_of, args.imported(), args)
+    try:
+        run = args.imported()
+    except Exception as error:
+        if args.traceback:
+            raise
+        _report_unexpected(args.command, error)
+        return lambda: UNEXPECTED
+    return partial(_status_of, run, args)
 
 
 def _status_of(run: _Run, args: argparse.Namespace) -> int:

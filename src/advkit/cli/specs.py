@@ -96,7 +96,7 @@ def _parsed(text: str, seed: int) -> _Spec:
         if key not in names:
             raise UsageError(
                 f"--attack {text}: {kind.__name__} has no parameter {key!r}. "
-                f"Its parameters are {', '.join(names)}.{remedy(key, kind.__name__, names)}"
+                f"Its parameters are {', '.join(names)}.{remedy(key, names)}"
             )
     if "seed" in names:
         given.setdefault("seed", seed)
@@ -156,7 +156,7 @@ def _setting(spec: str, part: str) -> tuple[str, Any]:
         raise UsageError(f"--attack {spec}: a parameter must be key=value, got {part!r}.")
     value = _value(text)
     if isinstance(value, int) and key != "seed" and abs(value) >= _TOO_LARGE:
-        raise UsageError(f"--attack {spec}: {key} must be below 2**63, got {text}.")
+        raise UsageError(f"--attack {spec}: `{key}` must be below 2**63, got {text}.")
     return key, value
 
 

@@ -40,6 +40,11 @@ def batches(
                 "`x` must be a torch.Tensor or an iterable of batches, such as a DataLoader, "
                 f"got {type(x).__name__}."
             )
+        if is_pair(x):
+            raise TypeError(
+                "`x` must be a torch.Tensor or an iterable of batches, got two tensors in a "
+                f"{type(x).__name__}. Pass them as `x` and `y`."
+            )
         return _numbered(x, device)
     label_checks.tensor_of_labels("y", y, " when `x` is one")
     assert y is not None
@@ -50,6 +55,16 @@ def batches(
     checks.integer("batch_size", batch_size, at_least=1)
     starts = range(0, len(x), batch_size)
     return _numbered(((x[i : i + batch_size], y[i : i + batch_size]) for i in starts), device)
+
+
+def is_pair(value: object) -> bool:
+    """Return True for inputs and labels in a tuple or a list, which are not batches."""
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(isinstance(part, Tensor) for part in value)
+        and value[1].ndim == 1
+    )
 
 
 def split_batch(batch: object, name: str, number: int) -> tuple[Any, Any]:

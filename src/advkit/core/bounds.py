@@ -32,6 +32,8 @@ def checked_bounds(bounds: Sequence[float]) -> Bounds:
         TypeError: `bounds` is not a pair of numbers.
         ValueError: `bounds` are not two finite numbers, the lower one first.
     """
+    if isinstance(bounds, (Tensor, np.ndarray)) and bounds.shape == (2,):
+        bounds = bounds.tolist()
     _check_kinds(bounds)
     try:
         lower, upper = map(float, bounds) if len(bounds) == 2 else (math.nan, math.nan)

@@ -41,15 +41,24 @@ def warn_of_whole_box(
     """
     if not len(x):
         return
-    largest = float(eps.max()) if isinstance(eps, Tensor) and len(eps) else eps
-    if largest >= diameter(norm, x[0].numel(), bounds):
-        checks.warn(whole_box_sentence(f"{norm} {float(largest):g}", bounds))
+    limit = diameter(norm, x[0].numel(), bounds)
+    if not isinstance(eps, Tensor):
+        if eps >= limit:
+            checks.warn(whole_box_sentence(norm, f"{norm} {float(eps):g}", bounds))
+    elif bool((whole := eps >= limit).any()):
+        budget = f"{norm} {float(eps[whole][0]):g} ({checks.samples(whole)})"
+        checks.warn(whole_box_sentence(norm, budget, bounds))
 
 
-def whole_box_sentence(budget: str, bounds: tuple[float, float]) -> str:
-    """Return the sentence that warns of a ball that holds the whole box."""
+def whole_box_sentence(norm: str, budget: str, bounds: tuple[float, float]) -> str:
+    """Return the sentence that warns of a ball, with its `budget` as text, that holds the box."""
     lower, upper = bounds
+    advice = (
+        "In l0, eps is a number of features."
+        if norm == "l0"
+        else "Give eps in the units of the inputs, such as 8/255 for bounds [0, 1]."
+    )
     return (
-        f"The ball of {budget} holds every input within the bounds [{lower:g}, {upper:g}], so any "
-        "change is allowed. Give eps in the units of the inputs, such as 8/255 for bounds [0, 1]."
+        f"The ball of {budget} holds every input within the bounds [{lower:g}, {upper:g}], so "
+        f"any change is allowed. {advice}"
     )

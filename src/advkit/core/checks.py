@@ -179,6 +179,11 @@ def one_of(name: str, value: object, choices: Sequence[object]) -> None:
 
 def eps(value: float | Tensor) -> None:
     """Raise unless `value` is a number or a tensor `(n,)`, finite and not negative."""
+    if conversions.is_data(value):
+        raise TypeError(
+            f"`eps` must be a number or a tensor of shape (n,), got {conversions.describe(value)}."
+            f"{conversions.remedy('eps', value)}"
+        )
     if not isinstance(value, Tensor):
         not_negative("eps", value)
         return

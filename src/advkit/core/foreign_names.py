@@ -6,8 +6,11 @@ AutoAttack.
 
 from __future__ import annotations
 
+import inspect
 import reprlib
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
 
 from advkit.core.naming import did_you_mean
 
@@ -34,26 +37,51 @@ _OF_THE_CALL = ("targeted", "target", "targets", "y", "y_target", "target_label"
 _OF_THE_MODEL = ("clip_min", "clip_max", "bounds", "mean", "std", "preprocessing", "device")
 
 
-def refuse_unknown(kind: str, given: Mapping[str, object], known: Sequence[str]) -> None:
-    """Raise if an attack is created with a parameter that it does not have.
+def refuse_foreign(kind: type, args: Sequence[object], given: Mapping[str, object]) -> None:
+    """Raise if an attack is created with arguments that its class does not take.
 
     Args:
-        kind: name of the class of the attack.
-        given: parameters by name.
-        known: names of the parameters of the class.
+        kind: class of the attack.
+        args: positional arguments.
+        given: other arguments by name.
 
     Raises:
-        TypeError: a name is unknown; the message has the name to use if there is one.
+        TypeError: there are some; the message has the name to use if there is one.
     """
+    takes = _arguments_of(kind)
+    if args and not takes.positional:
+        raise TypeError(
+            f"`{kind.__name__}` must be created with keyword arguments alone, got "
+            f"{type(args[0]).__name__} without a name. Pass the model to the call: "
+            f"{kind.__name__}(...)(model, x, y)."
+        )
     for name, value in given.items():
-        if name not in known:
+        if takes.named is not None and name not in takes.named:
             raise TypeError(
-                f"`{name}` must be a parameter of {kind} ({', '.join(known)}), got "
-                f"{reprlib.repr(value)}.{remedy(name, kind, known)}"
+                f"`{name}` must be a parameter of {kind.__name__} ({', '.join(takes.named)}), got "
+                f"{reprlib.repr(value)}.{remedy(name, takes.named)}"
             )
 
 
-def remedy(name: str, kind: str, known: Sequence[str]) -> str:
+class _Arguments(NamedTuple):
+    """Arguments that a class takes: whether positional ones, and the names, `None` for any name."""
+
+    positional: bool
+    named: tuple[str, ...] | None
+
+
+@cache
+def _arguments_of(kind: type) -> _Arguments:
+    """Return what `__init__` takes, which may be one of the user's own class."""
+    _, *parameters = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return _Arguments(
+        positional=any(p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters),
+        named=None if any_name else tuple(p.name for p in parameters),
+    )
+
+
+def remedy(name: str, known: Sequence[str]) -> str:
     """Return a sentence, after a space, on what to use for the unknown parameter `name`.
 
     It is empty if there is nothing like it.
@@ -70,19 +98,6 @@ def remedy(name: str, kind: str, known: Sequence[str]) -> str:
         return f" Use `{ours[0]}`."
     close = did_you_mean(name, known)
     return f" D{close[3:]}" if close else ""
-
-
-def refuse_positional(kind: str, given: Sequence[object]) -> None:
-    """Raise if an attack is created with positional arguments, such as the model.
-
-    Raises:
-        TypeError: there are some.
-    """
-    if given:
-        raise TypeError(
-            f"`{kind}` must be created with keyword arguments alone, got {type(given[0]).__name__} "
-            f"without a name. Pass the model to the call: {kind}(...)(model, x, y)."
-        )
 
 
 def refuse_in_call(given: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit.core import checks, conversions, sample_rows
-from advkit.core.batching import INPUT_KEYS, first_entry
+from advkit.core.batching import INPUT_KEYS, first_entry, is_pair
 from advkit.core.checks import probabilities
 from advkit.core.paid_answers import PaidAnswers
 from advkit.core.results import Answers
@@ -221,7 +221,7 @@ class Distillation:
         model = _as_teacher(teacher)
         if not isinstance(student, nn.Module):
             raise TypeError(f"`student` must be a torch.nn.Module, got {type(student).__name__}.")
-        is_data = isinstance(loader, Tensor) or conversions.is_data(loader)
+        is_data = isinstance(loader, Tensor) or conversions.is_data(loader) or is_pair(loader)
         if is_data or not isinstance(loader, Iterable):
             raise TypeError(
                 "`loader` must be an iterable of batches (x, y) or x, such as a DataLoader or "

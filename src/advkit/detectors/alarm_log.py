@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import sys
+import threading
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from io import FileIO
@@ -45,6 +46,7 @@ class AlarmLog:
     """
 
     def __init__(self, target: str | os.PathLike[str] | Writable) -> None:
+        self._lock = threading.RLock()  # one thread at a time; a target may itself log an alarm
         if isinstance(target, (str, os.PathLike)):
             self._lines: _FileLines | _ObjectLines = _FileLines(Path(target))
         elif callable(getattr(target, "write", None)):
@@ -61,7 +63,16 @@ class AlarmLog:
             OSError: a line cannot be written whole; the lines before it are in the log.
         """
         if lines:
-            self._lines.append(lines)
+            with self._lock:
+                self._lines.append(lines)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return all attributes but the lock, which a copy has of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
 
 
 class _FileLines:

@@ -332,9 +332,10 @@ class Guard(HasInnerModel):
 
         Args:
             path: path of the file.
-            model: the model of the saved guard. It must print like that model and, if it consists
-                of torch modules, have the same weights. They may be on another device, and a module
-                may be compiled.
+            model: the model of the saved guard. It must print like that model, and a torch module
+                must have the same weights, preprocessing, output and mode. It may be on another
+                device, and it may be compiled. What functions, fitted estimators and quantized
+                modules compute is not compared.
             detector: the fitted detector, if the file does not hold it.
             on_alarm: another `on_alarm` than that of the saved guard; required if that is a
                 function.
@@ -395,6 +396,6 @@ class Guard(HasInnerModel):
 
     def _record(self, x: Tensor, alarm: Alarm, threshold: float) -> None:
         """Count the inputs and the alarms among them, and log the alarms."""
-        with self._counter.adding(len(x), len(alarm.rows)):
-            if self._log is not None and len(alarm.rows):
-                self._log.append(alarm_lines(alarm, x, threshold, self.model, self.detector))
+        self._counter.add(len(x), len(alarm.rows))  # at once: a log may be slow
+        if self._log is not None and len(alarm.rows):
+            self._log.append(alarm_lines(alarm, x, threshold, self.model, self.detector))

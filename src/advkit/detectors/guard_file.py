@@ -163,15 +163,24 @@ def _description(model: object) -> list[str]:
     A compiled module has the description of the module itself.
     """
     tensors: dict[str, Tensor] = {}
+    text = repr(model)
     for i, part in enumerate(innermost(model)):
         modules = (part.preprocess, part.module) if isinstance(part, TorchClassifier) else (part,)
+        text += _options(part)
         for k, module in enumerate(modules):
             state = module.state_dict() if isinstance(module, nn.Module) else {}
             for name, value in state.items():
                 if isinstance(value, Tensor):
                     tensors[f"{i} {k} {name.replace('_orig_mod.', '')}"] = value
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
     return [re.sub(r"TorchClassifier\(\w+", "TorchClassifier(", text), digest_of(tensors)]
+
+
+def _options(part: object) -> str:
+    """Return the options of an innermost model that its own text does not show."""
+    if not isinstance(part, TorchClassifier):
+        return ""
+    return f", preprocess={part.preprocess!r}, output={part.output!r}, mode={part.mode!r}"
 
 
 def _checked_about(metadata: Any) -> dict[str, Any]:

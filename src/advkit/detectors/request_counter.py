@@ -20,7 +20,7 @@ class RequestCounter:
     """Number of inputs that were scored, of alarms among them, and of calls that failed."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # the block of `adding` may read the counts
+        self._lock = threading.Lock()
         self._requests = self._alarms = self._failures = 0
 
     def totals(self) -> Totals:
@@ -28,13 +28,11 @@ class RequestCounter:
         with self._lock:
             return Totals(self._requests, self._alarms, self._failures)
 
-    @contextmanager
-    def adding(self, requests: int, alarms: int) -> Iterator[None]:
-        """Add to the counts and block other threads until the block ends."""
+    def add(self, requests: int, alarms: int) -> None:
+        """Add scored inputs, and the alarms among them."""
         with self._lock:
             self._requests += requests
             self._alarms += alarms
-            yield
 
     @contextmanager
     def counting_failures(self) -> Iterator[None]:

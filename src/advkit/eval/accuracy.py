@@ -44,7 +44,9 @@ class Rate:
         n, p, square = self.total, self.count / self.total, NORMAL_QUANTILE**2
         middle = p + square / (2 * n)
         half = NORMAL_QUANTILE * math.sqrt(p * (1 - p) / n + square / (4 * n**2))
-        return (middle - half) / (1 + square / n), (middle + half) / (1 + square / n)
+        lower, upper = (middle - half) / (1 + square / n), (middle + half) / (1 + square / n)
+        # exactly 0 and 1, which rounding would miss
+        return lower if self.count else 0.0, upper if self.count < self.total else 1.0
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Return plain values for JSON; the fraction is `None` for a `total` of zero."""
@@ -103,12 +105,19 @@ def chance_sentence(
         num_classes: number of the model's classes.
         subject: subject of the sentence, which names the model if there are several.
     """
-    lower, _ = clean.interval
-    if lower > 1 / num_classes:
+    lower, upper = clean.interval
+    chance = 1 / num_classes
+    if lower > chance or clean.count == clean.total:
         return None
+    of_chance = f"which is {100 * chance:.3g} % for {num_classes} classes"
+    interval = f"its 95 % interval is {100 * lower:.3g} to {100 * upper:.3g} %"
+    if upper < chance:
+        return (
+            f"{subject}, {clean}, is below chance, {of_chance}: {interval}. Check the order of the "
+            "labels, the normalization and the weights."
+        )
     return (
-        f"{subject}, {clean}, may be chance, which is {100 / num_classes:.3g} % for {num_classes} "
-        f"classes: its 95 % interval begins at {100 * lower:.3g} %. Check the weights, the "
+        f"{subject}, {clean}, may be chance, {of_chance}: {interval}. Check the weights, the "
         "normalization and the order of the labels, or evaluate more inputs."
     )
 

@@ -31,21 +31,33 @@ def distinct_budgets(attacks: Iterable[Any]) -> list[tuple[Norm, float]]:
 
 
 def check_one_budget(attacks: Iterable[Any]) -> None:
-    """Raise unless the budgets of `attacks` are one, as far as it is known before they are run."""
+    """Raise if the budgets of `attacks` differ, as far as it is known before they are run.
+
+    An attack without a `norm` tells its norm in its result.
+    """
     budgeted = [attack for attack in attacks if getattr(attack, "eps", None) is not None]
-    texts = {
-        format_budget(
-            getattr(attack, "norm", ""),
-            float(attack.eps) if isinstance(attack.eps, Real) else None,
-        )
-        for attack in budgeted
-    }
-    if len(texts) != 1:
-        got = "; ".join(sorted(texts)) or "minimum-norm attacks alone"
-        raise ValueError(
-            f"`attacks` must share one norm and `eps`, got {got}. Call `evaluate`; its report has "
-            "the robust accuracy for each budget and the distances of minimum-norm attacks."
-        )
+    if not budgeted:
+        raise several_budgets(["minimum-norm attacks alone"])
+    texts: dict[str, None] = {}
+    tensors: list[Tensor] = []
+    for attack in budgeted:
+        if isinstance(attack.eps, Tensor):
+            if not any(torch.equal(attack.eps, other) for other in tensors):
+                tensors.append(attack.eps)
+                number = f" ({len(tensors)})" if len(tensors) > 1 else ""
+                texts[format_budget(getattr(attack, "norm", ""), None) + number] = None
+        elif hasattr(attack, "norm") and isinstance(attack.eps, Real):
+            texts[format_budget(attack.norm, float(attack.eps))] = None
+    if len(texts) > 1:
+        raise several_budgets(texts)
+
+
+def several_budgets(texts: Iterable[str]) -> ValueError:
+    """Return the error for attacks that do not share one budget."""
+    return ValueError(
+        f"`attacks` must share one norm and `eps`, got {'; '.join(texts)}. Call `evaluate`; its "
+        "report has the robust accuracy for each budget and the distances of minimum-norm attacks."
+    )
 
 
 def radius_of(attack: Any) -> Tensor:

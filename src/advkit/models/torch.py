@@ -112,7 +112,7 @@ class TorchClassifier:
         self.preprocess = preprocess
         self._num_classes = num_classes
         self.output: Output = output
-        self._mode: Mode = mode
+        self.mode: Mode = mode
         self.batch: Batch = batch
 
     def __repr__(self) -> str:
@@ -136,7 +136,7 @@ class TorchClassifier:
     @property
     def uses_batch_statistics(self) -> bool:
         """True if a batch norm makes predictions for a sample depend on the rest of its batch."""
-        keeps = self._mode == "keep"
+        keeps = self.mode == "keep"
         return any(
             _is_batch_norm(part) and (part.running_mean is None or (keeps and part.training))
             for stateful in self._stateful
@@ -146,11 +146,11 @@ class TorchClassifier:
     @property
     def runs_in_training_mode(self) -> bool:
         """True if `mode="keep"` runs a submodule in training mode."""
-        return self._mode == "keep" and any(map(in_training_mode, self._stateful))
+        return self.mode == "keep" and any(map(in_training_mode, self._stateful))
 
     def evaluating(self) -> preserve_state:
         """Return a context for many calls, which saves and restores the state once."""
-        return preserve_state(*self._stateful, evaluate=self._mode == "eval")
+        return preserve_state(*self._stateful, evaluate=self.mode == "eval")
 
     def logits(self, x: Tensor) -> Tensor:
         """Return logits `(n, classes)` of `x` `(n, *features)`, differentiable with respect to `x`.

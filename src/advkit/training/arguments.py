@@ -10,9 +10,10 @@ from typing import Literal, SupportsFloat
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import TensorDataset
 
 from advkit.core import conversions
-from advkit.core.batching import Batches
+from advkit.core.batching import Batches, is_pair
 
 BatchLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Evaluation = Callable[[nn.Module], Mapping[str, SupportsFloat]]
@@ -83,7 +84,8 @@ def check_loader(loader: Batches, checkpoint: str | os.PathLike[str] | None) -> 
 
 def check_batches(loader: Batches) -> None:
     """Raise unless `loader` is iterable, and not data in place of batches."""
-    if isinstance(loader, Tensor) or conversions.is_data(loader) or not _is_iterable(loader):
+    single = isinstance(loader, (Tensor, TensorDataset)) or is_pair(loader)
+    if single or conversions.is_data(loader) or not _is_iterable(loader):
         raise TypeError(
             "`loader` must be an iterable of batches (x, y) of tensors, got "
             f"{conversions.describe(loader)}. Pass a DataLoader of a TensorDataset(x, y)."

@@ -573,7 +573,7 @@ def test_robust_accuracy_is_within_one_budget(net, x, y):
     net.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
     for more, got in (
         ([attacks.FGSM(eps=0.2)], "linf 0.1; linf 0.2"),
-        ([attacks.FGM(eps=0.1)], "l2 0.1; linf 0.1"),
+        ([attacks.FGM(eps=0.1)], "linf 0.1; l2 0.1"),
         ([each], "linf 0.1; linf, one budget for each input"),
     ):
         with pytest.raises(ValueError, match=f"must share one norm and `eps`, got {got}. Call"):
@@ -581,3 +581,45 @@ def test_robust_accuracy_is_within_one_budget(net, x, y):
     with pytest.raises(ValueError, match="got minimum-norm attacks alone"):
         rob.robust_accuracy(net, x, y, attacks=[attacks.FAB()])
     assert not passes  # refused before any work
+
+
+def test_robust_accuracy_of_attacks_that_name_their_norm_in_the_result_alone(net, x, y):
+    @dataclasses.dataclass(frozen=True)
+    class Custom:
+        eps: float
+
+        def run(self, *arguments):
+            return attacks.FGSM(eps=self.eps).run(*arguments)
+
+    alone = attacks.FGSM(eps=0.1)
+    both = rob.robust_accuracy(net, x, y, attacks=[Custom(0.1), alone])
+    assert both == rob.robust_accuracy(net, x, y, attacks=[alone])
+    with pytest.raises(ValueError, match="`attacks` must share .*, got linf 0.2; linf 0.1. Call"):
+        rob.robust_accuracy(net, x, y, attacks=[Custom(0.2), alone])
+    each = [attacks.FGSM(eps=torch.full((40,), eps)) for eps in (0.1, 0.2)]
+    passes = []
+    net.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
+    with pytest.raises(ValueError, match=r"one budget for each input; .* \(2\). Call"):
+        rob.robust_accuracy(net, x, y, attacks=each)
+    assert not passes
+
+
+def test_the_curve_of_the_worst_case_holds_budgets_of_each_input(net, x, y):
+    each = attacks.PGD(eps=torch.full((40,), 0.05))
+    report = rob.evaluate(net, x, y, attacks=[attacks.RandomNoise(eps=0.05), each])
+    (curve,) = (v for v in report.plot().axes[0].lines if v.get_label() == "worst case")
+    eps, accuracy = curve.get_data()
+    expected = report.worst_cases["linf 0.05"]
+    first, second = (float(outcome.robust_accuracy) for outcome in report.outcomes)
+    assert float(expected) == second < first
+    assert accuracy[eps <= 0.05 * (1 + 1e-6)][-1] == pytest.approx(100 * float(expected))
+
+
+def test_each_attack_of_the_dict_names_its_worst_case(net, x, y):
+    each = [attacks.FGSM(eps=torch.full((40,), eps)) for eps in (0.1, 0.2, 0.1)]
+    made = [*each, attacks.FGSM(eps=0.1), attacks.FAB(steps=2)]
+    plain = rob.evaluate(net, x, y, attacks=made).to_dict()
+    own = "linf, one budget for each input"
+    budgets = [attack["budget"] for attack in plain["attacks"]]
+    assert budgets == [own, f"{own} (2)", own, "linf 0.1", None]
+    assert set(plain["worst_case_by_budget"]) == {b for b in budgets if b is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.attacks.engine.sender import sender_to
 from advkit.core import checks, label_checks, sample_rows
 from advkit.core.boxes import warn_of_whole_box
-from advkit.core.foreign_names import refuse_in_call, refuse_positional, refuse_unknown
+from advkit.core.foreign_names import refuse_foreign, refuse_in_call
 from advkit.core.hyperparameters import format_call, is_equal, non_default_fields
 from advkit.core.losses import Loss
 from advkit.core.norms import Norm, per_sample
@@ -72,8 +72,7 @@ class BaseAttack(ABC):
 
         Copies and pickles create the object without arguments.
         """
-        refuse_positional(cls.__name__, args)
-        refuse_unknown(cls.__name__, given, [f.name for f in fields(cls) if f.init])
+        refuse_foreign(cls, args, given)
         return super().__new__(cls)
 
     def __call__(

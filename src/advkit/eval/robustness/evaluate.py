@@ -13,7 +13,7 @@ from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch, Rate, classified_batches
-from advkit.eval.budgets import check_one_budget
+from advkit.eval.budgets import check_one_budget, several_budgets
 from advkit.eval.robustness.attack_recorder import check_attacks
 from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
@@ -41,7 +41,10 @@ def robust_accuracy(
     """
     check_attacks(attacks, len(x) if isinstance(x, Tensor) else None)
     check_one_budget(attacks)
-    return evaluate(model, x, y, attacks=attacks, batch_size=batch_size).worst_case
+    rates = evaluate(model, x, y, attacks=attacks, batch_size=batch_size).worst_cases
+    if len(rates) != 1:
+        raise several_budgets(rates)
+    return next(iter(rates.values()))
 
 
 def evaluate(

@@ -66,7 +66,7 @@ def accuracy_curves(
     for axes, norm in zip(panels, norms, strict=True):
         inside = [o for o in drawn if o.norm == norm]
         limit = _limit(inside)
-        _draw_worst_case(axes, inside, clean, limit)
+        _draw_worst_case(axes, [o for o in outcomes if o.norm == norm], clean, limit)
         _draw_budgets(axes, inside, styles)
         _draw_minimum_norm(axes, inside, clean, limit, styles)
         _draw_noise(axes, [n for n in noise if n.norm == norm])

@@ -20,7 +20,7 @@ from advkit.eval.accuracy import Rate, chance_sentence
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness import figures, html, tables
 from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
-from advkit.eval.robustness.worst_case import Budget, budgets_of, robust_within
+from advkit.eval.robustness.worst_case import Budget, budget_texts, budgets_of, robust_within
 from advkit.eval.text_tables import format_count
 from advkit.eval.versions import versions
 
@@ -164,7 +164,7 @@ class Report:
         sentences = []
         if self.features is not None:
             sentences += [
-                whole_box_sentence(text, self.bounds)
+                whole_box_sentence(budget.norm, text, self.bounds)
                 for text, budget in budgets_of(self.outcomes).items()
                 if budget.radius.amax() >= diameter(budget.norm, self.features, self.bounds)
             ]
@@ -254,7 +254,10 @@ class Report:
             "inputs_wanted": self.total,
             "inputs_not_finite": self.not_finite.nonzero().flatten().tolist(),
             "clean_accuracy": self.clean_accuracy.to_dict(),
-            "attacks": [outcome.to_dict() for outcome in self.outcomes],
+            "attacks": [
+                {**outcome.to_dict(), "budget": text or None}
+                for outcome, text in zip(self.outcomes, budget_texts(self.outcomes), strict=True)
+            ],
             "worst_case_by_budget": {b: rate.to_dict() for b, rate in self.worst_cases.items()},
             "random_noise": {n.budget: n.robust_accuracy.to_dict() for n in self.noise},
             "nearest_by_norm": {norm: n.to_dict() for norm, n in self.nearest.items()},

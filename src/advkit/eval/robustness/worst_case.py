@@ -27,23 +27,34 @@ class Budget(NamedTuple):
 def budgets_of(outcomes: Sequence[AttackOutcome]) -> dict[str, Budget]:
     """Return the distinct budgets of `outcomes`, by their text.
 
-    Budgets with the same text, which are equal to six digits, are one with the greater radii. The
-    second of several budgets with one `eps` for each input gets a number, and so on.
+    Budgets with the same text, which are equal to six digits, are one with the greater radii.
     """
     found: dict[str, Budget] = {}
-    for outcome in outcomes:
-        if outcome.minimum_norm:
-            continue
-        text, number = outcome.budget, 2
-        while outcome.eps is None and _differs(found.get(text), outcome):
-            text, number = f"{outcome.budget} ({number})", number + 1
-        same = found.get(text, Budget(outcome.norm, outcome.radius))
-        found[text] = Budget(outcome.norm, torch.maximum(same.radius, outcome.radius))
+    for text, outcome in zip(budget_texts(outcomes), outcomes, strict=True):
+        if text:
+            same = found.get(text, Budget(outcome.norm, outcome.radius))
+            found[text] = Budget(outcome.norm, torch.maximum(same.radius, outcome.radius))
     return found
 
 
-def _differs(budget: Budget | None, outcome: AttackOutcome) -> bool:
-    return budget is not None and not torch.equal(budget.radius, outcome.radius)
+def budget_texts(outcomes: Sequence[AttackOutcome]) -> list[str]:
+    """Return the text of the budget of each outcome, empty for a minimum-norm attack.
+
+    The second of several budgets with one `eps` for each input gets a number, and so on.
+    """
+    texts: list[str] = []
+    distinct: dict[str, list[Tensor]] = {}  # radii for each input
+    for outcome in outcomes:
+        if outcome.minimum_norm or outcome.eps is not None:
+            texts.append(outcome.budget)
+            continue
+        known = distinct.setdefault(outcome.norm, [])
+        same = [i for i, radius in enumerate(known) if torch.equal(radius, outcome.radius)]
+        if not same:
+            known.append(outcome.radius)
+        number = 1 + (same[0] if same else len(known) - 1)
+        texts.append(outcome.budget if number == 1 else f"{outcome.budget} ({number})")
+    return texts
 
 
 def robust_within(budget: Budget, clean: Tensor, outcomes: Sequence[AttackOutcome]) -> Tensor:
