@@ -167,6 +167,12 @@ def test_an_example_counts_for_every_budget_that_holds_it():
     assert report.worst_cases == {"l2 0.5": rob.Rate(0, 2), "l2 0.2": rob.Rate(1, 2)}
 
 
+def test_budgets_that_print_the_same_are_one_with_the_greater_radius():
+    report = report_on([[0.1000003]], Finds(eps=0.1000004), Finds(eps=0.1000001))
+    assert [float(o.robust_accuracy) for o in report.outcomes] == [0, 1]
+    assert report.worst_cases == {"l2 0.1": rob.Rate(0, 1)}
+
+
 def test_the_worst_case_does_not_rise_with_the_budget():
     found = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)).tolist()
     budgets = [0.1, 0.3, 0.5, 0.7]
