@@ -21,6 +21,7 @@ from advkit.eval.noise import noisy
 from tests.attack_cases import ATTACKS
 from tests.second_inputs import TwoInputs, data, one_by_one
 
+pytestmark = pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 
 

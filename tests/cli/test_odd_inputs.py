@@ -26,13 +26,9 @@ MOST_CHARACTERS = 1500
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "mynet.py").write_text(MAKE)
     np.savez("data.npz", images=IMAGES, labels=LABELS)
-    yield tmp_path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    return tmp_path
 
 
 def ends(*arguments):

@@ -597,6 +597,8 @@ def test_robust_accuracy_of_attacks_that_name_their_norm_in_the_result_alone(net
     with pytest.raises(ValueError, match="`attacks` must share .*, got linf 0.2; linf 0.1. Call"):
         rob.robust_accuracy(net, x, y, attacks=[Custom(0.2), alone])
     each = [attacks.FGSM(eps=torch.full((40,), eps)) for eps in (0.1, 0.2)]
+    same = [each[0], attacks.FAB(norm="linf", steps=2), dataclasses.replace(each[0], stop="never")]
+    assert rob.robust_accuracy(net, x, y, attacks=same).total == 40
     passes = []
     net.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
     with pytest.raises(ValueError, match=r"one budget for each input; .* \(2\). Call"):
