@@ -352,7 +352,7 @@ SPECS = {
     "PGD:eps=1,steps=٣": "`steps` must be an int, got str",
     "PGD:eps=1,steps=²": "`steps` must be an int, got str",
     "PGD:eps=1,steps=1_0": "`steps` must be an int, got str: '1_0'",
-    "PGD:eps=1,steps=9223372036854775808": r"`steps` must be below 2\*\*63, got 9223372036854775808",
+    "PGD:eps=1,steps=9223372036854775808": r"`steps` must be below 2\*\*63, got 922",
     "PGD:eps=1,eps=2": "a parameter must be given once, got 'eps' twice",
     "PGD:eps=1,self=1": "PGD has no parameter 'self'",
     "PGD:EPS=1": "PGD has no parameter 'EPS'.* Did you mean 'eps'",
