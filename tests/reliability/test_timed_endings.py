@@ -100,16 +100,22 @@ def saved(command, folder, out):
 
 
 def run_until(ending, process, seconds):
-    """End a process after some seconds, and return its status and its standard error."""
+    """End a process after some seconds, and return its status and its standard error.
+
+    The status is that which a shell reports: a signal may also end the process itself, in the last
+    moments after everything is written.
+    """
     time.sleep(seconds)
     if ending == "pipe":
         process.stdout.close()
         err = process.stderr.read()
-        return process.wait(), err
-    if process.poll() is None:
-        process.send_signal(getattr(signal, ending))
-    _, err = process.communicate()
-    return process.returncode, err
+        process.wait()
+    else:
+        if process.poll() is None:
+            process.send_signal(getattr(signal, ending))
+        _, err = process.communicate()
+    status = process.returncode
+    return (status if status >= 0 else 128 - status), err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
