@@ -332,10 +332,9 @@ class Guard(HasInnerModel):
 
         Args:
             path: path of the file.
-            model: the model of the saved guard. It must print like that model, and a torch module
-                must have the same weights, preprocessing, output and mode. It may be on another
-                device, and it may be compiled. What functions, fitted estimators and quantized
-                modules compute is not compared.
+            model: the model of the saved guard. It must print like it, and have the same weights,
+                preprocessing, output and mode. It may be compiled or on another device. What
+                functions, estimators and quantized modules compute is not compared.
             detector: the fitted detector, if the file does not hold it.
             on_alarm: another `on_alarm` than that of the saved guard; required if that is a
                 function.
