@@ -51,6 +51,7 @@ class Finder:
                 print("an import has swallowed the interrupt")
 
 way, wanted, *sys.argv[1:] = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.meta_path.insert(0, Finder())
 if way == "module":
     runpy.run_module("advkit", run_name="__main__", alter_sys=True)
