@@ -216,7 +216,7 @@ def test_without_budgets_there_is_no_worst_case():
     assert report.worst_cases == {}
     with pytest.raises(ValueError, match="got minimum-norm attacks alone. Read `nearest`"):
         report.worst_case  # noqa: B018
-    assert "No attack has a budget" in " ".join(report.notes())
+    assert "The attacks have no budget" in " ".join(report.notes())
     assert "worst case" not in str(report)
     assert [h.name for h in headlines_of(report)] == [
         "clean accuracy", "median distance, l2", "median distance, l1",

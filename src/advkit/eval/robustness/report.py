@@ -136,7 +136,7 @@ class Report:
         """Return sentences that explain the figures, and warnings about the evaluation."""
         n = len(self.clean)
         notes = [
-            *self.implausible(),
+            *self._notes_on_implausible_figures(),
             *self._notes_on_budgets(),
             *self._notes_on_noise(),
             *self._notes_on_distances(),
@@ -159,7 +159,7 @@ class Report:
                 )
         return [*notes, *self._notes_on_logits()]
 
-    def implausible(self) -> list[str]:
+    def _notes_on_implausible_figures(self) -> list[str]:
         """Return warnings of figures that cannot be right: of budgets, and of clean accuracy."""
         sentences = []
         if self.features is not None:
@@ -190,7 +190,9 @@ class Report:
 
     def _notes_on_budgets(self) -> list[str]:
         if not self.budgeted:
-            return ["No attack has a budget, so there is no robust accuracy."]
+            return [
+                "The attacks have no budget. The report has distances instead of robust accuracy."
+            ]
         n, misclassified = len(self.clean), int((~self.clean).sum())
         notes = [
             f"Robust accuracy is the share of all {n:,} inputs that are labeled correctly before "
