@@ -98,13 +98,13 @@ def project(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
         radius = per_sample(eps, delta)
         return torch.maximum(torch.minimum(delta, radius), -radius)
     if norm == "l2":
-        return _rescale(delta, eps, "l2")
+        return rescale(delta, eps, "l2")
     if norm == "l1":
         return _project_l1(delta, eps)
     raise ValueError(f"`norm` must be 'linf', 'l2' or 'l1', got {norm!r}.")
 
 
-def _rescale(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
+def rescale(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
     """Scale samples longer than `eps` down to that length; the others are unchanged."""
     length = lp_norm(delta, norm)
     finfo = torch.finfo(delta.dtype)  # a length above the largest number is infinite
@@ -119,12 +119,12 @@ def _project_l1(delta: Tensor, eps: Tensor) -> Tensor:
     The correct k is the last one whose magnitude still exceeds its threshold. Inside the ball that
     threshold is not positive and nothing is subtracted.
     """
-    ordered, _ = _largest(delta.flatten(1).abs(), lambda top, _: ~_above(top, eps)[0][:, -1])
+    ordered, _ = largest_first(delta.flatten(1).abs(), lambda top, _: ~_above(top, eps)[0][:, -1])
     above, thresholds = _above(ordered, eps)
     last = (above.sum(1, keepdim=True) - 1).clamp_min(0)
     threshold = per_sample(thresholds.gather(1, last).squeeze(1).clamp_min(0), delta)
     shrunk = delta.sign() * (delta.abs() - threshold).clamp_min(0)
-    return _rescale(shrunk, eps, "l1")  # removes the rounding error of the sums
+    return rescale(shrunk, eps, "l1")  # removes the rounding error of the sums
 
 
 def _above(ordered: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +134,7 @@ def _above(ordered: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     return ordered > thresholds, thresholds
 
 
-def _largest(v: Tensor, enough: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def largest_first(v: Tensor, enough: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Return the largest entries of each row of `v` `(n, d)`, descending, and their indices.
 
     Equal entries come in the order of the features. The number of entries grows until `enough`,
@@ -189,7 +189,7 @@ def _fill(grad: Tensor, radius: Tensor, limit: Tensor) -> Tensor:
         last = top[:, -1:]
         return ((top > last) * limit.gather(1, index)).sum(1).ge(radius) | (last[:, 0] <= 0)
 
-    slope, order = _largest(slopes, used_up)
+    slope, order = largest_first(slopes, used_up)
     limits = limit.gather(1, order) * (slope > 0)
     left = (radius[:, None] - (limits.cumsum(1) - limits)).clamp_min(0)
     change = torch.zeros_like(slopes).scatter(1, order, torch.minimum(limits, left))
