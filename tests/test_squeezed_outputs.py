@@ -53,7 +53,6 @@ class Output:
 @every_attack
 @pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
-@pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 def test_every_attack_finds_what_it_finds_without_the_squeeze(attack, width):
     if hasattr(attack, "surrogate") and width == 3:
         pytest.skip("the surrogate has two classes")

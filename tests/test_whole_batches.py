@@ -63,7 +63,6 @@ def asked(net, x):
 
 @every_attack
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
-@pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 def test_every_pass_sends_the_whole_batch_and_the_last_one_what_is_returned(attack, net):
     x, y = data(net)
     result = attack.run(advkit.TorchClassifier(net, batch="whole"), x, y)
@@ -78,7 +77,6 @@ def test_every_pass_sends_the_whole_batch_and_the_last_one_what_is_returned(atta
 
 @every_attack
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
-@pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 def test_an_evaluation_leaves_what_is_misclassified_in_the_batch(attack, net):
     x, y = data(net)
     y[::3] = 1 - y[::3]

@@ -9,7 +9,6 @@ from tests.attack_cases import ATTACKS, BUDGET, GRADIENT, MINIMUM_NORM, used_by,
 from tests.toys import convnet, images
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes"),
     pytest.mark.filterwarnings("ignore:.*met a gradient"),
     pytest.mark.filterwarnings("ignore:The ball of .* holds every input"),
 ]

@@ -18,7 +18,6 @@ from tests.attack_cases import ATTACKS, GRADIENT
 from tests.attacks.test_contract import keeps_its_word
 from tests.toys import answers, convnet, images
 
-pytestmark = pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 every_gradient_attack = pytest.mark.parametrize("attack", GRADIENT, ids=repr)
 

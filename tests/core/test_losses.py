@@ -5,7 +5,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from advkit.core.losses import LOSSES, dlr, get_loss, log_odds_loss, margin
+from advkit.core.losses import (
+    LOSSES,
+    dlr,
+    dlr_at_target,
+    get_loss,
+    log_odds_loss,
+    logit_gap,
+    loss_toward,
+    margin,
+    targeted_dlr,
+)
 
 
 @pytest.fixture
@@ -58,10 +68,37 @@ def test_dlr_does_not_depend_on_scale_or_shift(logits, y):
     torch.testing.assert_close(dlr(1000 * logits - 7, y), dlr(logits, y))
 
 
-def test_dlr_of_two_classes_is_the_margin_and_says_so(logits):
-    two, y = logits[:, :2], torch.zeros(40, dtype=torch.int64)
-    with pytest.warns(UserWarning, match="three classes"):
-        assert torch.equal(dlr(two, y), margin(two, y))
+def test_dlr_of_too_few_classes_names_the_losses_that_do():
+    y = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(
+        ValueError, match="`loss` must be 'ce' or 'margin' with 2 classes, got 'dlr'"
+    ):
+        dlr(torch.rand(4, 2), y)
+    for of_three in (dlr_at_target, lambda z, y: targeted_dlr(z, y, y + 1)):
+        with pytest.raises(ValueError, match="with 3 classes, got 'dlr', which needs four"):
+            of_three(torch.rand(4, 3), y)
+
+
+def test_targeted_dlr_on_plain_numbers(logits, y):
+    candidate = (y + 1) % logits.shape[1]
+    at_class, at_target = targeted_dlr(logits, y, candidate), dlr_at_target(logits, candidate)
+    for i, row in enumerate(logits.numpy()):
+        ordered = np.sort(row)[::-1]
+        scale = ordered[0] - (ordered[2] + ordered[3]) / 2
+        aim = row[candidate[i]]
+        assert float(at_class[i]) == pytest.approx((aim - row[y[i]]) / scale)
+        others = max(v for k, v in enumerate(row) if k != candidate[i])
+        assert float(at_target[i]) == pytest.approx((others - aim) / scale)
+
+
+def test_losses_at_a_class_grow_towards_it(logits, y):
+    candidate = (y + 1) % logits.shape[1]
+    for loss in ("ce", "margin", "dlr", margin):
+        z = logits.clone().requires_grad_()
+        loss_toward(loss)(z, y, candidate).sum().backward()
+        assert (z.grad.gather(1, candidate[:, None]) > 0).all() or loss == "dlr"
+    assert torch.equal(loss_toward("margin")(logits, y, candidate), logit_gap(logits, y, candidate))
+    assert torch.equal(loss_toward("ce")(logits, y, candidate), -LOSSES["ce"](logits, candidate))
 
 
 @pytest.mark.parametrize("name", LOSSES)

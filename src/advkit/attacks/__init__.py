@@ -11,8 +11,10 @@ from advkit.attacks.adaptive import (
     Mimicry,
     SelectivePGD,
 )
+from advkit.attacks.apgd import APGD
 from advkit.attacks.bim import BIM
 from advkit.attacks.carlini_wagner import CarliniWagnerL2
+from advkit.attacks.cascade import Cascade
 from advkit.attacks.deepfool import DeepFool
 from advkit.attacks.fab import FAB
 from advkit.attacks.fgm import FGM
@@ -27,6 +29,7 @@ from advkit.attacks.substitute import Substitute
 from advkit.attacks.transfer import Transfer
 
 __all__ = [
+    "APGD",
     "BIM",
     "FAB",
     "FGM",
@@ -36,6 +39,7 @@ __all__ = [
     "PGD",
     "Adaptive",
     "CarliniWagnerL2",
+    "Cascade",
     "DeepFool",
     "Evasion",
     "FeatureMatching",

@@ -806,8 +806,8 @@ def test_wrong_settings_are_refused(kind, settings, error, words):
         kind(**{**given, **settings})
 
 
-def test_dlr_has_no_targeted_form(x, y):
-    with pytest.raises(ValueError, match="`loss` must be 'ce' or 'margin' with a target"):
+def test_targeted_dlr_needs_four_classes(x, y):
+    with pytest.raises(ValueError, match="`loss` must be 'ce' or 'margin' with . classes"):
         SelectivePGD(eps=0.1, loss="dlr")(ball(), x, y, target=y + 1)
 
 

@@ -11,7 +11,6 @@ from advkit.attacks.engine.budget import BudgetAttack
 from tests.attack_cases import BUDGET
 from tests.toys import answers, convnet, images
 
-pytestmark = pytest.mark.filterwarnings("ignore:`loss` 'dlr' needs three classes")
 every_attack = pytest.mark.parametrize(
     "attack", [attack for attack in BUDGET if isinstance(attack, BudgetAttack)], ids=repr
 )

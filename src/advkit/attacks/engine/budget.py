@@ -1,9 +1,10 @@
-"""Base of FGSM, FGM, BIM and PGD, which maximize a loss within a perturbation budget."""
+"""Base of FGSM, FGM, BIM, PGD and APGD, which maximize a loss within a perturbation budget."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,11 +12,18 @@ from advkit.attacks.engine.base import GradientAttack
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
-from advkit.attacks.engine.steepest_ascent import Ascent
 from advkit.core import checks
-from advkit.core.losses import Loss, LossName, check_loss, get_loss
+from advkit.core.losses import Loss, LossName, check_loss, dlr_at_target, get_loss
 
 BALLS = ("linf", "l2", "l1")
+
+
+class Search(Protocol):
+    """Search for the strongest iterate in a ball, such as an `Ascent`."""
+
+    def search(self, problem: Problem) -> Best:
+        """Return the strongest iterates of a batch that is not empty."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -45,8 +53,8 @@ class BudgetAttack(GradientAttack):
             return self.search(problem).x_adv if len(problem.x) else problem.x
 
     @abstractmethod
-    def _ascent(self, eps: Tensor) -> Ascent:
-        """Return the ascent in balls of radius `eps` `(n,)`."""
+    def _ascent(self, eps: Tensor) -> Search:
+        """Return the search in balls of radius `eps` `(n,)`."""
 
     def _search(self, problem: Problem) -> Best:
         return self._ascent(checks.radii(self.eps, problem.x)).search(problem)
@@ -60,14 +68,8 @@ class BudgetAttack(GradientAttack):
 
 
 def ascent_loss(loss: LossName | Loss, *, targeted: bool) -> Loss:
-    """Return the loss to maximize.
-
-    Raises:
-        ValueError: the loss has no targeted form.
-    """
-    if targeted and loss == "dlr":
-        raise ValueError("`loss` must be 'ce' or 'margin' with a target, got 'dlr'.")
-    return get_loss(loss)
+    """Return the loss to maximize, or to minimize at a target; DLR has a targeted form."""
+    return dlr_at_target if targeted and loss == "dlr" else get_loss(loss)
 
 
 def check_restarts(restarts: int, random_start: bool) -> None:

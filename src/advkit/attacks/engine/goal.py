@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from advkit.core.losses import Loss, margin
+from advkit.core.losses import CandidateLoss, Loss, logit_gap, margin
 
 # Smallest violation of a sample that is not a success, greater than zero in float32 and float64.
 TIE = torch.finfo(torch.float32).tiny
@@ -27,6 +27,7 @@ class Goal:
     targeted: bool
     confidence: float = 0.0
     candidate: Tensor | None = None
+    candidate_loss: CandidateLoss = logit_gap
 
     def select(self, rows: Tensor) -> Goal:
         """Return the goal of the samples that `rows` selects, a mask or indices."""
@@ -36,11 +37,10 @@ class Goal:
     def objective(self, loss: Loss, logits: Tensor) -> Tensor:
         """Return the objective to maximize, `(n,)`: the loss at the labels, negated for a target.
 
-        With a candidate class it is the candidate's logit minus the label's, for any loss.
+        With a candidate class it is `candidate_loss`, for any `loss`.
         """
         if self.candidate is not None:
-            pair = torch.stack([self.candidate, self.labels], dim=1)
-            return -logits.gather(1, pair).diff(dim=1).squeeze(1)
+            return self.candidate_loss(logits, self.labels, self.candidate)
         value = loss(logits, self.labels)
         if len(logits) == 1 and value.ndim == 0:
             value = value[None]  # a loss with a squeeze drops the axis of a single sample

@@ -6,7 +6,7 @@ One forward pass evaluates the iterates, computes the objective and prepares the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from advkit.attacks.engine.rows import select, update_rows
 from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.core import checks, label_checks, sample_rows
 from advkit.core.differentiation import differentiating
-from advkit.core.losses import Loss, is_built_in
+from advkit.core.losses import CandidateLoss, Loss, is_built_in, logit_gap
 from advkit.core.norms import Norm, finite_gradient, lp_norm, per_sample, project
 from advkit.core.tensors import asynchronous, at_least_float32
 from advkit.models import DifferentiableClassifier
@@ -65,15 +65,24 @@ class Problem:
     rows: Tensor  # (n,), rows of these samples in the whole batch
     statistics: RunStatistics
     scale: LogitScale
+    # whether iterates may be results if the model ends the run
+    recorded: bool = field(default=True, kw_only=True)
 
     def select(self, mask: Tensor) -> Problem:
         """Return the problem of the samples where bool `mask` `(n,)` is true."""
         rows, goal = self.rows[mask], self.goal.select(mask)
         return replace(self, x=self.x[mask], goal=goal, rows=rows)
 
-    def with_candidate(self, candidate: Tensor | None) -> Problem:
-        """Return this problem with classes `candidate` `(n,)` to aim at; `None` for any class."""
-        return replace(self, goal=replace(self.goal, candidate=candidate))
+    def with_candidate(self, candidate: Tensor | None, loss: CandidateLoss = logit_gap) -> Problem:
+        """Return this problem with classes `candidate` `(n,)` to aim at; `None` for any class.
+
+        `loss` is the objective with a candidate.
+        """
+        return replace(self, goal=replace(self.goal, candidate=candidate, candidate_loss=loss))
+
+    def unrecorded(self) -> Problem:
+        """Return this problem for iterates that are not results, such as those outside a ball."""
+        return replace(self, recorded=False)
 
     def with_model(self, model: DifferentiableClassifier) -> Problem:
         """Return this problem for another `model`."""
@@ -166,7 +175,7 @@ class Problem:
     def update_best(self, at: Iterate) -> None:
         """Keep the better iterates of `at` if a query budget may end the run at any pass."""
         record = self.statistics.best_so_far
-        if record is not None:
+        if record is not None and self.recorded:
             update_rows(record, self.rows, select(record, self.rows).improved(self, at))
 
     def logits(self, x_adv: Tensor) -> Tensor:

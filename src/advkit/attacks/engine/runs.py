@@ -1,0 +1,36 @@
+"""Repeated runs of a search, each on the samples without a success so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from advkit.attacks.engine.loop import Stop
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.rows import select, update_rows
+
+
+def strongest_of_runs(
+    problem: Problem, best: Best, runs: int, run: Callable[[int, Problem], Best], stop: Stop
+) -> Best:
+    """Return the strongest iterates of `best` and of `runs` searches.
+
+    Args:
+        problem: a whole batch of `n` samples.
+        best: their strongest iterates so far, overwritten.
+        runs: greatest number of searches.
+        run: function from the number of the search and the samples to search to their strongest
+            iterates.
+        stop: `"first"` to search samples without a success only, `"never"` to search all.
+    """
+    for i in range(runs):
+        remaining = ~best.success if stop == "first" else torch.ones_like(best.success)
+        if not remaining.any():
+            break
+        part = problem.select(remaining)
+        found = run(i, part)
+        better = found.violation < best.violation[part.rows]
+        update_rows(best, part.rows[better], select(found, better))
+    return best
