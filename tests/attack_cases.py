@@ -16,11 +16,16 @@ GRADIENT_BUDGET = [
     attacks.BIM(eps=0.1, stop="never", step_size=0.02),
     attacks.PGD(eps=0.1, steps=8),
     attacks.PGD(eps=0.1, steps=5, stop="never", restarts=2),
-    attacks.PGD(eps=0.1, steps=5, restarts=3, loss="dlr"),
+    attacks.PGD(eps=0.1, steps=5, restarts=3, loss="margin"),
     attacks.PGD(eps=0.6, steps=8, norm="l2"),
     attacks.PGD(eps=0.6, steps=6, norm="l2", stop="never", momentum=1.0),
     attacks.PGD(eps=1.5, steps=8, norm="l1"),
     attacks.PGD(eps=1.5, steps=6, norm="l1", stop="never", random_start=False),
+    attacks.APGD(eps=0.1, steps=8),
+    attacks.APGD(eps=0.6, steps=8, norm="l2", stop="never", loss="margin", candidates=2),
+    attacks.APGD(eps=1.5, steps=20, norm="l1", restarts=2),
+    attacks.Cascade(attacks=[attacks.FGSM(eps=0.1), attacks.PGD(eps=0.1, loss="margin")]),
+    # attacks.AutoAttack(eps=0.5),
     attacks.DeepFool(eps=0.6),
     Adaptive(attack=attacks.PGD(eps=0.1, steps=8), losses=["ce", "margin"]),
     attacks.SelectivePGD(eps=0.1, steps=8),
@@ -49,6 +54,12 @@ BLACK_BOX_BUDGET = [
     attacks.Square(eps=0.1, max_queries=150),
     attacks.Square(eps=0.1, max_queries=40, stop="never", p_init=0.2),
     attacks.Square(eps=0.6, max_queries=200, norm="l2"),
+    attacks.Cascade(
+        attacks=[
+            attacks.Square(eps=0.1, max_queries=20),
+            attacks.Square(eps=0.1, max_queries=150, seed=1),
+        ]
+    ),
     attacks.RandomNoise(eps=0.6, restarts=10),
     attacks.RandomNoise(eps=3.0, kind="gaussian", norm="l2", restarts=10),
     attacks.RandomNoise(eps=20, kind="salt_and_pepper", norm="l0", stop="never"),
@@ -69,14 +80,18 @@ ATTACKS = [*BUDGET, *MINIMUM_NORM]
 
 
 def changed(attack, change):
-    """`attack` after `change`, a function, or around the attack that it uses after it."""
+    """`attack` after `change`, a function, or around the attacks that it uses after it."""
     if hasattr(attack, "attack"):
         return dataclasses.replace(attack, attack=changed(attack.attack, change))
+    if hasattr(attack, "attacks"):
+        return dataclasses.replace(attack, attacks=[changed(one, change) for one in attack.attacks])
     return change(attack)
 
 
 def used_by(attack):
-    """The attack that `attack` is built around, or itself."""
+    """The attack that `attack` is built around, the first of several, or itself."""
+    if hasattr(attack, "attacks"):
+        return used_by(attack.attacks[0])
     return used_by(attack.attack) if hasattr(attack, "attack") else attack
 
 

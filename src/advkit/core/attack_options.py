@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -11,10 +12,12 @@ from advkit.core.protocols import AnyAttack
 
 
 def with_seed(attack: AnyAttack, seed: int) -> AnyAttack:
-    """Return `attack` with another `seed`, if it has one."""
-    if not hasattr(attack, "seed"):
-        return attack
-    return dataclasses.replace(attack, seed=seed)  # type: ignore[type-var]  # only those have one
+    """Return `attack` with another `seed`, which the attacks inside it get too."""
+    changes: dict[str, Any] = _of_inner(attack, lambda inner: with_seed(inner, seed))
+    if hasattr(attack, "seed"):
+        changes["seed"] = seed
+    copy: AnyAttack = _replaced(attack, changes)
+    return copy
 
 
 def with_stop(attack: AnyAttack, stop: str) -> AnyAttack:
@@ -27,18 +30,12 @@ def with_stop(attack: AnyAttack, stop: str) -> AnyAttack:
 def sending_at_most(attack: Any, batch_size: int) -> Any:
     """Return `attack` with its own `batch_size`, if it has one, limited to `batch_size`.
 
-    The limit also holds for an attack that `attack` wraps.
+    The limit also holds for attacks inside `attack`.
     """
-    fields = dataclasses.fields(attack) if dataclasses.is_dataclass(attack) else ()
-    own = {field.name for field in fields if field.init}
-    changes: dict[str, Any] = {}
-    if "batch_size" in own and attack.batch_size > batch_size:
+    changes = _of_inner(attack, lambda inner: sending_at_most(inner, batch_size))
+    if "batch_size" in _own(attack) and attack.batch_size > batch_size:
         changes["batch_size"] = batch_size
-    if "attack" in own:
-        inner = sending_at_most(attack.attack, batch_size)
-        if inner is not attack.attack:
-            changes["attack"] = inner
-    return dataclasses.replace(attack, **changes) if changes else attack
+    return _replaced(attack, changes)
 
 
 def check_length(attack: Any, total: int | None) -> None:
@@ -67,8 +64,36 @@ def for_samples(attack: Any, rows: Tensor) -> Any:
 
 
 def _cut_option(attack: Any, rows: Tensor) -> Any:
-    """Return `attack` with the values `rows` of its `eps`, or of the `eps` of a wrapped attack."""
-    own = {field.name for field in dataclasses.fields(attack) if field.init}
-    if "eps" not in own and "attack" in own:
-        return dataclasses.replace(attack, attack=_cut_option(attack.attack, rows))
-    return dataclasses.replace(attack, eps=attack.eps[rows])
+    """Return `attack` with the values `rows` of its `eps`, or of the `eps` of attacks inside it."""
+    if "eps" in _own(attack):
+        return dataclasses.replace(attack, eps=attack.eps[rows])
+    return _replaced(attack, _of_inner(attack, lambda inner: _cut_option(inner, rows)))
+
+
+def _own(attack: Any) -> set[str]:
+    """Return the names of the arguments that create `attack`, if it is a dataclass."""
+    fields = dataclasses.fields(attack) if dataclasses.is_dataclass(attack) else ()
+    return {field.name for field in fields if field.init}
+
+
+def _of_inner(attack: Any, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return the arguments `attack` and `attacks` of `attack` after `change`, where it has them."""
+    own, changes = _own(attack), {}
+    if "attack" in own:
+        changes["attack"] = change(attack.attack)
+    if "attacks" in own:
+        changes["attacks"] = tuple(change(inner) for inner in attack.attacks)
+    return changes
+
+
+def _replaced(attack: Any, changes: dict[str, Any]) -> Any:
+    """Return `attack` with `changes`, the same object if nothing changes."""
+    same = all(_is_same(getattr(attack, name), value) for name, value in changes.items())
+    return attack if same else dataclasses.replace(attack, **changes)
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    """Return whether an argument is the same object, or a tuple of the same objects."""
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return len(old) == len(new) and all(a is b for a, b in zip(old, new, strict=True))
+    return old is new

@@ -43,6 +43,9 @@ class AttackResult:
         no_start: bool `(n,)`; the attack failed before its first step. It found no starting point,
             or its queries were used up. Such a failure says nothing about robustness. False by
             default.
+        stage: int64 `(n,)`, of a `Cascade` or `AutoAttack`: number of the attack that succeeded, in
+            their order from 0. It is -1 for a failure and for an input that is misclassified
+            already. `None` for attacks without stages.
     """
 
     x_adv: Tensor
@@ -53,6 +56,7 @@ class AttackResult:
     no_gradient: Tensor
     not_finite: Tensor = None  # type: ignore[assignment]  # set below, for users' own attacks
     no_start: Tensor = None  # type: ignore[assignment]  # set below
+    stage: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("not_finite", "no_start"):

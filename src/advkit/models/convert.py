@@ -57,10 +57,9 @@ def as_differentiable(obj: object, needed_by: str) -> DifferentiableClassifier:
     model = as_classifier(obj)
     if has_gradients(model):
         return model
-    kind = "ScoreClassifier" if callable(getattr(model, "scores", None)) else "Classifier"
     raise TypeError(
         "`model` must have gradients (a DifferentiableClassifier, with logits(x)) for "
-        f"{needed_by}, got {_describe(model)}, a {kind}, which has none. Use Square (scores) or "
+        f"{needed_by}, got {describe(model)}, which has none. Use Square (scores) or "
         "HopSkipJump (labels), attack a differentiable surrogate with "
         "Transfer(attack=..., surrogate=...), or wrap a torch module in TorchClassifier."
     )
@@ -71,10 +70,12 @@ def has_gradients(model: Classifier) -> TypeIs[DifferentiableClassifier]:
     return callable(getattr(model, "logits", None))
 
 
-def _describe(model: Classifier) -> str:
+def describe(model: Classifier) -> str:
+    """Return the name of a model without gradients and its kind, for errors."""
     name = type(model).__name__
     inner = type(model.estimator).__name__ if isinstance(model, SklearnClassifier) else ""
-    return f"{name}({inner})" if inner else name
+    kind = "ScoreClassifier" if callable(getattr(model, "scores", None)) else "Classifier"
+    return f"{name}({inner}), a {kind}" if inner else f"{name}, a {kind}"
 
 
 def short_name(model: object) -> str:

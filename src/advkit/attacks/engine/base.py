@@ -186,6 +186,14 @@ class BaseAttack(ABC):
         loss = self._ascent_loss(targeted=target is not None)
         return Problem(model, x, goal, loss, self.norm, rows, statistics, LogitScale(len(x)))
 
+    def supports(self, model: object) -> bool:
+        """Return whether `model` has the outputs that this attack needs."""
+        try:
+            self._adapt_model(model)
+        except TypeError:
+            return False
+        return True
+
     @property
     def _confidence(self) -> float:
         """Margin in logits that a success must have."""
@@ -260,7 +268,7 @@ class GradientAttack(BaseAttack):
         checks.warn_of_probabilities(logits)
         verified = Best(record.x_adv, problem.violation_of(logits))
         if not problem.statistics.sender.whole:  # a whole batch has other outputs when it changes
-            _warn_of_random_logits(record.violation, verified.violation, problem.x.dtype)
+            warn_of_random_logits(record.violation, verified.violation, problem.x.dtype)
         if isinstance(record, Nearest):
             return move_outward(problem, record, verified)
         return verified
@@ -314,6 +322,7 @@ def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
         no_gradient=no_gradient,
         not_finite=not_finite,
         no_start=no_start,
+        stage=None if statistics.stage is None else statistics.stage.where(best.success, -1),
     )
 
 
@@ -335,7 +344,7 @@ _NO_START = (
 )
 
 
-def _warn_of_random_logits(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
+def warn_of_random_logits(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
     """Warn if two evaluations of the same inputs have different violations `(n,)`."""
     tolerance = 1e-2 if dtype in (torch.float32, torch.float64) else 1e-1
     changed = (before - after).abs() > tolerance * (1 + before.abs())

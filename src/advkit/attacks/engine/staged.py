@@ -1,0 +1,177 @@
+"""Base of the attacks that run other attacks, each on the samples that are still robust."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advkit.attacks.engine.base import BaseAttack, warn_of_random_logits
+from advkit.attacks.engine.black_box import BlackBoxAttack, ByLabels, ByScores, by_scores
+from advkit.attacks.engine.goal import TIE
+from advkit.attacks.engine.loop import Stop
+from advkit.attacks.engine.problem import Problem
+from advkit.attacks.engine.records import Best, Nearest
+from advkit.attacks.engine.rows import select, update_rows
+from advkit.core import checks, sample_rows
+from advkit.core.attack_options import for_samples, with_stop
+from advkit.core.losses import Loss, margin
+from advkit.core.protocols import Attack
+from advkit.core.results import AttackInterrupted, AttackResult, InconclusiveWarning
+from advkit.models import Classifier, as_classifier
+from advkit.models.convert import describe, has_gradients
+from advkit.models.labels import given_labels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class StagedAttack(BlackBoxAttack):
+    """Base of the attacks that consist of stages, which are attacks of one norm and budget.
+
+    Each stage attacks the samples without a success so far. A failure keeps the strongest of the
+    iterates that the stages return. A subclass defines the stages.
+    """
+
+    eps: float | Tensor
+    stop: Stop | None = None
+
+    @abstractmethod
+    def _stages(self, classes: int) -> Sequence[Attack]:
+        """Return the attacks to run on a model with `classes` classes."""
+
+    def search(self, problem: Problem) -> Best | Nearest:
+        """Search a batch that is not empty; the stages show their own progress bars."""
+        return self._search(problem)
+
+    def _adapt_model(self, model: object) -> ByScores | ByLabels:
+        classifier = as_classifier(model)
+        has_scores = any(callable(getattr(classifier, name, None)) for name in ("logits", "scores"))
+        return by_scores(classifier, type(self).__name__) if has_scores else ByLabels(classifier)
+
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
+        return margin
+
+    def _search(self, problem: Problem) -> Best:
+        checks.radii(self.eps, problem.x)  # the stages get parts of it
+        best = Best.unevaluated(problem.x)
+        at = problem.evaluate_clean(best)
+        tally = _Tally(problem)
+        for i, attack in self._usable_stages(at.logits.shape[1], _classifier(problem)):
+            remaining = torch.ones_like(best.success) if self.stop == "never" else ~best.success
+            if not remaining.any():
+                break
+            part = problem.select(remaining)
+            found = _run_stage(
+                for_samples(with_stop(attack, self.stop or "first"), part.rows.cpu()),
+                part,
+                best,
+                tally,
+            )
+            tally.stage[part.rows[found.success & ~best.success[part.rows]]] = i
+            better = found.violation < best.violation[part.rows]
+            update_rows(best, part.rows[better], select(found, better))
+        return best
+
+    def _usable_stages(self, classes: int, model: Classifier) -> list[tuple[int, Attack]]:
+        """Return the stages that can attack `model` with their numbers, and warn of the others.
+
+        Raises:
+            TypeError: there are none.
+        """
+        stages = list(enumerate(self._stages(classes)))
+        usable = [(i, attack) for i, attack in stages if _supports(attack, model)]
+        left_out = ", ".join(repr(attack) for i, attack in stages if (i, attack) not in usable)
+        if not usable:
+            raise TypeError(
+                f"`model` must have gradients or scores for {type(self).__name__}, got "
+                f"{describe(model)}, which none of {left_out} can attack. Add HopSkipJump, or "
+                "Transfer(attack=..., surrogate=...) from a differentiable surrogate."
+            )
+        if left_out:
+            checks.warn(
+                f"{type(self).__name__} left out {left_out}: `model` lacks the outputs that they "
+                "need. The others remain, and the result says less about robustness.",
+                InconclusiveWarning,
+            )
+        return usable
+
+    def _verify(self, problem: Problem, record: Best | Nearest) -> Best:
+        if not has_gradients(_classifier(problem)):
+            return super()._verify(problem, record)
+        verified = Best(record.x_adv, problem.violation(record.x_adv))
+        if not problem.statistics.sender.whole:  # a whole batch has other outputs when it changes
+            warn_of_random_logits(record.violation, verified.violation, problem.x.dtype)
+        return verified
+
+
+class _Tally:
+    """Passes of the stages of one run and the obstacles that they met, for each of `n` samples."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._statistics = problem.statistics
+        n, device = problem.statistics.n, problem.x.device
+        self._differentiated, self._usable, self._started = (
+            torch.zeros(n, dtype=torch.bool, device=device) for _ in range(3)
+        )
+        self.stage = torch.full((n,), -1, dtype=torch.int64, device=device)
+        problem.statistics.stage = self.stage
+
+    def add(self, rows: Tensor, result: AttackResult) -> None:
+        """Add the result of a stage for the samples `rows`.
+
+        A sample had no gradient if no stage that computed one found a usable one, and no start if
+        no stage could begin.
+        """
+        statistics, differentiated = self._statistics, result.queries.backward > 0
+        statistics.forward[rows] += result.queries.forward
+        statistics.backward[rows] += result.queries.backward
+        statistics.not_finite[rows] |= result.not_finite
+        self._differentiated[rows] |= differentiated
+        self._usable[rows] |= differentiated & ~result.no_gradient
+        self._started[rows] |= ~result.no_start
+        statistics.no_gradient[rows] = (self._differentiated & ~self._usable)[rows]
+        statistics.no_start[rows] = ~self._started[rows]
+
+
+def _run_stage(attack: Attack, part: Problem, best: Best, tally: _Tally) -> Best:
+    """Return what `attack` finds for the samples `part`, evaluated; its label decides on success.
+
+    A model that needs the whole batch gets the other samples as they are in `best`.
+    """
+    model = _classifier(part)
+    labels = given_labels(model, part.goal.labels)
+    goal = {"target" if part.goal.targeted else "y": labels.clone()}
+    context = sample_rows.selected(part.rows, part.statistics.n, batch=best.x_adv)
+    try:
+        with context, checks.muted(InconclusiveWarning):  # the result of all stages is reported
+            result = attack.run(model, part.x.clone(), **goal)
+    except AttackInterrupted as error:
+        if error.result is not None:
+            tally.add(part.rows, error.result)
+            _keep_successes(part, error.result)
+        raise
+    tally.add(part.rows, result)
+    at = part.forward(result.x_adv, differentiate=False)
+    violation = at.violation.clamp_min(TIE).where(~result.success, at.violation.clamp_max(0))
+    return Best(result.x_adv, violation)
+
+
+def _keep_successes(part: Problem, result: AttackResult) -> None:
+    """Keep the successes of a stage that an error has ended, which cannot be evaluated again."""
+    record, success = part.statistics.best_so_far, result.success
+    if record is not None:
+        found = Best(result.x_adv, torch.full_like(result.distance, -TIE))
+        update_rows(record, part.rows[success], select(found, success))
+
+
+def _supports(attack: Attack, model: Classifier) -> bool:
+    """Return whether `model` has the outputs that `attack` needs, as far as that is known."""
+    return not isinstance(attack, BaseAttack) or attack.supports(model)
+
+
+def _classifier(problem: Problem) -> Classifier:
+    """Return the model of the caller, which the adapted model of `problem` wraps."""
+    adapted = problem.model
+    return adapted.model if isinstance(adapted, ByScores | ByLabels) else adapted
