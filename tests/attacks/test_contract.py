@@ -15,7 +15,7 @@ from advkit import (
     SklearnClassifier,
     TorchClassifier,
 )
-from advkit.attacks import FGM, FGSM, DeepFool, RandomNoise, Square, Transfer
+from advkit.attacks import FGM, FGSM, AutoAttack, DeepFool, RandomNoise, Square, Transfer
 from advkit.attacks.adaptive import Adaptive
 from advkit.core.norms import lp_norm
 from tests.attack_cases import (
@@ -145,7 +145,7 @@ class TestResult:
 
 def refuses_targets(attack):
     """What an attack without a targeted form says, empty for the others."""
-    for refuses in (DeepFool, Adaptive):
+    for refuses in (DeepFool, Adaptive, AutoAttack):
         if isinstance(attack, refuses) or isinstance(getattr(attack, "attack", None), refuses):
             return f"`target` must be None for {refuses.__name__}, which has no targeted form"
     return ""

@@ -12,6 +12,7 @@ from advkit.attacks.adaptive import (
     SelectivePGD,
 )
 from advkit.attacks.apgd import APGD
+from advkit.attacks.auto_attack import AutoAttack
 from advkit.attacks.bim import BIM
 from advkit.attacks.carlini_wagner import CarliniWagnerL2
 from advkit.attacks.cascade import Cascade
@@ -38,6 +39,7 @@ __all__ = [
     "LBFGS",
     "PGD",
     "Adaptive",
+    "AutoAttack",
     "CarliniWagnerL2",
     "Cascade",
     "DeepFool",

@@ -1,0 +1,160 @@
+"""AutoAttack: the standard cascade of attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from advkit.attacks.apgd import APGD
+from advkit.attacks.engine.budget import BALLS
+from advkit.attacks.engine.staged import StagedAttack
+from advkit.attacks.fab import FAB
+from advkit.attacks.square import Square
+from advkit.core import checks
+from advkit.core.losses import Loss, LossName
+from advkit.core.norms import Norm
+from advkit.core.protocols import Attack
+
+Version = Literal["standard", "plus", "rand"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Numbers of the authors' code (github.com/fra31/auto-attack)."""
+
+    steps: int = 100  # of each run of APGD and FAB
+    max_queries: int = 5000  # of Square
+    p_init: float = 0.8  # of Square
+    classes: int = 9  # to aim at
+    apgd_classes_l1: int = 5  # to aim at, with APGD in l1
+    apgd_restarts_l1: int = 5
+    plus_restarts: int = 5
+    rand_samples: int = 20  # passes of each gradient of a random model
+
+
+SCHEDULE = Schedule()
+MIN_CLASSES = 4  # of the targeted DLR loss
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AutoAttack(StagedAttack):
+    """AutoAttack, the standard of evaluation (Croce and Hein, 2020, arXiv:2003.01690).
+
+    A cascade of attacks with the numbers of steps of the authors' code. It has no parameter to
+    tune, so that its figures can be compared between papers. Each attack runs on the samples that
+    the attacks before it did not fool.
+
+    ========== =====================================================================================
+    version    attacks
+    ========== =====================================================================================
+    standard   APGD with cross-entropy; APGD with the targeted DLR loss at nine classes; FAB at nine
+               classes; Square with 5,000 queries. In l1 APGD has five restarts, and aims at five
+               classes (arXiv:2103.01208)
+    plus       five restarts of APGD with cross-entropy, of APGD with DLR and of FAB; Square; the
+               two targeted attacks
+    rand       for random models: APGD with cross-entropy and with DLR, each gradient averaged over
+               20 passes
+    ========== =====================================================================================
+
+    A robust sample takes about 1,800 passes forward and backward and 5,000 forward passes more.
+
+    Deviations from the authors' code:
+
+    - A sample is finished at its first success within `eps`, also inside an attack, and costs no
+      further passes. The deviations of `APGD`, `FAB` and `Square` are listed there.
+    - With fewer than ten classes the targeted attacks aim at all others. With two or three classes,
+      where DLR is not defined, APGD maximizes the margin, and a warning says so.
+    - The code checks models for randomness and vanishing gradients before it starts. Here a warning
+      follows the attack, and `no_gradient` of the result marks the samples.
+
+    Args:
+        eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
+            for each sample.
+        norm: `"linf"`, `"l2"` or `"l1"`.
+        version: `"standard"`, `"plus"` or `"rand"`.
+        stop: `"first"` ends at the first success of a sample, `"never"` runs all attacks on all
+            samples and returns the strongest iterate. `None` lets the caller choose; a direct call
+            and an evaluation choose `"first"`.
+        seed: seed of all random draws, an int; they do not depend on the rest of the batch.
+        progress: show a progress bar for each attack (needs the extra `report`).
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> from advkit import attacks
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> result = attacks.AutoAttack(eps=0.2).run(net, torch.rand(5, 1, 8, 8))
+        >>> result.success, result.stage
+        (tensor([True, True, True, True, True]), tensor([0, 0, 0, 0, 0]))
+    """
+
+    norm: Norm = "linf"
+    version: Version = "standard"
+    seed: int = 0
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        checks.eps(self.eps)
+        checks.one_of("norm", self.norm, BALLS)
+        checks.one_of("version", self.version, ("standard", "plus", "rand"))
+        checks.one_of("stop", self.stop, ("first", "never", None))
+        checks.integer("seed", self.seed)
+        checks.boolean("progress", self.progress)
+
+    def _ascent_loss(self, *, targeted: bool) -> Loss:
+        if targeted:
+            raise ValueError(
+                "`target` must be None for AutoAttack, which has no targeted form. Pass the target "
+                "to Cascade(attacks=[APGD(eps=...), FAB(eps=...), Square(eps=...)])."
+            )
+        return super()._ascent_loss(targeted=targeted)
+
+    def _stages(self, classes: int) -> Sequence[Attack]:
+        dlr = self._dlr(classes)
+        if self.version == "rand":
+            samples = SCHEDULE.rand_samples
+            return [self._apgd(loss=loss, gradient_samples=samples) for loss in ("ce", dlr)]
+        if self.version == "plus":
+            restarts = SCHEDULE.plus_restarts
+            return [
+                self._apgd(loss="ce", restarts=restarts),
+                self._apgd(loss=dlr, restarts=restarts),
+                self._fab(candidates=None, restarts=restarts),
+                self._square(),
+                self._apgd(loss=dlr, candidates=SCHEDULE.classes),
+                self._fab(candidates=SCHEDULE.classes),
+            ]
+        l1 = self.norm == "l1"
+        return [
+            self._apgd(loss="ce", restarts=SCHEDULE.apgd_restarts_l1 if l1 else 1),
+            self._apgd(loss=dlr, candidates=SCHEDULE.apgd_classes_l1 if l1 else SCHEDULE.classes),
+            self._fab(candidates=SCHEDULE.classes),
+            self._square(),
+        ]
+
+    def _dlr(self, classes: int) -> LossName:
+        """Return the loss in place of DLR for a number of classes, `"dlr"` where it is defined."""
+        if classes >= MIN_CLASSES:
+            return "dlr"
+        checks.warn(
+            f"AutoAttack maximizes the margin in place of DLR, which needs four classes, got "
+            f"{classes}."
+        )
+        return "margin"
+
+    def _apgd(self, **options: Any) -> APGD:
+        return APGD(**self._shared(), steps=SCHEDULE.steps, **options)
+
+    def _fab(self, **options: Any) -> FAB:
+        return FAB(**self._shared(), steps=SCHEDULE.steps, schedule="published", **options)
+
+    def _square(self) -> Square:
+        options = self._shared()
+        return Square(**options, max_queries=SCHEDULE.max_queries, p_init=SCHEDULE.p_init)
+
+    def _shared(self) -> dict[str, Any]:
+        return {"eps": self.eps, "norm": self.norm, "seed": self.seed, "progress": self.progress}
