@@ -8,7 +8,8 @@ from torch import nn
 
 from advkit import TorchClassifier
 from advkit.attacks import Square
-from advkit.attacks.square import _Box, _bump, _move_length, _Space, _split_bumps
+from advkit.attacks.engine.windows import Space, bump
+from advkit.attacks.square import _Box, _move_length
 from advkit.core.norms import lp_norm
 from advkit.core.results import InconclusiveWarning
 from tests.toys import Halfspace, answers, convnet, images
@@ -139,8 +140,8 @@ def test_l2_begins_with_a_bump_of_random_sign_in_each_tile():
     signs = tiles.sign()
     assert (signs == signs[:, :1]).all()
     assert 0.3 < (signs > 0).double().mean() < 0.7
-    bump = _bump((3, 2)).flatten().double()
-    wanted = bump / bump.norm() * 2 / 75**0.5  # 75 tiles share the length
+    shape = bump((3, 2)).flatten().double()
+    wanted = shape / shape.norm() * 2 / 75**0.5  # 75 tiles share the length
     assert torch.allclose(tiles.abs(), wanted.expand_as(tiles))
 
 
@@ -160,7 +161,7 @@ def test_an_l2_step_takes_up_the_length_that_the_bounds_have_left():
     delta = torch.rand(4, 3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     delta = delta / delta.flatten(1).norm(dim=1)[:, None, None]
     eps = torch.tensor([1.0, 1.5, 2.0, 3.0], dtype=torch.float64)
-    moved = _move_length(_Space(3, (8, 8)), delta, eps, _Box(1, 0.2, torch.arange(4)))
+    moved = _move_length(Space(3, (8, 8)), delta, eps, _Box(1, 0.2, torch.arange(4)))
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), eps)
     gone = (moved == 0).all(1).sum(1)
     assert (gone <= 25).all()  # what the second window has lost
@@ -168,35 +169,6 @@ def test_an_l2_step_takes_up_the_length_that_the_bounds_have_left():
     into = (moved != delta) & (moved != 0)
     assert (into.all(1).sum(1) == 25).all()  # a side of 4 is made odd
     assert ((moved * into).sum(2) > 0).all()  # the way it was, all positive, goes into the new one
-
-
-def test_bumps():
-    bump = _bump((5, 5))
-    assert torch.equal(bump, bump.T)
-    assert torch.allclose(bump[2], torch.tensor([1 / 9, 1 / 9 + 1 / 4, 1 / 9 + 1 / 4 + 1,
-                                                 1 / 9 + 1 / 4, 1 / 9]))  # fmt: skip
-    assert _bump((1,)) == 1
-    halves = _split_bumps((4, 6))
-    assert torch.allclose(halves.norm(dim=1), torch.ones(2))
-    first, second = halves.view(2, 4, 6)
-    assert (first[:2] > 0).all()
-    assert (first[2:] < 0).all()
-    assert (second[:, :3] > 0).all()
-    assert (second[:, 3:] < 0).all()
-
-
-def test_windows_are_boxes_that_reach_every_corner():
-    space = _Space(2, (3, 5))
-    u = torch.tensor([[0.0, 0.0], [0.999, 0.999], [0.5, 0.0]])
-    found = space.window(u, (2, 4))
-    assert found[0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
-    assert found[1].tolist() == [6, 7, 8, 9, 11, 12, 13, 14]
-    assert found[2].tolist() == found[1].sub(1).tolist()
-    assert space.box(1.0) == (3, 5)
-    assert space.box(0.25) == (2, 2)
-    assert space.box(0.5) == (2, 4)
-    assert space.box(1e-6) == (1, 1)
-    assert space.box(1e-6, min_side=4) == (3, 4)
 
 
 def test_each_sample_is_asked_for_exactly_as_often_as_its_result_says():

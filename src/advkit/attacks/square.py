@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,8 +15,9 @@ from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rounding import warn_of_lost_budget
 from advkit.attacks.engine.rows import select, update_rows
+from advkit.attacks.engine.windows import Space, bump, split_bumps
 from advkit.core import checks
-from advkit.core.norms import Norm, lp_norm, normalize, per_sample
+from advkit.core.norms import Norm, normalize, per_sample
 from advkit.core.randomness import derived_keys, sample_keys, uniform
 from advkit.core.tensors import at_least_float32
 
@@ -173,46 +173,6 @@ class _Box(NamedTuple):
     keys: Tensor  # (n,), of the random draws
 
 
-class _Space(NamedTuple):
-    """Layout of a sample's features: channels and the axes of a space."""
-
-    channels: int
-    sides: tuple[int, ...]
-
-    @staticmethod
-    def of(x: Tensor) -> _Space:
-        """Return the layout of `x`; a table `(n, features)` has one channel and one axis."""
-        return _Space(1, x.shape[1:]) if x.ndim == 2 else _Space(x.shape[1], x.shape[2:])
-
-    def box(self, coverage: float, min_side: int = 1) -> tuple[int, ...]:
-        """Return the sides of a box that covers `coverage` of the space, in its proportions."""
-        scale = coverage ** (1 / len(self.sides))
-        return tuple(max(min(min_side, side), round(scale * side)) for side in self.sides)
-
-    def window(self, u: Tensor, box: tuple[int, ...]) -> Tensor:
-        """Return the indices of the features of a box at a random position in a channel.
-
-        Args:
-            u: random numbers in [0, 1), `(n, axes)`.
-            box: sides of the box.
-
-        Returns:
-            int64 `(n, features of the box)`.
-        """
-        positions = torch.tensor([s - b + 1 for s, b in zip(self.sides, box, strict=True)])
-        corner = (u.double() * positions.to(u.device)).long()
-        strides, offsets = _strides_and_offsets(self.sides, box)
-        return (corner * strides.to(u.device)).sum(1, keepdim=True) + offsets.to(u.device)
-
-
-@lru_cache
-def _strides_and_offsets(sides: tuple[int, ...], box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return the stride of each axis, and the offsets of the features of a box."""
-    strides = torch.tensor([math.prod(sides[j + 1 :]) for j in range(len(box))])
-    axes = torch.meshgrid(*(torch.arange(b) for b in box), indexing="ij")
-    return strides, (torch.stack(axes, -1).flatten(0, -2) * strides).sum(1)
-
-
 def _signs(u: Tensor) -> Tensor:
     """Return -1 or 1 for each number in [0, 1)."""
     return torch.where(u < 0.5, -1, 1)
@@ -220,7 +180,7 @@ def _signs(u: Tensor) -> Tensor:
 
 def _linf_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Tensor:
     """Return `x_adv` with one box of features at a face of the ball, or an initial pattern."""
-    space = _Space.of(problem.x)
+    space = Space.of(problem.x)
     patterns = _initial_patterns(space)
     if box.round < len(patterns):
         return _pattern(problem, eps, box.keys, patterns[box.round])
@@ -239,7 +199,7 @@ def _linf_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Ten
     return problem.match_memory_format(changed.view_as(problem.x))
 
 
-def _initial_patterns(space: _Space) -> list[tuple[bool, ...]]:
+def _initial_patterns(space: Space) -> list[tuple[bool, ...]]:
     """Return the initial patterns, each as a mask of the axes along which it varies.
 
     Noise of single gray pixels is often enough for nets without adversarial training. The paper
@@ -253,7 +213,7 @@ def _initial_patterns(space: _Space) -> list[tuple[bool, ...]]:
 
 def _pattern(problem: Problem, eps: Tensor, keys: Tensor, varies: tuple[bool, ...]) -> Tensor:
     """Return a pattern of random signs along the axes that vary, the same for all channels."""
-    space = _Space.of(problem.x)
+    space = Space.of(problem.x)
     shape = [side if v else 1 for side, v in zip(space.sides, varies, strict=True)]
     signs = _signs(uniform(keys, math.prod(shape), torch.float32)).view(-1, 1, *shape)
     signs = signs.expand(-1, space.channels, *space.sides).reshape(problem.x.shape)
@@ -262,20 +222,20 @@ def _pattern(problem: Problem, eps: Tensor, keys: Tensor, varies: tuple[bool, ..
 
 def _l2_change(problem: Problem, x_adv: Tensor, eps: Tensor, box: _Box) -> Tensor:
     """Return `x_adv` with length moved from one window to another, or the initial pattern."""
-    space = _Space.of(problem.x)
+    space = Space.of(problem.x)
     delta = at_least_float32(x_adv - problem.x).reshape(len(x_adv), space.channels, -1)
     changed = _tiles(space, delta, box) if box.round == 0 else _move_length(space, delta, eps, box)
     unit = normalize(changed, "l2").view_as(problem.x)
     return problem.clip(problem.x + unit * per_sample(eps, unit))
 
 
-def _tiles(space: _Space, delta: Tensor, box: _Box) -> Tensor:
+def _tiles(space: Space, delta: Tensor, box: _Box) -> Tensor:
     """Return bumps of random sign, one for each tile and channel, `(n, channels, features)`."""
     sides = tuple(max(1, side // TUNING.tiles_per_axis) for side in space.sides)
     counts = [side // tile for side, tile in zip(space.sides, sides, strict=True)]
     size = (space.channels, *counts)
     signs = _signs(uniform(box.keys, math.prod(size), torch.float32)).view(-1, *size)
-    shape = _bump(sides).to(delta)
+    shape = bump(sides).to(delta)
     tiles = torch.zeros(len(delta), space.channels, *space.sides, device=delta.device).to(delta)
     grid = [slice(n * tile) for n, tile in zip(counts, sides, strict=True)]
     for axis, tile in enumerate(sides):
@@ -285,7 +245,7 @@ def _tiles(space: _Space, delta: Tensor, box: _Box) -> Tensor:
     return tiles.flatten(2)
 
 
-def _move_length(space: _Space, delta: Tensor, eps: Tensor, box: _Box) -> Tensor:
+def _move_length(space: Space, delta: Tensor, eps: Tensor, box: _Box) -> Tensor:
     """Return `delta` `(n, channels, features)` after a step of algorithm 3 of the paper."""
     c, axes = space.channels, len(space.sides)
     u = uniform(box.keys, 2 * axes + 1 + c, torch.float32)
@@ -297,39 +257,17 @@ def _move_length(space: _Space, delta: Tensor, eps: Tensor, box: _Box) -> Tensor
         space.window(v, sides)[:, None].expand(-1, c, -1)
         for v in (u[:, :axes], u[:, axes : 2 * axes])
     )
-    bump = _split_bumps(sides).to(delta)[(u[:, 2 * axes] * axes).long()]  # (n, window)
-    bump = _signs(u[:, 2 * axes + 1 :])[:, :, None] * bump[:, None]
+    split = split_bumps(sides).to(delta)[(u[:, 2 * axes] * axes).long()]  # (n, window)
+    signed = _signs(u[:, 2 * axes + 1 :])[:, :, None] * split[:, None]
     old = delta.gather(2, target)
     emptied = delta.scatter(2, source, 0).scatter(2, target, 0)
     max_square = at_least_float32(eps).square().clamp_max(torch.finfo(delta.dtype).max)
     unused = (max_square - delta.square().sum((1, 2))).clamp_min(0)[:, None, None] / c
     length = (delta.square().sum(2) - emptied.square().sum(2)).clamp_min(0)[:, :, None] + unused
-    new = bump + _unit(old)
+    new = signed + _unit(old)
     return emptied.scatter(2, target, _unit(new) * length.sqrt())
 
 
 def _unit(v: Tensor) -> Tensor:
     """Return each channel of `(n, channels, features)` at length 1; zero remains zero."""
     return normalize(v.flatten(0, 1), "l2").view_as(v)
-
-
-@lru_cache
-def _split_bumps(sides: tuple[int, ...]) -> Tensor:
-    """Return a positive next to a negative bump along each axis, `(axes, features)`, length 1."""
-    bumps = []
-    for axis, side in enumerate(sides):
-        halves = [
-            _bump((*sides[:axis], part, *sides[axis + 1 :]))
-            for part in (side // 2, side - side // 2)
-        ]
-        whole = torch.cat([halves[0], -halves[1]], dim=axis).flatten()
-        bumps.append(whole / lp_norm(whole[None], "l2"))
-    return torch.stack(bumps)
-
-
-def _bump(sides: tuple[int, ...]) -> Tensor:
-    """Return a pyramid of inverse squares around the center of a box (eq. 2 of the paper)."""
-    offsets = [(torch.arange(side) - side // 2).abs() for side in sides]
-    ring = torch.stack(torch.meshgrid(*offsets, indexing="ij")).amax(0)
-    steps = 1 / torch.arange(1, max(side // 2 for side in sides) + 2).square()
-    return steps.flip(0).cumsum(0).flip(0)[ring]
