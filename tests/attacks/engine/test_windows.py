@@ -11,8 +11,9 @@ def test_bumps():
     assert torch.allclose(five[2], torch.tensor([1 / 9, 1 / 9 + 1 / 4, 1 / 9 + 1 / 4 + 1,
                                                  1 / 9 + 1 / 4, 1 / 9]))  # fmt: skip
     assert bump((1,)) == 1
-    halves = split_bumps((4, 6))
-    assert torch.allclose(halves.norm(dim=1), torch.ones(2))
+    for norm, order in (("l2", 2), ("l1", 1)):
+        halves = split_bumps((4, 6), norm)
+        assert torch.allclose(halves.norm(p=order, dim=1), torch.ones(2))
     first, second = halves.view(2, 4, 6)
     assert (first[:2] > 0).all()
     assert (first[2:] < 0).all()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.core.norms import lp_norm
+from advkit.core.norms import Norm, lp_norm
 
 
 class Space(NamedTuple):
@@ -53,8 +53,11 @@ def _strides_and_offsets(sides: tuple[int, ...], box: tuple[int, ...]) -> tuple[
 
 
 @lru_cache
-def split_bumps(sides: tuple[int, ...]) -> Tensor:
-    """Return a positive next to a negative bump along each axis, `(axes, features)`, length 1."""
+def split_bumps(sides: tuple[int, ...], norm: Norm) -> Tensor:
+    """Return a positive next to a negative bump along each axis, `(axes, features)`.
+
+    Each pair has length 1 in `norm`.
+    """
     bumps = []
     for axis, side in enumerate(sides):
         halves = [
@@ -62,7 +65,7 @@ def split_bumps(sides: tuple[int, ...]) -> Tensor:
             for part in (side // 2, side - side // 2)
         ]
         whole = torch.cat([halves[0], -halves[1]], dim=axis).flatten()
-        bumps.append(whole / lp_norm(whole[None], "l2"))
+        bumps.append(whole / lp_norm(whole[None], norm))
     return torch.stack(bumps)
 
 
