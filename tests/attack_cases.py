@@ -60,6 +60,7 @@ BLACK_BOX_BUDGET = [
             attacks.Square(eps=0.1, max_queries=150, seed=1),
         ]
     ),
+    attacks.Square(eps=1.5, max_queries=200, norm="l1"),
     attacks.RandomNoise(eps=0.6, restarts=10),
     attacks.RandomNoise(eps=3.0, kind="gaussian", norm="l2", restarts=10),
     attacks.RandomNoise(eps=20, kind="salt_and_pepper", norm="l0", stop="never"),
