@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from advkit.attacks import FGSM, PGD
+from advkit.attacks import APGD, FGSM, PGD
 from advkit.eval.benchmarking.cost import peak_memory
 from benchmarks.attacking import Job, measure_ours, measure_peer
 from benchmarks.nets import LENET, RESNET20, Case, bare_pass
@@ -30,6 +30,7 @@ def job(what: str, case: Case, rounds: int) -> Job:
 
 EVERY = "PGD-40, every step"
 FIRST = "PGD-40, until misclassified"
+ADAPTIVE = "APGD-100, every step"
 ONE = "FGSM"
 
 # Limit of each job in passes.
@@ -38,6 +39,7 @@ OURS = [
     (job(EVERY, LENET, 9), PGD(eps=LENET.eps, steps=40, stop="never"), 1.2 * 40),
     (job(FIRST, RESNET20, 5), PGD(eps=RESNET20.eps, steps=40), 3.0),
     (job(FIRST, LENET, 9), PGD(eps=LENET.eps, steps=40), 6.0),
+    (job(ADAPTIVE, LENET, 3), APGD(eps=LENET.eps, stop="never"), 1.3 * 100),
     (job(ONE, RESNET20, 5), FGSM(eps=RESNET20.eps), math.inf),
     (job(ONE, LENET, 9), FGSM(eps=LENET.eps), math.inf),
 ]
@@ -78,6 +80,12 @@ def pgd(eps: float) -> list[Peer]:
     ]
 
 
+def apgd(eps: float) -> Peer:
+    """Return the APGD of the peer that has one, with the steps of ours."""
+    options = {"eps": eps, "norm": math.inf, "n_iter": 100, "loss_function": "ce"}
+    return Peer("adv_lib", "apgd", options)
+
+
 def fgsm(eps: float) -> list[Peer]:
     return [
         Peer("foolbox", "FGSM", {"random_start": False}, eps=eps),
@@ -93,6 +101,7 @@ PEERS = [
         for case, rounds in ((RESNET20, 2), (LENET, 3))
         for p in pgd(case.eps)
     ),
+    (ADAPTIVE, LENET, 2, apgd(LENET.eps)),
     *((ONE, case, 5, peer) for case in (RESNET20, LENET) for peer in fgsm(case.eps)),
 ]
 
