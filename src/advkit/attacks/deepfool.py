@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.loop import iterate
-from advkit.attacks.engine.minimum_norm import MinimumNormAttack, refine_to_boundary
+from advkit.attacks.engine.minimum_norm import (
+    MinimumNormAttack,
+    into_ball,
+    only_in_ball,
+    refine_to_boundary,
+)
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import select, update_rows
 from advkit.core import checks
 from advkit.core.losses import Loss, split_label_logit
 from advkit.core.norms import DUAL, Norm, lp_norm, per_sample
-from advkit.core.tensors import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class DeepFool(MinimumNormAttack):
     eps: float | Tensor | None = None
 
     def __post_init__(self) -> None:
-        checks.one_of("norm", self.norm, tuple(DUAL))
+        checks.one_of("norm", self.norm, ("l2", "linf"))
         checks.integer("steps", self.steps, at_least=1)
         checks.not_negative("overshoot", self.overshoot)
         if self.candidates is not None:
@@ -142,24 +146,16 @@ class DeepFool(MinimumNormAttack):
         return self._into_ball(problem, crossing, checks.radii(self.eps, problem.x))
 
     def _into_ball(self, problem: Problem, crossing: _Crossing, eps: Tensor) -> Best:
-        """Return the success or last iterate of each sample, projected onto the ball.
-
-        A success outside the ball becomes a failure.
-        """
+        """Return the success or last iterate of each sample, projected onto the ball."""
         outer = crossing.outer
         last = torch.where(per_sample(outer.success, problem.x), outer.x_adv, crossing.inner)
-        x_adv = problem.project_to_ball(last, eps)
-        return Best(x_adv, outer.violation.where(outer.distance <= eps, math.inf))
+        return into_ball(problem, last, outer, eps)
 
     def _partial_result(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
         """Return the iterates `kept`, with `eps` only those in the ball."""
         if self.eps is None:
             return kept
-        delta = at_least_float32(kept.x_adv) - at_least_float32(problem.x)  # 16 bits would round it
-        distance = lp_norm(delta, self.norm)
-        outside = distance > checks.radii(self.eps, problem.x)
-        x_adv = torch.where(per_sample(outside, problem.x), problem.x, kept.x_adv)
-        return Best(x_adv, kept.violation.masked_fill(outside, math.inf))
+        return only_in_ball(problem, kept, checks.radii(self.eps, problem.x))
 
     def _crossing(self, problem: Problem) -> _Crossing:
         """Return the refined crossing of the boundary of each sample."""

@@ -4,51 +4,49 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.loop import iterate
-from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
+from advkit.attacks.engine.boundary_walk import PUBLISHED, BoundaryWalk, cosine_fractions
+from advkit.attacks.engine.box_adam import SCHEDULES, Schedule
+from advkit.attacks.engine.minimum_norm import (
+    MinimumNormAttack,
+    candidates,
+    into_ball,
+    only_in_ball,
+)
 from advkit.attacks.engine.problem import Iterate, Problem
-from advkit.attacks.engine.records import Nearest
+from advkit.attacks.engine.records import Best, Nearest
+from advkit.attacks.engine.rows import select, update_rows
 from advkit.core import checks
-from advkit.core.norms import DUAL, Norm, lp_norm, per_sample
-from advkit.core.tensors import at_least_float32
+from advkit.core.norms import DUAL, Norm, lp_norm, normalize, per_sample
+from advkit.core.randomness import normal, sample_keys, uniform
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Constants of the walk, measured on the nets of docs/performance.md; none is sensitive."""
+    """Constants of the adaptive schedule, measured on the nets of docs/results.md."""
 
-    first_fraction: float = 0.5  # of the way to the projection, first step of a walk from the input
-    refine_fraction: float = 0.2  # the same of the walk that continues from the nearest success
-    last_fraction: float = 0.01  # the same at the last step
-    normal_momentum: float = 0.8  # weight of the previous normals in their running mean
-    initial_overshoot: float = 0.02  # share of the distance that a step goes past the boundary
-    min_overshoot: float = 1e-3
-    max_overshoot: float = 2.0
-    overshoot_decay: float = 0.7  # factor of the overshoot after a success
-    overshoot_growth: float = 1.3  # and after a failure
-    min_steps: int = 5  # for each candidate class
+    candidates: int = 5  # classes to aim at
+    published_candidates: int = 9
+    min_steps: int = 5  # for each class
     hopeless_ratio: float = 1.2  # a class is given up at this multiple of the nearest distance
-    patience: int = 10  # steps in which the distance must shrink
-    min_gain: float = 1e-3  # by this share
+    round_steps: int = 100  # after which a walk from a random start gains more than a longer one
 
 
 TUNING = Tuning()
 
 
-class _Walk(NamedTuple):
-    """State of each sample from step to step."""
+class _Plan(NamedTuple):
+    """One walk of the schedule."""
 
-    normal: Tensor  # (n, *features), running mean of the boundary's normals, of dual norm 1 each
-    overshoot: Tensor  # (n,), share of the distance that a step goes past the boundary
-    limit: Tensor  # (n,), the distance at which this walk is given up
-    nearest: Tensor  # (n,), distance of the nearest success of this walk, inf without one
-    reference: Tensor  # (n,), the same, `patience` steps ago
-    finished: Tensor  # bool (n,), no further step
+    fractions: list[float]
+    candidate: int | Literal["nearest"] | None  # rank of the class, that of the success, or any
+    restart: int | None  # 0 begins at the input, `None` at the nearest success, others at random
+    limited: bool = False  # whether it is given up if it is far from the nearest success
+    patient: bool = True  # whether it takes all steps, also if the distance no longer shrinks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -56,28 +54,46 @@ class FAB(MinimumNormAttack):
     """Fast adaptive boundary attack (Croce and Hein, 2020, arXiv:1907.02044), for everyday use.
 
     The attack finds near adversarial examples in about 100 passes. Each step approximates the
-    decision boundary by the plane that the gradient at the iterate gives, moves onto that plane,
-    and then part of the way to the plane's point nearest to the input. The walk thus follows the
-    boundary towards the input. As in the targeted form of the paper, it aims at the likeliest
-    classes one after another. Half of the steps go to these walks, the other half to a walk that
-    continues from the nearest success. A walk ends early if it cannot come nearer than the nearest
-    success, or if it has stopped coming nearer.
+    decision boundary by the plane that the gradient at the iterate gives, moves to the point of
+    that plane in the box that is nearest to the iterate, and then part of the way to the one that
+    is nearest to the input. The walk thus follows the boundary towards the input. A success is
+    moved back towards the input first. As in the targeted form of the paper, the attack aims at the
+    likeliest classes one after another, and begins again at random points.
 
-    Deviations from the paper:
+    Half of the first hundred steps go to the classes, the other half to a walk that continues from
+    the nearest success. Each further hundred is a walk from a random point at half the distance,
+    in turn to the class of the nearest success and to any class. A walk to a class ends early if it
+    cannot come nearer than the nearest success.
+
+    Deviations from the paper, the first four of which `schedule="published"` does not have:
 
     - The plane's normal is a running mean over the steps, which carries the walk across the kinks
       of nets with ReLU and max-pooling.
     - The overshoot grows after a failure and shrinks after a success; it is 1.05 in the paper.
-    - The fraction of the way back follows a cosine schedule instead of two distances.
-    - The box constraint is met by leaving out features at a bound that a step would push outward,
-      and by clipping, instead of inside the projection.
-    - There is no backward step, and there are no random restarts.
+    - The fraction of the way to the input's projection follows a cosine schedule. In the paper it
+      is at most 0.1, which takes ten times as many steps.
+    - The backward step shrinks with that fraction. The plane of the success is kept, which saves a
+      second evaluation. In the paper the distance is multiplied by 0.9.
+    - Features at a bound and ties move as the projection onto plane and box requires, which is
+      computed by Newton's method, without sorting.
+    - The final search on the segment to the input takes two steps instead of three.
+    - Without a success and `eps`, a random start is anywhere in the box.
 
     Args:
-        norm: `"l2"` or `"linf"`, of the distance.
-        steps: gradient steps in total; each costs at most one forward and one backward pass.
-        candidates: greatest number of classes to aim at; fewer where `steps` would leave less than
-            five for each. A targeted attack ignores it.
+        norm: `"l2"`, `"linf"` or `"l1"`, of the distance.
+        steps: gradient steps in total, and in the published schedule for each class; each costs at
+            most one forward and one backward pass, and in the published schedule another forward
+            pass after a success.
+        candidates: greatest number of classes to aim at; `None` takes five, and nine in the
+            published schedule. The adaptive schedule takes fewer where `steps` would leave less
+            than five for each. A targeted attack ignores it.
+        restarts: number of runs, each of `steps` steps; all except the first begin at random.
+        eps: `None`, or the radius of a ball, a number or one for each sample `(n,)`. FAB is a
+            budget attack then: a sample is finished at its first success in the ball. A failure
+            returns its nearest success, projected onto the ball, or the clean input without one.
+        schedule: `"adaptive"`, or `"published"` for the targeted form of the paper's code: nine
+            classes of 100 steps each.
+        seed: seed of the random starts.
         progress: show a progress bar (needs the extra `report`).
 
     Raises:
@@ -95,117 +111,141 @@ class FAB(MinimumNormAttack):
 
     norm: Norm = "l2"
     steps: int = 100
-    candidates: int = 5
+    candidates: int | None = None
+    restarts: int = 1
+    eps: float | Tensor | None = None
+    schedule: Schedule = "adaptive"
+    seed: int = 0
     progress: bool = False
     _refine_steps: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         checks.one_of("norm", self.norm, tuple(DUAL))
         checks.integer("steps", self.steps, at_least=1)
-        checks.integer("candidates", self.candidates, at_least=1)
+        if self.candidates is not None:
+            checks.integer("candidates", self.candidates, at_least=1)
+        checks.integer("restarts", self.restarts, at_least=1)
+        if self.eps is not None:
+            checks.eps(self.eps)
+        checks.one_of("schedule", self.schedule, SCHEDULES)
+        checks.integer("seed", self.seed)
         checks.boolean("progress", self.progress)
 
+    def _search(self, problem: Problem) -> Best | Nearest:
+        if self.eps is None:
+            return self._nearest_successes(problem)
+        radii = checks.radii(self.eps, problem.x)
+        nearest = self._nearest_successes(problem)
+        return into_ball(problem, nearest.x_adv, nearest, radii)
+
     def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
-        """Walk to one class after another from the inputs, then from the nearest success."""
+        """Follow the walks of the schedule, each with the samples that are not finished."""
         nearest = Nearest.empty(problem.x)
-        max_classes = min(self.candidates, self.steps // (2 * TUNING.min_steps))
-        classes = candidates(at, problem.goal, max_classes)
-        each = self.steps // (2 * len(classes)) if len(classes) > 1 else 0
-        fractions = _step_schedule(TUNING.first_fraction, each)
-        for candidate in classes if each else ():
-            limit = TUNING.hopeless_ratio * nearest.distance
-            nearest = self._walk(problem, candidate, problem.x, limit, fractions, nearest)
-        first = TUNING.refine_fraction if each else TUNING.first_fraction
-        fractions = _step_schedule(first, self.steps - each * len(classes))
-        no_limit = torch.full_like(nearest.distance, math.inf)
-        return self._walk(problem, None, nearest.x_adv, no_limit, fractions, nearest)
+        classes = candidates(at, problem.goal, self._max_classes)
+        for plan in self._plans(len(classes)):
+            rows = (nearest.distance > self._radii(problem)).nonzero().flatten()
+            if not len(rows):
+                break
+            ranked = [ranks[rows] for ranks in classes]
+            found = self._walk(problem.select(rows), plan, ranked, select(nearest, rows))
+            update_rows(nearest, rows, found)
+        return nearest
+
+    @property
+    def _max_classes(self) -> int:
+        if self.schedule == "published":
+            return self.candidates or TUNING.published_candidates
+        return min(self.candidates or TUNING.candidates, self.steps // (2 * TUNING.min_steps))
+
+    def _plans(self, classes: int) -> list[_Plan]:
+        """Return the walks of the schedule to `classes` classes."""
+        if self.schedule == "published":
+            fractions = [PUBLISHED.max_fraction] * self.steps
+            return [
+                _Plan(fractions, k if classes else None, k * self.restarts + run if run else 0)
+                for k in range(max(1, classes))
+                for run in range(self.restarts)
+            ]
+        rounds = max(1, self.steps * self.restarts // TUNING.round_steps)
+        first, *later = _split_evenly(self.steps * self.restarts, rounds)
+        each = first // (2 * classes) if classes > 1 else 0
+        plans = [
+            _Plan(cosine_fractions(each), k, 0, True, False) for k in range(classes if each else 0)
+        ]
+        left = first - len(plans) * each
+        plans.append(_Plan(cosine_fractions(left), None, None, patient=False))
+        for i, steps in enumerate(later):
+            candidate: Literal["nearest"] | None = None if i % 2 else "nearest"
+            plans.append(_Plan(cosine_fractions(steps), candidate, restart=i + 1))
+        return plans
 
     def _total_steps(self, problem: Problem) -> int:
-        return self.steps
+        classes = 1 if problem.goal.targeted else self._max_classes
+        return self.steps * self.restarts * (classes if self.schedule == "published" else 1)
 
     def _walk(
-        self,
-        problem: Problem,
-        candidate: Tensor | None,
-        start: Tensor,
-        limit: Tensor,
-        fractions: list[float],
-        nearest: Nearest,
+        self, problem: Problem, plan: _Plan, classes: list[Tensor], nearest: Nearest
     ) -> Nearest:
-        """Walk from `start` to the class `candidate`, `None` for the best one, within `limit`."""
-        walk = _initial_walk(problem, limit)
-
-        def step(i: int, problem: Problem, at: Iterate, walk: _Walk) -> tuple[Tensor, _Walk]:
-            return self._step(i, fractions[i], problem, at, walk)
-
-        return iterate(
+        """Follow one walk of the schedule; `classes` are the likeliest ones, each `(n,)`."""
+        candidate = None
+        if isinstance(plan.candidate, int):
+            candidate = classes[plan.candidate]
+        elif plan.candidate == "nearest" and classes:
+            at = problem.forward(nearest.x_adv, differentiate=False)
+            candidate = candidates(at, problem.goal, 1)[0]
+        start = nearest.x_adv if plan.restart is None else problem.x
+        if plan.restart:
+            start = self._random_start(problem, plan.restart, nearest.distance)
+        walk = BoundaryWalk(
+            fractions=plan.fractions,
+            patient=plan.patient,
+            published=self.schedule == "published",
+        )
+        ratio = TUNING.hopeless_ratio if plan.limited else math.inf
+        return walk.search(
             problem.with_candidate(candidate),
             start,
-            walk,
-            step,
-            steps=len(fractions),
-            best=nearest,
-            finished=lambda _, walk: walk.finished,
+            nearest,
+            limit=ratio * nearest.distance,
+            eps=None if self.eps is None else self._radii(problem),
         )
 
-    def _step(
-        self, i: int, fraction: float, problem: Problem, at: Iterate, walk: _Walk
-    ) -> tuple[Tensor, _Walk]:
-        grad = problem.drop_active_bounds(at.x_adv, problem.ascent_direction(at))
-        grad = at_least_float32(grad)
-        delta = at_least_float32(at.x_adv - problem.x)
-        distance, slope = lp_norm(delta, self.norm), lp_norm(grad, DUAL[self.norm])
-        gap = -at.value.detach().to(slope.dtype)
-        invalid = ~((slope > 0) & gap.isfinite())
-        slope, gap = slope.where(~invalid, 1), gap.where(~invalid, 0)
-        walk = _update_progress(i, at, distance, walk, invalid)
-        to_plane = gap / slope
-        to_plane = to_plane + walk.overshoot * torch.maximum(distance, to_plane)
-        unit = grad / per_sample(slope, grad)  # of dual norm 1
-        on_plane = delta.add_(self._steepest(unit) * per_sample(to_plane, grad))
-        normal = unit.lerp_(walk.normal, TUNING.normal_momentum)
-        # the projection of the input onto the plane through `on_plane` with this normal
-        level = (normal * on_plane).flatten(1).sum(1)
-        width = lp_norm(normal, DUAL[self.norm]).clamp_min(torch.finfo(grad.dtype).tiny)
-        direction = self._steepest(normal / per_sample(width, grad))
-        projection = direction * per_sample(level / width, grad)
-        x_adv = problem.clip(on_plane.lerp_(projection, fraction).add_(problem.x))
-        return x_adv, walk._replace(normal=normal)
+    def _random_start(self, problem: Problem, restart: int, distance: Tensor) -> Tensor:
+        """Return points at half of `distance` `(n,)` or of `eps`, the smaller one, and in the box.
 
-    def _steepest(self, unit: Tensor) -> Tensor:
-        """Return the direction of length 1 to a plane with the normal `unit` of dual norm 1."""
-        return unit.sign() if self.norm == "linf" else unit
+        A sample without either begins anywhere in the box.
+        """
+        x, (lower, upper) = problem.x, problem.model.bounds
+        keys, size = sample_keys(x, problem.model.bounds, self.seed, restart), x[0].numel()
+        linf = self.norm == "linf"
+        drawn = 2 * uniform(keys, size, x.dtype) - 1 if linf else normal(keys, size, x.dtype)
+        direction = normalize(drawn.view(x.shape), self.norm)
+        farthest = lp_norm(torch.maximum(x - lower, upper - x), self.norm)
+        radius = torch.minimum(distance, farthest)
+        if self.eps is not None:
+            radius = torch.minimum(radius, self._radii(problem))
+        return problem.clip(x + per_sample(radius / 2, x) * direction)
 
+    def _refined(self, problem: Problem, logits: Tensor, found: Nearest) -> Nearest:
+        """Move successes to the boundary, with `eps` only those outside their ball."""
+        outside = found.distance > self._radii(problem)
+        part = super()._refined(problem.select(outside), logits[outside], select(found, outside))
+        update_rows(found, outside.nonzero().flatten(), part)
+        return found
 
-def _step_schedule(first: float, steps: int) -> list[float]:
-    """Return the fraction of each step: half a cosine from `first` down to the last fraction."""
-    last = TUNING.last_fraction
-    angles = (math.pi * i / max(1, steps - 1) for i in range(steps))
-    return [last + (first - last) * (1 + math.cos(angle)) / 2 for angle in angles]
+    def _partial_result(self, problem: Problem, record: Best | Nearest) -> Best | Nearest:
+        """Return `record`, with `eps` only the iterates in the ball."""
+        if self.eps is None:
+            return record
+        return only_in_ball(problem, record, checks.radii(self.eps, problem.x))
 
-
-def _initial_walk(problem: Problem, limit: Tensor) -> _Walk:
-    return _Walk(
-        normal=torch.zeros_like(at_least_float32(problem.x)),
-        overshoot=torch.full_like(limit, TUNING.initial_overshoot),
-        limit=limit,
-        nearest=torch.full_like(limit, math.inf),
-        reference=torch.full_like(limit, math.inf),
-        finished=torch.zeros_like(limit, dtype=torch.bool),
-    )
+    def _radii(self, problem: Problem) -> Tensor:
+        """Return the distances `(n,)` at which samples are finished, 0 without `eps`."""
+        if isinstance(self.eps, Tensor):
+            return checks.rounded_down(self.eps[problem.rows.cpu()], problem.x)
+        return checks.radii(self.eps or 0.0, problem.x)
 
 
-def _update_progress(i: int, at: Iterate, distance: Tensor, walk: _Walk, invalid: Tensor) -> _Walk:
-    """Return the walk after step `i`; samples that are `invalid` have no gradient."""
-    nearest = torch.where(at.success, torch.minimum(distance, walk.nearest), walk.nearest)
-    finished, reference, known = invalid, walk.reference, nearest.isfinite()
-    if i >= TUNING.min_steps - 1:
-        finished = finished | (known & (nearest > walk.limit))
-    if i and i % TUNING.patience == 0:
-        finished = finished | (known & (nearest > (1 - TUNING.min_gain) * reference))
-        reference = nearest
-    factor = torch.where(at.success, TUNING.overshoot_decay, TUNING.overshoot_growth)
-    overshoot = (walk.overshoot * factor).clamp(TUNING.min_overshoot, TUNING.max_overshoot)
-    return walk._replace(
-        overshoot=overshoot, nearest=nearest, reference=reference, finished=finished
-    )
+def _split_evenly(total: int, parts: int) -> list[int]:
+    """Return `parts` integers that sum to `total`, the greater ones first."""
+    return [total // parts + (i < total % parts) for i in range(parts)]

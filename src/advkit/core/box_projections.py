@@ -71,20 +71,20 @@ def project_onto_plane_and_box(
     Returns:
         `(n, *features)`.
     """
-    toward = normal * per_sample(torch.where(gap < 0, -1, 1).to(normal.dtype), normal)
-    slope, room, gap = toward.abs().flatten(1), _room(toward, x, bounds), gap.abs()
+    sign = normal.sign().mul_(per_sample(torch.where(gap < 0, -1, 1).to(normal.dtype), normal))
+    slope, room, gap = normal.abs().flatten(1), _room(sign, x, bounds), gap.abs()
     if norm == "l1":
         size = _fill_steepest(slope, room, gap)
     else:
-        rate = slope if norm == "l2" else (slope > 0).to(slope.dtype)
-        size = _fill_evenly(slope, rate, room, gap)
-    return size.view_as(x) * toward.sign()
+        size = _fill_evenly(slope, slope if norm == "l2" else sign.abs().flatten(1), room, gap)
+    return sign.mul_(size.view_as(x))
 
 
 def _room(direction: Tensor, x: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """Return the distances `(n, d)` of `x` to the bounds that lie in `direction`."""
-    room = torch.where(direction > 0, bounds[1] - x, x - bounds[0])
-    return room.to(direction.dtype).flatten(1)
+    """Return the distances `(n, d)` of `x` to the bounds that lie in `direction`, 0 without one."""
+    sign = direction.sign()  # products are ten times faster than masks on a CPU
+    room = torch.maximum((bounds[1] - x) * sign, (bounds[0] - x) * sign)
+    return room.clamp_min_(0).to(direction.dtype).flatten(1)
 
 
 def _fill_steepest(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
@@ -107,18 +107,17 @@ def _fill_evenly(slope: Tensor, rate: Tensor, room: Tensor, gap: Tensor) -> Tens
 
     The gain is concave in `t`, so that Newton's method approaches the root from below.
     """
-    time = torch.zeros_like(gap)
+    gains, tiny = slope * rate, torch.finfo(gap.dtype).tiny
     tolerance = ROUNDING * torch.finfo(gap.dtype).eps * gap
+    time = gap / torch.linalg.vecdot(gains, room.sign()).clamp_min(tiny)
     for _ in range(MAX_ROOT_STEPS):
         change = torch.minimum(time[:, None] * rate, room)
-        missing = gap - (slope * change).sum(1)
-        free = (slope * rate * (change < room)).sum(1)
+        missing = gap - torch.linalg.vecdot(slope, change)
+        free = torch.linalg.vecdot(gains, (room - change).sign_())
         open_rows = (missing > tolerance) & (free > 0)
         if not asynchronous(gap.device) and not open_rows.any():
             break
-        time = torch.where(
-            open_rows, time + missing / free.clamp_min(torch.finfo(free.dtype).tiny), time
-        )
+        time = torch.where(open_rows, time + missing / free.clamp_min(tiny), time)
     return change
 
 

@@ -13,7 +13,7 @@ from advkit.core.tensors import asynchronous, at_least_float32
 
 Norm = Literal["l0", "l1", "l2", "linf"]
 # Dual norms: a distance to a hyperplane in the key is measured with its normal in the value.
-DUAL: dict[Norm, Norm] = {"l2": "l2", "linf": "l1"}
+DUAL: dict[Norm, Norm] = {"l2": "l2", "linf": "l1", "l1": "linf"}
 ORDER: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}
 # A sample longer than this power of the smallest normal number loses no squares that matter.
 _SAFE_POWER = 0.375

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +15,8 @@ from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import select, update_rows
 from advkit.core.losses import Loss, margin, split_label_logit
-from advkit.core.norms import per_sample, steepest
+from advkit.core.norms import lp_norm, per_sample, steepest
+from advkit.core.tensors import at_least_float32
 
 MAX_TIED_CLASSES = 3  # classes that are tried at a tie
 MAX_DOUBLINGS = 10  # of the step off a tie: logits of 16 bits tie on a whole strip
@@ -33,6 +35,10 @@ class MinimumNormAttack(GradientAttack):
     _refine_steps: ClassVar[int] = 0  # forward passes that move a success to the boundary
 
     def _search(self, problem: Problem) -> Best | Nearest:
+        return self._nearest_successes(problem)
+
+    def _nearest_successes(self, problem: Problem) -> Nearest:
+        """Return the nearest success of each sample, moved to the boundary."""
         nearest = self._empty_record(problem)
         at = problem.evaluate_clean(nearest)
         rows = (~nearest.success).nonzero().flatten()
@@ -42,8 +48,7 @@ class MinimumNormAttack(GradientAttack):
             tied = (at.violation <= TIE) & ~found.success
             if tied.any():
                 update_rows(found, tied.nonzero().flatten(), step_off_ties(part.select(tied)))
-            found = refine_to_boundary(part, part.x, at.logits, found, self._refine_steps)
-            update_rows(nearest, rows, found)
+            update_rows(nearest, rows, self._refined(part, at.logits, found))
         return nearest
 
     def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
@@ -57,11 +62,38 @@ class MinimumNormAttack(GradientAttack):
         """
         raise NotImplementedError
 
+    def _refined(self, problem: Problem, logits: Tensor, found: Nearest) -> Nearest:
+        """Return the successes `found`, moved to the boundary; `logits` are the clean ones."""
+        return refine_to_boundary(problem, problem.x, logits, found, self._refine_steps)
+
     def _empty_record(self, problem: Problem) -> Nearest:
         return Nearest.empty(problem.x)
 
     def _ascent_loss(self, *, targeted: bool) -> Loss:
         return margin
+
+
+def into_ball(problem: Problem, x_adv: Tensor, nearest: Nearest, eps: Tensor) -> Best:
+    """Return the iterates of a budget attack, projected onto balls of radius `eps` `(n,)`.
+
+    Args:
+        problem: `n` samples.
+        x_adv: iterates `(n, *features)`, the success of each sample that has one.
+        nearest: the successes; those outside of their ball become failures.
+        eps: radius of each ball.
+    """
+    outside = nearest.distance > eps
+    return Best(
+        problem.project_to_ball(x_adv, eps), nearest.violation.masked_fill(outside, math.inf)
+    )
+
+
+def only_in_ball(problem: Problem, record: Best | Nearest, eps: Tensor) -> Best:
+    """Return the iterates of `record`, clean inputs for those outside balls of radius `eps`."""
+    delta = at_least_float32(record.x_adv) - at_least_float32(problem.x)  # 16 bits would round it
+    outside = lp_norm(delta, problem.norm) > eps
+    x_adv = torch.where(per_sample(outside, problem.x), problem.x, record.x_adv)
+    return Best(x_adv, record.violation.masked_fill(outside, math.inf))
 
 
 def step_off_ties(problem: Problem) -> Nearest:
