@@ -25,7 +25,7 @@ GRADIENT_BUDGET = [
     attacks.APGD(eps=0.6, steps=8, norm="l2", stop="never", loss="margin", candidates=2),
     attacks.APGD(eps=1.5, steps=20, norm="l1", restarts=2),
     attacks.Cascade(attacks=[attacks.FGSM(eps=0.1), attacks.PGD(eps=0.1, loss="margin")]),
-    # attacks.AutoAttack(eps=0.5),
+    attacks.AutoAttack(eps=0.5),
     attacks.DeepFool(eps=0.6),
     Adaptive(attack=attacks.PGD(eps=0.1, steps=8), losses=["ce", "margin"]),
     attacks.SelectivePGD(eps=0.1, steps=8),

@@ -51,8 +51,8 @@ class AutoAttack(StagedAttack):
     standard   APGD with cross-entropy; APGD with the targeted DLR loss at nine classes; FAB at nine
                classes; Square with 5,000 queries. In l1 APGD has five restarts, and aims at five
                classes (arXiv:2103.01208)
-    plus       five restarts of APGD with cross-entropy, of APGD with DLR and of FAB; Square; the
-               two targeted attacks
+    plus       five restarts of APGD with cross-entropy, of APGD with DLR and of FAB at nine
+               classes; Square; APGD with the targeted DLR loss at nine classes
     rand       for random models: APGD with cross-entropy and with DLR, each gradient averaged over
                20 passes
     ========== =====================================================================================
@@ -65,6 +65,9 @@ class AutoAttack(StagedAttack):
       further passes. The deviations of `APGD`, `FAB` and `Square` are listed there.
     - With fewer than ten classes the targeted attacks aim at all others. With two or three classes,
       where DLR is not defined, APGD maximizes the margin, and a warning says so.
+    - In `plus` the five restarts of FAB aim at one class at a time. The code has them without a
+      class, at the cost of a backward pass for each class and step, and FAB at nine classes after
+      them.
     - The code checks models for randomness and vanishing gradients before it starts. Here a warning
       follows the attack, and `no_gradient` of the result marks the samples.
 
@@ -123,10 +126,9 @@ class AutoAttack(StagedAttack):
             return [
                 self._apgd(loss="ce", restarts=restarts),
                 self._apgd(loss=dlr, restarts=restarts),
-                self._fab(candidates=None, restarts=restarts),
+                self._fab(candidates=SCHEDULE.classes, restarts=restarts),
                 self._square(),
                 self._apgd(loss=dlr, candidates=SCHEDULE.classes),
-                self._fab(candidates=SCHEDULE.classes),
             ]
         l1 = self.norm == "l1"
         return [
