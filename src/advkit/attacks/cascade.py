@@ -16,7 +16,7 @@ from advkit.core.protocols import Attack
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Cascade(StagedAttack):
-    """Run attacks one after another, each on the samples without a success so far.
+    """Attacks one after another, each on the samples without a success so far.
 
     A cascade is as strong as the strongest of its attacks for each sample, and costs less than all
     of them. Put cheap attacks first. `AutoAttack` is a cascade. The result says in `stage` which

@@ -58,7 +58,7 @@ class StagedAttack(BlackBoxAttack):
         best = Best.unevaluated(problem.x)
         at = problem.evaluate_clean(best)
         tally = _Tally(problem)
-        for i, attack in self._usable_stages(at.logits.shape[1], _classifier(problem)):
+        for i, attack in self._possible_stages(at.logits.shape[1], _classifier(problem)):
             remaining = torch.ones_like(best.success) if self.stop == "never" else ~best.success
             if not remaining.any():
                 break
@@ -74,16 +74,16 @@ class StagedAttack(BlackBoxAttack):
             update_rows(best, part.rows[better], select(found, better))
         return best
 
-    def _usable_stages(self, classes: int, model: Classifier) -> list[tuple[int, Attack]]:
+    def _possible_stages(self, classes: int, model: Classifier) -> list[tuple[int, Attack]]:
         """Return the stages that can attack `model` with their numbers, and warn of the others.
 
         Raises:
             TypeError: there are none.
         """
         stages = list(enumerate(self._stages(classes)))
-        usable = [(i, attack) for i, attack in stages if _supports(attack, model)]
-        left_out = ", ".join(repr(attack) for i, attack in stages if (i, attack) not in usable)
-        if not usable:
+        possible = [(i, attack) for i, attack in stages if _supports(attack, model)]
+        left_out = ", ".join(repr(attack) for i, attack in stages if (i, attack) not in possible)
+        if not possible:
             raise TypeError(
                 f"`model` must have gradients or scores for {type(self).__name__}, got "
                 f"{describe(model)}, which none of {left_out} can attack. Add HopSkipJump, or "
@@ -95,7 +95,7 @@ class StagedAttack(BlackBoxAttack):
                 "need. The others remain, and the result says less about robustness.",
                 InconclusiveWarning,
             )
-        return usable
+        return possible
 
     def _verify(self, problem: Problem, record: Best | Nearest) -> Best:
         if not has_gradients(_classifier(problem)):
