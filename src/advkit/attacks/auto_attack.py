@@ -121,21 +121,27 @@ class AutoAttack(StagedAttack):
         if self.version == "rand":
             samples = SCHEDULE.rand_samples
             return [self._apgd(loss=loss, gradient_samples=samples) for loss in ("ce", dlr)]
-        if self.version == "plus":
-            restarts = SCHEDULE.plus_restarts
-            return [
-                self._apgd(loss="ce", restarts=restarts),
-                self._apgd(loss=dlr, restarts=restarts),
-                self._fab(candidates=SCHEDULE.classes, restarts=restarts),
-                self._square(),
-                self._apgd(loss=dlr, candidates=SCHEDULE.classes),
-            ]
-        l1 = self.norm == "l1"
+        return self._plus(dlr) if self.version == "plus" else self._standard(dlr)
+
+    def _standard(self, dlr: LossName) -> Sequence[Attack]:
+        restarts, classes = 1, SCHEDULE.classes
+        if self.norm == "l1":
+            restarts, classes = SCHEDULE.apgd_restarts_l1, SCHEDULE.apgd_classes_l1
         return [
-            self._apgd(loss="ce", restarts=SCHEDULE.apgd_restarts_l1 if l1 else 1),
-            self._apgd(loss=dlr, candidates=SCHEDULE.apgd_classes_l1 if l1 else SCHEDULE.classes),
+            self._apgd(loss="ce", restarts=restarts),
+            self._apgd(loss=dlr, candidates=classes),
             self._fab(candidates=SCHEDULE.classes),
             self._square(),
+        ]
+
+    def _plus(self, dlr: LossName) -> Sequence[Attack]:
+        restarts, classes = SCHEDULE.plus_restarts, SCHEDULE.classes
+        return [
+            self._apgd(loss="ce", restarts=restarts),
+            self._apgd(loss=dlr, restarts=restarts),
+            self._fab(candidates=classes, restarts=restarts),
+            self._square(),
+            self._apgd(loss=dlr, candidates=classes),
         ]
 
     def _dlr(self, classes: int) -> LossName:

@@ -125,16 +125,7 @@ class Climb:
         self, checkpoints: dict[int, int], i: int, problem: Problem, at: Iterate, state: _State
     ) -> tuple[Tensor, _State]:
         x_adv, grad = at.x_adv, self._gradient(problem, at)
-        value = at.value.detach().to(state.value.dtype)
-        better = value > state.best_value
-        kept = choose(better, (x_adv, grad, value), (state.best, state.best_grad, state.best_value))
-        state = state._replace(
-            best=kept[0],
-            best_grad=kept[1],
-            best_value=kept[2],
-            value=value,
-            increases=state.increases + (value > state.value),
-        )
+        state = _observed(state, x_adv, grad, at.value.detach())
         if i in checkpoints:
             restored, state = self._check(problem, checkpoints[i], state)
             x_adv, grad = choose(restored, (state.best, state.best_grad), (x_adv, grad))
@@ -185,8 +176,8 @@ class Climb:
         if i == 0:
             return moved
         weight = TUNING.step_weight
-        mean = x_adv + (moved - x_adv) * weight + (x_adv - state.before) * (1 - weight)
-        return self._project(problem, mean, state.eps)
+        averaged = x_adv + (moved - x_adv) * weight + (x_adv - state.before) * (1 - weight)
+        return self._project(problem, averaged, state.eps)
 
     def _project(self, problem: Problem, x_adv: Tensor, eps: Tensor) -> Tensor:
         """Return `x_adv` within the balls and the box; `x_adv` may be overwritten."""
@@ -228,6 +219,20 @@ class ClimbL1(Climb):
         delta = at_least_float32(x_adv) - problem.x
         delta = project_onto_l1_ball_and_box(delta, problem.x, eps, problem.model.bounds)
         return problem.clip(problem.x + delta)
+
+
+def _observed(state: _State, x_adv: Tensor, grad: Tensor, value: Tensor) -> _State:
+    """Return the state after iterates with the gradients `grad` and the objective `value`."""
+    value = value.to(state.value.dtype)
+    new, old = (x_adv, grad, value), (state.best, state.best_grad, state.best_value)
+    best, best_grad, best_value = choose(value > state.best_value, new, old)
+    return state._replace(
+        best=best,
+        best_grad=best_grad,
+        best_value=best_value,
+        value=value,
+        increases=state.increases + (value > state.value),
+    )
 
 
 def _count_changed(delta: Tensor) -> Tensor:

@@ -25,6 +25,16 @@ from advkit.models import Classifier, as_classifier
 from advkit.models.convert import describe, has_gradients
 from advkit.models.labels import given_labels
 
+_IMPOSSIBLE = (
+    "`model` must have gradients or scores for {name}, got {model}, which none of {others} can "
+    "attack. Add HopSkipJump, or Transfer(attack=..., surrogate=...) from a differentiable "
+    "surrogate."
+)
+_LEFT_OUT = (
+    "{name} left out {others}: `model` lacks the outputs that they need. The others remain, and "
+    "the result says less about robustness."
+)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StagedAttack(BlackBoxAttack):
@@ -82,19 +92,12 @@ class StagedAttack(BlackBoxAttack):
         """
         stages = list(enumerate(self._stages(classes)))
         possible = [(i, attack) for i, attack in stages if _supports(attack, model)]
-        left_out = ", ".join(repr(attack) for i, attack in stages if (i, attack) not in possible)
+        others = ", ".join(repr(attack) for i, attack in stages if (i, attack) not in possible)
+        name = type(self).__name__
         if not possible:
-            raise TypeError(
-                f"`model` must have gradients or scores for {type(self).__name__}, got "
-                f"{describe(model)}, which none of {left_out} can attack. Add HopSkipJump, or "
-                "Transfer(attack=..., surrogate=...) from a differentiable surrogate."
-            )
-        if left_out:
-            checks.warn(
-                f"{type(self).__name__} left out {left_out}: `model` lacks the outputs that they "
-                "need. The others remain, and the result says less about robustness.",
-                InconclusiveWarning,
-            )
+            raise TypeError(_IMPOSSIBLE.format(name=name, model=describe(model), others=others))
+        if others:
+            checks.warn(_LEFT_OUT.format(name=name, others=others), InconclusiveWarning)
         return possible
 
     def _verify(self, problem: Problem, record: Best | Nearest) -> Best:
