@@ -1,0 +1,89 @@
+"""AutoAttack: its stages, its losses by the number of classes, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from advkit import attacks
+from tests.toys import convnet, images
+
+
+class Recorded(attacks.AutoAttack):
+    """AutoAttack with public stages."""
+
+    def stages(self, classes):
+        return list(self._stages(classes))
+
+
+SHARED = {"eps": 0.1, "norm": "linf", "seed": 3}
+
+
+def apgd(**options):
+    return attacks.APGD(**{**SHARED, "steps": 100, **options})
+
+
+def fab(**options):
+    return attacks.FAB(**{**SHARED, "steps": 100, "schedule": "published", **options})
+
+
+SQUARE = attacks.Square(**SHARED, max_queries=5000, p_init=0.8)
+
+
+def test_the_standard_version():
+    assert Recorded(**SHARED).stages(10) == [
+        apgd(loss="ce"), apgd(loss="dlr", candidates=9), fab(candidates=9), SQUARE
+    ]  # fmt: skip
+
+
+def test_the_standard_version_in_l1():
+    assert Recorded(eps=0.1, norm="l1", seed=3).stages(10)[:2] == [
+        apgd(norm="l1", loss="ce", restarts=5), apgd(norm="l1", loss="dlr", candidates=5)
+    ]  # fmt: skip
+
+
+def test_the_version_plus():
+    assert Recorded(**SHARED, version="plus").stages(10) == [
+        apgd(loss="ce", restarts=5),
+        apgd(loss="dlr", restarts=5),
+        fab(candidates=9, restarts=5),
+        SQUARE,
+        apgd(loss="dlr", candidates=9),
+    ]
+
+
+def test_the_version_for_random_models():
+    assert Recorded(**SHARED, version="rand").stages(10) == [
+        apgd(loss="ce", gradient_samples=20), apgd(loss="dlr", gradient_samples=20)
+    ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("default:AutoAttack maximizes the margin")
+def test_with_few_classes_the_margin_replaces_dlr_and_a_warning_says_so():
+    with pytest.warns(UserWarning, match="margin in place of DLR, which needs four classes, got 3"):
+        stages = Recorded(**SHARED).stages(3)
+    assert [attack.loss for attack in stages[:2]] == ["ce", "margin"]
+
+
+@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_every_version_fools_a_plain_net(version, norm):
+    net, x = convnet(), images(4)
+    eps = {"linf": 0.3, "l2": 2, "l1": 8}[norm]
+    result = attacks.AutoAttack(eps=eps, norm=norm, version=version).run(net, x)
+    assert result.success.all()
+    assert (result.distance <= eps * (1 + 1e-5)).all()
+    assert (result.stage >= 0).all()
+
+
+def test_a_target_is_refused_with_the_way_out():
+    x, y = torch.rand(2, 3), torch.tensor([0, 1])
+    with pytest.raises(
+        ValueError, match=r"`target` must be None for AutoAttack.*Cascade\(attacks="
+    ):
+        attacks.AutoAttack(eps=0.1)(nn.Linear(3, 4), x, y, target=y)
+
+
+@pytest.mark.parametrize("option", [{"version": "custom"}, {"norm": "l0"}, {"stop": "last"}])
+def test_options_out_of_range(option):
+    with pytest.raises(ValueError, match=f"`{next(iter(option))}` must be"):
+        attacks.AutoAttack(**{"eps": 0.1, **option})
