@@ -158,12 +158,14 @@ class _GuardedModel(ByLabels):
 class _InnerProblem(Problem):
     """Problem whose `violation` is minus the loss, so that the iterate of greatest loss is best."""
 
-    def forward(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Iterate:
+    def forward(
+        self, x_adv: Tensor, *, differentiate: bool, first: bool = False, allowed: bool = True
+    ) -> Iterate:
         """Evaluate iterates; the checks of clean inputs were made on the guard.
 
         An iterate whose logits are not finite is never the best one: the guard would raise.
         """
-        at = super().forward(x_adv, differentiate=differentiate)
+        at = super().forward(x_adv, differentiate=differentiate, allowed=allowed)
         if first:
             checks.warn_of_probabilities(at.logits)
         return at._replace(

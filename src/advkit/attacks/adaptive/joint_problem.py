@@ -48,7 +48,9 @@ class JointProblem(Problem):
         part: Any = super().select(mask)
         return part  # type: ignore[no-any-return]  # `replace` keeps the class
 
-    def forward(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Iterate:
+    def forward(
+        self, x_adv: Tensor, *, differentiate: bool, first: bool = False, allowed: bool = True
+    ) -> Iterate:
         """Evaluate model and detector in one forward pass; see `Problem.forward`."""
         x_adv = x_adv.detach().requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
@@ -63,7 +65,8 @@ class JointProblem(Problem):
         of_goal = self.violation_of(logits.detach())
         violation = torch.cat([of_goal[:, None], margins.detach().to(of_goal)], 1).amax(1)
         at = Iterate(x_adv, self.rows, None, logits, value, violation)
-        self.update_best(at)
+        if allowed:
+            self.update_best(at)
         return at
 
     @abstractmethod

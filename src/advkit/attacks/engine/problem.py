@@ -130,7 +130,9 @@ class Problem:
         update_rows(record, rows, tuple(part[rows] for part in clean[: len(record)]))
         return at
 
-    def forward(self, x_adv: Tensor, *, differentiate: bool, first: bool = False) -> Iterate:
+    def forward(
+        self, x_adv: Tensor, *, differentiate: bool, first: bool = False, allowed: bool = True
+    ) -> Iterate:
         """Evaluate iterates in one forward pass.
 
         NaN or infinite logits in a later pass do not end the run, so that earlier successes are not
@@ -142,6 +144,7 @@ class Problem:
             x_adv: iterates, `(n, *features)`.
             differentiate: keep the graph for `input_gradient`.
             first: whether this is the first pass of these samples.
+            allowed: whether the iterates may be results; `False` outside the ball.
 
         Raises:
             ValueError: the first pass gives NaN or infinite logits for a clean input.
@@ -155,7 +158,8 @@ class Problem:
         if first and violation.isnan().any():
             self.check_clean(x_adv, logits)
         at = Iterate(x_adv, self.rows, None, logits, value, violation)
-        self.update_best(at)
+        if allowed:
+            self.update_best(at)
         return at
 
     def check_clean(self, x_adv: Tensor, logits: Tensor) -> None:
