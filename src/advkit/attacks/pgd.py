@@ -17,11 +17,10 @@ from advkit.core.norms import Norm
 class PGD(BudgetAttack):
     """Projected gradient descent on the model's margin (Madry et al., 2018, arXiv:1706.06083).
 
-    From a random point, `steps` steps of steepest ascent, each followed by the
-    Euclidean projection onto the ball and the clip to the bounds. With `momentum` this is MI-FGSM
-    (Dong et al., 2018, arXiv:1710.06081). A step in l1 moves the features of largest gradient to
-    their bounds, one after another, until it has its length (Croce and Hein, 2021,
-    arXiv:2103.01208).
+    From a random point, `steps` steps of steepest ascent, each followed by the Euclidean projection
+    onto the ball and the clip to the bounds. With `momentum` this is MI-FGSM (Dong et al., 2018,
+    arXiv:1710.06081). A step in l1 moves the features of largest gradient to their bounds, one
+    after another, until it has its length (Croce and Hein, 2021, arXiv:2103.01208).
 
     Deviations from the paper:
 
@@ -29,13 +28,13 @@ class PGD(BudgetAttack):
       is stronger than the usual 2.5 * eps / steps and needs fewer passes. `step_size` sets the
       constant step of the paper.
     - In l2 and l1 a random start is wide. It is drawn from the ball of 8 * eps (24 * eps in l1) and
-      clipped to the bounds. In the first 30 % of the steps the radius of the ball shrinks linearly
-      from 4 * eps, and the steps are longer by the same factor. These iterates are never results.
-      The wide start finds the directions that the loss does not show near the input, see "Where
-      gradients of the loss mislead" in docs/results.md. A `step_size` turns it off.
+      clipped to the bounds. In the first 30 % of the steps, at most eight, the radius of the ball
+      shrinks linearly from 4 * eps, and the steps are longer by the same factor. These iterates are
+      never results. They find examples that the loss does not point to near the input, see "Where
+      gradients of the loss mislead" in docs/results.md. With `step_size` no start is wide.
     - The loss is the cross-entropy in log-odds (see `advkit.core.losses`), whose gradient has the
       same direction.
-    - The result is the strongest of all iterates in the ball, including the start and the last one.
+    - The result is the strongest of all iterates in the ball, including the first and the last one.
 
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius

@@ -46,7 +46,7 @@ def test_steps_beyond_all_numbers_leave_a_flat_feature_where_it_is():
 
 
 class Far(torch.nn.Module):
-    """A plane at a distance of 0.06 from 0.5, which notes the distances and labels of its inputs."""
+    """A plane at 0.06 from 0.5, which notes the distances and labels of its inputs."""
 
     def __init__(self, norm):
         super().__init__()

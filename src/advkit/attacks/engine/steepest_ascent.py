@@ -17,10 +17,11 @@ from advkit.attacks.engine.rows import select, update_rows
 from advkit.core.norms import Norm, normalize, steepest
 from advkit.core.randomness import uniform_noise
 
-# Measured on the robust nets of docs/results.md.
-WIDEST = 4.0  # radius of the first ball of a wide start, in multiples of eps
+# Of a wide start, measured on the robust nets of docs/results.md. Radii are multiples of eps.
+START_RADIUS: dict[Norm, float] = {"l2": 8.0, "l1": 24.0}  # of the random point
+FIRST_RADIUS = 4.0  # of the first ball
 WIDE_SHARE = 0.3  # of the steps, in balls of more than eps
-START_RADIUS: dict[Norm, float] = {"l2": 8.0, "l1": 24.0}  # of the random point, likewise
+MAX_WIDE_STEPS = 8
 
 
 class AscentState(NamedTuple):
@@ -99,7 +100,7 @@ class Ascent:
         at_rest = x.new_zeros(len(x), *[1] * (x.ndim - 1))
         state = AscentState(self.eps[rows], self.step_sizes[rows], at_rest)
         if self.wide_radii:
-            start, state = self._approach(problem, start, state, first=first)
+            start, state = self._start_wide(problem, start, state, first=first)
         return iterate(
             problem,
             start,
@@ -112,7 +113,7 @@ class Ascent:
             first=first and not self.wide_radii,
         )
 
-    def _approach(
+    def _start_wide(
         self, problem: Problem, x_adv: Tensor, state: AscentState, *, first: bool
     ) -> tuple[Tensor, AscentState]:
         """Take the steps in the wide balls; return the first iterates in the balls of `eps`."""
@@ -155,10 +156,10 @@ def wide_start(norm: Norm, steps: int) -> tuple[float, tuple[float, ...]]:
     The radii fall linearly. In linf, where no wide start helped, and with fewer than four steps
     there are none.
     """
-    wide = int(WIDE_SHARE * steps)
+    wide = min(int(WIDE_SHARE * steps), MAX_WIDE_STEPS)
     if norm == "linf" or not wide:
         return 1.0, ()
-    radii = tuple(WIDEST - (WIDEST - 1) * i / wide for i in range(wide))
+    radii = tuple(FIRST_RADIUS - (FIRST_RADIUS - 1) * i / wide for i in range(wide))
     return START_RADIUS[norm], radii
 
 
@@ -167,9 +168,9 @@ def constant_steps(step_size: Tensor, steps: int) -> Tensor:
     return step_size.clamp_max(torch.finfo(step_size.dtype).max)[:, None].expand(-1, steps)
 
 
-def _scaled(lengths: Tensor, factor: float) -> Tensor:
-    """Return `factor * lengths`, finite."""
-    return (factor * lengths).clamp_max(torch.finfo(lengths.dtype).max)
+def _scaled(radii: Tensor, factor: float) -> Tensor:
+    """Return `factor * radii`, finite."""
+    return (factor * radii).clamp_max(torch.finfo(radii.dtype).max)
 
 
 def _succeeded(at: Iterate, _: AscentState) -> Tensor:
