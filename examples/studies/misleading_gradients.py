@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import torch
 from nets import cifar10_resnet4b, mnist_cnn_certified, mnist_lenet5
-from step_sizes import CIFAR, MNIST, NarrowPGD
-from study import arguments, loaded, require_files, table_head, table_row
+from study import NarrowPGD, arguments, loaded, require_files, table_head, table_row
 from torch import Tensor, nn
 
 from advkit import attacks
@@ -20,6 +19,7 @@ from advkit import eval as rob
 from advkit.core.losses import log_odds_loss, margin
 from advkit.data import load_npz
 
+MNIST, CIFAR = "mnist_test.npz", "cifar10_test_0000_0499.npz"
 THRESHOLD = 0.3  # most filters of the net ignore a pixel below it
 BUDGETS = [("l2", 2.0), ("l1", 10.0)]
 CASES = [

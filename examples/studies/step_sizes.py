@@ -11,7 +11,6 @@ takes 20 images and one seed.
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 
 import torch
 from nets import (
@@ -22,6 +21,7 @@ from nets import (
     mnist_lenet5,
 )
 from study import (
+    NarrowPGD,
     arguments,
     loaded,
     require_files,
@@ -31,7 +31,6 @@ from study import (
 
 from advkit import attacks
 from advkit import eval as rob
-from advkit.attacks.engine.steepest_ascent import Ascent
 from advkit.data import load_npz
 
 MNIST, CIFAR = "mnist_test.npz", "cifar10_test_0000_0499.npz"
@@ -47,13 +46,6 @@ CASES = [
     (mnist_lenet5, "mnist_lenet5_robust.pt", MNIST, "l1", 10.0),
     (cifar10_resnet4b, "cifar10_resnet4b_robust.pt", CIFAR, "l1", 8.0),
 ]
-
-
-class NarrowPGD(attacks.PGD):
-    """PGD with shrinking steps that starts in the ball in every norm."""
-
-    def _ascent(self, eps: torch.Tensor) -> Ascent:
-        return replace(super()._ascent(eps), start_radius=1.0, wide_radii=())
 
 
 def main() -> None:
