@@ -88,12 +88,9 @@ def main() -> None:
                 found[seed].append(result)
                 cells.append(shown(result["robust"], result["forward"], result["backward"]))
             after = ", ".join(f"{100 * share:.1f}" for share in found[seeds[0]][-1]["after"])
-            own, clean = (
-                shown(row.robust, row.forward, row.backward),
-                f"{100 * result['clean']:.1f} %",
-            )
-            name = f"{row.norm}, {row.eps:.4g}"
-            print(table_row([row.net, name, clean, own, *cells, after]), flush=True)
+            budget, clean = f"{row.norm}, {row.eps:.4g}", f"{100 * result['clean']:.1f} %"
+            own = shown(row.robust, row.forward, row.backward)
+            print(table_row([row.net, budget, clean, own, *cells, after]), flush=True)
     for seed, results in found.items():
         print(summary(seed, rows, results, images))
 
@@ -132,9 +129,8 @@ def finished(
 
 def figures(pool: Executor, data: Path, row: Row, seed: int, images: int) -> dict[str, Any]:
     """Return the figures of a row, whose images are attacked by several processes."""
-    tasks = [
-        (data, row, seed, start, min(CHUNK, images - start)) for start in range(0, images, CHUNK)
-    ]
+    starts = range(0, images, CHUNK)
+    tasks = [(data, row, seed, start, min(CHUNK, images - start)) for start in starts]
     parts = [torch.cat(part) for part in zip(*pool.map(attacked, tasks), strict=True)]
     correct, robust, forward, backward, stage = parts
     fooled_by = torch.where(robust, len(STAGES), stage)

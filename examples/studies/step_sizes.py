@@ -1,10 +1,11 @@
-"""PGD's shrinking steps beside the customary constant step, on published nets.
+"""PGD's shrinking steps and wide start next to the usual constant step, on published nets.
 
     python examples/studies/step_sizes.py --data FOLDER [--quick]
 
-Prints robust accuracy and the samples sent backward for each attacked input, for the default of
-`advkit.attacks.PGD` and for a constant step of 2.5 * eps / steps (Madry et al., 2018), with the
-same seeds. `--quick` takes 20 images and one seed.
+Prints robust accuracy and the samples sent backward for each attacked input, with the same seeds,
+for a constant step of 2.5 * eps / steps (Madry et al., 2018), for shrinking steps from a start in
+the ball, and for the default of `advkit.attacks.PGD`, whose start is wide in l2 and l1. `--quick`
+takes 20 images and one seed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nets import (
     mnist_lenet5,
 )
 from study import (
+    NarrowPGD,
     arguments,
     loaded,
     require_files,
@@ -51,23 +53,30 @@ def main() -> None:
     args = arguments(__doc__, data="nets and images")
     require_files(args.data, *(name for case in CASES for name in case[1:3]))
     seeds, images = (1, 20) if args.quick else (3, 300)
-    columns = ["constant: robust, backward", "shrinking: robust, backward"]
+    columns = [f"{kind}: robust, backward" for kind in ("constant", "shrinking", "default")]
     print(table_head(["net", "norm, eps", "steps", *columns]))
     for factory, weights, archive, norm, eps in CASES:
         net = loaded(factory(), args.data / weights)
         data = load_npz(args.data / archive).head(images)
         for steps in (10, 40):
-            constant = {"step_size": 2.5 * eps / steps}
-            cells = [
-                measured(net, data, seeds, norm=norm, eps=eps, steps=steps, **setting)
-                for setting in (constant, {})
+            made = [
+                (attacks.PGD, {"step_size": 2.5 * eps / steps}),
+                (NarrowPGD, {}),
+                *([(attacks.PGD, {})] if norm != "linf" else []),
             ]
+            cells = [
+                measured(net, data, seeds, kind, norm=norm, eps=eps, steps=steps, **setting)
+                for kind, setting in made
+            ]
+            cells += ["the same"] * (norm == "linf")
             print(table_row([weights[:-3], f"{norm}, {eps:.4g}", steps, *cells]))
 
 
-def measured(net: torch.nn.Module, data: object, seeds: int, **settings: object) -> str:
+def measured(
+    net: torch.nn.Module, data: object, seeds: int, kind: type[attacks.PGD], **settings: object
+) -> str:
     """Mean robust accuracy over the seeds and samples sent backward."""
-    made = [attacks.PGD(seed=seed, **settings) for seed in range(seeds)]
+    made = [kind(seed=seed, **settings) for seed in range(seeds)]
     report = rob.evaluate(net, data.x, data.y, attacks=made, batch_size=150)
     robust = statistics.mean(float(o.robust_accuracy) for o in report.outcomes)
     backward = statistics.mean(o.mean_of_attacked(o.backward) for o in report.outcomes)

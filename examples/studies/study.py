@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from advkit import attacks
+from advkit.attacks.engine.steepest_ascent import Ascent
 from advkit.core.archives import read_torch
 from advkit.core.files import atomic_write
 from advkit.data import Dataset
@@ -179,6 +182,16 @@ def learn_mirrored(net: nn.Module, data: Dataset, epochs: int) -> nn.Module:
     """Train a small net for CIFAR-10 in place; returns it, in evaluation mode."""
     loader = batches(data.x, data.y, 64)
     return learn(net, loader, loss=mirrored_cross_entropy, epochs=epochs, peak=3e-3)
+
+
+# --- attacks -------------------------------------------------------------------------------------
+
+
+class NarrowPGD(attacks.PGD):
+    """PGD with shrinking steps that starts in the ball in every norm."""
+
+    def _ascent(self, eps: Tensor) -> Ascent:
+        return replace(super()._ascent(eps), start_radius=1.0, wide_radii=())
 
 
 # --- tables --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 
 from advkit import TorchClassifier, attacks
 from advkit.attacks.engine.steepest_ascent import step_schedule
+from advkit.core.randomness import uniform_noise
 from tests.toys import Linear3
 
 W = np.array(Linear3.W)
@@ -90,6 +91,62 @@ def test_pgd_with_shrinking_steps(data):
     check(attack, [climb(x, y, 0.2, lengths) for x, y in zip(*data, strict=True)], data)
 
 
+def step_l1(g, length, at):
+    """The features of largest gradient go to their bounds, one after another."""
+    move = np.zeros(3)
+    for k in np.argsort(-np.abs(g)):
+        room = 1 - at[k] if g[k] > 0 else at[k]
+        move[k] = np.sign(g[k]) * min(room, length)
+        length -= abs(move[k])
+    return move
+
+
+def to_l1_ball(delta, eps):
+    """Soft threshold, found by trying how many features stay."""
+    size = np.sort(np.abs(delta))[::-1]
+    if size.sum() <= eps:
+        return delta
+    cut = max((size[:k].sum() - eps) / k for k in (1, 2, 3))
+    return np.sign(delta) * np.maximum(np.abs(delta) - cut, 0)
+
+
+def path_from_afar(start, x0, label, eps, steps, norm, momentum):
+    """Iterates in balls of 4 eps to more than eps, and those in the ball of eps."""
+    wide = min(3 * steps // 10, 8)
+    times = [4 - 3 * i / wide for i in range(wide)] + [1.0] * (steps + 1 - wide)
+    at, velocity, path = start.copy(), 0.0, [start]
+    for i in range(steps):
+        g = gradient(at, label)
+        if momentum:
+            g = velocity = momentum * velocity + g / np.abs(g).sum()
+        length = eps * times[i] * (steps - i) / steps
+        move = step_l1(g, length, at) if norm == "l1" else length * g / np.linalg.norm(g)
+        delta, radius = at + move - x0, eps * times[i + 1]
+        delta = to_l1_ball(delta, radius) if norm == "l1" else to_ball(delta, radius, norm)
+        at = np.clip(x0 + delta, 0, 1)
+        path.append(at)
+    return path[:wide], path[wide:]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+@pytest.mark.parametrize("steps", [4, 7, 10, 40])
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_pgd_with_a_wide_start(data, norm, steps, momentum):
+    x, y = map(torch.from_numpy, data)
+    attack = attacks.PGD(eps=0.1, norm=norm, steps=steps, momentum=momentum, stop="never")
+    seen = []
+    found = attack(Remembering(Linear3(), seen), x, y).numpy()
+    radius = torch.full((24,), 0.1 * {"l2": 8, "l1": 24}[norm], dtype=x.dtype)
+    start = uniform_noise(x, radius, norm, (0, 1), 0, 0).clamp(0, 1).numpy()
+    for i, (x0, label) in enumerate(zip(*data, strict=True)):
+        wide, kept = path_from_afar(start[i], x0, label, 0.1, steps, norm, momentum)
+        path = [at[i].numpy() for at in seen[: steps + 1]]
+        np.testing.assert_allclose(path, wide + kept, atol=1e-9)
+        # several iterates may have the largest margin
+        assert margin(found[i], label) == pytest.approx(max(margin(at, label) for at in kept))
+        assert min(np.abs(found[i] - at).max() for at in kept) < 1e-9
+
+
 def test_targeted_pgd(data):
     x, y = data
     target = (y + 1) % 3
@@ -146,6 +203,18 @@ def test_fast_fgsm_steps_five_quarters_of_eps_from_its_start(data):
         for x0, s, k in zip(data[0], start, data[1], strict=True)
     ]
     check(attacks.FGSM(**steps, random_start=True), expected, data)
+
+
+class Remembering(torch.nn.Module):
+    """A module that notes its inputs."""
+
+    def __init__(self, inner, seen):
+        super().__init__()
+        self.inner, self.seen = inner, seen
+
+    def forward(self, x):
+        self.seen.append(x.detach().clone())
+        return self.inner(x)
 
 
 class Trail(torch.nn.Module):

@@ -1,11 +1,13 @@
-"""Steps that the dtype of the inputs rounds away."""
+"""Steps that the dtype of the inputs rounds away, and starts outside the ball."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from advkit import InconclusiveWarning, attacks
+from advkit import InconclusiveWarning, QueryBudgetExceeded, attacks
+from advkit.core.norms import lp_norm
+from advkit.models import QueryCounter, TorchClassifier
 from tests.toys import Halfspace
 
 LOST = {torch.float16: 1e-4, torch.bfloat16: 1e-3, torch.float32: 1e-8, torch.float64: 1e-17}
@@ -41,3 +43,68 @@ def test_steps_beyond_all_numbers_leave_a_flat_feature_where_it_is():
     x_adv = attack(plane, torch.full((2, 2), 0.5), torch.tensor([0, 0]))
     assert x_adv.isfinite().all()
     assert (x_adv[:, 0] == 1).all()
+
+
+class Far(torch.nn.Module):
+    """A plane at 0.06 from 0.5, which notes the distances and labels of its inputs."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.seen, self.labels = norm, [], []
+        self.plane = Halfspace(torch.tensor([1.0, 0.0, 0.0, 0.0]), b=-0.56)
+
+    def forward(self, x):
+        self.seen.append(lp_norm(x.detach() - 0.5, self.norm))
+        logits = self.plane(x)
+        self.labels.append(logits.argmax(1))
+        return logits
+
+
+HALVES, ZEROS = torch.full((6, 4), 0.5), torch.zeros(6, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("stop", ["first", "never"])
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_successes_of_a_wide_start_are_not_kept(norm, stop):
+    module = Far(norm)
+    result = attacks.PGD(eps=0.05, norm=norm, steps=10, stop=stop).run(module, HALVES, ZEROS)
+    assert any(labels.all() for labels in module.labels)  # steps do lead across the plane
+    assert not result.success.any()
+    assert (result.distance <= 0.05 + 1e-6).all()
+    assert [len(seen) for seen in module.seen[:11]] == [6] * 11  # and do not end the search
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_a_query_budget_that_ends_a_wide_start_leaves_results_in_the_ball(norm):
+    attack = attacks.PGD(eps=0.05, norm=norm, steps=10, stop="never")
+    for budget in range(6, 72, 6):
+        counter = QueryCounter(TorchClassifier(Far(norm)), max_queries=budget)
+        with pytest.raises(QueryBudgetExceeded) as error:
+            attack.run(counter, HALVES, ZEROS)
+        result = error.value.result
+        assert not result.success.any()
+        assert (result.distance <= 0.05 + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm": "linf"},
+        {"norm": "l2", "step_size": 0.01},
+        {"norm": "l1", "random_start": False},
+        {"norm": "l2", "steps": 3},
+    ],
+)
+def test_other_searches_do_not_leave_the_ball(settings):
+    module = Far(settings["norm"])
+    attacks.PGD(**{"eps": 0.05, "steps": 10, **settings}, stop="never").run(module, HALVES, ZEROS)
+    assert all((seen <= 0.05 + 1e-6).all() for seen in module.seen)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
+def test_a_wide_start_of_the_largest_number_is_finite(norm):
+    largest = torch.finfo(torch.float32).max
+    result = attacks.PGD(eps=largest, norm=norm, steps=10).run(Far(norm), HALVES, ZEROS)
+    assert result.success.all()
+    assert result.x_adv.isfinite().all()

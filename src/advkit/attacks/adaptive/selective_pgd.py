@@ -14,6 +14,7 @@ from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import select, update_rows
+from advkit.attacks.engine.runs import remaining_samples
 from advkit.attacks.engine.steepest_ascent import Ascent, step_schedule
 from advkit.core import checks
 from advkit.core.losses import Loss, LossName, check_loss
@@ -140,7 +141,7 @@ class SelectivePGD(GuardedAttack):
     def _from_start_images(self, joint: JointProblem, ascent: Ascent, best: Best) -> Best:
         """Return `best`, improved by a run that begins near the nearest accepted start image."""
         clean = self._accepted_images(joint)
-        remaining = ascent.remaining(best)
+        remaining = remaining_samples(best, ascent.stop)
         if clean is None or not remaining.any():
             return best
         part = joint.select(remaining)

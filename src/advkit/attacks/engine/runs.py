@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
@@ -26,11 +27,17 @@ def strongest_of_runs(
         stop: `"first"` to search samples without a success only, `"never"` to search all.
     """
     for i in range(runs):
-        remaining = ~best.success if stop == "first" else torch.ones_like(best.success)
+        remaining = remaining_samples(best, stop)
         if not remaining.any():
             break
         part = problem.select(remaining)
         found = run(i, part)
-        better = found.violation < best.violation[part.rows]
+        before = best.violation[part.rows]
+        better = (found.violation < before) | before.isinf()  # nothing was evaluated before
         update_rows(best, part.rows[better], select(found, better))
     return best
+
+
+def remaining_samples(best: Best, stop: Stop) -> Tensor:
+    """Return a mask `(n,)` of the samples to search: with `"first"`, those without a success."""
+    return ~best.success if stop == "first" else torch.ones_like(best.success)

@@ -16,6 +16,7 @@ from advkit.attacks.engine.loop import Stop
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import select, update_rows
+from advkit.attacks.engine.runs import remaining_samples
 from advkit.core import checks, sample_rows
 from advkit.core.attack_options import for_samples, with_stop
 from advkit.core.losses import Loss, margin
@@ -69,7 +70,7 @@ class StagedAttack(BlackBoxAttack):
         at = problem.evaluate_clean(best)
         tally = _Tally(problem)
         for i, attack in self._possible_stages(at.logits.shape[1], _classifier(problem)):
-            remaining = torch.ones_like(best.success) if self.stop == "never" else ~best.success
+            remaining = remaining_samples(best, self.stop or "first")
             if not remaining.any():
                 break
             part = problem.select(remaining)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,9 +13,15 @@ from advkit.attacks.engine.loop import Keep, Stop, iterate
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rounding import warn_of_lost_budget, warn_of_lost_steps
-from advkit.attacks.engine.rows import select, update_rows
-from advkit.core.norms import normalize, steepest
+from advkit.attacks.engine.runs import strongest_of_runs
+from advkit.core.norms import Norm, normalize, steepest
 from advkit.core.randomness import uniform_noise
+
+# Of a wide start, measured on the robust nets of docs/results.md. Radii are multiples of eps.
+START_RADIUS: dict[Norm, float] = {"l2": 8.0, "l1": 24.0}  # of the random point
+FIRST_RADIUS = 4.0  # of the first ball
+WIDE_SHARE = 0.3  # of the steps, in balls of more than eps
+MAX_WIDE_STEPS = 8
 
 
 class AscentState(NamedTuple):
@@ -36,6 +43,9 @@ class Ascent:
         random_start: whether to begin at a random point of the ball.
         restarts: number of independent runs.
         seed: seed of the random starts.
+        start_radius: radius of the ball of the random start, in multiples of `eps`.
+        wide_radii: radii of the balls of the first iterates, in multiples of `eps`. The steps there
+            are longer by the same factor, and none of these iterates is kept.
         keep: the iterate to keep: `"strongest"` or `"last"`.
         stop: `"first"` if a successful sample is finished, else `"never"`.
     """
@@ -46,6 +56,8 @@ class Ascent:
     random_start: bool = False
     restarts: int = 1
     seed: int = 0
+    start_radius: float = 1.0
+    wide_radii: tuple[float, ...] = ()
     keep: Keep = "strongest"
     stop: Stop
 
@@ -58,44 +70,56 @@ class Ascent:
         clean_first = self.stop == "first" and self.random_start
         if clean_first:
             problem.evaluate_clean(best)
-        for restart in range(self.restarts):
-            remaining = self.remaining(best)
-            if not remaining.any():
-                break
-            part = problem.select(remaining)
-            start = part.x
-            if self.random_start:
-                eps, bounds = self.eps[part.rows], part.model.bounds
-                noisy = uniform_noise(part.x, eps, part.norm, bounds, self.seed, restart)
-                start = part.round_into_ball(part.clip(noisy), eps)
-            result = self._ascend(part, start, first=restart == 0 and not clean_first)
-            better = (result.violation < best.violation[remaining]) | (self.keep == "last")
-            update_rows(best, part.rows[better], select(result, better))
-        return best
+
+        def run(restart: int, part: Problem) -> Best:
+            start = self._random_start(part, restart) if self.random_start else part.x
+            return self._ascend(part, start, first=restart == 0 and not clean_first)
+
+        return strongest_of_runs(problem, best, self.restarts, run, self.stop)
 
     def search_from(self, problem: Problem, start: Tensor) -> Best:
         """Return the best iterates of an ascent from `start`, projected onto the balls."""
         eps = self.eps[problem.rows]
         return self._ascend(problem, problem.project_to_ball(start.clone(), eps))
 
-    def remaining(self, best: Best) -> Tensor:
-        """Return a mask of the samples of the whole batch that are still to be attacked."""
-        return ~best.success if self.stop == "first" else torch.ones_like(best.success)
+    def _random_start(self, problem: Problem, restart: int) -> Tensor:
+        """Return random points around the inputs, within the bounds."""
+        eps, bounds = self.eps[problem.rows], problem.model.bounds
+        radius = _scaled(eps, self.start_radius)
+        noisy = uniform_noise(problem.x, radius, problem.norm, bounds, self.seed, restart)
+        return problem.round_into_ball(problem.clip(noisy), eps)
 
     def _ascend(self, problem: Problem, start: Tensor, *, first: bool = False) -> Best:
         x, rows = problem.x, problem.rows
         at_rest = x.new_zeros(len(x), *[1] * (x.ndim - 1))
+        state = AscentState(self.eps[rows], self.step_sizes[rows], at_rest)
+        if self.wide_radii:
+            start, state = self._start_wide(problem, start, state, first=first)
         return iterate(
             problem,
             start,
-            AscentState(self.eps[rows], self.step_sizes[rows], at_rest),
+            state,
             self._step,
-            steps=self.step_sizes.shape[1],
+            steps=state.step_sizes.shape[1],
             best=Best.unevaluated(x),
             finished=_succeeded if self.stop == "first" else None,
             formula=Best.unevaluated if self.keep == "last" else None,
-            first=first,
+            first=first and not self.wide_radii,
         )
+
+    def _start_wide(
+        self, problem: Problem, x_adv: Tensor, state: AscentState, *, first: bool
+    ) -> tuple[Tensor, AscentState]:
+        """Take the steps in the wide balls; return the first iterates in the balls of `eps`."""
+        eps, step_sizes, wide = state.eps, state.step_sizes, problem.unrecorded()
+        for i, (radius, following) in enumerate(itertools.pairwise((*self.wide_radii, 1.0))):
+            at = wide.forward(x_adv, differentiate=True, first=first and i == 0)
+            state = state._replace(
+                eps=_scaled(eps, following), step_sizes=_scaled(step_sizes, radius)
+            )
+            x_adv, state = self._step(i, wide, at, state)
+            problem.statistics.advance(1)
+        return x_adv, state._replace(eps=eps, step_sizes=step_sizes[:, len(self.wide_radii) :])
 
     def _step(
         self, i: int, problem: Problem, at: Iterate, state: AscentState
@@ -120,9 +144,27 @@ def step_schedule(eps: Tensor, steps: int, step_size: float | None = None) -> Te
     return eps[:, None] * decay
 
 
+def wide_start(norm: Norm, steps: int) -> tuple[float, tuple[float, ...]]:
+    """Return the `start_radius` and the `wide_radii` of an ascent of `steps` steps.
+
+    The radii fall linearly. In linf, where no wide start helped, and with fewer than four steps
+    there are none.
+    """
+    wide = min(int(WIDE_SHARE * steps), MAX_WIDE_STEPS)
+    if norm == "linf" or not wide:
+        return 1.0, ()
+    radii = tuple(FIRST_RADIUS - (FIRST_RADIUS - 1) * i / wide for i in range(wide))
+    return START_RADIUS[norm], radii
+
+
 def constant_steps(step_size: Tensor, steps: int) -> Tensor:
     """Return constant, finite step sizes `(n, steps)` from one `step_size` `(n,)` per sample."""
     return step_size.clamp_max(torch.finfo(step_size.dtype).max)[:, None].expand(-1, steps)
+
+
+def _scaled(radii: Tensor, factor: float) -> Tensor:
+    """Return `factor * radii`, finite."""
+    return (factor * radii).clamp_max(torch.finfo(radii.dtype).max)
 
 
 def _succeeded(at: Iterate, _: AscentState) -> Tensor:
