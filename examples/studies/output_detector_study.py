@@ -30,6 +30,7 @@ from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from study import (
     SEED,
+    NarrowPGD,
     arguments,
     learn_mirrored,
     loaded,
@@ -56,7 +57,7 @@ PAPER = {
     "FGSM": attacks.FGSM(eps=EPS),
     "PGD": attacks.PGD(eps=EPS, steps=10),
     "LinfPGD": attacks.PGD(eps=0.1, steps=10),
-    "L2PGD": attacks.PGD(eps=5.0, norm="l2", steps=10),
+    "L2PGD": NarrowPGD(eps=5.0, norm="l2", steps=10),
     "L2DeepFool": attacks.DeepFool(eps=5.0, steps=10, candidates=10),
 }
 IMAGENET_IMAGES = "imagenet_sample_224.npz"
@@ -388,7 +389,7 @@ def weaker_attacks(
     weaker = {
         **{f"PGD, eps {eps:g}": attacks.PGD(eps=eps, steps=10) for eps in (0.004, 0.008, 0.015)},
         **{
-            f"L2PGD, eps {eps:g}": attacks.PGD(eps=eps, norm="l2", steps=10)
+            f"L2PGD, eps {eps:g}": NarrowPGD(eps=eps, norm="l2", steps=10)
             for eps in (0.25, 0.5, 1.0)
         },
         "PGD that stops at success": attacks.PGD(eps=EPS, steps=10, stop="first"),

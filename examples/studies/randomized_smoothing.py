@@ -20,6 +20,7 @@ from nets import mnist_cnn_certified
 from study import (
     SEED,
     Loss,
+    NarrowPGD,
     arguments,
     batches,
     cross_entropy,
@@ -31,7 +32,6 @@ from study import (
 )
 from torch import Tensor, nn
 
-from advkit.attacks import PGD
 from advkit.data import Dataset, load_npz
 from advkit.defenses.certificates import Certificates
 from advkit.defenses.gaussian_noise import GaussianNoise
@@ -150,7 +150,9 @@ class Study:
     def at(self, radius: float, steps: int) -> Attacked:
         """All attacks at one radius."""
         x, y = self.data.x, self.data.y
-        attack = PGD(norm="l2", eps=radius, steps=steps, loss="margin", stop="never", seed=SEED)
+        attack = NarrowPGD(
+            norm="l2", eps=radius, steps=steps, loss="margin", stop="never", seed=SEED
+        )
         adaptive = self.evaluator.predict(attack(self.smoothed, x, y))
         unaware = self.evaluator.predict(attack(self.smoothed.model, x, y))
         return Attacked(
