@@ -83,7 +83,12 @@ def test_a_target_is_refused_with_the_way_out():
         attacks.AutoAttack(eps=0.1)(nn.Linear(3, 4), x, y, target=y)
 
 
-@pytest.mark.parametrize("option", [{"version": "custom"}, {"norm": "l0"}, {"stop": "last"}])
+def test_a_custom_version_is_a_cascade():
+    with pytest.raises(ValueError, match=r"got 'custom'. Use Cascade\(attacks="):
+        attacks.AutoAttack(eps=0.1, version="custom")
+
+
+@pytest.mark.parametrize("option", [{"version": "fast"}, {"norm": "l0"}, {"stop": "last"}])
 def test_options_out_of_range(option):
     with pytest.raises(ValueError, match=f"`{next(iter(option))}` must be"):
         attacks.AutoAttack(**{"eps": 0.1, **option})

@@ -103,6 +103,12 @@ class AutoAttack(StagedAttack):
     def __post_init__(self) -> None:
         checks.eps(self.eps)
         checks.one_of("norm", self.norm, BALLS)
+        version: str = self.version
+        if version == "custom":  # of the authors' code
+            raise ValueError(
+                "`version` must be 'standard', 'plus' or 'rand', got 'custom'. Use "
+                "Cascade(attacks=[...]) for a choice of your own."
+            )
         checks.one_of("version", self.version, ("standard", "plus", "rand"))
         checks.one_of("stop", self.stop, ("first", "never", None))
         checks.integer("seed", self.seed)
