@@ -312,13 +312,13 @@ def test_a_walk_that_stands_still_ends():
 
 
 def test_classes_that_are_far_are_given_up_early():
-    """One boundary is near and four are ten times as far: five steps for each of them will do."""
+    """One boundary is near and four are ten times as far: seven steps for each of them will do."""
     net = torch.nn.Linear(8, 6).double()
     net.weight.data = torch.eye(6, 8, dtype=torch.float64) - 0.1
     net.bias.data = torch.tensor([1.0, 0.9, 0, 0, 0, 0]).double()
     model = TorchClassifier(net, bounds=(-9, 9))
     result = attacks.FAB().run(model, torch.zeros(4, 8, dtype=torch.float64))
-    walks, last = 10 + 4 * 6, 22
+    walks, last = 10 + 4 * 8, 22
     assert result.success.all()
     assert (result.queries.backward <= walks + last).all()
 
