@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from advkit import TorchClassifier, attacks
+from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier, attacks
 from advkit.attacks.engine import boundary_walk
 from tests.toys import Halfspace, Quadratic, answers, convnet, images
 
@@ -253,6 +253,51 @@ def test_a_sample_is_finished_at_its_first_success_in_the_ball():
     assert (queries.backward[:4] <= 5).all()
     assert (queries.forward[:4] <= queries.backward[:4] + 3).all()
     assert torch.equal(queries.backward[4:], nearest.queries.backward[4:])
+
+
+def test_a_success_in_the_ball_ends_a_walk():
+    net, x = convnet(classes=10), images(8)
+    y, options = answers(net, x), {"steps": 30, "schedule": "published", "candidates": 1}
+    nearest = attacks.FAB(**options).run(net, x, y)
+    assert nearest.success.all()
+    queries = attacks.FAB(eps=2 * nearest.distance, **options).run(net, x, y).queries
+    assert (queries.backward < 15).all()
+
+
+def test_a_random_start_is_within_half_of_the_budget(walks):
+    net, x = convnet(dtype=torch.float64), images(4, torch.float64)
+    x = 0.4 + 0.2 * x
+    attacks.FAB(eps=1e-3, steps=10, restarts=2).run(net, x, answers(net, x))
+    length = (walks[-1][1] - x).flatten(1).norm(dim=1)
+    torch.testing.assert_close(length, torch.full((4,), 5e-4, dtype=torch.float64))
+
+
+def test_a_used_up_query_budget_returns_only_successes_in_the_ball():
+    net, x = convnet(dtype=torch.float64), images(4, torch.float64)
+    y = answers(net, x)
+    eps = 0.5 * attacks.FAB().run(net, x, y).distance
+    model = QueryCounter(TorchClassifier(net), max_queries=60)
+    with pytest.raises(QueryBudgetExceeded) as error:
+        attacks.FAB(eps=eps).run(model, x, y)
+    assert not error.value.result.success.any()
+    assert torch.equal(error.value.result.x_adv, x)
+
+
+def test_random_starts_aim_at_the_class_of_the_success_and_at_any_in_turn(monkeypatch):
+    aims, search = [], boundary_walk.BoundaryWalk.search
+
+    def recorded(walk, problem, start, nearest, **options):
+        reached = answers(net, nearest.x_adv) if nearest.success.all() else None
+        aims.append((problem.goal.candidate, reached))
+        return search(walk, problem, start, nearest, **options)
+
+    monkeypatch.setattr(boundary_walk.BoundaryWalk, "search", recorded)
+    net, x = convnet(classes=10), images(4)
+    attacks.FAB(steps=20, restarts=4).run(net, x, answers(net, x))
+    (one, found), (two, _), (three, again) = aims[-3:]
+    assert two is None
+    assert torch.equal(one, found)
+    assert torch.equal(three, again)
 
 
 def test_a_success_outside_the_ball_is_projected_onto_it():
