@@ -74,8 +74,8 @@ class FAB(MinimumNormAttack):
       is at most 0.1, which takes ten times as many steps.
     - The backward step shrinks with that fraction. The plane of the success is kept, which saves a
       second evaluation. In the paper the distance is multiplied by 0.9.
-    - Features at a bound and ties move as the projection onto plane and box requires, which is
-      computed by Newton's method, without sorting.
+    - The untargeted form, which compares the planes of all classes in each step, is left out.
+    - The projection onto plane and box is found by Newton's method, without sorting.
     - The final search on the segment to the input takes two steps instead of three.
     - Without a success and `eps`, a random start is anywhere in the box.
 
