@@ -27,6 +27,9 @@ GRADIENT_BUDGET = [
     attacks.Cascade(attacks=[attacks.FGSM(eps=0.1), attacks.PGD(eps=0.1, loss="margin")]),
     attacks.AutoAttack(eps=0.5),
     attacks.DeepFool(eps=0.6),
+    attacks.FAB(eps=0.6, steps=20),
+    attacks.FAB(eps=0.1, norm="linf", steps=8, schedule="published", candidates=2),
+    attacks.FAB(eps=1.5, norm="l1", steps=20),
     Adaptive(attack=attacks.PGD(eps=0.1, steps=8), losses=["ce", "margin"]),
     attacks.SelectivePGD(eps=0.1, steps=8),
     attacks.SelectivePGD(eps=0.6, steps=6, norm="l2", stop="never", kind="orthogonal"),
@@ -48,6 +51,8 @@ GRADIENT_MINIMUM_NORM = [
     attacks.LBFGS(search_steps=4, steps=10),
     attacks.FAB(steps=20),
     attacks.FAB(norm="linf", steps=20),
+    attacks.FAB(norm="l1", steps=20, restarts=2),
+    attacks.FAB(steps=10, schedule="published", candidates=2, restarts=2),
 ]
 
 BLACK_BOX_BUDGET = [

@@ -318,7 +318,8 @@ class TestBatches:
 
     def test_another_seed_gives_another_result(self, attack, net, x, y):
         used = used_by(attack)
-        if not hasattr(used, "seed") or not getattr(used, "random_start", True):
+        random = getattr(used, "random_start", getattr(used, "restarts", 2) > 1)
+        if not hasattr(used, "seed") or not random:
             pytest.skip("draws no random numbers")
         found = [with_(attack, seed=seed, stop="never")(net, x, y) for seed in (0, 1)]
         assert not torch.equal(*found)
@@ -671,7 +672,7 @@ class TestGradients:
                 cusp = z[:1] + (0 * x[:1]).sqrt().flatten(1).sum(1)  # 0 * inf backwards
                 return torch.cat([cusp, z[1:]])
 
-        frozen = with_(attack, stop="never")
+        frozen = with_(attack, stop="never", restarts=1)  # a random start may be a success
         with pytest.warns(UserWarning, match=r"gradient of zero or NaN .*\(sample 0\)"):
             result = frozen.run(Cusp(), x, torch.cat([y[:1], (y[1:] + 1) % 3]))
         assert result.x_adv.isfinite().all()

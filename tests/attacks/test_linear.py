@@ -121,7 +121,8 @@ class Softmax(nn.Module):
         z, rows = self(x), torch.arange(len(x))
         y = z.argmax(1)
         gaps, normals = z[rows, y][:, None] - z, self.w[y][:, None] - self.w
-        lengths = torch.linalg.vector_norm(normals, ord=2 if norm == "l2" else 1, dim=2)
+        dual = {"l2": 2, "linf": 1, "l1": torch.inf}[norm]
+        lengths = torch.linalg.vector_norm(normals, ord=dual, dim=2)
         return (gaps / lengths).index_put((rows, y), z.new_tensor(torch.inf)).amin(1).detach()
 
 
@@ -143,6 +144,8 @@ NEAREST = [
     attacks.LBFGS(),
     attacks.FAB(),
     attacks.FAB(norm="linf"),
+    attacks.FAB(norm="l1"),
+    *(attacks.FAB(norm=norm, steps=20, schedule="published") for norm in NORMS),
 ]
 
 

@@ -74,8 +74,8 @@ class FAB(MinimumNormAttack):
       is at most 0.1, which takes ten times as many steps.
     - The backward step shrinks with that fraction. The plane of the success is kept, which saves a
       second evaluation. In the paper the distance is multiplied by 0.9.
-    - Features at a bound and ties move as the projection onto plane and box requires, which is
-      computed by Newton's method, without sorting.
+    - The untargeted form, which compares the planes of all classes in each step, is left out.
+    - The projection onto plane and box is found by Newton's method, without sorting.
     - The final search on the segment to the input takes two steps instead of three.
     - Without a success and `eps`, a random start is anywhere in the box.
 
@@ -155,7 +155,13 @@ class FAB(MinimumNormAttack):
     def _max_classes(self) -> int:
         if self.schedule == "published":
             return self.candidates or TUNING.published_candidates
-        return min(self.candidates or TUNING.candidates, self.steps // (2 * TUNING.min_steps))
+        return min(self.candidates or TUNING.candidates, self._rounds[0] // (2 * TUNING.min_steps))
+
+    @property
+    def _rounds(self) -> list[int]:
+        """Steps of the adaptive schedule before the first random start, and after each of them."""
+        total = self.steps * self.restarts
+        return _split_evenly(total, max(self.restarts, total // TUNING.round_steps))
 
     def _plans(self, classes: int) -> list[_Plan]:
         """Return the walks of the schedule to `classes` classes."""
@@ -166,14 +172,8 @@ class FAB(MinimumNormAttack):
                 for k in range(max(1, classes))
                 for run in range(self.restarts)
             ]
-        rounds = max(1, self.steps * self.restarts // TUNING.round_steps)
-        first, *later = _split_evenly(self.steps * self.restarts, rounds)
-        each = first // (2 * classes) if classes > 1 else 0
-        plans = [
-            _Plan(cosine_fractions(each), k, 0, True, False) for k in range(classes if each else 0)
-        ]
-        left = first - len(plans) * each
-        plans.append(_Plan(cosine_fractions(left), None, None, patient=False))
+        first, *later = self._rounds
+        plans = _first_round(classes, first)
         for i, steps in enumerate(later):
             candidate: Literal["nearest"] | None = None if i % 2 else "nearest"
             plans.append(_Plan(cosine_fractions(steps), candidate, restart=i + 1))
@@ -187,23 +187,14 @@ class FAB(MinimumNormAttack):
         self, problem: Problem, plan: _Plan, classes: list[Tensor], nearest: Nearest
     ) -> Nearest:
         """Follow one walk of the schedule; `classes` are the likeliest ones, each `(n,)`."""
-        candidate = None
-        if isinstance(plan.candidate, int):
-            candidate = classes[plan.candidate]
-        elif plan.candidate == "nearest" and classes:
-            at = problem.forward(nearest.x_adv, differentiate=False)
-            candidate = candidates(at, problem.goal, 1)[0]
         start = nearest.x_adv if plan.restart is None else problem.x
         if plan.restart:
             start = self._random_start(problem, plan.restart, nearest.distance)
-        walk = BoundaryWalk(
-            fractions=plan.fractions,
-            patient=plan.patient,
-            published=self.schedule == "published",
-        )
+        published = self.schedule == "published"
+        walk = BoundaryWalk(fractions=plan.fractions, patient=plan.patient, published=published)
         ratio = TUNING.hopeless_ratio if plan.limited else math.inf
         return walk.search(
-            problem.with_candidate(candidate),
+            problem.with_candidate(_candidate(problem, plan, classes, nearest)),
             start,
             nearest,
             limit=ratio * nearest.distance,
@@ -227,11 +218,8 @@ class FAB(MinimumNormAttack):
         return problem.clip(x + per_sample(radius / 2, x) * direction)
 
     def _refined(self, problem: Problem, logits: Tensor, found: Nearest) -> Nearest:
-        """Move successes to the boundary, with `eps` only those outside their ball."""
-        outside = found.distance > self._radii(problem)
-        part = super()._refined(problem.select(outside), logits[outside], select(found, outside))
-        update_rows(found, outside.nonzero().flatten(), part)
-        return found
+        """Move successes to the boundary, without `eps`; with it they are projected."""
+        return found if self.eps is not None else super()._refined(problem, logits, found)
 
     def _partial_result(self, problem: Problem, record: Best | Nearest) -> Best | Nearest:
         """Return `record`, with `eps` only the iterates in the ball."""
@@ -244,6 +232,26 @@ class FAB(MinimumNormAttack):
         if isinstance(self.eps, Tensor):
             return checks.rounded_down(self.eps[problem.rows.cpu()], problem.x)
         return checks.radii(self.eps or 0.0, problem.x)
+
+
+def _candidate(
+    problem: Problem, plan: _Plan, classes: list[Tensor], nearest: Nearest
+) -> Tensor | None:
+    """Return the classes `(n,)` to walk to, `None` for any; `classes` are the likeliest ones."""
+    if not classes or plan.candidate is None:
+        return None
+    if plan.candidate != "nearest":
+        return classes[plan.candidate]
+    return candidates(problem.forward(nearest.x_adv, differentiate=False), problem.goal, 1)[0]
+
+
+def _first_round(classes: int, steps: int) -> list[_Plan]:
+    """Return the walks to `classes` classes, and one that continues from the nearest success."""
+    each = steps // (2 * classes) if classes > 1 else 0
+    fractions = cosine_fractions(each)
+    plans = [_Plan(fractions, k, 0, True, False) for k in range(classes if each else 0)]
+    left = cosine_fractions(steps - len(plans) * each)
+    return [*plans, _Plan(left, None, None, patient=False)]
 
 
 def _split_evenly(total: int, parts: int) -> list[int]:
