@@ -34,7 +34,7 @@ def run(monkeypatch, capsys):
 
 
 def test_all_scripts_are_found():
-    assert len(RUN) == 28
+    assert len(RUN) == 29
     assert {path.stem for path in MODULES} == {"black_boxes", "mrr_victims", "nets", "study"}
 
 
