@@ -279,3 +279,19 @@ def test_targets_are_reached_with_every_loss(data, loss):
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         attacks.APGD(**{"eps": 0.1, **options})
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.filterwarnings("ignore:The ball of .* holds every input")
+def test_radii_near_the_largest_number_send_finite_inputs(norm):
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(bool(x.isfinite().all()))
+            return torch.stack([x.flatten(1).sum(1), 500 + 0 * x.flatten(1).sum(1)], 1).float()
+
+    x = torch.full((2, 4), 100.0, dtype=torch.float16)
+    model = TorchClassifier(Watched(), bounds=(0, 255))
+    attacks.APGD(eps=60000, norm=norm, steps=10)(model, x, torch.tensor([1, 1]))
+    assert all(seen)

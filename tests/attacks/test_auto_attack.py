@@ -59,9 +59,14 @@ def test_the_version_for_random_models():
 
 @pytest.mark.filterwarnings("default:AutoAttack maximizes the margin")
 def test_with_few_classes_the_margin_replaces_dlr_and_a_warning_says_so():
-    with pytest.warns(UserWarning, match="margin in place of DLR, which needs four classes, got 3"):
+    with pytest.warns(
+        UserWarning, match="in place of the DLR loss, which needs 4 classes here, got 3"
+    ):
         stages = Recorded(**SHARED).stages(3)
     assert [attack.loss for attack in stages[:2]] == ["ce", "margin"]
+    assert Recorded(**SHARED, version="rand").stages(3)[1].loss == "dlr"
+    with pytest.warns(UserWarning, match="needs 3 classes here, got 2"):
+        assert Recorded(**SHARED, version="rand").stages(2)[1].loss == "margin"
 
 
 @pytest.mark.parametrize("version", ["standard", "plus", "rand"])
@@ -77,9 +82,7 @@ def test_every_version_fools_a_plain_net(version, norm):
 
 def test_a_target_is_refused_with_the_way_out():
     x, y = torch.rand(2, 3), torch.tensor([0, 1])
-    with pytest.raises(
-        ValueError, match=r"`target` must be None for AutoAttack.*Cascade\(attacks="
-    ):
+    with pytest.raises(ValueError, match="`target` must be None for AutoAttack.*Cascade of APGD"):
         attacks.AutoAttack(eps=0.1)(nn.Linear(3, 4), x, y, target=y)
 
 

@@ -186,7 +186,7 @@ def test_an_equal_call_inside_an_evaluation():
         ([attacks.PGD], TypeError, r"`attacks` must be attacks, such as PGD\(eps=0.1\)"),
         ([PGD, attacks.PGD(eps=0.2)], ValueError, "the same `eps`"),
         ([PGD, attacks.PGD(eps=0.1, norm="l2")], ValueError, "the same `norm`"),
-        ([attacks.DeepFool()], ValueError, r"a `eps` each, got DeepFool\(\) without one"),
+        ([attacks.DeepFool()], ValueError, r"each have `eps`, got DeepFool\(\) without one"),
         ([PGD, attacks.PGD(eps=torch.tensor([0.1]))], ValueError, "the same `eps`"),
     ],
 )
@@ -208,7 +208,29 @@ def test_a_budget_that_runs_out_inside_an_attack_keeps_what_was_found(max_querie
     assert int(result.queries.forward.sum()) == counted.forward <= max_queries
     assert torch.equal(result.success, answers(net, result.x_adv) != y)
     assert (result.distance <= 0.1 + 1e-6).all()
-    assert ((result.stage >= 0) <= result.success).all()
+    assert torch.equal(result.stage >= 0, result.success & (answers(net, x) == y))
+
+
+def test_more_budget_never_loses_a_success():
+    """Also where it ends in the pass that compares a stage with the others."""
+    net, x = convnet(), images(1)
+    y, found = answers(net, x), False
+    for max_queries in range(1, 60):
+        counted = QueryCounter(TorchClassifier(net), max_queries=max_queries)
+        try:
+            result = attacks.Cascade(attacks=[FGSM, PGD, SQUARE]).run(counted, x, y)
+        except QueryBudgetExceeded as error:
+            result = error.result
+        assert bool(result.success) >= found
+        assert bool(result.stage >= 0) == bool(result.success)
+        found = bool(result.success)
+    assert found
+
+
+def test_an_empty_batch_has_stages():
+    result = attacks.Cascade(attacks=[FGSM]).run(convnet(), images()[:0])
+    assert result.stage.shape == (0,)
+    assert result.stage.dtype == torch.int64
 
 
 def test_a_cascade_of_cascades():

@@ -9,9 +9,9 @@ from functools import partial
 
 from torch import Tensor
 
-from advkit.attacks.engine.adaptive_steps import Climb, ClimbL1, Highest, succeeded
+from advkit.attacks.engine.adaptive_steps import Climb, ClimbL1, Highest
 from advkit.attacks.engine.budget import BALLS, BudgetAttack
-from advkit.attacks.engine.loop import Stop
+from advkit.attacks.engine.loop import Stop, succeeded
 from advkit.attacks.engine.minimum_norm import candidates
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
@@ -21,6 +21,7 @@ from advkit.core import checks
 from advkit.core.losses import CandidateLoss, loss_toward
 from advkit.core.norms import Norm, normalize
 from advkit.core.randomness import normal, sample_keys, uniform
+from advkit.core.tensors import finite_multiple
 
 # Share of the steps and multiple of `eps` of each phase in l1 (arXiv:2103.01208, section 3.2).
 RADII_L1 = ((0.3, 3.0), (0.3, 2.0), (0.4, 1.0))
@@ -116,7 +117,8 @@ class APGD(BudgetAttack):
         )
 
     def _total_steps(self, problem: Problem) -> int:
-        return self.restarts * self.steps * (self.candidates or 1)
+        classes = 1 if problem.goal.targeted else self.candidates or 1
+        return self.restarts * self.steps * classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ class _AdaptiveAscent:
         eps = self.eps[problem.rows]
         at = _random_start(problem, eps, self.seed, i)
         for multiple, steps in self.phases[:-1]:
-            climb = self.climb(eps=multiple * eps, steps=steps)
+            climb = self.climb(eps=finite_multiple(eps, multiple), steps=steps)
             at = climb.ascend(problem.unrecorded(), at, Highest.empty(problem.x)).x_adv
         climb = self.climb(eps=eps, steps=self.phases[-1][1])
         finished = succeeded if self.stop == "first" else None

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.box_adam import SCHEDULES, BoxAdam, Schedule
+from advkit.attacks.engine.box_adam import BoxAdam
 from advkit.attacks.engine.constant_search import PenaltyAttack, PenaltyState
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Nearest
+from advkit.attacks.engine.schedules import SCHEDULES, Schedule
 from advkit.core import checks
 from advkit.core.norms import Norm
 from advkit.core.tensors import at_least_float32

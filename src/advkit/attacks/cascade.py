@@ -27,6 +27,9 @@ class Cascade(StagedAttack):
     Warnings of the attacks about their own failures are replaced by one of the cascade. A failure
     counts as `no_gradient` if no attack that computes gradients found a usable one.
 
+    Each attack takes three forward passes of a sample more than its steps: the clean input, the
+    result, and the result once more for the comparison with the others.
+
     Args:
         attacks: attacks with the same `norm` and `eps`, at least one.
         stop: `"first"` ends at the first success of a sample. `"never"` runs all attacks on all
@@ -79,9 +82,11 @@ class Cascade(StagedAttack):
         values = [getattr(attack, name, None) for attack in self.attacks]
         if any(value is None for value in values):
             which = self.attacks[[value is None for value in values].index(True)]
-            raise ValueError(f"`attacks` must have a `{name}` each, got {which!r} without one.")
+            raise ValueError(f"`attacks` must each have `{name}`, got {which!r} without one.")
         if not all(is_equal(value, values[0]) for value in values):
-            raise ValueError(f"`attacks` must have the same `{name}`, got {values}.")
+            raise ValueError(
+                f"`attacks` must have the same `{name}`, got {values}. Pass {name}= to each."
+            )
         return values[0]
 
     def _stages(self, classes: int) -> Sequence[Attack]:

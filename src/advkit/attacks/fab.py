@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.boundary_walk import PUBLISHED, BoundaryWalk, cosine_fractions
-from advkit.attacks.engine.box_adam import SCHEDULES, Schedule
 from advkit.attacks.engine.minimum_norm import (
     MinimumNormAttack,
     candidates,
@@ -20,6 +19,7 @@ from advkit.attacks.engine.minimum_norm import (
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import select, update_rows
+from advkit.attacks.engine.schedules import SCHEDULES, Schedule
 from advkit.core import checks
 from advkit.core.norms import DUAL, Norm, lp_norm, normalize, per_sample
 from advkit.core.randomness import normal, sample_keys, uniform
@@ -51,9 +51,9 @@ class _Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FAB(MinimumNormAttack):
-    """Fast adaptive boundary attack (Croce and Hein, 2020, arXiv:1907.02044), for everyday use.
+    """Fast adaptive boundary attack (Croce and Hein, 2020, arXiv:1907.02044).
 
-    The attack finds near adversarial examples in about 100 passes. Each step approximates the
+    The attack finds nearby adversarial examples in about 100 passes. Each step approximates the
     decision boundary by the plane that the gradient at the iterate gives, moves to the point of
     that plane in the box that is nearest to the iterate, and then part of the way to the one that
     is nearest to the input. The walk thus follows the boundary towards the input. A success is

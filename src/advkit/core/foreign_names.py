@@ -31,6 +31,9 @@ _OURS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("p", "ord", "lp", "distance"), ("norm",)),
     **dict.fromkeys(("kappa", "confidence"), ("confidence",)),
     **dict.fromkeys(("c", "initial_const"), ("initial_const",)),
+    **dict.fromkeys(("n_target_classes", "num_targets"), ("candidates",)),
+    **dict.fromkeys(("eot_iter", "eot_steps"), ("gradient_samples",)),
+    "verbose": ("progress",),
     **dict.fromkeys(("criterion", "loss_fn", "loss_type"), ("loss",)),
 }
 _OF_THE_CALL = ("targeted", "target", "targets", "y", "y_target", "target_label", "labels")

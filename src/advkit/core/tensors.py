@@ -1,4 +1,4 @@
-"""Properties of tensors that every layer needs: precision and device."""
+"""Properties of tensors that every layer needs: precision, finite lengths and device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from torch import Tensor
 def at_least_float32(v: Tensor) -> Tensor:
     """Return `v` in float32 or its own higher precision; 16 bits are too few to compute in."""
     return v.to(torch.promote_types(v.dtype, torch.float32))
+
+
+def finite_multiple(lengths: Tensor, factor: float) -> Tensor:
+    """Return `factor * lengths`, at most the largest number of the dtype."""
+    return (factor * lengths).clamp_max(torch.finfo(lengths.dtype).max)
 
 
 def asynchronous(device: torch.device) -> bool:

@@ -553,3 +553,10 @@ def test_an_alarm_that_squeezes_a_single_sample(seed, x):
     squeezing = Evasion(detector_score=lambda p: alarm(p).squeeze(), threshold=0.5)
     found = [attacks.PGD(eps=0.2, loss=loss)(convnet(), x[:1]) for loss in (plain, squeezing)]
     assert torch.equal(*found)
+
+
+def test_apgd_as_the_inner_attack_starts_at_random_and_aims_at_no_class():
+    inner = attacks.APGD(eps=0.1, steps=5)
+    assert Adaptive(attack=inner, losses=["ce"], restarts=2).attack is inner
+    with pytest.raises(ValueError, match="`attack` must not aim at classes, got APGD"):
+        Adaptive(attack=attacks.APGD(eps=0.1, candidates=3), losses=["ce"])

@@ -48,8 +48,8 @@ class Adaptive(BlackBoxAttack):
       alarms.
 
     Args:
-        attack: inner attack: an `FGSM`, `FGM`, `BIM` or `PGD`, whose own `loss` and `stop` are
-            ignored.
+        attack: inner attack: an `FGSM`, `FGM`, `BIM`, `PGD` or `APGD` without `candidates`, whose
+            own `loss` and `stop` are ignored.
         losses: losses to maximize, one after another: names or functions `(logits, y) -> (n,)`, at
             least one.
         restarts: number of passes over the losses, with other random starts: the `seed` of `attack`
@@ -91,7 +91,14 @@ class Adaptive(BlackBoxAttack):
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, BudgetAttack):
-            raise TypeError(f"`attack` must be an FGSM, FGM, BIM or PGD, got {self.attack!r}.")
+            raise TypeError(
+                f"`attack` must be an FGSM, FGM, BIM, PGD or APGD, got {self.attack!r}."
+            )
+        if getattr(self.attack, "candidates", None) is not None:
+            raise ValueError(
+                f"`attack` must not aim at classes, got {self.attack!r}. Its loss would replace "
+                "`losses`: pass an APGD without candidates."
+            )
         if isinstance(self.losses, str) or not isinstance(self.losses, Sequence):
             raise TypeError(f"`losses` must be a list of losses, got {self.losses!r}.")
         if not self.losses:
@@ -99,7 +106,9 @@ class Adaptive(BlackBoxAttack):
         for loss in self.losses:
             check_loss(loss)
         checks.integer("restarts", self.restarts, at_least=1)
-        if self.restarts > 1 and not getattr(self.attack, "random_start", False):
+        # an attack with a seed and without this option always starts at random
+        starts_at_random = getattr(self.attack, "random_start", hasattr(self.attack, "seed"))
+        if self.restarts > 1 and not starts_at_random:
             raise ValueError(
                 f"`restarts` must be 1 without random starts, got {self.restarts}: all runs would "
                 "be the same. Pass an attack with random_start=True."

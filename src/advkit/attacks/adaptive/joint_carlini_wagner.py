@@ -18,13 +18,14 @@ from advkit.attacks.adaptive.joint_problem import (
 )
 from advkit.attacks.engine.base import move_outward
 from advkit.attacks.engine.black_box import warn_of_random_labels
-from advkit.attacks.engine.box_adam import SCHEDULES, BoxAdam, Schedule
+from advkit.attacks.engine.box_adam import BoxAdam
 from advkit.attacks.engine.constant_search import TUNING as SEARCH
 from advkit.attacks.engine.constant_search import Bracket, PenaltyState, warm_start
 from advkit.attacks.engine.minimum_norm import candidates
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import choose, select, update_rows
+from advkit.attacks.engine.schedules import SCHEDULES, Schedule
 from advkit.core import checks
 from advkit.core.losses import margin
 from advkit.core.norms import Norm, lp_norm, per_sample

@@ -17,7 +17,7 @@ from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import choose
 from advkit.core.box_projections import project_onto_l1_ball_and_box
 from advkit.core.norms import largest_first, normalize, per_sample
-from advkit.core.tensors import at_least_float32
+from advkit.core.tensors import at_least_float32, finite_multiple
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Climb:
         value = torch.full_like(at_least_float32(self.eps), math.inf)
         return _State(
             eps=self.eps,
-            step_size=self._first_step * self.eps,
+            step_size=finite_multiple(self.eps, self._first_step),
             before=start,
             best=start,
             best_grad=torch.zeros_like(start),
@@ -209,8 +209,8 @@ class ClimbL1(Climb):
         """Return the next iterates: all features of largest gradient change by the same amount."""
         size = grad.abs().flatten(1)
         count = (state.changed / TUNING.sparsity_factor).ceil().long().clamp(1, size.shape[1])
-        order, _ = largest_first(size, lambda top, _: count <= top.shape[1])
-        smallest = order.gather(1, count[:, None] - 1)
+        largest, _ = largest_first(size, lambda top, _: count <= top.shape[1])
+        smallest = largest.gather(1, count[:, None] - 1)
         sign = torch.where(size >= smallest, grad.flatten(1).sign(), 0)
         length = state.step_size.to(grad.dtype) / sign.abs().sum(1).clamp_min(1)
         return self._project(problem, x_adv + (sign * length[:, None]).view_as(grad), state.eps)
@@ -238,8 +238,3 @@ def _observed(state: _State, x_adv: Tensor, grad: Tensor, value: Tensor) -> _Sta
 def _count_changed(delta: Tensor) -> Tensor:
     """Return the number of nonzero features of `delta`, `(n,)`."""
     return delta.count_nonzero(dim=tuple(range(1, delta.ndim))).float()
-
-
-def succeeded(at: Iterate, _: _State) -> Tensor:
-    """Return a mask `(n,)` of the samples that are finished."""
-    return at.success

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from advkit.attacks.engine.records import Nearest
 from advkit.core.norms import lp_norm, per_sample
 from advkit.core.tensors import at_least_float32
 
-Schedule = Literal["adaptive", "published"]
-SCHEDULES: tuple[Schedule, ...] = ("adaptive", "published")
 BETA1 = 0.9  # Kingma and Ba (2015, arXiv:1412.6980), like the next two
 BETA2 = 0.999
 EPS = 1e-8

@@ -79,3 +79,8 @@ def iterate(
         at = problem.forward(x_adv, differentiate=not last)
     update_rows(result, open_rows, best.improved(problem, at))
     return result
+
+
+def succeeded(at: Iterate, _: object) -> Tensor:
+    """Return a mask `(n,)` of the samples that a search to the first success has finished."""
+    return at.success

@@ -26,7 +26,7 @@ class RunStatistics:
         self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start_reported = False  # a warning has named these samples already
-        self.stage: Tensor | None = None  # int64 (n,), of a cascade
+        self.stage: Any = None  # int64 (n,) of a cascade, else None
         self.sender = Sender(n)
         self.best_so_far: Any = None  # a record, or None if the model cannot end the run
         self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run

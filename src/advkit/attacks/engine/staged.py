@@ -22,13 +22,13 @@ from advkit.core.attack_options import for_samples, with_stop
 from advkit.core.losses import Loss, margin
 from advkit.core.protocols import Attack
 from advkit.core.results import AttackInterrupted, AttackResult, InconclusiveWarning
-from advkit.models import Classifier, as_classifier
+from advkit.models import Classifier, DifferentiableClassifier, as_classifier
 from advkit.models.convert import describe, has_gradients
 from advkit.models.labels import given_labels
 
 _IMPOSSIBLE = (
     "`model` must have gradients or scores for {name}, got {model}, which none of {others} can "
-    "attack. Add HopSkipJump, or Transfer(attack=..., surrogate=...) from a differentiable "
+    "attack. Use HopSkipJump, or Transfer(attack=..., surrogate=...) from a differentiable "
     "surrogate."
 )
 _LEFT_OUT = (
@@ -56,6 +56,13 @@ class StagedAttack(BlackBoxAttack):
         """Search a batch that is not empty; the stages show their own progress bars."""
         return self._search(problem)
 
+    def _problem(
+        self, model: DifferentiableClassifier, x: Tensor, y: Tensor | None, target: Tensor | None
+    ) -> Problem:
+        problem = super()._problem(model, x, y, target)
+        problem.statistics.stage = torch.full((len(problem.x),), -1, device=problem.x.device)
+        return problem
+
     def _adapt_model(self, model: object) -> ByScores | ByLabels:
         classifier = as_classifier(model)
         has_scores = any(callable(getattr(classifier, name, None)) for name in ("logits", "scores"))
@@ -68,19 +75,17 @@ class StagedAttack(BlackBoxAttack):
         checks.radii(self.eps, problem.x)  # the stages get parts of it
         best = Best.unevaluated(problem.x)
         at = problem.evaluate_clean(best)
-        tally = _Tally(problem)
-        for i, attack in self._possible_stages(at.logits.shape[1], _classifier(problem)):
-            remaining = remaining_samples(best, self.stop or "first")
+        stages = self._possible_stages(at.logits.shape[1], _classifier(problem))
+        tally, stop = _Tally(problem, best.success), self.stop or "first"
+        for i, attack in stages:
+            remaining = remaining_samples(best, stop)
             if not remaining.any():
                 break
             part = problem.select(remaining)
-            found = _run_stage(
-                for_samples(with_stop(attack, self.stop or "first"), part.rows.cpu()),
-                part,
-                best,
-                tally,
-            )
-            tally.stage[part.rows[found.success & ~best.success[part.rows]]] = i
+            attack = for_samples(with_stop(attack, stop), part.rows.cpu())
+            # later stages would repeat warnings about the model and the budget
+            with checks.muted(InconclusiveWarning if i == stages[0][0] else UserWarning):
+                found = _evaluated(part, _run_stage(i, attack, part, best, tally))
             better = found.violation < best.violation[part.rows]
             update_rows(best, part.rows[better], select(found, better))
         return best
@@ -113,22 +118,22 @@ class StagedAttack(BlackBoxAttack):
 class _Tally:
     """Passes of the stages of one run and the obstacles that they met, for each of `n` samples."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, wrong: Tensor) -> None:
         self._statistics = problem.statistics
+        self._wrong = wrong.clone()  # bool (n,), the inputs that no stage needs to fool
         n, device = problem.statistics.n, problem.x.device
         self._differentiated, self._usable, self._started = (
             torch.zeros(n, dtype=torch.bool, device=device) for _ in range(3)
         )
-        self.stage = torch.full((n,), -1, dtype=torch.int64, device=device)
-        problem.statistics.stage = self.stage
 
-    def add(self, rows: Tensor, result: AttackResult) -> None:
-        """Add the result of a stage for the samples `rows`.
+    def add(self, i: int, part: Problem, result: AttackResult) -> None:
+        """Add the result of stage `i` for the samples `part`, and keep its successes.
 
         A sample had no gradient if no stage that computed one found a usable one, and no start if
         no stage could begin.
         """
-        statistics, differentiated = self._statistics, result.queries.backward > 0
+        statistics, rows = self._statistics, part.rows
+        differentiated = result.queries.backward > 0
         statistics.forward[rows] += result.queries.forward
         statistics.backward[rows] += result.queries.backward
         statistics.not_finite[rows] |= result.not_finite
@@ -137,37 +142,42 @@ class _Tally:
         self._started[rows] |= ~result.no_start
         statistics.no_gradient[rows] = (self._differentiated & ~self._usable)[rows]
         statistics.no_start[rows] = ~self._started[rows]
+        self._keep_successes(i, part, result)
+
+    def _keep_successes(self, i: int, part: Problem, result: AttackResult) -> None:
+        """Record the stage of new successes, and keep them if an error ends the run."""
+        stage, record, rows = self._statistics.stage, self._statistics.best_so_far, part.rows
+        new = result.success & (stage[rows] < 0) & ~self._wrong[rows]
+        stage[rows[new]] = i
+        if record is not None:
+            found = Best(result.x_adv, torch.full_like(result.distance, -TIE))
+            update_rows(record, rows[new], select(found, new))
 
 
-def _run_stage(attack: Attack, part: Problem, best: Best, tally: _Tally) -> Best:
-    """Return what `attack` finds for the samples `part`, evaluated; its label decides on success.
+def _run_stage(i: int, attack: Attack, part: Problem, best: Best, tally: _Tally) -> AttackResult:
+    """Return the result of stage `i` for the samples `part`, also added to `tally`.
 
     A model that needs the whole batch gets the other samples as they are in `best`.
     """
     model = _classifier(part)
     labels = given_labels(model, part.goal.labels)
     goal = {"target" if part.goal.targeted else "y": labels.clone()}
-    context = sample_rows.selected(part.rows, part.statistics.n, batch=best.x_adv)
     try:
-        with context, checks.muted(InconclusiveWarning):  # the result of all stages is reported
+        with sample_rows.selected(part.rows, part.statistics.n, batch=best.x_adv):
             result = attack.run(model, part.x.clone(), **goal)
     except AttackInterrupted as error:
         if error.result is not None:
-            tally.add(part.rows, error.result)
-            _keep_successes(part, error.result)
+            tally.add(i, part, error.result)
         raise
-    tally.add(part.rows, result)
+    tally.add(i, part, result)
+    return result
+
+
+def _evaluated(part: Problem, result: AttackResult) -> Best:
+    """Return the iterates of a stage, evaluated; the label that it saw decides on success."""
     at = part.forward(result.x_adv, differentiate=False)
     violation = at.violation.clamp_min(TIE).where(~result.success, at.violation.clamp_max(0))
     return Best(result.x_adv, violation)
-
-
-def _keep_successes(part: Problem, result: AttackResult) -> None:
-    """Keep the successes of a stage that an error has ended, which cannot be evaluated again."""
-    record, success = part.statistics.best_so_far, result.success
-    if record is not None:
-        found = Best(result.x_adv, torch.full_like(result.distance, -TIE))
-        update_rows(record, part.rows[success], select(found, success))
 
 
 def _supports(attack: Attack, model: Classifier) -> bool:

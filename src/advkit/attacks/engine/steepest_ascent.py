@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.attacks.engine.loop import Keep, Stop, iterate
+from advkit.attacks.engine.loop import Keep, Stop, iterate, succeeded
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rounding import warn_of_lost_budget, warn_of_lost_steps
 from advkit.attacks.engine.runs import strongest_of_runs
 from advkit.core.norms import Norm, normalize, steepest
 from advkit.core.randomness import uniform_noise
+from advkit.core.tensors import finite_multiple
 
 # Of a wide start, measured on the robust nets of docs/results.md. Radii are multiples of eps.
 START_RADIUS: dict[Norm, float] = {"l2": 8.0, "l1": 24.0}  # of the random point
@@ -85,7 +86,7 @@ class Ascent:
     def _random_start(self, problem: Problem, restart: int) -> Tensor:
         """Return random points around the inputs, within the bounds."""
         eps, bounds = self.eps[problem.rows], problem.model.bounds
-        radius = _scaled(eps, self.start_radius)
+        radius = finite_multiple(eps, self.start_radius)
         noisy = uniform_noise(problem.x, radius, problem.norm, bounds, self.seed, restart)
         return problem.round_into_ball(problem.clip(noisy), eps)
 
@@ -102,7 +103,7 @@ class Ascent:
             self._step,
             steps=state.step_sizes.shape[1],
             best=Best.unevaluated(x),
-            finished=_succeeded if self.stop == "first" else None,
+            finished=succeeded if self.stop == "first" else None,
             formula=Best.unevaluated if self.keep == "last" else None,
             first=first and not self.wide_radii,
         )
@@ -115,7 +116,7 @@ class Ascent:
         for i, (radius, following) in enumerate(itertools.pairwise((*self.wide_radii, 1.0))):
             at = wide.forward(x_adv, differentiate=True, first=first and i == 0)
             state = state._replace(
-                eps=_scaled(eps, following), step_sizes=_scaled(step_sizes, radius)
+                eps=finite_multiple(eps, following), step_sizes=finite_multiple(step_sizes, radius)
             )
             x_adv, state = self._step(i, wide, at, state)
             problem.statistics.advance(1)
@@ -160,12 +161,3 @@ def wide_start(norm: Norm, steps: int) -> tuple[float, tuple[float, ...]]:
 def constant_steps(step_size: Tensor, steps: int) -> Tensor:
     """Return constant, finite step sizes `(n, steps)` from one `step_size` `(n,)` per sample."""
     return step_size.clamp_max(torch.finfo(step_size.dtype).max)[:, None].expand(-1, steps)
-
-
-def _scaled(radii: Tensor, factor: float) -> Tensor:
-    """Return `factor * radii`, finite."""
-    return (factor * radii).clamp_max(torch.finfo(radii.dtype).max)
-
-
-def _succeeded(at: Iterate, _: AscentState) -> Tensor:
-    return at.success
