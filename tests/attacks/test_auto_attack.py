@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from advkit import attacks
-from tests.toys import convnet, images
+from advkit import TorchClassifier, attacks
+from tests.toys import Halfspace, convnet, images
 
 
 class Recorded(attacks.AutoAttack):
@@ -95,3 +95,25 @@ def test_a_custom_version_is_a_cascade():
 def test_options_out_of_range(option):
     with pytest.raises(ValueError, match=f"`{next(iter(option))}` must be"):
         attacks.AutoAttack(**{"eps": 0.1, **option})
+
+
+def halfspace(norm):
+    """A model with a plane as boundary, one input, and its distance from the plane."""
+    plane = Halfspace(torch.linspace(-1, 1, 12, dtype=torch.float64), b=0.3)
+    x = torch.full((1, 12), 0.5, dtype=torch.float64)
+    return TorchClassifier(plane, bounds=(-9, 9)), x, float(plane.distance(x, norm))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_halfspace_within_the_budget_is_left(norm):
+    model, x, distance = halfspace(norm)
+    assert attacks.AutoAttack(eps=1.01 * distance, norm=norm).run(model, x).success.all()
+
+
+@pytest.mark.slow  # a robust sample takes all 5,000 queries of Square
+def test_a_halfspace_beyond_the_budget_is_not_left():
+    model, x, distance = halfspace("linf")
+    result = attacks.AutoAttack(eps=0.99 * distance).run(model, x)
+    assert not result.success.any()
+    assert int(result.stage) == -1
+    assert float(result.distance) == pytest.approx(0.99 * distance)
