@@ -27,7 +27,7 @@ from advkit.attacks import AutoAttack
 from advkit.data import load_npz
 
 MNIST, CIFAR = "mnist_test.npz", "cifar10_test_0000_0499.npz"
-TRAINED_HERE = Path(__file__).parent / "weights" / "mnist_pgd.pt"
+TRAINED_HERE = Path(__file__).parent / "weights"
 NETS = {
     "mnist_lenet5_robust": (mnist_lenet5, MNIST),
     "mnist_cnn_certified": (mnist_cnn_certified, MNIST),
@@ -163,8 +163,8 @@ def attacked(task: tuple[Path, Row, int, int, int]) -> tuple[Tensor, ...]:
 def load(data: Path, name: str) -> tuple[nn.Module, Any]:
     """Return a net in evaluation mode, and its test images."""
     factory, images = NETS[name]
-    weights = TRAINED_HERE if name == "mnist_pgd" else data / f"{name}.pt"
-    return loaded(factory(), weights).eval(), load_npz(data / images)
+    folder = TRAINED_HERE if name == "mnist_pgd" else data
+    return loaded(factory(), folder / f"{name}.pt").eval(), load_npz(data / images)
 
 
 if __name__ == "__main__":

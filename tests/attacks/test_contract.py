@@ -666,6 +666,9 @@ class TestGradients:
             attack("net", x, y)
 
     def test_nan_gradients_move_nothing_and_are_reported(self, attack, net, x, y):
+        if isinstance(attack, AutoAttack):
+            pytest.skip("Square, its last attack, needs no gradients")
+
         class Cusp(nn.Module):
             def forward(self, x):
                 z = net(x)

@@ -30,6 +30,7 @@ _DIGITS_ATTACKS = (
     "FGM:eps=0.5",
     "PGD:norm=l2,eps=0.5",
     "PGD:norm=l1,eps=2",
+    "APGD:eps=0.1",
     "DeepFool",
     "CarliniWagnerL2:steps=50",  # half the default cost, for a first result
     "LBFGS",

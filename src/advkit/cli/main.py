@@ -28,7 +28,7 @@ from advkit.core.layouts import Layout
 _EVALUATE_EXAMPLES = """\
 examples:
   advkit evaluate
-      train a small net on scikit-learn's digits, run every attack on it, write advkit-report/
+      train a small net on scikit-learn's digits, attack it in all ways, write advkit-report/
   advkit evaluate --model nets.py:make_net --weights net.pt --data test.npz --eps 2/255 --eps 8/255
       attack your own net with the default attacks, FGSM and PGD
   advkit evaluate --model nets.py:make_net --data test.npz --attack PGD:norm=l2,eps=0.5,steps=100
@@ -181,7 +181,8 @@ def _add_evaluate(commands: Any) -> None:
     add = parser.add_argument
     add("--attack", action="append", metavar="NAME[:key=value,...]",
         help="attack to run, repeatable; all means every attack (default: FGSM and PGD; without "
-        "--model every attack but RandomNoise, which is the baseline of each report)")  # fmt: skip
+        "--model every attack but AutoAttack, which takes minutes, and RandomNoise, which is the "
+        "baseline of each report)")  # fmt: skip
     add("--eps", action="append", type=number,
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: "
