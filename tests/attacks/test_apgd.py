@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from advkit import TorchClassifier, attacks
+from advkit import QueryBudgetExceeded, QueryCounter, TorchClassifier, attacks
 from advkit.core.norms import lp_norm
 from advkit.core.randomness import normal, sample_keys, uniform
 from tests.toys import Halfspace, answers, convnet, images
@@ -295,3 +295,16 @@ def test_radii_near_the_largest_number_send_finite_inputs(norm):
     model = TorchClassifier(Watched(), bounds=(0, 255))
     attacks.APGD(eps=60000, norm=norm, steps=10)(model, x, torch.tensor([1, 1]))
     assert all(seen)
+
+
+def test_a_budget_that_ends_in_a_larger_ball_gives_no_iterate_outside_of_eps():
+    net, x = convnet(), images(4)
+    y, inside, distances = answers(net, x), 0.3, []
+    for max_queries in range(4, 4 * 18, 4):
+        counted = QueryCounter(TorchClassifier(net), max_queries=max_queries)
+        try:
+            attacks.APGD(eps=inside, norm="l1", steps=20, stop="never").run(counted, x, y)
+        except QueryBudgetExceeded as error:
+            distances.append(float(error.result.distance.max()))
+    assert len(distances) > 10
+    assert max(distances) <= inside * (1 + 1e-5)

@@ -27,6 +27,7 @@ class Scripted:
     backward: int = 0
     no_gradient: bool = False
     no_start: bool = False
+    not_finite: bool = False
     eps: float = 0.5
     norm: str = "linf"
     stop: str | None = None
@@ -48,6 +49,7 @@ class Scripted:
             queries=Queries(3 * ones, self.backward * ones),
             no_gradient=~success & self.no_gradient,
             no_start=~success & self.no_start,
+            not_finite=~success & self.not_finite,
         )
 
     def __call__(self, model, x, y=None, *, target=None):
@@ -97,6 +99,7 @@ def test_without_a_stop_every_attack_runs_on_every_sample():
     )
     result = cascade.run(Threshold(), X, Y)
     assert log == [("never", [0, 1, 2, 3], [0] * 4)] * 2
+    assert result.stage.tolist() == [1, 0, 1, -1]  # the last one was wrong from the start
     torch.testing.assert_close(
         result.x_adv[:, 1], torch.tensor([0.85, 0.9, 0.85, 1.25]).clamp(0, 1)
     )
@@ -120,6 +123,13 @@ def test_no_start_only_where_no_attack_could_begin():
     with pytest.warns(InconclusiveWarning, match="could not begin for 3 of 4"):
         assert attacks.Cascade(attacks=[stuck]).run(Threshold(), X, Y).no_start[:3].all()
     assert not attacks.Cascade(attacks=[stuck, Scripted(0)]).run(Threshold(), X, Y).no_start.any()
+
+
+def test_not_finite_where_any_attack_met_such_logits():
+    members = [Scripted(0, not_finite=True), Scripted(0)]
+    with pytest.warns(InconclusiveWarning, match="NaN or infinite logits for 3 of 4"):
+        result = attacks.Cascade(attacks=members).run(Threshold(), X, Y)
+    assert result.not_finite.tolist() == [True, True, True, False]
 
 
 def test_a_cascade_warns_once_for_all_its_attacks():
