@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from advkit import attacks
+from advkit.core.norms import lp_norm
 from advkit.core.results import AttackResult
 from advkit.defenses.trades import TRADES
 from tests.defenses.losses import Watched, gradients, kl, softmax, table
@@ -141,6 +142,27 @@ class InParts:
         raise NotImplementedError
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        attacks.PGD(eps=0.3, norm="l2", steps=8),
+        attacks.PGD(eps=0.6, norm="l1", steps=8),
+        attacks.APGD(eps=0.6, norm="l1", steps=10),
+        attacks.PGD(eps=torch.linspace(0.1, 0.3, 8), norm="l2", steps=8),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_examples_lie_in_the_ball_although_the_attack_begins_outside(attack, dtype):
+    net, x = convnet(dtype=dtype), images(dtype=dtype)
+    loss = TRADES(attack=attack)
+    x_adv = loss._maximize_divergence(net, x, torch.zeros(len(x), dtype=torch.int64))
+    distance = lp_norm(x_adv.double() - x.double(), attack.norm)
+    slack = 1e-4 if dtype == torch.float32 else 3e-2
+    assert (distance <= (1 + slack) * torch.as_tensor(attack.eps)).all()
+    assert (distance > 0.3 * torch.as_tensor(attack.eps)).float().mean() > 0.5
+
+
 def test_attacks_that_cannot_climb_are_refused():
     x, y = table()
     with pytest.raises(ValueError, match=r"`attack` must query all 12 samples at each step, got 1"):
@@ -157,6 +179,8 @@ def test_attacks_that_cannot_climb_are_refused():
             TRADES(attack=attack)
     with pytest.raises(ValueError, match="`attack` must have its default loss 'ce'.* got 'margin'"):
         TRADES(attack=attacks.PGD(eps=0.1, loss="margin"))
+    with pytest.raises(ValueError, match="`attack` must not aim at classes, got APGD"):
+        TRADES(attack=attacks.APGD(eps=0.1, candidates=2))
     with pytest.raises(ValueError, match="`attack` must have stop='never' or None"):
         TRADES(attack=attacks.PGD(eps=0.1, stop="first"))
     with pytest.raises(TypeError, match="`attack` must be an attack"):

@@ -50,7 +50,10 @@ class APGD(BudgetAttack):
     - The strongest iterate is the one with the largest margin. The authors return the clean input
       for a failure.
     - Steps that increase the loss are counted from the first step on, as in the paper. The code
-      compares the first loss with zero.
+      compares the first loss with zero. At a checkpoint exactly 75 % of such steps are too few, as
+      in the code.
+    - In l1 all runs begin in the larger balls, as in AutoAttack. A random start there is Gaussian
+      with the width of the box as its standard deviation.
 
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius

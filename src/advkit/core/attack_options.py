@@ -27,6 +27,11 @@ def with_stop(attack: AnyAttack, stop: str) -> AnyAttack:
     return dataclasses.replace(attack, stop=stop)  # type: ignore[type-var]  # only those have one
 
 
+def starts_at_random(attack: object) -> bool:
+    """Return whether `attack` starts at random: always, if it has a seed and no such option."""
+    return bool(getattr(attack, "random_start", hasattr(attack, "seed")))
+
+
 def sending_at_most(attack: Any, batch_size: int) -> Any:
     """Return `attack` with its own `batch_size`, if it has one, limited to `batch_size`.
 

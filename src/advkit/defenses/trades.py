@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core import checks
+from advkit.core.attack_options import starts_at_random
 from advkit.core.losses import Loss
-from advkit.core.norms import per_sample
+from advkit.core.norms import Norm, lp_norm, per_sample
 from advkit.core.protocols import Attack
 from advkit.core.tensors import at_least_float32
 from advkit.defenses.training_loss import (
@@ -26,6 +27,8 @@ from advkit.defenses.training_loss import (
 from advkit.models import TorchClassifier
 from advkit.models.torch import Mode
 
+# Shares of the radius by which an input in the ball may exceed it, and iterates of attacks do.
+ROUNDING, ROUNDING_16_BITS = 1e-4, 2e-2
 AnyAttack = TypeVar("AnyAttack", bound=Attack)
 
 
@@ -89,7 +92,7 @@ class TRADES(CraftingLoss):
     def _maximize_divergence(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the inputs of largest divergence that the attack evaluates."""
         with crafting(x.device), torch.no_grad():
-            model = _DivergenceRecorder(module, self.bounds, self.mode, x)
+            model = _DivergenceRecorder(module, self.bounds, self.mode, x, self.attack)
             model.logits(craft(_with_loss(self.attack, model.divergence), model, x, y))
         return model.x_adv
 
@@ -97,17 +100,28 @@ class TRADES(CraftingLoss):
 class _DivergenceRecorder(TorchClassifier):
     """Classifier that records the input of largest divergence among those it is queried with.
 
+    Inputs outside the ball of the attack, where `PGD` begins in l2 and l1, are not recorded.
+
     Attributes:
         x_adv: for each sample the input of largest divergence, `(n, *features)`.
     """
 
     def __init__(
-        self, module: nn.Module, bounds: tuple[float, float], mode: Mode, x: Tensor
+        self,
+        module: nn.Module,
+        bounds: tuple[float, float],
+        mode: Mode,
+        x: Tensor,
+        attack: Attack,
     ) -> None:
         super().__init__(module, bounds, mode=mode)
         self._clean = at_least_float32(super().logits(x).detach())
         self.x_adv = x.detach()
         self._largest = self._clean.new_full((len(x),), -math.inf)
+        self._x = x.detach()
+        self._norm: Norm = getattr(attack, "norm", "linf")
+        eps = getattr(attack, "eps", None)
+        self._radii = None if eps is None else checks.radii(eps, x)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of `x`, all samples in order, and record their divergence."""
@@ -125,6 +139,10 @@ class _DivergenceRecorder(TorchClassifier):
 
     def _update(self, x: Tensor, value: Tensor) -> None:
         better = value > self._largest
+        if self._radii is not None:
+            distance = lp_norm(at_least_float32(x) - at_least_float32(self._x), self._norm)
+            slack = ROUNDING_16_BITS if x.element_size() <= 2 else ROUNDING
+            better &= distance <= (1 + slack) * self._radii
         self.x_adv = torch.where(per_sample(better, x), x, self.x_adv)
         self._largest = torch.where(better, value, self._largest)
 
@@ -147,10 +165,15 @@ def _check_attack(attack: Attack) -> None:
             f"`attack` must have its default loss {default['loss']!r}, which TRADES replaces, got "
             f"{loss!r}."
         )
-    if not getattr(attack, "random_start", False):
+    if not starts_at_random(attack):
         raise ValueError(
             f"`attack` must have a random_start, got {attack!r}. The divergence has no gradient at "
             "the clean input."
+        )
+    if getattr(attack, "candidates", None) is not None:
+        raise ValueError(
+            f"`attack` must not aim at classes, got {attack!r}. The divergence has no class: pass "
+            "it without candidates."
         )
     if getattr(attack, "stop", None) == "first":
         raise ValueError("`attack` must have stop='never' or None, got stop='first'.")

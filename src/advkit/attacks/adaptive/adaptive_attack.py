@@ -19,7 +19,7 @@ from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import update_rows
 from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.core import checks
-from advkit.core.attack_options import for_samples, with_seed
+from advkit.core.attack_options import for_samples, starts_at_random, with_seed
 from advkit.core.losses import Loss, LossName, check_loss, get_loss, margin
 from advkit.core.norms import Norm
 from advkit.models import as_classifier, as_differentiable
@@ -106,9 +106,7 @@ class Adaptive(BlackBoxAttack):
         for loss in self.losses:
             check_loss(loss)
         checks.integer("restarts", self.restarts, at_least=1)
-        # an attack with a seed and without this option always starts at random
-        starts_at_random = getattr(self.attack, "random_start", hasattr(self.attack, "seed"))
-        if self.restarts > 1 and not starts_at_random:
+        if self.restarts > 1 and not starts_at_random(self.attack):
             raise ValueError(
                 f"`restarts` must be 1 without random starts, got {self.restarts}: all runs would "
                 "be the same. Pass an attack with random_start=True."
