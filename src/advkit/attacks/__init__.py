@@ -27,6 +27,7 @@ from advkit.attacks.pgd import PGD
 from advkit.attacks.random_noise import RandomNoise
 from advkit.attacks.square import Square
 from advkit.attacks.substitute import Substitute
+from advkit.attacks.suite import Suite
 from advkit.attacks.transfer import Transfer
 
 __all__ = [
@@ -52,5 +53,6 @@ __all__ = [
     "SelectivePGD",
     "Square",
     "Substitute",
+    "Suite",
     "Transfer",
 ]

@@ -50,10 +50,13 @@ class Tuning:
     gray_fraction: float = 0.5  # of the linf boxes in which all channels get the same sign
     tiles_per_axis: int = 5  # of the first l2 or l1 perturbation, from the paper
     min_window_side: int = 3  # in l2 and l1, from the paper
+    # share of the features in the boxes of a search that begins at iterates of another attack
+    p_init_from: float = 0.02
     l1_stretch: float = 3.0  # times the channels: growth of the new l1 window, then projected
 
 
 TUNING = Tuning()
+AFTER_PATTERNS = 3  # the round that follows the initial patterns
 _P_INIT = {"linf": TUNING.p_init_linf, "l2": TUNING.p_init_l2, "l1": TUNING.p_init_l1}
 
 
@@ -142,9 +145,7 @@ class Square(BlackBoxAttack):
         warn_of_lost_budget(problem, eps)
         keys = sample_keys(problem.x, problem.model.bounds, self.seed)
         change = _linf_change if self.norm == "linf" else partial(_window_change, self.norm)
-        # the first pattern is kept even where the clean input is better
-        best = Best.unevaluated(problem.x)
-        problem.evaluate_clean(best)
+        best = self._first_iterates(problem, eps)
         # one query is left for the verification
         rounds = self.max_queries - int(problem.statistics.forward.max()) - 1
         if rounds < 1:
@@ -156,7 +157,7 @@ class Square(BlackBoxAttack):
             if not len(open_rows):
                 break
             part, current = problem.select(open_rows), select(best, open_rows)
-            box = _Box(i, self._coverage(i), derived_keys(keys[open_rows], i))
+            box = _Box(self._round(i), self._coverage(i), derived_keys(keys[open_rows], i))
             x_adv = part.round_into_ball(
                 change(part, current.x_adv, eps[open_rows], box), eps[open_rows]
             )
@@ -169,11 +170,48 @@ class Square(BlackBoxAttack):
     def _total_steps(self, problem: Problem) -> int:
         return self.max_queries
 
+    def _first_iterates(self, problem: Problem, eps: Tensor) -> Best:
+        """Return the iterates at which the search begins: the clean inputs, evaluated.
+
+        The first pattern replaces those that are not successes, even where it is worse.
+        """
+        best = Best.unevaluated(problem.x)
+        problem.evaluate_clean(best)
+        return best
+
+    def _round(self, i: int) -> int:
+        """Return the round of query `i`; the first rounds try initial patterns."""
+        return i
+
     def _coverage(self, i: int) -> float:
         """Return the share of the features that the box of round `i` covers."""
         divisors = (divisor for until, divisor in TUNING.schedule if i <= until * self.max_queries)
         p_init = _P_INIT[self.norm] if self.p_init is None else self.p_init
         return p_init / next(divisors, TUNING.last_divisor)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SquareFrom(Square):
+    """Square attack that begins at given iterates, with boxes of one size.
+
+    Args:
+        start: iterates `(n, *features)` in the ball, such as those of another attack.
+        p_init: share of the features that each box covers.
+        others: as for `Square`.
+    """
+
+    start: Tensor
+    p_init: float = TUNING.p_init_from
+
+    def _first_iterates(self, problem: Problem, eps: Tensor) -> Best:
+        at = problem.forward(problem.project_to_ball(self.start.clone(), eps), differentiate=False)
+        return Best(at.x_adv, at.violation)
+
+    def _round(self, i: int) -> int:
+        return i + AFTER_PATTERNS
+
+    def _coverage(self, i: int) -> float:
+        return self.p_init
 
 
 class _Box(NamedTuple):

@@ -77,28 +77,47 @@ class StagedAttack(BlackBoxAttack):
         at = problem.evaluate_clean(best)
         stages = self._possible_stages(at.logits.shape[1], _classifier(problem))
         tally, stop = _Tally(problem, best.success), self.stop or "first"
-        for i, attack in stages:
+        violations = [at.violation]
+        first = min(stages)
+        for i in range(max(stages) + 1):
             remaining = remaining_samples(best, stop)
-            if not remaining.any():
-                break
-            part = problem.select(remaining)
-            attack = for_samples(with_stop(attack, stop), part.rows.cpu())
-            # later stages would repeat warnings about the model and the budget
-            with checks.muted(InconclusiveWarning if i == stages[0][0] else UserWarning):
-                found = _evaluated(part, _run_stage(i, attack, part, best, tally))
-            better = found.violation < best.violation[part.rows]
-            update_rows(best, part.rows[better], select(found, better))
+            if stop == "first":
+                remaining &= self._selected(i, violations)
+            if i in stages and remaining.any():
+                part = problem.select(remaining)
+                attack = self._starting_from(best.x_adv[remaining], stages[i])
+                attack = for_samples(with_stop(attack, stop), part.rows.cpu())
+                # later stages would repeat warnings about the model and the budget
+                with checks.muted(InconclusiveWarning if i == first else UserWarning):
+                    found = _evaluated(part, _run_stage(i, attack, part, best, tally))
+                better = found.violation < best.violation[part.rows]
+                update_rows(best, part.rows[better], select(found, better))
+            violations.append(best.violation.clone())
         return best
 
-    def _possible_stages(self, classes: int, model: Classifier) -> list[tuple[int, Attack]]:
-        """Return the stages that can attack `model` with their numbers, and warn of the others.
+    def _selected(self, i: int, violations: Sequence[Tensor]) -> Tensor:
+        """Return a mask `(n,)` of the samples that stage `i` attacks if they have no success.
+
+        Args:
+            i: number of the stage.
+            violations: violation of each sample `(n,)` at the clean input, and that of its
+                strongest iterate after each of the stages before `i`.
+        """
+        return torch.ones_like(violations[0], dtype=torch.bool)
+
+    def _starting_from(self, x_adv: Tensor, attack: Attack) -> Attack:
+        """Return `attack`, which may begin at the strongest iterates `x_adv` so far."""
+        return attack
+
+    def _possible_stages(self, classes: int, model: Classifier) -> dict[int, Attack]:
+        """Return the stages that can attack `model` by their numbers, and warn of the others.
 
         Raises:
             TypeError: there are none.
         """
-        stages = list(enumerate(self._stages(classes)))
-        possible = [(i, attack) for i, attack in stages if _supports(attack, model)]
-        others = ", ".join(repr(attack) for i, attack in stages if (i, attack) not in possible)
+        stages = dict(enumerate(self._stages(classes)))
+        possible = {i: attack for i, attack in stages.items() if _supports(attack, model)}
+        others = ", ".join(repr(attack) for i, attack in stages.items() if i not in possible)
         name = type(self).__name__
         if not possible:
             raise TypeError(_IMPOSSIBLE.format(name=name, model=describe(model), others=others))
