@@ -50,8 +50,6 @@ class Tuning:
     gray_fraction: float = 0.5  # of the linf boxes in which all channels get the same sign
     tiles_per_axis: int = 5  # of the first l2 or l1 perturbation, from the paper
     min_window_side: int = 3  # in l2 and l1, from the paper
-    # share of the features in the boxes of a search that begins at iterates of another attack
-    p_init_from: float = 0.02
     l1_stretch: float = 3.0  # times the channels: growth of the new l1 window, then projected
 
 
@@ -201,7 +199,7 @@ class SquareFrom(Square):
     """
 
     start: Tensor
-    p_init: float = TUNING.p_init_from
+    p_init: float
 
     def _first_iterates(self, problem: Problem, eps: Tensor) -> Best:
         at = problem.forward(problem.project_to_ball(self.start.clone(), eps), differentiate=False)

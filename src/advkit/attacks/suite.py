@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -20,14 +20,13 @@ from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 
 Effort = Literal["fast", "thorough"]
-Violations = Sequence[Tensor]  # (n,) each: at the clean inputs, and after each stage
 
 
 @dataclass(frozen=True)
 class Tuning:
     """Constants of one norm, chosen on images that docs/results.md does not report on.
 
-    A ratio is that of the violation of a sample to the violation of its clean input.
+    A share is the part of its clean violation below which a sample gets the stage.
     """
 
     first_steps: int = 20  # of PGD with the cross-entropy
@@ -37,13 +36,19 @@ class Tuning:
     misled_queries: int = 5000  # of the Square for samples whose gradients mislead
     fab_steps: int = 30  # for all classes together
     fab_classes: int = 3
-    fab_ratio: float = 0.5  # greatest one of the samples that FAB attacks
+    fab_share: float = 0.5
     runs: int = 2  # of PGD after FAB
-    runs_ratio: float = 0.4
+    runs_share: float = 0.4
     last_runs: int = 4  # of PGD at the end, in l2 and l1
-    last_runs_ratio: float = 0.25
-    refining_queries: int = 1000  # of the Square at the end, in linf
-    refining_ratio: float = 0.15
+    last_runs_share: float = 0.25
+    # In linf, the Squares at the end, each from the strongest iterate: queries, share of the
+    # features in a box, and share of the violation. That of the first is of the clean violation,
+    # those of the others are of the violation before the first.
+    refining: tuple[tuple[int, float, float], ...] = (
+        (200, 0.02, 0.3),
+        (400, 0.02, 0.85),
+        (1500, 0.01, 0.6),
+    )
 
 
 TUNING = {
@@ -62,16 +67,28 @@ class Thorough:
     fab_steps: int = 360  # for all classes together
     runs: int = 10  # of PGD
     queries: int = 2500  # of each of two Squares
+    p_init: float = 0.02  # of the one that begins at the strongest iterate
 
 
 THOROUGH = Thorough()
 
 
 class _Stage(NamedTuple):
-    """An attack, and the samples that it attacks."""
+    """An attack, and the condition for a sample to get it.
+
+    The violation must have fallen below `share` of that before stage `since`. Before stage 0 it is
+    the clean one.
+    """
 
     attack: Attack
-    selects: Callable[[Violations], Tensor]
+    share: float | None = None  # None for all samples
+    since: int = 0
+
+    def selects(self, violations: Sequence[Tensor]) -> Tensor:
+        """Return a mask `(n,)` of the samples that get the stage; see `StagedAttack._selected`."""
+        if self.share is None:
+            return torch.ones_like(violations[0], dtype=torch.bool)
+        return violations[-1] < self.share * violations[self.since]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -152,7 +169,7 @@ class Suite(StagedAttack):
     def _stages(self, classes: int) -> Sequence[Attack]:
         return [stage.attack for stage in self._plan()]
 
-    def _selected(self, i: int, violations: Violations) -> Tensor:
+    def _selected(self, i: int, violations: Sequence[Tensor]) -> Tensor:
         return self._plan()[i].selects(violations)
 
     def _starting_from(self, x_adv: Tensor, attack: Attack) -> Attack:
@@ -166,35 +183,33 @@ class Suite(StagedAttack):
         """Return the stages of `"fast"`, which are also the first ones of `"thorough"`."""
         tuning = TUNING[self.norm]
         stages = [
-            _Stage(PGD(**self._shared(0), steps=tuning.first_steps), _all),
-            _Stage(self._pgd(1), _all),
-            _Stage(Square(**self._shared(2), max_queries=tuning.probe_queries), _all),
-            _Stage(Square(**self._shared(3), max_queries=tuning.misled_queries), _improved_in(2)),
-            _Stage(self._fab(4, tuning.fab_steps, tuning.fab_classes), _near(tuning.fab_ratio)),
-            _Stage(self._pgd(5, restarts=tuning.runs), _near(tuning.runs_ratio)),
+            _Stage(PGD(**self._shared(0), steps=tuning.first_steps)),
+            _Stage(self._pgd(1)),
+            _Stage(Square(**self._shared(2), max_queries=tuning.probe_queries)),
+            _Stage(Square(**self._shared(3), max_queries=tuning.misled_queries), 1.0, since=2),
+            _Stage(self._fab(4, tuning.fab_steps, tuning.fab_classes), tuning.fab_share),
+            _Stage(self._pgd(5, restarts=tuning.runs), tuning.runs_share),
         ]
-        if self.norm == "linf":
-            refining = self._refining(6, tuning.refining_queries)
-            return [*stages, _Stage(refining, _near(tuning.refining_ratio))]
-        last = self._pgd(6, restarts=tuning.last_runs)
-        return [*stages, _Stage(last, _near(tuning.last_runs_ratio))]
+        if self.norm != "linf":
+            last = self._pgd(6, restarts=tuning.last_runs)
+            return [*stages, _Stage(last, tuning.last_runs_share)]
+        for k, (queries, p_init, share) in enumerate(tuning.refining):
+            since = 6 if k else 0
+            stages.append(_Stage(self._refining(6 + k, queries, p_init), share, since))
+        return stages
 
     def _thorough(self, first: int) -> list[_Stage]:
         """Return the stages that `"thorough"` adds, whose first one has the number `first`."""
-        numbers = THOROUGH
-        targeted: dict[str, Any] = {
-            "loss": "margin",
-            "steps": numbers.steps,
-            "candidates": numbers.classes,
-        }
+        numbers, classes = THOROUGH, THOROUGH.classes
+        apgd = APGD(**self._shared(first), loss="margin", steps=numbers.steps, candidates=classes)
         attacks = [
-            APGD(**self._shared(first), **targeted),
-            self._fab(first + 1, numbers.fab_steps, numbers.classes),
+            apgd,
+            self._fab(first + 1, numbers.fab_steps, classes),
             self._pgd(first + 2, restarts=numbers.runs),
             Square(**self._shared(first + 3), max_queries=numbers.queries),
-            self._refining(first + 4, numbers.queries),
+            self._refining(first + 4, numbers.queries, numbers.p_init),
         ]
-        return [_Stage(attack, _all) for attack in attacks]
+        return [_Stage(attack) for attack in attacks]
 
     def _pgd(self, i: int, restarts: int = 1) -> PGD:
         tuning = TUNING[self.norm]
@@ -209,24 +224,11 @@ class Suite(StagedAttack):
     def _fab(self, i: int, steps: int, classes: int) -> FAB:
         return FAB(**self._shared(i), steps=steps, candidates=classes)
 
-    def _refining(self, i: int, queries: int) -> SquareFrom:
-        return SquareFrom(**self._shared(i), max_queries=queries, start=torch.empty(0))
+    def _refining(self, i: int, queries: int, p_init: float) -> SquareFrom:
+        shared, start = self._shared(i), torch.empty(0)  # given when the stage begins
+        return SquareFrom(**shared, max_queries=queries, p_init=p_init, start=start)
 
     def _shared(self, i: int) -> dict[str, Any]:
         """Return the options of stage `i`; no two stages draw the same numbers."""
         seed = self.seed + (i << 32)
         return {"eps": self.eps, "norm": self.norm, "seed": seed, "progress": self.progress}
-
-
-def _all(violations: Violations) -> Tensor:
-    return torch.ones_like(violations[0], dtype=torch.bool)
-
-
-def _near(ratio: float) -> Callable[[Violations], Tensor]:
-    """Return the selection of samples whose violation fell to `ratio` of the clean one or less."""
-    return lambda violations: violations[-1] <= ratio * violations[0]
-
-
-def _improved_in(stage: int) -> Callable[[Violations], Tensor]:
-    """Return the selection of samples whose strongest iterate is of `stage` or later."""
-    return lambda violations: violations[-1] < violations[stage]
