@@ -34,8 +34,7 @@ class Tuning:
     momentum: float = 0.0  # of PGD with the margin
     probe_queries: int = 100  # of the Square that finds out whether gradients mislead
     misled_queries: int = 5000  # of the Square for samples whose gradients mislead
-    fab_steps: int = 30  # for all classes together
-    fab_classes: int = 3
+    fab_steps: int = 60
     fab_share: float = 0.5
     runs: int = 2  # of PGD after FAB
     runs_share: float = 0.4
@@ -54,7 +53,7 @@ class Tuning:
 TUNING = {
     "linf": Tuning(),
     "l2": Tuning(),
-    "l1": Tuning(steps=40, momentum=0.75, fab_steps=60, runs=1, last_runs=2),
+    "l1": Tuning(steps=40, momentum=0.75, runs=1, last_runs=2),
 }
 
 
@@ -67,7 +66,8 @@ class Thorough:
     fab_steps: int = 360  # for all classes together
     runs: int = 10  # of PGD
     queries: int = 2500  # of each of two Squares
-    p_init: float = 0.02  # of the one that begins at the strongest iterate
+    p_init: float = 0.02  # of the second, which begins at the strongest iterate
+    misled_queries: int = 10000  # of another Square for samples whose gradients mislead
 
 
 THOROUGH = Thorough()
@@ -76,19 +76,20 @@ THOROUGH = Thorough()
 class _Stage(NamedTuple):
     """An attack, and the condition for a sample to get it.
 
-    The violation must have fallen below `share` of that before stage `since`. Before stage 0 it is
-    the clean one.
+    The violation before stage `until` must be below `share` of that before stage `since`. Before
+    stage 0 it is the clean one.
     """
 
     attack: Attack
     share: float | None = None  # None for all samples
     since: int = 0
+    until: int = -1  # before this stage itself
 
     def selects(self, violations: Sequence[Tensor]) -> Tensor:
         """Return a mask `(n,)` of the samples that get the stage; see `StagedAttack._selected`."""
         if self.share is None:
             return torch.ones_like(violations[0], dtype=torch.bool)
-        return violations[-1] < self.share * violations[self.since]
+        return violations[self.until] < self.share * violations[self.since]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -187,7 +188,7 @@ class Suite(StagedAttack):
             _Stage(self._pgd(1)),
             _Stage(Square(**self._shared(2), max_queries=tuning.probe_queries)),
             _Stage(Square(**self._shared(3), max_queries=tuning.misled_queries), 1.0, since=2),
-            _Stage(self._fab(4, tuning.fab_steps, tuning.fab_classes), tuning.fab_share),
+            _Stage(FAB(**self._shared(4), steps=tuning.fab_steps), tuning.fab_share),
             _Stage(self._pgd(5, restarts=tuning.runs), tuning.runs_share),
         ]
         if self.norm != "linf":
@@ -200,16 +201,18 @@ class Suite(StagedAttack):
 
     def _thorough(self, first: int) -> list[_Stage]:
         """Return the stages that `"thorough"` adds, whose first one has the number `first`."""
-        numbers, classes = THOROUGH, THOROUGH.classes
-        apgd = APGD(**self._shared(first), loss="margin", steps=numbers.steps, candidates=classes)
-        attacks = [
-            apgd,
-            self._fab(first + 1, numbers.fab_steps, classes),
+        numbers = THOROUGH
+        shared = [self._shared(first + k) for k in range(6)]
+        aimed: dict[str, Any] = {"candidates": numbers.classes}
+        everywhere = [
+            APGD(**shared[0], loss="margin", steps=numbers.steps, **aimed),
+            FAB(**shared[1], steps=numbers.fab_steps, **aimed),
             self._pgd(first + 2, restarts=numbers.runs),
-            Square(**self._shared(first + 3), max_queries=numbers.queries),
+            Square(**shared[3], max_queries=numbers.queries),
             self._refining(first + 4, numbers.queries, numbers.p_init),
         ]
-        return [_Stage(attack) for attack in attacks]
+        misled = Square(**shared[5], max_queries=numbers.misled_queries)
+        return [*map(_Stage, everywhere), _Stage(misled, 1.0, since=2, until=3)]
 
     def _pgd(self, i: int, restarts: int = 1) -> PGD:
         tuning = TUNING[self.norm]
@@ -220,9 +223,6 @@ class Suite(StagedAttack):
             momentum=tuning.momentum,
             restarts=restarts,
         )
-
-    def _fab(self, i: int, steps: int, classes: int) -> FAB:
-        return FAB(**self._shared(i), steps=steps, candidates=classes)
 
     def _refining(self, i: int, queries: int, p_init: float) -> SquareFrom:
         shared, start = self._shared(i), torch.empty(0)  # given when the stage begins
