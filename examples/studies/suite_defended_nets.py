@@ -6,7 +6,7 @@ Trains a distilled net, a k-winners-take-all net, a net with inputs of 3 bits an
 on MNIST. Prints the robust accuracy of the first 200 test images for each net and budget, and the
 forward and backward passes for each image. A second table shows which part of the strongest attack
 fooled how many images. An expectation over random draws counts as one pass. `--out` keeps the nets
-and each finished figure, which a later run reads again. It takes about an hour on one core;
+and each finished figure, which a later run reads again. It takes about 40 minutes on one core;
 `--quick` trains on 500 images and attacks four.
 """
 
