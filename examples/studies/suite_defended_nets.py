@@ -77,7 +77,11 @@ def main() -> None:
     parts = []
     for case in CASES:
         model = models[case.net]
-        row = [case.net, f"{case.norm}, {case.eps:g}", percent(model.predict(test.x) == test.y)]
+        row = [
+            case.net,
+            f"{case.norm}, {case.eps:g}",
+            percent(predictions(model, test.x) == test.y),
+        ]
         for column, named in lineup(case, model, quick=args.quick).items():
             found = finished(args.out, case, column, model, named, test)
             row.append(f"{found.robust:.1f} %, {found.forward:.0f}, {found.backward:.0f}")
