@@ -1,4 +1,4 @@
-"""Four defended nets under PGD, AutoAttack, and the strongest attack found for each of them.
+"""Four defended nets under PGD, AutoAttack, Suite, and the strongest attack found for each of them.
 
     python examples/studies/suite_defended_nets.py --data FOLDER [--out FOLDER] [--quick]
 
@@ -25,14 +25,14 @@ from defended_nets import RECIPES, defended
 from study import arguments, percent, require_files, save_json, seeded, table_head, table_row
 
 from advkit import InconclusiveWarning
-from advkit.attacks import APGD, FAB, PGD, AutoAttack, Square, Transfer
+from advkit.attacks import APGD, FAB, PGD, AutoAttack, Square, Suite, Transfer
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 from advkit.data import Dataset, load_npz
 
 TRAIN, TEST = "mnist_train.npz", "mnist_test.npz"
 IMAGES, TRAIN_IMAGES = 200, 30_000
-COLUMNS = ("PGD", "AutoAttack", "strongest")
+COLUMNS = ("PGD", "AutoAttack", "Suite", "Suite, thorough", "strongest")
 
 
 class Case(NamedTuple):
@@ -114,8 +114,9 @@ def lineup(case: Case, model: Any, *, quick: bool) -> dict[str, dict[str, Attack
         strongest = expected(budget)
     elif case.net == "3-bit inputs" and case.norm == "l2":
         strongest = {"PGD between levels": LevelPGD(**budget, restarts=10)} | strongest
-    named = ({"PGD": PGD(**budget)}, {"AutoAttack": auto}, strongest)
-    return dict(zip(COLUMNS, named, strict=True))
+    suites = (Suite(**budget), Suite(**budget, effort="thorough"))
+    single = zip(COLUMNS, (PGD(**budget), auto, *suites), strict=False)
+    return {name: {name: attack} for name, attack in single} | {"strongest": strongest}
 
 
 def deterministic(budget: dict[str, Any]) -> dict[str, Attack]:
