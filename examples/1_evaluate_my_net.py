@@ -1,8 +1,9 @@
 """Find out how robust your net is.
 
-You have a trained `nn.Module` and labeled inputs in [0, 1]. This script runs four attacks on them
-and prints a report: the accuracy without an attack, what remains of it under each attack, and the
-worst case, which counts an input as robust only if no attack within the budget changed its label.
+You have a trained `nn.Module` and labeled inputs in [0, 1]. This script runs the recommended
+attack on them, next to a weak one, and prints a report: the accuracy without an attack, what
+remains of it under each attack, and the worst case, which counts an input as robust only if no
+attack within the budget changed its label.
 
     python examples/1_evaluate_my_net.py
 """
@@ -37,8 +38,7 @@ def main() -> rob.Report:
         test.y,
         attacks=[
             attacks.FGSM(eps=EPS),  # one step: fast, and too weak to trust on its own
-            attacks.PGD(eps=EPS, steps=40),  # many steps: the usual yardstick
-            attacks.Square(eps=EPS, max_queries=300),  # no gradients: finds what they may hide
+            attacks.Suite(eps=EPS),  # the recommended evaluation: several strong attacks in one
             attacks.DeepFool(),  # no budget: how far is the nearest adversarial example?
         ],
     )

@@ -50,9 +50,9 @@ def main(epochs: int = 20) -> dict[str, rob.Report]:
         began = time.perf_counter()
         net = trained(loss, epochs)
         print(f"{name}: trained in {time.perf_counter() - began:.1f} s")
-        # Attack with more steps than in training: a defense must hold against those, too.
-        stronger = [attacks.PGD(eps=EPS, steps=40), attacks.PGD(eps=EPS, steps=40, loss="margin")]
-        reports[name] = report = rob.evaluate(net, test.x, test.y, attacks=stronger)
+        # Evaluate with stronger attacks than in training: a defense must hold against those, too.
+        suite = attacks.Suite(eps=EPS)
+        reports[name] = report = rob.evaluate(net, test.x, test.y, attacks=[suite])
         print(f"    accuracy {report.clean_accuracy}, under attack {report.worst_case}")
     return reports
 

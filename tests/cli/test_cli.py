@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import torch
 from torch import nn
 
 from advkit import attacks, data, defenses
+from advkit.attacks.suite import Effort
 from advkit.cli import main
+from advkit.cli.defaults import SUITES
 from advkit.cli.errors import UsageError
 from advkit.cli.loading import load_weights
 from advkit.cli.main import build_parser
@@ -94,15 +97,77 @@ MINE = ["evaluate", "--model", "mynets.py:make", "--data", "data.npz"]
 def test_a_net_of_ones_own(folder, capsys):
     assert main([*MINE, "--eps", "8/255", "--eps", "0.1", "--out", "here"]) == 0
     shown = capsys.readouterr()
-    assert "PGD(eps=0.03137)" in shown.out
+    assert "Suite(eps=0.03137)" in shown.out
     assert "saved here/report.json and here/report.html" in shown.out
     assert shown.err == ""
     report = json.loads((folder / "here" / "report.json").read_text())
     assert report["inputs"] == 40
-    assert [a["attack"] for a in report["attacks"]] == [
-        "FGSM(eps=0.03137)", "FGSM(eps=0.1)", "PGD(eps=0.03137)", "PGD(eps=0.1)",
-    ]  # fmt: skip
+    ran = [a["attack"] for a in report["attacks"]]
+    assert ran == ["Suite(eps=0.03137)", "Suite(eps=0.1)"]
     assert sorted(p.name for p in (folder / "here").iterdir()) == ["report.html", "report.json"]
+
+
+def ran(folder):
+    """Return the attacks of the report, each with its settings."""
+    report = json.loads((folder / "advkit-report" / "report.json").read_text())
+    return {a["attack"]: a["settings"] for a in report["attacks"]}
+
+
+class TestSuite:
+    @pytest.mark.parametrize(
+        ("spelling", "name"),
+        [
+            (["--suite"], "Suite(eps=0.1)"),
+            (["--suite", "fast"], "Suite(eps=0.1)"),
+            (["--attack", "Suite"], "Suite(eps=0.1)"),
+            (["--suite", "thorough"], "Suite(eps=0.1, effort='thorough')"),
+            (["--attack", "suite:effort=thorough"], "Suite(eps=0.1, effort='thorough')"),
+        ],
+        ids=" ".join,
+    )
+    def test_the_report_names_it(self, folder, capsys, spelling, name):
+        assert main([*MINE, *spelling, "--eps", "0.1", "--limit", "5"]) == 0
+        assert name in capsys.readouterr().out
+        assert list(ran(folder)) == [name]
+
+    def test_it_runs_at_every_budget_next_to_other_attacks(self, folder):
+        arguments = ["--attack", "FGSM:eps=0.3", "--suite", "--eps", "0.1", "--eps", "0.2"]
+        assert main([*MINE, *arguments, "--limit", "5"]) == 0
+        assert list(ran(folder)) == ["Suite(eps=0.1)", "Suite(eps=0.2)", "FGSM(eps=0.3)"]
+
+    def test_equal_attacks_run_once(self, folder):
+        arguments = ["--suite", "--attack", "Suite", "--attack", "FGSM", "--eps", "0.1"]
+        assert main([*MINE, *arguments, "--limit", "5"]) == 0
+        assert list(ran(folder)) == ["Suite(eps=0.1)", "FGSM(eps=0.1)"]
+
+    @pytest.mark.parametrize("chosen", [[], ["--suite"], ["--suite", "thorough"]], ids=" ".join)
+    def test_the_seed_reaches_it(self, folder, chosen):
+        assert main([*MINE, *chosen, "--eps", "0.1", "--limit", "5", "--seed", "7"]) == 0
+        ((name, settings),) = ran(folder).items()
+        assert name.startswith("Suite(eps=0.1")
+        assert settings["seed"] == 7
+
+    @pytest.mark.parametrize(
+        ("chosen", "name"),
+        [
+            ([], "Suite"),
+            (["--suite"], "Suite"),
+            (["--suite", "thorough"], "Suite:effort=thorough"),
+            (["--suite", "--attack", "DeepFool"], "Suite"),
+        ],
+        ids=str,
+    )
+    def test_it_needs_a_budget(self, folder, capsys, chosen, name):
+        assert main([*MINE, *chosen]) == 2
+        assert capsys.readouterr().err == (
+            f"advkit evaluate: error: --eps must be given for {name}, such as --eps 8/255.\n"
+        )
+        assert not (folder / "advkit-report").exists()
+
+    def test_the_parser_has_the_efforts_of_the_attack(self):
+        assert tuple(SUITES) == get_args(Effort)
+        made = [attacks_from([spec], [0.1], seed=0)[0].effort for spec in SUITES.values()]
+        assert made == [*SUITES]
 
 
 @pytest.mark.filterwarnings("ignore:the model returned NaN or infinite logits")
@@ -233,7 +298,9 @@ WRONG = [
     (["--attack", "PGD:norm=l3"], "`norm` must be one of 'linf', 'l2', 'l1', got 'l3'"),
     (["--attack", "PGD:steps=2.5"], "`steps` must be an int, got float"),
     (["--eps", "8/0"], "argument --eps: must be a number or a fraction.* got '8/0'"),
-    (["--eps", "-1"], "--attack FGSM: --eps must be at least 0"),
+    (["--eps", "-1"], "--attack Suite: --eps must be at least 0"),
+    (["--suite", "slow"], "argument --suite: invalid choice: 'slow' .choose from '?fast'?, '?thor"),
+    (["--suite", "--attack", "Suite:effort=slow"], "`effort` must be one of 'fast', 'thorough'"),
     (["--limit", "0"], "argument --limit: must be an integer of at least 1, got '0'"),
     (["--batch-size", "two"], "argument --batch-size"),
     (["--bounds", "1", "0"], "--bounds must be two finite numbers, lower first"),
@@ -477,7 +544,7 @@ def test_all_names_every_attack(word):
     made = attacks_from([word, "FGSM:eps=0.5"], [0.1, 0.2], seed=0)
     counts = Counter(type(a).__name__ for a in made)
     assert counts.keys() == known_attacks().keys()
-    needs = {"APGD", "AutoAttack", "BIM", "FGM", "FGSM", "PGD", "RandomNoise", "Square"}
+    needs = {"APGD", "AutoAttack", "BIM", "FGM", "FGSM", "PGD", "RandomNoise", "Square", "Suite"}
     assert {name for name, count in counts.items() if count > 1} == needs
     assert counts["PGD"] == 2
     assert counts["FGSM"] == 3
@@ -504,7 +571,7 @@ def test_the_examples_of_the_help_can_be_run(capsys):
         main(["evaluate", "--help"])
     shown = capsys.readouterr().out
     examples = re.findall(r"^  advkit (evaluate.*)$", shown, re.M)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         args = build_parser().parse_args(example.split())
         attacks_from(args.attack or ["FGSM"], args.eps or [], seed=0, default_eps=[0.1])
@@ -535,8 +602,9 @@ def test_the_default_job(tmp_path, monkeypatch, capsys):
     assert cached.stat().st_mtime_ns == stamp
     second = json.loads((tmp_path / "again" / "report.json").read_text())
     assert [a["eps"] for a in second["attacks"]] == [0.05, 0.1, 0.15, 0.2]
-    for one, other in zip(first["attacks"], second["attacks"], strict=False):
-        assert one["robust_accuracy"] == other["robust_accuracy"]
+    accuracies = {a["attack"]: a["robust_accuracy"] for a in first["attacks"]}
+    for attack in second["attacks"]:
+        assert attack["robust_accuracy"] == accuracies[attack["attack"]]
     capsys.readouterr()
     cached.write_bytes(b"damaged")
     assert main(again) == 0

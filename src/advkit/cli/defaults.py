@@ -1,5 +1,9 @@
 """Defaults that the help of the command names; importing them imports no torch."""
 
+SUITES = {  # values of `advkit evaluate --suite`, and the attacks that they run
+    "fast": "Suite",
+    "thorough": "Suite:effort=thorough",
+}
 EVALUATE_DIGITS_EPS = (0.05, 0.1, 0.15, 0.2)  # budgets of `advkit evaluate` for the digits
 BENCH_LIMIT = 128  # number of images of `advkit bench`: one batch
 BENCH_DIGITS_LINF = 0.15  # budget of `advkit bench` for the digits in linf

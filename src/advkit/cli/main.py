@@ -10,7 +10,13 @@ from functools import partial
 from typing import Any, NoReturn, get_args
 
 import advkit
-from advkit.cli.defaults import BENCH_DIGITS_L2, BENCH_DIGITS_LINF, BENCH_LIMIT, EVALUATE_DIGITS_EPS
+from advkit.cli.defaults import (
+    BENCH_DIGITS_L2,
+    BENCH_DIGITS_LINF,
+    BENCH_LIMIT,
+    EVALUATE_DIGITS_EPS,
+    SUITES,
+)
 from advkit.cli.errors import (
     BAD_INPUT,
     BROKEN_PIPE,
@@ -29,10 +35,12 @@ _EVALUATE_EXAMPLES = """\
 examples:
   advkit evaluate
       train a small net on scikit-learn's digits, attack it in all ways, write advkit-report/
-  advkit evaluate --model nets.py:make_net --weights net.pt --data test.npz --eps 2/255 --eps 8/255
-      attack your own net with the default attacks, FGSM and PGD
-  advkit evaluate --model nets.py:make_net --data test.npz --attack PGD:norm=l2,eps=0.5,steps=100
-      one attack with parameters; `advkit attacks` lists all attacks and parameters
+  advkit evaluate --model nets.py:make_net --weights net.pt --data test.npz --suite --eps 8/255
+      the recommended evaluation of your own net; --suite thorough is the one for a paper
+  advkit evaluate --model nets.py:make_net --data test.npz --attack Suite:norm=l2,eps=0.5
+      the same in l2; `advkit attacks` lists all attacks and parameters
+  advkit evaluate --model nets.py:make_net --data test.npz --suite --attack FGSM --eps 2/255
+      the recommended evaluation next to a weaker attack
   advkit evaluate --model nets.py:make_net --data test.npz --attack DeepFool --attack FAB:norm=linf
       the distance of the nearest adversarial examples; minimum-norm attacks take no --eps
   advkit evaluate --model nets.py:make_net --data test.npz --attack all --eps 8/255 --limit 100
@@ -179,19 +187,28 @@ def _add_evaluate(commands: Any) -> None:
     )
     _add_subject(parser)
     add = parser.add_argument
+    _add_attacks(parser)
+    add("--limit", type=count, metavar="N", help="attack only the first N images")
+    _add_work(parser)
+    add("--out", default="advkit-report", metavar="DIR",
+        help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
+    parser.set_defaults(imported=_evaluate)
+
+
+def _add_attacks(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for the attacks of an evaluation."""
+    add = parser.add_argument
+    add("--suite", nargs="?", choices=tuple(SUITES), const="fast",
+        help="run Suite in linf, the recommended evaluation, next to the attacks of --attack: "
+        "fast, the default, or thorough, for a paper")  # fmt: skip
     add("--attack", action="append", metavar="NAME[:key=value,...]",
-        help="attack to run, repeatable; all means every attack (default: FGSM and PGD; without "
+        help="attack to run, repeatable; all means every attack (default: Suite alone; without "
         "--model every attack but AutoAttack, which takes minutes, and RandomNoise, which is the "
         "baseline of each report)")  # fmt: skip
     add("--eps", action="append", type=number,
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: "
         f"{', '.join(map(str, EVALUATE_DIGITS_EPS))})")  # fmt: skip
-    add("--limit", type=count, metavar="N", help="attack only the first N images")
-    _add_work(parser)
-    add("--out", default="advkit-report", metavar="DIR",
-        help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
-    parser.set_defaults(imported=_evaluate)
 
 
 def _add_bench(commands: Any) -> None:
