@@ -16,6 +16,7 @@ from advkit.attacks.fab import FAB
 from advkit.attacks.pgd import PGD
 from advkit.attacks.square import Square, SquareFrom
 from advkit.core import checks
+from advkit.core.losses import LossName
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 
@@ -24,37 +25,39 @@ Effort = Literal["fast", "thorough"]
 
 @dataclass(frozen=True)
 class Tuning:
-    """Constants of one norm, chosen on images that docs/results.md does not report on.
+    """Constants of `effort="fast"`, chosen on images that docs/results.md does not report on.
 
-    A share is the part of its clean violation below which a sample gets the stage.
+    A share is the part of the clean violation below which a sample gets a stage.
     """
 
     first_steps: int = 20  # of PGD with the cross-entropy
     steps: int = 20  # of each run of PGD with the margin
-    momentum: float = 0.0  # of PGD with the margin
     probe_queries: int = 100  # of the Square that finds out whether gradients mislead
     misled_queries: int = 5000  # of the Square for samples whose gradients mislead
     fab_steps: int = 60
     fab_share: float = 0.5
-    runs: int = 2  # of PGD after FAB
-    runs_share: float = 0.4
-    last_runs: int = 4  # of PGD at the end, in l2 and l1
-    last_runs_share: float = 0.25
-    # In linf, the Squares at the end, each from the strongest iterate: queries, share of the
-    # features in a box, and share of the violation. That of the first is of the clean violation,
-    # those of the others are of the violation before the first.
+    # (runs, share) of PGD with the margin
+    runs_linf: tuple[tuple[int, float], ...] = ((2, 0.4),)
+    runs_l2: tuple[tuple[int, float], ...] = ((2, 0.4), (4, 0.25))
+    # (queries, share of the features in a box, share) of Square from the strongest iterate in linf;
+    # from the second one on it is a share of the violation before the first
     refining: tuple[tuple[int, float, float], ...] = (
         (200, 0.02, 0.3),
         (400, 0.02, 0.85),
         (1500, 0.01, 0.6),
     )
+    steps_l1: int = 40  # of PGD with the margin
+    momentum_l1: float = 0.75  # of PGD with the margin
+    apgd_steps_l1: int = 100
+    # (loss, runs, share) of APGD in l1
+    apgd_l1: tuple[tuple[LossName, int, float], ...] = (
+        ("ce", 1, 0.4),
+        ("margin", 1, 0.25),
+        ("ce", 2, 0.15),
+    )
 
 
-TUNING = {
-    "linf": Tuning(),
-    "l2": Tuning(),
-    "l1": Tuning(steps=40, momentum=0.75, runs=1, last_runs=2),
-}
+TUNING = Tuning()
 
 
 @dataclass(frozen=True)
@@ -182,22 +185,38 @@ class Suite(StagedAttack):
 
     def _fast(self) -> list[_Stage]:
         """Return the stages of `"fast"`, which are also the first ones of `"thorough"`."""
-        tuning = TUNING[self.norm]
-        stages = [
-            _Stage(PGD(**self._shared(0), steps=tuning.first_steps)),
+        shared = [self._shared(k) for k in range(5)]
+        return [
+            _Stage(PGD(**shared[0], steps=TUNING.first_steps)),
             _Stage(self._pgd(1)),
-            _Stage(Square(**self._shared(2), max_queries=tuning.probe_queries)),
-            _Stage(Square(**self._shared(3), max_queries=tuning.misled_queries), 1.0, since=2),
-            _Stage(FAB(**self._shared(4), steps=tuning.fab_steps), tuning.fab_share),
-            _Stage(self._pgd(5, restarts=tuning.runs), tuning.runs_share),
+            _Stage(Square(**shared[2], max_queries=TUNING.probe_queries)),
+            _Stage(Square(**shared[3], max_queries=TUNING.misled_queries), 1.0, since=2),
+            _Stage(FAB(**shared[4], steps=TUNING.fab_steps), TUNING.fab_share),
+            *self._near_boundary(first=5),
         ]
-        if self.norm != "linf":
-            last = self._pgd(6, restarts=tuning.last_runs)
-            return [*stages, _Stage(last, tuning.last_runs_share)]
-        for k, (queries, p_init, share) in enumerate(tuning.refining):
-            since = 6 if k else 0
-            stages.append(_Stage(self._refining(6 + k, queries, p_init), share, since))
-        return stages
+
+    def _near_boundary(self, first: int) -> list[_Stage]:
+        """Return the last stages of `"fast"`, whose first one has the number `first`."""
+        if self.norm == "l1":
+            return [
+                _Stage(self._apgd_l1(first + k, loss, runs), share)
+                for k, (loss, runs, share) in enumerate(TUNING.apgd_l1)
+            ]
+        parts = TUNING.runs_linf if self.norm == "linf" else TUNING.runs_l2
+        stages = [
+            _Stage(self._pgd(first + k, runs), share) for k, (runs, share) in enumerate(parts)
+        ]
+        return [*stages, *self._refinements(first + 1)] if self.norm == "linf" else stages
+
+    def _refinements(self, first: int) -> list[_Stage]:
+        """Return the stages of Square from the strongest iterate, the first of number `first`.
+
+        The later ones are for samples for which the first one made progress.
+        """
+        return [
+            _Stage(self._refining(first + k, queries, p_init), share, since=first if k else 0)
+            for k, (queries, p_init, share) in enumerate(TUNING.refining)
+        ]
 
     def _thorough(self, first: int) -> list[_Stage]:
         """Return the stages that `"thorough"` adds, whose first one has the number `first`."""
@@ -215,14 +234,14 @@ class Suite(StagedAttack):
         return [*map(_Stage, everywhere), _Stage(misled, 1.0, since=2, until=3)]
 
     def _pgd(self, i: int, restarts: int = 1) -> PGD:
-        tuning = TUNING[self.norm]
-        return PGD(
-            **self._shared(i),
-            loss="margin",
-            steps=tuning.steps,
-            momentum=tuning.momentum,
-            restarts=restarts,
-        )
+        l1 = self.norm == "l1"
+        steps, momentum = (TUNING.steps_l1, TUNING.momentum_l1) if l1 else (TUNING.steps, 0.0)
+        options: dict[str, Any] = {"loss": "margin", "steps": steps, "momentum": momentum}
+        return PGD(**self._shared(i), **options, restarts=restarts)
+
+    def _apgd_l1(self, i: int, loss: LossName, restarts: int) -> APGD:
+        shared, steps = self._shared(i), TUNING.apgd_steps_l1
+        return APGD(**shared, loss=loss, steps=steps, restarts=restarts)
 
     def _refining(self, i: int, queries: int, p_init: float) -> SquareFrom:
         shared, start = self._shared(i), torch.empty(0)  # given when the stage begins
