@@ -44,6 +44,7 @@ ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
     "APGD l1": lambda net: attacks.APGD(eps=4, norm="l1", steps=4, stop="never"),
     "SelectivePGD": lambda net: attacks.SelectivePGD(eps=EPS, steps=2, stop="never"),
     "Adaptive": lambda net: attacks.Adaptive(attack=attacks.PGD(eps=EPS, steps=1), losses=["ce"]),
+    "Suite": lambda net: attacks.Suite(eps=EPS / 8),
     "DeepFool": lambda net: attacks.DeepFool(steps=1, candidates=2),
     "CarliniWagnerL2": lambda net: attacks.CarliniWagnerL2(search_steps=1, steps=2),
     "JointCarliniWagner": lambda net: attacks.JointCarliniWagner(search_steps=1, steps=2),

@@ -118,6 +118,7 @@ ATTACKS = [
     attacks.APGD(norm="l1", eps=2.0, steps=10, candidates=2, loss="dlr"),
     attacks.Cascade(attacks=[attacks.FGSM(eps=0.1), PGD]),
     attacks.AutoAttack(eps=0.6),
+    attacks.Suite(eps=0.1),
     attacks.DeepFool(steps=4),
     attacks.CarliniWagnerL2(search_steps=2, steps=3, candidates=1),
     attacks.JSMA(gamma=0.1, candidates=2),

@@ -16,65 +16,22 @@ import multiprocessing
 import os
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from nets import cifar10_resnet4b, mnist_cnn_certified, mnist_lenet5
-from study import arguments, loaded, require_files, save_json, table_head, table_row
-from torch import Tensor, nn
+from auto_attack_figures import CHUNK, ROWS, Row, load, require_nets, shown
+from study import arguments, save_json, table_head, table_row
+from torch import Tensor
 
 from advkit.attacks import AutoAttack
-from advkit.data import load_npz
 
-MNIST, CIFAR = "mnist_test.npz", "cifar10_test_0000_0499.npz"
-TRAINED_HERE = Path(__file__).parent / "weights"
-NETS = {
-    "mnist_lenet5_robust": (mnist_lenet5, MNIST),
-    "mnist_cnn_certified": (mnist_cnn_certified, MNIST),
-    "mnist_pgd": (mnist_cnn_certified, MNIST),
-    "cifar10_resnet4b_robust": (cifar10_resnet4b, CIFAR),
-}
 STAGES = ("APGD-CE", "APGD-T", "FAB-T", "Square")
-CHUNK = 50  # images that a process attacks at once
-
-
-class Row(NamedTuple):
-    """A net, a budget, and what the authors' code found for them."""
-
-    net: str
-    norm: str
-    eps: float
-    robust: float
-    forward: int
-    backward: int
-
-
-# from the cheapest to the most expensive one
-ROWS = [
-    Row("mnist_cnn_certified", "linf", 0.2, 0.000, 150, 115),
-    Row("mnist_lenet5_robust", "l1", 10.0, 0.000, 212, 191),
-    Row("cifar10_resnet4b_robust", "linf", 8 / 255, 0.110, 946, 282),
-    Row("mnist_lenet5_robust", "l2", 2.0, 0.000, 1038, 931),
-    Row("cifar10_resnet4b_robust", "l1", 8.0, 0.165, 1383, 393),
-    Row("mnist_lenet5_robust", "l2", 1.5, 0.175, 2305, 1153),
-    Row("cifar10_resnet4b_robust", "linf", 4 / 255, 0.385, 3076, 778),
-    Row("cifar10_resnet4b_robust", "l2", 0.5, 0.395, 3155, 798),
-    Row("mnist_pgd", "l2", 1.5, 0.315, 3327, 1296),
-    Row("cifar10_resnet4b_robust", "linf", 2 / 255, 0.640, 5053, 1240),
-    Row("mnist_cnn_certified", "l2", 1.0, 0.890, 7063, 1740),
-    Row("mnist_pgd", "linf", 0.3, 0.915, 7223, 1766),
-    Row("mnist_cnn_certified", "linf", 0.1, 0.965, 7592, 1846),
-    Row("mnist_lenet5_robust", "l2", 1.0, 0.805, 6535, 1706),
-    Row("mnist_lenet5_robust", "linf", 0.3, 0.900, 7115, 1739),
-    Row("mnist_lenet5_robust", "linf", 0.2, 0.955, 7536, 1838),
-]
 
 
 def main() -> None:
     """Print the table and its summary."""
     args = arguments(__doc__, data="nets and images", out="the finished rows")
-    files = [f"{net}.pt" for net in NETS if net != "mnist_pgd"]
-    require_files(args.data, MNIST, CIFAR, *files)
+    require_nets(args.data)
     rows, images, seeds = (ROWS[:1], 4, (0,)) if args.quick else (ROWS, 200, (0, 1))
     columns = ["net", "norm, eps", "clean", "its code: robust, forward, backward"]
     columns += [f"advkit, seed {seed}" for seed in seeds]
@@ -93,11 +50,6 @@ def main() -> None:
             print(table_row([row.net, budget, clean, own, *cells, after]), flush=True)
     for seed, results in found.items():
         print(summary(seed, rows, results, images))
-
-
-def shown(robust: float, forward: float, backward: float) -> str:
-    """Return one cell of the table."""
-    return f"{100 * robust:.1f} %, {forward:.0f}, {backward:.0f}"
 
 
 def summary(seed: int, rows: list[Row], results: list[dict[str, Any]], images: int) -> str:
@@ -158,13 +110,6 @@ def attacked(task: tuple[Path, Row, int, int, int]) -> tuple[Tensor, ...]:
         correct = net(x).argmax(1) == y
     queries = result.queries
     return correct, ~result.success, queries.forward, queries.backward, result.stage
-
-
-def load(data: Path, name: str) -> tuple[nn.Module, Any]:
-    """Return a net in evaluation mode, and its test images."""
-    factory, images = NETS[name]
-    folder = TRAINED_HERE if name == "mnist_pgd" else data
-    return loaded(factory(), folder / f"{name}.pt").eval(), load_npz(data / images)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     python examples/studies/suite_study.py --data FOLDER [--only PART] [--out FOLDER] [--quick]
 
-`--only table` prints, for each net and budget of `auto_attack_study.py`, the robust accuracy of the
-first 200 test images and the samples sent forward and backward for each image: the figures of the
-authors' code, those of `Suite` with three seeds, and those of `effort="thorough"`. `--only batches`
-attacks the same images alone, in batches of seven and in one batch, and compares the successes.
-`--out` keeps each finished row of the table as a file, which a later run reads again. Both take
-about an hour on two cores; `--quick` takes few images, one seed and the rows that cost little.
+`--only table` prints, for each net and budget of `auto_attack_figures.py`, the robust accuracy of
+the first 200 test images and the samples sent forward and backward for each image: the figures of
+the authors' code, those of `Suite` with three seeds, and those of `effort="thorough"`. `--only
+batches` attacks the same images alone, in batches of seven and in one batch, and compares the
+successes. `--out` keeps each finished row of the table as a file, which a later run reads again.
+Both take about an hour on two cores; `--quick` takes few images, one seed and the rows that cost
+little.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from auto_attack_study import CHUNK, CIFAR, MNIST, NETS, ROWS, Row, load
-from study import arguments, require_files, save_json, table_head, table_row
+from auto_attack_figures import CHUNK, ROWS, Row, load, require_nets, shown
+from study import arguments, save_json, table_head, table_row
 from torch import Tensor
 
 from advkit.attacks import Suite
@@ -48,8 +49,7 @@ RUNS = (Run("fast", 0), Run("fast", 1), Run("fast", 2), Run("thorough", 0))
 def main() -> None:
     """Print the parts that were asked for."""
     args = arguments(__doc__, data="nets and images", out="the finished rows", only=PARTS)
-    files = [f"{net}.pt" for net in NETS if net != "mnist_pgd"]
-    require_files(args.data, MNIST, CIFAR, *files)
+    require_nets(args.data)
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         for part in [args.only] if args.only else PARTS:
             print_part = print_table if part == "table" else print_batches
@@ -70,11 +70,6 @@ def print_table(pool: Executor, data: Path, out: Path | None, *, quick: bool) ->
         print(table_row([row.net, f"{row.norm}, {row.eps:.4g}", own, *cells]), flush=True)
     for run, results in found.items():
         print(f"{run.effort}, seed {run.seed}: {summary(rows, results, images)}")
-
-
-def shown(robust: float, forward: float, backward: float) -> str:
-    """Return one cell of the table."""
-    return f"{100 * robust:.1f} %, {forward:.0f}, {backward:.0f}"
 
 
 def summary(rows: list[Row], results: list[dict[str, Any]], images: int) -> str:

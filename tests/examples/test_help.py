@@ -34,9 +34,16 @@ def run(monkeypatch, capsys):
 
 
 def test_all_scripts_are_found():
-    assert len(RUN) == 32
-    modules = {"black_boxes", "defended_attacks", "defended_nets", "mrr_victims", "nets", "study"}
-    assert {path.stem for path in MODULES} == modules
+    assert len(RUN) == 34
+    assert {path.stem for path in MODULES} == {
+        "auto_attack_figures",
+        "black_boxes",
+        "defended_attacks",
+        "defended_nets",
+        "mrr_victims",
+        "nets",
+        "study",
+    }
 
 
 def test_the_example_that_needs_more_says_what_to_install(run, monkeypatch):
