@@ -62,12 +62,14 @@ TUNING = Tuning()
 
 @dataclass(frozen=True)
 class Thorough:
-    """Numbers of the stages that `effort="thorough"` adds, for all norms."""
+    """Numbers of the stages that `effort="thorough"` adds."""
 
-    steps: int = 50  # of each run of APGD
+    steps: int = 50  # of each run of APGD at a class
     classes: int = 9  # to aim at
+    classes_l1: int = 5  # to aim at with APGD in l1, which takes more steps there
     fab_steps: int = 360  # for all classes together
-    runs: int = 10  # of PGD
+    runs: int = 10  # of PGD in linf and l2
+    runs_l1: int = 5  # of APGD in l1
     queries: int = 2500  # of each of two Squares
     p_init: float = 0.02  # of the second, which begins at the strongest iterate
     misled_queries: int = 10000  # of another Square for samples whose gradients mislead
@@ -220,17 +222,21 @@ class Suite(StagedAttack):
 
     def _thorough(self, first: int) -> list[_Stage]:
         """Return the stages that `"thorough"` adds, whose first one has the number `first`."""
-        numbers = THOROUGH
         shared = [self._shared(first + k) for k in range(6)]
-        aimed: dict[str, Any] = {"candidates": numbers.classes}
+        steps, classes = THOROUGH.steps, THOROUGH.classes
+        fab_steps, queries = THOROUGH.fab_steps, THOROUGH.queries
+        runs: Attack = self._pgd(first + 2, THOROUGH.runs)
+        if self.norm == "l1":
+            steps, classes = TUNING.apgd_steps_l1, THOROUGH.classes_l1
+            runs = self._apgd_l1(first + 2, "ce", THOROUGH.runs_l1)
         everywhere = [
-            APGD(**shared[0], loss="margin", steps=numbers.steps, **aimed),
-            FAB(**shared[1], steps=numbers.fab_steps, **aimed),
-            self._pgd(first + 2, restarts=numbers.runs),
-            Square(**shared[3], max_queries=numbers.queries),
-            self._refining(first + 4, numbers.queries, numbers.p_init),
+            APGD(**shared[0], loss="margin", steps=steps, candidates=classes),
+            FAB(**shared[1], steps=fab_steps, candidates=THOROUGH.classes),
+            runs,
+            Square(**shared[3], max_queries=queries),
+            self._refining(first + 4, queries, THOROUGH.p_init),
         ]
-        misled = Square(**shared[5], max_queries=numbers.misled_queries)
+        misled = Square(**shared[5], max_queries=THOROUGH.misled_queries)
         return [*map(_Stage, everywhere), _Stage(misled, 1.0, since=2, until=3)]
 
     def _pgd(self, i: int, restarts: int = 1) -> PGD:
