@@ -101,42 +101,48 @@ class _Stage(NamedTuple):
 class Suite(StagedAttack):
     """Suite, the recommended evaluation: as strong as `AutoAttack` for a small share of its passes.
 
-    A cascade of attacks. The first ones run on every sample. The later ones cost more, and each
-    runs on the samples that the results so far single out. The decision for a sample depends on its
-    own violation alone, the logit of the label minus the greatest other one:
+    A cascade of attacks. The first ones run on every sample. The later ones cost more, and run on
+    the samples that the results so far single out. The decision for a sample depends on its own
+    violation alone, the logit of the label minus the largest other one. The last column is the part
+    of the clean violation below which a robust sample gets the stage:
 
-    ===== ============================================ ============================================
-    stage attack                                       samples that are still robust and
-    ===== ============================================ ============================================
-    0     PGD with cross-entropy                       all
-    1     PGD with the margin                          all
-    2     Square with 100 queries                      all
-    3     Square with 5,000 queries                    improved by stage 2: its random search found
-                                                       more than the gradients, which mislead
-    4     FAB at the three likeliest classes           at most 0.5 of the clean violation is left
-    5     PGD with the margin, from other points       at most 0.4
-    6     linf: Square from the strongest iterate      at most 0.15
-          l2, l1: PGD with the margin, from others     at most 0.25
-    ===== ============================================ ============================================
+    ===== ========================================================== =========
+    stage attack                                                     part left
+    ===== ========================================================== =========
+    0     PGD with the cross-entropy
+    1     PGD with the margin
+    2     Square with 100 queries
+    3     Square with 5,000 queries                                  see below
+    4     FAB with 60 steps                                          0.5
+    5     linf, l2: two runs of PGD with the margin; l1: APGD        0.4
+    6     linf: Square with 200 queries from the strongest iterate   0.3
+    6     l2: four runs of PGD with the margin; l1: APGD with it     0.25
+    7, 8  linf: 400 and 1,500 queries more                           see below
+    7     l1: two runs of APGD                                       0.15
+    ===== ========================================================== =========
 
-    With `effort="thorough"` the same stages come first, so that it is never weaker. Then APGD with
-    the margin and FAB, each at nine classes, ten runs of PGD, Square, and Square from the strongest
-    iterate run on every sample that is still robust.
+    Stage 3 is for samples on which stage 2 improved. There, 100 queries of random search found more
+    than the gradients, which mislead. Stages 7 and 8 in linf are for samples whose violation fell
+    to less than 0.85 and 0.6 of that before stage 6. On some nets Square never improves on PGD.
 
-    On the robust nets of docs/results.md, `"fast"` takes a thirtieth of the passes of AutoAttack. A
-    sample takes about 200 if it is far from the boundary, up to 1,500 near it, and 5,500 if
-    gradients mislead. `"thorough"` takes at most as many as AutoAttack.
+    With `effort="thorough"` the same stages come first, so that it is never weaker. Then five
+    attacks run on every sample that is still robust: APGD with the margin at nine classes (five in
+    l1), FAB at nine classes, ten runs of PGD (in l1 five of APGD), Square, and Square from the
+    strongest iterate. The last stage is Square with 10,000 queries, for samples of stage 3.
 
-    A model without gradients is attacked by the Square stages alone, with a warning.
+    A robust sample takes about 200 passes with `"fast"` if it is far from the boundary, up to 2,500
+    near it, and 5,000 more if gradients mislead. See "Suite" in docs/results.md for its figures
+    next to AutoAttack. A model without gradients is attacked by the Square stages alone, with a
+    warning.
 
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
             for each sample.
         norm: `"linf"`, `"l2"` or `"l1"`.
         effort: `"fast"` or `"thorough"`.
-        stop: `"first"` ends at the first success of a sample, `"never"` runs all stages on all
-            samples and returns the strongest iterate. `None` lets the caller choose; a direct call
-            and an evaluation choose `"first"`.
+        stop: `"first"` ends at the first success of a sample. `"never"` runs all stages on all
+            samples, about 7,500 passes or more, and returns the strongest iterate. `None` lets the
+            caller choose; a direct call and an evaluation choose `"first"`.
         seed: seed of all random draws, an int; they do not depend on the rest of the batch.
         progress: show a progress bar for each stage (needs the extra `report`).
 
@@ -146,9 +152,9 @@ class Suite(StagedAttack):
 
     References:
         The parts are from Madry et al. (2018, arXiv:1706.06083), Croce and Hein (2020,
-        arXiv:1907.02044 and 2003.01690) and Andriushchenko et al. (2020, arXiv:1912.00049). A
-        budget for each sample is an idea of Liu et al. (2022, arXiv:2203.05154), who rank the
-        samples of a batch.
+        arXiv:1907.02044 and arXiv:2003.01690; 2021, arXiv:2103.01208) and Andriushchenko et al.
+        (2020, arXiv:1912.00049). Liu et al. (2022, arXiv:2203.05154) also give each sample a budget
+        by its progress. They rank the samples of the batch. Suite does not compare samples.
 
     Example:
         >>> import torch
