@@ -105,6 +105,42 @@ def test_a_sample_that_square_cannot_fool_either_gets_all_its_queries(masks):
     assert result.queries.forward[0] > 5000
 
 
+class Plateaus(nn.Module):
+    """Labels alone as logits, with a gradient of zero."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        z = self.net(x)
+        return 5 * nn.functional.one_hot(z.argmax(1), z.shape[1]).to(z.dtype) + 0 * z
+
+
+def test_samples_on_a_plateau_get_the_queries_of_square(masks):
+    net = Halfspace(torch.tensor([1.0, -1.0] * 8, dtype=torch.float64), -0.5)
+    x, y = torch.full((4, 16), 0.5, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+    suite = Recorded(eps=0.045)
+    result = suite.run(Plateaus(net), x, y)
+    assert masks[3] == [True] * 4
+    square = attacks.Square(eps=0.045, max_queries=5000, seed=suite.stages()[3].seed)
+    assert (result.success >= square.run(Plateaus(net), x, y).success).all()
+    assert result.success.any()
+
+
+def test_a_sample_whose_clean_input_is_rejected_gets_every_stage(masks):
+    model, x, y = samples_with_left([0.9], eps=0.1)
+    net = model.module
+
+    class Rejecting(nn.Module):
+        def forward(self, inputs):
+            same = (inputs == x).flatten(1).all(1, keepdim=True)
+            return net(inputs).masked_fill(same, -torch.inf)
+
+    Recorded(eps=0.1).run(TorchClassifier(Rejecting(), bounds=(-5, 5)), x, y)
+    assert masks[3:7] == [[True]] * 4
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_thorough_begins_as_fast_does(norm):
     fast, thorough = (Recorded(eps=0.1, norm=norm, effort=e) for e in ("fast", "thorough"))

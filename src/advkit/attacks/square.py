@@ -193,13 +193,13 @@ class SquareFrom(Square):
     """Square attack that begins at given iterates, with boxes of one size.
 
     Args:
-        start: iterates `(n, *features)` in the ball, such as those of another attack.
+        start: iterates `(n, *features)`, such as those of another attack; projected onto the ball.
         p_init: share of the features that each box covers.
-        others: as for `Square`.
+        **others: the arguments of `Square`.
     """
 
     start: Tensor
-    p_init: float
+    p_init: float = 0.02
 
     def _first_iterates(self, problem: Problem, eps: Tensor) -> Best:
         at = problem.forward(problem.project_to_ball(self.start.clone(), eps), differentiate=False)

@@ -43,8 +43,8 @@ class AttackResult:
         no_start: bool `(n,)`; the attack failed before its first step. It found no starting point,
             or its queries were used up. Such a failure says nothing about robustness. False by
             default.
-        stage: int64 `(n,)`, of a `Cascade` or `AutoAttack`: number of the attack that succeeded, in
-            their order from 0. It is -1 for a failure and for an input that is misclassified
+        stage: int64 `(n,)`, of a `Cascade`, `AutoAttack` or `Suite`: number of the attack that
+            succeeded, in their order from 0. It is -1 for a failure and for an input that is misclassified
             already. `None` for attacks without stages.
     """
 
