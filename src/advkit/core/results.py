@@ -44,8 +44,8 @@ class AttackResult:
             or its queries were used up. Such a failure says nothing about robustness. False by
             default.
         stage: int64 `(n,)`, of a `Cascade`, `AutoAttack` or `Suite`: number of the attack that
-            succeeded, in their order from 0. It is -1 for a failure and for an input that is misclassified
-            already. `None` for attacks without stages.
+            succeeded, in their order from 0. It is -1 for a failure and for an input that is
+            misclassified already. `None` for attacks without stages.
     """
 
     x_adv: Tensor
