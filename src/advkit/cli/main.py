@@ -200,7 +200,8 @@ def _add_attacks(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--suite", nargs="?", choices=tuple(SUITES), const="fast",
         help="run Suite in linf, the recommended evaluation, next to the attacks of --attack: "
-        "fast, the default, or thorough, for a paper")  # fmt: skip
+        "fast, the default, or thorough, for a paper; needs --eps; --attack Suite:norm=l2 runs "
+        "it in another norm")  # fmt: skip
     add("--attack", action="append", metavar="NAME[:key=value,...]",
         help="attack to run, repeatable; all means every attack (default: Suite alone; without "
         "--model every attack but AutoAttack, which takes minutes, and RandomNoise, which is the "
