@@ -64,7 +64,8 @@ TUNING = Tuning()
 class Thorough:
     """Numbers of the stages that `effort="thorough"` adds.
 
-    They are those of AutoAttack, or less where the stages of `"fast"` have done a part of the work.
+    They are chosen so that a robust sample whose gradients do not mislead takes fewer passes than
+    in AutoAttack.
     """
 
     steps: int = 50  # of each run of APGD at a class
@@ -153,9 +154,8 @@ class Suite(StagedAttack):
 
     A robust sample takes about 200 passes with `"fast"` if it is far from the boundary, up to 2,500
     near it, and 5,000 more if gradients mislead. With `"thorough"` it takes about 7,500, and 15,000
-    more if gradients mislead. See "Suite" in docs/results.md for its figures
-    next to AutoAttack. A model without gradients is attacked by the Square stages alone, with a
-    warning.
+    more if gradients mislead. "Suite" in docs/results.md has the figures next to AutoAttack. A
+    model without gradients is attacked by the Square stages alone, with a warning.
 
     Args:
         eps: radius of the ball, in input units, not negative; a float, or `(n,)` with one radius
