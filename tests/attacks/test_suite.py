@@ -105,6 +105,27 @@ def test_a_sample_that_square_cannot_fool_either_gets_all_its_queries(masks):
     assert result.queries.forward[0] > 5000
 
 
+class Blinkered(nn.Module):
+    """A net whose gradient shows the first feature alone."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(torch.cat([x[:, :1], x[:, 1:].detach()], dim=1))
+
+
+def test_gradients_that_lead_less_far_than_random_search_mislead_too(masks):
+    net = Halfspace(torch.full((16,), 1.0, dtype=torch.float64), -8.0)
+    x, y = torch.full((2, 16), 0.45, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    result = Recorded(eps=0.049).run(Blinkered(net), x, y)
+    pgd = attacks.PGD(eps=0.049)(Blinkered(net), x, y)
+    assert (net.value(pgd) > net.value(x)).all(), "PGD improves on the clean input"
+    assert masks[3] == [True] * 2
+    assert (result.queries.forward > 5000).all()
+
+
 class Plateaus(nn.Module):
     """Labels alone as logits, with a gradient of zero."""
 
