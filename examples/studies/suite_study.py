@@ -101,8 +101,8 @@ def finished(
     if path and path.is_file():
         known: dict[str, Any] = json.loads(path.read_text())
         return known
-    tasks = [(data, row, run, start, CHUNK) for start in range(0, images, CHUNK)]
-    tasks = [(*task[:4], min(CHUNK, images - task[3])) for task in tasks]
+    starts = range(0, images, CHUNK)
+    tasks = [(data, row, run, start, min(CHUNK, images - start)) for start in starts]
     parts = zip(*pool.map(attacked, tasks), strict=True)
     names = ("robust", "forward", "backward")
     means = [float(torch.cat(part).double().mean()) for part in parts]
