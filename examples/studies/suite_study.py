@@ -32,7 +32,7 @@ from advkit.attacks.suite import Effort
 from advkit.core.losses import margin
 
 PARTS = ("table", "batches")
-MANY_ROBUST = 0.1  # share of robust images from which on the cost is compared
+MANY_ROBUST = 0.1  # share of robust images under AutoAttack from which on they are many
 CLOSE = 1e-5  # margin in logits up to which rounding may decide
 
 
@@ -76,15 +76,20 @@ def summary(rows: list[Row], results: list[dict[str, Any]], images: int) -> str:
     """Return the differences to AutoAttack over all rows, in words."""
     pairs = list(zip(rows, results, strict=True))
     more = [round(images * (result["robust"] - row.robust)) for row, result in pairs]
-    costs = [(row, cost(result) / (row.forward + row.backward)) for row, result in pairs]
-    robust = [share for row, share in costs if row.robust >= MANY_ROBUST] or [math.nan]
-    mean = math.exp(sum(map(math.log, robust)) / len(robust))
-    return (
-        f"at most {max(more):+d} images and {sum(more):+d} in all; with at least "
-        f"{100 * MANY_ROBUST:.0f} % robust, at most 1/{1 / max(robust):.0f} of the samples and "
-        f"1/{1 / mean:.0f} in the geometric mean; elsewhere at most "
-        f"{max(share for _, share in costs):.2f} times"
-    )
+    words = [f"at most {max(more):+d} images in a row and {sum(more):+d} in all"]
+    for many, where in ((True, "many"), (False, "few")):
+        shares = [
+            cost(result) / (row.forward + row.backward)
+            for row, result in pairs
+            if (row.robust >= MANY_ROBUST) == many
+        ]
+        if shares:
+            mean = math.exp(sum(map(math.log, shares)) / len(shares))
+            words.append(
+                f"where {where} are robust, at most {max(shares):.3f} times the samples and "
+                f"{mean:.3f} times in the geometric mean"
+            )
+    return "; ".join(words)
 
 
 def cost(result: dict[str, Any]) -> float:
