@@ -76,7 +76,7 @@ def summary(rows: list[Row], results: list[dict[str, Any]], images: int) -> str:
     """Return the differences to AutoAttack over all rows, in words."""
     pairs = list(zip(rows, results, strict=True))
     more = [round(images * (result["robust"] - row.robust)) for row, result in pairs]
-    words = [f"at most {max(more):+d} images in a row and {sum(more):+d} in all"]
+    words = [f"at most {max(more):+d} images in any row and {sum(more):+d} in all"]
     for many, where in ((True, "many"), (False, "few")):
         shares = [
             cost(result) / (row.forward + row.backward)

@@ -117,7 +117,8 @@ class StagedAttack(BlackBoxAttack):
         """
         stages = dict(enumerate(self._stages(classes)))
         possible = {i: attack for i, attack in stages.items() if _supports(attack, model)}
-        others = ", ".join(repr(attack) for i, attack in stages.items() if i not in possible)
+        left_out = [type(attack).__name__ for i, attack in stages.items() if i not in possible]
+        others = ", ".join(dict.fromkeys(left_out))
         name = type(self).__name__
         if not possible:
             raise TypeError(_IMPOSSIBLE.format(name=name, model=describe(model), others=others))
