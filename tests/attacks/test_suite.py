@@ -74,6 +74,20 @@ def test_a_sample_gets_the_stages_that_the_rest_of_its_margin_allows(masks):
     assert passes[0] < 200
 
 
+def test_the_last_square_begins_at_the_strongest_iterates(monkeypatch):
+    starts, run = [], SquareFrom.run
+
+    def spy(attack, *args, **options):
+        starts.append(attack.start)
+        return run(attack, *args, **options)
+
+    monkeypatch.setattr(SquareFrom, "run", spy)
+    model, x, y = samples_with_left([0.9, 0.25], eps=0.1)
+    attacks.Suite(eps=0.1).run(model, x, y)
+    assert len(starts) == 1
+    assert torch.allclose(starts[0], x[1:] + 0.1), "the corner that PGD reached"
+
+
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_in_l2_and_l1_the_last_stages_have_more_starts(norm, masks):
     suite = Recorded(eps={"l2": 0.05, "l1": 0.2}[norm], norm=norm)
