@@ -74,6 +74,57 @@ def test_a_sample_gets_the_stages_that_the_rest_of_its_margin_allows(masks):
     assert passes[0] < 200
 
 
+def test_the_stages():
+    """The table of the docstring."""
+
+    def described(norm, effort="fast"):
+        stages = Recorded(eps=0.1, norm=norm, effort=effort).stages()
+        names = ("loss", "steps", "restarts", "momentum", "candidates", "max_queries", "p_init")
+        return [
+            (type(attack).__name__, *(value for name in names if (value := vars(attack).get(name))))
+            for attack in stages
+        ]
+
+    def first(steps, momentum):
+        return [
+            ("PGD", "ce", 20, 1),
+            ("PGD", "margin", steps, 1, *momentum),
+            ("Square", 100),
+            ("Square", 5000),
+            ("FAB", 60, 1),
+        ]
+
+    def added(apgd, runs):
+        return [
+            ("APGD", "margin", *apgd),
+            ("FAB", 360, 1, 9),
+            runs,
+            ("Square", 2500),
+            ("SquareFrom", 2500, 0.02),
+            ("Square", 10000),
+        ]
+
+    linf = [
+        *first(20, ()),
+        ("PGD", "margin", 20, 2),
+        ("SquareFrom", 200, 0.02),
+        ("SquareFrom", 400, 0.02),
+        ("SquareFrom", 1500, 0.01),
+    ]
+    assert described("linf") == linf
+    assert described("linf", "thorough") == [
+        *linf, *added((50, 1, 9), ("PGD", "margin", 20, 10))
+    ]  # fmt: skip
+    assert described("l2") == [*first(20, ()), ("PGD", "margin", 20, 2), ("PGD", "margin", 20, 4)]
+    assert described("l1", "thorough") == [
+        *first(40, (0.75,)),
+        ("APGD", "ce", 100, 1),
+        ("APGD", "margin", 100, 1),
+        ("APGD", "ce", 100, 2),
+        *added((100, 1, 5), ("APGD", "ce", 100, 5)),
+    ]
+
+
 def test_the_last_square_begins_at_the_strongest_iterates(monkeypatch):
     starts, run = [], SquareFrom.run
 
