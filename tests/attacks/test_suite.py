@@ -270,6 +270,29 @@ def test_the_passes_of_a_sample_do_not_depend_on_the_others():
     assert len(set(whole.queries.backward.tolist())) > 1
 
 
+class InPairs(nn.Module):
+    """A net that always gets two samples at once, since one alone may be rounded differently."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        pairs = torch.cat([x, x[-1:]])[: len(x) + len(x) % 2].split(2)
+        return torch.cat([self.net(pair) for pair in pairs])[: len(x)]
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.03), ("l2", 0.2), ("l1", 1.0)])
+def test_equal_outputs_of_the_net_give_equal_results_in_every_batch(norm, eps):
+    net, x = InPairs(convnet()), images(6)
+    y = answers(net, x)
+    suite = attacks.Suite(eps=eps, norm=norm)
+    whole = suite.run(net, x, y)
+    parts = [suite.run(net, *part) for part in zip(x.split(2), y.split(2), strict=True)]
+    assert torch.equal(whole.x_adv, torch.cat([part.x_adv for part in parts]))
+    assert torch.equal(whole.stage, torch.cat([part.stage for part in parts]))
+
+
 def test_targets():
     net, x = convnet(), images(4)
     target = (answers(net, x) + 1) % 3
