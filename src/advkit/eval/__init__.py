@@ -9,13 +9,16 @@ from advkit.eval.detection.binary_result import Detection, DetectionScores
 from advkit.eval.detection.multiclass import classification_scores
 from advkit.eval.detection.multiclass_result import ClassificationScores
 from advkit.eval.noise import NoiseOutcome
+from advkit.eval.robustness.accuracy_curve import AccuracyCurve
 from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
 from advkit.eval.robustness.outcome import AttackOutcome, Examples, NearestExamples
 from advkit.eval.robustness.report import Report
+from advkit.eval.robustness.security_curve import SecurityCurves, security_curve
 from advkit.eval.transfer.result import TransferMatrix, TransferSource
 from advkit.eval.transfer.transfer_matrix import transfer_matrix
 
 __all__ = [
+    "AccuracyCurve",
     "AttackCost",
     "AttackOutcome",
     "BarePass",
@@ -30,6 +33,7 @@ __all__ = [
     "Rate",
     "Report",
     "Row",
+    "SecurityCurves",
     "TransferMatrix",
     "TransferSource",
     "accuracy",
@@ -39,5 +43,6 @@ __all__ = [
     "evaluate",
     "evaluate_stream",
     "robust_accuracy",
+    "security_curve",
     "transfer_matrix",
 ]

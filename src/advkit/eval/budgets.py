@@ -60,6 +60,15 @@ def several_budgets(texts: Iterable[str]) -> ValueError:
     )
 
 
+def no_minimum_norm(argument: str, attacks: Iterable[str]) -> ValueError:
+    """Return the error for an `argument` whose reports only have these `attacks` with a budget."""
+    return ValueError(
+        f"`{argument}` must have a minimum-norm attack, got budget attacks alone "
+        f"({'; '.join(dict.fromkeys(attacks))}). Add one that has no `eps`, such as FAB, to "
+        "`attacks`."
+    )
+
+
 def radius_of(attack: Any) -> Tensor:
     """Return the budget of `attack`: a scalar or `(n,)`, inf for an attack without a budget."""
     eps = getattr(attack, "eps", None)

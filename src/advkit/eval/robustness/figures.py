@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,8 +12,8 @@ from advkit.core.norms import lp_norm
 from advkit.eval.accuracy import Rate
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.plotting import new_figure, new_panels
+from advkit.eval.robustness.accuracy_curve import AccuracyCurve, shown_limit
 from advkit.eval.robustness.outcome import AttackOutcome, Examples
-from advkit.eval.robustness.worst_case import nearest_distances
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,7 @@ COLORS = (
     "tab:olive", "tab:cyan", "navy", "gold", "darkgreen", "salmon", "indigo",
 )  # fmt: skip
 MARKERS = "osD^v*P"
+WORST_CASE = "worst case"  # name of the curve of all attacks at once
 CLEAN_STYLE: dict[str, Any] = {
     "color": "black", "linestyle": "", "marker": "_", "markersize": 14, "label": "no attack"
 }  # fmt: skip
@@ -75,6 +76,28 @@ def accuracy_curves(
     return figure
 
 
+def security_curves(
+    curves: Sequence[AccuracyCurve], worst_cases: Mapping[str, AccuracyCurve]
+) -> Figure:
+    """Draw robust accuracy against eps: one panel for each norm, one curve for each attack.
+
+    Args:
+        curves: curve of each attack.
+        worst_cases: curve of all attacks at once, by norm.
+    """
+    figure, panels = new_panels(len(worst_cases), MAX_PANELS_ACROSS, 5.2, 3.6)
+    styles = _styles(sorted({curve.attack for curve in curves}))
+    for axes, (norm, worst_case) in zip(panels, worst_cases.items(), strict=True):
+        inside = [curve for curve in curves if curve.norm == norm]
+        limit = shown_limit([curve.distances for curve in inside], SHOWN_QUANTILE) or 1.0
+        _draw_steps(axes, worst_case, limit, **WORST_CASE_STYLE)
+        for curve in inside:
+            _draw_steps(axes, curve, limit, color=styles[curve.attack]["color"])
+        axes.plot(0.0, 100 * worst_case.correct / worst_case.total, **CLEAN_STYLE)
+        _label(axes, norm, limit)
+    return figure
+
+
 def _styles(families: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return color and marker of each attack, the same in all panels."""
     return {
@@ -87,8 +110,16 @@ def _draw_worst_case(
     axes: Axes, outcomes: list[AttackOutcome], clean: Tensor, limit: float
 ) -> None:
     """Draw the share of correct inputs without an adversarial example of any attack within eps."""
-    eps, accuracy = _steps(nearest_distances(outcomes), clean, limit)
-    axes.step(eps, accuracy, where="post", label="worst case", **WORST_CASE_STYLE)
+    _draw_steps(axes, AccuracyCurve.of(WORST_CASE, outcomes, clean), limit, **WORST_CASE_STYLE)
+
+
+def _draw_steps(axes: Axes, curve: AccuracyCurve, limit: float, **style: Any) -> None:
+    """Draw a curve to the right edge of a panel that ends at `limit`."""
+    eps, accuracy = curve.eps.tolist(), (100 * curve.robust / curve.total).tolist()
+    end = max(eps[-1], 1.03 * limit)
+    axes.step(
+        [*eps, end], [*accuracy, accuracy[-1]], where="post", label=_wrapped(curve.attack), **style
+    )
 
 
 def _draw_budgets(
@@ -114,9 +145,8 @@ def _draw_minimum_norm(
     """Draw the curves of minimum-norm attacks, which are measured at every eps."""
     for outcome in outcomes:
         if outcome.minimum_norm:
-            eps, accuracy = _steps(nearest_distances([outcome]), clean, limit)
-            color = styles[outcome.family]["color"]
-            axes.step(eps, accuracy, where="post", label=_wrapped(outcome.family), color=color)
+            curve = AccuracyCurve.of(outcome.family, [outcome], clean)
+            _draw_steps(axes, curve, limit, color=styles[outcome.family]["color"])
 
 
 def _draw_noise(axes: Axes, noise: list[NoiseOutcome]) -> None:
@@ -129,6 +159,7 @@ def _draw_noise(axes: Axes, noise: list[NoiseOutcome]) -> None:
 def _label(axes: Axes, norm: str, limit: float) -> None:
     units = "features changed" if norm == "l0" else "input units"
     axes.set(xlabel=f"eps ({norm}, {units})", ylabel="accuracy in %")
+    axes.locator_params(axis="x", integer=norm == "l0")
     axes.set(xlim=(-0.03 * limit, 1.03 * limit), ylim=(-3, 103))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
@@ -144,28 +175,8 @@ def _wrapped(label: str) -> str:
 def _limit(outcomes: list[AttackOutcome]) -> float:
     """Return the largest eps to draw: of the budgets, and of 99 % of the adversarial examples."""
     limits = [float(outcome.eps) for outcome in outcomes if outcome.eps is not None]
-    for outcome in outcomes:
-        if outcome.minimum_norm and outcome.success.any():
-            limits.append(
-                float(outcome.distance[outcome.success].double().quantile(SHOWN_QUANTILE))
-            )
-    return max(limits, default=0.0) or 1.0
-
-
-def _steps(distance: Tensor, clean: Tensor, limit: float) -> tuple[list[float], list[float]]:
-    """Return the eps at which accuracy falls, and the percentages from there on.
-
-    An input counts as correct at `eps` if its nearest adversarial example is farther away.
-
-    Args:
-        distance: `(n,)`; of the nearest adversarial examples, inf where there is none.
-        clean: bool `(n,)`; labeled correctly before any attack.
-        limit: largest eps of the panel.
-    """
-    steps = [0.0, *distance[distance.isfinite()].sort().values.tolist()]
-    total, correct = len(clean), int(clean.sum())
-    accuracy = [100 * (correct - fooled) / total for fooled in range(len(steps))]
-    return [*steps, max(steps[-1], 1.03 * limit)], [*accuracy, accuracy[-1]]
+    found = [outcome.distance[outcome.success] for outcome in outcomes if outcome.minimum_norm]
+    return max([*limits, shown_limit(found, SHOWN_QUANTILE)]) or 1.0
 
 
 def showcase(outcomes: Sequence[AttackOutcome]) -> tuple[AttackOutcome, Examples] | None:
