@@ -2,6 +2,8 @@
 
 from advkit.eval.accuracy import Rate, accuracy
 from advkit.eval.benchmarking.benchmark import benchmark
+from advkit.eval.benchmarking.comparison import AttackComparison, ComparedAttack
+from advkit.eval.benchmarking.distance_ratio import distance_ratio, optimality
 from advkit.eval.benchmarking.ranking import AttackCost, Group, Row
 from advkit.eval.benchmarking.result import BarePass, Benchmark
 from advkit.eval.detection.binary import detection_scores
@@ -19,11 +21,13 @@ from advkit.eval.transfer.transfer_matrix import transfer_matrix
 
 __all__ = [
     "AccuracyCurve",
+    "AttackComparison",
     "AttackCost",
     "AttackOutcome",
     "BarePass",
     "Benchmark",
     "ClassificationScores",
+    "ComparedAttack",
     "Detection",
     "DetectionScores",
     "Examples",
@@ -40,8 +44,10 @@ __all__ = [
     "benchmark",
     "classification_scores",
     "detection_scores",
+    "distance_ratio",
     "evaluate",
     "evaluate_stream",
+    "optimality",
     "robust_accuracy",
     "security_curve",
     "transfer_matrix",

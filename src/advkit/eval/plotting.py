@@ -62,17 +62,17 @@ def draw_shares(axes: Axes, rows: Sequence[Row], columns: Sequence[str]) -> Axes
             text = "-" if math.isnan(value) else f"{value:.1f}"  # NaN: a rate of no inputs
             color = "white" if value > WHITE_TEXT_ABOVE else "black"
             axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
-    axes.set_xticks(range(len(columns)), [_tick_label(name) for name in columns])
+    axes.set_xticks(range(len(columns)), [tick_label(name) for name in columns])
     axes.tick_params(axis="x", labelrotation=40)
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), [_tick_label(name) for name, _ in rows])
+    axes.set_yticks(range(len(rows)), [tick_label(name) for name, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
     axes.hlines([i - 0.5 for i in range(1, len(rows))], -0.5, len(columns) - 0.5, "white")
     return image
 
 
-def _tick_label(name: str) -> str:
-    """Break a long name into lines."""
-    return textwrap.fill(name, TICK_LABEL_WIDTH)
+def tick_label(name: str, width: int = TICK_LABEL_WIDTH) -> str:
+    """Break a long name into lines of at most `width` characters."""
+    return textwrap.fill(name, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -52,6 +53,11 @@ def format_distance(distance: float | None) -> str:
 def format_mean(value: float | None) -> str:
     """Format a mean, `-` for `None`."""
     return "-" if value is None else f"{value:.1f}"
+
+
+def format_score(score: float) -> str:
+    """Format a score in [0, 1], `-` for NaN."""
+    return "-" if math.isnan(score) else f"{score:.3f}"
 
 
 def format_count(count: int, noun: str) -> str:

@@ -208,3 +208,8 @@ def median(distance: Tensor) -> float | None:
 def finite(value: float | None) -> float | None:
     """Return `value`, or `None` for infinity."""
     return None if value is None or math.isinf(value) else value
+
+
+def number_or_none(value: float | None) -> float | None:
+    """Return `value`, or `None` for NaN."""
+    return None if value is None or math.isnan(value) else value
