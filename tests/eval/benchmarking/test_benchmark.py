@@ -323,6 +323,29 @@ def test_budget_attacks_are_sorted_by_what_they_find_and_the_front_is_marked():
     assert group.summary == "Highest success rate: Good (70.00 %, 30.0 passes)."
 
 
+def test_attacks_without_a_budget_have_a_distance_ratio():
+    """It counts the examples of budget attacks too, in the same norm."""
+    costs = [
+        cost("Near", [0.1, 0.4, math.nan, math.nan], 9.0),
+        cost("Far", [0.2, 0.4, 0.3, math.nan], 3.0),
+        cost("Within", [math.nan, 0.2, math.nan, math.nan], 1.0, eps=0.25),
+        cost("Other", [0.01, 0.01, 0.01, 0.01], 1.0, norm="l2"),
+    ]
+    within, linf, l2 = groups_of(costs)
+    assert [row.distance_ratio for row in within.rows] == [None, None, None]
+    ratios = {row.name: row.distance_ratio for row in linf.rows}
+    assert ratios == {"Near": pytest.approx(0.5), "Far": pytest.approx(2 / 3)}
+    assert [row.distance_ratio for row in l2.rows] == [1]
+    assert linf.table().heading[3] == "distance\nratio"
+    assert {row[0].strip(" *"): row[3] for row in linf.table().rows} == {
+        "Near": "0.500", "Far": "0.667",
+    }  # fmt: skip
+    assert "distance\nratio" not in within.table().heading
+    (nothing,) = groups_of([cost("A", found(0), 1.0)])
+    assert nothing.table().rows[0][3] == "-"
+    assert nothing.to_dict()["rows"][0]["distance_ratio"] is None
+
+
 @pytest.mark.parametrize(
     ("k", "passes", "front"),
     [
@@ -507,10 +530,12 @@ def test_the_table():
         "* On the Pareto front: no other attack in the table is as good for fewer passes." in text
     )
     assert "medians of 3 rounds" in text
+    assert "The distance ratio is the mean of the nearest distance" in text
     assert "Within a budget, a minimum-norm attack counts" in text
 
 
 def test_notes_say_only_what_is_there():
+    assert "distance ratio" not in str(made(cost("A", found(3), 1.0, eps=0.1)))
     text = str(made(cost("A", found(3), 1.0, eps=0.1), cost("B", found(3), 1.0, norm="l2")))
     assert "minimum-norm" not in text
     assert "usable gradient" not in text
@@ -555,7 +580,7 @@ def test_json_has_neither_nan_nor_infinity(tmp_path):
     within, nearest = read["groups"]
     assert within["rows"][0] == {
         "attack": "A()", "success_rate": {"value": 0.2, "count": 20, "total": 100},
-        "median_distance": None, "passes": 2.0, "pareto_front": True,
+        "median_distance": None, "distance_ratio": None, "passes": 2.0, "pareto_front": True,
     }  # fmt: skip
     assert within["rows"][1]["pareto_front"] is False
     assert (within["norm"], within["has_budget"], nearest["has_budget"]) == ("linf", True, False)

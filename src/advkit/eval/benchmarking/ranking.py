@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from advkit.eval.accuracy import Rate
-from advkit.eval.robustness.outcome import AttackOutcome, finite, median
+from advkit.eval.benchmarking.distances import mean_distance_ratio
+from advkit.eval.robustness.outcome import AttackOutcome, finite, median, number_or_none
+from advkit.eval.robustness.worst_case import nearest_distances
 from advkit.eval.text_tables import (
     Table,
     format_distance,
     format_mean,
     format_mebibytes,
     format_percent,
+    format_score,
 )
 
 # Difference to the best attack that counts as nearly as good: one point of the attack success rate,
@@ -34,6 +37,8 @@ _HEADING = (
     "seconds",
     "peak\nMiB",
 )
+# Place of the distance ratio in the table of a group without a budget: after the distance.
+_RATIO_COLUMN = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +71,9 @@ class Row:
         success_rate: attack success rate among the attacked inputs, within the budget of the group,
             or at any distance in a group without one.
         median_distance: lower median over the attacked inputs, a failure counted as inf.
+        distance_ratio: mean of the nearest distance of all attacks in the norm over the distance of
+            this one, in [0, 1]: see `distance_ratio`. `None` in a group with a budget, and NaN if
+            no attack found an example.
         sort_key: key that sorts the rows of a group, the best first.
     """
 
@@ -73,6 +81,7 @@ class Row:
     cost: AttackCost
     success_rate: Rate
     median_distance: float
+    distance_ratio: float | None
     sort_key: tuple[float, ...]
 
     def dominates(self, other: Row) -> bool:
@@ -156,7 +165,8 @@ class Group:
         on_front = set(map(id, self.pareto_front))
         marked = [(row, "* " if id(row) in on_front else "  ") for row in self.rows]
         lines = [_line(row, mark) for row, mark in marked]
-        return Table(self.title, _HEADING, lines, [], note=self.summary)
+        heading = _HEADING if self.has_budget else _with_ratio(_HEADING, "distance\nratio")
+        return Table(self.title, heading, lines, [], note=self.summary)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; an infinite distance is `None`."""
@@ -170,6 +180,7 @@ class Group:
                     "attack": row.cost.outcome.label,
                     "success_rate": row.success_rate.to_dict(),
                     "median_distance": finite(row.median_distance),
+                    "distance_ratio": number_or_none(row.distance_ratio),
                     "passes": row.cost.passes,
                     "pareto_front": id(row) in on_front,
                 }
@@ -181,7 +192,7 @@ class Group:
 
 def _line(row: Row, mark: str) -> tuple[str, ...]:
     outcome = row.cost.outcome
-    return (
+    cells = (
         mark + row.name,
         format_percent(row.success_rate),
         format_distance(row.median_distance),
@@ -191,6 +202,12 @@ def _line(row: Row, mark: str) -> tuple[str, ...]:
         f"{outcome.seconds:.3f}",
         format_mebibytes(row.cost.peak_memory),
     )
+    ratio = row.distance_ratio
+    return cells if ratio is None else _with_ratio(cells, format_score(ratio))
+
+
+def _with_ratio(cells: tuple[str, ...], ratio: str) -> tuple[str, ...]:
+    return (*cells[:_RATIO_COLUMN], ratio, *cells[_RATIO_COLUMN:])
 
 
 def groups_of(costs: Sequence[AttackCost]) -> tuple[Group, ...]:
@@ -209,7 +226,11 @@ def groups_of(costs: Sequence[AttackCost]) -> tuple[Group, ...]:
         else:
             budgets.setdefault((outcome.norm, *outcome.radius.tolist()), []).append(cost)
     within = [_within(group, nearest.get(group[0].outcome.norm, [])) for group in budgets.values()]
-    return (*within, *(_at_any_distance(norm, group) for norm, group in nearest.items()))
+    at_any_distance = (
+        _at_any_distance(norm, group, [c.outcome for c in costs if c.outcome.norm == norm])
+        for norm, group in nearest.items()
+    )
+    return (*within, *at_any_distance)
 
 
 def _within(budgeted: Sequence[AttackCost], minimum_norm: Sequence[AttackCost]) -> Group:
@@ -217,34 +238,51 @@ def _within(budgeted: Sequence[AttackCost], minimum_norm: Sequence[AttackCost]) 
     first = budgeted[0].outcome
     successes = [(cost, cost.outcome.success) for cost in budgeted]
     successes += [(cost, cost.outcome.within(first.radius)) for cost in minimum_norm]
-    rows = _rows(successes, has_budget=True)
+    rows = _rows(successes, nearest=None)
     return Group(title=f"Within {first.budget}", norm=first.norm, has_budget=True, rows=rows)
 
 
-def _at_any_distance(norm: str, costs: Sequence[AttackCost]) -> Group:
-    """Return the group of the minimum-norm attacks of a norm."""
+def _at_any_distance(
+    norm: str, costs: Sequence[AttackCost], outcomes: Sequence[AttackOutcome]
+) -> Group:
+    """Return the group of the minimum-norm attacks of a norm.
+
+    Args:
+        norm: the norm.
+        costs: the minimum-norm attacks.
+        outcomes: outcomes of all attacks in the norm, whose nearest examples are the reference.
+    """
     title = f"Nearest in {norm}, at any distance"
     successes = [(cost, cost.outcome.success) for cost in costs]
-    rows = _rows(successes, has_budget=False)
+    rows = _rows(successes, nearest=nearest_distances(outcomes))
     return Group(title=title, norm=norm, has_budget=False, rows=rows)
 
 
-def _rows(successes: Sequence[tuple[AttackCost, Tensor]], *, has_budget: bool) -> tuple[Row, ...]:
-    """Return a row for each attack and mask `(n,)` of its successes; the best first."""
+def _rows(
+    successes: Sequence[tuple[AttackCost, Tensor]], *, nearest: Tensor | None
+) -> tuple[Row, ...]:
+    """Return a row for each attack and mask `(n,)` of its successes; the best first.
+
+    Args:
+        successes: the attacks with their masks.
+        nearest: distances `(n,)` of the nearest examples, `None` in a group with a budget.
+    """
     families = Counter(cost.outcome.family for cost, _ in successes)
-    rows = (_row(cost, success, families, has_budget=has_budget) for cost, success in successes)
+    rows = (_row(cost, success, families, nearest) for cost, success in successes)
     return tuple(sorted(rows, key=lambda row: (row.sort_key, row.cost.passes)))
 
 
-def _row(cost: AttackCost, success: Tensor, families: Counter[str], *, has_budget: bool) -> Row:
+def _row(cost: AttackCost, success: Tensor, families: Counter[str], nearest: Tensor | None) -> Row:
     outcome = cost.outcome
     rate = Rate.of(success[outcome.attacked])
     middle = median(torch.where(success, outcome.distance, math.inf)[outcome.attacked])
     distance = math.inf if middle is None else middle
+    ratio = None if nearest is None else mean_distance_ratio(nearest_distances([outcome]), nearest)
     return Row(
         name=outcome.family if families[outcome.family] == 1 else outcome.label,
         cost=cost,
         success_rate=rate,
         median_distance=distance,
-        sort_key=(-float(rate),) if has_budget else (distance, -float(rate)),
+        distance_ratio=ratio,
+        sort_key=(-float(rate),) if nearest is None else (distance, -float(rate)),
     )

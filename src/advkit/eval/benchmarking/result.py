@@ -81,10 +81,17 @@ class Benchmark:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        table = text_tables.format_tables([group.table() for group in self.groups])
         notes = text_tables.wrap_notes(self.notes())
         heading = text_tables.wrap_notes(self._heading())
-        return "\n".join([*heading, "", *table, "", *notes])
+        return "\n".join([*heading, "", *self._tables(), *notes])
+
+    def _tables(self) -> list[str]:
+        """Return the lines of the tables; those of groups with a budget have other columns."""
+        lines = []
+        for has_budget in (True, False):
+            tables = [group.table() for group in self.groups if group.has_budget == has_budget]
+            lines += [*text_tables.format_tables(tables), ""] if tables else []
+        return lines
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -104,6 +111,12 @@ class Benchmark:
             "backward passes, because the last few inputs are sent in small batches, which cost "
             "more for each input. The peak is the most memory of tensors on the first batch.",
         ]
+        if not all(group.has_budget for group in self.groups):
+            notes.append(
+                "The distance ratio is the mean of the nearest distance that any attack in the "
+                "norm found over that of this attack, at best 1. A failure counts as 0, and inputs "
+                "on which every attack failed are left out."
+            )
         if any(_minimum_norm_rows(group) for group in self.groups):
             notes.append(
                 "Within a budget, a minimum-norm attack counts with its adversarial examples in "
