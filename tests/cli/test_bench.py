@@ -3,14 +3,18 @@
 import json
 import re
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 from advkit.cli import main
+from advkit.cli.bench import _attacks
+from advkit.cli.defaults import NORMS
 from advkit.cli.main import build_parser
-from advkit.cli.specs import attacks_from
+from advkit.cli.specs import attacks_from, minimum_norm_attacks
+from advkit.core.norms import Norm
 
 NETS = """
 import torch
@@ -83,6 +87,79 @@ def test_a_net_of_ones_own(folder, capsys):
     assert files(folder) == {"mynets.py", "data.npz", "wrong.npz", "taken", "kept"}
 
 
+def groups(out):
+    """Titles of the groups in a file, each with the names of its attacks."""
+    saved = json.loads(out.read_text())
+    names = {attack["attack"]: attack["name"] for attack in saved["attacks"]}
+    return {g["title"]: {names[row["attack"]] for row in g["rows"]} for g in saved["groups"]}
+
+
+def bench(*options):
+    return main([*MINE, "--limit", "4", "--rounds", "1", "--quiet", "--out", "out.json", *options])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_norm_selects_the_minimum_norm_attacks_with_a_form_in_it(folder, norm):
+    assert bench("--norm", norm) == 0
+    (found,) = groups(folder / "out.json").items()
+    title, names = found
+    assert title == f"Nearest in {norm}, at any distance"
+    assert names == set(minimum_norm_attacks(norm)) >= NEAREST[norm]
+    rows = json.loads((folder / "out.json").read_text())["groups"][0]["rows"]
+    assert all(0 <= row["distance_ratio"] <= 1 for row in rows)
+
+
+NEAREST = {
+    "l0": {"JSMA"},
+    "l1": {"FAB"},
+    "l2": {"DeepFool", "FAB", "CarliniWagnerL2", "LBFGS", "HopSkipJump"},
+    "linf": {"DeepFool", "FAB", "HopSkipJump"},
+}
+
+
+def test_the_norms_are_those_of_the_package():
+    assert get_args(Norm) == NORMS
+    assert NEAREST.keys() == set(NORMS)
+
+
+def test_with_a_budget_a_norm_selects_budget_attacks_too(folder):
+    assert bench("--norm", "l1", "--eps", "3") == 0
+    found = groups(folder / "out.json")
+    assert found["Within l1 3"] >= {"FGM", "PGD", "APGD", "Square", "Suite", "FAB"}
+    assert not found["Within l1 3"] & {"AutoAttack", "RandomNoise"}
+    assert bench("--norm", "linf", "--eps", "0.1") == 0
+    found = groups(folder / "out.json")["Within linf 0.1"]
+    assert {"FGSM", "FGM", "BIM", "PGD", "APGD", "Square", "DeepFool", "FAB"} <= found
+
+
+def test_a_norm_is_that_of_attacks_that_do_not_set_one(folder):
+    given = ["--attack", "FAB:steps=5", "--attack", "DeepFool:norm=linf", "--attack", "LBFGS"]
+    assert bench("--norm", "l2", *given) == 0
+    assert groups(folder / "out.json") == {
+        "Nearest in l2, at any distance": {"FAB", "LBFGS"},
+        "Nearest in linf, at any distance": {"DeepFool"},
+    }
+
+
+def test_all_means_those_with_a_form_in_the_norm():
+    made = attacks_from(["all"], [2.0], seed=0, norm="l1")
+    assert {attack.norm for attack in made} == {"l1"}
+    names = {type(attack).__name__ for attack in made}
+    assert names >= {"FAB", "PGD", "APGD", "Square", "Suite", "RandomNoise"}
+    assert not names & {"FGSM", "JSMA", "LBFGS", "DeepFool"}
+    assert {type(a).__name__ for a in attacks_from(["all"], [], seed=0, norm="l0")} >= {"JSMA"}
+
+
+def test_the_digits_have_budgets_in_linf_and_l2_alone():
+    def selected(norm):
+        args = build_parser().parse_args(["bench", "--norm", norm])
+        return {(type(a).__name__, getattr(a, "eps", None)) for a in _attacks(args)}
+
+    assert {("PGD", 0.15), ("Square", 0.15), ("FAB", None)} <= selected("linf")
+    assert {("PGD", 0.75), ("FGM", 0.75), ("LBFGS", None)} <= selected("l2")
+    assert {eps for _, eps in selected("l1") | selected("l0")} == {None}
+
+
 def test_every_option_arrives(folder, capsys):
     options = [
         "--bounds", "-1", "1", "--mean", "0.1", "--std", "2", "--attack", "pgd:norm=l2,steps=3",
@@ -137,6 +214,13 @@ WRONG = [
     (["--model", "mynets.py:Broken"], "the benchmark failed: OSError: disk on fire"),
     (["--attack", "PDG"], "--attack: there is no attack 'PDG', did you mean 'PGD'"),
     (["--attack", "DeepFool"], "--eps must be omitted, .* needs it .DeepFool.."),
+    (["--norm", "l3"], "argument --norm: invalid choice: 'l3' .choose from .*l0.*linf"),
+    (
+        ["--norm", "l0", "--attack", "FGSM"],
+        "--attack FGSM: FGSM must have a form in --norm l0, got "
+        "an attack in linf. Attacks with one are .*JSMA",
+    ),
+    (["--norm", "l0", "--attack", "PGD"], "--attack PGD: `norm` must be one of 'linf'.*got 'l0'"),
     (["--mean", "0.5"], "--mean and --std must be given together"),
     (["--rounds", "0"], "argument --rounds: must be an integer of at least 1, got '0'"),
     (["--round", "x"], "argument --rounds: must be an integer"),
@@ -199,7 +283,7 @@ def test_the_help_explains_itself_and_its_examples_can_be_run(capsys):
     for word in ("One pass is a forward and backward", "A * marks", "--rounds N", "FILE.json"):
         assert word in shown
     examples = re.findall(r"^  advkit (bench.*)$", shown, re.M)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         args = build_parser().parse_args(example.split())
         attacks_from(args.attack or ["FGSM"], args.eps or [], seed=0, default_eps=[0.1])

@@ -8,3 +8,4 @@ EVALUATE_DIGITS_EPS = (0.05, 0.1, 0.15, 0.2)  # budgets of `advkit evaluate` for
 BENCH_LIMIT = 128  # number of images of `advkit bench`: one batch
 BENCH_DIGITS_LINF = 0.15  # budget of `advkit bench` for the digits in linf
 BENCH_DIGITS_L2 = 0.75  # and in l2
+NORMS = ("l0", "l1", "l2", "linf")  # values of `advkit bench --norm`

@@ -15,6 +15,7 @@ from advkit.cli.defaults import (
     BENCH_DIGITS_LINF,
     BENCH_LIMIT,
     EVALUATE_DIGITS_EPS,
+    NORMS,
     SUITES,
 )
 from advkit.cli.errors import (
@@ -66,6 +67,8 @@ examples:
       two selected attacks; `advkit attacks` lists all attacks
   advkit bench --model nets.py:make_net --data test.npz --attack DeepFool --attack FAB --limit 500
       minimum-norm attacks need no --eps
+  advkit bench --model nets.py:make_net --data test.npz --norm l0
+      every minimum-norm attack in l0
   advkit bench --model nets.py:make_net --data test.npz --eps 8/255 --rounds 9 --out bench.json
       more precise times, also saved as JSON
 """
@@ -226,6 +229,10 @@ def _add_bench(commands: Any) -> None:
         help="attack to run, repeatable; all means every attack (default: FGSM, BIM, PGD and, in "
         "linf, DeepFool and FAB; without --model also Square, FGM, CarliniWagnerL2, JSMA, "
         "HopSkipJump, and attacks in l2)")  # fmt: skip
+    add("--norm", choices=NORMS,
+        help="norm of the attacks that do not set one; without --attack it selects every "
+        "minimum-norm attack with a form in this norm and, with a budget, every budget attack but "
+        "AutoAttack and RandomNoise")  # fmt: skip
     add("--eps", action="append", type=number,
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: "

@@ -59,8 +59,50 @@ class _Spec(NamedTuple):
             raise UsageError(f"--attack {self.text}: {message}") from error
 
 
+def minimum_norm_attacks(norm: str) -> list[str]:
+    """Return the names of the attacks with a form in `norm` that search without a budget."""
+    return [name for name, attack in _in_norm(norm).items() if getattr(attack, "eps", None) is None]
+
+
+def budget_attacks(norm: str) -> list[str]:
+    """Return the names of the attacks with a form in `norm` that need a budget."""
+    nearest = minimum_norm_attacks(norm)
+    return [name for name in _in_norm(norm) if name not in nearest]
+
+
+def _in_norm(norm: str) -> dict[str, Any]:
+    """Return an attack of each kind with a form in `norm`, by name."""
+    created = {name: _created(kind, norm) for name, kind in known_attacks().items()}
+    return {name: attack for name, attack in created.items() if attack is not None}
+
+
+def _created(kind: type[Any], norm: str) -> Any:
+    """Return an attack in `norm`, with a budget only if it needs one; `None` without such a form.
+
+    The attack itself decides, so that a new attack or norm needs no entry here.
+    """
+    given: dict[str, Any] = dict.fromkeys(_required(kind), 1.0)
+    if _fixed_norm(kind) is None:
+        given["norm"] = norm
+    try:
+        attack = kind(**given)
+    except (TypeError, ValueError):
+        return None
+    return attack if attack.norm == norm else None
+
+
+def _fixed_norm(kind: type[Any]) -> str | None:
+    """Return the only norm of an attack, `None` if its norm is a parameter."""
+    (norm,) = (field for field in dataclasses.fields(kind) if field.name == "norm")
+    return None if norm.init else str(norm.default)
+
+
 def attacks_from(
-    specs: Sequence[str], eps: Sequence[float], seed: int, default_eps: Sequence[float] = ()
+    specs: Sequence[str],
+    eps: Sequence[float],
+    seed: int,
+    default_eps: Sequence[float] = (),
+    norm: str | None = None,
 ) -> list[Any]:
     """Create the attacks of `specs`.
 
@@ -71,22 +113,26 @@ def attacks_from(
         eps: budgets; at least one attack must use them.
         seed: seed of the attacks that draw random numbers and do not set one.
         default_eps: budgets if `eps` is empty, for the attacks that need one.
+        norm: norm of the attacks that do not set one, `None` for their defaults. `all` then means
+            every attack with a form in this norm.
 
     Raises:
         UsageError: a name, parameter or value is unknown, or a budget is missing or unused.
     """
-    parsed = [_parsed(text, seed) for spec in specs for text in _expanded(spec)]
+    parsed = [_parsed(text, seed, norm) for spec in specs for text in _expanded(spec, norm)]
     if eps and not any(spec.takes_eps for spec in parsed):
         texts = ", ".join(spec.text for spec in parsed)
         raise UsageError(f"--eps must be omitted, since none of the attacks needs it ({texts}).")
     return [attack for spec in parsed for attack in _attacks(spec, eps or default_eps)]
 
 
-def _expanded(spec: str) -> list[str]:
-    return list(known_attacks()) if spec.lower() == _ALL else [spec]
+def _expanded(spec: str, norm: str | None) -> list[str]:
+    if spec.lower() != _ALL:
+        return [spec]
+    return list(known_attacks() if norm is None else _in_norm(norm))
 
 
-def _parsed(text: str, seed: int) -> _Spec:
+def _parsed(text: str, seed: int, norm: str | None) -> _Spec:
     name, _, rest = text.partition(":")
     text = one_line(text, _SHOWN)
     kind = _find(name)
@@ -100,7 +146,21 @@ def _parsed(text: str, seed: int) -> _Spec:
             )
     if "seed" in names:
         given.setdefault("seed", seed)
+    if norm is not None:
+        _set_norm(text, kind, given, norm)
     return _Spec(text, kind, given)
+
+
+def _set_norm(text: str, kind: type[Any], given: dict[str, Any], norm: str) -> None:
+    """Add `norm` to the parameters of an attack that does not set one."""
+    fixed = _fixed_norm(kind)
+    if fixed is None:
+        given.setdefault("norm", norm)
+    elif fixed != norm:
+        raise UsageError(
+            f"--attack {text}: {kind.__name__} must have a form in --norm {norm}, got an attack in "
+            f"{fixed}. Attacks with one are {', '.join(_expanded(_ALL, norm))}."
+        )
 
 
 def _parameters(kind: type[Any]) -> list[dataclasses.Field[Any]]:
