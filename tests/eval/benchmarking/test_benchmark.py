@@ -337,6 +337,7 @@ def test_attacks_without_a_budget_have_a_distance_ratio():
     assert ratios == {"Near": pytest.approx(0.5), "Far": pytest.approx(2 / 3)}
     assert [row.distance_ratio for row in l2.rows] == [1]
     assert linf.table().heading[3] == "distance\nratio"
+    assert [len(row) for row in linf.table().rows] == 2 * [len(linf.table().heading)]
     assert {row[0].strip(" *"): row[3] for row in linf.table().rows} == {
         "Near": "0.500", "Far": "0.667",
     }  # fmt: skip
@@ -539,6 +540,14 @@ def test_notes_say_only_what_is_there():
     text = str(made(cost("A", found(3), 1.0, eps=0.1), cost("B", found(3), 1.0, norm="l2")))
     assert "minimum-norm" not in text
     assert "usable gradient" not in text
+
+
+def test_names_of_any_usual_length_fit_the_width():
+    long = cost("A" * 30, found(100), 1234.5)
+    text = str(made(long, cost("B" * 30, found(90), 1.0, eps=0.1)))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "Passes and seconds are medians of 3 rounds" in " ".join(text.split())
+    assert "it. Passes are medians of 3 rounds" in " ".join(str(made(long)).split())
 
 
 def test_blind_attacks_are_named():

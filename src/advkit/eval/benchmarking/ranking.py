@@ -27,18 +27,11 @@ from advkit.eval.text_tables import (
 # Difference to the best attack that counts as nearly as good: one point of the attack success rate,
 # and 1 % of the median distance.
 NEAR_BEST_TOLERANCE = 0.01
-_HEADING = (
-    "attack",
-    "success\nrate in %",
-    "median\ndistance",
-    "passes",
-    "forward\nper input",
-    "backward\nper input",
-    "seconds",
-    "peak\nMiB",
-)
-# Place of the distance ratio in the table of a group without a budget: after the distance.
-_RATIO_COLUMN = 3
+_QUALITY = ("attack", "success\nrate in %", "median\ndistance")
+_PASSES = ("passes", "forward\nper input", "backward\nper input")
+_WITHIN_HEADING = (*_QUALITY, *_PASSES, "seconds", "peak\nMiB")
+# Without a budget the distance ratio takes the space of the seconds, which the passes imply.
+_NEAREST_HEADING = (*_QUALITY, "distance\nratio", *_PASSES, "peak\nMiB")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,7 +158,7 @@ class Group:
         on_front = set(map(id, self.pareto_front))
         marked = [(row, "* " if id(row) in on_front else "  ") for row in self.rows]
         lines = [_line(row, mark) for row, mark in marked]
-        heading = _HEADING if self.has_budget else _with_ratio(_HEADING, "distance\nratio")
+        heading = _WITHIN_HEADING if self.has_budget else _NEAREST_HEADING
         return Table(self.title, heading, lines, [], note=self.summary)
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,23 +184,21 @@ class Group:
 
 
 def _line(row: Row, mark: str) -> tuple[str, ...]:
-    outcome = row.cost.outcome
-    cells = (
+    outcome, ratio = row.cost.outcome, row.distance_ratio
+    quality = (
         mark + row.name,
         format_percent(row.success_rate),
         format_distance(row.median_distance),
+    )
+    passes = (
         f"{row.cost.passes:.1f}",
         format_mean(outcome.mean_of_attacked(outcome.forward)),
         format_mean(outcome.mean_of_attacked(outcome.backward)),
-        f"{outcome.seconds:.3f}",
-        format_mebibytes(row.cost.peak_memory),
     )
-    ratio = row.distance_ratio
-    return cells if ratio is None else _with_ratio(cells, format_score(ratio))
-
-
-def _with_ratio(cells: tuple[str, ...], ratio: str) -> tuple[str, ...]:
-    return (*cells[:_RATIO_COLUMN], ratio, *cells[_RATIO_COLUMN:])
+    peak = format_mebibytes(row.cost.peak_memory)
+    if ratio is None:
+        return (*quality, *passes, f"{outcome.seconds:.3f}", peak)
+    return (*quality, format_score(ratio), *passes, peak)
 
 
 def groups_of(costs: Sequence[AttackCost]) -> tuple[Group, ...]:

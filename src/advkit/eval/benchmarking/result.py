@@ -100,18 +100,21 @@ class Benchmark:
 
     def notes(self) -> list[str]:
         """Return sentences that explain the figures, and warnings about the attacks."""
+        has_budget = [group.has_budget for group in self.groups]
+        times = "Passes and seconds" if any(has_budget) else "Passes"
         notes = [
             "* On the Pareto front: no other attack in the table is as good for fewer passes.",
             "The attack success rate is a share of the attacked inputs. The median distance counts "
             "a failure as infinity (inf). Forward and backward are passes of a sample through the "
             "model for each attacked input.",
             "Passes are the time of an attack, divided by the time of one forward and backward "
-            "pass of the same batches just before and after it. Passes and seconds are medians of "
-            f"{format_count(self.rounds, 'round')}. The time may exceed the number of forward and "
-            "backward passes, because the last few inputs are sent in small batches, which cost "
-            "more for each input. The peak is the most memory of tensors on the first batch.",
+            "pass of the same batches just before and after it. "
+            f"{times} are medians of {format_count(self.rounds, 'round')}. The time may exceed the "
+            "number of forward and backward passes, because the last few inputs are sent in small "
+            "batches, which cost more for each input. The peak is the most memory of tensors on "
+            "the first batch.",
         ]
-        if not all(group.has_budget for group in self.groups):
+        if not all(has_budget):
             notes.append(
                 "The distance ratio is the mean of the nearest distance that any attack in the "
                 "norm found over that of this attack, at best 1. A failure counts as 0, and inputs "
