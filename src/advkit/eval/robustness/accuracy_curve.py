@@ -115,7 +115,7 @@ def shown_limit(distances: Sequence[Tensor], share: float) -> float:
     return max((float(d.double().quantile(share)) for d in distances if len(d)), default=0.0)
 
 
-def round_eps(limit: float, *, whole: bool, intervals: int = 5) -> list[float]:
+def round_eps(limit: float, *, whole: bool, intervals: int = 7) -> list[float]:
     """Return at most `intervals` + 1 round numbers from zero to `limit` or just above it.
 
     Args:
