@@ -50,6 +50,7 @@ ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
     "JointCarliniWagner": lambda net: attacks.JointCarliniWagner(search_steps=1, steps=2),
     "LBFGS": lambda net: attacks.LBFGS(search_steps=1, steps=2),
     "FAB": lambda net: attacks.FAB(steps=2),
+    "DDN": lambda net: attacks.DDN(steps=2),
     "JSMA": lambda net: attacks.JSMA(gamma=3 / 3072, candidates=1),
     "Square": lambda net: attacks.Square(eps=EPS, max_queries=5, stop="never"),
     "HopSkipJump": lambda net: attacks.HopSkipJump(max_queries=10, init_gradient_queries=3),

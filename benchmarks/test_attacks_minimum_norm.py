@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from advkit.attacks import FAB, JSMA, LBFGS, CarliniWagnerL2, DeepFool
+from advkit.attacks import DDN, FAB, JSMA, LBFGS, CarliniWagnerL2, DeepFool
 from benchmarks.attacking import Job, measure_ours, measure_peer
 from benchmarks.nets import LENET, RESNET20
 from benchmarks.peers import Peer
@@ -49,6 +49,7 @@ OURS = [
     (FAST[0], FAB(steps=100), {"passes": 110, "distance": 1.375}),
     (FAST[1], FAB(steps=100), {"passes": 110, "distance": 0.106}),
     (LONG, CW, {"passes": 3000, "distance": 1.335}),
+    *((job, DDN(init_norm=0.3), {}) for job in FAST),
     *((job, FAB(norm="linf"), {}) for job in FAST_LINF),
 ]
 

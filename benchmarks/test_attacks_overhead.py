@@ -41,6 +41,7 @@ ATTACKS = [
     attacks.DeepFool(norm="linf"),
     attacks.FAB(steps=30),
     attacks.FAB(norm="linf", steps=30),
+    attacks.DDN(steps=30),
     attacks.CarliniWagnerL2(search_steps=2, steps=20),
     attacks.LBFGS(search_steps=2, steps=20),
     attacks.JSMA(gamma=0.01),

@@ -124,6 +124,7 @@ ATTACKS = [
     attacks.JSMA(gamma=0.1, candidates=2),
     attacks.LBFGS(search_steps=2, steps=3, candidates=1),
     attacks.FAB(steps=10, candidates=1),
+    attacks.DDN(steps=4),
     attacks.Square(eps=0.1, max_queries=20),
     attacks.HopSkipJump(max_queries=40, init_gradient_queries=5),
     attacks.RandomNoise(eps=0.1, restarts=3),

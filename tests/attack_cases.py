@@ -56,6 +56,7 @@ GRADIENT_MINIMUM_NORM = [
     attacks.FAB(norm="linf", steps=20),
     attacks.FAB(norm="l1", steps=20, restarts=2),
     attacks.FAB(steps=10, schedule="published", candidates=2, restarts=2),
+    attacks.DDN(steps=25, gamma=0.15),
 ]
 
 BLACK_BOX_BUDGET = [

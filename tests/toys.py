@@ -62,6 +62,24 @@ class Quadratic(nn.Module):
         return tuple(v.detach().numpy() for v in (self.a, self.w, self.b))
 
 
+class Recorded(nn.Module):
+    """Another module in the unit box, for inputs in `bounds`, that keeps its inputs in `seen`."""
+
+    def __init__(self, module: nn.Module, bounds: tuple[float, float]):
+        super().__init__()
+        self.module, self.bounds, self.seen = module, bounds, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        lower, upper = self.bounds
+        unit = (x - lower) / (upper - lower)
+        self.seen.append(unit.detach())
+        return self.module(unit)
+
+    def iterates(self) -> np.ndarray:
+        """The inputs between the clean ones and those that are verified, of a single sample."""
+        return torch.cat(self.seen[1:-1]).numpy()
+
+
 class ConvNet(nn.Module):
     """Convolution, batch norm, dropout, a buffer that counts calls: `(n, 1, 6, 6)` to 3 logits."""
 

@@ -16,6 +16,7 @@ from advkit.attacks.auto_attack import AutoAttack
 from advkit.attacks.bim import BIM
 from advkit.attacks.carlini_wagner import CarliniWagnerL2
 from advkit.attacks.cascade import Cascade
+from advkit.attacks.ddn import DDN
 from advkit.attacks.deepfool import DeepFool
 from advkit.attacks.fab import FAB
 from advkit.attacks.fgm import FGM
@@ -33,6 +34,7 @@ from advkit.attacks.transfer import Transfer
 __all__ = [
     "APGD",
     "BIM",
+    "DDN",
     "FAB",
     "FGM",
     "FGSM",

@@ -37,6 +37,7 @@ _DIGITS_ATTACKS = (
     "LBFGS",
     "FAB",
     "FAB:norm=linf",
+    "DDN:steps=30",  # short, like the next ones
     "JSMA",
     "Square:eps=0.1,max_queries=200",
     "HopSkipJump:max_queries=300",

@@ -10,10 +10,10 @@ from advkit.attacks.engine.records import Nearest
 from tests.attack_cases import GRADIENT_MINIMUM_NORM
 from tests.toys import convnet, images
 
-TO_THE_BOUNDARY = [  # all but those of pairs of features, and those on a detector too
+TO_THE_BOUNDARY = [  # all but those that count features, and those on a detector too
     attack
     for attack in GRADIENT_MINIMUM_NORM
-    if not isinstance(attack, (attacks.JSMA, attacks.JointCarliniWagner))
+    if attack.norm != "l0" and not isinstance(attack, attacks.JointCarliniWagner)
 ]
 
 
@@ -119,7 +119,13 @@ def test_a_tie_is_no_reason_to_stop():
     assert found.distance < 0.05
 
 
-@pytest.mark.parametrize("kind", [attacks.LBFGS, attacks.CarliniWagnerL2, attacks.FAB])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(attacks.LBFGS, attacks.CarliniWagnerL2, attacks.FAB),
+        *(attacks.DDN,),
+    ],
+)
 def test_progress_is_shown_on_demand(kind, capsys):
     kind(progress=True, steps=10).run(convnet(), images())
     assert kind.__name__ in capsys.readouterr().err
