@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from advkit.attacks import DDN, FAB, JSMA, LBFGS, CarliniWagnerL2, DeepFool
+from advkit.attacks import DDN, FAB, FMN, JSMA, LBFGS, CarliniWagnerL2, DeepFool
 from benchmarks.attacking import Job, measure_ours, measure_peer
 from benchmarks.nets import LENET, RESNET20
 from benchmarks.peers import Peer
@@ -34,6 +34,14 @@ FAST_LINF = [
     Job("nearest in linf, 100 steps", LENET, norm="linf"),
     Job("nearest in linf, 100 steps", RESNET20, norm="linf", rounds=1),
 ]
+FAST_L1 = [
+    Job("nearest in l1, 100 steps", LENET, norm="l1"),
+    Job("nearest in l1, 100 steps", RESNET20, norm="l1", rounds=1),
+]
+FAST_L0 = [
+    Job("fewest features, 100 steps", LENET, norm="l0"),
+    Job("fewest features, 100 steps", RESNET20, norm="l0", rounds=1),
+]
 
 CW = CarliniWagnerL2(search_steps=9, steps=100)
 OURS = [
@@ -49,8 +57,10 @@ OURS = [
     (FAST[0], FAB(steps=100), {"passes": 110, "distance": 1.375}),
     (FAST[1], FAB(steps=100), {"passes": 110, "distance": 0.106}),
     (LONG, CW, {"passes": 3000, "distance": 1.335}),
-    *((job, DDN(init_norm=0.3), {}) for job in FAST),
-    *((job, FAB(norm="linf"), {}) for job in FAST_LINF),
+    *((job, attack, {}) for job in FAST for attack in (DDN(init_norm=0.3), FMN(alpha_init=0.1))),
+    *((job, attack, {}) for job in FAST_LINF for attack in (FAB(norm="linf"), FMN(norm="linf"))),
+    *((job, attack, {}) for job in FAST_L1 for attack in (FAB(norm="l1"), FMN(norm="l1"))),
+    *((job, FMN(norm="l0"), {}) for job in FAST_L0),
 ]
 
 
@@ -96,6 +106,13 @@ LINF_WALKS = [
     Peer("adv_lib", "fmn", {"steps": 100, "norm": math.inf}),
     Peer("adv_lib", "fab", {"n_iter": 100, "norm": math.inf}, slow=True),
 ]
+L1_WALKS = [
+    Peer("adv_lib", "fmn", {"steps": 100, "norm": 1}),
+    Peer("adv_lib", "fab", {"n_iter": 100, "norm": 1}, slow=True),
+]
+L0_WALKS = [
+    Peer("adv_lib", "fmn", {"steps": 100, "norm": 0}),
+]
 
 # C&W has the default learning rate and the best of several learning rates.
 PEERS = [
@@ -111,6 +128,8 @@ PEERS = [
     *((job, peer) for job in FAST for peer in WALKS),
     (LONG, ALMA_LONG),
     *((job, peer) for job in FAST_LINF for peer in LINF_WALKS),
+    *((job, peer) for job in FAST_L1 for peer in L1_WALKS),
+    *((job, peer) for job in FAST_L0 for peer in L0_WALKS),
 ]
 
 

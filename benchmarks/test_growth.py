@@ -125,6 +125,8 @@ ATTACKS = [
     attacks.LBFGS(search_steps=2, steps=3, candidates=1),
     attacks.FAB(steps=10, candidates=1),
     attacks.DDN(steps=4),
+    attacks.FMN(norm="l1", steps=4),
+    attacks.FMN(norm="l0", steps=4),
     attacks.Square(eps=0.1, max_queries=20),
     attacks.HopSkipJump(max_queries=40, init_gradient_queries=5),
     attacks.RandomNoise(eps=0.1, restarts=3),

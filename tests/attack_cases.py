@@ -57,6 +57,10 @@ GRADIENT_MINIMUM_NORM = [
     attacks.FAB(norm="l1", steps=20, restarts=2),
     attacks.FAB(steps=10, schedule="published", candidates=2, restarts=2),
     attacks.DDN(steps=25, gamma=0.15),
+    attacks.FMN(steps=25),
+    attacks.FMN(norm="linf", steps=25, alpha_init=0.5),
+    attacks.FMN(norm="l1", steps=25, gamma_init=0.1),
+    attacks.FMN(norm="l0", steps=25),
 ]
 
 BLACK_BOX_BUDGET = [

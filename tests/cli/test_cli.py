@@ -593,7 +593,7 @@ def test_the_default_job(tmp_path, monkeypatch, capsys):
     budgets = {name: [a["eps"] for a in first["attacks"] if a["name"] == name and a["eps"]]
                for name in ("FGSM", "PGD")}  # fmt: skip
     assert budgets == {"FGSM": [0.05, 0.1, 0.15, 0.2], "PGD": [0.05, 0.1, 0.15, 0.2, 0.5, 2]}
-    assert set(first["nearest_by_norm"]) == {"l0", "l2", "linf"}
+    assert set(first["nearest_by_norm"]) == {"l0", "l1", "l2", "linf"}
     assert first["clean_accuracy"]["value"] > 0.9
     cached = next((tmp_path / "cache").iterdir())
     stamp = cached.stat().st_mtime_ns

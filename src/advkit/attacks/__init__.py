@@ -21,6 +21,7 @@ from advkit.attacks.deepfool import DeepFool
 from advkit.attacks.fab import FAB
 from advkit.attacks.fgm import FGM
 from advkit.attacks.fgsm import FGSM
+from advkit.attacks.fmn import FMN
 from advkit.attacks.hopskipjump import HopSkipJump
 from advkit.attacks.jsma import JSMA
 from advkit.attacks.lbfgs import LBFGS
@@ -38,6 +39,7 @@ __all__ = [
     "FAB",
     "FGM",
     "FGSM",
+    "FMN",
     "JSMA",
     "LBFGS",
     "PGD",

@@ -38,6 +38,7 @@ _DIGITS_ATTACKS = (
     "FAB",
     "FAB:norm=linf",
     "DDN:steps=30",  # short, like the next ones
+    "FMN:norm=l1,steps=30",
     "JSMA",
     "Square:eps=0.1,max_queries=200",
     "HopSkipJump:max_queries=300",
