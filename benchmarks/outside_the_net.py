@@ -55,6 +55,7 @@ ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
     "FMN linf": lambda net: attacks.FMN(norm="linf", steps=2),
     "FMN l1": lambda net: attacks.FMN(norm="l1", steps=2),
     "FMN l0": lambda net: attacks.FMN(norm="l0", steps=2),
+    "SigmaZero": lambda net: attacks.SigmaZero(steps=2),
     "JSMA": lambda net: attacks.JSMA(gamma=3 / 3072, candidates=1),
     "Square": lambda net: attacks.Square(eps=EPS, max_queries=5, stop="never"),
     "HopSkipJump": lambda net: attacks.HopSkipJump(max_queries=10, init_gradient_queries=3),

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from advkit.attacks import DDN, FAB, FMN, JSMA, LBFGS, CarliniWagnerL2, DeepFool
+from advkit.attacks import DDN, FAB, FMN, JSMA, LBFGS, CarliniWagnerL2, DeepFool, SigmaZero
 from benchmarks.attacking import Job, measure_ours, measure_peer
 from benchmarks.nets import LENET, RESNET20
 from benchmarks.peers import Peer
@@ -60,7 +60,7 @@ OURS = [
     *((job, attack, {}) for job in FAST for attack in (DDN(init_norm=0.3), FMN(alpha_init=0.1))),
     *((job, attack, {}) for job in FAST_LINF for attack in (FAB(norm="linf"), FMN(norm="linf"))),
     *((job, attack, {}) for job in FAST_L1 for attack in (FAB(norm="l1"), FMN(norm="l1"))),
-    *((job, FMN(norm="l0"), {}) for job in FAST_L0),
+    *((job, attack, {}) for job in FAST_L0 for attack in (FMN(norm="l0"), SigmaZero())),
 ]
 
 
@@ -112,6 +112,7 @@ L1_WALKS = [
 ]
 L0_WALKS = [
     Peer("adv_lib", "fmn", {"steps": 100, "norm": 0}),
+    Peer("adv_lib", "sigma_zero", {"num_steps": 100}),
 ]
 
 # C&W has the default learning rate and the best of several learning rates.

@@ -44,6 +44,7 @@ ATTACKS = [
     attacks.DDN(steps=30),
     attacks.FMN(steps=30),
     attacks.FMN(norm="l0", steps=30),
+    attacks.SigmaZero(steps=30),
     attacks.CarliniWagnerL2(search_steps=2, steps=20),
     attacks.LBFGS(search_steps=2, steps=20),
     attacks.JSMA(gamma=0.01),

@@ -61,6 +61,7 @@ GRADIENT_MINIMUM_NORM = [
     attacks.FMN(norm="linf", steps=25, alpha_init=0.5),
     attacks.FMN(norm="l1", steps=25, gamma_init=0.1),
     attacks.FMN(norm="l0", steps=25),
+    attacks.SigmaZero(steps=25),
 ]
 
 BLACK_BOX_BUDGET = [

@@ -27,6 +27,7 @@ from advkit.attacks.jsma import JSMA
 from advkit.attacks.lbfgs import LBFGS
 from advkit.attacks.pgd import PGD
 from advkit.attacks.random_noise import RandomNoise
+from advkit.attacks.sigma_zero import SigmaZero
 from advkit.attacks.square import Square
 from advkit.attacks.substitute import Substitute
 from advkit.attacks.suite import Suite
@@ -55,6 +56,7 @@ __all__ = [
     "Mimicry",
     "RandomNoise",
     "SelectivePGD",
+    "SigmaZero",
     "Square",
     "Substitute",
     "Suite",

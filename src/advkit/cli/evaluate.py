@@ -40,6 +40,7 @@ _DIGITS_ATTACKS = (
     "DDN:steps=30",  # short, like the next ones
     "FMN:norm=l1,steps=30",
     "JSMA",
+    "SigmaZero:steps=30",
     "Square:eps=0.1,max_queries=200",
     "HopSkipJump:max_queries=300",
 )

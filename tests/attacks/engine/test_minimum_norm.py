@@ -123,7 +123,7 @@ def test_a_tie_is_no_reason_to_stop():
     "kind",
     [
         *(attacks.LBFGS, attacks.CarliniWagnerL2, attacks.FAB),
-        *(attacks.DDN, attacks.FMN),
+        *(attacks.DDN, attacks.FMN, attacks.SigmaZero),
     ],
 )
 def test_progress_is_shown_on_demand(kind, capsys):
