@@ -128,6 +128,8 @@ ATTACKS = [
     attacks.FMN(norm="l1", steps=4),
     attacks.FMN(norm="l0", steps=4),
     attacks.SigmaZero(steps=4),
+    attacks.MinimumNorm(steps=4),
+    attacks.MinimumNorm(norm="l0", steps=8),
     attacks.Square(eps=0.1, max_queries=20),
     attacks.HopSkipJump(max_queries=40, init_gradient_queries=5),
     attacks.RandomNoise(eps=0.1, restarts=3),

@@ -62,6 +62,10 @@ GRADIENT_MINIMUM_NORM = [
     attacks.FMN(norm="l1", steps=25, gamma_init=0.1),
     attacks.FMN(norm="l0", steps=25),
     attacks.SigmaZero(steps=25),
+    attacks.MinimumNorm(steps=60),
+    attacks.MinimumNorm(norm="linf", steps=60),
+    attacks.MinimumNorm(norm="l1", steps=60),
+    attacks.MinimumNorm(norm="l0", steps=60),
 ]
 
 BLACK_BOX_BUDGET = [

@@ -25,6 +25,7 @@ from advkit.attacks.fmn import FMN
 from advkit.attacks.hopskipjump import HopSkipJump
 from advkit.attacks.jsma import JSMA
 from advkit.attacks.lbfgs import LBFGS
+from advkit.attacks.minimum_norm import MinimumNorm
 from advkit.attacks.pgd import PGD
 from advkit.attacks.random_noise import RandomNoise
 from advkit.attacks.sigma_zero import SigmaZero
@@ -54,6 +55,7 @@ __all__ = [
     "HopSkipJump",
     "JointCarliniWagner",
     "Mimicry",
+    "MinimumNorm",
     "RandomNoise",
     "SelectivePGD",
     "SigmaZero",

@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from advkit.attacks.engine.box_adam import BETA1, BETA2, EPS
-from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.minimum_norm import MinimumNormAttack
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Nearest
-from advkit.attacks.engine.unit_steps import (
-    cosine_annealed,
-    perturbed,
-    unit_delta,
-    unit_gradient,
-)
+from advkit.attacks.engine.sparse_descent import SparseDescent
 from advkit.core import checks
-from advkit.core.norms import Norm, lp_norm, normalize, per_sample
-from advkit.core.tensors import at_least_float32
-
-FINAL_SHARE = 0.1  # published: last learning rate over the first one
-
-
-class _State(NamedTuple):
-    """State of each sample from step to step."""
-
-    exp_avg: Tensor  # (n, *features), running mean of the gradients
-    exp_avg_sq: Tensor  # (n, *features), running mean of their squares
-    tau: Tensor  # (n,), smaller changes are set to zero, in widths of the bounds
-    finished: Tensor  # bool (n,), no further step can bring it nearer
+from advkit.core.norms import Norm
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -100,55 +77,11 @@ class SigmaZero(MinimumNormAttack):
         return self.steps
 
     def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
-        nearest, zero = Nearest.empty(problem.x), torch.zeros_like(at_least_float32(problem.x))
-        return iterate(
-            problem,
-            problem.x,
-            _State(
-                exp_avg=zero,
-                exp_avg_sq=zero.clone(),
-                tau=torch.full_like(nearest.distance, self.tau_init),
-                finished=torch.zeros_like(nearest.success),
-            ),
-            self._step,
+        descent = SparseDescent(
             steps=self.steps,
-            best=nearest,
-            finished=lambda _, state: state.finished,
+            lr=self.lr,
+            sigma=self.sigma,
+            tau_init=self.tau_init,
+            tau_factor=self.tau_factor,
         )
-
-    def _step(self, i: int, problem: Problem, at: Iterate, state: _State) -> tuple[Tensor, _State]:
-        delta = unit_delta(problem, at.x_adv)
-        optimal = at.success & (lp_norm(delta, "l0") <= 1)
-        gradient = self._gradient(problem, at, delta)
-        x_adv = perturbed(problem, delta + self._adam_step(i, gradient, state))
-        change = self.tau_factor * self._lr(i + 1)
-        tau = torch.where(at.success, state.tau + change, state.tau - change).clamp_(0, 1)
-        small = unit_delta(problem, x_adv).abs() < per_sample(tau, delta)
-        stuck = lp_norm(state.exp_avg, "linf") == 0
-        return torch.where(small, problem.x, x_adv), state._replace(
-            tau=tau, finished=optimal | stuck
-        )
-
-    def _lr(self, i: int) -> float:
-        """Return the learning rate of step `i`."""
-        return cosine_annealed(self.lr, FINAL_SHARE * self.lr, i, self.steps)
-
-    def _gradient(self, problem: Problem, at: Iterate, delta: Tensor) -> Tensor:
-        """Return the gradient of the sum to minimize, of unit linf norm, as a new tensor.
-
-        Args:
-            problem: `n` samples.
-            at: their iterates, with a graph.
-            delta: their perturbations in widths of the bounds, `(n, *features)`.
-        """
-        margin = unit_gradient(problem, at)
-        missing = torch.where(per_sample(at.success, margin), 0, -margin)
-        share = 2 * self.sigma * delta / (delta.square() + self.sigma).square() / delta[0].numel()
-        return normalize(missing + share, "linf")
-
-    def _adam_step(self, i: int, gradient: Tensor, state: _State) -> Tensor:
-        """Return the move of step `i`, and update the running means in place."""
-        state.exp_avg.lerp_(gradient, 1 - BETA1)
-        state.exp_avg_sq.lerp_(gradient.square(), 1 - BETA2)
-        scale = (state.exp_avg_sq / (1 - BETA2 ** (i + 1))).sqrt_().add_(EPS)
-        return (state.exp_avg / scale).mul_(-self._lr(i) / (1 - BETA1 ** (i + 1)))
+        return descent.search(problem, problem.x, Nearest.empty(problem.x))

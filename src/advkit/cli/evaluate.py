@@ -24,7 +24,7 @@ from advkit.core.extras import require
 from advkit.eval import Report, evaluate_stream
 
 _DIGITS_ATTACKS = (
-    "Suite:eps=0.1",
+    "Suite:eps=0.15",
     "FGSM",
     "PGD",
     "BIM:eps=0.1",
@@ -34,13 +34,11 @@ _DIGITS_ATTACKS = (
     "APGD:eps=0.1",
     "DeepFool",
     "CarliniWagnerL2:steps=30",  # a third of the default cost, for a first result
-    "LBFGS",
     "FAB",
-    "FAB:norm=linf",
-    "DDN:steps=30",  # short, like the next ones
-    "FMN:norm=l1,steps=30",
-    "JSMA",
-    "SigmaZero:steps=30",
+    "MinimumNorm:steps=50",  # half of the default, like the next ones
+    "MinimumNorm:norm=linf,steps=50",
+    "MinimumNorm:norm=l1,steps=50",
+    "MinimumNorm:norm=l0,steps=50",
     "Square:eps=0.1,max_queries=200",
     "HopSkipJump:max_queries=300",
 )

@@ -65,7 +65,8 @@ def project_onto_plane_and_box(
         x: `(n, *features)`, within `bounds`.
         normal: `(n, *features)`, of length about 1 in the dual norm.
         gap: `(n,)`, of either sign.
-        norm: norm in which the step is shortest: `"linf"`, `"l2"` or `"l1"`.
+        norm: norm in which the step is shortest: `"linf"`, `"l2"`, `"l1"` or `"l0"`. In l0 the
+            step goes past the plane, since a feature that changes may as well move to its bound.
         bounds: lower and upper bound of the features.
 
     Returns:
@@ -73,7 +74,9 @@ def project_onto_plane_and_box(
     """
     sign = normal.sign().mul_(per_sample(torch.where(gap < 0, -1, 1).to(normal.dtype), normal))
     slope, room, gap = normal.abs().flatten(1), _room(sign, x, bounds), gap.abs()
-    if norm == "l1":
+    if norm == "l0":
+        size = _fill_fewest(slope, room, gap)
+    elif norm == "l1":
         size = _fill_steepest(slope, room, gap)
     else:
         size = _fill_evenly(slope, slope if norm == "l2" else sign.abs().flatten(1), room, gap)
@@ -100,6 +103,19 @@ def _fill_steepest(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
     left = (gap[:, None] - (gains.cumsum(1) - gains)).clamp_min(0)
     change = torch.minimum(rooms, left / top.clamp_min(torch.finfo(top.dtype).tiny))
     return torch.zeros_like(slope).scatter(1, order, change)
+
+
+def _fill_fewest(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
+    """Return the changes `(n, d)`, 0 or all of `room`, of the fewest features that fill `gap`."""
+    gains = slope * room
+
+    def enough(top: Tensor, index: Tensor) -> Tensor:
+        """Return whether the features `index` fill the gap, `(n,)`."""
+        return (top.sum(1) >= gap) | (top[:, -1] <= 0)
+
+    top, order = largest_first(gains, enough)
+    needed = (top.cumsum(1) - top < gap[:, None]) & (top > 0)
+    return torch.zeros_like(slope).scatter(1, order, needed * room.gather(1, order))
 
 
 def _fill_evenly(slope: Tensor, rate: Tensor, room: Tensor, gap: Tensor) -> Tensor:

@@ -48,6 +48,9 @@ class Published:
 
 TUNING = Tuning()
 PUBLISHED = Published()
+# Norm in which a step from the iterate is shortest. The way to the input is measured in the norm of
+# the problem; in l0 a step from an iterate of many changed features has no direction.
+STEP_NORM: dict[Norm, Norm] = {"l0": "l2", "l1": "l1", "l2": "l2", "linf": "linf"}
 
 
 class _State(NamedTuple):
@@ -122,8 +125,8 @@ class BoundaryWalk:
         distance = lp_norm(before, norm)
         delta, unit, gap, invalid = self._plane(i, problem, at, before)
         state = self._updated(i, at, distance, state, invalid)
-        gap = gap + state.overshoot * torch.maximum(distance, gap)
-        to_plane = project_onto_plane_and_box(x + delta, unit, gap, norm, bounds)
+        gap = gap + state.overshoot * torch.maximum(_depth(norm, before, unit, distance), gap)
+        to_plane = _onto_plane(norm, x + delta, unit, gap, bounds)
         # the projection of the input onto the plane with the mean normal through the same point
         normal = unit if self.published else unit.lerp(state.normal, TUNING.normal_momentum)
         level = (normal * (delta + to_plane)).flatten(1).sum(1)
@@ -153,7 +156,8 @@ class BoundaryWalk:
             gap = gap + back * (grad * delta).flatten(1).sum(1)
             delta = delta * per_sample(1 - back, delta)
         invalid = (lp_norm(grad, "linf") <= 0) | ~gap.isfinite()
-        return delta, *_scaled(grad, gap.masked_fill(invalid, 0), problem.norm), invalid
+        normal, gap = _scaled(grad, gap.masked_fill(invalid, 0), problem.norm)
+        return delta, normal, gap, invalid
 
     def _between(
         self, i: int, norm: Norm, delta: Tensor, to_plane: Tensor, projection: Tensor
@@ -201,9 +205,26 @@ def _initial_state(x: Tensor, limit: Tensor, eps: Tensor, overshoot: float) -> _
     )
 
 
+def _onto_plane(
+    norm: Norm, x_adv: Tensor, unit: Tensor, gap: Tensor, bounds: tuple[float, float]
+) -> Tensor:
+    """Return the shortest step from `x_adv` onto the plane, in l0 the one along the normal.
+
+    In l0 the bounds do not matter here: an iterate has most of its changed features at them.
+    """
+    if norm == "l0":
+        return unit * per_sample(gap, unit)
+    return project_onto_plane_and_box(x_adv, unit, gap, norm, bounds)
+
+
+def _depth(norm: Norm, delta: Tensor, unit: Tensor, distance: Tensor) -> Tensor:
+    """Return the distance `(n,)` to which an overshoot is relative; in l0 that along the normal."""
+    return (unit * delta).flatten(1).sum(1).abs() if norm == "l0" else distance
+
+
 def _scaled(normal: Tensor, gap: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """Return the plane with its normal scaled to dual norm 1, which makes `gap` a distance."""
-    slope = lp_norm(normal, DUAL[norm])
+    slope = lp_norm(normal, DUAL[STEP_NORM[norm]])
     slope = slope.where(slope > 0, 1)
     return normal / per_sample(slope, normal), gap / slope
 

@@ -71,6 +71,7 @@ def iterate(
             )
             open_rows, state = open_rows[remaining], select(state, remaining)
         x_adv, state = step(i, problem, at, state)
+        problem.statistics.count(problem.statistics.steps, problem.rows)
         problem.statistics.advance(1)
         last = i == steps - 1
         if last and formula is not None:

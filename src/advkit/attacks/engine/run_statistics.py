@@ -22,6 +22,7 @@ class RunStatistics:
         self.n = n
         self.forward = torch.zeros(n, dtype=torch.int64, device=device)
         self.backward = torch.zeros(n, dtype=torch.int64, device=device)
+        self.steps = torch.zeros(n, dtype=torch.int64, device=device)  # of `iterate`
         self.no_gradient = torch.zeros(n, dtype=torch.bool, device=device)
         self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start = torch.zeros(n, dtype=torch.bool, device=device)
