@@ -96,6 +96,32 @@ LENET = Case(
 )
 
 
+LENET5_ROBUST = Case(
+    "mnist_lenet5_robust",
+    "mnist_lenet5",
+    "mnist_lenet5_robust.pt",
+    "mnist_test.npz",
+    batch=64,
+    eps=0.3,
+)
+CERTIFIED = Case(
+    "mnist_cnn_certified",
+    "mnist_cnn_certified",
+    "mnist_cnn_certified.pt",
+    "mnist_test.npz",
+    batch=64,
+    eps=0.1,
+)
+RESNET4B_ROBUST = Case(
+    "cifar10_resnet4b_robust",
+    "cifar10_resnet4b",
+    "cifar10_resnet4b_robust.pt",
+    "cifar10_test_0000_0499.npz",
+    batch=64,
+    eps=2 / 255,
+)
+
+
 def bare_pass(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Run one forward and backward pass of the batch to its input, and return the gradient."""
     leaf = x.detach().requires_grad_()

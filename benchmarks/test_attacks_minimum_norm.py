@@ -13,7 +13,17 @@ from dataclasses import replace
 
 import pytest
 
-from advkit.attacks import DDN, FAB, FMN, JSMA, LBFGS, CarliniWagnerL2, DeepFool, SigmaZero
+from advkit.attacks import (
+    DDN,
+    FAB,
+    FMN,
+    JSMA,
+    LBFGS,
+    CarliniWagnerL2,
+    DeepFool,
+    MinimumNorm,
+    SigmaZero,
+)
 from benchmarks.attacking import Job, measure_ours, measure_peer
 from benchmarks.nets import LENET, RESNET20
 from benchmarks.peers import Peer
@@ -57,6 +67,7 @@ OURS = [
     (FAST[0], FAB(steps=100), {"passes": 110, "distance": 1.375}),
     (FAST[1], FAB(steps=100), {"passes": 110, "distance": 0.106}),
     (LONG, CW, {"passes": 3000, "distance": 1.335}),
+    *((job, MinimumNorm(norm=job.norm), {}) for job in (*FAST, *FAST_LINF, *FAST_L1, *FAST_L0)),
     *((job, attack, {}) for job in FAST for attack in (DDN(init_norm=0.3), FMN(alpha_init=0.1))),
     *((job, attack, {}) for job in FAST_LINF for attack in (FAB(norm="linf"), FMN(norm="linf"))),
     *((job, attack, {}) for job in FAST_L1 for attack in (FAB(norm="l1"), FMN(norm="l1"))),

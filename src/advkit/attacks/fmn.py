@@ -25,7 +25,7 @@ class FMN(MinimumNormAttack):
     a success and grows after a failure, by a factor that comes closer to 1. In l0 the radius is a
     number of features, and changes by at least one.
 
-    Use it as a second opinion on `FAB`, and in l0, which `FAB` does not have, on `SigmaZero`. The
+    Use it as a second opinion on `MinimumNorm`. The
     best `alpha_init` depends on the net: in l2, a tenth of the default is 2 % nearer in the mean on
     a ResNet-20, whose boundary is near, and 1.5 % farther on a LeNet.
 

@@ -34,6 +34,8 @@ class _SearchState(NamedTuple):
 class JSMA(MinimumNormAttack):
     """Jacobian-based saliency map attack (Papernot et al., 2016, arXiv:1511.07528).
 
+    This is the attack of the paper. To search for the fewest features, use `MinimumNorm`.
+
     Each step changes two features by `theta`: the pair (p, q) with the greatest saliency
     (a_p + a_q) |b_p + b_q|, where a is the derivative of the target's output and b that of the sum
     of all others. The first sum must be positive and the second negative, or the reverse for a

@@ -16,7 +16,8 @@ from advkit.core.norms import Norm
 class SigmaZero(MinimumNormAttack):
     """Sigma-zero (Cinà et al., 2025, arXiv:2402.01879).
 
-    The attack of choice in l0, the number of features that change. It minimizes the missing margin
+    It searches in l0, the number of features that change; `MinimumNorm` runs it too, and is sparser
+    on most nets. It minimizes the missing margin
     plus a smooth form of the share of features that change, the mean of d^2 / (d^2 + sigma) over
     the changes d, by Adam as in the code of the paper. After each step the changes below a
     threshold are set to zero. The threshold of a sample rises after a success and falls after a
