@@ -2,12 +2,27 @@
 
 import math
 
+import numpy as np
 import pytest
+from benchmarks import nearest
 from benchmarks.table import Entry, Figures, advantages, cell, check, comparison, tables
 
 
 def entry(name, ours=False, limits=None, chance=0.0, **figures):
     return Entry("attacks", "a job", name, ours, Figures(**figures), limits or {}, chance=chance)
+
+
+def test_the_file_of_distances_holds_every_peer():
+    keys = {
+        f"{case.name}/{norm}/{steps}/{peer}"
+        for case in nearest.CASES
+        for norm in nearest.NORMS
+        for steps in nearest.STEPS
+        for peer in nearest.peers(norm, steps)
+    }
+    with np.load(nearest.FILE) as file:
+        assert set(file.files) == keys
+        assert {len(file[key]) for key in keys} == {32, 64}
 
 
 OURS = entry("advkit", ours=True, success=1.0, distance=1.54, passes=10.0)

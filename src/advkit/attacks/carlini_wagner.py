@@ -36,8 +36,8 @@ class CarliniWagnerL2(PenaltyAttack):
     tanh, which keeps it in the box, and searches for the smallest constant that still succeeds.
     Each sample has its own constant.
 
-    Use it for examples with a `confidence`. Where gradients at the input mislead, as on nets trained
-    in linf, its distances are twice those of `MinimumNorm`.
+    Use it for examples with a `confidence`. Where gradients at the input mislead, as on nets
+    trained in linf, its distances are twice those of `MinimumNorm`.
 
     The objective is that of inputs scaled to [0, 1], so that constants and learning rates have the
     same meaning for all bounds. A search step ends for a sample whose objective no longer falls, as
