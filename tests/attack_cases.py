@@ -64,7 +64,7 @@ GRADIENT_MINIMUM_NORM = [
     attacks.SigmaZero(steps=25),
     attacks.MinimumNorm(steps=60),
     attacks.MinimumNorm(norm="linf", steps=60),
-    attacks.MinimumNorm(norm="l1", steps=60),
+    attacks.MinimumNorm(norm="l1", steps=200),
     attacks.MinimumNorm(norm="l0", steps=60),
 ]
 

@@ -146,6 +146,7 @@ NEAREST = [
     attacks.FAB(norm="linf"),
     attacks.FAB(norm="l1"),
     *(attacks.FAB(norm=norm, steps=20, schedule="published") for norm in NORMS),
+    *(attacks.MinimumNorm(norm=norm) for norm in NORMS),
 ]
 
 

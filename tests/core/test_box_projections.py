@@ -1,5 +1,7 @@
 """Projections onto a ball or a plane and the box, against bisection and linear programs."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -118,3 +120,36 @@ def test_the_shortest_step_to_a_plane_in_the_box(norm):
 def test_no_gradient_and_no_gap_give_no_step(norm):
     x, w = torch.rand(2, 4), torch.stack([torch.zeros(4), torch.ones(4)])
     assert (project_onto_plane_and_box(x, w, torch.tensor([1.0, 0.0]), norm, (0, 1)) == 0).all()
+
+
+def fewest(slope, room, gap):
+    """The size of the smallest subset of features whose full moves fill the gap, all if none."""
+    gains = slope * room
+    for k in range(len(gains) + 1):
+        if any(sum(gains[list(c)]) >= gap for c in itertools.combinations(range(len(gains)), k)):
+            return k
+    return int((gains > 0).sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_plane_is_crossed_with_the_fewest_features(seed):
+    x, normal, rng = points(6, seed=seed)
+    normal[:, 0] = 0  # a feature without a slope never moves
+    gap = rng.uniform(-4, 4, size=len(x))
+    step = project_onto_plane_and_box(
+        torch.tensor(x), torch.tensor(normal), torch.tensor(gap), "l0", BOUNDS
+    ).numpy()
+    toward = normal * np.sign(gap)[:, None]
+    room = np.where(toward > 0, BOUNDS[1] - x, x - BOUNDS[0]) * (toward != 0)
+    for i in range(len(x)):
+        moved = step[i] != 0
+        assert moved.sum() == fewest(np.abs(normal[i]), room[i], abs(gap[i]))
+        np.testing.assert_allclose(np.abs(step[i][moved]), room[i][moved])
+        assert (step[i] * toward[i] >= 0).all()
+        assert not moved[0]
+
+
+def test_a_box_that_does_not_reach_the_plane_gives_its_corner_in_l0():
+    x, normal = torch.tensor([[0.5, 0.0, 2.0]]), torch.tensor([[1.0, -2.0, 3.0]])
+    step = project_onto_plane_and_box(x, normal, torch.tensor([100.0]), "l0", BOUNDS)
+    assert step.tolist() == [[1.5, -1.0, 0.0]]
