@@ -227,7 +227,7 @@ class MinimumNorm(MinimumNormAttack):
         if start.toward == "gray":
             return point.lerp(torch.full_like(x, sum(bounds) / 2), start.share)
         random = uniform(sample_keys(x, bounds, self.seed, seed), x[0].numel(), x.dtype)
-        noise = (bounds[0] + (bounds[1] - bounds[0]) * random).view(x.shape)
+        noise = (bounds[0] + (bounds[1] - bounds[0]) * random).to(x.dtype).view(x.shape)
         return problem.clip(point.lerp(noise, start.share))
 
 
