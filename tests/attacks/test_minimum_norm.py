@@ -68,6 +68,32 @@ def test_it_changes_the_fewest_features_of_all_classes():
     assert (result.distance == torch.stack(needed).amin(0)).all()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_walk_in_l0_overshoots_by_a_share_of_the_way_along_the_normal(seed, monkeypatch):
+    """By a share of the number of features, it would change more of them than needed."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(400, generator=generator, dtype=torch.float64)
+    plane, x = Halfspace(w), torch.rand(8, 400, generator=generator, dtype=torch.float64)
+    value = plane.value(x).detach()
+    room = torch.where(-torch.sign(value)[:, None] * w > 0, 1 - x, x)
+    monkeypatch.setattr(
+        minimum_norm, "TUNING", dataclasses.replace(minimum_norm.TUNING, descent_share=0.0)
+    )
+    monkeypatch.setitem(minimum_norm.AGAIN, "l0", (minimum_norm._Start(share=1.0),))
+    result = attacks.MinimumNorm(norm="l0", steps=3).run(plane, x)
+    assert (result.distance <= features_needed(w[None], room, value.abs()) + 1).all()
+
+
+def test_few_features_fool_a_net_whose_gradients_mislead(real_net, mnist_test):
+    """Steps along the normal that the box cuts short leave some images without a near example."""
+    net = real_net("mnist_lenet5", "mnist_lenet5_robust.pt")
+    x, y = mnist_test.x[:32], mnist_test.y[:32]
+    result = attacks.MinimumNorm(norm="l0").run(net, x, y)
+    assert result.success.all()
+    assert result.distance.median() <= 10
+    assert result.distance.max() <= 60
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("steps", [1, 5, 13, 26, 100, 300])
 def test_it_takes_at_most_its_steps(net, norm, steps):
