@@ -142,8 +142,9 @@ def test_walks_begin_where_the_plan_says(net, monkeypatch):
 
     monkeypatch.setattr(BoundaryWalk, "search", recorded)
     attacks.MinimumNorm(steps=225).run(net, images())
+    probes = [minimum_norm._Start(rank=k) for k in range(4)]
     for (x, start, nearest, candidate), planned in zip(
-        starts, minimum_norm.FIRST["l2"], strict=False
+        starts, (*probes, *minimum_norm.FIRST["l2"]), strict=False
     ):
         point = nearest if planned.point == "nearest" else x
         assert (candidate is None) == (planned.rank is None)
@@ -155,7 +156,7 @@ def test_walks_begin_where_the_plan_says(net, monkeypatch):
             noise = (start - (1 - planned.share) * point) / planned.share
             assert -1e-4 < noise.min() < 0.1
             assert 0.9 < noise.max() < 1 + 1e-4
-    assert len(starts) >= 9
+    assert len(starts) >= 12
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -31,7 +31,8 @@ class Tuning:
     descent_share: float = 0.5  # of the steps, for the descents in l0 and l1
     descent_alpha: float = 3.0  # of the descent in l1, see `AdaptiveBall`
     descent_momentum: float = 0.75
-    max_candidates: int = 3  # classes to aim at
+    max_candidates: int = 5  # classes to aim at
+    probe_steps: int = 4  # of the first walk to each class, enough where logits are linear
     patience: int = 600  # steps without a gain that finish a sample
     min_gain: float = 1e-3  # share of the distance that counts as a gain
 
@@ -107,12 +108,13 @@ class MinimumNorm(MinimumNormAttack):
     smallest distance that is known.
 
     One long search ends in one of many local minima. This attack spends its steps on many short
-    ones: walks along the decision boundary, as in `FAB`, of 25 steps each. They begin at the input,
-    at points between the input and random or gray images, and at the nearest success so far. They
-    aim at any class, and at each of the likeliest classes. Where gradients at the input mislead,
-    as on nets trained in another norm, a start halfway to a random image is worth more than a
-    longer walk. In l0 and l1, half of the steps go to the descents
-    of `SigmaZero` and of `FMN`, the latter with momentum. A walk in l0 has 13 steps.
+    ones. The first have four steps to each of the five likeliest classes, which is enough where the
+    logits are linear. The others are walks along the decision boundary, as in `FAB`, of 25 steps
+    each. They begin at the input, at points between the input and random or gray images, and at the
+    nearest success so far. They aim at any class, and at each of the likeliest classes. Where
+    gradients at the input mislead, as on nets trained in another norm, a start halfway to a random
+    image is worth more than a longer walk. In l0 and l1, half of the steps go to the descents of
+    `SigmaZero` and of `FMN`, the latter with momentum. A walk in l0 has 13 steps.
 
     A walk that stays far from the nearest success is given up, and its steps go to the next one. A
     sample for which 600 steps in a row find nothing nearer is finished.
@@ -200,18 +202,25 @@ class MinimumNorm(MinimumNormAttack):
 
     def _plan(self, classes: int) -> Iterator[_Search]:
         """Return the searches, without those that aim at a class beyond the `classes` likeliest."""
-        descents = self._descents()
-        left = self.steps - sum(search.steps for search in descents)
+        probes = self._probes(classes)
+        descents = self._descents(self.steps - sum(probe.steps for probe in probes))
+        left = self.steps - sum(search.steps for search in (*probes, *descents))
         l0 = self.norm == "l0"
         each = _even_part(left, TUNING.sparse_walk_steps if l0 else TUNING.walk_steps)
         walks = (_Search(start, each) for start in chain(FIRST[self.norm], cycle(AGAIN[self.norm])))
-        for search in chain(descents, walks):
+        for search in chain(probes, descents, walks):
             if search.start.rank is None or search.start.rank < classes:
                 yield search
 
-    def _descents(self) -> list[_Search]:
-        """Return the descents of the plan, which l2 and linf do not have."""
-        total = int(TUNING.descent_share * self.steps)
+    def _probes(self, classes: int) -> list[_Search]:
+        """Return a short walk to each of the likeliest classes, if they are a part of the steps."""
+        if classes * TUNING.probe_steps > self.steps // 2:
+            return []
+        return [_Search(_Start(rank=k), TUNING.probe_steps) for k in range(classes)]
+
+    def _descents(self, steps: int) -> list[_Search]:
+        """Return the descents of the plan in their share of `steps`; l2 and linf have none."""
+        total = int(TUNING.descent_share * steps)
         if self.norm not in DESCENT_STEPS or not total:
             return []
         each = _even_part(total, DESCENT_STEPS[self.norm])
