@@ -65,7 +65,7 @@ GRADIENT_MINIMUM_NORM = [
     attacks.MinimumNorm(steps=60),
     attacks.MinimumNorm(norm="linf", steps=60),
     attacks.MinimumNorm(norm="l1", steps=200),
-    attacks.MinimumNorm(norm="l0", steps=150),
+    attacks.MinimumNorm(norm="l0", steps=60),
 ]
 
 BLACK_BOX_BUDGET = [
