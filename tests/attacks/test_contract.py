@@ -15,7 +15,17 @@ from advkit import (
     SklearnClassifier,
     TorchClassifier,
 )
-from advkit.attacks import FGM, FGSM, AutoAttack, DeepFool, RandomNoise, Square, Suite, Transfer
+from advkit.attacks import (
+    FGM,
+    FGSM,
+    AutoAttack,
+    DeepFool,
+    MinimumNorm,
+    RandomNoise,
+    Square,
+    Suite,
+    Transfer,
+)
 from advkit.attacks.adaptive import Adaptive
 from advkit.core.norms import lp_norm
 from tests.attack_cases import (
@@ -321,7 +331,7 @@ class TestBatches:
         random = getattr(used, "random_start", getattr(used, "restarts", 2) > 1)
         if not hasattr(used, "seed") or not random:
             pytest.skip("draws no random numbers")
-        if isinstance(used, attacks.MinimumNorm) and used.norm == "l0":
+        if isinstance(used, MinimumNorm) and used.norm == "l0":
             pytest.skip("searches from the input find the fewest features of this net")
         found = [with_(attack, seed=seed, stop="never")(net, x, y) for seed in (0, 1)]
         assert not torch.equal(*found)
