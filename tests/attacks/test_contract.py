@@ -680,6 +680,8 @@ class TestGradients:
     def test_nan_gradients_move_nothing_and_are_reported(self, attack, net, x, y):
         if isinstance(attack, AutoAttack | Suite):
             pytest.skip("Square, one of its attacks, needs no gradients")
+        if isinstance(attack, MinimumNorm):
+            pytest.skip("one of its random starts may be a success, which needs no gradient")
 
         class Cusp(nn.Module):
             def forward(self, x):
