@@ -43,8 +43,8 @@ def distance_ratio(reports: Reports) -> AttackComparison:
 
     Raises:
         ValueError: the reports are of different models or inputs, as far as they record them: the
-            number of inputs and the mask of those that are labeled correctly. Or there is no report
-            or no minimum-norm attack.
+            number of inputs and the mask of those that are labeled correctly. Also raised without a
+            report or a minimum-norm attack.
         TypeError: `reports` is not a report and does not hold reports.
 
     Example:
@@ -88,8 +88,8 @@ def optimality(reports: Reports) -> AttackComparison:
 
     Raises:
         ValueError: the reports are of different models or inputs, as far as they record them: the
-            number of inputs and the mask of those that are labeled correctly. Or there is no report
-            or no minimum-norm attack.
+            number of inputs and the mask of those that are labeled correctly. Also raised without a
+            report or a minimum-norm attack.
         TypeError: `reports` is not a report and does not hold reports.
 
     References:
