@@ -33,6 +33,10 @@ GRADIENT_BUDGET = [
     attacks.FAB(eps=0.6, steps=20),
     attacks.FAB(eps=0.1, norm="linf", steps=8, schedule="published", candidates=2),
     attacks.FAB(eps=1.5, norm="l1", steps=20),
+    attacks.MinimumNorm(eps=0.6, steps=60),
+    attacks.MinimumNorm(eps=0.1, norm="linf", steps=60),
+    attacks.MinimumNorm(eps=1.5, norm="l1", steps=60),
+    attacks.MinimumNorm(eps=8, norm="l0", steps=60),
     Adaptive(attack=attacks.PGD(eps=0.1, steps=8), losses=["ce", "margin"]),
     attacks.SelectivePGD(eps=0.1, steps=8),
     attacks.SelectivePGD(eps=0.6, steps=6, norm="l2", stop="never", kind="orthogonal"),
@@ -125,9 +129,6 @@ def scaled(attack, factor):
 
 
 def _scaled(attack, factor):
-    if attack.norm == "l0" and hasattr(attack, "kind"):
-        return attack  # its budget is a number of features
-    units = [
-        name for name in ("eps", "step_size", "theta") if getattr(attack, name, None) is not None
-    ]
+    names = ("step_size", "theta") if attack.norm == "l0" else ("eps", "step_size", "theta")
+    units = [name for name in names if getattr(attack, name, None) is not None]
     return dataclasses.replace(attack, **{name: factor * getattr(attack, name) for name in units})

@@ -169,6 +169,8 @@ def stronger(attack):
 class TestGradientBudget:
     def test_the_last_iterate_counts(self, attack, x):
         """One step of a linear model reaches the boundary only at its end."""
+        if attack.norm == "l0":
+            pytest.skip("the number of features that cross a plane is not in proportion to it")
         if hasattr(used_by(attack), "step_size"):
             attack = with_(attack, steps=1, step_size=attack.eps)
         attack = with_(attack, random_start=False, restarts=1)
@@ -333,6 +335,8 @@ class TestBatches:
             pytest.skip("draws no random numbers")
         if isinstance(used, MinimumNorm) and used.norm == "l0":
             pytest.skip("searches from the input find the fewest features of this net")
+        if isinstance(used, MinimumNorm) and used.eps is not None:
+            pytest.skip("the first searches, which are not random, succeed within this budget")
         found = [with_(attack, seed=seed, stop="never")(net, x, y) for seed in (0, 1)]
         assert not torch.equal(*found)
 

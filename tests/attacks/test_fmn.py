@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advkit import InconclusiveWarning, TorchClassifier, attacks
-from advkit.attacks.engine.adaptive_ball import keep_largest
+from advkit.core.norms import keep_largest
 from tests.toys import Halfspace, Quadratic, Recorded, convnet, images
 
 ORDER = {"l0": 0, "l1": 1, "l2": 2, "linf": np.inf}

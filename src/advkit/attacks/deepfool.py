@@ -11,9 +11,8 @@ from torch import Tensor
 
 from advkit.attacks.engine.loop import iterate
 from advkit.attacks.engine.minimum_norm import (
-    MinimumNormAttack,
+    OptionalBudgetAttack,
     into_ball,
-    only_in_ball,
     refine_to_boundary,
 )
 from advkit.attacks.engine.problem import Iterate, Problem
@@ -67,7 +66,7 @@ class _Crossing(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class DeepFool(MinimumNormAttack):
+class DeepFool(OptionalBudgetAttack):
     """DeepFool (Moosavi-Dezfooli, Fawzi and Frossard, 2016, arXiv:1511.04599), untargeted.
 
     Each step linearizes the logits, finds the class whose boundary is nearest, and moves to that
@@ -150,12 +149,6 @@ class DeepFool(MinimumNormAttack):
         outer = crossing.outer
         last = torch.where(per_sample(outer.success, problem.x), outer.x_adv, crossing.inner)
         return into_ball(problem, last, outer, eps)
-
-    def _partial_result(self, problem: Problem, kept: Best | Nearest) -> Best | Nearest:
-        """Return the iterates `kept`, with `eps` only those in the ball."""
-        if self.eps is None:
-            return kept
-        return only_in_ball(problem, kept, checks.radii(self.eps, problem.x))
 
     def _crossing(self, problem: Problem) -> _Crossing:
         """Return the refined crossing of the boundary of each sample."""

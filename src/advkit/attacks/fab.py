@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.boundary_walk import PUBLISHED, BoundaryWalk, cosine_fractions
-from advkit.attacks.engine.minimum_norm import (
-    MinimumNormAttack,
-    candidates,
-    into_ball,
-    only_in_ball,
-)
+from advkit.attacks.engine.minimum_norm import OptionalBudgetAttack, candidates
 from advkit.attacks.engine.problem import Iterate, Problem
-from advkit.attacks.engine.records import Best, Nearest
+from advkit.attacks.engine.records import Nearest
 from advkit.attacks.engine.rows import select, update_rows
 from advkit.attacks.engine.schedules import SCHEDULES, Schedule
 from advkit.core import checks
@@ -50,7 +45,7 @@ class _Plan(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class FAB(MinimumNormAttack):
+class FAB(OptionalBudgetAttack):
     """Fast adaptive boundary attack (Croce and Hein, 2020, arXiv:1907.02044).
 
     The attack finds nearby adversarial examples in about 100 passes. Each step approximates the
@@ -131,13 +126,6 @@ class FAB(MinimumNormAttack):
         checks.integer("seed", self.seed)
         checks.boolean("progress", self.progress)
 
-    def _search(self, problem: Problem) -> Best | Nearest:
-        if self.eps is None:
-            return self._nearest_successes(problem)
-        radii = checks.radii(self.eps, problem.x)
-        nearest = self._nearest_successes(problem)
-        return into_ball(problem, nearest.x_adv, nearest, radii)
-
     def _search_nearest(self, problem: Problem, at: Iterate) -> Nearest:
         """Follow the walks of the schedule, each with the samples that are not finished."""
         nearest = Nearest.empty(problem.x)
@@ -216,22 +204,6 @@ class FAB(MinimumNormAttack):
         if self.eps is not None:
             radius = torch.minimum(radius, self._radii(problem))
         return problem.clip(x + per_sample(radius / 2, x) * direction)
-
-    def _refined(self, problem: Problem, logits: Tensor, found: Nearest) -> Nearest:
-        """Move successes to the boundary, without `eps`; with it they are projected."""
-        return found if self.eps is not None else super()._refined(problem, logits, found)
-
-    def _partial_result(self, problem: Problem, record: Best | Nearest) -> Best | Nearest:
-        """Return `record`, with `eps` only the iterates in the ball."""
-        if self.eps is None:
-            return record
-        return only_in_ball(problem, record, checks.radii(self.eps, problem.x))
-
-    def _radii(self, problem: Problem) -> Tensor:
-        """Return the distances `(n,)` at which samples are finished, 0 without `eps`."""
-        if isinstance(self.eps, Tensor):
-            return checks.rounded_down(self.eps[problem.rows.cpu()], problem.x)
-        return checks.radii(self.eps or 0.0, problem.x)
 
 
 def _candidate(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advkit.attacks.engine.adaptive_ball import AdaptiveBall
 from advkit.attacks.engine.boundary_walk import BoundaryWalk, cosine_fractions
-from advkit.attacks.engine.minimum_norm import MinimumNormAttack, candidates
+from advkit.attacks.engine.minimum_norm import OptionalBudgetAttack, candidates
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Nearest
 from advkit.attacks.engine.rows import select, update_rows
@@ -101,7 +101,7 @@ class _Search(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class MinimumNorm(MinimumNormAttack):
+class MinimumNorm(OptionalBudgetAttack):
     """The nearest adversarial example in l0, l1, l2 or linf, for a given number of steps.
 
     It is the recommended minimum-norm attack. Use 100 steps for a quick answer, and 1000 for the
@@ -127,6 +127,10 @@ class MinimumNorm(MinimumNormAttack):
         norm: `"l0"`, `"l1"`, `"l2"` or `"linf"`, of the distance; l0 counts changed features.
         steps: gradient steps for each sample, at most; each costs one forward and one backward
             pass. A few forward passes are added at the end and where most of a batch is finished.
+        eps: `None`, or the radius of a ball (in l0 a number of features), as a number or one for
+            each sample `(n,)`. MinimumNorm is a budget attack then: a sample is finished at its
+            first success in the ball. A failure returns its nearest success, projected onto the
+            ball, or the clean input without one.
         seed: seed of the random starts.
         progress: show a progress bar (needs the extra `report`).
 
@@ -145,6 +149,7 @@ class MinimumNorm(MinimumNormAttack):
 
     norm: Norm = "l2"
     steps: int = 100
+    eps: float | Tensor | None = None
     seed: int = 0
     progress: bool = False
     _refine_steps: ClassVar[int] = 2
@@ -152,6 +157,8 @@ class MinimumNorm(MinimumNormAttack):
     def __post_init__(self) -> None:
         checks.one_of("norm", self.norm, tuple(ORDER))
         checks.integer("steps", self.steps, at_least=1)
+        if self.eps is not None:
+            checks.eps(self.eps)
         checks.integer("seed", self.seed)
         checks.boolean("progress", self.progress)
 
@@ -162,9 +169,10 @@ class MinimumNorm(MinimumNormAttack):
         nearest = Nearest.empty(problem.x)
         classes = candidates(at, problem.goal, TUNING.max_candidates)
         left = torch.full_like(problem.rows, self.steps)
-        idle = torch.zeros_like(left)
+        idle, radii = torch.zeros_like(left), self._radii(problem)
         for seed, search in zip(count(1), self._plan(len(classes)), strict=False):
-            rows = ((left >= search.steps) & (idle < TUNING.patience)).nonzero().flatten()
+            going = (left >= search.steps) & (idle < TUNING.patience) & (nearest.distance > radii)
+            rows = going.nonzero().flatten()
             if not len(rows):
                 break
             part, before = problem.select(rows), select(nearest, rows)
@@ -181,13 +189,14 @@ class MinimumNorm(MinimumNormAttack):
 
     def _find(self, problem: Problem, search: _Search, start: Tensor, nearest: Nearest) -> Nearest:
         """Return `nearest` with the successes of one search that are nearer; it is overwritten."""
+        eps = None if self.eps is None else self._radii(problem)
         steps = max(1, search.steps - 1)  # the pass of the start counts as a step
         if search.descent:
-            return self._descent(steps).search(problem, start, nearest)
+            return self._descent(steps).search(problem, start, nearest, eps=eps)
         fractions = [1.0] * steps if self.norm == "l0" else cosine_fractions(steps)
-        return BoundaryWalk(fractions=fractions).search(
-            problem, start, nearest, limit=HOPELESS_RATIO[self.norm] * nearest.distance, eps=None
-        )
+        limit = HOPELESS_RATIO[self.norm] * nearest.distance
+        walk = BoundaryWalk(fractions=fractions)
+        return walk.search(problem, start, nearest, limit=limit, eps=eps)
 
     def _descent(self, steps: int) -> SparseDescent | AdaptiveBall:
         """Return the descent of this norm."""

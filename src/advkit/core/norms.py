@@ -134,6 +134,23 @@ def _above(ordered: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     return ordered > thresholds, thresholds
 
 
+def keep_largest(delta: Tensor, count: Tensor) -> Tensor:
+    """Return `delta` `(n, *features)` with all but the `count` `(n,)` largest entries set to 0.
+
+    A count is rounded down. Of equal magnitudes the first features are kept, whatever the rest of
+    the batch.
+    """
+    size = delta.flatten(1).abs()
+    whole = count.clamp(0, size.shape[1]).long()[:, None]
+    last = (whole - 1).clamp_min(0)
+    ordered, _ = largest_first(size, lambda top, _: last[:, 0] < top.shape[1])
+    threshold = ordered.gather(1, last)
+    above, equal = size > threshold, size == threshold
+    room = whole - above.sum(1, keepdim=True)
+    kept = above | (equal & (equal.cumsum(1) <= room))
+    return torch.where(kept.view_as(delta), delta, 0)
+
+
 def largest_first(v: Tensor, enough: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Return the largest entries of each row of `v` `(n, d)`, descending, and their indices.
 

@@ -19,7 +19,7 @@ from advkit.attacks.engine.unit_steps import (
     unit_delta,
     unit_gradient,
 )
-from advkit.core.norms import DUAL, Norm, largest_first, lp_norm, normalize, per_sample, project
+from advkit.core.norms import DUAL, Norm, keep_largest, lp_norm, normalize, per_sample, project
 
 FIRST_STEP_FACTOR = 1.001  # until the first success, over the distance to the boundary: rounding
 
@@ -57,13 +57,16 @@ class AdaptiveBall:
     momentum: float = 0.0
     published: bool = False
 
-    def search(self, problem: Problem, start: Tensor, nearest: Nearest) -> Nearest:
+    def search(
+        self, problem: Problem, start: Tensor, nearest: Nearest, *, eps: Tensor | None = None
+    ) -> Nearest:
         """Return `nearest` with the successes that are nearer.
 
         Args:
             problem: `n` samples.
             start: first iterates, `(n, *features)`.
             nearest: record of these samples so far.
+            eps: distance at which a success ends the search, `(n,)`, or `None`.
         """
         radius = 1.0 if self.norm == "l0" else 0.0
         return iterate(
@@ -79,6 +82,7 @@ class AdaptiveBall:
             steps=self.steps,
             best=nearest,
             finished=lambda _, state: state.finished,
+            within=eps,
         )
 
     def _step(self, i: int, problem: Problem, at: Iterate, state: _State) -> tuple[Tensor, _State]:
@@ -148,18 +152,3 @@ def _next_count(success: Tensor, count: Tensor, nearest: Tensor, gamma: float) -
     fewer = torch.minimum(count - 1, ((1 - gamma) * count).floor())
     more = torch.maximum(count + 1, ((1 + gamma) * count).floor())
     return torch.where(success, torch.minimum(fewer, nearest), more).clamp_min(1)
-
-
-def keep_largest(delta: Tensor, count: Tensor) -> Tensor:
-    """Return `delta` `(n, *features)` with all but the `count` `(n,)` largest entries set to 0.
-
-    Of equal magnitudes the first features are kept, whatever the rest of the batch.
-    """
-    size = delta.flatten(1).abs()
-    last = count.long()[:, None] - 1
-    ordered, _ = largest_first(size, lambda top, _: last[:, 0] < top.shape[1])
-    threshold = ordered.gather(1, last)
-    above, equal = size > threshold, size == threshold
-    room = last + 1 - above.sum(1, keepdim=True)
-    kept = above | (equal & (equal.cumsum(1) <= room))
-    return torch.where(kept.view_as(delta), delta, 0)

@@ -56,8 +56,6 @@ STEP_NORM: dict[Norm, Norm] = {"l0": "l2", "l1": "l1", "l2": "l2", "linf": "linf
 class _State(NamedTuple):
     """State of each sample from step to step."""
 
-    x: Tensor  # (n, *features), clean inputs
-    eps: Tensor  # (n,), a success within this distance ends the walk
     limit: Tensor  # (n,), the walk is given up while its nearest success is farther than this
     nearest: Tensor  # (n,), distance of the nearest success of this walk, inf without one
     reference: Tensor  # (n,), the same, `patience` steps ago
@@ -101,22 +99,15 @@ class BoundaryWalk:
             eps: distance at which a success ends the walk, `(n,)`, or `None`.
         """
         overshoot = 0 if self.published else TUNING.initial_overshoot
-        radii = torch.zeros_like(limit) if eps is None else eps
-
-        def finished(at: Iterate, state: _State) -> Tensor:
-            if eps is None:
-                return state.finished
-            distance = lp_norm(at_least_float32(at.x_adv) - at_least_float32(state.x), problem.norm)
-            return state.finished | (at.success & (distance <= state.eps))
-
         return iterate(
             problem,
             start,
-            _initial_state(problem.x, limit, radii, overshoot),
+            _initial_state(problem.x, limit, overshoot),
             self._step,
             steps=len(self.fractions),
             best=nearest,
-            finished=finished,
+            finished=lambda _, state: state.finished,
+            within=eps,
         )
 
     def _step(self, i: int, problem: Problem, at: Iterate, state: _State) -> tuple[Tensor, _State]:
@@ -190,12 +181,10 @@ class BoundaryWalk:
         return state._replace(nearest=nearest, finished=finished)
 
 
-def _initial_state(x: Tensor, limit: Tensor, eps: Tensor, overshoot: float) -> _State:
+def _initial_state(x: Tensor, limit: Tensor, overshoot: float) -> _State:
     """Return the state before the first step."""
     infinite = torch.full_like(limit, math.inf)
     return _State(
-        x=x,
-        eps=eps,
         limit=limit,
         nearest=infinite,
         reference=infinite,

@@ -29,6 +29,7 @@ def iterate(
     steps: int,
     best: Kept,
     finished: Callable[[Iterate, State], Tensor] | None = None,
+    within: Tensor | None = None,
     formula: Callable[[Tensor], Kept] | None = None,
     first: bool = False,
 ) -> Kept:
@@ -47,6 +48,7 @@ def iterate(
         best: record of these samples so far.
         finished: function from the evaluated iterates and the state to a mask `(n,)` of the
             finished samples; `None` if no sample finishes early.
+        within: distance at which a success also finishes a sample, `(n,)`, or `None`.
         formula: constructor of the record of the last iterates, for attacks that are one formula.
             These iterates are not evaluated here, but in the attack's `_verify`.
         first: whether this is the first pass of these samples, see `Problem.forward`.
@@ -59,6 +61,9 @@ def iterate(
     for i in range(steps):
         best = best.improved(problem, at)
         done = None if finished is None else finished(at, state)
+        if within is not None:
+            reached = at.success & (problem.exact_distance(at.x_adv) <= within)
+            done = reached if done is None else done | reached
         if done is not None and done.any():
             update_rows(result, open_rows[done], select(best, done))
             remaining = ~done
@@ -70,6 +75,7 @@ def iterate(
                 select(best, remaining),
             )
             open_rows, state = open_rows[remaining], select(state, remaining)
+            within = None if within is None else within[remaining]
         x_adv, state = step(i, problem, at, state)
         problem.statistics.count(problem.statistics.steps, problem.rows)
         problem.statistics.advance(1)

@@ -14,8 +14,9 @@ from advkit.attacks.engine.goal import TIE, Goal
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import select, update_rows
+from advkit.core import checks
 from advkit.core.losses import Loss, margin, split_label_logit
-from advkit.core.norms import lp_norm, per_sample, steepest
+from advkit.core.norms import per_sample, steepest
 from advkit.core.tensors import at_least_float32
 
 MAX_TIED_CLASSES = 3  # classes that are tried at a tie
@@ -73,16 +74,54 @@ class MinimumNormAttack(GradientAttack):
         return margin
 
 
+class OptionalBudgetAttack(MinimumNormAttack):
+    """Minimum-norm attack that takes a budget: it then searches for any success in the ball.
+
+    A sample is finished at its first success in the ball, and a failure returns its nearest
+    success, projected onto the ball. A subclass passes `_radii` to its searches.
+    """
+
+    eps: float | Tensor | None  # a field of the subclass
+
+    def _search(self, problem: Problem) -> Best | Nearest:
+        if self.eps is None:
+            return super()._search(problem)
+        radii = checks.radii(self.eps, self._unrounded(problem))
+        nearest = self._nearest_successes(problem)
+        return into_ball(problem, nearest.x_adv, nearest, radii)
+
+    def _refined(self, problem: Problem, logits: Tensor, found: Nearest) -> Nearest:
+        """Move successes to the boundary, without `eps`; with it they are projected."""
+        return found if self.eps is not None else super()._refined(problem, logits, found)
+
+    def _partial_result(self, problem: Problem, record: Best | Nearest) -> Best | Nearest:
+        """Return `record`, with `eps` only the iterates in the ball."""
+        if self.eps is None:
+            return record
+        return only_in_ball(problem, record, checks.radii(self.eps, self._unrounded(problem)))
+
+    def _radii(self, problem: Problem) -> Tensor:
+        """Return the distances `(n,)` at which samples are finished, 0 without `eps`."""
+        x = self._unrounded(problem)
+        if isinstance(self.eps, Tensor):
+            return checks.rounded_down(self.eps[problem.rows.cpu()], x)
+        return checks.radii(self.eps or 0.0, x)
+
+    def _unrounded(self, problem: Problem) -> Tensor:
+        """Return the inputs in the dtype of radii: in l0, 16 bits cannot represent all counts."""
+        return at_least_float32(problem.x) if self.norm == "l0" else problem.x
+
+
 def into_ball(problem: Problem, x_adv: Tensor, nearest: Nearest, eps: Tensor) -> Best:
     """Return the iterates of a budget attack, projected onto balls of radius `eps` `(n,)`.
 
     Args:
         problem: `n` samples.
-        x_adv: iterates `(n, *features)`, the success of each sample that has one.
+        x_adv: iterates `(n, *features)`, the success of each sample that has one; overwritten.
         nearest: the successes; those outside of their ball become failures.
         eps: radius of each ball.
     """
-    outside = nearest.distance > eps
+    outside = problem.exact_distance(x_adv) > eps
     return Best(
         problem.project_to_ball(x_adv, eps), nearest.violation.masked_fill(outside, math.inf)
     )
@@ -90,8 +129,7 @@ def into_ball(problem: Problem, x_adv: Tensor, nearest: Nearest, eps: Tensor) ->
 
 def only_in_ball(problem: Problem, record: Best | Nearest, eps: Tensor) -> Best:
     """Return the iterates of `record`, clean inputs for those outside balls of radius `eps`."""
-    delta = at_least_float32(record.x_adv) - at_least_float32(problem.x)  # 16 bits would round it
-    outside = lp_norm(delta, problem.norm) > eps
+    outside = problem.exact_distance(record.x_adv) > eps
     x_adv = torch.where(per_sample(outside, problem.x), problem.x, record.x_adv)
     return Best(x_adv, record.violation.masked_fill(outside, math.inf))
 

@@ -19,7 +19,14 @@ from advkit.attacks.engine.run_statistics import RunStatistics
 from advkit.core import checks, label_checks, sample_rows
 from advkit.core.differentiation import differentiating
 from advkit.core.losses import CandidateLoss, Loss, is_built_in, logit_gap
-from advkit.core.norms import Norm, finite_gradient, lp_norm, per_sample, project
+from advkit.core.norms import (
+    Norm,
+    finite_gradient,
+    keep_largest,
+    lp_norm,
+    per_sample,
+    project,
+)
 from advkit.core.tensors import asynchronous, at_least_float32
 from advkit.models import DifferentiableClassifier
 
@@ -96,6 +103,10 @@ class Problem:
         """Return the distances `(n,)` between `x_adv` and the clean inputs."""
         return lp_norm(x_adv - self.x, self.norm)
 
+    def exact_distance(self, x_adv: Tensor) -> Tensor:
+        """Return the distances `(n,)` in float32 or a wider dtype: 16 bits would round them."""
+        return lp_norm(at_least_float32(x_adv) - at_least_float32(self.x), self.norm)
+
     def clip(self, x_adv: Tensor) -> Tensor:
         """Clip `x_adv` to the bounds, in the dtype and memory format of `x`.
 
@@ -118,7 +129,13 @@ class Problem:
         return torch.where(outside, x_adv.nextafter(self.x), x_adv)
 
     def project_to_ball(self, x_adv: Tensor, eps: Tensor) -> Tensor:
-        """Project `x_adv` onto the ball, then clip it to the bounds; `x_adv` is overwritten."""
+        """Project `x_adv` onto the ball, then clip it to the bounds; `x_adv` is overwritten.
+
+        In l0, whose ball is not convex, this keeps the `eps` `(n,)` features that change most.
+        """
+        if self.norm == "l0":
+            kept = keep_largest(x_adv - self.x, eps) != 0
+            return self.clip(torch.where(kept, x_adv, self.x))
         delta = project(x_adv.sub_(self.x), eps, self.norm)
         return self.round_into_ball(self.clip(delta.add_(self.x)), eps)
 

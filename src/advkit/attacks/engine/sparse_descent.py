@@ -51,13 +51,16 @@ class SparseDescent:
     tau_init: float = 0.3
     tau_factor: float = 0.01
 
-    def search(self, problem: Problem, start: Tensor, nearest: Nearest) -> Nearest:
+    def search(
+        self, problem: Problem, start: Tensor, nearest: Nearest, *, eps: Tensor | None = None
+    ) -> Nearest:
         """Return `nearest` with the successes of a descent from `start` that change fewer features.
 
         Args:
             problem: `n` samples.
             start: first iterates, `(n, *features)`.
             nearest: record of these samples so far.
+            eps: number of features at which a success ends the descent, `(n,)`, or `None`.
         """
         zero = torch.zeros_like(at_least_float32(problem.x))
         return iterate(
@@ -73,6 +76,7 @@ class SparseDescent:
             steps=self.steps,
             best=nearest,
             finished=lambda _, state: state.finished,
+            within=eps,
         )
 
     def _step(self, i: int, problem: Problem, at: Iterate, state: _State) -> tuple[Tensor, _State]:
