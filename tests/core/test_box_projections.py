@@ -116,40 +116,47 @@ def test_the_shortest_step_to_a_plane_in_the_box(norm):
     assert 5 < met < len(x)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def fewest_to_cross(gains, gap):
+    """The least number of `gains` that reach `gap`, over all subsets; `None` if all do not."""
+    for count in range(len(gains) + 1):
+        if any(sum(some) >= gap for some in itertools.combinations(gains, count)):
+            return count
+    return None
+
+
+@pytest.mark.parametrize("d", [1, 3, 7])
+def test_the_fewest_features_that_cross_a_plane(d):
+    x, w, rng = points(d, n=60)
+    w[rng.uniform(size=w.shape) < 0.2] = 0
+    gap = rng.normal(size=len(x)) * 2
+    found = project_onto_plane_and_box(*map(torch.from_numpy, (x, w, gap)), "l0", BOUNDS).numpy()
+    met, moved = 0, found != 0
+    for i in range(len(x)):
+        corner = np.where(w[i] * gap[i] > 0, BOUNDS[1], BOUNDS[0])
+        useful = (w[i] != 0) & (corner != x[i])
+        np.testing.assert_allclose((x[i] + found[i])[moved[i]], corner[moved[i]])
+        assert not (moved[i] & ~useful).any()
+        expected = fewest_to_cross((np.abs(w[i]) * np.abs(corner - x[i])).tolist(), abs(gap[i]))
+        if expected is None:
+            assert (moved[i] == useful).all()
+            continue
+        met += 1
+        assert moved[i].sum() == expected
+        assert w[i] @ found[i] * np.sign(gap[i]) >= abs(gap[i]) - 1e-12
+    assert met > 5
+    assert met < len(x)
+
+
+def test_few_of_many_features_cross_a_plane():
+    """More features than are ordered at first, all of one gain, or of falling gains."""
+    x, gap = torch.zeros(2, 3000, dtype=torch.float64), torch.tensor([700.5, -2.5]).double()
+    w = torch.stack([torch.ones(3000), -torch.linspace(1, 0, 3000)]).double()
+    found = project_onto_plane_and_box(x, w, gap, "l0", (0, 1))
+    assert found.count_nonzero(1).tolist() == [701, 3]
+    assert found[1, :3].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_no_gradient_and_no_gap_give_no_step(norm):
     x, w = torch.rand(2, 4), torch.stack([torch.zeros(4), torch.ones(4)])
     assert (project_onto_plane_and_box(x, w, torch.tensor([1.0, 0.0]), norm, (0, 1)) == 0).all()
-
-
-def fewest(slope, room, gap):
-    """The size of the smallest subset of features whose full moves fill the gap, all if none."""
-    gains = slope * room
-    for k in range(len(gains) + 1):
-        if any(sum(gains[list(c)]) >= gap for c in itertools.combinations(range(len(gains)), k)):
-            return k
-    return int((gains > 0).sum())
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_plane_is_crossed_with_the_fewest_features(seed):
-    x, normal, rng = points(6, seed=seed)
-    normal[:, 0] = 0  # a feature without a slope never moves
-    gap = rng.uniform(-4, 4, size=len(x))
-    step = project_onto_plane_and_box(
-        torch.tensor(x), torch.tensor(normal), torch.tensor(gap), "l0", BOUNDS
-    ).numpy()
-    toward = normal * np.sign(gap)[:, None]
-    room = np.where(toward > 0, BOUNDS[1] - x, x - BOUNDS[0]) * (toward != 0)
-    for i in range(len(x)):
-        moved = step[i] != 0
-        assert moved.sum() == fewest(np.abs(normal[i]), room[i], abs(gap[i]))
-        np.testing.assert_allclose(np.abs(step[i][moved]), room[i][moved])
-        assert (step[i] * toward[i] >= 0).all()
-        assert not moved[0]
-
-
-def test_a_box_that_does_not_reach_the_plane_gives_its_corner_in_l0():
-    x, normal = torch.tensor([[0.5, 0.0, 2.0]]), torch.tensor([[1.0, -2.0, 3.0]])
-    step = project_onto_plane_and_box(x, normal, torch.tensor([100.0]), "l0", BOUNDS)
-    assert step.tolist() == [[1.5, -1.0, 0.0]]
