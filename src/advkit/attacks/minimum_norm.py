@@ -54,10 +54,17 @@ class _Start(NamedTuple):
 
 
 NEAREST = _Start("nearest")
-SECOND_CLASS = _Start(rank=1)
 HALF_NOISE = _Start(share=0.5)
 LIKELIEST_FROM_NOISE = _Start(share=0.5, rank=0)
-RARE = (
+
+DESCENTS = (_Start(), _Start(share=0.25))
+# The first walks find most on any net, the later ones add what is rare.
+FIRST = (
+    LIKELIEST_FROM_NOISE,
+    NEAREST,
+    _Start(),
+    _Start(rank=1),
+    HALF_NOISE,
     _Start(share=0.25, toward="gray"),
     _Start(share=0.25),
     _Start(share=0.5, rank=1),
@@ -66,17 +73,8 @@ RARE = (
     _Start(rank=2),
     NEAREST,
 )
-
-DESCENTS = (_Start(), _Start(share=0.25))
-# The first walks are those that find most on any net.
-FIRST: dict[Norm, tuple[_Start, ...]] = {
-    "l0": (),
-    "l1": (_Start(), LIKELIEST_FROM_NOISE, HALF_NOISE, NEAREST, SECOND_CLASS, *RARE),
-    "l2": (_Start(), LIKELIEST_FROM_NOISE, SECOND_CLASS, NEAREST, HALF_NOISE, *RARE),
-    "linf": (_Start(), LIKELIEST_FROM_NOISE, SECOND_CLASS, NEAREST, HALF_NOISE, *RARE),
-}
-# Later ones draw other noise each time.
-_NOISE = (
+# These are repeated with other noise.
+AGAIN = (
     HALF_NOISE,
     _Start("nearest", share=0.5),
     _Start(share=0.25),
@@ -84,12 +82,7 @@ _NOISE = (
     _Start("nearest", share=0.25),
     NEAREST,
 )
-AGAIN: dict[Norm, tuple[_Start, ...]] = {
-    "l0": (HALF_NOISE, _Start(share=0.25), _Start(share=0.1), LIKELIEST_FROM_NOISE),
-    "l1": _NOISE,
-    "l2": _NOISE,
-    "linf": _NOISE,
-}
+AGAIN_IN_L0 = (HALF_NOISE, _Start(share=0.25), _Start(share=0.1), LIKELIEST_FROM_NOISE)
 
 
 class _Search(NamedTuple):
@@ -97,7 +90,7 @@ class _Search(NamedTuple):
 
     start: _Start
     steps: int
-    descent: bool = False  # whether it is the descent of sigma-zero instead of a walk
+    descent: bool = False  # whether it is a descent instead of a walk
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -216,7 +209,8 @@ class MinimumNorm(OptionalBudgetAttack):
         left = self.steps - sum(search.steps for search in (*probes, *descents))
         l0 = self.norm == "l0"
         each = _even_part(left, TUNING.sparse_walk_steps if l0 else TUNING.walk_steps)
-        walks = (_Search(start, each) for start in chain(FIRST[self.norm], cycle(AGAIN[self.norm])))
+        starts = cycle(AGAIN_IN_L0) if l0 else chain(FIRST, cycle(AGAIN))
+        walks = (_Search(start, each) for start in starts)
         for search in chain(probes, descents, walks):
             if search.start.rank is None or search.start.rank < classes:
                 yield search
