@@ -60,10 +60,7 @@ def iterate(
     open_rows = torch.arange(len(problem.x), device=problem.x.device)
     for i in range(steps):
         best = best.improved(problem, at)
-        done = None if finished is None else finished(at, state)
-        if within is not None:
-            reached = at.success & (problem.exact_distance(at.x_adv) <= within)
-            done = reached if done is None else done | reached
+        done = _finished(problem, at, state, finished, within)
         if done is not None and done.any():
             update_rows(result, open_rows[done], select(best, done))
             remaining = ~done
@@ -86,6 +83,21 @@ def iterate(
         at = problem.forward(x_adv, differentiate=not last)
     update_rows(result, open_rows, best.improved(problem, at))
     return result
+
+
+def _finished(
+    problem: Problem,
+    at: Iterate,
+    state: State,
+    finished: Callable[[Iterate, State], Tensor] | None,
+    within: Tensor | None,
+) -> Tensor | None:
+    """Return a mask `(n,)` of the finished samples; `None` if no sample finishes early."""
+    done = None if finished is None else finished(at, state)
+    if within is None:
+        return done
+    reached = at.success & (problem.exact_distance(at.x_adv) <= within)
+    return reached if done is None else done | reached
 
 
 def succeeded(at: Iterate, _: object) -> Tensor:
