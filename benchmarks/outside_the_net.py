@@ -6,12 +6,14 @@ Each version runs in a process of its own, with one thread. The processes take t
 time is measured, so that a busy or slow machine affects both. The net is ResNet-20 for CIFAR-10
 with its published weights, and the batch has 64 images. The files are `cifar10_resnet20.pt` and
 `cifar10_test_0000_0499.npz` in the folder `--data`, by default `$ADVKIT_DATA`. Time inside the net
-is that of its forward passes and of the backward passes of torch.
+is that of its forward passes and of the backward passes of torch. An attack that a version lacks
+has the overhead nan.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -99,6 +101,9 @@ def serve(folder: Path) -> None:
     clocked = Clocked(net).eval()
     data = load_npz(folder / IMAGES).head(64)
     for name in map(str.strip, sys.stdin):
+        if not hasattr(attacks, name.split()[0]):
+            print(math.nan, flush=True)
+            continue
         attack = ATTACKS[name](clocked)
         clocked.seconds, start = 0.0, time.process_time()
         attack.run(clocked, data.x, data.y)
