@@ -66,6 +66,10 @@ class AlarmLog:
             with self._lock:
                 self._lines.append(lines)
 
+    def hashed_attributes(self) -> dict[str, object]:
+        """Return no attributes, for a hash of the guard: a log does not change predictions."""
+        return {}
+
     def __getstate__(self) -> dict[str, object]:
         """Return all attributes but the lock, which a copy has of its own."""
         return {name: value for name, value in vars(self).items() if name != "_lock"}

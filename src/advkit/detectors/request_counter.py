@@ -23,6 +23,10 @@ class RequestCounter:
         self._lock = threading.Lock()
         self._requests = self._alarms = self._failures = 0
 
+    def hashed_attributes(self) -> dict[str, object]:
+        """Return no attributes, for a hash of the guard: the counts change with every call."""
+        return {}
+
     def totals(self) -> Totals:
         """Return all counts of the same moment."""
         with self._lock:

@@ -129,6 +129,10 @@ class CallableClassifier:
         self.log: list[Call] | None = [] if log else None
         self._budget = Budget(max_queries)
 
+    def hashed_attributes(self) -> dict[str, object]:
+        """Return what decides about the outputs, for a hash: all attributes but the log."""
+        return {name: value for name, value in vars(self).items() if name != "log"}
+
     def __repr__(self) -> str:
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
         return f"{type(self).__name__}({name}, num_classes={self.num_classes})"

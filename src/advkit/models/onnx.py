@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -99,6 +100,17 @@ class OnnxClassifier(CallableClassifier):
         self.__dict__.update(state)
         self._load()
         self.fn = self._run
+
+    def hashed_attributes(self) -> dict[str, object]:
+        """Return what decides about the outputs, for a hash: the content of the file, not its path.
+
+        Raises:
+            OSError: the file cannot be read any more.
+        """
+        path = self._source
+        content = path if isinstance(path, bytes) else Path(path).read_bytes()
+        found = super().hashed_attributes().items()
+        return {**{k: v for k, v in found if k not in _OF_SESSION}, "_source": content}
 
     def _load(self) -> None:
         """Create the session."""

@@ -53,6 +53,10 @@ class Budget:
         self.__init__(state[0])  # type: ignore[misc]  # as a new budget, with its own lock
         self.spent = state[1]
 
+    def hashed_attributes(self) -> dict[str, object]:
+        """Return the limit, for a hash of the model; the count changes with every call."""
+        return {"limit": self.limit}
+
     @property
     def remaining(self) -> int | None:
         """Number of samples that may still be sent, minus those in flight; `None` for no limit."""
@@ -107,6 +111,10 @@ class Counter:
 
     def __setstate__(self, state: tuple[int]) -> None:
         self.__init__(*state)  # type: ignore[misc]  # as a new counter, with its own lock
+
+    def hashed_attributes(self) -> dict[str, object]:
+        """Return no attributes, for a hash of the model: the count changes with every call."""
+        return {}
 
     def add(self, amount: int) -> None:
         """Add `amount` to the count."""

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from advkit.core import checks, sample_rows
 from advkit.core.bounds import checked_bounds
 from advkit.core.distributed import local
-from advkit.models.module_state import in_training_mode
+from advkit.models.module_state import in_training_mode, training_of
 from advkit.models.state import preserve_state
 
 _BATCH_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")  # scripted
@@ -114,6 +114,17 @@ class TorchClassifier:
         self.output: Output = output
         self.mode: Mode = mode
         self.batch: Batch = batch
+
+    def hashed_attributes(self) -> dict[str, object]:
+        """Return what decides about the outputs, for a hash.
+
+        The number of classes follows from the module, whose mode counts under `mode="keep"` only.
+        """
+        found = {name: value for name, value in vars(self).items() if name != "_num_classes"}
+        if self.mode == "keep":
+            parts = (part for stateful in self._stateful for part in stateful.modules())
+            found["training"] = [training_of(part) for part in parts]
+        return found
 
     def __repr__(self) -> str:
         lower, upper = self.bounds
