@@ -130,7 +130,7 @@ def test_batches_of_arrays(use):
 
 @pytest.mark.parametrize("loader", [{"x": ROWS, "y": Y}, "data.npz"])
 def test_what_is_neither_data_nor_batches(loader):
-    with pytest.raises(TypeError, match="`x` must be a torch.Tensor or an iterable of batches"):
+    with pytest.raises(TypeError, match="`x` must be a torch.Tensor, a data set or an iterable of"):
         rob.accuracy(net(), loader)
 
 

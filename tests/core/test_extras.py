@@ -25,3 +25,9 @@ def test_a_module_that_cannot_be_imported_counts_as_missing(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match="HTML needs broken_extra. Install it with: pip install"):
         require("broken_extra", extra="report", needed_by="HTML")
+
+
+def test_the_package_of_a_module_may_have_another_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError, match="needs pillow. Install it with: pip install pillow"):
+        require("PIL.Image", extra="images", needed_by="ImageFolder")

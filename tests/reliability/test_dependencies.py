@@ -9,7 +9,13 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-MINIMA = {"torch": "2.10", "jinja2": "3.1.6", "tqdm": "4.66.3", "lightgbm": "4.6"}
+MINIMA = {
+    "torch": "2.10",
+    "jinja2": "3.1.6",
+    "tqdm": "4.66.3",
+    "pillow": "12.3",
+    "lightgbm": "4.6",
+}
 PROMISE = "a release of a dependency with a known advisory is not accepted"
 
 

@@ -8,53 +8,64 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from advkit.core import checks, conversions, label_checks
+from advkit.core.entries import ACCEPTED, describe_entries, inputs_and_labels
+from advkit.core.indexed_data import IndexedData, is_indexed, select
 
 Batches = Iterable[Any]  # of batches that `split_batch` understands
-# Keys of a dictionary; the longer ones are those of Hugging Face's datasets and image processors.
-INPUT_KEYS = ("x", "pixel_values", "image", "images", "input", "inputs")
-LABEL_KEYS = ("y", "label", "labels", "target", "targets")
+Data = Tensor | Batches | IndexedData | Dataset[Any]  # inputs that `batches` splits
 NumberedBatches = Iterator[tuple[Tensor, Tensor, int]]
 _IN_BATCHES = " in every batch"
 
 
 def batches(
-    x: Tensor | Batches, y: Tensor | None, batch_size: int, device: str | torch.device | None = None
+    x: Data, y: Tensor | None, batch_size: int, device: str | torch.device | None = None
 ) -> NumberedBatches:
     """Split `x` and `y` into batches of at most `batch_size` samples.
 
-    If `x` is an iterable of batches, these are returned as they come. Each batch is moved to
+    If `x` is an iterable of batches, these are returned as they come. If it is an indexed data set,
+    each sample is read when its batch is due, and its labels become int64. Each batch is moved to
     `device` and comes with the number of its first sample in the data.
     """
     if conversions.is_data(x):
         checks.tensor("x", x)
-    if not isinstance(x, Tensor):
-        if y is not None:
-            raise TypeError(
-                "`y` must be None when `x` is an iterable of batches with labels, "
-                f"got {type(y).__name__}."
-            )
-        if not isinstance(x, Iterable) or isinstance(x, (Mapping, str)):
-            raise TypeError(
-                "`x` must be a torch.Tensor or an iterable of batches, such as a DataLoader, "
-                f"got {type(x).__name__}."
-            )
-        if is_pair(x):
-            raise TypeError(
-                "`x` must be a torch.Tensor or an iterable of batches, got two tensors in a "
-                f"{type(x).__name__}. Pass them as `x` and `y`."
-            )
-        return _numbered(x, device)
+    if isinstance(x, Tensor):
+        _check_labels(x, y)
+    elif y is not None:
+        kind = "a data set" if is_indexed(x) else "an iterable of batches"
+        raise TypeError(f"`y` must be None when `x` is {kind} with labels, got {type(y).__name__}.")
+    elif not is_indexed(x):
+        return _numbered(_checked_iterable(x), device)
+    checks.integer("batch_size", batch_size, at_least=1)
+    starts = range(0, len(x), batch_size)
+    return _numbered((select(x, y, i, i + batch_size) for i in starts), device)
+
+
+def _check_labels(x: Tensor, y: Tensor | None) -> None:
+    """Raise unless `y` is a tensor with one label for each sample of `x`."""
     label_checks.tensor_of_labels("y", y, " when `x` is one")
     assert y is not None
     if x.shape[:1] != y.shape[:1]:
         raise ValueError(
             f"`y` must have one label for each of {len(x)} samples, got {len(y) if y.ndim else y}."
         )
-    checks.integer("batch_size", batch_size, at_least=1)
-    starts = range(0, len(x), batch_size)
-    return _numbered(((x[i : i + batch_size], y[i : i + batch_size]) for i in starts), device)
+
+
+def _checked_iterable(x: object) -> Batches:
+    """Return `x`, and raise unless it is an iterable of batches."""
+    if not isinstance(x, Iterable) or isinstance(x, (Mapping, str)):
+        raise TypeError(
+            "`x` must be a torch.Tensor, a data set or an iterable of batches, such as a "
+            f"DataLoader, got {type(x).__name__}."
+        )
+    if is_pair(x):
+        raise TypeError(
+            "`x` must be a torch.Tensor, a data set or an iterable of batches, got two tensors in "
+            f"a {type(x).__name__}. Pass them as `x` and `y`."
+        )
+    return x
 
 
 def is_pair(value: object) -> bool:
@@ -78,33 +89,13 @@ def split_batch(batch: object, name: str, number: int) -> tuple[Any, Any]:
     Raises:
         TypeError: the batch has no labels, or is something else.
     """
-    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
-        return batch[0], batch[1]
-    if isinstance(batch, Mapping):
-        x, y = first_entry(batch, INPUT_KEYS), first_entry(batch, LABEL_KEYS)
-        if x is not None and y is not None:
-            return x, y
-    raise TypeError(
-        f"`{name}` must give batches with labels, as (x, y) or as a dictionary with the keys 'x' "
-        f"and 'y', 'pixel_values' and 'labels', or 'image' and 'label', got {_kind(batch)} "
-        f"(batch {number})."
-    )
-
-
-def first_entry(batch: Mapping[Any, Any], keys: Iterable[str]) -> Any:
-    """Return the entry of the first of `keys` that `batch` has, `None` without one."""
-    return next((batch[key] for key in keys if key in batch), None)
-
-
-def _kind(batch: object) -> str:
-    """Return a short description of a batch, for errors."""
-    if isinstance(batch, Tensor):
-        return f"a tensor of shape {tuple(batch.shape)}"
-    if isinstance(batch, Mapping):
-        return f"a dictionary with the keys {sorted(map(str, batch))}"
-    if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {len(batch)}"
-    return type(batch).__name__
+    entries = inputs_and_labels(batch)
+    if entries is None:
+        raise TypeError(
+            f"`{name}` must give batches with labels, {ACCEPTED}, got {describe_entries(batch)} "
+            f"(batch {number})."
+        )
+    return entries
 
 
 def _numbered(given: Batches, device: str | torch.device | None) -> NumberedBatches:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+_PACKAGES = {"PIL": "pillow"}  # by the module, where the names differ
+
 
 def require(module: str, *, extra: str, needed_by: str) -> ModuleType:
     """Import an optional dependency.
@@ -21,7 +23,8 @@ def require(module: str, *, extra: str, needed_by: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
+        name = module.partition(".")[0]
+        package = _PACKAGES.get(name, name)
         raise ImportError(
             f"{needed_by} needs {package}. Install it with: pip install {package} (the extra "
             f"{extra!r} of advkit includes it)."

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advkit.core import checks, conversions, sample_rows
-from advkit.core.batching import INPUT_KEYS, first_entry, is_pair
+from advkit.core.batching import is_pair
 from advkit.core.checks import probabilities
+from advkit.core.entries import INPUT_KEYS, first_entry
 from advkit.core.paid_answers import PaidAnswers
 from advkit.core.results import Answers
 from advkit.defenses.training_loss import TrainingLoss, cross_entropy, logits_of

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from advkit.core import checks, label_checks, sample_rows
 from advkit.core.attack_options import check_length, for_samples, sending_at_most, with_stop
-from advkit.core.batching import Batches, batches, offset_sample_numbers, without_empty
+from advkit.core.batching import Data, batches, offset_sample_numbers, without_empty
+from advkit.core.indexed_data import number_of_samples
 from advkit.core.naming import NamedOrList, assign_names, error_context
 from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
@@ -30,7 +31,7 @@ _KEPT = "The error's .table has the rows of the completed batches."
 def collect(
     models: NamedOrList,
     attacks: NamedOrList,
-    x: Tensor | Batches,
+    x: Data,
     y: Tensor | None = None,
     *,
     outputs: Outputs = "scores",
@@ -57,9 +58,9 @@ def collect(
         attacks: a mapping from names to attacks, or a list, whose attacks are named after the calls
             that create them. `"clean"` is not allowed as a name. If empty, there are clean rows
             only. An `eps` with one radius for each sample is split along with the batches.
-        x: inputs `(n, *features)` within the bounds of every model, or an iterable of batches
-            `(x, y)`.
-        y: true labels `(n,)`; `None` if `x` is an iterable of batches.
+        x: inputs `(n, *features)` within the bounds of every model, an iterable of batches
+            `(x, y)`, or an indexed data set.
+        y: true labels `(n,)`; `None` if `x` holds the labels.
         outputs: the outputs to record: `"scores"`, which are probabilities for most models, or
             `"logits"`.
         first_sample: number of the first input. Tables of different inputs need different numbers
@@ -90,7 +91,7 @@ def collect(
     checks.one_of("outputs", outputs, OUTPUTS)
     checks.integer("first_sample", first_sample, at_least=0)
     classifiers = _classifiers(models, outputs)
-    total = len(x) if isinstance(x, Tensor) else None
+    total = number_of_samples(x)
     if total is not None:
         sample_rows.check_total(total)
     named_attacks = _attacks(attacks, total, batch_size)

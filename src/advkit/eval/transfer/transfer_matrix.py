@@ -12,8 +12,9 @@ from torch import Tensor
 from advkit.core import checks, sample_rows
 from advkit.core.attack_options import check_length, for_samples, sending_at_most, with_stop
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.core.batching import Batches, batches, offset_sample_numbers, without_empty
+from advkit.core.batching import Data, batches, offset_sample_numbers, without_empty
 from advkit.core.hyperparameters import format_call, non_default_fields
+from advkit.core.indexed_data import number_of_samples
 from advkit.core.naming import NamedOrList, assign_names, did_you_mean, error_context, quoted
 from advkit.core.norms import Norm
 from advkit.core.paid_answers import keeping
@@ -35,7 +36,7 @@ def transfer_matrix(
     sources: NamedOrList,
     targets: NamedOrList | None,
     attack: Attack | Mapping[str, Attack],
-    x: Tensor | Batches,
+    x: Data,
     y: Tensor | None = None,
     *,
     batch_size: int = 128,
@@ -59,8 +60,8 @@ def transfer_matrix(
         targets: models by name, or a list of models; `None` for the sources. All models have the
             same bounds.
         attack: the attack on every source, or an attack for each source by its name.
-        x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
-        y: true labels `(n,)`; `None` if `x` is an iterable of batches.
+        x: inputs `(n, *features)`, an iterable of batches `(x, y)`, or an indexed data set.
+        y: true labels `(n,)`; `None` if `x` holds the labels.
         batch_size: samples passed to a model at once. It also limits the `batch_size` of an attack,
             such as that of `HopSkipJump`; the matrix shows the attack as given.
         progress: show a progress bar (needs the extra `report`).
@@ -87,7 +88,7 @@ def transfer_matrix(
         100.00 % (2 of 2) | 50.00 % (1 of 2)
     """
     source_models, target_models = _classifiers(sources, targets)
-    total = len(x) if isinstance(x, Tensor) else None
+    total = number_of_samples(x)
     if total is not None:
         sample_rows.check_total(total)
     each = _attack_of_each(attack, source_models, total)
