@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from advkit.core.version import VERSION
+
 if TYPE_CHECKING:
     from advkit import attacks, data, defenses, detectors, eval, models
     from advkit.core.results import (
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
         as_classifier,
     )
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AttackInterrupted",

@@ -3,7 +3,6 @@
 Run with the path of a folder; prints the state of the two files after each kill, as JSON.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -20,7 +19,7 @@ from advkit.core import files
 from advkit.eval import evaluate
 from advkit.eval.robustness import html
 
-PAGE = "<title>Robustness of {model}</title>\n<p>run: {run}\n" + 9_999 * "text\n" + "</html>"
+PAGE = "<title>Robustness of {model}</title>\n<p>digest: {digest}\n" + 9_999 * "text\n" + "</html>"
 
 
 def main(folder):
@@ -67,15 +66,13 @@ def state_of(folder):
     """What the two files of a folder say."""
     found = json.loads((folder / "report.json").read_text())
     page = (folder / "report.html").read_bytes()
-    digest = found["page"] and found["page"]["sha256"]
     return {
-        "run": found["run"],
-        "run of the page": re.search(r"run: (\w+)", page.decode())[1],
+        "digest": found["digest"],
+        "digest of the page": re.search(r"digest: (\w+)", page.decode())[1],
         "model": found["model"],
         "model of the page": re.search("<title>Robustness of (.*)</title>", page.decode())[1],
-        "page": found["page"],
+        "page is named": found["page"] == "report.html",
         "page is whole": page.endswith(b"text\n</html>"),
-        "digest fits": digest == hashlib.sha256(page).hexdigest(),
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,3 +75,32 @@ def _short(value: object) -> str:
     if is_dataclass(value) or (len(text) <= _MAX_WIDTH and "\n" not in text):
         return text
     return type(value).__name__
+
+
+def to_plain(value: Any) -> Any:
+    """Return a value of `non_default_fields` as plain values for JSON, which keep its type."""
+    if isinstance(value, _Unquoted):
+        return {"text": str(value)}
+    if isinstance(value, tuple):
+        return {"tuple": [to_plain(each) for each in value]}
+    if isinstance(value, list):
+        return [to_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {"dict": {name: to_plain(each) for name, each in value.items()}}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    return value
+
+
+def from_plain(plain: Any) -> Any:
+    """Return the value that `to_plain` was called on."""
+    if isinstance(plain, list):
+        return [from_plain(each) for each in plain]
+    if not isinstance(plain, dict):
+        return plain
+    ((kind, value),) = plain.items()
+    if kind == "dict":
+        return {name: from_plain(each) for name, each in value.items()}
+    if kind == "tuple":
+        return tuple(from_plain(each) for each in value)
+    return _Unquoted(value) if kind == "text" else float(value)

@@ -16,6 +16,7 @@ from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_ac
 from advkit.eval.robustness.outcome import AttackOutcome, Examples, NearestExamples
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.security_curve import SecurityCurves, security_curve
+from advkit.eval.store.merge import merge
 from advkit.eval.transfer.result import TransferMatrix, TransferSource
 from advkit.eval.transfer.transfer_matrix import transfer_matrix
 
@@ -47,6 +48,7 @@ __all__ = [
     "distance_ratio",
     "evaluate",
     "evaluate_stream",
+    "merge",
     "optimality",
     "robust_accuracy",
     "security_curve",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks, label_checks, sample_rows
-from advkit.core.batching import Batches, NumberedBatches, batches, offset_sample_numbers
+from advkit.core.batching import Data, NumberedBatches, batches, offset_sample_numbers
+from advkit.core.indexed_data import number_of_samples
 from advkit.core.results import InconclusiveWarning
 from advkit.models import Classifier, as_classifier
 from advkit.models.batch_dependence import keeps_batch
@@ -62,9 +63,7 @@ class Rate:
         return Rate(int(mask.sum()), len(mask))
 
 
-def accuracy(
-    model: object, x: Tensor | Batches, y: Tensor | None = None, *, batch_size: int = 128
-) -> Rate:
+def accuracy(model: object, x: Data, y: Tensor | None = None, *, batch_size: int = 128) -> Rate:
     """Measure the share of inputs that the model labels correctly.
 
     An input for which the model returns NaN or infinite logits counts as misclassified, with an
@@ -72,8 +71,8 @@ def accuracy(
 
     Args:
         model: a classifier, or an `nn.Module` with inputs in [0, 1].
-        x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
-        y: labels `(n,)`; `None` if `x` is an iterable of batches.
+        x: inputs `(n, *features)`, an iterable of batches `(x, y)`, or an indexed data set.
+        y: labels `(n,)`; `None` if `x` holds the labels.
         batch_size: samples passed to the model at once.
 
     Raises:
@@ -88,8 +87,9 @@ def accuracy(
         >>> print(eval.accuracy(net, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])))
         50.00 % (1 of 2)
     """
-    if isinstance(x, Tensor):
-        sample_rows.check_total(len(x))
+    total = number_of_samples(x)
+    if total is not None:
+        sample_rows.check_total(total)
     numbered = batches(x, y, batch_size)
     correct = [batch.correct for batch in classified_batches(as_classifier(model), numbered)]
     return Rate.of(torch.cat(correct)) if correct else Rate(0, 0)
@@ -194,14 +194,38 @@ def classify(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, T
         `x`, `y` as indices of classes, and two masks `(n,)`: of the samples that are labeled
         correctly, and of those whose logits are not finite.
     """
-    x = checks.inputs("x", x, model.bounds)
-    y = label_indices("y", y, x, model)
+    x, y = _checked(model, x, y)
     if len(x) == 0:
         none = torch.zeros_like(y, dtype=torch.bool)
         return x, y, none, none
     predicted = predict_labels(model, x)
     label_checks.labels_within("y", y, model.num_classes)
     return x, y, predicted == y, predicted == NOT_FINITE
+
+
+def classified_again(
+    model: Classifier, numbered: Iterable[tuple[Tensor, Tensor, int]], clean: Mapping[str, Tensor]
+) -> list[ClassifiedBatch]:
+    """Return batches with the results of earlier clean passes, without another pass.
+
+    Args:
+        model: the model.
+        numbered: inputs, labels and number of the first sample of each batch.
+        clean: the columns `clean` and `not_finite` `(n,)` of all batches together.
+    """
+    found, done = [], 0
+    for x, y, first in numbered:
+        rows = slice(done, done + len(x))
+        correct, not_finite = (clean[name][rows].to(x.device) for name in ("clean", "not_finite"))
+        found.append(ClassifiedBatch(*_checked(model, x, y), correct, not_finite, first))
+        done += len(x)
+    return found
+
+
+def _checked(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Check a batch, and return its inputs and its labels as indices of classes."""
+    x = checks.inputs("x", x, model.bounds)
+    return x, label_indices("y", y, x, model)
 
 
 def predict_labels(model: Classifier, x: Tensor) -> Tensor:

@@ -6,7 +6,13 @@ import platform
 
 import torch
 
+from advkit.core.version import VERSION
+
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and torch as plain values for JSON."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+    """Return the versions of advkit, Python and torch as plain values for JSON."""
+    return {
+        "advkit": VERSION,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from advkit.core import checks, sample_rows
 from advkit.core.attack_options import for_samples, sending_at_most
-from advkit.core.batching import Batches, batches
+from advkit.core.batching import Data, batches
+from advkit.core.indexed_data import number_of_samples
 from advkit.core.paid_answers import keeping
 from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
@@ -20,8 +21,10 @@ from advkit.eval.accuracy import ClassifiedBatch, Rate, classified_batches, warn
 from advkit.eval.benchmarking.cost import bare_pass, peak_memory, seconds
 from advkit.eval.benchmarking.ranking import AttackCost
 from advkit.eval.benchmarking.result import BarePass, Benchmark
+from advkit.eval.robustness.attack_description import AttackDescription
 from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
 from advkit.eval.robustness.outcome import AttackOutcome
+from advkit.eval.units.attack_run import attack_batches
 from advkit.models import Classifier, as_classifier, evaluating, has_gradients
 from advkit.models.batch_dependence import keeps_batch
 from advkit.models.labels import given_labels
@@ -33,7 +36,7 @@ _KEPT = "The error's .benchmark holds the attacks that have finished a round."
 
 def benchmark(
     model: object,
-    x: Tensor | Batches,
+    x: Data,
     y: Tensor | None = None,
     *,
     attacks: Sequence[Attack],
@@ -54,8 +57,9 @@ def benchmark(
 
     Args:
         model: a classifier without a query budget, or an `nn.Module` with inputs in [0, 1].
-        x: inputs `(n, *features)`, or an iterable of batches `(x, y)`, which are kept in memory.
-        y: true labels `(n,)`; `None` if `x` is an iterable of batches.
+        x: inputs `(n, *features)`, an iterable of batches `(x, y)`, or an indexed data set.
+            All batches are kept in memory.
+        y: true labels `(n,)`; `None` if `x` holds the labels.
         attacks: the attacks to run. An `eps` with one radius for each sample is divided among the
             batches.
         batch_size: samples passed to the model at once. It also limits the `batch_size` of an
@@ -87,7 +91,7 @@ def benchmark(
         ('Within linf 0.075', '50.00 % (1 of 2)')
     """
     classifier = as_classifier(model)
-    check_attacks(attacks, len(x) if isinstance(x, Tensor) else None)
+    check_attacks(attacks, number_of_samples(x))
     checks.integer("rounds", rounds, at_least=1)
     _check_budget(classifier)
     parts = list(classified_batches(classifier, batches(x, y, batch_size, device)))
@@ -212,11 +216,11 @@ def _run_round(
     model: Classifier, attack: Attack, parts: Sequence[ClassifiedBatch], batch_size: int
 ) -> _Round:
     """Run an attack on all batches, with bare passes before and after each batch."""
-    recorder = AttackRecorder(attack, batch_size=batch_size, examples=0)
+    recorder = AttackRecorder(AttackDescription.of(attack))
     bare_seconds = []
     for part in parts:
         before = _bare_seconds(model, part)
-        recorder.update(model, part)
+        recorder.update(attack_batches(attack, model, [part], batch_size, pictures=False))
         bare_seconds.append(statistics.median([*before, *_bare_seconds(model, part)]))
     return _Round(recorder.compute(), bare_seconds)
 

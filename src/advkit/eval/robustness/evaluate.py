@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from advkit.core import sample_rows
-from advkit.core.batching import Batches, batches
+from advkit.core.batching import Data
+from advkit.core.indexed_data import number_of_samples
 from advkit.core.paid_answers import keeping
-from advkit.core.progress import progress_bar
 from advkit.core.protocols import Attack
-from advkit.eval.accuracy import ClassifiedBatch, Rate, classified_batches
+from advkit.eval.accuracy import Rate
 from advkit.eval.budgets import check_one_budget, several_budgets
 from advkit.eval.robustness.attack_recorder import check_attacks
-from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
+from advkit.eval.robustness.evaluation import (
+    Evaluation,
+    backend_for,
+    check_options,
+    describe,
+    open_store,
+    shard_for,
+)
 from advkit.eval.robustness.report import Report
-from advkit.models import as_classifier
+from advkit.eval.units.chunks import Inputs
+from advkit.eval.units.worker import Job
 
 _KEPT = "The attribute `report` of the error holds the report on the batches before."
+CHUNK_SIZE = 256  # inputs of a unit of work; two batches of the default size
 
 
 def robust_accuracy(
     model: object,
-    x: Tensor | Batches,
+    x: Data,
     y: Tensor | None = None,
     *,
     attacks: Sequence[Attack],
@@ -39,7 +50,7 @@ def robust_accuracy(
     Raises:
         ValueError: the attacks have several budgets, or none.
     """
-    check_attacks(attacks, len(x) if isinstance(x, Tensor) else None)
+    check_attacks(attacks, number_of_samples(x))
     check_one_budget(attacks)
     rates = evaluate(model, x, y, attacks=attacks, batch_size=batch_size).worst_cases
     if len(rates) != 1:
@@ -49,13 +60,21 @@ def robust_accuracy(
 
 def evaluate(
     model: object,
-    x: Tensor | Batches,
+    x: Data,
     y: Tensor | None = None,
     *,
     attacks: Sequence[Attack],
     batch_size: int = 128,
     device: str | torch.device | None = None,
     progress: bool = False,
+    store: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
+    executor: Executor | None = None,
+    factory: Callable[[], object] | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    threads: int = 1,
+    identity: str | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> Report:
     """Attack a model and report its robust accuracy.
 
@@ -71,24 +90,52 @@ def evaluate(
     For each norm and `eps` (one number for all inputs) the report has a baseline: random noise
     drawn uniformly from that ball, once for each input. It costs one forward pass more.
 
+    With a `store`, a killed evaluation resumes, and a repeated one computes nothing. The unit of
+    work is one attack on one chunk of consecutive inputs. Each unit is one file in the store, which
+    is written whole or not at all. Several processes may fill one store, each its own `shard`, and
+    `merge` joins their results. The report does not depend on the number of workers or shards.
+
     Args:
-        model: a classifier, or an `nn.Module` with inputs in [0, 1].
-        x: inputs `(n, *features)`, or an iterable of batches `(x, y)`.
-        y: true labels `(n,)`; `None` if `x` is an iterable of batches.
+        model: a classifier, or an `nn.Module` with inputs in [0, 1]; `None` with a `factory`.
+        x: inputs `(n, *features)`, an iterable of batches `(x, y)`, or an indexed data set.
+        y: true labels `(n,)`; `None` if `x` holds the labels.
         attacks: the attacks to run. An `eps` with one radius for each sample is divided among the
             batches.
         batch_size: samples passed to the model at once. It also limits the `batch_size` of an
             attack, such as that of `HopSkipJump`; the report shows the attacks as given.
-        device: device that each batch is moved to; `None` leaves it where it is.
-        progress: show a progress bar (needs the extra `report`).
+        device: device that each batch is moved to; `None` leaves it where it is. In a worker of an
+            `executor`, `"cuda"` is the GPU of that worker.
+        progress: show the progress on standard error (on a terminal it needs the extra `report`).
+        store: folder for the results, created if missing. A store of another model, of other
+            inputs, attacks, versions or threads is refused.
+        shard: `(number, count)`: the share of the chunks that this call evaluates. It needs a
+            `store`. By default a process takes its share by RANK and WORLD_SIZE, which `torchrun`
+            sets, or by the variables of a Slurm array, if there is a `store`.
+        executor: `concurrent.futures.Executor` whose workers compute the units, such as a
+            `ProcessPoolExecutor`, Dask's `client.get_executor()` or an `MPIPoolExecutor`. It stays
+            open.
+        factory: function without arguments that returns the model, in place of `model`. It is
+            called once in each worker, with the worker's device as torch's default device.
+        chunk_size: inputs of a chunk, rounded up to whole batches. Without `store` and `executor`
+            each batch is a chunk.
+        threads: intra-op threads of each worker process of the `executor`; 1 for a
+            `ProcessPoolExecutor` that forks.
+        identity: text that stands for the parts of the model and the attacks that cannot be hashed,
+            such as a remote service. It must change whenever they change.
+        about: further facts for the reader of the report, such as the data, by name.
 
     Returns:
-        A report that prints as a table, converts to a dict and saves as HTML. An error or an
-        interrupt after the first batch holds the report so far in its attribute `report`.
+        A report that prints as a table, converts to a dict and saves as HTML. That of a shard is on
+        its own inputs. An error or an interrupt after the first chunk holds the report so far in
+        its attribute `report`.
 
     Raises:
-        ValueError: inputs or labels of the wrong shape or range, or no attack.
-        TypeError: inputs, labels, attacks or model of the wrong type.
+        ValueError: inputs or labels of the wrong shape or range, no attack, a shard without a
+            store, or a store of another evaluation.
+        TypeError: inputs, labels, attacks or model of the wrong type, both `model` and `factory` or
+            none of them, a model that cannot be hashed for the store or pickled for the executor.
+        OSError: the store cannot be written. Its units are kept.
+        RuntimeError: a worker of the executor has ended. The units in the store are kept.
 
     Example:
         >>> import torch
@@ -102,55 +149,60 @@ def evaluate(
         True
     """
     stream = evaluate_stream(
-        model, x, y, attacks=attacks, batch_size=batch_size, device=device, progress=progress
-    )
+        model, x, y, attacks=attacks, batch_size=batch_size, device=device, progress=progress,
+        store=store, shard=shard, executor=executor, factory=factory, chunk_size=chunk_size,
+        threads=threads, identity=identity, about=about,
+    )  # fmt: skip
     report = None
     with keeping("report", lambda: report, _KEPT):
         for report in stream:  # noqa: B007
             pass
-    if report is None or len(report.clean) == 0:
-        raise ValueError("`x` must hold at least one sample, got none.")
+    assert report is not None  # a stream without a sample raises
     return report
 
 
 def evaluate_stream(
     model: object,
-    x: Tensor | Batches,
+    x: Data,
     y: Tensor | None = None,
     *,
     attacks: Sequence[Attack],
     batch_size: int = 128,
     device: str | torch.device | None = None,
     progress: bool = False,
+    store: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
+    executor: Executor | None = None,
+    factory: Callable[[], object] | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    threads: int = 1,
+    identity: str | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> Iterator[Report]:
-    """Evaluate a model and yield a report on all inputs so far after each batch.
+    """Evaluate a model and yield a report on all inputs so far after each chunk.
 
-    If you stop early, for example by an interrupt, you keep a report in which every attack was run
-    on the same inputs. Later batches do not change a report. It is built when it is first read, so
-    that unread reports cost nothing; until then it keeps the records of the evaluation in memory.
-    Arguments and errors are those of `evaluate`.
+    Without `store` and `executor` a chunk is a batch. If you stop early, for example by an
+    interrupt, you keep a report in which every attack was run on the same inputs. Later chunks do
+    not change a report. It is built when it is first read, so that unread reports cost nothing;
+    until then it keeps the records of the evaluation in memory. Arguments and errors are those of
+    `evaluate`.
     """
-    classifier = as_classifier(model)
-    total = len(x) if isinstance(x, Tensor) else None
-    check_attacks(attacks, total)
-    parts = classified_batches(classifier, batches(x, y, batch_size, device))
-    recorder = EvaluationRecorder(classifier, attacks, total, batch_size)
-    if total is not None:
-        sample_rows.check_total(total)
-    stream = _stream(recorder, parts, total, progress=progress)
-    return sample_rows.within(sample_rows.current_frame(), stream)
-
-
-def _stream(
-    recorder: EvaluationRecorder,
-    parts: Iterator[ClassifiedBatch],
-    total: int | None,
-    *,
-    progress: bool,
-) -> Iterator[Report]:
-    with progress_bar("inputs", total, progress) as advance:
-        for batch in parts:
-            recorder.update(batch)
-            advance(len(batch.x))
-            yield recorder.report()
-    recorder.warn_of_chance()
+    check_options(model, factory, executor, chunk_size, threads)
+    check_attacks(attacks, number_of_samples(x))
+    own = shard_for(shard, store)
+    inputs = Inputs(x, y, batch_size, 1 if store is None and executor is None else chunk_size)
+    if inputs.total is not None:
+        sample_rows.check_total(inputs.total)
+    if device is None and isinstance(x, Tensor):
+        device = x.device
+    place = None if device is None else torch.device(device)
+    job = Job(
+        model=model, factory=factory, attacks=tuple(attacks), batch_size=batch_size, device=place
+    )
+    described = describe(attacks, inputs, about)
+    backend = backend_for(job, executor, threads)
+    kept = open_store(store, job, backend, inputs, described, identity)
+    evaluation = Evaluation(
+        inputs=inputs, description=described, backend=backend, shard=own, store=kept
+    )
+    return sample_rows.within(sample_rows.current_frame(), evaluation.reports(progress=progress))

@@ -1,90 +1,90 @@
-"""Recorder of an evaluation, batch by batch."""
+"""Recorder of an evaluation, chunk by chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.core.batching import offset_sample_numbers
-from advkit.core.protocols import Attack
-from advkit.eval.accuracy import ClassifiedBatch, Rate, warn_of_chance
-from advkit.eval.budgets import distinct_budgets
-from advkit.eval.noise import NoiseOutcome, robust_to_noise
+from advkit.core.norms import Norm
+from advkit.eval.accuracy import Rate, warn_of_chance
+from advkit.eval.noise import NoiseOutcome
+from advkit.eval.robustness.attack_description import AttackDescription
 from advkit.eval.robustness.attack_recorder import AttackRecorder
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.streamed_report import StreamedReport
-from advkit.models import Classifier
+from advkit.eval.units.unit_result import UnitResult, noise_column
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationDescription:
+    """Description of an evaluation for its report, apart from its results.
+
+    Attributes:
+        attacks: descriptions of the attacks.
+        budgets: norm and `eps` of each budget that random noise is drawn for.
+        total: number of inputs, `None` if unknown.
+        about: further facts for the reader, by name.
+    """
+
+    attacks: tuple[AttackDescription, ...]
+    budgets: tuple[tuple[Norm, float], ...]
+    total: int | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 class EvaluationRecorder:
     """Clean predictions, attacks and random noise of one evaluation.
 
-    The time to record a batch does not depend on the number of batches before it.
-
-    Args:
-        classifier: the model.
-        attacks: the attacks to run.
-        total: number of inputs, `None` if unknown.
-        batch_size: the most samples that an attack passes to the model at once.
+    The time to record a chunk does not depend on the number of chunks before it.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        attacks: Sequence[Attack],
-        total: int | None,
-        batch_size: int,
-    ) -> None:
-        self.classifier = classifier
-        self.total = total
-        self.attacks = [AttackRecorder(attack, batch_size=batch_size) for attack in attacks]
-        self.budgets = distinct_budgets(attacks)
-        self.noise = BatchRecorder()
-        self.clean = BatchRecorder()
-        self.features: int | None = None
-        self.num_classes: int | None = None
+    def __init__(self, description: EvaluationDescription) -> None:
+        self._description = description
+        self._attacks = [AttackRecorder(attack) for attack in description.attacks]
+        self._clean = BatchRecorder()
+        self._facts: dict[str, Any] = {}
 
-    def update(self, batch: ClassifiedBatch) -> None:
-        """Attack one batch and record the results."""
-        with offset_sample_numbers(batch.first):
-            for recorder in self.attacks:
-                recorder.update(self.classifier, batch)
-            self.noise.update(
-                {b: robust_to_noise(self.classifier, batch, *b) for b in self.budgets}
-            )
-        if self.features is None and len(batch.x):
-            self.features, self.num_classes = batch.x[0].numel(), self.classifier.num_classes
-        self.clean.update({"clean": batch.correct, "not_finite": batch.not_finite})
+    def update(self, clean: UnitResult, attacked: Sequence[UnitResult]) -> None:
+        """Record the results of the next chunk: of its clean passes, and of each attack."""
+        self._clean.update(clean.columns)
+        if self._facts.get("features") is None:  # unknown as long as all batches are empty
+            self._facts = dict(clean.facts)
+        for recorder, result in zip(self._attacks, attacked, strict=True):
+            recorder.update(result)
 
     def warn_of_chance(self) -> None:
-        """Warn if the clean accuracy of all batches so far may be chance."""
-        if self.num_classes is not None:
-            warn_of_chance(Rate.of(self.clean.compute()["clean"]), self.num_classes)
+        """Warn if the clean accuracy of all chunks so far may be chance."""
+        if self._facts.get("num_classes") is not None:
+            clean = Rate.of(self._clean.compute()["clean"])
+            warn_of_chance(clean, self._facts["num_classes"])
 
     def report(self) -> Report:
-        """Return a report on the batches so far; later batches do not change it.
+        """Return a report on the chunks so far; later chunks do not change it.
 
         The report joins its columns when it is first read.
         """
-        outcomes = [recorder.outcome_so_far() for recorder in self.attacks]
-        return StreamedReport(partial(self._report, len(self.clean), outcomes))
+        outcomes = [recorder.outcome_so_far() for recorder in self._attacks]
+        return StreamedReport(partial(self._report, len(self._clean), outcomes))
 
-    def _report(self, batches: int, outcomes: Sequence[Callable[[], AttackOutcome]]) -> Report:
-        """Build the report on the first `batches`."""
-        clean, noise = self.clean.compute(batches), self.noise.compute(batches)
+    def _report(self, chunks: int, outcomes: Sequence[Callable[[], AttackOutcome]]) -> Report:
+        """Build the report on the first `chunks`."""
+        columns = self._clean.compute(chunks)
         return Report(
-            model=repr(self.classifier),
-            bounds=self.classifier.bounds,
-            clean=clean["clean"],
-            not_finite=clean["not_finite"],
+            model=self._facts["model"],
+            bounds=tuple(self._facts["bounds"]),
+            clean=columns["clean"],
+            not_finite=columns["not_finite"],
             outcomes=tuple(outcome() for outcome in outcomes),
             noise=tuple(
-                NoiseOutcome(norm=norm, eps=eps, robust=robust)
-                for (norm, eps), robust in noise.items()
+                NoiseOutcome(norm=norm, eps=eps, robust=columns[noise_column(number)])
+                for number, (norm, eps) in enumerate(self._description.budgets)
             ),
-            total=self.total,
-            features=self.features,
-            num_classes=self.num_classes,
+            about=self._description.about,
+            total=self._description.total,
+            features=self._facts["features"],
+            num_classes=self._facts["num_classes"],
         )

@@ -29,7 +29,7 @@ class Page(NamedTuple):
     """Contents of the page.
 
     Attributes:
-        run: identifier that both files of a saved report share, `None` for a page alone.
+        digest: digest of the report, which both files of a saved one hold; `None` for a page alone.
         model: description of the model.
         inputs: number of inputs that were evaluated.
         about: further facts for the reader, by name.
@@ -41,7 +41,7 @@ class Page(NamedTuple):
         grid: clean inputs and adversarial examples, `None` without examples.
     """
 
-    run: str | None
+    digest: str | None
     model: str
     inputs: int
     about: Mapping[str, str]

@@ -17,6 +17,7 @@ from advkit.eval.budgets import format_budget
 # Relative excess of a distance over a budget that still counts as within it. It allows for rounding
 # in float32, whose relative spacing is 1.2e-7.
 DISTANCE_TOLERANCE = 1e-6
+MAX_EXAMPLES = 6  # that are kept for pictures: as many as a figure shows side by side
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +38,20 @@ class Examples:
 
     @staticmethod
     def join(parts: Sequence[Examples]) -> Examples | None:
-        """Join `parts`; `None` for an empty sequence."""
+        """Join the first `MAX_EXAMPLES` of `parts`; `None` for an empty sequence.
+
+        All pictures have the size of the first one; examples of other sizes are left out.
+        """
         if not parts:
             return None
-        rows = ((part.x, part.x_adv, part.y, part.predicted) for part in parts)
-        return Examples(*(torch.cat(column) for column in zip(*rows, strict=True)))
+        size = parts[0].x.shape[1:]
+        rows = ((p.x, p.x_adv, p.y, p.predicted) for p in parts if p.x.shape[1:] == size)
+        return Examples(*(torch.cat(column)[:MAX_EXAMPLES] for column in zip(*rows, strict=True)))
+
+    @staticmethod
+    def missing(parts: Sequence[Examples]) -> bool:
+        """Return whether `parts` hold fewer examples than a figure shows."""
+        return sum(len(part.y) for part in parts) < MAX_EXAMPLES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

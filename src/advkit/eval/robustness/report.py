@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.boxes import diameter, whole_box_sentence
-from advkit.core.files import save_bytes, save_json, save_text
+from advkit.core.files import save_json, save_text
 from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate, chance_sentence
 from advkit.eval.noise import NoiseOutcome
@@ -289,16 +289,15 @@ class Report:
             ImportError: jinja2 or matplotlib is missing; the message names the extra that installs
                 it.
         """
-        return self._page(run=None)
+        return self._page(digest=None)
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write `report.json` and `report.html` to `folder`, and return their paths.
 
-        Both files hold the same `run`, a random number in hexadecimal digits, new for each call.
-        `report.json` is written before the page is drawn, with `"page": null`, so that its figures
-        are kept if drawing fails. It is written again after the page, with the SHA-256 digest of
-        `report.html`. The files belong together if the digest matches the page: a call that was
-        killed halfway leaves `null` or another digest.
+        Both files hold the same `digest`, the SHA-256 of all figures except times, so equal
+        evaluations have equal digests. `report.json` is written before the page is drawn, with
+        `"page": null`, so that its figures are kept if drawing fails. It is written again after the
+        page, with the name of the page.
 
         Args:
             folder: folder to write to, created if missing. Each file is complete at any time.
@@ -309,8 +308,7 @@ class Report:
             OSError: a file cannot be written.
 
         Example:
-            >>> import hashlib, json, tempfile, torch
-            >>> from pathlib import Path
+            >>> import json, tempfile, torch
             >>> from advkit.attacks import FGSM
             >>> from advkit.eval import evaluate
             >>> from advkit.models import TorchClassifier
@@ -320,23 +318,29 @@ class Report:
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     json_path, html_path = report.save(folder)
             ...     saved = json.loads(json_path.read_text())
-            ...     digest = hashlib.sha256(html_path.read_bytes()).hexdigest()
-            >>> saved["page"] == {"file": "report.html", "sha256": digest}
-            True
+            ...     page = html_path.read_text()
+            >>> saved["page"], f"digest: {saved['digest']}" in page
+            ('report.html', True)
         """
         json_path, html_path = (Path(folder) / f"report.{kind}" for kind in ("json", "html"))
-        plain = {**self.to_dict(), "run": secrets.token_hex(16)}
+        plain = {**self.to_dict(), "digest": self.digest}
         save_json(json_path, {**plain, "page": None})
-        page = self._page(plain["run"]).encode()
-        save_bytes(html_path, page)
-        digest = hashlib.sha256(page).hexdigest()
-        save_json(json_path, {**plain, "page": {"file": html_path.name, "sha256": digest}})
+        save_text(html_path, self._page(self.digest))
+        save_json(json_path, {**plain, "page": html_path.name})
         return json_path, html_path
 
-    def _page(self, run: str | None) -> str:
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all figures of the report except times, in hexadecimal."""
+        plain = self.to_dict()
+        attacks = [{**attack, "seconds": None} for attack in plain["attacks"]]
+        text = json.dumps({**plain, "attacks": attacks}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _page(self, digest: str | None) -> str:
         shown = figures.showcase(self.outcomes)
         page = html.Page(
-            run=run,
+            digest=digest,
             model=self.model,
             inputs=len(self.clean),
             about=self.about,

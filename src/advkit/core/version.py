@@ -1,0 +1,3 @@
+"""Version of advkit."""
+
+VERSION = "0.1.0"

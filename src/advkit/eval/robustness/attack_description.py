@@ -1,0 +1,58 @@
+"""Description of an attack for reports: name, settings, norm and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any
+
+from advkit.core.hyperparameters import format_call, from_plain, non_default_fields, to_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackDescription:
+    """Description of an attack for a report, apart from its outcome.
+
+    Attributes:
+        name: name of the attack.
+        settings: hyperparameters that differ from their defaults.
+        norm: norm of its distances, empty if only its results tell it.
+        minimum_norm: true if the attack has no budget.
+        eps: the budget in input units; `None` for a minimum-norm attack, and for a budget attack
+            with one budget for each sample.
+    """
+
+    name: str
+    settings: dict[str, object]
+    norm: str
+    minimum_norm: bool
+    eps: float | None
+
+    @property
+    def label(self) -> str:
+        """Call that creates the attack."""
+        return format_call(self.name, self.settings)
+
+    @staticmethod
+    def of(attack: Any) -> AttackDescription:
+        """Describe `attack`."""
+        eps = getattr(attack, "eps", None)
+        return AttackDescription(
+            name=type(attack).__name__,
+            settings=non_default_fields(attack),
+            norm=getattr(attack, "norm", ""),
+            minimum_norm=eps is None,
+            eps=float(eps) if isinstance(eps, Real) else None,
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain values for JSON, from which `from_plain` makes an equal description."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "settings": to_plain(self.settings)}
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> AttackDescription:
+        """Return the description that `to_plain` was called on."""
+        values = {field.name: plain[field.name] for field in fields(AttackDescription)}
+        return AttackDescription(**{**values, "settings": from_plain(plain["settings"])})

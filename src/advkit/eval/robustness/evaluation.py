@@ -1,0 +1,223 @@
+"""One run of an evaluation: inputs, workers, store and progress put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from advkit.core import checks
+from advkit.core.fingerprints import fingerprint
+from advkit.core.progress import Status, status_line
+from advkit.core.protocols import Attack
+from advkit.eval.budgets import distinct_budgets
+from advkit.eval.robustness.attack_description import AttackDescription
+from advkit.eval.robustness.evaluation_recorder import EvaluationDescription, EvaluationRecorder
+from advkit.eval.robustness.report import Report
+from advkit.eval.store.manifest import Manifest
+from advkit.eval.store.shards import Shard, checked_shard, shard_of_process
+from advkit.eval.store.store import Store
+from advkit.eval.units.backends import Backend, ExecutorBackend, LocalBackend
+from advkit.eval.units.chunks import Inputs
+from advkit.eval.units.schedule import ChunkResults, Schedule
+from advkit.eval.units.worker import Job, Unit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """One run of an evaluation.
+
+    Attributes:
+        inputs: the inputs, in chunks.
+        description: description for the report on all inputs.
+        backend: where units of work are computed.
+        shard: the chunks that this run evaluates.
+        store: where results are kept; `None` keeps none.
+    """
+
+    inputs: Inputs
+    description: EvaluationDescription
+    backend: Backend
+    shard: Shard
+    store: Store | None
+
+    def reports(self, *, progress: bool) -> Iterator[Report]:
+        """Yield a report on all inputs so far after each chunk.
+
+        A shard without a chunk yields one report on no inputs.
+
+        Raises:
+            ValueError: there are no inputs at all.
+        """
+        total = self.inputs.size(self.shard.holds)
+        recorder = EvaluationRecorder(self._own_description(total))
+        label = "evaluate" if self.shard.count == 1 else f"shard {self.shard}"
+        with status_line(total, progress, label=label) as status:
+            for results in self._results(status):
+                assert results.clean is not None  # a chunk is complete
+                recorder.update(results.clean, results.in_order())
+                yield recorder.report()
+        if self.inputs.total == 0:
+            raise ValueError("`x` must hold at least one sample, got none.")
+        recorder.warn_of_chance()
+
+    def _results(self, status: Status) -> Iterator[ChunkResults]:
+        """Yield the results of each chunk of the shard, and show the progress."""
+        shown = _Progress(status, self.description, self.inputs.count(self.shard.holds))
+        attacks = len(self.description.attacks)
+        schedule = Schedule(self.backend, self.store, attacks, shown.begin, shown.complete)
+        for results in schedule.results(self.inputs.chunks(self.shard.holds)):
+            shown.record(results)
+            yield results
+        if self.store is not None:
+            self.store.finish(self.inputs.chunk_count or 0)
+        if not shown.chunks and self.inputs.total:
+            yield from Schedule(self.backend, None, attacks).results([self.inputs.empty_chunk()])
+
+    def _own_description(self, total: int | None) -> EvaluationDescription:
+        """Return the description of the shard, which has `total` inputs."""
+        if self.shard.count == 1:
+            return self.description
+        about = {**self.description.about, "shard": str(self.shard)}
+        return replace(self.description, total=total, about=about)
+
+
+class _Progress:
+    """Progress of an evaluation, shown as a status.
+
+    Args:
+        status: where it is shown.
+        description: the evaluation.
+        chunks: number of chunks to evaluate, `None` if unknown.
+    """
+
+    def __init__(
+        self, status: Status, description: EvaluationDescription, chunks: int | None
+    ) -> None:
+        self._status, self._attacks = status, description.attacks
+        self._units = None if chunks is None else chunks * len(description.attacks)
+        self._complete = self._inputs = self._robust = 0
+        self._current = ""
+        self._begun = False
+        self.chunks = 0
+
+    def begin(self, unit: Unit) -> None:
+        """Show the attack of a unit that is about to be computed."""
+        self._begun = True
+        if unit.attack is not None:
+            self._current = self._attacks[unit.attack].label
+        self._show()
+
+    def complete(self, unit: Unit) -> None:
+        """Count a unit that is complete."""
+        self._complete += unit.attack is not None
+
+    def record(self, results: ChunkResults) -> None:
+        """Show the robust accuracy with the next chunk."""
+        assert results.clean is not None  # a chunk is complete
+        robust = results.clean.columns["clean"]
+        for attack, result in zip(self._attacks, results.in_order(), strict=True):
+            if not attack.minimum_norm:
+                robust = robust & result.columns["robust"]
+        self.chunks += 1
+        self._inputs += results.size
+        self._robust += int(robust.sum())
+        if self._begun:  # work from the store does not count for the time left
+            self._show()
+
+    def _show(self) -> None:
+        share = math.nan if not self._units else self._complete / self._units
+        text = self._current
+        if self._inputs and not all(attack.minimum_norm for attack in self._attacks):
+            text += f", robust accuracy {self._robust / self._inputs:.1%} so far"
+        self._status.update(self._inputs, share=share, text=text.removeprefix(", "))
+
+
+def check_options(
+    model: object,
+    factory: Callable[[], object] | None,
+    executor: Executor | None,
+    chunk_size: int,
+    threads: int,
+) -> None:
+    """Raise unless the options of an evaluation fit each other."""
+    if (model is None) == (factory is None):
+        given = "neither" if model is None else "both"
+        raise TypeError(
+            f"`model` or `factory` must be given, and not both, got {given}. Pass None as the "
+            "model with a factory."
+        )
+    if factory is not None and not callable(factory):
+        raise TypeError(f"`factory` must be a function, got {type(factory).__name__}.")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            "`executor` must be a concurrent.futures.Executor, such as a ProcessPoolExecutor, got "
+            f"{type(executor).__name__}."
+        )
+    checks.integer("chunk_size", chunk_size, at_least=1)
+    checks.integer("threads", threads, at_least=1)
+
+
+def shard_for(shard: tuple[int, int] | None, store: str | Path | None) -> Shard:
+    """Return the shard of this process: the one given, or that of its environment for a store.
+
+    Raises:
+        ValueError: a shard is given without a store.
+    """
+    if shard is None:
+        return Shard(0, 1) if store is None else shard_of_process()
+    found = checked_shard(shard)
+    if store is None and found.count > 1:
+        raise ValueError(
+            f"`store` must be given with `shard`, got None. The shards of {found.count} processes "
+            "meet there."
+        )
+    return found
+
+
+def describe(
+    attacks: Sequence[Attack], inputs: Inputs, about: Mapping[str, str] | None
+) -> EvaluationDescription:
+    """Describe an evaluation for its report."""
+    return EvaluationDescription(
+        attacks=tuple(map(AttackDescription.of, attacks)),
+        budgets=tuple(distinct_budgets(attacks)),
+        total=inputs.total,
+        about=dict(about or {}),
+    )
+
+
+def backend_for(job: Job, executor: Executor | None, threads: int) -> Backend:
+    """Return where the units of a job are computed."""
+    return LocalBackend(job) if executor is None else ExecutorBackend(executor, job, threads)
+
+
+def open_store(
+    folder: str | Path | None,
+    job: Job,
+    backend: Backend,
+    inputs: Inputs,
+    description: EvaluationDescription,
+    identity: str | None,
+) -> Store | None:
+    """Open the store of an evaluation, `None` without a folder.
+
+    Raises:
+        TypeError: a part of the model or of an attack cannot be hashed, without an `identity`.
+        ValueError: the store holds another evaluation.
+        OSError: the store cannot be written.
+    """
+    if folder is None:
+        return None
+    manifest = Manifest.of(
+        description,
+        backend.surroundings(identity),
+        [
+            fingerprint(attack, f"attacks[{number}]", identity=identity)
+            for number, attack in enumerate(job.attacks)
+        ],
+        inputs,
+    )
+    return Store(Path(folder), manifest)

@@ -1,0 +1,1 @@
+"""Stores of evaluations: results that survive a kill, and that several processes share."""

@@ -1,0 +1,1 @@
+"""Units of work of an evaluation: chunks of inputs, workers and their schedule."""
