@@ -52,7 +52,13 @@ def test_packages_import_neither_scipy_nor_scikit_learn():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--version"], ["--help"], ["evaluate", "--help"], ["bench", "--help"], ["evaluate", "--epz"]],
+    [
+        ["--version"],
+        ["--help"],
+        *([command, "--help"] for command in ("evaluate", "merge", "bench")),
+        ["evaluate", "--epz"],
+        ["evaluate", "--shard", "2/2"],
+    ],
 )
 def test_help_and_version_import_no_torch(arguments):
     code = (

@@ -388,9 +388,9 @@ def test_without_what_the_page_needs_the_rest_is_written(folder, monkeypatch, ca
     assert saved["worst_case_by_budget"]["linf 0.1"]["total"] == saved["inputs"]
 
 
-@pytest.mark.parametrize("command", [["evaluate"], ["bench"], ["attacks"]])
+@pytest.mark.parametrize("command", [["evaluate"], ["merge", "store"], ["bench"], ["attacks"]])
 def test_an_import_that_fails_is_one_line(command, monkeypatch, capsys):
-    for name in ("evaluate", "bench", "listing"):
+    for name in ("evaluate", "merge", "bench", "listing"):
         monkeypatch.setitem(sys.modules, f"advkit.cli.{name}", None)
     assert main(command) == 70
     err = capsys.readouterr().err
@@ -403,6 +403,17 @@ def test_no_bar_is_shown_without_its_package(folder, monkeypatch, capsys):
     monkeypatch.setattr("advkit.cli.printing.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert main([*MINE, "--eps", "0.1"]) == 0
+
+
+def test_a_log_gets_lines_without_a_package(folder, monkeypatch, capsys):
+    monkeypatch.setattr("advkit.core.progress.FIRST_LINE", 0.0)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert main([*MINE, "--eps", "0.1"]) == 0
+    err = capsys.readouterr().err
+    assert re.search(r"^evaluate: 40 of 40 inputs, .* after \d+ s$", err, re.M)
+    assert "\r" not in err
+    assert main([*MINE, "--eps", "0.1", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_what_weights_need_is_named(folder, monkeypatch, capsys):
@@ -571,7 +582,7 @@ def test_the_examples_of_the_help_can_be_run(capsys):
         main(["evaluate", "--help"])
     shown = capsys.readouterr().out
     examples = re.findall(r"^  advkit (evaluate.*)$", shown, re.M)
-    assert len(examples) == 6
+    assert len(examples) == 7
     for example in examples:
         args = build_parser().parse_args(example.split())
         attacks_from(args.attack or ["FGSM"], args.eps or [], seed=0, default_eps=[0.1])
@@ -588,8 +599,9 @@ def test_the_default_job(tmp_path, monkeypatch, capsys):
     assert torch.equal(torch.get_rng_state(), before)
     first = json.loads((tmp_path / "advkit-report" / "report.json").read_text())
     ran = {a["name"] for a in first["attacks"]}
-    # the baseline of every report, and an attack of several minutes
-    assert known_attacks().keys() - ran == {"RandomNoise", "AutoAttack"}
+    # the baseline of every report, an attack of several minutes, and second opinions
+    others = {"RandomNoise", "AutoAttack", "DDN", "FMN", "JSMA", "LBFGS", "SigmaZero"}
+    assert known_attacks().keys() - ran == others
     budgets = {name: [a["eps"] for a in first["attacks"] if a["name"] == name and a["eps"]]
                for name in ("FGSM", "PGD")}  # fmt: skip
     assert budgets == {"FGSM": [0.05, 0.1, 0.15, 0.2], "PGD": [0.05, 0.1, 0.15, 0.2, 0.5, 2]}

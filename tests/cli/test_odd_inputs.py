@@ -175,7 +175,7 @@ def test_odd_archives(folder, capsys, change):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        (".", "--data: not a file: ."),
+        (".", "--data: . must hold one subfolder of images for each class, got no subfolder"),
         ("/dev/null", "--data: not a file: /dev/null"),
         ("a\0b.npz", "--data: no such file"),
         ("a\nb.npz", "--data: no such file: a b.npz"),

@@ -48,3 +48,12 @@ def test_a_file_that_is_removed_is_not_saved(paths):
     outputs.expect(*paths)
     paths[0].unlink()
     assert str(outputs) == "nothing saved"
+
+
+def test_a_store_is_named_unless_a_file_is_saved(paths):
+    outputs = Outputs()
+    outputs.keep("store")
+    outputs.expect(*paths)
+    assert str(outputs) == "no report saved; store keeps the units of work that are complete"
+    replaced(paths[0])
+    assert str(outputs) == f"saved {paths[0]} but not {paths[1]}"

@@ -11,7 +11,7 @@ from typing import Any
 from advkit.cli.defaults import BENCH_DIGITS_L2, BENCH_DIGITS_LINF
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, exit_status, reason
-from advkit.cli.printing import show, shows_progress
+from advkit.cli.printing import show, shows_bar
 from advkit.cli.specs import attacks_from, budget_attacks, minimum_norm_attacks
 from advkit.cli.subject import Subject, check_combination, subject_from, writable_file
 from advkit.eval import Benchmark, benchmark
@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.quiet and not args.out:
         raise UsageError("--out must be given with --quiet. Otherwise the result is lost.")
     attacks = _attacks(args)
-    bar = shows_progress(args)
+    bar = shows_bar(args)
     subject = subject_from(args, bar=bar)
     out = writable_file(Path(args.out)) if args.out else None
     result, error = _benchmark(subject, attacks, args, bar=bar)
@@ -98,8 +98,7 @@ def _benchmark(
     try:
         result = benchmark(
             subject.model,
-            subject.data.x,
-            subject.data.y,
+            subject.data,
             attacks=attacks,
             batch_size=args.batch_size,
             rounds=args.rounds,

@@ -5,6 +5,7 @@ SUITES = {  # values of `advkit evaluate --suite`, and the attacks that they run
     "thorough": "Suite:effort=thorough",
 }
 EVALUATE_DIGITS_EPS = (0.05, 0.1, 0.15, 0.2)  # budgets of `advkit evaluate` for the digits
+CHUNK_SIZE = 256  # inputs of a unit of work of `advkit evaluate --store`, as in `eval.evaluate`
 BENCH_LIMIT = 128  # number of images of `advkit bench`: one batch
 BENCH_DIGITS_LINF = 0.15  # budget of `advkit bench` for the digits in linf
 BENCH_DIGITS_L2 = 0.75  # and in l2

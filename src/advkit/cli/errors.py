@@ -9,7 +9,10 @@ UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 BROKEN_PIPE = 141  # as a shell reports a process that SIGPIPE has ended
 _SIGINT = 2
 
-_OPTIONS = r"`(bounds|layout|mean|std|eps)`"  # arguments of functions that are options, too
+# Arguments of functions that are options, too.
+_OPTIONS = r"`(bounds|layout|mean|std|eps|store|shard)`"
+# Arguments with values in messages, and the options for them.
+_VALUES = {"shard=(number, count)": "--shard I/N", "identity='...'": "--identity TEXT"}
 _MAX_LENGTH = 1200  # of a message, in characters; more come from the user's text or other code
 _MAX_REASON = 500  # of the message of an exception from other code, in characters
 
@@ -43,6 +46,9 @@ def exit_status(interrupt: KeyboardInterrupt) -> int:
     return 128 + (number if isinstance(number, int) else _SIGINT)
 
 
-def with_options(error: Exception) -> str:
+def with_options(error: Exception | str) -> str:
     """Return the message of `error` with the names of options in place of arguments."""
-    return re.sub(_OPTIONS, r"--\1", str(error))
+    text = str(error)
+    for argument, option in _VALUES.items():
+        text = text.replace(argument, option)
+    return re.sub(_OPTIONS, r"--\1", text)

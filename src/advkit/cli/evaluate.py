@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from advkit.cli.defaults import EVALUATE_DIGITS_EPS, SUITES
+from advkit.cli.defaults import CHUNK_SIZE, EVALUATE_DIGITS_EPS, SUITES
 from advkit.cli.demo import one_thread
-from advkit.cli.errors import UsageError, exit_status, reason
-from advkit.cli.printing import show, shows_progress, warn
+from advkit.cli.errors import UsageError, exit_status, reason, with_options
+from advkit.cli.printing import show, shows_bar, shows_progress
+from advkit.cli.reports import check_out, deliver, warn_of_missing_extra
 from advkit.cli.specs import attacks_from
-from advkit.cli.subject import (
-    Subject,
-    check_combination,
-    subject_from,
-    writable,
-    writable_file,
-)
-from advkit.core.extras import require
+from advkit.cli.stores import shard_from, shard_line, store_error
+from advkit.cli.subject import Subject, check_combination, subject_from
 from advkit.eval import Report, evaluate_stream
+from advkit.eval.store.shards import Shard
 
 _DIGITS_ATTACKS = (
     "Suite:eps=0.15",
@@ -43,7 +37,6 @@ _DIGITS_ATTACKS = (
     "HopSkipJump:max_queries=300",
 )
 _ATTACKS = (SUITES["fast"],)
-_FILES = ("report.json", "report.html")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,12 +47,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     check_combination(args)
-    _warn_of_missing_extra()
+    shard = shard_from(args)
+    alone = shard.count == 1  # the reports of several shards would overwrite each other
+    if alone:
+        warn_of_missing_extra()
     attacks = _attacks(args)
-    bar = shows_progress(args)
-    subject = subject_from(args, bar=bar)
-    out = _check_out(args.out)
-    return _evaluate(subject, attacks, args, out, bar=bar)
+    subject = subject_from(args, bar=shows_bar(args))
+    out = check_out(args.out) if alone else None
+    report, error = _evaluate(subject, attacks, args, shard)
+    if report is not None and out is not None:
+        deliver(report, out, args)
+    elif report is not None and not args.quiet:
+        show(shard_line(shard, report, len(subject.data), args.store))
+    if isinstance(error, KeyboardInterrupt) and report is not None:
+        return exit_status(error)
+    if error is not None:
+        raise error
+    return 0
 
 
 def _attacks(args: argparse.Namespace) -> list[Any]:
@@ -70,79 +74,40 @@ def _attacks(args: argparse.Namespace) -> list[Any]:
     return list(dict.fromkeys(attacks_from(specs, args.eps or (), args.seed, default_eps)))
 
 
-def _warn_of_missing_extra() -> None:
-    """Warn before the work if the page cannot be drawn after it."""
-    try:
-        for module in ("jinja2", "matplotlib"):
-            require(module, extra="report", needed_by="report.html")
-    except ImportError as error:
-        warn(f"the report is written as report.json alone. {error}")
-
-
-def _check_out(folder: str) -> Path:
-    """Create and return the output folder, so that a wrong path fails before the work."""
-    out = writable(Path(folder))
-    for name in _FILES:
-        writable_file(out / name)
-    return out
-
-
 def _evaluate(
-    subject: Subject,
-    attacks: list[Any],
-    args: argparse.Namespace,
-    out: Path,
-    *,
-    bar: bool,
-) -> int:
+    subject: Subject, attacks: list[Any], args: argparse.Namespace, shard: Shard
+) -> tuple[Report | None, KeyboardInterrupt | UsageError | None]:
+    """Return the report so far, if there is one, and the error that ended the evaluation."""
     report: Report | None = None
-    interrupt: KeyboardInterrupt | None = None
-    failure: UsageError | None = None
-    stream = evaluate_stream(
-        subject.model,
-        subject.data.x,
-        subject.data.y,
-        attacks=attacks,
-        batch_size=args.batch_size,
-        device=subject.device,
-        progress=bar,
-    )
     try:
+        stream = evaluate_stream(
+            subject.model,
+            subject.data,
+            attacks=attacks,
+            batch_size=args.batch_size,
+            device=subject.device,
+            progress=shows_progress(args),
+            store=args.store,
+            shard=None if args.store is None else (shard.number, shard.count),
+            chunk_size=args.chunk_size or CHUNK_SIZE,
+            identity=args.identity,
+            about=subject.about,
+        )
+        args.outputs.keep(args.store)
         for report in stream:  # noqa: B007
             pass
-    except KeyboardInterrupt as error:
-        interrupt = error
+    except KeyboardInterrupt as interrupt:
+        return report, interrupt
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
-        failure = UsageError(f"the evaluation failed: {reason(error)}")
-        failure.__cause__ = error
-    if report is not None:
-        args.outputs.expect(*(out / name for name in _FILES))
-        _deliver(replace(report, about=subject.about), out, quiet=args.quiet)
-    if failure is not None:
-        raise failure
-    if report is None and interrupt is not None:
-        raise interrupt
-    return 0 if interrupt is None else exit_status(interrupt)
+        return report, _failure(error)
+    return report, None
 
 
-def _deliver(report: Report, out: Path, *, quiet: bool) -> None:
-    """Save the report, then print it; a report that cannot be saved is printed in any case."""
-    try:
-        written = _saved(report, out)
-    except OSError as error:
-        show(str(report))
-        raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
-    if not quiet:
-        show(f"{report}\n\nsaved {' and '.join(map(str, written))}")
-
-
-def _saved(report: Report, out: Path) -> tuple[Path, ...]:
-    """Save the report, without the page if it cannot be drawn; return the paths of the files.
-
-    The page of an earlier run is then removed, since it would not belong to the new report.json.
-    """
-    try:
-        return report.save(out)
-    except ImportError:  # report.json is written first
-        (out / "report.html").unlink(missing_ok=True)
-        return (out / "report.json",)
+def _failure(error: BaseException) -> UsageError:
+    """Return the error for the user: about the store, or about the evaluation."""
+    message = store_error(error)
+    failure = UsageError(
+        f"the evaluation failed: {reason(error)}" if message is None else with_options(message)
+    )
+    failure.__cause__ = error
+    return failure

@@ -19,9 +19,10 @@ from advkit.cli.errors import UsageError, reason, with_options
 from advkit.core.archives import check_digest, read_torch
 from advkit.core.content import load_state
 from advkit.core.extras import require
-from advkit.core.layouts import Layout
+from advkit.core.layouts import ImageMode, Layout
 from advkit.core.naming import did_you_mean
-from advkit.data import Dataset, load_npz
+from advkit.data import Dataset, ImageFolder, load_npz
+from advkit.eval.units.worker_device import worker_device
 from advkit.training.checkpoints import final_weights
 
 # Keys of the state dict in checkpoints of Lightning and of many scripts.
@@ -174,8 +175,25 @@ def load_data(path: Path, bounds: tuple[float, float], layout: Layout) -> Datase
         raise UsageError(f"--data: {with_options(error)}") from error
 
 
+def load_folder(
+    path: Path,
+    bounds: tuple[float, float],
+    size: tuple[int, int] | None,
+    mode: ImageMode,
+) -> ImageFolder:
+    """Find the images in the folder at `path`, without reading them.
+
+    Raises:
+        UsageError: it does not hold a subfolder of images for each class, or Pillow is missing.
+    """
+    try:
+        return ImageFolder(path, bounds=bounds, size=size, mode=mode)
+    except (ImportError, OSError, ValueError) as error:
+        raise UsageError(f"--data: {with_options(error)}") from error
+
+
 def device_from(name: str) -> torch.device:
-    """Return the device with this name.
+    """Return the device with this name; "cuda" is the GPU of the process under `torchrun`.
 
     Raises:
         UsageError: torch does not know the device or cannot use it.
@@ -184,6 +202,7 @@ def device_from(name: str) -> torch.device:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that torch is about to remove
             device = torch.device(name)
+            device = worker_device(device) or device
             torch.zeros(1, device=device).cpu()
     except Exception as error:
         raise UsageError(f"--device: cannot use {name!r}: {reason(error)[:200]}") from error

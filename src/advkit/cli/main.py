@@ -14,6 +14,7 @@ from advkit.cli.defaults import (
     BENCH_DIGITS_L2,
     BENCH_DIGITS_LINF,
     BENCH_LIMIT,
+    CHUNK_SIZE,
     EVALUATE_DIGITS_EPS,
     NORMS,
     SUITES,
@@ -27,10 +28,10 @@ from advkit.cli.errors import (
     one_line,
     reason,
 )
-from advkit.cli.numbers import count, integer, number
+from advkit.cli.numbers import count, integer, number, shard
 from advkit.cli.outputs import Outputs
 from advkit.cli.printing import warn
-from advkit.core.layouts import Layout
+from advkit.core.layouts import ImageMode, Layout
 
 _EVALUATE_EXAMPLES = """\
 examples:
@@ -46,6 +47,15 @@ examples:
       the distance of the nearest adversarial examples; minimum-norm attacks take no --eps
   advkit evaluate --model nets.py:make_net --data test.npz --attack all --eps 8/255 --limit 100
       every attack on the first 100 images
+  advkit evaluate --model nets.py:make_net --data images/ --suite --eps 4/255 --store store
+      a long evaluation that resumes when the same command is run again
+  torchrun --nproc-per-node 8 -m advkit evaluate --device cuda --store store ...
+      eight processes, each with a GPU and a share of the images; advkit merge store ends it
+"""
+
+_MERGE = """\
+Make the report of `advkit evaluate --store DIR` from its store, without the net and the images.
+The report is the one of a single process, whatever the number of processes that filled the store.
 """
 
 _BENCH = """\
@@ -144,6 +154,12 @@ def _evaluate() -> _Run:
     return run
 
 
+def _merge() -> _Run:
+    from advkit.cli.merge import run
+
+    return run
+
+
 def _bench() -> _Run:
     from advkit.cli.bench import run
 
@@ -174,6 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"advkit {advkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_evaluate(commands)
+    _add_merge(commands)
     _add_bench(commands)
     lister = commands.add_parser("attacks", help="list the attacks with their parameters")
     lister.set_defaults(imported=_attacks, traceback=False)
@@ -191,11 +208,43 @@ def _add_evaluate(commands: Any) -> None:
     _add_subject(parser)
     add = parser.add_argument
     _add_attacks(parser)
-    add("--limit", type=count, metavar="N", help="attack only the first N images")
+    add("--limit", type=count, metavar="N",
+        help="attack only the first N images; of a folder, N from all classes")  # fmt: skip
+    _add_store(parser)
     _add_work(parser)
-    add("--out", default="advkit-report", metavar="DIR",
-        help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
+    _add_report_folder(parser)
     parser.set_defaults(imported=_evaluate)
+
+
+def _add_merge(commands: Any) -> None:
+    parser = commands.add_parser(
+        "merge",
+        help="make the report of an evaluation from its store",
+        description=_MERGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("store", metavar="DIR", help="folder of `advkit evaluate --store DIR`")
+    _add_report_folder(parser)
+    _add_messages(parser)
+    parser.set_defaults(imported=_merge)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for the store of an evaluation and its shards."""
+    add = parser.add_argument
+    add("--store", metavar="DIR",
+        help="folder that keeps the results: the same command resumes a killed evaluation, and "
+        "several processes may fill one store (default: none)")  # fmt: skip
+    add("--shard", type=shard, metavar="I/N",
+        help="evaluate the share I of N, counted from 0, and write no report, which is left to "
+        "advkit merge; needs --store (default with --store: the share of the process under "
+        "torchrun or in a Slurm array, otherwise all)")  # fmt: skip
+    add("--chunk-size", type=count, metavar="N",
+        help="inputs of a unit of work of --store, rounded up to whole batches (default: "
+        f"{CHUNK_SIZE})")  # fmt: skip
+    add("--identity", metavar="TEXT",
+        help="text for --store that stands for parts of the net that cannot be hashed, and "
+        "changes whenever they change")  # fmt: skip
 
 
 def _add_attacks(parser: argparse.ArgumentParser) -> None:
@@ -238,7 +287,8 @@ def _add_bench(commands: Any) -> None:
         "that need a budget and do not set one (default without --model: "
         f"{BENCH_DIGITS_LINF})")  # fmt: skip
     add("--limit", type=count, default=BENCH_LIMIT, metavar="N",
-        help=f"attack only the first N images (default: {BENCH_LIMIT})")  # fmt: skip
+        help="attack only the first N images; of a folder, N from all classes (default: "
+        f"{BENCH_LIMIT})")  # fmt: skip
     add("--rounds", type=count, default=3, metavar="N",
         help="how often each attack is timed; passes are medians (default: 3)")  # fmt: skip
     _add_work(parser)
@@ -257,10 +307,19 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="state dict of the net, .pt or .safetensors, also inside a checkpoint",
     )
-    add("--data", metavar="FILE.npz", help="archive of images (bytes or floats) and labels")
+    add("--data", metavar="PATH",
+        help="archive FILE.npz of images (bytes or floats) and labels, or a folder with one "
+        "subfolder of images for each class, whose labels are their places in sorted "
+        "order")  # fmt: skip
     add("--layout", default="auto", choices=get_args(Layout),
-        help="axes of the images (default: the axis of length 1, 3 or 4 is the "
+        help="axes of the images of an archive (default: the axis of length 1, 3 or 4 is the "
         "channels)")  # fmt: skip
+    add("--size", nargs=2, type=count, metavar=("HEIGHT", "WIDTH"),
+        help="size that the images of a folder are resized and cropped to (default: as they "
+        "are)")  # fmt: skip
+    add("--mode", choices=get_args(ImageMode),
+        help="channels of the images of a folder: RGB, or L for one of gray (default: "
+        "RGB)")  # fmt: skip
     add("--bounds", nargs=2, type=number, metavar=("LOWER", "UPPER"),
         help="valid range of the inputs; bytes 0..255 are scaled to it (default: 0 1)")  # fmt: skip
     add(
@@ -284,5 +343,15 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         help="number of images in a batch (default: 128)")  # fmt: skip
     add("--device", default="cpu", help="device of the net (default: cpu)")
     add("--seed", type=integer, default=0, help="seed of all random numbers (default: 0)")
+    _add_messages(parser)
+
+
+def _add_report_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="advkit-report", metavar="DIR",
+        help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
+
+
+def _add_messages(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--quiet", action="store_true", help="print only errors and warnings")
     add("--traceback", action="store_true", help="show the traceback of an error")

@@ -49,3 +49,19 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
     return value
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Parse the number of a shard and the number of shards, such as `0/4`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else.
+    """
+    first, _, second = text.partition("/")
+    try:
+        index, total = integer(first), integer(second)
+    except argparse.ArgumentTypeError:
+        index = total = 0
+    if not 0 <= index < total:
+        raise argparse.ArgumentTypeError(f"must be I/N with 0 <= I < N, such as 0/4, got {text!r}")
+    return index, total

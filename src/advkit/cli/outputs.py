@@ -20,6 +20,11 @@ class Outputs:
 
     def __init__(self) -> None:
         self._before: dict[Path, _Stamp | None] = {}
+        self._store: str | None = None
+
+    def keep(self, store: str | None) -> None:
+        """Name the store that keeps the results so far; `None` for no store."""
+        self._store = store
 
     def expect(self, *paths: Path) -> None:
         """Store the states of `paths` just before they are written."""
@@ -27,6 +32,8 @@ class Outputs:
 
     def __str__(self) -> str:
         new = [p for p, before in self._before.items() if _stamp(p) not in (before, None)]
+        if not new and self._store is not None:
+            return f"no report saved; {self._store} keeps the units of work that are complete"
         if not new:
             return "nothing saved"
         missing = [path for path in self._before if path not in new]

@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 
 from advkit.cli.errors import UsageError, one_line, reason
+from advkit.core.progress import is_terminal
 
 
 def warn(sentence: object) -> None:
@@ -15,8 +16,21 @@ def warn(sentence: object) -> None:
 
 
 def shows_progress(args: argparse.Namespace) -> bool:
+    """Return whether the status of an evaluation is shown.
+
+    Without a terminal it is written as plain lines, which need no package. A terminal shows it by
+    tqdm, and nothing without tqdm.
+    """
+    return not args.quiet and (not is_terminal(sys.stderr) or _has_tqdm())
+
+
+def shows_bar(args: argparse.Namespace) -> bool:
     """Return whether a progress bar is wanted, seen by anyone, and installed."""
-    return not args.quiet and sys.stderr.isatty() and find_spec("tqdm") is not None
+    return not args.quiet and is_terminal(sys.stderr) and _has_tqdm()
+
+
+def _has_tqdm() -> bool:
+    return find_spec("tqdm") is not None
 
 
 def show(text: str) -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advkit.cli.demo import digits_net
 from advkit.cli.errors import UsageError, reason, with_options
-from advkit.cli.loading import device_from, load_data, load_factory, load_weights
+from advkit.cli.loading import (
+    device_from,
+    load_data,
+    load_factory,
+    load_folder,
+    load_weights,
+)
 from advkit.core import checks, label_checks
 from advkit.core.files import target_of
-from advkit.data import Dataset, digits
+from advkit.data import Dataset, ImageFolder, digits
 from advkit.models import Normalize, TorchClassifier, evaluating
 
 
@@ -30,7 +37,7 @@ class Subject(NamedTuple):
     """
 
     model: TorchClassifier
-    data: Dataset
+    data: Dataset | ImageFolder
     device: torch.device
     about: dict[str, str]
 
@@ -56,13 +63,11 @@ def check_combination(args: argparse.Namespace) -> None:
     """
     if args.model and not args.data:
         raise UsageError("--data must be given with --model. It holds the images to attack.")
-    for name in ("data", "weights", "mean", "std"):
+    for name in ("data", "weights", "mean", "std", "bounds", "size", "mode"):
         if getattr(args, name) and not args.model:
             raise UsageError(f"--model must be given with --{name}.")
     if bool(args.mean) != bool(args.std):
         raise UsageError("--mean and --std must be given together.")
-    if args.bounds and not args.model:
-        raise UsageError("--model must be given with --bounds.")
 
 
 def _model(args: argparse.Namespace, device: torch.device, *, bar: bool) -> TorchClassifier:
@@ -92,20 +97,42 @@ def _bounds(args: argparse.Namespace) -> tuple[float, float]:
     return tuple(args.bounds) if args.bounds else (0.0, 1.0)
 
 
-def _data(args: argparse.Namespace) -> Dataset:
+def _data(args: argparse.Namespace) -> Dataset | ImageFolder:
+    if args.data and os.path.isdir(args.data):
+        size = tuple(args.size) if args.size else None
+        folder = load_folder(Path(args.data), _bounds(args), size, args.mode or "RGB")
+        return folder.subsample(args.limit)
+    for name in ("size", "mode"):
+        if getattr(args, name):
+            raise UsageError(f"--data must be a folder of images with --{name}.")
     data = load_data(Path(args.data), _bounds(args), args.layout) if args.data else digits("test")
     if len(data) == 0:
         raise UsageError("--data must hold at least one image, got none.")
     return data.head(args.limit)
 
 
-def _check_together(model: TorchClassifier, data: Dataset, device: torch.device) -> None:
-    """Raise unless the data fits the model: all values, all labels, and one forward pass."""
+def _check_together(
+    model: TorchClassifier, data: Dataset | ImageFolder, device: torch.device
+) -> None:
+    """Raise unless the data fits the model: values, all labels, and one forward pass.
+
+    Of a folder the first image alone is read; the evaluation checks the others.
+    """
     try:
-        checks.inputs("images", data.x, model.bounds, outside="Set --bounds LOWER UPPER.")
+        images = data.x if isinstance(data, Dataset) else data[0][0][None]
+        checks.inputs("images", images, model.bounds, outside="Set --bounds LOWER UPPER.")
     except ValueError as error:
         raise UsageError(f"--data: {error}") from error
-    one = data.x[:1].to(device)
+    _check_pass(model, images[:1].to(device))
+    try:
+        label_checks.labels_within("labels", data.y, model.num_classes)
+        label_checks.labels("labels", data.y, data.y)
+    except ValueError as error:
+        raise UsageError(f"--data: {error}") from error
+
+
+def _check_pass(model: TorchClassifier, one: Tensor) -> None:
+    """Raise unless the model passes one input forward."""
     try:
         with evaluating(model), torch.no_grad():
             model.logits(one)  # the report tells whether they are finite
@@ -114,14 +141,9 @@ def _check_together(model: TorchClassifier, data: Dataset, device: torch.device)
         raise UsageError(
             f"--model: the forward pass of one input of shape {shape} failed: {reason(error)}"
         ) from error
-    try:
-        label_checks.labels_within("labels", data.y, model.num_classes)
-        label_checks.labels("labels", data.y, data.x)
-    except ValueError as error:
-        raise UsageError(f"--data: {error}") from error
 
 
-def _about(args: argparse.Namespace, data: Dataset) -> dict[str, str]:
+def _about(args: argparse.Namespace, data: Dataset | ImageFolder) -> dict[str, str]:
     about = {"data": data.name}
     if args.model:
         about["net"] = args.model + (f" with {args.weights}" if args.weights else "")

@@ -1,0 +1,63 @@
+"""Reports of `advkit evaluate` and `advkit merge`: their files and their text."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from advkit.cli.errors import UsageError, reason
+from advkit.cli.printing import show, warn
+from advkit.cli.subject import writable, writable_file
+from advkit.core.extras import require
+from advkit.eval import Report
+
+_FILES = ("report.json", "report.html")
+
+
+def warn_of_missing_extra() -> None:
+    """Warn before the work if the page cannot be drawn after it."""
+    try:
+        for module in ("jinja2", "matplotlib"):
+            require(module, extra="report", needed_by="report.html")
+    except ImportError as error:
+        warn(f"the report is written as report.json alone. {error}")
+
+
+def check_out(folder: str) -> Path:
+    """Create and return the output folder, so that a wrong path fails before the work.
+
+    Raises:
+        UsageError: a report cannot be written to it.
+    """
+    out = writable(Path(folder))
+    for name in _FILES:
+        writable_file(out / name)
+    return out
+
+
+def deliver(report: Report, out: Path, args: argparse.Namespace) -> None:
+    """Save the report, then print it; a report that cannot be saved is printed in any case.
+
+    Raises:
+        UsageError: the report cannot be saved, or standard output cannot be written.
+    """
+    args.outputs.expect(*(out / name for name in _FILES))
+    try:
+        written = _saved(report, out)
+    except OSError as error:
+        show(str(report))
+        raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
+    if not args.quiet:
+        show(f"{report}\n\nsaved {' and '.join(map(str, written))}")
+
+
+def _saved(report: Report, out: Path) -> tuple[Path, ...]:
+    """Save the report, without the page if it cannot be drawn; return the paths of the files.
+
+    The page of an earlier run is then removed, since it would not belong to the new report.json.
+    """
+    try:
+        return report.save(out)
+    except ImportError:  # report.json is written first
+        (out / "report.html").unlink(missing_ok=True)
+        return (out / "report.json",)
