@@ -256,8 +256,7 @@ def _add_attacks(parser: argparse.ArgumentParser) -> None:
         "it in another norm")  # fmt: skip
     add("--attack", action="append", metavar="NAME[:key=value,...]",
         help="attack to run, repeatable; all means every attack (default: Suite alone; without "
-        "--model every attack but AutoAttack, which takes minutes, and RandomNoise, which is the "
-        "baseline of each report)")  # fmt: skip
+        "--model the fast attacks in each norm)")  # fmt: skip
     add("--eps", action="append", type=number,
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: "
