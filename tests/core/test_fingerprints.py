@@ -8,7 +8,9 @@ import decimal
 import enum
 import fractions
 import functools
+import importlib
 import json
+import linecache
 import math
 import operator
 import os
@@ -845,7 +847,7 @@ def test_the_error_names_the_part_and_the_way_out():
         fingerprint({"nets": [with_client(connection)]}, "model")
     assert str(error.value) == (
         "`model['nets'][0].0.client` must have a content that can be hashed for `store`, got "
-        "socket. Pass identity='...', a text that changes whenever the model changes."
+        "socket. Pass identity='...', a text that changes whenever that part changes."
     )
     for value, path in {
         "closure": (closure(Service()), "value"),
@@ -894,3 +896,77 @@ def test_a_file_with_the_name_of_a_module_of_python_is_the_users(tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(SOURCE)])},
     )  # fmt: skip
     assert found.stdout.split() == ["False", "True", "True"]
+
+
+class TestHelpers:
+    """Functions and classes that a function uses, and files that are edited while they are used."""
+
+    @pytest.fixture
+    def module(self, tmp_path, monkeypatch):
+        """A function that writes a module of the user and imports it anew."""
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setattr("sys.dont_write_bytecode", True)
+
+        def imported(name, text):
+            (tmp_path / f"{name}.py").write_text(text)
+            importlib.invalidate_caches()
+            linecache.clearcache()
+            monkeypatch.delitem(sys.modules, name, raising=False)
+            return importlib.import_module(name)
+
+        return imported
+
+    NET = "import torch\nfrom {0} import *\nimport {0}\ndef run(x):\n    return {1}\n"
+
+    @pytest.mark.parametrize(
+        ("call", "helper"),
+        [
+            ("double(x)", "def double(x):\n    return {} * x\n"),
+            ("helpers_of_run.double(x)", "def double(x):\n    return {} * x\n"),
+            (
+                "outer(x)",
+                "def double(x):\n    return {} * x\ndef outer(x):\n    return double(x)\n",
+            ),
+            (
+                "Double.apply(x)",
+                "class Double:\n    @staticmethod\n    def apply(x): return {} * x\n",
+            ),
+            ("[double(y) for y in x]", "def double(x):\n    return {} * x\n"),
+            (
+                "cached(2)",
+                "import functools\n@functools.cache\ndef cached(x):\n    return {} * x\n",
+            ),
+        ],
+    )
+    def test_a_changed_helper_counts(self, module, call, helper):
+        hashes = set()
+        for number in (2, 3):
+            module("helpers_of_run", helper.format(number))
+            run = module("net_of_run", self.NET.format("helpers_of_run", call)).run
+            hashes |= {fingerprint(run, "run"), fingerprint(run, "run")}
+        assert len(hashes) == 2
+
+    def test_helpers_that_call_each_other_end(self, module):
+        text = "def a(x):\n    return b(x)\ndef b(x):\n    return a(x) if x else {}\n"
+        found = [fingerprint(module("mutual", text.format(n)).a, "a") for n in (1, 1, 2)]
+        assert found[0] == found[1] != found[2]
+
+    def test_a_helper_that_cannot_be_hashed_is_no_obstacle(self, module):
+        text = "import threading\nclass Helper:\n    lock = threading.Lock()\n"
+        fingerprint(module("locks", text + "def run(x):\n    return Helper\n").run, "run")
+
+    def test_globals_are_left_out(self, module):
+        run = module("counting", "n = 0\ndef run(x):\n    return x + n\n").run
+        before = fingerprint(run, "run")
+        sys.modules["counting"].n = 5
+        assert fingerprint(run, "run") == before
+
+    def test_a_file_that_is_edited_without_a_reload_never_gives_the_hash_of_its_new_code(
+        self, module, tmp_path
+    ):
+        old = module("edited", "def run(x):\n    return 2 * x\n").run
+        (tmp_path / "edited.py").write_text("def run(x):\n    return 3 * x\n")
+        linecache.clearcache()
+        stale = fingerprint(old, "run")
+        new = module("edited", "def run(x):\n    return 3 * x\n").run
+        assert stale != fingerprint(new, "run")

@@ -26,11 +26,12 @@ def fingerprint(value: object, name: str, *, identity: str | None = None) -> str
 
     Equal content has the equal hash in every process, on every machine and on every device.
     A model is identified by its classes, weights, buffers and attributes, and a function by its
-    name, its source, its default arguments and the variables around it. The source of your own
-    classes counts; Python, advkit and the libraries below it count by name, whatever their version.
+    name, its source and bytecode, its default arguments, the variables around it, and the code of
+    the functions and classes of your own modules that it uses. The source of your own classes
+    counts; Python, advkit and the libraries below it count by name, whatever their version.
 
     The mode of a module (`training`), gradients, counts of queries and caches are left out. So are
-    global variables and functions that a function uses.
+    global variables. Bytecode depends on the version of Python.
 
     Args:
         value: a model, an attack, a tensor, a function, or plain values that hold them.
@@ -98,8 +99,8 @@ class _Walk:
         if self._identity is None:
             raise TypeError(
                 f"`{path}` must have a content that can be hashed for `store`, got "
-                f"{type(value).__name__}. Pass identity='...', a text that changes whenever the "
-                "model changes."
+                f"{type(value).__name__}. Pass identity='...', a text that changes whenever "
+                "that part changes."
             )
         return combine("identity", self._identity, qualified_name(type(value)))
 

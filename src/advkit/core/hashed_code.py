@@ -15,6 +15,7 @@ import numpy as np
 
 from advkit.core.digests import combine
 from advkit.core.hashed_values import Content, Handler, Hashed, attributes_of, labeled
+from advkit.core.helper_code import helper_code
 from advkit.core.sources import is_library, qualified_name, source_of
 
 _FIELD_OF_NAMED_TUPLE: type = type(vars(namedtuple("_Row", "field"))["field"])
@@ -39,14 +40,16 @@ def _function(value: types.FunctionType) -> Hashed:
     parts += [(f".{name}", cell) for name, cell in variables]
     if not is_library(value.__module__ or "") or "<" in value.__qualname__:
         parts += [(".__code__", value.__code__)]
+        parts += [(f".{name}", code) for name, code in helper_code(value)]
     return Content(kind, parts)
 
 
 def _code(value: types.CodeType) -> Hashed:
+    """Return the bytecode, which runs, and the source, which a later edit may have changed."""
+    content = [(f".{name}", getattr(value, name)) for name in (*_NESTED_CODE, *_NUMBERS_OF_CODE)]
     source = source_of(value)
     if source is not None and (value.co_name != "<lambda>" or source.count("lambda") == 1):
-        return combine("source", source)
-    content = [(f".{name}", getattr(value, name)) for name in (*_NESTED_CODE, *_NUMBERS_OF_CODE)]
+        content += [(".source", source)]
     return Content("code", [(".co_code", value.co_code), *content])
 
 

@@ -629,3 +629,16 @@ def test_each_attack_of_the_dict_names_its_worst_case(net, x, y):
     budgets = [attack["budget"] for attack in plain["attacks"]]
     assert budgets == [own, f"{own} (2)", own, "linf 0.1", None]
     assert set(plain["worst_case_by_budget"]) == {b for b in budgets if b is not None}
+
+
+def test_the_norm_that_only_results_tell_does_not_depend_on_the_last_batch(net, x, y):
+    class Mine:
+        def run(self, model, x, y):
+            return attacks.DeepFool(steps=5).run(model, x, y)
+
+    wrong = torch.where(torch.arange(40) < 20, y, (y + 1) % 3)
+    wrong[:20] = net.eval()(x[:20]).argmax(1)
+    wrong[20:] = (net(x[20:]).argmax(1) + 1) % 3
+    report = rob.evaluate(net, x, wrong, attacks=[Mine()], batch_size=20)
+    assert report.outcomes[0].norm == "l2"
+    assert list(report.nearest) == ["l2"]

@@ -16,6 +16,7 @@ SURROUNDINGS = {
     "device": "cpu",
     "threads": 1,
     "versions": {"advkit": "0.1", "torch": "2.0"},
+    "numerics": {"autocast": {}, "default dtype": "torch.float32"},
 }
 
 
@@ -97,7 +98,8 @@ def test_a_key_depends_on_nothing_else():
 DIFFERENT = [
     (
         manifest({**SURROUNDINGS, "model": "1" * 64}),
-        "model has other weights, settings or code (hash 000000000000, here 111111111111)",
+        "model has other weights, settings or code (hash 000000000000, here 111111111111). If a "
+        "forward pass changes an attribute of the model, evaluate a fresh copy",
     ),
     (manifest(hashes=("a", "c")), "attack 2, DeepFool(), has other tensors, functions or models"),
     (manifest(batch_size=20), "batch size is 10, here 20"),
@@ -111,7 +113,13 @@ DIFFERENT = [
     (manifest({**SURROUNDINGS, "device": "cuda"}), "device is cpu, here cuda"),
     (
         manifest({**SURROUNDINGS, "versions": {"advkit": "0.2", "torch": "2.0"}}),
-        "version is advkit 0.1, torch 2.0, here advkit 0.2, torch 2.0",
+        "versions are advkit 0.1, here advkit 0.2",
+    ),
+    (
+        manifest(
+            {**SURROUNDINGS, "numerics": {**SURROUNDINGS["numerics"], "autocast": {"cpu": 1}}}
+        ),
+        "settings of torch are autocast {}, here autocast {'cpu': 1}",
     ),
 ]
 
@@ -124,7 +132,9 @@ def test_differences(other, text):
 def test_attacks_that_differ():
     made = manifest()
     fewer = dataclasses.replace(made, attacks=made.attacks[:1])
-    assert made.difference(fewer) == "number of attacks is 2, here 1"
+    assert made.difference(fewer) == (
+        "number of attacks is 2, here 1: FGSM(eps=0.1), DeepFool() there, FGSM(eps=0.1) here"
+    )
     other = manifest(tried=[attacks.FGSM(eps=0.2), attacks.DeepFool()], hashes=("c", "b"))
     assert made.difference(other) == "attack 1 is FGSM(eps=0.1), here FGSM(eps=0.2)"
 

@@ -460,3 +460,21 @@ def test_the_units_in_flight_follow_the_workers():
 def test_service_errors_are_such():
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         pickle.loads(pickle.dumps(ServiceError(503, "busy")))
+
+
+def test_autocast_belongs_to_the_model():
+    with (
+        Threads(1) as pool,
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(ValueError, match="`executor` must be used outside of torch.autocast"),
+    ):
+        eval.evaluate(Net(), *data(), attacks=several(), executor=pool)
+
+
+def test_futures_are_those_of_python():
+    class Client:
+        def submit(self, function, *arguments):
+            return object()
+
+    with pytest.raises(TypeError, match=r"got object\. Pass client\.get_executor\(\)"):
+        eval.evaluate(Net(), *data(), attacks=several(), executor=Client())

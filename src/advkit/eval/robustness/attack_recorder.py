@@ -39,7 +39,8 @@ class AttackRecorder:
         """Record the result of the attack on the next samples."""
         self._columns.update(result.columns)
         self._seconds += result.facts["seconds"]
-        self._description = replace(self._description, norm=result.facts["norm"])
+        norm = result.facts["norm"] or self._description.norm  # empty if nothing was attacked
+        self._description = replace(self._description, norm=norm)
         if result.examples is not None and Examples.missing(self._examples):
             self._examples.append(result.examples)
 

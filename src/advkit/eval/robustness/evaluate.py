@@ -122,7 +122,8 @@ def evaluate(
             `ProcessPoolExecutor` that forks.
         identity: text that stands for the parts of the model and the attacks that cannot be hashed,
             such as a remote service. It must change whenever they change.
-        about: further facts for the reader of the report, such as the data, by name.
+        about: further facts for the reader of the report, such as the data, by name. A merged
+            report has those of the first run.
 
     Returns:
         A report that prints as a table, converts to a dict and saves as HTML. That of a shard is on
@@ -187,7 +188,7 @@ def evaluate_stream(
     until then it keeps the records of the evaluation in memory. Arguments and errors are those of
     `evaluate`.
     """
-    check_options(model, factory, executor, chunk_size, threads)
+    check_options(model, factory, executor, store, chunk_size, threads)
     check_attacks(attacks, number_of_samples(x))
     own = shard_for(shard, store)
     inputs = Inputs(x, y, batch_size, 1 if store is None and executor is None else chunk_size)

@@ -71,8 +71,8 @@ class Evaluation:
         for results in schedule.results(self.inputs.chunks(self.shard.holds)):
             shown.record(results)
             yield results
-        if self.store is not None:
-            self.store.finish(self.inputs.chunk_count or 0)
+        if self.store is not None and self.inputs.chunk_count:
+            self.store.finish(self.inputs.chunk_count)
         if not shown.chunks and self.inputs.total:
             yield from Schedule(self.backend, None, attacks).results([self.inputs.empty_chunk()])
 
@@ -139,6 +139,7 @@ def check_options(
     model: object,
     factory: Callable[[], object] | None,
     executor: Executor | None,
+    store: str | Path | None,
     chunk_size: int,
     threads: int,
 ) -> None:
@@ -155,6 +156,12 @@ def check_options(
         raise TypeError(
             "`executor` must be a concurrent.futures.Executor, such as a ProcessPoolExecutor, got "
             f"{type(executor).__name__}."
+        )
+    budget = getattr(model, "max_queries", None)
+    if budget is not None and (executor is not None or store is not None):
+        raise ValueError(
+            f"`model` must have no query budget with a `store` or an `executor`, got {budget:,} "
+            "queries, which each process would spend anew. Create it without a budget."
         )
     checks.integer("chunk_size", chunk_size, at_least=1)
     checks.integer("threads", threads, at_least=1)
@@ -211,6 +218,8 @@ def open_store(
     """
     if folder is None:
         return None
+    if not isinstance(folder, (str, Path)) or not str(folder):
+        raise TypeError(f"`store` must be the path of a folder, got {folder!r}.")
     manifest = Manifest.of(
         description,
         backend.surroundings(identity),
@@ -220,4 +229,4 @@ def open_store(
         ],
         inputs,
     )
-    return Store(Path(folder), manifest)
+    return Store(Path(folder).absolute(), manifest)

@@ -13,6 +13,12 @@ from advkit.eval.robustness.evaluation_recorder import EvaluationDescription
 from advkit.eval.units.chunks import Inputs
 
 FORMAT = "advkit store 1"
+# Entries of the surroundings that two runs of one evaluation share, with their verbs.
+_SETTINGS = {
+    "device": "device is",
+    "versions": "versions are",
+    "numerics": "settings of torch are",
+}
 # Numbers that two runs of one evaluation share, by attribute; `None` fits any.
 _NUMBERS = {"inputs": "number of inputs", "batch_size": "batch size", "chunk_size": "chunk size"}
 
@@ -104,14 +110,20 @@ class Manifest:
             raise ValueError(f"it lacks {error}.") from error
 
     def difference(self, here: Manifest) -> str | None:
-        """Return in words what differs in the evaluation `here`, `None` for the same one."""
+        """Return a text on the first difference to `here`, `None` for the same evaluation."""
         return next(self._differences(here), None)
 
     def _differences(self, here: Manifest) -> Iterator[str]:
         old, new = self.surroundings, here.surroundings
+        for name, text in _SETTINGS.items():  # before the model, whose hash depends on Python
+            if old[name] != new[name]:
+                yield f"{text} {_shown(old[name], new[name])}, here {_shown(new[name], old[name])}"
         if old["model"] != new["model"]:
             hashes = f"hash {old['model'][:12]}, here {new['model'][:12]}"
-            yield f"model has other weights, settings or code ({hashes})"
+            yield (
+                f"model has other weights, settings or code ({hashes}). If a forward pass changes "
+                "an attribute of the model, evaluate a fresh copy"
+            )
         yield from self._differing_attacks(here)
         for name, text in _NUMBERS.items():
             there, value = getattr(self, name), getattr(here, name)
@@ -122,13 +134,11 @@ class Manifest:
                 f"number of threads is {old['threads']}, here {new['threads']}, which changes the "
                 "rounding (call torch.set_num_threads or set OMP_NUM_THREADS)"
             )
-        for name in ("device", "versions"):
-            if old[name] != new[name]:
-                yield f"{name.removesuffix('s')} is {_shown(old[name])}, here {_shown(new[name])}"
 
     def _differing_attacks(self, here: Manifest) -> Iterator[str]:
         if len(self.attacks) != len(here.attacks):
-            yield f"number of attacks is {len(self.attacks)}, here {len(here.attacks)}"
+            counts = f"number of attacks is {len(self.attacks)}, here {len(here.attacks)}"
+            yield f"{counts}: {_labels(self)} there, {_labels(here)} here"
         labels = ([a.label for a in each.description.attacks] for each in (self, here))
         for number, (old, new) in enumerate(zip(*labels, strict=False), 1):
             if self.attacks[number - 1]["hash"] == here.attacks[number - 1]["hash"]:
@@ -139,8 +149,12 @@ class Manifest:
                 yield f"attack {number} is {old}, here {new}"
 
 
-def _shown(value: object) -> str:
-    """Return a value of the surroundings as text."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {each}" for name, each in value.items())
+def _shown(value: object, other: object) -> str:
+    """Return a value of the surroundings as text; of a mapping, the entries that `other` lacks."""
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        return ", ".join(f"{k} {each}" for k, each in value.items() if other.get(k) != each)
     return str(value)
+
+
+def _labels(manifest: Manifest) -> str:
+    return ", ".join(attack.label for attack in manifest.description.attacks)

@@ -30,6 +30,9 @@ class Store:
     Several processes may use one store at once. Two that compute the same unit write the same
     result.
 
+    The manifest is written with the first unit, so that a run that fails before can be repeated
+    with other arguments.
+
     Args:
         folder: the folder, created if missing.
         manifest: the evaluation.
@@ -41,26 +44,36 @@ class Store:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder, self._manifest = folder, manifest
+        self._known: Manifest | None = None  # the manifest in the folder
         with _writing(folder):
-            if not (folder / MANIFEST).exists():
+            if (folder / MANIFEST).exists():
+                self._known = self._same(read_manifest(folder))
+            else:
                 _check_new(folder)
-                (folder / UNITS).mkdir(parents=True, exist_ok=True)
-                _create_manifest(folder, manifest)
-            self._check_same(read_manifest(folder))  # of another process, if it was first
-            (folder / UNITS).mkdir(exist_ok=True)
+            (folder / UNITS).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder / UNITS):  # a full or read-only disk fails here
                 pass
         self._keys: dict[tuple[int, int | None], set[str]] = {}
         for name in unit_names(folder):
             self._keys.setdefault((name.chunk, name.attack), set()).add(name.key)
 
-    def _check_same(self, known: Manifest) -> None:
+    def _same(self, known: Manifest) -> Manifest:
+        """Return the manifest in the folder, and raise unless it is of the same evaluation."""
         difference = known.difference(self._manifest)
         if difference is not None:
             raise ValueError(
                 f"`store` must hold results of the same evaluation, got {self._folder}, whose "
                 f"{difference}. Use another folder for this evaluation."
             )
+        return known
+
+    def _created(self) -> Manifest:
+        """Return the manifest in the folder, which is created if it is missing."""
+        if self._known is None:
+            with _writing(self._folder):
+                _create_manifest(self._folder, self._manifest)
+            self._known = self._same(read_manifest(self._folder))  # another process may be first
+        return self._known
 
     def get(self, unit: Unit) -> UnitResult | None:
         """Return the result of a unit, `None` if it is missing or damaged.
@@ -70,21 +83,32 @@ class Store:
         """
         name = self._name(unit)
         path = self._folder / UNITS / name.file
+        if self._known is not None and self._known.chunks is not None:
+            self._check_count(unit.chunk.number + 1, self._known.chunks)
         if path.exists():
             try:
                 return read_unit(path, name)
             except ValueError as error:
-                checks.warn(f"A unit of `store` is computed again: {error}")
+                checks.warn(f"A unit of `store` is computed again: {str(error).rstrip('.')}.")
                 return None
         others = self._keys.get((name.chunk, name.attack), set())
         if others:
             last = unit.chunk.first + len(unit.chunk) - 1
             raise ValueError(
                 f"`store` must hold results for the same inputs, got {self._folder}, whose inputs "
-                f"or labels {unit.chunk.first} to {last} are others. Use another folder for "
-                "this evaluation."
+                f"or labels {unit.chunk.first} to {last} are others, or in other batches. Use "
+                "another folder for this evaluation."
             )
         return None
+
+    def _check_count(self, least: int, chunks: int) -> None:
+        """Raise if the inputs are at least `least` chunks, more than in an earlier run."""
+        if least > chunks:
+            raise ValueError(
+                f"`store` must hold results for the same inputs, got {self._folder}, whose inputs "
+                f"are {chunks} chunks, here {least} or more. Use another folder for this "
+                "evaluation."
+            )
 
     def save(self, unit: Unit, result: UnitResult) -> None:
         """Write the result of a unit.
@@ -92,6 +116,7 @@ class Store:
         Raises:
             OSError: the file cannot be written, for example on a full disk.
         """
+        self._created()
         name = self._name(unit)
         with _writing(self._folder):
             facts = {**result.facts, "inputs": unit.chunk.digest}
@@ -103,13 +128,15 @@ class Store:
         Raises:
             ValueError: the stream of an earlier run had another number of chunks.
         """
-        known = read_manifest(self._folder)
+        self._created()
+        known = read_manifest(self._folder)  # another process may have reached the end
         if known.chunks not in (None, chunks):
             raise ValueError(
                 f"`store` must hold results for the same inputs, got {self._folder}, whose inputs "
-                f"are {known.chunks} chunks, here {chunks}. Use another folder for this evaluation."
+                f"are {known.chunks} chunks, here {chunks}. Pass an iterable from its beginning, "
+                "or use another folder for this evaluation."
             )
-        if known.chunks is None and chunks:
+        if known.chunks is None:
             with _writing(self._folder):
                 save_json(self._folder / MANIFEST, replace(known, chunks=chunks).to_plain())
 

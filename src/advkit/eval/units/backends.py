@@ -72,7 +72,7 @@ class ExecutorBackend:
 
     The model, or the factory, and the inputs are sent as pickled bytes, so that no worker shares
     memory with this process. The job goes with the first units alone, since a large model takes
-    long to send. A worker that has not received it says so, and is sent the unit again.
+    long to send. A worker that has not received it returns `None`, and gets the unit again.
 
     Args:
         executor: the executor, which stays open.
@@ -86,6 +86,7 @@ class ExecutorBackend:
 
     def __init__(self, executor: Executor, job: Job, threads: int) -> None:
         _check_threads(executor, threads)
+        _check_autocast()
         self._executor = executor
         self.most_in_flight = 2 * worker_count(executor)
         self._package = _Package(secrets.token_hex(8), _pickled(job), threads, _this_process())
@@ -123,7 +124,13 @@ class ExecutorBackend:
         return found
 
     def _submitted(self, work: Callable[..., Any], *arguments: object) -> Future[Any]:
-        return _living(lambda: self._executor.submit(work, *arguments))
+        future = _living(lambda: self._executor.submit(work, *arguments))
+        if not isinstance(future, Future):
+            raise TypeError(
+                "`executor` must return futures of concurrent.futures, got "
+                f"{type(future).__name__}. Pass client.get_executor() in place of a Dask client."
+            )
+        return future
 
 
 def _living(call: Callable[[], Returned]) -> Returned:
@@ -137,8 +144,9 @@ def _living(call: Callable[[], Returned]) -> Returned:
     except (BrokenExecutor, CancelledError) as error:
         raise RuntimeError(
             "`executor` must have living workers, got one that has ended "
-            f"({type(error).__name__}), for example for lack of memory. The units in `store` "
-            "are kept. Create a new executor and run the evaluation again."
+            f"({type(error).__name__}), for lack of memory, or because the script has no `if "
+            '__name__ == "__main__":` around the evaluation. Units that a store holds are kept. '
+            "Create a new executor and run the evaluation again."
         ) from error
 
 
@@ -149,6 +157,15 @@ def _check_threads(executor: Executor, threads: int) -> None:
         raise ValueError(
             f"`threads` must be 1 for an `executor` that forks its workers, got {threads}. Create "
             "it with mp_context=multiprocessing.get_context('spawn')."
+        )
+
+
+def _check_autocast() -> None:
+    """Raise inside `torch.autocast`, which a worker does not know."""
+    if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+        raise ValueError(
+            "`executor` must be used outside of torch.autocast, which belongs to one thread, got "
+            "an evaluation inside it. Enter torch.autocast in the forward pass of the model."
         )
 
 
@@ -179,7 +196,7 @@ class _Package(NamedTuple):
 
 
 def _this_process() -> tuple[str, int]:
-    """Return what no other process has, on this machine or another one."""
+    """Return an identifier that no other process has, on this machine or another one."""
     return _IMPORT, os.getpid()
 
 

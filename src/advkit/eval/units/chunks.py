@@ -45,7 +45,8 @@ class Chunk:
 
         The numbers that a model reads inside `given_rows` are among them.
         """
-        tensors = [digest_of_tensor(tensor) for x, y, _ in self.batches for tensor in (x, y)]
+        parts = [part for x, y, _ in self.batches for part in (x, _as_int64(y))]
+        tensors = [digest_of_tensor(part) for part in parts]
         if sample_rows.current_frame() is not None:
             with sample_rows.numbered(len(self), self.first):
                 tensors.append(digest_of_tensor(sample_rows.current_rows()))
@@ -137,3 +138,8 @@ class Inputs:
         if group:
             yield Chunk(number, tuple(group))
         self.total, self.chunk_count = total, number + bool(group)
+
+
+def _as_int64(labels: Tensor) -> Tensor:
+    """Return labels in the dtype that a data set gives them; those of another kind as they are."""
+    return labels if labels.is_floating_point() else labels.long()

@@ -21,7 +21,7 @@ from advkit.eval.units.attack_run import attack_batches
 from advkit.eval.units.chunks import Chunk
 from advkit.eval.units.unit_result import UnitResult, noise_column
 from advkit.eval.units.worker_device import worker_device
-from advkit.eval.versions import versions
+from advkit.eval.versions import numerics, versions
 from advkit.models import as_classifier
 
 
@@ -83,7 +83,8 @@ class Worker:
             "model": fingerprint(self._classifier, "model", identity=identity),
             "device": _device_name(self._device),
             "threads": torch.get_num_threads(),
-            "versions": {name: versions()[name] for name in ("advkit", "torch")},
+            "versions": versions(),
+            "numerics": numerics(),
         }
 
     def compute(self, unit: Unit) -> UnitResult:
