@@ -123,7 +123,7 @@ def run_in_folder(job, at):
 
 
 if __name__ == "__main__":
-    html.render = lambda page: f"<html>{page.run}</html>"
+    html.render = lambda page: f"<html>{page.digest}</html>"
     figures.example_grid = Report.plot = lambda *_: None
     plan = Path(sys.argv[1])
     jobs = json.loads(plan.read_text())

@@ -49,16 +49,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(target)
     mode = _mode(target)
-    with _create(target, 0o666 if mode is None else mode) as held:
-        temporary = Path(held.name)
-        try:
+    created: list[Path] = []  # known before the file exists, so an interrupt leaves none
+    try:
+        with _create(target, 0o666 if mode is None else mode, created):
+            temporary = created[-1]
             yield temporary
             if mode is not None:
                 temporary.chmod(mode)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(target)
-        finally:
+    finally:
+        for temporary in created:
             temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
 
@@ -114,10 +116,14 @@ def _mode(target: Path) -> int | None:
         return None
 
 
-def _create(target: Path, mode: int) -> BinaryIO:
-    """Create a temporary file next to `target` with `mode` minus the umask, locked until closed."""
+def _create(target: Path, mode: int, created: list[Path]) -> BinaryIO:
+    """Create a temporary file next to `target` with `mode` minus the umask, locked until closed.
+
+    Its path is appended to `created` before the file exists.
+    """
     while True:
         path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        created.append(path)
         file = open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
         _hold(file)
         if path.exists():

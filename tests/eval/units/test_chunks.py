@@ -136,10 +136,10 @@ def test_the_digest_depends_on_everything():
     other_y[7] = (other_y[7] + 1) % 3
     digests = [
         digest(), digest(number=1), digest(first=4), digest(size=8), digest(x=other_x),
-        digest(y=other_y), digest(x=x.double()), digest(x=x[:, :, None]), digest(y=y.int()),
+        digest(y=other_y), digest(x=x.double()), digest(x=x[:, :, None]), digest(y=y.float()),
     ]  # fmt: skip
     assert len(set(digests)) == len(digests)
-    assert digest(x=x.clone()) == digests[0]
+    assert digest(x=x.clone()) == digest(y=y.int()) == digests[0]
 
 
 def test_the_digest_depends_on_the_given_rows():

@@ -57,7 +57,7 @@ def test_the_surroundings():
     found = Worker(job()).surroundings(None)
     assert found["device"] == "cpu"
     assert found["threads"] == torch.get_num_threads()
-    assert set(found["versions"]) == {"advkit", "torch"}
+    assert set(found["versions"]) == {"advkit", "python", "torch"}
     assert len(found["model"]) == 64
     again = Worker(job(model=None, factory=Net, device=torch.device("cpu", 0)))
     assert again.surroundings(None) == found

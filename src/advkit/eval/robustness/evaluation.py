@@ -161,7 +161,7 @@ def check_options(
     if budget is not None and (executor is not None or store is not None):
         raise ValueError(
             f"`model` must have no query budget with a `store` or an `executor`, got {budget:,} "
-            "queries, which each process would spend anew. Create it without a budget."
+            "queries, all of which each process would spend. Create it without a budget."
         )
     checks.integer("chunk_size", chunk_size, at_least=1)
     checks.integer("threads", threads, at_least=1)
@@ -229,4 +229,4 @@ def open_store(
         ],
         inputs,
     )
-    return Store(Path(folder).absolute(), manifest)
+    return Store(Path(folder), manifest)

@@ -43,7 +43,8 @@ class Store:
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._folder, self._manifest = folder, manifest
+        self._folder = folder.absolute()  # a later change of the working directory does not move it
+        self._shown, self._manifest = folder, manifest
         self._known: Manifest | None = None  # the manifest in the folder
         with _writing(folder):
             if (folder / MANIFEST).exists():
@@ -62,7 +63,7 @@ class Store:
         difference = known.difference(self._manifest)
         if difference is not None:
             raise ValueError(
-                f"`store` must hold results of the same evaluation, got {self._folder}, whose "
+                f"`store` must hold results of the same evaluation, got {self._shown}, whose "
                 f"{difference}. Use another folder for this evaluation."
             )
         return known
@@ -70,7 +71,7 @@ class Store:
     def _created(self) -> Manifest:
         """Return the manifest in the folder, which is created if it is missing."""
         if self._known is None:
-            with _writing(self._folder):
+            with _writing(self._shown):
                 _create_manifest(self._folder, self._manifest)
             self._known = self._same(read_manifest(self._folder))  # another process may be first
         return self._known
@@ -95,7 +96,7 @@ class Store:
         if others:
             last = unit.chunk.first + len(unit.chunk) - 1
             raise ValueError(
-                f"`store` must hold results for the same inputs, got {self._folder}, whose inputs "
+                f"`store` must hold results for the same inputs, got {self._shown}, whose inputs "
                 f"or labels {unit.chunk.first} to {last} are others, or in other batches. Use "
                 "another folder for this evaluation."
             )
@@ -105,7 +106,7 @@ class Store:
         """Raise if the inputs are at least `least` chunks, more than in an earlier run."""
         if least > chunks:
             raise ValueError(
-                f"`store` must hold results for the same inputs, got {self._folder}, whose inputs "
+                f"`store` must hold results for the same inputs, got {self._shown}, whose inputs "
                 f"are {chunks} chunks, here {least} or more. Use another folder for this "
                 "evaluation."
             )
@@ -118,7 +119,7 @@ class Store:
         """
         self._created()
         name = self._name(unit)
-        with _writing(self._folder):
+        with _writing(self._shown):
             facts = {**result.facts, "inputs": unit.chunk.digest}
             write_unit(self._folder / UNITS / name.file, name, replace(result, facts=facts))
 
@@ -132,12 +133,12 @@ class Store:
         known = read_manifest(self._folder)  # another process may have reached the end
         if known.chunks not in (None, chunks):
             raise ValueError(
-                f"`store` must hold results for the same inputs, got {self._folder}, whose inputs "
+                f"`store` must hold results for the same inputs, got {self._shown}, whose inputs "
                 f"are {known.chunks} chunks, here {chunks}. Pass an iterable from its beginning, "
                 "or use another folder for this evaluation."
             )
         if known.chunks is None:
-            with _writing(self._folder):
+            with _writing(self._shown):
                 save_json(self._folder / MANIFEST, replace(known, chunks=chunks).to_plain())
 
     def _name(self, unit: Unit) -> UnitName:
