@@ -174,8 +174,9 @@ class TestShard:
     def test_it_may_have_no_inputs(self, folder, capsys):
         assert main([*STORED, "--shard", "4/5"]) == 0
         assert capsys.readouterr() == (
-            "shard 4/5: it has no inputs, since 40 inputs are fewer than 5 chunks. When all shards "
-            "have ended: advkit merge store\n",
+            "shard 4/5: it has no inputs, since 40 inputs are fewer chunks than 5. A new store "
+            "with a smaller --chunk-size has more. When all shards have ended: "
+            "advkit merge store\n",
             "",
         )
         assert units(folder) == []

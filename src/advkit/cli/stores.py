@@ -48,7 +48,10 @@ def shard_line(shard: Shard, report: Report, inputs: int, store: str) -> str:
         )
     text = f"{done:,} of {inputs:,} inputs are in {store}."
     if not done:
-        text = f"it has no inputs, since {inputs:,} inputs are fewer than {shard.count:,} chunks."
+        text = (
+            f"it has no inputs, since {inputs:,} inputs are fewer chunks than {shard.count:,}. A "
+            "new store with a smaller --chunk-size has more."
+        )
     merge = f"advkit merge {shlex.quote(store)}"
     return f"shard {shard}: {text} When all shards have ended: {merge}"
 
