@@ -181,6 +181,18 @@ def test_no_package_imports_what_stands_above_or_beside_it():
     assert seen == set(ALLOWED)
 
 
+def test_the_packages_of_evaluations_import_those_below_them_alone():
+    below = {"units": {"units"}, "store": {"units", "store"}}
+    for package, allowed in below.items():
+        prefix = f"advkit.eval.{package}"
+        for name, module in MODULES.items():
+            if name.startswith(prefix):
+                found = imported_modules(module, MODULES)
+                inside = [other.split(".") for other in found if other.startswith("advkit.eval.")]
+                packages = {parts[2] for parts in inside if len(parts) > 3}
+                assert packages <= allowed, f"{name} imports {packages - allowed}"
+
+
 def test_no_two_modules_import_each_other():
     assert cycle(MODULES) is None
 

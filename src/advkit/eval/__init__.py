@@ -13,12 +13,13 @@ from advkit.eval.detection.multiclass_result import ClassificationScores
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.accuracy_curve import AccuracyCurve
 from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
-from advkit.eval.robustness.outcome import AttackOutcome, Examples, NearestExamples
+from advkit.eval.robustness.merge import merge
+from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.security_curve import SecurityCurves, security_curve
-from advkit.eval.store.merge import merge
 from advkit.eval.transfer.result import TransferMatrix, TransferSource
 from advkit.eval.transfer.transfer_matrix import transfer_matrix
+from advkit.eval.units.examples import Examples
 
 __all__ = [
     "AccuracyCurve",

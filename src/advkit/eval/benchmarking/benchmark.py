@@ -21,10 +21,10 @@ from advkit.eval.accuracy import ClassifiedBatch, Rate, classified_batches, warn
 from advkit.eval.benchmarking.cost import bare_pass, peak_memory, seconds
 from advkit.eval.benchmarking.ranking import AttackCost
 from advkit.eval.benchmarking.result import BarePass, Benchmark
-from advkit.eval.robustness.attack_description import AttackDescription
 from advkit.eval.robustness.attack_recorder import AttackRecorder, check_attacks
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.units.attack_run import attack_batches
+from advkit.eval.units.descriptions import AttackDescription
 from advkit.models import Classifier, as_classifier, evaluating, has_gradients
 from advkit.models.batch_dependence import keeps_batch
 from advkit.models.labels import given_labels

@@ -11,8 +11,9 @@ from advkit.core import checks
 from advkit.core.attack_options import check_length
 from advkit.core.batch_recorder import BatchRecorder
 from advkit.core.protocols import Attack
-from advkit.eval.robustness.attack_description import AttackDescription
-from advkit.eval.robustness.outcome import AttackOutcome, Examples
+from advkit.eval.robustness.outcome import AttackOutcome
+from advkit.eval.units.descriptions import AttackDescription
+from advkit.eval.units.examples import Examples
 from advkit.eval.units.unit_result import UnitResult
 
 

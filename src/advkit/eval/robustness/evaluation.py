@@ -13,14 +13,14 @@ from advkit.core.fingerprints import fingerprint
 from advkit.core.progress import Status, status_line
 from advkit.core.protocols import Attack
 from advkit.eval.budgets import distinct_budgets
-from advkit.eval.robustness.attack_description import AttackDescription
-from advkit.eval.robustness.evaluation_recorder import EvaluationDescription, EvaluationRecorder
+from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
 from advkit.eval.store.manifest import Manifest
 from advkit.eval.store.shards import Shard, checked_shard, shard_of_process
 from advkit.eval.store.store import Store
 from advkit.eval.units.backends import Backend, ExecutorBackend, LocalBackend
 from advkit.eval.units.chunks import Inputs
+from advkit.eval.units.descriptions import AttackDescription, EvaluationDescription
 from advkit.eval.units.schedule import ChunkResults, Schedule
 from advkit.eval.units.worker import Job, Unit
 

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.core.norms import Norm
 from advkit.eval.accuracy import Rate, warn_of_chance
 from advkit.eval.noise import NoiseOutcome
-from advkit.eval.robustness.attack_description import AttackDescription
 from advkit.eval.robustness.attack_recorder import AttackRecorder
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.streamed_report import StreamedReport
+from advkit.eval.units.descriptions import EvaluationDescription
 from advkit.eval.units.unit_result import UnitResult, noise_column
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationDescription:
-    """Description of an evaluation for its report, apart from its results.
-
-    Attributes:
-        attacks: descriptions of the attacks.
-        budgets: norm and `eps` of each budget that random noise is drawn for.
-        total: number of inputs, `None` if unknown.
-        about: further facts for the reader, by name.
-    """
-
-    attacks: tuple[AttackDescription, ...]
-    budgets: tuple[tuple[Norm, float], ...]
-    total: int | None = None
-    about: Mapping[str, str] = field(default_factory=dict)
 
 
 class EvaluationRecorder:

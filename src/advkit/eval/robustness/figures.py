@@ -13,7 +13,8 @@ from advkit.eval.accuracy import Rate
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.plotting import new_figure, new_panels
 from advkit.eval.robustness.accuracy_curve import AccuracyCurve, shown_limit
-from advkit.eval.robustness.outcome import AttackOutcome, Examples
+from advkit.eval.robustness.outcome import AttackOutcome
+from advkit.eval.units.examples import Examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

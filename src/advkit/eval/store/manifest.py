@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from advkit.eval.robustness.attack_description import AttackDescription
-from advkit.eval.robustness.evaluation_recorder import EvaluationDescription
 from advkit.eval.units.chunks import Inputs
+from advkit.eval.units.descriptions import AttackDescription, EvaluationDescription
 
 FORMAT = "advkit store 1"
 # Entries of the surroundings that two runs of one evaluation share, with their verbs.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from advkit.core.archives import read_npz, write_npz
-from advkit.eval.robustness.outcome import Examples
+from advkit.eval.units.examples import Examples
 from advkit.eval.units.unit_result import UnitResult
 
 _NAME = re.compile(r"(\d{6,})-(clean|\d{3,})-([0-9a-f]{32})\.npz")

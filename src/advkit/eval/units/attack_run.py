@@ -15,7 +15,7 @@ from advkit.core.protocols import Attack
 from advkit.core.results import AttackResult
 from advkit.eval.accuracy import ClassifiedBatch
 from advkit.eval.budgets import radius_of
-from advkit.eval.robustness.outcome import MAX_EXAMPLES, Examples
+from advkit.eval.units.examples import MAX_EXAMPLES, Examples
 from advkit.eval.units.unit_result import UnitResult
 from advkit.models import Classifier
 from advkit.models.labels import given_labels

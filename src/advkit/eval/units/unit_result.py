@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from advkit.eval.robustness.outcome import Examples
+from advkit.eval.units.examples import Examples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

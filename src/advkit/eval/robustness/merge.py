@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advkit.eval.robustness.evaluation_recorder import (
-    EvaluationDescription,
-    EvaluationRecorder,
-)
+from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
 from advkit.eval.store.manifest import Manifest
 from advkit.eval.store.store import UNITS, read_manifest, unit_names
 from advkit.eval.store.unit_files import UnitName, read_unit
+from advkit.eval.units.descriptions import EvaluationDescription
 from advkit.eval.units.unit_result import UnitResult
 
 

@@ -1,13 +1,14 @@
-"""Description of an attack for reports: name, settings, norm and budget."""
+"""Descriptions of an evaluation and its attacks for a report, apart from the results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
 from advkit.core.hyperparameters import format_call, from_plain, non_default_fields, to_plain
+from advkit.core.norms import Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +57,20 @@ class AttackDescription:
         """Return the description that `to_plain` was called on."""
         values = {field.name: plain[field.name] for field in fields(AttackDescription)}
         return AttackDescription(**{**values, "settings": from_plain(plain["settings"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationDescription:
+    """Description of an evaluation for its report, apart from its results.
+
+    Attributes:
+        attacks: descriptions of the attacks.
+        budgets: norm and `eps` of each budget that random noise is drawn for.
+        total: number of inputs, `None` if unknown.
+        about: further facts for the reader, by name.
+    """
+
+    attacks: tuple[AttackDescription, ...]
+    budgets: tuple[tuple[Norm, float], ...]
+    total: int | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
