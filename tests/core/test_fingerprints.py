@@ -946,6 +946,14 @@ class TestHelpers:
             hashes |= {fingerprint(run, "run"), fingerprint(run, "run")}
         assert len(hashes) == 2
 
+    def test_a_changed_helper_of_an_imported_module_counts(self, module):
+        hashes = set()
+        for number in (2, 3):
+            module("helpers_of_run", f"def double(x):\n    return {number} * x\n")
+            text = "import helpers_of_run\ndef run(x):\n    return helpers_of_run.double(x)\n"
+            hashes.add(fingerprint(module("net_of_run", text).run, "run"))
+        assert len(hashes) == 2
+
     def test_helpers_that_call_each_other_end(self, module):
         text = "def a(x):\n    return b(x)\ndef b(x):\n    return a(x) if x else {}\n"
         found = [fingerprint(module("mutual", text.format(n)).a, "a") for n in (1, 1, 2)]
