@@ -478,3 +478,30 @@ def test_futures_are_those_of_python():
 
     with pytest.raises(TypeError, match=r"got object\. Pass client\.get_executor\(\)"):
         eval.evaluate(Net(), *data(), attacks=several(), executor=Client())
+
+
+def make_another():
+    """A net with other weights at each call in a process."""
+    MADE.append(0)
+    return Net(seed=len(MADE))
+
+
+def test_a_factory_returns_the_same_model_in_each_worker():
+    settings = {"attacks": several(), "factory": make_another, "chunk_size": 10}
+    MADE.clear()
+    with Threads(2) as pool, pytest.raises(RuntimeError, match="equal workers, got one .* model"):
+        eval.evaluate(None, *data(), executor=pool, **settings)
+
+
+def test_settings_of_torch_are_those_of_this_process():
+    before = torch.get_default_dtype()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        eval.evaluate(None, *data(), attacks=several(), executor=pool, factory=make)
+        x, y = data()
+        try:
+            torch.set_default_dtype(torch.float64)
+            with pytest.raises(RuntimeError, match="differs in numerics"):
+                eval.evaluate(None, x, y, attacks=several(), executor=pool, factory=make)
+        finally:
+            torch.set_default_dtype(before)

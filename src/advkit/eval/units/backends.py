@@ -6,7 +6,7 @@ import os
 import pickle
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -19,6 +19,7 @@ from advkit.eval.units.unit_result import UnitResult
 from advkit.eval.units.worker import Job, Unit, Worker
 from advkit.eval.units.worker_end import end_with_parent
 from advkit.eval.units.worker_warnings import Caught, caught_warnings
+from advkit.eval.versions import numerics
 
 Returned = TypeVar("Returned")
 _local = threading.local()  # the last worker of each thread
@@ -90,13 +91,19 @@ class ExecutorBackend:
         self._executor = executor
         self.most_in_flight = 2 * worker_count(executor)
         self._package = _Package(secrets.token_hex(8), _pickled(job), threads, _this_process())
+        if job.factory is not None:
+            self.surroundings("")  # without a store, parts that cannot be hashed are not compared
         self._units_with_job = self.most_in_flight
         self._contents: dict[Future[Any], bytes] = {}  # of the units in flight
 
     def surroundings(self, identity: str | None) -> dict[str, object]:
-        """Return what the results depend on in one of the workers."""
+        """Return what the results depend on in one of the workers; all others must have the same.
+
+        The settings of torch must be those of this process.
+        """
         future = self._submitted(_surroundings, self._package, identity)
-        found: dict[str, object] = _living(future.result)
+        found: dict[str, object] = {**_living(future.result), "numerics": numerics()}
+        self._package = self._package._replace(expected=found, identity=identity)
         return found
 
     def submit(self, unit: Unit) -> Future[Any]:
@@ -187,12 +194,16 @@ class _Package(NamedTuple):
         job: pickled `Job`; `None` for a worker that should know it.
         threads: intra-op threads of a worker that is another process.
         parent: process that submits the units; see `_this_process`.
+        expected: surroundings that each worker must have; `None` compares none.
+        identity: text for parts of the model that cannot be hashed; see `Worker.surroundings`.
     """
 
     token: str
     job: bytes | None
     threads: int
     parent: tuple[str, int]
+    expected: Mapping[str, object] | None = None
+    identity: str | None = None
 
 
 def _this_process() -> tuple[str, int]:
@@ -267,6 +278,25 @@ def _errors_that_return() -> Iterator[None]:
         raise
 
 
+def _check_equal(worker: Worker, package: _Package) -> None:
+    """Raise unless a worker has the model, the versions and the settings of the others.
+
+    Raises:
+        RuntimeError: something differs. The first unit of each thread finds out.
+    """
+    if package.expected is None or getattr(_local, "checked", None) == package.token:
+        return
+    found = worker.surroundings(package.identity)
+    names = [name for name, value in package.expected.items() if found[name] != value]
+    if names:
+        raise RuntimeError(
+            f"`executor` must have equal workers, got one that differs in {' and '.join(names)}. A "
+            "`factory` must return the same model each time, and settings of torch (numerics) must "
+            "be made in each worker, for example in the module of the factory."
+        )
+    _local.checked = package.token
+
+
 def _surroundings(package: _Package, identity: str | None) -> dict[str, object]:
     with _errors_that_return():
         worker = _worker(package)
@@ -287,6 +317,7 @@ def _compute(package: _Package, content: bytes) -> tuple[bytes, Caught] | None:
         worker = _worker(package)  # which sets the threads before there are tensors
         if worker is None:
             return None
+        _check_equal(worker, package)
         unit, frame = pickle.loads(content)
         with sample_rows.opened(frame):
             result = worker.compute(unit)
