@@ -536,11 +536,28 @@ class TestRunsThatDoNotBegin:
         with pytest.raises(TypeError, match="`store` must be the path of a folder, got"):
             evaluate(wrong)
 
-    def test_a_budget_of_queries_is_refused(self, tmp_path):
-        limited = advkit.QueryCounter(advkit.TorchClassifier(Net()), max_queries=100)
-        with pytest.raises(ValueError, match="`model` must have no query budget with a `store`"):
-            evaluate(tmp_path / "store", net=limited)
+    def test_a_budget_of_queries_is_for_one_process(self, tmp_path):
+        def limited(limit):
+            return advkit.QueryCounter(advkit.TorchClassifier(Net()), max_queries=limit)
+
+        with pytest.raises(ValueError, match="`model` must have no query budget with a `shard`"):
+            evaluate(tmp_path / "store", net=limited(100), shard=(0, 2))
         assert not (tmp_path / "store").exists()
+        with pytest.raises(advkit.QueryBudgetExceeded):
+            evaluate(tmp_path / "store", net=limited(500))
+        kept = len(files(tmp_path / "store"))
+        assert 0 < kept < 12
+        with pytest.raises(advkit.QueryBudgetExceeded):
+            evaluate(tmp_path / "store", net=limited(500))
+        assert len(files(tmp_path / "store")) > kept
+
+    def test_a_chunk_size_is_compared_as_it_is_given(self, tmp_path):
+        x, y = data()
+        loader = [(x[i : i + 10], y[i : i + 10]) for i in range(0, 60, 10)]
+        evaluate(tmp_path / "store", chunk_size=15)
+        CALLS.clear()
+        evaluate(tmp_path / "store", inputs=(loader,), chunk_size=15)
+        assert CALLS == []
 
 
 def test_a_relative_path_is_that_of_the_call(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from advkit.eval.robustness.attack_recorder import check_attacks
 from advkit.eval.robustness.evaluation import (
     Evaluation,
     backend_for,
+    check_budget,
     check_options,
     describe,
     open_store,
@@ -188,9 +189,10 @@ def evaluate_stream(
     until then it keeps the records of the evaluation in memory. Arguments and errors are those of
     `evaluate`.
     """
-    check_options(model, factory, executor, store, chunk_size, threads)
+    check_options(model, factory, executor, chunk_size, threads)
     check_attacks(attacks, number_of_samples(x))
     own = shard_for(shard, store)
+    check_budget(model, executor, own)
     inputs = Inputs(x, y, batch_size, 1 if store is None and executor is None else chunk_size)
     if inputs.total is not None:
         sample_rows.check_total(inputs.total)

@@ -139,7 +139,6 @@ def check_options(
     model: object,
     factory: Callable[[], object] | None,
     executor: Executor | None,
-    store: str | Path | None,
     chunk_size: int,
     threads: int,
 ) -> None:
@@ -157,14 +156,18 @@ def check_options(
             "`executor` must be a concurrent.futures.Executor, such as a ProcessPoolExecutor, got "
             f"{type(executor).__name__}."
         )
-    budget = getattr(model, "max_queries", None)
-    if budget is not None and (executor is not None or store is not None):
-        raise ValueError(
-            f"`model` must have no query budget with a `store` or an `executor`, got {budget:,} "
-            "queries, all of which each process would spend. Create it without a budget."
-        )
     checks.integer("chunk_size", chunk_size, at_least=1)
     checks.integer("threads", threads, at_least=1)
+
+
+def check_budget(model: object, executor: Executor | None, shard: Shard) -> None:
+    """Raise for a query budget that several processes would spend, each all of it."""
+    budget = getattr(model, "max_queries", None)
+    if budget is not None and (executor is not None or shard.count > 1):
+        raise ValueError(
+            f"`model` must have no query budget with a `shard` or an `executor`, got {budget:,} "
+            "queries, all of which each process would spend. Create it without a budget."
+        )
 
 
 def shard_for(shard: tuple[int, int] | None, store: str | Path | None) -> Shard:

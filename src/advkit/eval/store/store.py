@@ -162,8 +162,8 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.from_plain(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(
-            f"`store` must have a valid {MANIFEST}, got {path}, which is damaged: {error} Use "
-            "another folder."
+            f"`store` must have a valid {MANIFEST}, got {path}, which is damaged: {error} "
+            "Remove that file and run the evaluation again, which keeps the units."
         ) from error
 
 

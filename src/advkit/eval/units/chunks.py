@@ -85,9 +85,9 @@ class Inputs:
         self._last: tuple[Tensor, Tensor, int] | None = None  # batch of an iterable
         self.batch_size, self.chunk_size = batch_size, chunk_size
         self.total, self.chunk_count = number_of_samples(x), None
+        self._step = -(-chunk_size // batch_size) * batch_size  # of data with an index
         if self.total is not None:
-            self.chunk_size = -(-chunk_size // batch_size) * batch_size
-            self.chunk_count = -(-self.total // self.chunk_size)
+            self.chunk_count = -(-self.total // self._step)
 
     def chunks(self, wanted: Callable[[int], bool]) -> Iterator[Chunk]:
         """Yield the chunks whose number is `wanted`; the others are not read, if they can be."""
@@ -99,8 +99,8 @@ class Inputs:
         """Return the number of samples in the chunks that are `wanted`, `None` if unknown."""
         if self.chunk_count is None or self.total is None:
             return None
-        starts = (number * self.chunk_size for number in range(self.chunk_count) if wanted(number))
-        return sum(min(self.chunk_size, self.total - start) for start in starts)
+        starts = (number * self._step for number in range(self.chunk_count) if wanted(number))
+        return sum(min(self._step, self.total - start) for start in starts)
 
     def count(self, wanted: Callable[[int], bool]) -> int | None:
         """Return the number of chunks that are `wanted`, `None` if unknown."""
@@ -117,9 +117,9 @@ class Inputs:
     def _read(self, number: int) -> Chunk:
         """Read a chunk of data with an index, batch by batch."""
         assert self.total is not None
-        end = min((number + 1) * self.chunk_size, self.total)
+        end = min((number + 1) * self._step, self.total)
         parts = []
-        for first in range(number * self.chunk_size, end, self.batch_size):
+        for first in range(number * self._step, end, self.batch_size):
             x, y = select(self._x, self._y, first, min(first + self.batch_size, end))
             parts += [(x, y, first) for x, y, _ in batches(x, y, self.batch_size)]
         return Chunk(number, tuple(parts))
