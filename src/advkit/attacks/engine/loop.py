@@ -5,6 +5,7 @@ It evaluates the current iterates, keeps the best of each sample and drops finis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.engine.problem import Iterate, Problem
+from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import select, update_rows
 
+# Part of the steps, the last ones, whose progress tells whether more steps would help.
+LATE_SHARE = 0.1
 Stop = Literal["first", "never"]
 Keep = Literal["strongest", "last"]
 State = TypeVar("State", bound=tuple[Tensor, ...])
@@ -58,8 +62,10 @@ def iterate(
     """
     result, at = best, problem.forward(start, differentiate=True, first=first)
     open_rows = torch.arange(len(problem.x), device=problem.x.device)
+    trend = _Trend(steps)
     for i in range(steps):
         best = best.improved(problem, at)
+        trend.update(i, problem, best)
         done = _finished(problem, at, state, finished, within)
         if done is not None and done.any():
             update_rows(result, open_rows[done], select(best, done))
@@ -78,11 +84,41 @@ def iterate(
         problem.statistics.advance(1)
         last = i == steps - 1
         if last and formula is not None:
+            problem.statistics.success_lost[problem.rows] = best.success
+            trend.finish(problem, best)
             update_rows(result, open_rows, formula(x_adv))
             return result
         at = problem.forward(x_adv, differentiate=not last)
-    update_rows(result, open_rows, best.improved(problem, at))
+    best = best.improved(problem, at)
+    trend.finish(problem, best)
+    update_rows(result, open_rows, best)
     return result
+
+
+class _Trend:
+    """Progress of a search for the strongest iterate in its last steps.
+
+    Args:
+        steps: number of steps of the search.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._late = max(1, round(LATE_SHARE * steps))
+        self._times, self._begin = steps / self._late, steps - 1 - self._late
+        self._before: Tensor | None = None
+
+    def update(self, i: int, problem: Problem, best: Any) -> None:
+        """Keep the violations of the samples before the last steps, the first of which is next."""
+        if i == self._begin and isinstance(best, Best):
+            before = best.violation.new_full((problem.statistics.n,), math.nan)
+            self._before = before.index_copy(0, problem.rows, best.violation)
+
+    def finish(self, problem: Problem, best: Any) -> None:
+        """Record the failures that as many steps again would turn into successes at this rate."""
+        if self._before is not None:
+            gain = self._before[problem.rows] - best.violation
+            near = (best.violation > 0) & (best.violation <= self._times * gain)
+            problem.statistics.improving[problem.rows] = near
 
 
 def _finished(
