@@ -44,10 +44,10 @@ class AttackResult:
             or its queries were used up. Such a failure says nothing about robustness. False by
             default.
         rejected: bool `(n,)`; the attack failed and the model rejected an iterate, at `x_adv` or
-            during the search. The input counts as robust because of the rejection. False by default.
-        improving: bool `(n,)`; the attack failed and its margin still shrank in the last tenth of
-            the steps, so fast that as many steps again would reach the goal at that rate. False by
-            default, and for searches of other kinds.
+            during the search. The input may count as robust for this alone. False by default.
+        improving: bool `(n,)`; the attack failed, and in the last tenth of its steps the margin
+            shrank at least half as fast as on average. False by default, and for searches that do
+            not maximize a loss step by step.
         success_lost: bool `(n,)`; the attack failed at the last iterate, which it returns, but an
             earlier iterate reached the goal. False by default.
         stage: int64 `(n,)`, of a `Cascade`, `AutoAttack` or `Suite`: number of the attack that

@@ -16,8 +16,10 @@ from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best
 from advkit.attacks.engine.rows import select, update_rows
 
-# Part of the steps, the last ones, whose progress tells whether more steps would help.
-LATE_SHARE = 0.1
+# A search ends too early for a sample if its progress in this part of the steps, the last ones, is
+# at least this multiple of that on average: see docs/findings/steps_run_out.md.
+LATE_SHARE, STEADY = 0.1, 0.5
+FEWEST_STEPS = 5  # that show a trend
 Stop = Literal["first", "never"]
 Keep = Literal["strongest", "last"]
 State = TypeVar("State", bound=tuple[Tensor, ...])
@@ -96,29 +98,32 @@ def iterate(
 
 
 class _Trend:
-    """Progress of a search for the strongest iterate in its last steps.
+    """Progress of a search for the strongest iterate in its last steps, next to that before.
 
     Args:
-        steps: number of steps of the search.
+        steps: number of steps of the search; fewer than `FEWEST_STEPS` have no trend.
     """
 
     def __init__(self, steps: int) -> None:
-        self._late = max(1, round(LATE_SHARE * steps))
-        self._times, self._begin = steps / self._late, steps - 1 - self._late
-        self._before: Tensor | None = None
+        late = max(1, round(LATE_SHARE * steps))
+        self._share, self._begin = late / max(steps, 1), steps - 1 - late
+        self._measured = steps >= FEWEST_STEPS
+        self._first = self._before = torch.empty(0)
 
     def update(self, i: int, problem: Problem, best: Any) -> None:
-        """Keep the violations of the samples before the last steps, the first of which is next."""
-        if i == self._begin and isinstance(best, Best):
-            before = best.violation.new_full((problem.statistics.n,), math.nan)
-            self._before = before.index_copy(0, problem.rows, best.violation)
+        """Keep the violations of the first iterates, and of those before the last steps."""
+        if self._measured and i in (0, self._begin) and isinstance(best, Best):
+            empty = best.violation.new_full((problem.statistics.n,), math.nan)
+            self._before = empty.index_copy(0, problem.rows, best.violation)
+            self._first = self._before if i == 0 else self._first
 
     def finish(self, problem: Problem, best: Any) -> None:
-        """Record the failures that as many steps again would turn into successes at this rate."""
-        if self._before is not None:
-            gain = self._before[problem.rows] - best.violation
-            near = (best.violation > 0) & (best.violation <= self._times * gain)
-            problem.statistics.improving[problem.rows] = near
+        """Record the failures whose violation fell in the last steps as fast as before, or half."""
+        if len(self._first):
+            first, before = (v[problem.rows] for v in (self._first, self._before))
+            total, late = first - best.violation, before - best.violation
+            steady = (total > 0) & (late >= STEADY * self._share * total)
+            problem.statistics.improving[problem.rows] = (best.violation > 0) & steady
 
 
 def _finished(

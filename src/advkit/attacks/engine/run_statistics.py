@@ -15,7 +15,8 @@ class RunStatistics:
     """Numbers of passes of each of the `n` inputs of one run, and the obstacles that it met.
 
     The obstacles are gradients and logits that are not finite, gradients of zero, rejections, and
-    searches that could not begin or ended too early. If a pass of the model may end the run, the best iterates so far are included.
+    searches that could not begin or ended too early. If a pass of the model may end the run, the
+    best iterates so far are included.
     """
 
     def __init__(self, n: int, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.streamed_report import StreamedReport
 from advkit.eval.units.descriptions import EvaluationDescription
+from advkit.eval.units.model_checks import COLUMNS, ModelChecks
 from advkit.eval.units.unit_result import UnitResult, noise_column
 
 
@@ -68,4 +69,8 @@ class EvaluationRecorder:
             total=self._description.total,
             features=self._facts["features"],
             num_classes=self._facts["num_classes"],
+            checks=ModelChecks(
+                **{name: columns[name] for name in COLUMNS},
+                training_mode=self._facts["training_mode"],
+            ),
         )
