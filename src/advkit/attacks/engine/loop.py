@@ -71,23 +71,17 @@ def iterate(
         done = _finished(problem, at, state, finished, within)
         if done is not None and done.any():
             update_rows(result, open_rows[done], select(best, done))
-            remaining = ~done
-            if not remaining.any():
+            if not (remaining := ~done).any():
                 return result
-            at, problem, best = (
-                problem.select_for_backward(at, remaining),
-                problem.select(remaining),
-                select(best, remaining),
+            at = problem.select_for_backward(at, remaining)
+            problem, best, state, open_rows, within = _select_open(
+                remaining, problem, best, state, open_rows, within
             )
-            open_rows, state = open_rows[remaining], select(state, remaining)
-            within = None if within is None else within[remaining]
         x_adv, state = step(i, problem, at, state)
-        problem.statistics.count(problem.statistics.steps, problem.rows)
-        problem.statistics.advance(1)
+        problem.statistics.count_step(problem.rows)
         last = i == steps - 1
         if last and formula is not None:
-            problem.statistics.success_lost[problem.rows] = best.success
-            trend.finish(problem, best)
+            trend.finish(problem, best, lost=best.success)
             update_rows(result, open_rows, formula(x_adv))
             return result
         at = problem.forward(x_adv, differentiate=not last)
@@ -95,6 +89,14 @@ def iterate(
     trend.finish(problem, best)
     update_rows(result, open_rows, best)
     return result
+
+
+def _select_open(
+    mask: Tensor, problem: Problem, best: Kept, state: State, rows: Tensor, within: Tensor | None
+) -> tuple[Problem, Kept, State, Tensor, Tensor | None]:
+    """Return the parts of a search that belong to the samples where bool `mask` is true."""
+    nearer = None if within is None else within[mask]
+    return problem.select(mask), select(best, mask), select(state, mask), rows[mask], nearer
 
 
 class _Trend:
@@ -117,8 +119,13 @@ class _Trend:
             self._before = empty.index_copy(0, problem.rows, best.violation)
             self._first = self._before if i == 0 else self._first
 
-    def finish(self, problem: Problem, best: Any) -> None:
-        """Record the failures whose violation fell in the last steps as fast as before, or half."""
+    def finish(self, problem: Problem, best: Any, lost: Tensor | None = None) -> None:
+        """Record the failures whose violation fell in the last steps at least half as fast.
+
+        `lost` is a mask of the samples with a success that is not the last iterate.
+        """
+        if lost is not None:
+            problem.statistics.success_lost[problem.rows] = lost
         if len(self._first):
             first, before = (v[problem.rows] for v in (self._first, self._before))
             total, late = first - best.violation, before - best.violation

@@ -42,3 +42,8 @@ class RunStatistics:
             passes += 1  # all samples, three times as fast as with an index
         else:
             passes[rows] += 1
+
+    def count_step(self, rows: Tensor) -> None:
+        """Count a step of the samples `rows`, and move the progress bar."""
+        self.count(self.steps, rows)
+        self.advance(1)

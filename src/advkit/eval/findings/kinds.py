@@ -11,7 +11,7 @@ _THOROUGH = "attacks.Suite({budget}, effort='thorough')"
 
 
 class Kind(NamedTuple):
-    """What to do about findings of one kind.
+    """Remedy of the findings of one kind.
 
     Attributes:
         remedy: sentence that says what to do.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -240,10 +240,11 @@ def _on_attack(outcome: AttackOutcome, results: Evaluated) -> Iterator[Finding]:
     for name, (mask, sentence) in _obstacles(outcome).items():
         if (count := int(mask.sum())) and _is_enough(name, count, outcome):
             affected = int((mask & robust).sum())
+            inputs = numbered(mask) if name == "not_finite_logits" else _count(mask)
             yield make_finding(
                 name,
                 severity_of(affected, len(robust)),
-                f"{outcome.label} {sentence(mask)}.{_fooled_by_another(affected)}",
+                f"{outcome.label} {sentence.format(inputs)}.{_fooled_by_another(affected)}",
                 budget=budget_arguments(outcome.norm, outcome.eps),
                 inputs=count,
                 counted_as_robust=affected,
@@ -253,46 +254,37 @@ def _on_attack(outcome: AttackOutcome, results: Evaluated) -> Iterator[Finding]:
     yield from _on_classes(outcome, results.num_classes)
 
 
-def _obstacles(outcome: AttackOutcome) -> Mapping[str, tuple[Tensor, Callable[[Tensor], str]]]:
-    """Return the failures that say little about robustness, with what they are, by finding."""
+def _obstacles(outcome: AttackOutcome) -> Mapping[str, tuple[Tensor, str]]:
+    """Return the failures that say little about robustness, with what they are, by finding.
+
+    Each text has a place for the number of inputs.
+    """
     return {
         "no_gradient": (
             outcome.no_gradient,
-            lambda m: f"had no usable gradient on {_count(m)} and failed there: {_NO_EVIDENCE}",
+            "had no usable gradient on {} and failed there: " + _NO_EVIDENCE,
         ),
         "no_start": (
             outcome.no_start,
-            lambda m: (
-                f"could not begin on {_count(m)}, for lack of a starting point or of "
-                f"queries: {_NO_EVIDENCE}"
-            ),
+            "could not begin on {}, for lack of a starting point or of queries: " + _NO_EVIDENCE,
         ),
         "not_finite_logits": (
             outcome.not_finite,
-            lambda m: (
-                f"failed on {numbered(m)}, for which the model returned NaN or infinite "
-                f"logits: {_NO_EVIDENCE}"
-            ),
+            "failed on {}, for which the model returned NaN or infinite logits: " + _NO_EVIDENCE,
         ),
         "rejection_counts_as_robust": (
             outcome.rejected,
-            lambda m: (
-                f"failed on {_count(m)}, of which the model rejected an iterate. A rejection "
-                "counts as robust, also where a clean input of the same kind would be rejected"
-            ),
+            "failed on {}, of which the model rejected an iterate. A rejection counts as robust, "
+            "also where a clean input of the same kind would be rejected",
         ),
         "steps_run_out": (
             outcome.improving,
-            lambda m: (
-                f"failed on {_count(m)} while the margin still shrank. In the last tenth "
-                "of the steps it shrank at least half as fast as on average"
-            ),
+            "failed on {} while the margin still shrank. In the last tenth of the steps it shrank "
+            "at least half as fast as on average",
         ),
         "last_iterate_returned": (
             outcome.success_lost,
-            lambda m: (
-                f"returned its last iterate on {_count(m)}, where an earlier one was misclassified"
-            ),
+            "returned its last iterate on {}, where an earlier one was misclassified",
         ),
     }
 

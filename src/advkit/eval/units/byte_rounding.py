@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from advkit.eval.accuracy import ClassifiedBatch
 from advkit.models import Classifier
 from advkit.models.protocols import is_misclassified, may_interrupt
 
-SHARE = 1 / 20  # of the attacked inputs of a batch, rounded up
+ROUNDED_EVERY = 20  # inputs; the choice does not depend on the size of the batches
 _LEVELS = 255  # steps between the values of a byte
 _TOLERANCE = 1e-3  # of a step, by which rounded inputs may miss a value of a byte
 
@@ -32,8 +30,8 @@ def check_rounding(
     x, y = part.attacked
     rounded = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     undone = rounded.clone()
-    count = 0 if may_interrupt(model) else math.ceil(SHARE * len(x))
-    rows = result.success.nonzero().flatten()[:count]
+    chosen = ((part.rows + part.first) % ROUNDED_EVERY == 0) & result.success
+    rows = chosen.nonzero().flatten()[: 0 if may_interrupt(model) else None]
     rows = rows[_are_bytes(x[rows], model.bounds)]
     if len(rows):
         predicted = part.predict_attacked(model, to_bytes(result.x_adv, model.bounds), rows)

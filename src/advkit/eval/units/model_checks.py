@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import sample_rows
+from advkit.core.batching import offset_sample_numbers
 from advkit.core.checks import look_like_probabilities
 from advkit.eval.accuracy import ClassifiedBatch
 from advkit.models import Classifier, DifferentiableClassifier
@@ -16,7 +17,7 @@ from advkit.models.batch_dependence import keeps_batch
 from advkit.models.convert import has_gradients
 from advkit.models.protocols import evaluating, may_interrupt
 
-SHARE = 1 / 64  # of the inputs of a batch, rounded up, so that the checks cost next to nothing
+CHECKED_EVERY = 64  # inputs, so that the checks cost next to nothing
 # Relative change of a logit that is more than rounding.
 _TOLERANCE, _TOLERANCE_OF_16_BITS = 1e-3, 1e-1
 COLUMNS = ("checked", "random", "probabilities", "labels", "saturated")
@@ -44,7 +45,7 @@ class ModelChecks:
 
 
 def check_batch(model: Classifier, batch: ClassifiedBatch) -> dict[str, Tensor]:
-    """Check the outputs of `model` on the first inputs of a batch.
+    """Check the outputs of `model` on a few inputs of a batch.
 
     A model without logits, one whose outputs depend on the whole batch, and one whose queries may
     end the evaluation are not checked.
@@ -54,28 +55,38 @@ def check_batch(model: Classifier, batch: ClassifiedBatch) -> dict[str, Tensor]:
         are `random`, `probabilities`, one-hot `labels`, or so far apart that their softmax is
         `saturated`.
     """
-    n = len(batch.x)
-    found = {name: torch.zeros(n, dtype=torch.bool) for name in COLUMNS}
+    found = {name: torch.zeros(len(batch.x), dtype=torch.bool) for name in COLUMNS}
+    rows = every(CHECKED_EVERY, batch)
     possible = not keeps_batch(model) and not may_interrupt(model)
-    count = math.ceil(SHARE * n) if possible else 0
-    if count and has_gradients(model):
-        first, second = _logits_twice(model, batch, count)
-        found["checked"][:count] = True
+    if len(rows) and possible and has_gradients(model):
+        first, second = _logits_twice(model, batch, rows)
+        found["checked"][rows] = True
         for name, mask in (("random", _differ(first, second)), *_kinds(first).items()):
-            found[name][:count] = mask.cpu()
+            found[name][rows] = mask.cpu()
     return found
 
 
+def every(step: int, batch: ClassifiedBatch) -> Tensor:
+    """Return the rows `(k,)` of the inputs whose number in the data is a multiple of `step`.
+
+    They do not depend on the size of the batches.
+    """
+    return torch.tensor(range(-batch.first % step, len(batch.x), step), dtype=torch.int64)
+
+
 def _logits_twice(
-    model: DifferentiableClassifier, batch: ClassifiedBatch, count: int
+    model: DifferentiableClassifier, batch: ClassifiedBatch, rows: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the logits of the first `count` inputs of a batch, computed twice."""
-    rows = torch.arange(count, device=batch.x.device)
-    numbered = sample_rows.numbered(len(batch.x), batch.first)
-    selected = sample_rows.selected(rows, len(batch.x))
-    with torch.no_grad(), evaluating(model), numbered, selected:
-        first, second = (model.logits(batch.x[:count]) for _ in range(2))
-    return first, second
+    """Return the logits of the `rows` of a batch, computed twice."""
+    n, x = len(batch.x), batch.x[rows.to(batch.x.device)]
+    with (
+        torch.no_grad(),
+        evaluating(model),
+        offset_sample_numbers(batch.first),
+        sample_rows.numbered(n, batch.first),
+        sample_rows.selected(rows, n),
+    ):
+        return model.logits(x), model.logits(x)
 
 
 def _differ(first: Tensor, second: Tensor) -> Tensor:
@@ -89,10 +100,11 @@ def _kinds(logits: Tensor) -> dict[str, Tensor]:
     """Return masks `(n,)` of the rows of `logits` `(n, classes)` that are not plain logits."""
     top = logits.topk(2, dim=1).values
     labels = _one_hot(logits, top)
-    probabilities = look_like_probabilities(logits) & ~labels
+    # row by row, since the number of rows depends on the size of the batches
+    alike = torch.tensor([look_like_probabilities(row[None]) for row in logits])
     smallest = torch.finfo(logits.dtype).tiny
     return {
-        "probabilities": probabilities,
+        "probabilities": alike.to(labels.device) & ~labels,
         "labels": labels,
         "saturated": (top[:, 0] - top[:, 1] > -math.log(smallest)) & top[:, 1].isfinite() & ~labels,
     }
