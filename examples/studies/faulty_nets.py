@@ -176,7 +176,7 @@ def strongest(eps: float, *, quick: bool) -> Attack:
         attacks=[
             attacks.PGD(eps=eps, loss="margin", restarts=5),
             attacks.APGD(eps=eps, loss="margin", steps=50, candidates=9),
-            attacks.FAB(eps=eps, steps=200),
+            attacks.FAB(eps=eps, norm="linf", steps=200),
             attacks.Square(eps=eps, max_queries=2000),
         ]
     )
