@@ -176,6 +176,7 @@ def test_noise_is_compared_with_attacks_in_its_budget():
         ("FGSM", 1, "one_step_beats_many"),
         ("Square", 0, "scores_beat_gradients"),
         ("Transfer", 0, "transfer_beats_gradients"),
+        ("HopSkipJump", 0, "labels_beat_gradients"),
         ("PGD", 2, None),
         ("RandomNoise", 0, None),
     ],
@@ -197,7 +198,7 @@ def test_what_beats_many_steps_is_within_the_same_budget():
     assert only(report(steps, smaller)).evidence == {"inputs": 10, "total": N}
     assert names(report(outcome(20), smaller)) == []  # which did not search within 0.05
     nearest = outcome(20, name="HopSkipJump", steps=0, eps=None)  # of distance 0.1
-    assert names(report(steps, nearest)) == [("scores_beat_gradients", "high")]
+    assert names(report(steps, nearest)) == [("labels_beat_gradients", "high")]
 
 
 def test_all_attacks_of_many_steps_count_together():
@@ -231,7 +232,7 @@ def test_many_steps_are_counted_where_the_attack_failed():
 OBSTACLES = {
     "no_gradient": ("no_gradient", "had no usable gradient on 8 inputs"),
     "no_start": ("no_start", "could not begin on 8 inputs"),
-    "not_finite": ("not_finite_logits", "failed on 8 inputs (number 20, 21, 22, 23, 24 and 3 more)"),
+    "not_finite": ("not_finite_logits", "failed on 8 inputs (number 20, 21, 22, 23, 24"),
     "rejected": ("rejection_counts_as_robust", "failed on 8 inputs, of which the model rejected"),
     "improving": ("steps_run_out", "failed on 8 inputs while the margin still shrank"),
     "success_lost": ("last_iterate_returned", "returned its last iterate on 8 inputs"),

@@ -34,6 +34,11 @@ MOST_UNDONE, _FEWEST_UNDONE = 0.5, 5
 # Inputs that an attack fools and a stronger one does not, from which on it is one: share, number.
 MANY_BEATEN, _FEWEST_BEATEN = 0.03, 3
 LONG = 10  # backward passes of a failure from which on an attack has many steps
+# Findings of attacks without gradients that need no scores either, by their name.
+_WITHOUT_GRADIENTS = {
+    "Transfer": "transfer_beats_gradients",
+    "HopSkipJump": "labels_beat_gradients",
+}
 DLR_CLASSES = 4  # that targeted DLR needs; the untargeted loss is constant on a part of three
 
 
@@ -83,15 +88,15 @@ class Evaluated(Protocol):
 
 def own_findings(results: Evaluated) -> tuple[Finding, ...]:
     """Return the findings about an evaluation, the most severe first."""
-    found = [
-        *_on_figures(results),
-        *_on_model(results),
-        *_on_noise(results),
-        *_on_gradients(results),
-    ]
+    return in_order([*findings_without_comparison(results), *findings_by_comparison(results)])
+
+
+def findings_without_comparison(results: Evaluated) -> list[Finding]:
+    """Return the findings about the figures, the model, the noise and each attack."""
+    found = [*_on_figures(results), *_on_model(results), *_on_noise(results)]
     for outcome in results.outcomes:
         found += _on_attack(outcome, results)
-    return in_order(found)
+    return found
 
 
 def budget_arguments(norm: str, eps: float | None) -> str:
@@ -179,7 +184,7 @@ def _on_noise(results: Evaluated) -> Iterator[Finding]:
             )
 
 
-def _on_gradients(results: Evaluated) -> Iterator[Finding]:
+def findings_by_comparison(results: Evaluated) -> Iterator[Finding]:
     """Yield findings about attacks that fooled the model where stronger ones failed.
 
     An attack of one step, one without gradients and one on a surrogate are compared with all
@@ -238,7 +243,7 @@ def _kind_of_rival(outcome: AttackOutcome) -> str | None:
         return "one_step_beats_many"
     if most:
         return None
-    return "transfer_beats_gradients" if outcome.name == "Transfer" else "scores_beat_gradients"
+    return _WITHOUT_GRADIENTS.get(outcome.name, "scores_beat_gradients")
 
 
 def _on_attack(outcome: AttackOutcome, results: Evaluated) -> Iterator[Finding]:
