@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.boxes import diameter, whole_box_sentence
+from advkit.core.boxes import count_sentences, diameter, whole_box_sentence
 from advkit.core.files import save_json, save_text
 from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate, chance_sentence
@@ -44,6 +44,7 @@ class Report:
             inputs. It is a baseline and does not count in the worst cases.
         about: further facts for the reader, such as data and seed, by name.
         features: number of features of an input, `None` if unknown.
+        positions: number of positions across channels of an input, `None` if unknown.
         num_classes: number of classes of the model, `None` if unknown.
     """
 
@@ -56,6 +57,7 @@ class Report:
     noise: tuple[NoiseOutcome, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
     features: int | None = None
+    positions: int | None = None
     num_classes: int | None = None
 
     def __str__(self) -> str:
@@ -162,12 +164,12 @@ class Report:
     def _notes_on_implausible_figures(self) -> list[str]:
         """Return warnings of figures that cannot be right: of budgets, and of clean accuracy."""
         sentences = []
-        if self.features is not None:
-            sentences += [
-                whole_box_sentence(budget.norm, text, self.bounds)
-                for text, budget in budgets_of(self.outcomes).items()
-                if budget.radius.amax() >= diameter(budget.norm, self.features, self.bounds)
-            ]
+        for text, budget in budgets_of(self.outcomes).items():
+            size = self.positions if budget.norm == "l0_pixel" else self.features
+            if size is not None and budget.radius.amax() >= diameter(
+                budget.norm, size, self.bounds
+            ):
+                sentences.append(whole_box_sentence(budget.norm, text, self.bounds))
         if self.num_classes is not None:
             chance = chance_sentence(self.clean_accuracy, self.num_classes)
             sentences += [] if chance is None else [chance]
@@ -240,9 +242,7 @@ class Report:
             "of these inputs and counts a failure as infinity (inf). Forward and backward are "
             "passes through the model for each of them."
         )
-        if any(outcome.norm == "l0" for outcome in self.outcomes):
-            notes.append("A distance in l0 is the number of changed features.")
-        return notes
+        return [*notes, *count_sentences({outcome.norm for outcome in self.outcomes})]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; an infinite or missing distance is `None`."""
