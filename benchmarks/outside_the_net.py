@@ -64,6 +64,7 @@ ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
     "SigmaZero": lambda net: attacks.SigmaZero(steps=2),
     "JSMA": lambda net: attacks.JSMA(gamma=3 / 3072, candidates=1),
     "Square": lambda net: attacks.Square(eps=EPS, max_queries=5, stop="never"),
+    "SparseRS": lambda net: attacks.SparseRS(eps=24, unit="pixel", max_queries=5, stop="never"),
     "HopSkipJump": lambda net: attacks.HopSkipJump(max_queries=10, init_gradient_queries=3),
     "RandomNoise": lambda net: attacks.RandomNoise(eps=EPS, restarts=4),
     "Transfer": lambda net: attacks.Transfer(attack=attacks.FGSM(eps=EPS), surrogate=net),

@@ -131,6 +131,7 @@ ATTACKS = [
     attacks.MinimumNorm(steps=4),
     attacks.MinimumNorm(norm="l0", steps=8),
     attacks.Square(eps=0.1, max_queries=20),
+    attacks.SparseRS(eps=3, max_queries=20),
     attacks.HopSkipJump(max_queries=40, init_gradient_queries=5),
     attacks.RandomNoise(eps=0.1, restarts=3),
     attacks.Transfer(attack=PGD, surrogate=small_net()),

@@ -83,6 +83,8 @@ BLACK_BOX_BUDGET = [
         ]
     ),
     attacks.Square(eps=1.5, max_queries=200, norm="l1"),
+    attacks.SparseRS(eps=12, max_queries=150),
+    attacks.SparseRS(eps=8, unit="pixel", max_queries=40, stop="never"),
     attacks.RandomNoise(eps=0.6, restarts=10),
     attacks.RandomNoise(eps=3.0, kind="gaussian", norm="l2", restarts=10),
     attacks.RandomNoise(eps=20, kind="salt_and_pepper", norm="l0", stop="never"),

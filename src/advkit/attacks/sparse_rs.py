@@ -187,9 +187,9 @@ def _swap(problem: Problem, state: _State, alpha: float, keys: Tensor) -> tuple[
     """Return the next iterates, with a part `alpha` of the positions swapped, and their sets."""
     clean, x_adv = (by_position(v, problem.norm) for v in (problem.x, state.x_adv))
     size, positions = clean.shape[2], state.positions
-    held = (positions < size).sum(1)
-    counts = (alpha * held.double()).long().clamp_min(1)
-    counts = torch.minimum(counts, (size - held).clamp_min(1))
+    sizes = (positions < size).sum(1)
+    counts = (alpha * sizes.double()).long().clamp_min(1)
+    counts = torch.minimum(counts, (size - sizes).clamp_min(1))
     leaving = random_part(derived_keys(keys, 0), positions, counts, size)
     kept = torch.where(leaving, size, positions).sort(1).values
     left = torch.where(leaving, positions, size).sort(1).values[:, : int(counts.max())]

@@ -40,10 +40,10 @@ def random_positions_outside(keys: Tensor, positions: Tensor, counts: Tensor, si
     Returns:
         int64 `(n, largest count)`, distinct positions in random order, then `size`.
     """
-    held = positions < size
-    ranks = _distinct(keys, counts, size - held.sum(dim=1))
+    valid = positions < size
+    ranks = _distinct(keys, counts, size - valid.sum(dim=1))
     columns = torch.arange(positions.shape[1], device=positions.device)
-    free_before = torch.where(held, positions - columns, size)
+    free_before = torch.where(valid, positions - columns, size)
     drawn = ranks + torch.searchsorted(free_before, ranks, right=True)
     return _filled_up(drawn, counts, size)
 
