@@ -29,6 +29,7 @@ from advkit.attacks.minimum_norm import MinimumNorm
 from advkit.attacks.pgd import PGD
 from advkit.attacks.random_noise import RandomNoise
 from advkit.attacks.sigma_zero import SigmaZero
+from advkit.attacks.sparse_pgd import SparsePGD
 from advkit.attacks.sparse_rs import SparseRS
 from advkit.attacks.square import Square
 from advkit.attacks.substitute import Substitute
@@ -60,6 +61,7 @@ __all__ = [
     "RandomNoise",
     "SelectivePGD",
     "SigmaZero",
+    "SparsePGD",
     "SparseRS",
     "Square",
     "Substitute",

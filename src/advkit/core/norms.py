@@ -161,15 +161,23 @@ def keep_largest(delta: Tensor, count: Tensor) -> Tensor:
     A count is rounded down. Of equal magnitudes the first features are kept, whatever the rest of
     the batch.
     """
-    size = delta.flatten(1).abs()
-    whole = count.clamp(0, size.shape[1]).long()[:, None]
-    last = (whole - 1).clamp_min(0)
-    ordered, _ = largest_first(size, lambda top, _: last[:, 0] < top.shape[1])
-    threshold = ordered.gather(1, last)
-    above, equal = size > threshold, size == threshold
-    room = whole - above.sum(1, keepdim=True)
-    kept = above | (equal & (equal.cumsum(1) <= room))
+    kept = are_largest(delta.flatten(1).abs(), count)
     return torch.where(kept.view_as(delta), delta, 0)
+
+
+def are_largest(v: Tensor, count: Tensor) -> Tensor:
+    """Return a mask `(n, d)` of the `count` `(n,)` largest entries of each row of `v` `(n, d)`.
+
+    A count is rounded down. Of equal entries the first ones are taken, whatever the rest of the
+    batch.
+    """
+    whole = count.clamp(0, v.shape[1]).long()[:, None]
+    last = (whole - 1).clamp_min(0)
+    ordered, _ = largest_first(v, lambda top, _: last[:, 0] < top.shape[1])
+    threshold = ordered.gather(1, last)
+    above, equal = v > threshold, v == threshold
+    room = whole - above.sum(1, keepdim=True)
+    return above | (equal & (equal.cumsum(1) <= room))
 
 
 def largest_first(v: Tensor, enough: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
