@@ -226,5 +226,5 @@ def _write(v: Tensor, positions: Tensor, values: Tensor) -> None:
 
 
 def _restored(problem: Problem, v: Tensor) -> Tensor:
-    """Return `v` `(n, channels, size)` in the shape of the inputs, within the bounds."""
-    return problem.clip(v.view_as(problem.x))
+    """Return `v` `(n, channels, size)` in the shape and memory format of the inputs."""
+    return problem.match_memory_format(v.view_as(problem.x))
