@@ -49,7 +49,7 @@ class State(NamedTuple):
     scores: Tensor  # (n, positions), of the mask, before the sigmoid
     mask: Tensor  # bool (n, positions), of the last iterate
     unchanged: Tensor  # int64 (n,), steps since the mask changed
-    mean: Tensor  # (n, channels, positions), running mean of the normalized gradients
+    exp_avg: Tensor  # (n, channels, positions), running mean of the normalized gradients
     best: Tensor  # (n, channels, positions), strongest iterate
     best_mask: Tensor  # bool (n, positions)
     best_gradient: Tensor  # (n, channels, positions), normalized
@@ -114,7 +114,7 @@ class SparseAscent:
             scores=scores,
             mask=mask,
             unchanged=torch.zeros_like(keys),
-            mean=zero,
+            exp_avg=zero,
             best=x,
             best_mask=torch.zeros_like(mask),
             best_gradient=zero,
@@ -203,9 +203,9 @@ def recorded(i: int, problem: Problem, at: Iterate, state: State, grad: Tensor) 
     """
     better = (at.violation <= state.violation) & state.mask.any(1)
     x_adv = by_position(at_least_float32(at.x_adv), problem.norm)
-    mean = state.mean.lerp(grad, 1 - TUNING.momentum if i else 1.0)
+    exp_avg = state.exp_avg.lerp(grad, 1 - TUNING.momentum if i else 1.0)
     return state._replace(
-        mean=mean,
+        exp_avg=exp_avg,
         best=torch.where(per_sample(better, x_adv), x_adv, state.best),
         best_mask=torch.where(better[:, None], state.mask, state.best_mask),
         best_gradient=torch.where(per_sample(better, grad), grad, state.best_gradient),
@@ -225,15 +225,15 @@ def swapped(i: int, problem: Problem, state: State, progress: float) -> State:
         progress: share of the swaps so far.
     """
     x = by_position(at_least_float32(problem.x), problem.norm)
-    grad, held = (state.best_gradient + state.mean) / 2, state.best_mask
+    grad, changed = (state.best_gradient + state.exp_avg) / 2, state.best_mask
     gain, ends = gains(problem, grad)
     contribution = (grad * (state.best - x)).sum(1) / box_width(problem)
     count = (TUNING.swap_share * (1 - progress) * state.eps.floor()).round().clamp_min(1)
     u = uniform(derived_keys(state.keys, i), x.shape[2], x.dtype)
     noise = -TUNING.noise * torch.log(-torch.log(u))
-    entering = (gain.clamp_min(LEAST_GAIN).log() + noise).masked_fill(held, -math.inf)
-    leaving = (noise - contribution.clamp_min(LEAST_GAIN).log()).masked_fill(~held, -math.inf)
-    count = torch.minimum(count, torch.minimum(held.sum(1), (~held).sum(1)).to(count.dtype))
-    mask = (held & ~are_largest(leaving, count)) | are_largest(entering, count)
-    values = torch.where(held[:, None], state.best, ends)
+    entering = (gain.clamp_min(LEAST_GAIN).log() + noise).masked_fill(changed, -math.inf)
+    leaving = (noise - contribution.clamp_min(LEAST_GAIN).log()).masked_fill(~changed, -math.inf)
+    count = torch.minimum(count, torch.minimum(changed.sum(1), (~changed).sum(1)).to(count.dtype))
+    mask = (changed & ~are_largest(leaving, count)) | are_largest(entering, count)
+    values = torch.where(changed[:, None], state.best, ends)
     return state._replace(mask=mask, values=values)
