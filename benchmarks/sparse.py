@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advkit.attacks import MinimumNorm, SparsePGD, SparseRS
+from advkit.attacks import MinimumNorm, SparsePGD, SparseRS, Suite
 from advkit.core.files import atomic_write
 from advkit.core.norms import Unit, lp_norm
 from benchmarks.nearest import Counting
@@ -129,6 +129,7 @@ def own(eps: float | Tensor, unit: Unit, queries: int = QUERIES) -> dict[str, An
     return {
         "SparseRS": SparseRS(eps=eps, unit=unit, max_queries=queries),
         "SparsePGD": SparsePGD(eps=eps, unit=unit),
+        "Suite": Suite(eps=eps, norm="l0", unit=unit),
     }
 
 
