@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advkit.attacks import MinimumNorm, SparseRS
+from advkit.attacks import MinimumNorm, SparsePGD, SparseRS, Suite
 from advkit.core.files import atomic_write
 from advkit.core.norms import Unit, lp_norm
 from benchmarks.nearest import Counting
@@ -126,7 +126,11 @@ def kept(key: str) -> Outcome:
 
 def own(eps: float | Tensor, unit: Unit, queries: int = QUERIES) -> dict[str, Any]:
     """Return the attacks of advkit with a budget, by name."""
-    return {"SparseRS": SparseRS(eps=eps, unit=unit, max_queries=queries)}
+    return {
+        "SparseRS": SparseRS(eps=eps, unit=unit, max_queries=queries),
+        "SparsePGD": SparsePGD(eps=eps, unit=unit),
+        "Suite": Suite(eps=eps, norm="l0", unit=unit),
+    }
 
 
 def cell(outcome: Outcome) -> str:

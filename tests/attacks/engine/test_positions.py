@@ -64,6 +64,13 @@ def test_half_of_many_free_positions_can_be_drawn():
     assert all(len(set(row)) == 200 for row in drawn.tolist())
 
 
+def test_the_only_free_position_is_drawn_once_next_to_larger_draws():
+    """Numbers that only other samples need may repeat."""
+    positions = torch.tensor([[0, 1, 2, 4, 5], [6, 6, 6, 6, 6]])
+    drawn = random_positions_outside(keys(2), positions, torch.tensor([1, 3]), 6)
+    assert drawn[0].tolist() == [3, 6, 6]
+
+
 def test_sets_do_not_depend_on_the_batch():
     """Sets of other sizes and repeated draws of others change nothing."""
     counts = torch.tensor([1, 5, 0, 3, 2])
