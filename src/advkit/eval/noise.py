@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.norms import Norm
+from advkit.core.norms import COUNTS, Norm
 from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_noise
 from advkit.eval.accuracy import NOT_FINITE, ClassifiedBatch, Rate
 from advkit.eval.budgets import format_budget
@@ -56,10 +56,10 @@ def robust_to_noise(model: Classifier, batch: ClassifiedBatch, norm: Norm, eps: 
 def noisy(x: Tensor, bounds: tuple[float, float], norm: Norm, eps: float) -> Tensor:
     """Return `x` `(n, *features)` with noise drawn uniformly from the ball, clamped to `bounds`.
 
-    In l0, `eps` features chosen at random are set to one of the bounds. The noise of a sample does
-    not depend on its batch.
+    In l0, `eps` features or pixels chosen at random are set to one of the bounds. The noise of a
+    sample does not depend on its batch.
     """
     radius = checks.radii(eps, x)
-    if norm == "l0":
-        return salt_and_pepper(sample_keys(x, bounds, _SEED), radius, x, bounds)
+    if norm in COUNTS:
+        return salt_and_pepper(sample_keys(x, bounds, _SEED), radius, x, bounds, norm)
     return uniform_noise(x, radius, norm, bounds, _SEED).clamp(*bounds)

@@ -66,6 +66,11 @@ class Evaluated(Protocol):
         ...
 
     @property
+    def positions(self) -> int | None:
+        """Number of positions across channels of an input, `None` if unknown."""
+        ...
+
+    @property
     def num_classes(self) -> int | None:
         """Number of classes of the model, `None` if unknown."""
         ...
@@ -113,9 +118,10 @@ def _on_figures(results: Evaluated) -> Iterator[Finding]:
             inputs=count,
         )
     for text, budget in budgets_of(results.outcomes).items():
-        if results.features is None:
+        size = results.positions if budget.norm == "l0_pixel" else results.features
+        if size is None:
             continue
-        limit = diameter(budget.norm, results.features, results.bounds)
+        limit = diameter(budget.norm, size, results.bounds)
         if budget.radius.amax() >= limit:
             sentence = whole_box_sentence(budget.norm, text, results.bounds)
             radius = float(budget.radius.amax())
