@@ -15,7 +15,12 @@ from advkit.eval.findings.finding import Finding, in_order, severity_of
 from advkit.eval.findings.kinds import make_finding
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.outcome import AttackOutcome
-from advkit.eval.robustness.worst_case import Budget, budgets_of, robust_within
+from advkit.eval.robustness.worst_case import (
+    Budget,
+    budget_texts,
+    budgets_of,
+    robust_within,
+)
 from advkit.eval.text_tables import format_count
 from advkit.eval.units.model_checks import ModelChecks
 
@@ -184,12 +189,14 @@ def _on_gradients(results: Evaluated) -> Iterator[Finding]:
     """Yield findings about attacks that fooled the model where stronger ones failed.
 
     An attack of one step, one without gradients and one on a surrogate are compared with all
-    attacks of many steps within the same budget.
+    attacks of many steps. Of these, at least one must have the same budget: another one would not
+    search for examples within it.
     """
+    texts = dict(zip(map(id, results.outcomes), budget_texts(results.outcomes), strict=True))
     for text, budget in budgets_of(results.outcomes).items():
         same = [o for o in results.outcomes if o.norm == budget.norm]
         many = [o for o in same if is_long(o) and not o.minimum_norm]
-        if not many:
+        if all(texts[id(outcome)] != text for outcome in many):
             continue
         robust = robust_within(budget, results.clean, many)
         for outcome in same:
