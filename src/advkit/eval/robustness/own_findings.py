@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -34,6 +34,7 @@ MOST_UNDONE, _FEWEST_UNDONE = 0.5, 5
 # Inputs that an attack fools and a stronger one does not, from which on it is one: share, number.
 MANY_BEATEN, _FEWEST_BEATEN = 0.03, 3
 LONG = 10  # backward passes of a failure from which on an attack has many steps
+MANY_QUERIES = 100  # forward passes from which on one without gradients has
 DLR_CLASSES = 4  # that targeted DLR needs; the untargeted loss is constant on a part of three
 
 
@@ -252,15 +253,16 @@ def _on_attack(outcome: AttackOutcome, results: Evaluated) -> Iterator[Finding]:
     robust = robust_within(Budget(outcome.norm, outcome.radius), results.clean, results.outcomes)
     for name, (mask, sentence) in _obstacles(outcome).items():
         if (count := int(mask.sum())) and _is_enough(name, count, outcome):
-            affected = int((mask & robust).sum())
+            settled = _settled(outcome, results.outcomes, differentiated=name == "no_gradient")
+            affected = int((mask & robust & ~settled).sum())
             inputs = numbered(mask) if name == "not_finite_logits" else _count(mask)
             yield make_finding(
                 name,
                 severity_of(affected, len(robust)),
-                f"{outcome.label} {sentence.format(inputs)}.{_fooled_by_another(affected)}",
+                f"{outcome.label} {sentence.format(inputs)}.{_not_in_doubt(affected)}",
                 budget=budget_arguments(outcome.norm, outcome.eps),
                 inputs=count,
-                counted_as_robust=affected,
+                in_doubt=affected,
                 total=len(robust),
             )
     yield from _on_rounding(outcome)
@@ -345,8 +347,31 @@ def few_classes(label: str, classes: int, budget: str) -> Finding:
     )
 
 
-def _fooled_by_another(affected: int) -> str:
-    return "" if affected else " Another attack fooled the model on all of them."
+def _settled(
+    outcome: AttackOutcome, outcomes: Sequence[AttackOutcome], *, differentiated: bool
+) -> Tensor:
+    """Return a mask `(n,)` of the inputs that another attack withstood at least as well.
+
+    It failed there with many passes, in a ball at least as large, and without an obstacle. If
+    `differentiated`, only attacks with gradients count.
+    """
+    settled = torch.zeros_like(outcome.robust)
+    for other in outcomes:
+        if other is not outcome and other.norm == outcome.norm:
+            many = other.backward >= LONG
+            if not differentiated:
+                many = many | (other.forward >= MANY_QUERIES)
+            found = other.robust & many & (other.radius >= outcome.radius)
+            for mask, _ in _obstacles(other).values():
+                found = found & ~mask
+            settled |= found
+    return settled
+
+
+def _not_in_doubt(affected: int) -> str:
+    if affected:
+        return ""
+    return " The figures do not rest on these failures: other attacks decide about these inputs."
 
 
 def _count(mask: Tensor) -> str:
