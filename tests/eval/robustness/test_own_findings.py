@@ -233,7 +233,7 @@ OBSTACLES = {
     "no_start": ("no_start", "could not begin on 8 inputs"),
     "not_finite": (
         "not_finite_logits", "failed on 8 inputs (number 20, 21, 22, 23, 24 and 3 more)",
-    ),  # fmt: skip
+    ),
     "rejected": ("rejection_counts_as_robust", "failed on 8 inputs, of which the model rejected"),
     "improving": ("steps_run_out", "failed on 8 inputs while the margin still shrank"),
     "success_lost": ("last_iterate_returned", "returned its last iterate on 8 inputs"),
