@@ -35,6 +35,13 @@ MOST_UNDONE, _FEWEST_UNDONE = 0.5, 5
 MANY_BEATEN, _FEWEST_BEATEN = 0.03, 3
 LONG = 10  # backward passes of a failure from which on an attack has many steps
 MANY_QUERIES = 100  # forward passes from which on one without gradients has
+# Findings of attacks without gradients other than those that use scores, by their name.
+_RIVALS_WITHOUT_GRADIENTS = {
+    "Transfer": "transfer_beats_gradients",
+    "HopSkipJump": "labels_beat_gradients",
+}
+# Attacks that take the detector into account. Rejections are what they try to avoid.
+_AWARE_OF_DETECTOR = ("Adaptive", "FeatureMatching", "JointCarliniWagner", "SelectivePGD")
 DLR_CLASSES = 4  # that targeted DLR needs; the untargeted loss is constant on a part of three
 
 
@@ -178,8 +185,7 @@ def _on_noise(results: Evaluated) -> Iterator[Finding]:
                 "noise_beats_gradients",
                 severity_of(missed, len(robust)),
                 f"Random noise of {noise.budget} fooled the model on "
-                f"{format_count(missed, 'input')} that withstood every attack within that budget: "
-                "the attacks are too weak, or the gradients are misleading.",
+                f"{format_count(missed, 'input')} that withstood every attack within that budget.",
                 budget=budget_arguments(noise.norm, noise.eps),
                 inputs=missed,
                 total=len(robust),
@@ -189,7 +195,7 @@ def _on_noise(results: Evaluated) -> Iterator[Finding]:
 def _on_gradients(results: Evaluated) -> Iterator[Finding]:
     """Yield findings about attacks that fooled the model where stronger ones failed.
 
-    An attack of one step, one without gradients and one on a surrogate are compared with all
+    An attack of one step, one on scores, one on labels and one on a surrogate are compared with all
     attacks of many steps. Of these, at least one must have the same budget: another one would not
     search for examples within it.
     """
@@ -245,7 +251,7 @@ def _kind_of_rival(outcome: AttackOutcome) -> str | None:
         return "one_step_beats_many"
     if most:
         return None
-    return "transfer_beats_gradients" if outcome.name == "Transfer" else "scores_beat_gradients"
+    return _RIVALS_WITHOUT_GRADIENTS.get(outcome.name, "scores_beat_gradients")
 
 
 def _on_attack(outcome: AttackOutcome, results: Evaluated) -> Iterator[Finding]:
@@ -256,9 +262,10 @@ def _on_attack(outcome: AttackOutcome, results: Evaluated) -> Iterator[Finding]:
             settled = _settled(outcome, results.outcomes, differentiated=name == "no_gradient")
             affected = int((mask & robust & ~settled).sum())
             inputs = numbered(mask) if name == "not_finite_logits" else _count(mask)
+            aware = name == "rejection_counts_as_robust" and outcome.name in _AWARE_OF_DETECTOR
             yield make_finding(
                 name,
-                severity_of(affected, len(robust)),
+                "low" if aware else severity_of(affected, len(robust)),
                 f"{outcome.label} {sentence.format(inputs)}.{_not_in_doubt(affected)}",
                 budget=budget_arguments(outcome.norm, outcome.eps),
                 inputs=count,
@@ -289,8 +296,8 @@ def _obstacles(outcome: AttackOutcome) -> Mapping[str, tuple[Tensor, str]]:
         ),
         "rejection_counts_as_robust": (
             outcome.rejected,
-            "failed on {}, of which the model rejected an iterate. A rejection counts as robust, "
-            "also where a clean input of the same kind would be rejected",
+            "failed on {} after the model rejected an iterate. A rejection counts as robust, even "
+            "if the model rejects clean inputs of the same kind",
         ),
         "steps_run_out": (
             outcome.improving,
@@ -339,8 +346,9 @@ def few_classes(label: str, classes: int, budget: str) -> Finding:
     return make_finding(
         "too_few_classes",
         "medium",
-        f"{label} uses the DLR loss, whose targeted form needs {DLR_CLASSES} classes, on a model "
-        f"of {classes}. AutoAttack takes the margin in its place, and is not the published attack.",
+        f"{label} uses the DLR loss on a model of {classes} classes. The loss needs 3 classes, and "
+        f"{DLR_CLASSES} to aim at one of them. AutoAttack maximizes the margin where it is not "
+        "defined, so it is not the published attack.",
         budget=budget,
         classes=classes,
         needed=DLR_CLASSES,
