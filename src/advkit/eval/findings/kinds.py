@@ -145,12 +145,22 @@ def make_finding(
         **evidence: the numbers.
     """
     kind = KINDS[name]
-    budget = budget or "eps=eps, norm=norm"
     return Finding(
         name=name,
         severity=severity,
         message=message,
         evidence=evidence,
         remedy=kind.remedy,
-        code=kind.code.replace("{budget}", budget).replace("{norm}", budget.split(", ")[-1]),
+        code=_with_budget(kind.code, budget or "eps=eps, norm=norm"),
     )
+
+
+def _with_budget(code: str, budget: str) -> str:
+    """Return `code` with the arguments `budget`, in l0 of the attacks that have this norm."""
+    in_l0 = ", norm='l0'"
+    if in_l0 in budget:
+        for dense, sparse in (("PGD", "SparsePGD"), ("Square", "SparseRS")):
+            fixed = budget.replace(in_l0, "")
+            code = code.replace(f"attacks.{dense}({{budget}}", f"attacks.{sparse}({fixed}")
+    norm = next(argument for argument in budget.split(", ") if argument.startswith("norm="))
+    return code.replace("{budget}", budget).replace("{norm}", norm)

@@ -109,7 +109,10 @@ def own_findings(results: Evaluated) -> tuple[Finding, ...]:
 
 def budget_arguments(norm: str, eps: float | None) -> str:
     """Return the arguments `eps` and `norm` of an attack as code; empty for no single budget."""
-    return "" if eps is None else f"eps={eps:.6g}, norm={norm!r}"
+    if eps is None:
+        return ""
+    named = "'l0', unit='pixel'" if norm == "l0_pixel" else repr(norm)
+    return f"eps={eps:.6g}, norm={named}"
 
 
 def _on_figures(results: Evaluated) -> Iterator[Finding]:
