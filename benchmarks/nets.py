@@ -52,7 +52,7 @@ class Case:
 
     def load(self) -> tuple[nn.Module, Tensor, Tensor]:
         """Load net, inputs and labels, or skip the benchmark if the files are missing."""
-        net, data = self._read(self.batch)
+        net, data = self.read(self.batch)
         return net, data.x, data.y
 
     def load_correct(self, n: int) -> tuple[nn.Module, Tensor, Tensor]:
@@ -60,12 +60,13 @@ class Case:
 
         No parameter requires a gradient, which is cheapest for peers that call `backward`.
         """
-        net, data = self._read(200)
+        net, data = self.read(200)
         with torch.no_grad():
             rows = (net(data.x).argmax(1) == data.y).nonzero().flatten()[:n]
         return net.requires_grad_(False), data.x[rows], data.y[rows]
 
-    def _read(self, most: int) -> tuple[nn.Module, Dataset]:
+    def read(self, most: int) -> tuple[nn.Module, Dataset]:
+        """Load the net and the first images, `most` of them; skip the benchmark without files."""
         if not self.published:
             if self.fallback:
                 return digits_net(progress=False).eval(), digits("test").head(most)

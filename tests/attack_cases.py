@@ -29,6 +29,8 @@ GRADIENT_BUDGET = [
     attacks.Suite(eps=0.1),
     attacks.Suite(eps=0.6, norm="l2"),
     attacks.Suite(eps=1.5, norm="l1"),
+    attacks.SparsePGD(eps=8, steps=20),
+    attacks.SparsePGD(eps=8, unit="pixel", gradient="projected", steps=5, restarts=2, stop="never"),
     attacks.DeepFool(eps=0.6),
     attacks.FAB(eps=0.6, steps=20),
     attacks.FAB(eps=0.1, norm="linf", steps=8, schedule="published", candidates=2),
@@ -83,6 +85,8 @@ BLACK_BOX_BUDGET = [
         ]
     ),
     attacks.Square(eps=1.5, max_queries=200, norm="l1"),
+    attacks.SparseRS(eps=12, max_queries=150),
+    attacks.SparseRS(eps=8, unit="pixel", max_queries=40, stop="never"),
     attacks.RandomNoise(eps=0.6, restarts=10),
     attacks.RandomNoise(eps=3.0, kind="gaussian", norm="l2", restarts=10),
     attacks.RandomNoise(eps=20, kind="salt_and_pepper", norm="l0", stop="never"),

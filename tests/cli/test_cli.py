@@ -554,11 +554,19 @@ def test_an_attack_without_a_budget_runs_once():
 def test_all_names_every_attack(word):
     made = attacks_from([word, "FGSM:eps=0.5"], [0.1, 0.2], seed=0)
     counts = Counter(type(a).__name__ for a in made)
-    assert counts.keys() == known_attacks().keys()
+    in_features = {"SparsePGD", "SparseRS"}
+    assert counts.keys() == known_attacks().keys() - in_features
     needs = {"APGD", "AutoAttack", "BIM", "FGM", "FGSM", "PGD", "RandomNoise", "Square", "Suite"}
     assert {name for name, count in counts.items() if count > 1} == needs
     assert counts["PGD"] == 2
     assert counts["FGSM"] == 3
+
+
+def test_attacks_in_features_are_part_of_all_in_their_norm():
+    made = {type(a).__name__: a for a in attacks_from(["all"], [8], seed=0, norm="l0")}
+    assert made["SparseRS"].eps == 8
+    with pytest.raises(UsageError, match="SparseRS: .*must be 0 or a number of features"):
+        attacks_from(["SparseRS"], [0.1], seed=0)
 
 
 def test_eps_that_no_attack_takes_is_an_error():
@@ -600,7 +608,17 @@ def test_the_default_job(tmp_path, monkeypatch, capsys):
     first = json.loads((tmp_path / "advkit-report" / "report.json").read_text())
     ran = {a["name"] for a in first["attacks"]}
     # the baseline of every report, an attack of several minutes, and second opinions
-    others = {"RandomNoise", "AutoAttack", "DDN", "FMN", "JSMA", "LBFGS", "SigmaZero"}
+    others = {
+        "RandomNoise",
+        "AutoAttack",
+        "DDN",
+        "FMN",
+        "JSMA",
+        "LBFGS",
+        "SigmaZero",
+        "SparsePGD",
+        "SparseRS",
+    }
     assert known_attacks().keys() - ran == others
     budgets = {name: [a["eps"] for a in first["attacks"] if a["name"] == name and a["eps"]]
                for name in ("FGSM", "PGD")}  # fmt: skip

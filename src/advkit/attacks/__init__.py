@@ -30,6 +30,8 @@ from advkit.attacks.pgd import PGD
 from advkit.attacks.probes import probes
 from advkit.attacks.random_noise import RandomNoise
 from advkit.attacks.sigma_zero import SigmaZero
+from advkit.attacks.sparse_pgd import SparsePGD
+from advkit.attacks.sparse_rs import SparseRS
 from advkit.attacks.square import Square
 from advkit.attacks.substitute import Substitute
 from advkit.attacks.suite import Suite
@@ -60,6 +62,8 @@ __all__ = [
     "RandomNoise",
     "SelectivePGD",
     "SigmaZero",
+    "SparsePGD",
+    "SparseRS",
     "Square",
     "Substitute",
     "Suite",

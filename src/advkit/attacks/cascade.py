@@ -9,8 +9,9 @@ from torch import Tensor
 
 from advkit.attacks.engine.staged import StagedAttack
 from advkit.core import checks
+from advkit.core.attack_options import measured_norm
 from advkit.core.hyperparameters import is_equal
-from advkit.core.norms import Norm
+from advkit.core.norms import COUNTS, Norm
 from advkit.core.protocols import Attack
 
 
@@ -70,22 +71,24 @@ class Cascade(StagedAttack):
         if not self.attacks:
             raise ValueError("`attacks` must have at least one attack, got none.")
         object.__setattr__(self, "attacks", tuple(self.attacks))
-        object.__setattr__(self, "norm", self._shared("norm"))
-        object.__setattr__(self, "eps", self._shared("eps"))
+        norms = [measured_norm(attack) or None for attack in self.attacks]
+        object.__setattr__(self, "norm", self._shared("norm", norms))
+        budgets = [getattr(attack, "eps", None) for attack in self.attacks]
+        object.__setattr__(self, "eps", self._shared("eps", budgets))
 
-    def _shared(self, name: str) -> object:
-        """Return the value of `name` that all attacks have.
+    def _shared(self, name: str, values: Sequence[object]) -> object:
+        """Return the one of `values` that all attacks have for `name`.
 
         Raises:
             ValueError: an attack has another value or none.
         """
-        values = [getattr(attack, name, None) for attack in self.attacks]
         if any(value is None for value in values):
             which = self.attacks[[value is None for value in values].index(True)]
             raise ValueError(f"`attacks` must each have `{name}`, got {which!r} without one.")
         if not all(is_equal(value, values[0]) for value in values):
+            passed = "unit" if set(map(str, values)) == set(COUNTS) else name
             raise ValueError(
-                f"`attacks` must have the same `{name}`, got {values}. Pass {name}= to each."
+                f"`attacks` must have the same `{name}`, got {values}. Pass {passed}= to each."
             )
         return values[0]
 

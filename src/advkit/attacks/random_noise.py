@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from advkit.attacks.engine.black_box import BlackBoxAttack
@@ -74,7 +73,7 @@ class RandomNoise(BlackBoxAttack):
                 f"{self.kind!r}, got {self.norm!r}.{alternative(self.norm, NORMS[self.kind])}"
             )
         if self.kind == "salt_and_pepper":
-            _check_counts(self.eps)
+            checks.count_eps(self.eps, where=" for salt and pepper")
         checks.integer("restarts", self.restarts, at_least=1)
         checks.one_of("stop", self.stop, ("first", "never", None))
         checks.integer("seed", self.seed)
@@ -107,14 +106,3 @@ class RandomNoise(BlackBoxAttack):
             white = normal(sample_keys(x, bounds, *words), x[:1].numel(), x.dtype)
             noisy = x + normalize(white, "l2").view(x.shape) * per_sample(eps, x)
         return problem.round_into_ball(problem.clip(noisy), eps)
-
-
-def _check_counts(eps: float | Tensor) -> None:
-    """Raise if a positive number of features rounds to zero."""
-    counts = torch.as_tensor(eps)
-    too_small = counts[(counts > 0) & (counts < 1)]
-    if len(too_small):
-        raise ValueError(
-            "`eps` must be 0 or a number of features of at least 1 for salt and pepper, "
-            f"got {too_small[0]:g}. Multiply a share of the features by their number."
-        )

@@ -10,7 +10,7 @@ from advkit.attacks.engine.black_box import BlackBoxAttack
 from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best, Nearest
 from advkit.attacks.engine.rows import update_rows
-from advkit.core.attack_options import with_stop
+from advkit.core.attack_options import measured_norm, with_stop
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 from advkit.models import as_classifier
@@ -65,7 +65,7 @@ class Transfer(BlackBoxAttack):
                 f"`attack` must be an attack, such as PGD(eps=0.1), got {self.attack!r}."
             )
         as_classifier(self.surrogate)
-        object.__setattr__(self, "norm", getattr(self.attack, "norm", "linf"))
+        object.__setattr__(self, "norm", measured_norm(self.attack) or "linf")
         object.__setattr__(self, "eps", getattr(self.attack, "eps", None))
 
     def _search(self, problem: Problem) -> Best:

@@ -221,8 +221,8 @@ def _add_attacks(parser: argparse.ArgumentParser) -> None:
         "fast, the default, or thorough, for a paper; needs --eps; --attack Suite:norm=l2 runs "
         "it in another norm")  # fmt: skip
     add("--attack", action="append", metavar="NAME[:key=value,...]",
-        help="attack to run, repeatable; all means every attack (default: Suite alone; without "
-        "--model the fast attacks in each norm)")  # fmt: skip
+        help="attack to run, repeatable; all means every attack whose budget is in units of the "
+        "inputs (default: Suite alone; without --model the fast attacks in each norm)")  # fmt: skip
     add("--eps", action="append", type=number,
         help="perturbation budget in units of the inputs, such as 8/255, repeatable; for attacks "
         "that need a budget and do not set one (default without --model: "
@@ -240,9 +240,10 @@ def _add_bench(commands: Any) -> None:
     _add_subject(parser)
     add = parser.add_argument
     add("--attack", action="append", metavar="NAME[:key=value,...]",
-        help="attack to run, repeatable; all means every attack (default: FGSM, BIM, PGD and, in "
-        "linf, DeepFool and FAB; without --model also Square, FGM, CarliniWagnerL2, JSMA, "
-        "HopSkipJump, and attacks in l2)")  # fmt: skip
+        help="attack to run, repeatable; all means every attack, without --norm those whose "
+        "budget is in units of the inputs (default: FGSM, BIM, PGD and, in linf, DeepFool and "
+        "FAB; without --model also Square, FGM, CarliniWagnerL2, JSMA, HopSkipJump, and attacks in "
+        "l2)")  # fmt: skip
     add("--norm", choices=NORMS,
         help="norm of the attacks that do not set one; without --attack it selects every "
         "minimum-norm attack with a form in this norm and, with a budget, every budget attack but "

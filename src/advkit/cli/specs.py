@@ -98,6 +98,11 @@ def _fixed_norm(kind: type[Any]) -> str | None:
     return None if norm.init else str(norm.default)
 
 
+def _counts_features(kind: type[Any]) -> bool:
+    """Return whether the budget of an attack is a number of features."""
+    return "eps" in _required(kind) and getattr(kind, "norm", None) == "l0"
+
+
 def attacks_from(
     specs: Sequence[str],
     eps: Sequence[float],
@@ -110,7 +115,8 @@ def attacks_from(
     An attack that needs a budget and does not set one is created for each `eps`, the others once.
 
     Args:
-        specs: `NAME`, `NAME:key=value,...`, or `all` for every attack with its defaults.
+        specs: `NAME`, `NAME:key=value,...`, or `all` for every attack with its defaults, but for
+            those whose budget is a number of features.
         eps: budgets; at least one attack must use them.
         seed: seed of the attacks that draw random numbers and do not set one.
         default_eps: budgets if `eps` is empty, for the attacks that need one.
@@ -128,9 +134,12 @@ def attacks_from(
 
 
 def _expanded(spec: str, norm: str | None) -> list[str]:
+    """Return the attacks that `spec` names; a budget of all does not suit one in features."""
     if spec.lower() != _ALL:
         return [spec]
-    return list(known_attacks() if norm is None else _in_norm(norm))
+    if norm is not None:
+        return list(_in_norm(norm))
+    return [name for name, kind in known_attacks().items() if not _counts_features(kind)]
 
 
 def _parsed(text: str, seed: int, norm: str | None) -> _Spec:

@@ -1,4 +1,4 @@
-"""Copies of attacks with other options: seed, stop, batch size, budgets of selected samples."""
+"""Options of attacks, and copies with others: seed, stop, batch size, budgets of samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
+from advkit.core.norms import in_unit
 from advkit.core.protocols import AnyAttack
+
+
+def measured_norm(attack: Any) -> str:
+    """Return the norm of the distances of `attack`, empty if only its results tell it.
+
+    An attack with `norm="l0"` and `unit="pixel"` measures in `"l0_pixel"`.
+    """
+    norm: Any = getattr(attack, "norm", "")
+    return in_unit(norm, getattr(attack, "unit", ""))
 
 
 def with_seed(attack: AnyAttack, seed: int) -> AnyAttack:

@@ -199,6 +199,23 @@ def eps(value: float | Tensor) -> None:
         )
 
 
+def count_eps(value: float | Tensor, unit: str = "feature", where: str = "") -> None:
+    """Raise if a positive `eps`, a number of `unit`s, rounds to zero.
+
+    Args:
+        value: a checked `eps`.
+        unit: `"feature"` or `"pixel"`.
+        where: words after the condition, such as " for salt and pepper".
+    """
+    counts = torch.as_tensor(value)
+    too_small = counts[(counts > 0) & (counts < 1)]
+    if len(too_small):
+        raise ValueError(
+            f"`eps` must be 0 or a number of {unit}s of at least 1{where}, got {too_small[0]:g}. "
+            f"Multiply a share of the {unit}s by their number."
+        )
+
+
 def radii(value: float | Tensor, x: Tensor) -> Tensor:
     """Return a checked `eps` as radii `(n,)` of the samples of `x`, rounded down to its dtype."""
     if not isinstance(value, Tensor):

@@ -11,9 +11,14 @@ from torch import Tensor
 
 from advkit.core.tensors import asynchronous, at_least_float32
 
-Norm = Literal["l0", "l1", "l2", "linf"]
+# "l0" counts changed features, "l0_pixel" changed positions: features that differ in channel alone.
+Norm = Literal["l0", "l0_pixel", "l1", "l2", "linf"]
+Unit = Literal["feature", "pixel"]  # of a budget in l0
+UNITS: tuple[Unit, ...] = ("feature", "pixel")
+COUNTS: tuple[Norm, ...] = ("l0", "l0_pixel")  # norms whose distances are whole numbers
 # Dual norms: a distance to a hyperplane in the key is measured with its normal in the value.
 DUAL: dict[Norm, Norm] = {"l2": "l2", "linf": "l1", "l1": "linf"}
+# Orders of the norms that sum over features, which are those of the minimum-norm attacks.
 ORDER: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}
 # A sample longer than this power of the smallest normal number loses no squares that matter.
 _SAFE_POWER = 0.375
@@ -25,8 +30,24 @@ def per_sample(v: Tensor, like: Tensor) -> Tensor:
     return v.view(-1, *[1] * (like.ndim - 1))
 
 
+def in_unit(norm: Norm, unit: str) -> Norm:
+    """Return the norm in which distances are measured: `"l0_pixel"` for l0 in pixels."""
+    return "l0_pixel" if norm == "l0" and unit == "pixel" else norm
+
+
+def by_position(v: Tensor, norm: Norm) -> Tensor:
+    """Return `v` `(n, *features)` as `(n, channels, positions)`; a position counts once in `norm`.
+
+    In `"l0"` each feature is a position. In `"l0_pixel"` the features of all channels, axis 1 of
+    `v`, share a position. A table `(n, features)` has one channel.
+    """
+    return v.flatten(2) if norm == "l0_pixel" and v.ndim > 2 else v.flatten(1)[:, None]
+
+
 def lp_norm(delta: Tensor, norm: Norm) -> Tensor:
     """Return the norm `(n,)` of each sample of `delta` `(n, *features)`."""
+    if norm == "l0_pixel":
+        return (by_position(delta, norm) != 0).any(1).sum(1).to(delta.dtype)
     flat = delta.flatten(1)
     if norm == "linf":  # ten times faster than vector_norm on a CPU
         return torch.maximum(flat.amax(1), -flat.amin(1))
@@ -140,15 +161,23 @@ def keep_largest(delta: Tensor, count: Tensor) -> Tensor:
     A count is rounded down. Of equal magnitudes the first features are kept, whatever the rest of
     the batch.
     """
-    size = delta.flatten(1).abs()
-    whole = count.clamp(0, size.shape[1]).long()[:, None]
-    last = (whole - 1).clamp_min(0)
-    ordered, _ = largest_first(size, lambda top, _: last[:, 0] < top.shape[1])
-    threshold = ordered.gather(1, last)
-    above, equal = size > threshold, size == threshold
-    room = whole - above.sum(1, keepdim=True)
-    kept = above | (equal & (equal.cumsum(1) <= room))
+    kept = are_largest(delta.flatten(1).abs(), count)
     return torch.where(kept.view_as(delta), delta, 0)
+
+
+def are_largest(v: Tensor, count: Tensor) -> Tensor:
+    """Return a mask `(n, d)` of the `count` `(n,)` largest entries of each row of `v` `(n, d)`.
+
+    A count is rounded down. Of equal entries the first ones are taken, whatever the rest of the
+    batch.
+    """
+    whole = count.clamp(0, v.shape[1]).long()[:, None]
+    last = (whole - 1).clamp_min(0)
+    ordered, _ = largest_first(v, lambda top, _: last[:, 0] < top.shape[1])
+    threshold = ordered.gather(1, last)
+    above, equal = v > threshold, v == threshold
+    room = whole - above.sum(1, keepdim=True)
+    return above | (equal & (equal.cumsum(1) <= room))
 
 
 def largest_first(v: Tensor, enough: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from advkit.core.norms import Norm, lp_norm, per_sample
+from advkit.core.norms import Norm, by_position, lp_norm, per_sample
 
 _WEYL = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: 2**64 over the golden ratio
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -146,19 +146,26 @@ def uniform_noise(
     return x + uniform_in_ball(sample_keys(x, bounds, *words), eps, norm, x)
 
 
-def salt_and_pepper(keys: Tensor, counts: Tensor, x: Tensor, bounds: tuple[float, float]) -> Tensor:
+def salt_and_pepper(
+    keys: Tensor, counts: Tensor, x: Tensor, bounds: tuple[float, float], norm: Norm = "l0"
+) -> Tensor:
     """Return `x` with random features of each sample set to the lower or the upper bound.
 
     Args:
         keys: `(n,)` from `sample_keys`.
-        counts: number of features to set, `(n,)`, rounded down.
+        counts: number of positions to set, `(n,)`, rounded down.
         x: `(n, *features)`.
         bounds: lower and upper bound of the features.
+        norm: `"l0"`, where each feature is a position, or `"l0_pixel"`, where each channel of a
+            position gets its own bound.
 
     Returns:
         `(n, *features)`.
     """
-    order, side = uniform(keys, 2 * math.prod(x.shape[1:]), x.dtype).chunk(2, dim=1)
+    old = by_position(x, norm)
+    _, channels, size = old.shape
+    u = uniform(keys, (1 + channels) * size, x.dtype)
+    order, side = u[:, :size], u[:, size:]
     chosen = order.argsort(1) < counts[:, None].floor()
-    ends = x.new_tensor(bounds)[(side < 0.5).long()]
-    return torch.where(chosen, ends, x.flatten(1)).view(x.shape)
+    ends = x.new_tensor(bounds)[(side < 0.5).long()].view(old.shape)
+    return torch.where(chosen[:, None], ends, old).view(x.shape)

@@ -34,7 +34,7 @@ class AttackResult:
         success: bool `(n,)`; the model's prediction for exactly `x_adv`, evaluated again after the
             search, reaches the goal.
         distance: `(n,)`; the `norm` of `x_adv - x`.
-        norm: the norm of `distance`.
+        norm: the norm of `distance`; `"l0_pixel"` for an attack in l0 with `unit="pixel"`.
         queries: forward and backward passes of each input.
         no_gradient: bool `(n,)`; the attack failed and met a gradient that was zero or not finite.
             Such a failure says nothing about robustness.

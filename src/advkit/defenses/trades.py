@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advkit.core import checks
 from advkit.core.attack_options import starts_at_random
 from advkit.core.losses import Loss
-from advkit.core.norms import Norm, lp_norm, per_sample
+from advkit.core.norms import Norm, in_unit, lp_norm, per_sample
 from advkit.core.protocols import Attack
 from advkit.core.tensors import at_least_float32
 from advkit.defenses.training_loss import (
@@ -119,7 +119,7 @@ class _DivergenceRecorder(TorchClassifier):
         self.x_adv = x.detach()
         self._largest = self._clean.new_full((len(x),), -math.inf)
         self._x = x.detach()
-        self._norm: Norm = getattr(attack, "norm", "linf")
+        self._norm: Norm = in_unit(getattr(attack, "norm", "linf"), getattr(attack, "unit", ""))
         eps = getattr(attack, "eps", None)
         self._radii = None if eps is None else checks.radii(eps, x)
 

@@ -5,27 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from advkit.core.norms import ORDER, Norm
+from advkit.core.attack_options import measured_norm
+from advkit.core.boxes import format_norm, format_radius
+from advkit.core.norms import Norm
 
 
 def format_budget(norm: str, eps: float | None) -> str:
-    """Format a budget as tables name it, for example "linf 0.1".
+    """Format a budget as tables name it, for example "linf 0.1" or "l0 24 pixels".
 
     `None` stands for one `eps` for each input.
     """
-    return f"{norm}, one budget for each input" if eps is None else f"{norm} {eps:.6g}"
+    if eps is None:
+        return f"{format_norm(norm)}, one budget for each input"
+    return format_radius(norm, eps)
 
 
 def distinct_budgets(attacks: Iterable[Any]) -> list[tuple[Norm, float]]:
     """Return norm and `eps` of the `attacks` with one budget for all inputs, each pair once."""
-    pairs = ((getattr(attack, "norm", None), getattr(attack, "eps", None)) for attack in attacks)
+    pairs = ((measured_norm(attack), getattr(attack, "eps", None)) for attack in attacks)
+    known = dict(zip(norms := get_args(Norm), norms, strict=True))
     distinct = {
-        (norm, float(eps)): None for norm, eps in pairs if norm in ORDER and isinstance(eps, Real)
+        (known[norm], float(eps)): None
+        for norm, eps in pairs
+        if norm in known and isinstance(eps, Real)
     }
     return list(distinct)
 
@@ -45,9 +52,9 @@ def check_one_budget(attacks: Iterable[Any]) -> None:
             if not any(torch.equal(attack.eps, other) for other in tensors):
                 tensors.append(attack.eps)
                 number = f" ({len(tensors)})" if len(tensors) > 1 else ""
-                texts[format_budget(getattr(attack, "norm", ""), None) + number] = None
+                texts[format_budget(measured_norm(attack), None) + number] = None
         elif hasattr(attack, "norm") and isinstance(attack.eps, Real):
-            texts[format_budget(attack.norm, float(attack.eps))] = None
+            texts[format_budget(measured_norm(attack), float(attack.eps))] = None
     if len(texts) > 1:
         raise several_budgets(texts)
 

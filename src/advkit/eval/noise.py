@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advkit.core import checks
-from advkit.core.norms import Norm
+from advkit.core.norms import COUNTS, Norm
 from advkit.core.randomness import salt_and_pepper, sample_keys, uniform_noise
-from advkit.eval.accuracy import NOT_FINITE, ClassifiedBatch, Rate
+from advkit.eval.accuracy import ClassifiedBatch, Rate
 from advkit.eval.budgets import format_budget
 from advkit.models import Classifier
+from advkit.models.protocols import is_misclassified
 
 _SEED = 0
 
@@ -23,8 +24,8 @@ class NoiseOutcome:
     Attributes:
         norm: norm of the budget.
         eps: the budget in input units.
-        robust: bool `(n,)`; labeled correctly without the noise and with it. As for attacks, NaN
-            or infinite logits under the noise do not count against the model.
+        robust: bool `(n,)`; labeled correctly without the noise and with it. As for attacks, a
+            rejection and NaN or infinite logits under the noise do not count against the model.
     """
 
     norm: Norm
@@ -43,23 +44,23 @@ class NoiseOutcome:
 
 
 def robust_to_noise(model: Classifier, batch: ClassifiedBatch, norm: Norm, eps: float) -> Tensor:
-    """Return a mask `(n,)` of the samples that are labeled correctly without noise and with it."""
+    """Return a mask `(n,)` of the samples that are correct, and not misclassified with noise."""
     robust = batch.correct.clone()
     if robust.any():
         x, y = batch.attacked
         predicted = batch.predict_attacked(model, noisy(x, model.bounds, norm, eps))
-        # No label counts as a failure of the noise, as for attacks.
-        robust[batch.correct] = (predicted == y) | (predicted == NOT_FINITE)
+        # No label and a rejection count as failures of the noise, as for attacks.
+        robust[batch.correct] = ~is_misclassified(predicted, y)
     return robust
 
 
 def noisy(x: Tensor, bounds: tuple[float, float], norm: Norm, eps: float) -> Tensor:
     """Return `x` `(n, *features)` with noise drawn uniformly from the ball, clamped to `bounds`.
 
-    In l0, `eps` features chosen at random are set to one of the bounds. The noise of a sample does
-    not depend on its batch.
+    In l0, `eps` features or pixels chosen at random are set to one of the bounds. The noise of a
+    sample does not depend on its batch.
     """
     radius = checks.radii(eps, x)
-    if norm == "l0":
-        return salt_and_pepper(sample_keys(x, bounds, _SEED), radius, x, bounds)
+    if norm in COUNTS:
+        return salt_and_pepper(sample_keys(x, bounds, _SEED), radius, x, bounds, norm)
     return uniform_noise(x, radius, norm, bounds, _SEED).clamp(*bounds)

@@ -15,6 +15,11 @@ def keeps_batch(model: object) -> bool:
     return any(classifier.batch == "whole" for classifier in _torch_classifiers(model))
 
 
+def uses_batch_statistics(model: object) -> bool:
+    """Return True if `model`, or one that it wraps, normalizes over the batch that it is given."""
+    return any(classifier.uses_batch_statistics for classifier in _torch_classifiers(model))
+
+
 def warn_of_batch_statistics(model: object) -> None:
     """Warn if an attack may send parts of a batch to a `model` that normalizes over the batch."""
     classifiers = list(_torch_classifiers(model))

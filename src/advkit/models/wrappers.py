@@ -109,6 +109,15 @@ class Expectation(ClassifierWrapper):
         return preserve_state(self._random_state, evaluate=True)
 
 
+def averages_draws(model: object) -> bool:
+    """Return True if `model`, or one that it wraps, is an `Expectation`."""
+    while isinstance(model, HasInnerModel):
+        if isinstance(model, Expectation):
+            return True
+        model = model.model
+    return False
+
+
 class StraightThrough(ClassifierWrapper):
     """Model behind a step that cannot be differentiated (Athalye et al., 2018, arXiv:1802.00420).
 

@@ -160,13 +160,13 @@ def data():
 
 def pgd(**options):
     """PGD that costs more than all stages of `Suite` on these nets."""
-    return attacks.PGD(eps=EPS, loss="margin", steps=40, restarts=5, **options)
+    return attacks.PGD(eps=EPS, loss="margin", steps=40, **{"restarts": 5} | options)
 
 
 def stochastic(net):
     random = Noisy(net, 0.2)
     return Faulty(
-        random, "random_model", "high", advkit.Expectation(random, draws=32), pgd(stop="never")
+        random, "random_model", "high", advkit.Expectation(random, draws=32), pgd(stop="never", restarts=1)
     )  # fmt: skip
 
 
@@ -287,7 +287,9 @@ def test_a_fault_is_found(make, net, data):
     assert (case.finding, case.severity) in [(f.name, f.severity) for f in found.findings]
 
 
+@pytest.mark.slow("the adaptive attacks and `Suite` on ten models")
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")
+@pytest.mark.filterwarnings("ignore:.*seems to return probabilities")
 @pytest.mark.parametrize("make", FAULTY, ids=lambda make: make.__name__)
 def test_after_the_remedy_suite_is_as_strong_as_an_adaptive_attack(make, net, data):
     """Within one point, that is one input."""

@@ -170,7 +170,7 @@ def test_a_foreign_file(store):
         "3",
         "{}",
         '{"format": "advkit store 0"}',
-        '{"format": "advkit store 1"}',
+        '{"format": "advkit store 2"}',
         "\xff",
     ],
 )
@@ -184,7 +184,7 @@ def test_it_reads_the_manifest_of_the_store(store):
     manifest = read_manifest(store)
     assert (manifest.inputs, manifest.chunks) == (60, 3)
     plain_values = json.loads((store / "store.json").read_text())
-    assert plain_values["format"] == "advkit store 1"
+    assert plain_values["format"] == "advkit store 2"
     assert set(plain_values) == {"format", *(f.name for f in dataclasses.fields(manifest))}
 
 

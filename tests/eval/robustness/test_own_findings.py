@@ -232,7 +232,9 @@ def test_many_steps_are_counted_where_the_attack_failed():
 OBSTACLES = {
     "no_gradient": ("no_gradient", "had no usable gradient on 8 inputs"),
     "no_start": ("no_start", "could not begin on 8 inputs"),
-    "not_finite": ("not_finite_logits", "failed on 8 inputs (number 20, 21, 22, 23, 24"),
+    "not_finite": (
+        "not_finite_logits", "failed on 8 inputs (number 20, 21, 22, 23, 24 and 3 more)",
+    ),
     "rejected": ("rejection_counts_as_robust", "failed on 8 inputs, of which the model rejected"),
     "improving": ("steps_run_out", "failed on 8 inputs while the margin still shrank"),
     "success_lost": ("last_iterate_returned", "returned its last iterate on 8 inputs"),
@@ -253,10 +255,39 @@ def test_obstacles_matter_where_no_other_attack_succeeds(column, others, severit
     assert (found.name, found.severity) == (name, severity)
     assert found.message.startswith(f"PGD(eps=0.1) {sentence}")
     assert found.evidence == {
-        "inputs": 8, "counted_as_robust": 8 - max(0, others - 20), "total": N,
+        "inputs": 8, "in_doubt": 8 - max(0, others - 20), "total": N,
     }  # fmt: skip
-    covered = "Another attack fooled the model on all of them." in found.message
-    assert covered is (severity == "low")
+    settled = "The figures do not rest on these failures" in found.message
+    assert settled is (severity == "low")
+
+
+WITHSTOOD = {
+    "many steps": ({}, "low"),
+    "a larger ball": ({"eps": 0.2}, "low"),
+    "a smaller ball": ({"eps": 0.05}, "high"),
+    "another norm": ({"norm": "l2"}, "high"),
+    "few steps": ({"steps": LONG - 1}, "high"),
+    "the same obstacle": ({"improving": first(28)}, "high"),
+    "another obstacle": ({"no_gradient": first(28)}, "high"),
+}
+
+
+@pytest.mark.parametrize("case", WITHSTOOD)
+def test_obstacles_matter_where_no_other_attack_fails_without_one(case):
+    given, severity = WITHSTOOD[case]
+    met = outcome(20, improving=first(28) & ~first(20))
+    found = own_findings(report(met, outcome(20, name="Suite", **given)))
+    assert next(f.severity for f in found if f.name == "steps_run_out") == severity
+
+
+def test_queries_settle_what_a_search_without_steps_left_open_but_not_gradients():
+    mask = first(28) & ~first(20)
+    square = outcome(20, name="Square", steps=0)
+    square = dataclasses.replace(square, forward=torch.full((N,), 100))
+    assert only(report(outcome(20, improving=mask), square)).severity == "low"
+    assert only(report(outcome(20, no_gradient=mask), square)).severity == "high"
+    short = dataclasses.replace(square, forward=torch.full((N,), 99))
+    assert only(report(outcome(20, improving=mask), short)).severity == "high"
 
 
 @pytest.mark.parametrize(

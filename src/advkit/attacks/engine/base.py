@@ -22,7 +22,7 @@ from advkit.core.boxes import warn_of_whole_box
 from advkit.core.foreign_names import refuse_foreign, refuse_in_call
 from advkit.core.hyperparameters import format_call, is_equal, non_default_fields
 from advkit.core.losses import Loss
-from advkit.core.norms import Norm, per_sample
+from advkit.core.norms import Norm, in_unit, per_sample
 from advkit.core.progress import progress_bar
 from advkit.core.results import (
     AttackInterrupted,
@@ -165,7 +165,7 @@ class BaseAttack(ABC):
     ) -> Problem:
         x = checks.inputs("x", x, model.bounds)
         if (eps := getattr(self, "eps", None)) is not None:
-            warn_of_whole_box(eps, self.norm, x, model.bounds)
+            warn_of_whole_box(eps, self._distance_norm, x, model.bounds)
         statistics, rows = RunStatistics(len(x), x.device), torch.arange(len(x), device=x.device)
         statistics.sender = sender_to(model, x)
         if y is not None:
@@ -184,7 +184,8 @@ class BaseAttack(ABC):
         max_label = max((int(v.max()) for v in given), default=0)
         goal = Goal(labels, max_label, target is not None, self._confidence)
         loss = self._ascent_loss(targeted=target is not None)
-        return Problem(model, x, goal, loss, self.norm, rows, statistics, LogitScale(len(x)))
+        norm, scale = self._distance_norm, LogitScale(len(x))
+        return Problem(model, x, goal, loss, norm, rows, statistics, scale)
 
     def supports(self, model: object) -> bool:
         """Return whether `model` has the outputs that this attack needs."""
@@ -193,6 +194,11 @@ class BaseAttack(ABC):
         except TypeError:
             return False
         return True
+
+    @property
+    def _distance_norm(self) -> Norm:
+        """Norm of the distances, which is not `norm` for a budget in pixels."""
+        return in_unit(self.norm, getattr(self, "unit", ""))
 
     @property
     def _confidence(self) -> float:

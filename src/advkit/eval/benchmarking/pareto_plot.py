@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from advkit.core.boxes import format_norm
 from advkit.eval.benchmarking.ranking import Group, Row
 from advkit.eval.plotting import new_panels
 
@@ -63,7 +64,7 @@ def _draw_panel(axes: Axes, group: Group) -> None:
     if group.has_budget:
         axes.set(ylabel="attack success rate in %", ylim=(-8, 108))
     else:
-        axes.set(ylabel=f"median distance ({group.norm}), axis inverted")
+        axes.set(ylabel=f"median distance ({format_norm(group.norm)}), axis inverted")
         axes.margins(y=0.2)
         axes.invert_yaxis()
     axes.grid(alpha=0.3)

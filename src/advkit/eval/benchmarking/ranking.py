@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advkit.core.boxes import format_norm
 from advkit.eval.accuracy import Rate
 from advkit.eval.benchmarking.distances import mean_distance_ratio
 from advkit.eval.robustness.outcome import AttackOutcome, finite, median, number_or_none
@@ -243,7 +244,7 @@ def _at_any_distance(
         costs: the minimum-norm attacks.
         outcomes: outcomes of all attacks in the norm, whose nearest examples are the reference.
     """
-    title = f"Nearest in {norm}, at any distance"
+    title = f"Nearest in {format_norm(norm)}, at any distance"
     successes = [(cost, cost.outcome.success) for cost in costs]
     rows = _rows(successes, nearest=nearest_distances(outcomes))
     return Group(title=title, norm=norm, has_budget=False, rows=rows)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.batching import Data
+from advkit.core.boxes import diameter
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import Rate
+from advkit.eval.budgets import radius_of
 from advkit.eval.diagnosis.comparisons import REFERENCE, ROLES, UNBOUNDED, Figure, compare
 from advkit.eval.diagnosis.diagnosis import Diagnosis
 from advkit.eval.findings.finding import Finding, in_order
@@ -71,8 +73,9 @@ def diagnose(
         model lacks is left out.
 
     Raises:
-        ValueError: a role is unknown, `probes` is empty, the report is on other inputs, or inputs
-            or labels have the wrong shape or range.
+        ValueError: a role is unknown, `probes` is empty, the ball of `unbounded` does not hold
+            every input, the report is on other inputs, or inputs or labels have the wrong shape or
+            range.
         TypeError: an argument has the wrong type, or no probe can attack the model.
 
     References:
@@ -92,6 +95,8 @@ def diagnose(
         ['probabilities']
     """
     _check(x, probes)
+    if UNBOUNDED in probes:
+        _check_unbounded(probes[UNBOUNDED], x, as_classifier(model).bounds)
     options = {"batch_size": batch_size, "device": device, "progress": progress}
     reports, left_out = _evaluate_each(model, x, y, probes, options)
     first = next(iter(reports.values()))
@@ -130,6 +135,18 @@ def _check(x: object, probes: object) -> None:
     for role, attack in probes.items():
         checks.one_of("a role of probes", role, ROLES)
         checks.attack(f"probes[{role!r}]", attack)
+
+
+def _check_unbounded(attack: Any, x: Data, bounds: tuple[float, float]) -> None:
+    """Raise unless the ball of `attack` holds every input, as far as the features are known."""
+    features = x[0].numel() if isinstance(x, Tensor) and len(x) else 1
+    limit = diameter(attack.norm, features, bounds)
+    if bool((radius_of(attack) < limit).any()):
+        raise ValueError(
+            f"`probes[{UNBOUNDED!r}]` must have an eps of at least {limit:g}, so that its ball "
+            f"holds every input within the bounds [{bounds[0]:g}, {bounds[1]:g}], got {attack!r}. "
+            "Pass the bounds to attacks.probes."
+        )
 
 
 def _evaluate_each(

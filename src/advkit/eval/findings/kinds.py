@@ -15,7 +15,8 @@ class Kind(NamedTuple):
 
     Attributes:
         remedy: sentence that says what to do.
-        code: code to type, with `{budget}` for the arguments `eps` and `norm`.
+        code: code to type, with `{budget}` for the arguments `eps` and `norm`, and `{norm}` for the
+            latter alone.
     """
 
     remedy: str
@@ -24,8 +25,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "random_model": Kind(
-        "Attack the expectation of the model over its random draws.",
-        "model = advkit.Expectation(model, draws=32)",
+        "Attack the expectation of the model over its random draws, with all steps of the attack.",
+        "model = advkit.Expectation(model, draws=32)\nattacks.PGD({budget}, stop='never')",
     ),
     "training_mode": Kind(
         "Evaluate the net in the mode in which it is deployed. If it draws random numbers there, "
@@ -33,66 +34,67 @@ KINDS = {
         "model = advkit.TorchClassifier(net, mode='eval')",
     ),
     "probabilities": Kind(
-        "Say that the model returns probabilities, whose logarithms are then the logits.",
+        "Declare that the model returns probabilities. Their logarithms are then the logits.",
         "model = advkit.TorchClassifier(net, output='probabilities')",
     ),
     "saturated_outputs": Kind(
-        "Use a loss of this package: their gradients do not vanish. Read a figure that was "
-        "measured with torch's cross-entropy or by another library with care.",
+        "Use a built-in loss, whose gradient does not vanish. Do not trust a figure that was "
+        "measured with the cross-entropy of torch or with another library.",
         "attacks.PGD({budget}, loss='margin')",
     ),
     "scores_are_labels": Kind(
-        "Attack the labels, or the net before the step that hides its scores.",
-        "attacks.HopSkipJump(max_queries=5000)",
+        "Attack the labels, or the net in front of the step that hides its scores.",
+        "attacks.HopSkipJump({norm}, max_queries=5000)",
     ),
     "no_gradient": Kind(
-        "Let gradients pass the step that blocks them. If the step is unknown, attack without "
-        "gradients.",
+        "Give the step that blocks the gradients a substitute gradient. If you do not know the "
+        "step, attack without gradients.",
         "model = advkit.StraightThrough(net, step)\nattacks.Square({budget}, max_queries=5000)",
     ),
     "not_finite_logits": Kind(
         "Evaluate the model in a dtype in which its logits are finite.",
-        "model = advkit.TorchClassifier(net.double())",
+        "model = advkit.TorchClassifier(net.double())\nx = x.double()",
     ),
     "no_start": Kind(
-        "Give the search more queries, or inputs of other classes to begin at.",
-        "attacks.HopSkipJump(max_queries=5000, init_points=x_of_other_classes)",
+        "Give the search inputs of other classes to begin at, or more queries.",
+        "attacks.HopSkipJump({norm}, max_queries=5000, init_points=x_of_other_classes)",
     ),
     "steps_run_out": Kind(
-        "Give the attack more steps, until more of them find nothing.",
+        "Increase the number of steps until the robust accuracy no longer falls.",
         "attacks.PGD({budget}, steps=100)",
     ),
     "more_steps_help": Kind(
-        "Give the attack more steps, until more of them find nothing. Suite does so by itself.",
-        _SUITE,
+        "Increase the number of steps until the robust accuracy no longer falls.",
+        "attacks.PGD({budget}, steps=400)\n" + _THOROUGH,
     ),
     "restarts_help": Kind(
-        "Give the attack restarts, until more of them find nothing. Suite does so by itself.",
+        "Increase the number of restarts until the robust accuracy no longer falls, or run Suite.",
         _SUITE,
     ),
     "one_step_beats_many": Kind(
-        "The gradients mislead the search. Run attacks that do not follow them, too.", _THOROUGH
+        "The gradients mislead the search. Also run attacks that do not follow them.", _THOROUGH
     ),
     "noise_beats_gradients": Kind(
         "The attacks are too weak, or the gradients mislead them. Run Suite.", _SUITE
     ),
     "transfer_beats_gradients": Kind(
-        "The gradients of the model mislead the search. Attack the surrogate, and Suite on the "
-        "model.",
+        "The gradients of the model mislead the search. Attack the surrogate as well, and run "
+        "Suite on the model.",
         "attacks.Transfer(attack=attacks.PGD({budget}), surrogate=surrogate)\n" + _THOROUGH,
     ),
     "scores_beat_gradients": Kind(
-        "The gradients mislead the search. Run attacks that do not follow them, too, or let "
-        "gradients pass the step that spoils them.",
+        "The gradients mislead the search. Also run attacks that do not follow them, or give the "
+        "step that spoils them a substitute gradient.",
         _THOROUGH + "\nmodel = advkit.StraightThrough(net, step, backward=smooth_step)",
     ),
     "labels_beat_gradients": Kind(
-        "The gradients mislead the search. Run attacks that do not follow them, too.",
-        "attacks.HopSkipJump(max_queries=5000)\n" + _THOROUGH,
+        "The gradients mislead the search. Also run attacks that do not follow them.",
+        "attacks.HopSkipJump({norm}, max_queries=5000)\n" + _THOROUGH,
     ),
     "unbounded_attack_fails": Kind(
-        "An attack without a budget reaches every class, so the search is broken. Look for a step "
-        "without gradients in the model, and for bounds that are not those of its inputs.",
+        "An attack without a budget should fool the model on every input, so the search is broken. "
+        "Look for a step that blocks or reverses gradients, and for bounds that are not those of "
+        "the inputs.",
         "model = advkit.TorchClassifier(net, bounds=(lower, upper))",
     ),
     "too_few_classes": Kind(
@@ -105,24 +107,26 @@ KINDS = {
         "step = lambda x: (255 * x).round() / 255\nmodel = advkit.StraightThrough(model, step)",
     ),
     "accuracy_at_chance": Kind(
-        "Check the weights, the normalization and the order of the labels, or evaluate more "
-        "inputs.",
+        "Measure the clean accuracy first. The robust accuracy of a model that does not work means "
+        "nothing.",
         "eval.accuracy(model, x, y)",
     ),
     "rejection_counts_as_robust": Kind(
         "Attack the model and its detector together, and report the share of clean inputs that it "
         "rejects.",
-        "attacks.Adaptive(attack=attacks.PGD({budget}), losses=['ce', attacks.Mimicry(...)])",
+        "mimicry = attacks.Mimicry(logits=clean_logits)\n"
+        "attacks.Adaptive(attack=attacks.PGD({budget}), losses=['ce', mimicry])",
     ),
     "last_iterate_returned": Kind(
-        "End the attack at its first success, or keep the strongest iterate.",
+        "Stop the attack at its first success, or use one that returns its strongest iterate.",
         "attacks.PGD({budget}, stop='first')",
     ),
     "budget_holds_every_input": Kind(
-        "Give eps in the units of the inputs.", "attacks.Suite(eps=8 / 255, norm='linf')"
+        "Choose a budget within which the true label does not change.",
+        "attacks.Suite(eps=8 / 255, norm='linf')",
     ),
     "stronger_attack_found": Kind(
-        "The report is an upper bound that the probes undercut. Evaluate with a stronger attack.",
+        "The robust accuracy of the report is too high. Evaluate with a stronger attack.",
         _THOROUGH,
     ),
 }
@@ -147,5 +151,16 @@ def make_finding(
         message=message,
         evidence=evidence,
         remedy=kind.remedy,
-        code=kind.code.replace("{budget}", budget or "eps=eps, norm=norm"),
+        code=_with_budget(kind.code, budget or "eps=eps, norm=norm"),
     )
+
+
+def _with_budget(code: str, budget: str) -> str:
+    """Return `code` with the arguments `budget`, in l0 of the attacks that have this norm."""
+    in_l0 = ", norm='l0'"
+    if in_l0 in budget:
+        for dense, sparse in (("PGD", "SparsePGD"), ("Square", "SparseRS")):
+            fixed = budget.replace(in_l0, "")
+            code = code.replace(f"attacks.{dense}({{budget}}", f"attacks.{sparse}({fixed}")
+    norm = next(argument for argument in budget.split(", ") if argument.startswith("norm="))
+    return code.replace("{budget}", budget).replace("{norm}", norm)

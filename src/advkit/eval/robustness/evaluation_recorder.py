@@ -68,6 +68,7 @@ class EvaluationRecorder:
             about=self._description.about,
             total=self._description.total,
             features=self._facts["features"],
+            positions=self._facts.get("positions"),  # unknown to a store of an earlier version
             num_classes=self._facts["num_classes"],
             checks=ModelChecks(
                 **{name: columns[name] for name in COLUMNS},

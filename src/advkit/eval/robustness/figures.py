@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from advkit.core.norms import lp_norm
+from advkit.core.norms import COUNTS, lp_norm
 from advkit.eval.accuracy import Rate
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.plotting import new_figure, new_panels
@@ -158,9 +158,9 @@ def _draw_noise(axes: Axes, noise: list[NoiseOutcome]) -> None:
 
 
 def _label(axes: Axes, norm: str, limit: float) -> None:
-    units = "features changed" if norm == "l0" else "input units"
-    axes.set(xlabel=f"eps ({norm}, {units})", ylabel="accuracy in %")
-    axes.locator_params(axis="x", integer=norm == "l0")
+    units = {"l0": "l0, features changed", "l0_pixel": "l0, pixels changed"}
+    axes.set(xlabel=f"eps ({units.get(norm, f'{norm}, input units')})", ylabel="accuracy in %")
+    axes.locator_params(axis="x", integer=norm in COUNTS)
     axes.set(xlim=(-0.03 * limit, 1.03 * limit), ylim=(-3, 103))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
+from advkit.core.boxes import format_norm
 from advkit.core.extras import require
 from advkit.eval.accuracy import Rate
 from advkit.eval.findings.finding import Finding
@@ -90,7 +91,7 @@ def headlines(
         rate = examples.success_rate
         distance = format_distance(examples.median_distance)
         basis = f"success on {rate.count:,} of {rate.total:,}"
-        figures.append(Headline(f"median distance, {norm}", distance, basis))
+        figures.append(Headline(f"median distance, {format_norm(norm)}", distance, basis))
     return figures
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -34,11 +34,14 @@ MOST_UNDONE, _FEWEST_UNDONE = 0.5, 5
 # Inputs that an attack fools and a stronger one does not, from which on it is one: share, number.
 MANY_BEATEN, _FEWEST_BEATEN = 0.03, 3
 LONG = 10  # backward passes of a failure from which on an attack has many steps
-# Findings of attacks without gradients that need no scores either, by their name.
-_WITHOUT_GRADIENTS = {
+MANY_QUERIES = 100  # forward passes from which on one without gradients has
+# Findings of attacks without gradients other than those that use scores, by their name.
+_RIVALS_WITHOUT_GRADIENTS = {
     "Transfer": "transfer_beats_gradients",
     "HopSkipJump": "labels_beat_gradients",
 }
+# Attacks that take the detector into account. Rejections are what they try to avoid.
+_AWARE_OF_DETECTOR = ("Adaptive", "FeatureMatching", "JointCarliniWagner", "SelectivePGD")
 DLR_CLASSES = 4  # that targeted DLR needs; the untargeted loss is constant on a part of three
 
 
@@ -76,6 +79,11 @@ class Evaluated(Protocol):
         ...
 
     @property
+    def positions(self) -> int | None:
+        """Number of positions across channels of an input, `None` if unknown."""
+        ...
+
+    @property
     def num_classes(self) -> int | None:
         """Number of classes of the model, `None` if unknown."""
         ...
@@ -101,7 +109,10 @@ def findings_without_comparison(results: Evaluated) -> list[Finding]:
 
 def budget_arguments(norm: str, eps: float | None) -> str:
     """Return the arguments `eps` and `norm` of an attack as code; empty for no single budget."""
-    return "" if eps is None else f"eps={eps:.6g}, norm={norm!r}"
+    if eps is None:
+        return ""
+    named = "'l0', unit='pixel'" if norm == "l0_pixel" else repr(norm)
+    return f"eps={eps:.6g}, norm={named}"
 
 
 def _on_figures(results: Evaluated) -> Iterator[Finding]:
@@ -123,9 +134,10 @@ def _on_figures(results: Evaluated) -> Iterator[Finding]:
             inputs=count,
         )
     for text, budget in budgets_of(results.outcomes).items():
-        if results.features is None:
+        size = results.positions if budget.norm == "l0_pixel" else results.features
+        if size is None:
             continue
-        limit = diameter(budget.norm, results.features, results.bounds)
+        limit = diameter(budget.norm, size, results.bounds)
         if budget.radius.amax() >= limit:
             sentence = whole_box_sentence(budget.norm, text, results.bounds)
             radius = float(budget.radius.amax())
@@ -176,8 +188,7 @@ def _on_noise(results: Evaluated) -> Iterator[Finding]:
                 "noise_beats_gradients",
                 severity_of(missed, len(robust)),
                 f"Random noise of {noise.budget} fooled the model on "
-                f"{format_count(missed, 'input')} that withstood every attack within that budget: "
-                "the attacks are too weak, or the gradients are misleading.",
+                f"{format_count(missed, 'input')} that withstood every attack within that budget.",
                 budget=budget_arguments(noise.norm, noise.eps),
                 inputs=missed,
                 total=len(robust),
@@ -187,7 +198,7 @@ def _on_noise(results: Evaluated) -> Iterator[Finding]:
 def findings_by_comparison(results: Evaluated) -> Iterator[Finding]:
     """Yield findings about attacks that fooled the model where stronger ones failed.
 
-    An attack of one step, one without gradients and one on a surrogate are compared with all
+    An attack of one step, one on scores, one on labels and one on a surrogate are compared with all
     attacks of many steps. Of these, at least one must have the same budget: another one would not
     search for examples within it.
     """
@@ -243,7 +254,7 @@ def _kind_of_rival(outcome: AttackOutcome) -> str | None:
         return "one_step_beats_many"
     if most:
         return None
-    return _WITHOUT_GRADIENTS.get(outcome.name, "scores_beat_gradients")
+    return _RIVALS_WITHOUT_GRADIENTS.get(outcome.name, "scores_beat_gradients")
 
 
 def _on_attack(outcome: AttackOutcome, results: Evaluated) -> Iterator[Finding]:
@@ -251,15 +262,17 @@ def _on_attack(outcome: AttackOutcome, results: Evaluated) -> Iterator[Finding]:
     robust = robust_within(Budget(outcome.norm, outcome.radius), results.clean, results.outcomes)
     for name, (mask, sentence) in _obstacles(outcome).items():
         if (count := int(mask.sum())) and _is_enough(name, count, outcome):
-            affected = int((mask & robust).sum())
+            settled = _settled(outcome, results.outcomes, differentiated=name == "no_gradient")
+            affected = int((mask & robust & ~settled).sum())
             inputs = numbered(mask) if name == "not_finite_logits" else _count(mask)
+            aware = name == "rejection_counts_as_robust" and outcome.name in _AWARE_OF_DETECTOR
             yield make_finding(
                 name,
-                severity_of(affected, len(robust)),
-                f"{outcome.label} {sentence.format(inputs)}.{_fooled_by_another(affected)}",
+                "low" if aware else severity_of(affected, len(robust)),
+                f"{outcome.label} {sentence.format(inputs)}.{_not_in_doubt(affected)}",
                 budget=budget_arguments(outcome.norm, outcome.eps),
                 inputs=count,
-                counted_as_robust=affected,
+                in_doubt=affected,
                 total=len(robust),
             )
     yield from _on_rounding(outcome)
@@ -286,8 +299,8 @@ def _obstacles(outcome: AttackOutcome) -> Mapping[str, tuple[Tensor, str]]:
         ),
         "rejection_counts_as_robust": (
             outcome.rejected,
-            "failed on {}, of which the model rejected an iterate. A rejection counts as robust, "
-            "also where a clean input of the same kind would be rejected",
+            "failed on {} after the model rejected an iterate. A rejection counts as robust, even "
+            "if the model rejects clean inputs of the same kind",
         ),
         "steps_run_out": (
             outcome.improving,
@@ -336,16 +349,40 @@ def few_classes(label: str, classes: int, budget: str) -> Finding:
     return make_finding(
         "too_few_classes",
         "medium",
-        f"{label} uses the DLR loss, whose targeted form needs {DLR_CLASSES} classes, on a model "
-        f"of {classes}. AutoAttack takes the margin in its place, and is not the published attack.",
+        f"{label} uses the DLR loss on a model of {classes} classes. The loss needs 3 classes, and "
+        f"{DLR_CLASSES} to aim at one of them. AutoAttack maximizes the margin where it is not "
+        "defined, so it is not the published attack.",
         budget=budget,
         classes=classes,
         needed=DLR_CLASSES,
     )
 
 
-def _fooled_by_another(affected: int) -> str:
-    return "" if affected else " Another attack fooled the model on all of them."
+def _settled(
+    outcome: AttackOutcome, outcomes: Sequence[AttackOutcome], *, differentiated: bool
+) -> Tensor:
+    """Return a mask `(n,)` of the inputs that another attack withstood at least as well.
+
+    It failed there with many passes, in a ball at least as large, and without an obstacle. If
+    `differentiated`, only attacks with gradients count.
+    """
+    settled = torch.zeros_like(outcome.robust)
+    for other in outcomes:
+        if other is not outcome and other.norm == outcome.norm:
+            many = other.backward >= LONG
+            if not differentiated:
+                many = many | (other.forward >= MANY_QUERIES)
+            found = other.robust & many & (other.radius >= outcome.radius)
+            for mask, _ in _obstacles(other).values():
+                found = found & ~mask
+            settled |= found
+    return settled
+
+
+def _not_in_doubt(affected: int) -> str:
+    if affected:
+        return ""
+    return " The figures do not rest on these failures: other attacks decide about these inputs."
 
 
 def _count(mask: Tensor) -> str:

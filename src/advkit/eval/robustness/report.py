@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from advkit.core.boxes import count_sentences
 from advkit.core.files import save_json, save_text
 from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate
@@ -44,6 +45,7 @@ class Report:
             inputs. It is a baseline and does not count in the worst cases.
         about: further facts for the reader, such as data and seed, by name.
         features: number of features of an input, `None` if unknown.
+        positions: number of positions across channels of an input, `None` if unknown.
         num_classes: number of classes of the model, `None` if unknown.
         checks: outcome of the checks of the model on a few inputs; `None` without them.
     """
@@ -57,6 +59,7 @@ class Report:
     noise: tuple[NoiseOutcome, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
     features: int | None = None
+    positions: int | None = None
     num_classes: int | None = None
     checks: ModelChecks | None = None
 
@@ -190,9 +193,7 @@ class Report:
             "of these inputs and counts a failure as infinity (inf). Forward and backward are "
             "passes through the model for each of them."
         )
-        if any(outcome.norm == "l0" for outcome in self.outcomes):
-            notes.append("A distance in l0 is the number of changed features.")
-        return notes
+        return [*notes, *count_sentences({outcome.norm for outcome in self.outcomes})]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; an infinite or missing distance is `None`."""

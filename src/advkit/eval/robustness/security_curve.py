@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advkit.core.boxes import count_sentences, format_norm
 from advkit.core.files import save_json
+from advkit.core.norms import COUNTS
 from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate
 from advkit.eval.budgets import no_minimum_norm
@@ -54,13 +56,13 @@ class SecurityCurves:
     def _table(self, norm: str) -> Table:
         inside = [curve for curve in self.curves if curve.norm == norm]
         limit = shown_limit([curve.distances for curve in inside], figures.SHOWN_QUANTILE) or 1.0
-        columns = round_eps(limit, whole=norm == "l0")
+        columns = round_eps(limit, whole=norm in COUNTS)
 
         def line(curve: AccuracyCurve) -> tuple[str, ...]:
             return (curve.attack, *(format_percent(curve.at(eps)) for eps in columns))
 
         return Table(
-            f"Robust accuracy in % within eps, {norm}",
+            f"Robust accuracy in % within eps, {format_norm(norm)}",
             ("attack", *(f"{eps:g}" for eps in columns)),
             [line(curve) for curve in inside],
             [line(self.worst_cases[norm])],
@@ -75,9 +77,7 @@ class SecurityCurves:
             "The worst case is that of all attacks in the norm, budget attacks included. An attack "
             "that misses the nearest examples leaves its curve too high.",
         ]
-        if "l0" in self.worst_cases:
-            notes.append("A distance in l0 is the number of changed features.")
-        return notes
+        return [*notes, *count_sentences(self.worst_cases)]
 
     def plot(self) -> Figure:
         """Plot robust accuracy against eps: a panel for each norm, a curve for each attack.

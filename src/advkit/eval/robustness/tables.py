@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from advkit.core.boxes import format_norm
 from advkit.eval.accuracy import Rate
 from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
 from advkit.eval.text_tables import Table, format_distance, format_mean, format_rate
@@ -53,8 +54,8 @@ def minimum_table(
         ("attack", "norm", "attack\nsuccess rate", *_COSTS),
         [_row(outcome, outcome.success_rate) for outcome in outcomes],
         [
-            (f"nearest of all attacks, {norm}", norm, format_rate(n.success_rate),
-             format_distance(n.median_distance), "", "", "")
+            (f"nearest of all attacks, {format_norm(norm)}", format_norm(norm),
+             format_rate(n.success_rate), format_distance(n.median_distance), "", "", "")
             for norm, n in nearest.items() if n.attacks > 1
         ],
     )  # fmt: skip
@@ -63,7 +64,7 @@ def minimum_table(
 def _row(outcome: AttackOutcome, rate: Rate) -> tuple[str, ...]:
     return (
         outcome.label,
-        outcome.norm,
+        format_norm(outcome.norm),
         format_rate(rate),
         format_distance(outcome.median_distance),
         format_mean(outcome.mean_of_attacked(outcome.forward)),

@@ -11,7 +11,7 @@ from typing import Any
 from advkit.eval.units.chunks import Inputs
 from advkit.eval.units.descriptions import AttackDescription, EvaluationDescription
 
-FORMAT = "advkit store 1"
+FORMAT = "advkit store 2"
 # Entries of the surroundings that two runs of one evaluation share, with their verbs.
 _SETTINGS = {
     "device": "device is",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from advkit.core.attack_options import for_samples, sending_at_most
+from advkit.core.attack_options import for_samples, measured_norm, sending_at_most
 from advkit.core.batching import offset_sample_numbers
 from advkit.core.protocols import Attack
 from advkit.core.results import AttackResult
@@ -64,7 +64,7 @@ def attack_batches(
     Returns:
         The columns of an `AttackOutcome`, and the facts `norm` and `seconds`.
     """
-    norm, seconds = getattr(attack, "norm", ""), 0.0
+    norm, seconds = measured_norm(attack), 0.0
     columns: list[dict[str, Tensor]] = []
     found: list[Examples] = []
     for part in parts:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
+from advkit.core.attack_options import measured_norm
 from advkit.core.hyperparameters import format_call, from_plain, non_default_fields, to_plain
 from advkit.core.norms import Norm
 
@@ -42,7 +43,7 @@ class AttackDescription:
         return AttackDescription(
             name=type(attack).__name__,
             settings=non_default_fields(attack),
-            norm=getattr(attack, "norm", ""),
+            norm=measured_norm(attack),
             minimum_norm=eps is None,
             eps=float(eps) if isinstance(eps, Real) else None,
         )

@@ -13,9 +13,10 @@ from advkit.core.batching import offset_sample_numbers
 from advkit.core.checks import look_like_probabilities
 from advkit.eval.accuracy import ClassifiedBatch
 from advkit.models import Classifier, DifferentiableClassifier
-from advkit.models.batch_dependence import keeps_batch
+from advkit.models.batch_dependence import keeps_batch, uses_batch_statistics
 from advkit.models.convert import has_gradients
 from advkit.models.protocols import evaluating, may_interrupt
+from advkit.models.wrappers import averages_draws
 
 CHECKED_EVERY = 64  # inputs, so that the checks cost next to nothing
 # Relative change of a logit that is more than rounding.
@@ -29,7 +30,8 @@ class ModelChecks:
 
     Attributes:
         checked: bool `(n,)`; the inputs that were checked. The other masks are false elsewhere.
-        random: bool `(n,)`; other logits when the model was evaluated again.
+        random: bool `(n,)`; other logits when the model was evaluated again. For an `Expectation`,
+            whose means always differ a little, another label.
         probabilities: bool `(n,)`; logits in [0, 1] with a sum of one, as all others of the batch.
         labels: bool `(n,)`; logits of one value at the label, and another one elsewhere.
         saturated: bool `(n,)`; logits so far apart that the softmax of the others is zero.
@@ -57,11 +59,13 @@ def check_batch(model: Classifier, batch: ClassifiedBatch) -> dict[str, Tensor]:
     """
     found = {name: torch.zeros(len(batch.x), dtype=torch.bool) for name in COLUMNS}
     rows = every(CHECKED_EVERY, batch)
-    possible = not keeps_batch(model) and not may_interrupt(model)
+    whole = keeps_batch(model) or uses_batch_statistics(model)
+    possible = not whole and not may_interrupt(model)
     if len(rows) and possible and has_gradients(model):
         first, second = _logits_twice(model, batch, rows)
         found["checked"][rows] = True
-        for name, mask in (("random", _differ(first, second)), *_kinds(first).items()):
+        differ = _labels_differ if averages_draws(model) else _differ
+        for name, mask in (("random", differ(first, second)), *_kinds(first).items()):
             found[name][rows] = mask.cpu()
     return found
 
@@ -94,6 +98,11 @@ def _differ(first: Tensor, second: Tensor) -> Tensor:
     precise = first.dtype in (torch.float32, torch.float64)
     tolerance = _TOLERANCE if precise else _TOLERANCE_OF_16_BITS
     return ((first - second).abs() > tolerance * (1 + first.abs())).any(1)
+
+
+def _labels_differ(first: Tensor, second: Tensor) -> Tensor:
+    """Return a mask `(n,)` of the inputs whose label changed."""
+    return first.argmax(1) != second.argmax(1)
 
 
 def _kinds(logits: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit.core.batching import offset_sample_numbers
+from advkit.core.boxes import positions
 from advkit.core.fingerprints import fingerprint
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
@@ -110,13 +111,14 @@ class Worker:
         for number, budget in enumerate(self._budgets):
             robust = [self._robust_to_noise(part, *budget) for part in parts]
             columns[noise_column(number)] = torch.cat(robust).cpu()
-        features = next((part.x[0].numel() for part in parts if len(part.x)), None)
+        x = next((part.x for part in parts if len(part.x)), None)
         facts = {
             "model": repr(self._classifier),
             "bounds": list(self._classifier.bounds),
-            "features": features,
+            "features": None if x is None else x[0].numel(),
+            "positions": None if x is None else positions(x),
             "training_mode": runs_in_training_mode(self._classifier),
-            "num_classes": None if features is None else int(self._classifier.num_classes),
+            "num_classes": None if x is None else int(self._classifier.num_classes),
         }
         return UnitResult(columns=columns, facts=facts)
 
