@@ -7,16 +7,12 @@ import torch
 
 from advkit import InconclusiveWarning, attacks
 from advkit import eval as rob
+from advkit.eval.budgets import budget_arguments
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.outcome import AttackOutcome
-from advkit.eval.robustness.own_findings import (
-    LONG,
-    budget_arguments,
-    is_long,
-    is_much,
-    own_findings,
-)
+from advkit.eval.robustness.own_findings import own_findings
 from advkit.eval.robustness.report import Report
+from advkit.eval.robustness.rivals import LONG, is_long, is_much
 from advkit.eval.units.model_checks import ModelChecks
 from tests.eval.made_up import Finds, report_on
 from tests.toys import Halfspace
@@ -197,7 +193,7 @@ def test_what_beats_many_steps_is_within_the_same_budget():
     assert only(report(steps, smaller)).evidence == {"inputs": 10, "total": N}
     assert names(report(outcome(20), smaller)) == []  # which did not search within 0.05
     nearest = outcome(20, name="HopSkipJump", steps=0, eps=None)  # of distance 0.1
-    assert names(report(steps, nearest)) == [("scores_beat_gradients", "high")]
+    assert names(report(steps, nearest)) == [("labels_beat_gradients", "high")]
 
 
 def test_all_attacks_of_many_steps_count_together():
@@ -234,7 +230,7 @@ OBSTACLES = {
     "not_finite": (
         "not_finite_logits", "failed on 8 inputs (number 20, 21, 22, 23, 24 and 3 more)",
     ),
-    "rejected": ("rejection_counts_as_robust", "failed on 8 inputs, of which the model rejected"),
+    "rejected": ("rejection_counts_as_robust", "failed on 8 inputs after the model rejected"),
     "improving": ("steps_run_out", "failed on 8 inputs while the margin still shrank"),
     "success_lost": ("last_iterate_returned", "returned its last iterate on 8 inputs"),
 }  # fmt: skip

@@ -20,8 +20,9 @@ from advkit.eval.diagnosis.diagnosis import Diagnosis
 from advkit.eval.findings.finding import Finding, in_order
 from advkit.eval.findings.kinds import make_finding
 from advkit.eval.robustness.evaluate import evaluate
+from advkit.eval.robustness.obstacles import few_classes
 from advkit.eval.robustness.outcome import AttackOutcome
-from advkit.eval.robustness.own_findings import few_classes, own_findings
+from advkit.eval.robustness.own_findings import own_findings
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.worst_case import Budget, robust_within
 from advkit.models import as_classifier
