@@ -25,6 +25,14 @@ def format_budget(norm: str, eps: float | None) -> str:
     return format_radius(norm, eps)
 
 
+def budget_arguments(norm: str, eps: float | None) -> str:
+    """Return the arguments `eps` and `norm` of an attack as code; empty for no single budget."""
+    if eps is None:
+        return ""
+    named = "'l0', unit='pixel'" if norm == "l0_pixel" else repr(norm)
+    return f"eps={eps:.6g}, norm={named}"
+
+
 def distinct_budgets(attacks: Iterable[Any]) -> list[tuple[Norm, float]]:
     """Return norm and `eps` of the `attacks` with one budget for all inputs, each pair once."""
     pairs = ((measured_norm(attack), getattr(attack, "eps", None)) for attack in attacks)

@@ -147,6 +147,11 @@ def test_an_attack_without_a_budget(fooled, fires):
         assert found.findings[0].evidence == {"inputs": N - fooled, "attacked": N}
 
 
+def test_the_ball_of_the_unbounded_attack_holds_every_input():
+    with pytest.raises(ValueError, match=r"`probes\['unbounded'\]` must have an eps of at least 1"):
+        diagnosis(unbounded=Fools(end=N, eps=0.9))
+
+
 def test_the_budget_of_the_unbounded_attack_is_not_a_mistake():
     """It holds every input on purpose, and its successes are not within the other budget."""
     found = diagnosis(many_steps=Fools(end=40), unbounded=Fools(end=N, eps=1.0))
@@ -221,7 +226,10 @@ def test_the_probes_may_undercut_a_report():
 
 def test_findings_of_the_report_are_included():
     report = reported(Fools(end=40, obstacle="success_lost"))
-    assert names(diagnosis(report, many_steps=Fools(end=40))) == [("last_iterate_returned", "high")]
+    weak = Fools(end=40, steps=5)
+    assert names(diagnosis(report, many_steps=weak)) == [("last_iterate_returned", "high")]
+    settled = diagnosis(report, many_steps=Fools(end=40))  # which failed there without an obstacle
+    assert names(settled) == [("last_iterate_returned", "low")]
 
 
 def test_a_report_on_other_inputs():

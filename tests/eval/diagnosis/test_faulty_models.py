@@ -164,9 +164,10 @@ def pgd(**options):
 
 
 def stochastic(net):
-    random = Noisy(net, 0.2)
+    random = Noisy(net, 0.1)
     return Faulty(
-        random, "random_model", "high", advkit.Expectation(random, draws=32), pgd(stop="never", restarts=1)
+        random, "random_model", "high", advkit.Expectation(random, draws=128),
+        pgd(stop="never", restarts=1),
     )  # fmt: skip
 
 

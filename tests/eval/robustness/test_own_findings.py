@@ -7,16 +7,13 @@ import torch
 
 from advkit import InconclusiveWarning, attacks
 from advkit import eval as rob
+from advkit.eval.budgets import budget_arguments
 from advkit.eval.noise import NoiseOutcome
+from advkit.eval.robustness.obstacles import MANY_QUERIES
 from advkit.eval.robustness.outcome import AttackOutcome
-from advkit.eval.robustness.own_findings import (
-    LONG,
-    budget_arguments,
-    is_long,
-    is_much,
-    own_findings,
-)
+from advkit.eval.robustness.own_findings import own_findings
 from advkit.eval.robustness.report import Report
+from advkit.eval.robustness.rivals import LONG, is_long, is_much
 from advkit.eval.units.model_checks import ModelChecks
 from tests.eval.made_up import Finds, report_on
 from tests.toys import Halfspace
@@ -235,7 +232,7 @@ OBSTACLES = {
     "not_finite": (
         "not_finite_logits", "failed on 8 inputs (number 20, 21, 22, 23, 24 and 3 more)",
     ),
-    "rejected": ("rejection_counts_as_robust", "failed on 8 inputs, of which the model rejected"),
+    "rejected": ("rejection_counts_as_robust", "failed on 8 inputs after the model rejected"),
     "improving": ("steps_run_out", "failed on 8 inputs while the margin still shrank"),
     "success_lost": ("last_iterate_returned", "returned its last iterate on 8 inputs"),
 }  # fmt: skip
@@ -288,6 +285,39 @@ def test_queries_settle_what_a_search_without_steps_left_open_but_not_gradients(
     assert only(report(outcome(20, no_gradient=mask), square)).severity == "high"
     short = dataclasses.replace(square, forward=torch.full((N,), 99))
     assert only(report(outcome(20, improving=mask), short)).severity == "high"
+
+
+@pytest.mark.parametrize("column", OBSTACLES)
+@pytest.mark.parametrize(
+    ("changes", "settles"),
+    [
+        ({}, True),  # 20 steps without an obstacle
+        ({"steps": LONG - 1}, False),
+        ({"eps": 0.2}, True),
+        ({"eps": 0.05}, False),
+        ({"norm": "l2"}, False),
+        ({"eps": None}, True),  # which searched at any distance
+    ],
+)
+def test_an_attack_without_the_obstacle_decides(column, changes, settles):
+    """Inputs 20 to 27 met the obstacle; another attack withstood them with many passes."""
+    mask = first(28) & ~first(20)
+    met = outcome(20, **{column: mask})
+    other = outcome(20, name="APGD", **changes)
+    severities = dict(names(report(met, other)))
+    assert severities[OBSTACLES[column][0]] == ("low" if settles else "high")
+    both = dataclasses.replace(other, **{column: mask})
+    assert dict(names(report(met, both)))[OBSTACLES[column][0]] == "high"
+
+
+def test_queries_decide_except_about_gradients():
+    mask = first(28) & ~first(20)
+    for column, (name, _) in OBSTACLES.items():
+        for queries, severity in ((MANY_QUERIES - 1, "high"), (MANY_QUERIES, "low")):
+            square = outcome(20, name="Square", steps=0)
+            square = dataclasses.replace(square, forward=torch.full((N,), queries))
+            found = dict(names(report(outcome(20, **{column: mask}), square)))
+            assert found[name] == ("high" if column == "no_gradient" else severity)
 
 
 @pytest.mark.parametrize(

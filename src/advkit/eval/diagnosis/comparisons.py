@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from advkit.eval.budgets import budget_arguments
 from advkit.eval.findings.finding import Finding, severity_of
 from advkit.eval.findings.kinds import make_finding
 from advkit.eval.robustness.outcome import AttackOutcome
-from advkit.eval.robustness.own_findings import budget_arguments, is_much
+from advkit.eval.robustness.rivals import is_much
 from advkit.eval.text_tables import format_count
 
 REFERENCE = "many_steps"

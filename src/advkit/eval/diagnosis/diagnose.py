@@ -20,13 +20,11 @@ from advkit.eval.diagnosis.diagnosis import Diagnosis
 from advkit.eval.findings.finding import Finding, in_order
 from advkit.eval.findings.kinds import make_finding
 from advkit.eval.robustness.evaluate import evaluate
+from advkit.eval.robustness.obstacles import few_classes
 from advkit.eval.robustness.outcome import AttackOutcome
-from advkit.eval.robustness.own_findings import (
-    few_classes,
-    findings_by_comparison,
-    findings_without_comparison,
-)
+from advkit.eval.robustness.own_findings import findings_without_rivals
 from advkit.eval.robustness.report import Report
+from advkit.eval.robustness.rivals import on_rivals
 from advkit.eval.robustness.worst_case import Budget, robust_within
 from advkit.models import as_classifier
 from advkit.models.convert import has_gradients
@@ -104,8 +102,8 @@ def diagnose(
     figure = _figure(report, outcomes, first)
     findings = [
         *compare(outcomes, figure),
-        *findings_without_comparison(_joined(reports, report)),
-        *(findings_by_comparison(report) if report is not None else ()),
+        *findings_without_rivals(_joined(reports, report)),
+        *(on_rivals(report.clean, report.outcomes) if report is not None else ()),
         *_on_left_out(model, probes, left_out, first.num_classes),
     ]
     return Diagnosis(
