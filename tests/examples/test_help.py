@@ -34,12 +34,13 @@ def run(monkeypatch, capsys):
 
 
 def test_all_scripts_are_found():
-    assert len(RUN) == 36
+    assert len(RUN) == 38
     assert {path.stem for path in MODULES} == {
         "auto_attack_figures",
         "black_boxes",
         "defended_attacks",
         "defended_nets",
+        "faulty_nets",
         "mrr_victims",
         "nets",
         "study",

@@ -172,6 +172,7 @@ def test_noise_is_compared_with_attacks_in_its_budget():
         ("FGSM", 1, "one_step_beats_many"),
         ("Square", 0, "scores_beat_gradients"),
         ("Transfer", 0, "transfer_beats_gradients"),
+        ("HopSkipJump", 0, "labels_beat_gradients"),
         ("PGD", 2, None),
         ("RandomNoise", 0, None),
     ],

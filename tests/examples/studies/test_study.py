@@ -30,7 +30,7 @@ def imported(path):
 
 
 def test_there_are_studies():
-    assert len(SCRIPTS) == 19
+    assert len(SCRIPTS) == 20
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.py")), ids=lambda path: path.stem)

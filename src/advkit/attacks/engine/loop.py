@@ -108,7 +108,7 @@ class _Trend:
 
     def __init__(self, steps: int) -> None:
         late = max(1, round(LATE_SHARE * steps))
-        self._share, self._begin = late / max(steps, 1), steps - 1 - late
+        self._share, self._begin = late / max(steps, 1), steps - late
         self._measured = steps >= FEWEST_STEPS
         self._first = self._before = torch.empty(0)
 
