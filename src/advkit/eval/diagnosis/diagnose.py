@@ -212,7 +212,11 @@ def _joined(reports: Mapping[str, Report], report: Report | None) -> Report:
     outcomes = list(report.outcomes if report is not None else ())
     for role, found in within.items():
         (outcome,) = found.outcomes
-        outcomes.append(outcome if role == REFERENCE else replace(outcome, no_start=torch.zeros_like(outcome.no_start)))
+        outcomes.append(
+            outcome
+            if role == REFERENCE
+            else replace(outcome, no_start=torch.zeros_like(outcome.no_start))
+        )
     noise = {n.budget: n for found in within.values() for n in found.noise}
     return replace(first, outcomes=tuple(outcomes), noise=tuple(noise.values()))
 

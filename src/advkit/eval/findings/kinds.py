@@ -25,14 +25,14 @@ class Kind(NamedTuple):
 
 
 KINDS = {  # a cause before its consequences
-    "random_model": Kind(
-        "Attack the expectation of the model over its random draws, with all steps of the attack.",
-        "model = advkit.Expectation(model, draws=32)\nattacks.PGD({budget}, stop='never')",
-    ),
     "training_mode": Kind(
         "Evaluate the net in the mode in which it is deployed. If it draws random numbers there, "
         "attack its expectation.",
         "model = advkit.TorchClassifier(net, mode='eval')",
+    ),
+    "random_model": Kind(
+        "Attack the expectation of the model over its random draws, with all steps of the attack.",
+        "model = advkit.Expectation(model, draws=32)\nattacks.PGD({budget}, stop='never')",
     ),
     "probabilities": Kind(
         "Declare that the model returns probabilities. Their logarithms are then the logits.",
