@@ -44,6 +44,7 @@ ATTACKS: dict[str, Callable[[nn.Module], Any]] = {
     "APGD linf": lambda net: attacks.APGD(eps=EPS, steps=4, stop="never"),
     "APGD l2": lambda net: attacks.APGD(eps=0.3, norm="l2", steps=4, stop="never"),
     "APGD l1": lambda net: attacks.APGD(eps=4, norm="l1", steps=4, stop="never"),
+    "SparsePGD": lambda net: attacks.SparsePGD(eps=24, unit="pixel", steps=8, stop="never"),
     "SelectivePGD": lambda net: attacks.SelectivePGD(eps=EPS, steps=2, stop="never"),
     "Adaptive": lambda net: attacks.Adaptive(attack=attacks.PGD(eps=EPS, steps=1), losses=["ce"]),
     "Suite": lambda net: attacks.Suite(eps=EPS / 8),

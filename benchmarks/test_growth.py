@@ -119,6 +119,8 @@ ATTACKS = [
     attacks.Cascade(attacks=[attacks.FGSM(eps=0.1), PGD]),
     attacks.AutoAttack(eps=0.6),
     attacks.Suite(eps=0.1),
+    attacks.Suite(eps=2, norm="l0"),
+    attacks.SparsePGD(eps=3, unit="pixel", steps=8, restarts=2),
     attacks.DeepFool(steps=4),
     attacks.CarliniWagnerL2(search_steps=2, steps=3, candidates=1),
     attacks.JSMA(gamma=0.1, candidates=2),
@@ -165,8 +167,8 @@ def job(attack: Any) -> Callable[[], object]:
 
 
 def test_every_attack_is_listed():
-    losses = {"Evasion", "Mimicry"}
-    assert {type(attack).__name__ for attack in ATTACKS} == set(attacks.__all__) - losses
+    others = {"Evasion", "Mimicry", "probes"}  # losses and a function
+    assert {type(attack).__name__ for attack in ATTACKS} == set(attacks.__all__) - others
 
 
 @pytest.mark.filterwarnings("ignore::advkit.InconclusiveWarning")

@@ -29,7 +29,6 @@ GRADIENT_BUDGET = [
     attacks.Suite(eps=0.1),
     attacks.Suite(eps=0.6, norm="l2"),
     attacks.Suite(eps=1.5, norm="l1"),
-    attacks.Suite(eps=8, norm="l0", unit="pixel"),
     attacks.SparsePGD(eps=8, steps=20),
     attacks.SparsePGD(eps=8, unit="pixel", gradient="projected", steps=5, restarts=2, stop="never"),
     attacks.DeepFool(eps=0.6),

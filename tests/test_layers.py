@@ -182,7 +182,13 @@ def test_no_package_imports_what_stands_above_or_beside_it():
 
 
 def test_the_packages_of_evaluations_import_those_below_them_alone():
-    below = {"units": {"units"}, "store": {"units", "store"}}
+    below = {
+        "findings": {"findings"},
+        "units": {"units"},
+        "store": {"units", "store"},
+        "robustness": {"findings", "units", "store", "robustness"},
+        "diagnosis": {"findings", "robustness", "diagnosis"},
+    }
     for package, allowed in below.items():
         prefix = f"advkit.eval.{package}"
         for name, module in MODULES.items():

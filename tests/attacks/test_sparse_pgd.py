@@ -266,7 +266,6 @@ def test_restarts_differ_and_only_help():
         SparsePGD(eps=2, unit="pixel", steps=4, restarts=n, stop="never").run(net, x, y)
         for n in (1, 8)
     )
-    other = SparsePGD(eps=2, unit="pixel", steps=4, restarts=8, seed=1, stop="never").run(net, x, y)
 
     def lead(result):
         z = net(result.x_adv).detach()
@@ -274,7 +273,10 @@ def test_restarts_differ_and_only_help():
 
     assert (lead(two) <= lead(one)).all()
     assert (lead(two) < lead(one)).any()
-    assert not torch.equal(two.x_adv, other.x_adv)
+    seeds = (
+        SparsePGD(eps=9, steps=3, restarts=2, seed=seed, stop="never")(net, x, y) for seed in (0, 1)
+    )
+    assert not torch.equal(*seeds)
 
 
 def test_sixteen_bits_hold_large_budgets():
@@ -302,3 +304,36 @@ def test_sixteen_bits_hold_large_budgets():
 def test_errors_name_the_argument(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         SparsePGD(**options)
+
+
+def test_a_flat_input_is_left_for_a_random_point():
+    """A gradient that is zero at the clean input alone does not end the search."""
+
+    class Valley(nn.Module):
+        def forward(self, x):
+            moved = (x - 0.5).square().flatten(1).sum(1)
+            return torch.stack([0 * moved + 0.6, moved], 1)
+
+    x = torch.full((2, 3, 2, 2), 0.5)
+    result = SparsePGD(eps=1, unit="pixel", steps=30).run(Valley(), x)
+    assert result.success.all()
+    assert (result.distance == 1).all()
+
+
+def test_swaps_go_on_where_every_step_is_worse_than_the_clean_input():
+    """A gradient of the wrong sign; the clean input has no positions to swap."""
+
+    class Reversed(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.seen = net, []
+
+        def forward(self, x):
+            self.seen.append(x.detach())
+            return self.net(2 * x.detach() - x)
+
+    plane, x = plane_and_inputs((12,), (0.0, 1.0), n=1)
+    x = 0.25 + x / 2
+    net = Reversed(plane)
+    SparsePGD(eps=2, steps=12).run(net, x, torch.ones(1).long())
+    assert [int((v != x).sum()) for v in net.seen[:13]] == [0] + [2] * 12

@@ -324,7 +324,7 @@ def test_labels_alone_are_not_enough():
     ("options", "message"),
     [
         ({"effort": "slow"}, "`effort` must be .*'fast'.*'thorough', got 'slow'"),
-        ({"norm": "l0"}, "`norm` must be one of 'linf', 'l2', 'l1', got 'l0'"),
+        ({"norm": "lp"}, "`norm` must be one of 'linf', 'l2', 'l1', 'l0', got 'lp'"),
         ({"eps": -0.1}, "`eps` must be at least 0 and finite, got -0.1"),
         ({"stop": "last"}, "`stop` must be"),
         ({"seed": 0.5}, "`seed` must be an int"),

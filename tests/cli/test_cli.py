@@ -506,7 +506,7 @@ def more_attacks(monkeypatch):
 def test_attacks_that_need_models_are_from_python_only(more_attacks, capsys):
     assert "Made" in known_attacks()
     assert "Borrows" not in known_attacks()
-    assert known_attacks().keys() | set(unwritable_attacks()) == set(attacks.__all__)
+    assert known_attacks().keys() | set(unwritable_attacks()) == set(attacks.__all__) - {"probes"}
     assert main(["attacks"]) == 0
     shown = capsys.readouterr().out
     assert "\nMade: Has a budget" in shown
@@ -554,7 +554,7 @@ def test_an_attack_without_a_budget_runs_once():
 def test_all_names_every_attack(word):
     made = attacks_from([word, "FGSM:eps=0.5"], [0.1, 0.2], seed=0)
     counts = Counter(type(a).__name__ for a in made)
-    in_features = {"SparseRS"}
+    in_features = {"SparsePGD", "SparseRS"}
     assert counts.keys() == known_attacks().keys() - in_features
     needs = {"APGD", "AutoAttack", "BIM", "FGM", "FGSM", "PGD", "RandomNoise", "Square", "Suite"}
     assert {name for name, count in counts.items() if count > 1} == needs
@@ -608,7 +608,17 @@ def test_the_default_job(tmp_path, monkeypatch, capsys):
     first = json.loads((tmp_path / "advkit-report" / "report.json").read_text())
     ran = {a["name"] for a in first["attacks"]}
     # the baseline of every report, an attack of several minutes, and second opinions
-    others = {"RandomNoise", "AutoAttack", "DDN", "FMN", "JSMA", "LBFGS", "SigmaZero", "SparseRS"}
+    others = {
+        "RandomNoise",
+        "AutoAttack",
+        "DDN",
+        "FMN",
+        "JSMA",
+        "LBFGS",
+        "SigmaZero",
+        "SparsePGD",
+        "SparseRS",
+    }
     assert known_attacks().keys() - ran == others
     budgets = {name: [a["eps"] for a in first["attacks"] if a["name"] == name and a["eps"]]
                for name in ("FGSM", "PGD")}  # fmt: skip

@@ -163,6 +163,16 @@ def test_examples_lie_in_the_ball_although_the_attack_begins_outside(attack, dty
     assert (distance > 0.3 * torch.as_tensor(attack.eps)).float().mean() > 0.5
 
 
+def test_sparse_examples_lie_in_a_ball_of_pixels():
+    """The divergence has no gradient at the clean inputs, where SparsePGD begins."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), torch.rand(8, 3, 4, 4)
+    loss = TRADES(attack=attacks.SparsePGD(eps=3, unit="pixel", steps=6))
+    delta = loss._maximize_divergence(net, x, torch.zeros(8, dtype=torch.int64)) - x
+    assert (lp_norm(delta, "l0_pixel") == 3).all()
+    assert (lp_norm(delta, "l0") > 3).all()
+
+
 def test_attacks_that_cannot_climb_are_refused():
     x, y = table()
     with pytest.raises(ValueError, match=r"`attack` must query all 12 samples at each step, got 1"):

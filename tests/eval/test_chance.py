@@ -71,11 +71,12 @@ def test_the_report_says_it_first():
         r"The clean accuracy, 40.00 % \(24 of 60\), may be chance, which is 33.3 % for 3 classes: "
         r"its 95 % interval is 28.6 to 52.6 %. Check the weights, the normalization and the order "
         r"of the labels, or evaluate more inputs.",
-        report.notes()[0],
+        report.findings[0].message,
     )
+    assert report.findings[0].name == "accuracy_at_chance"
     net, y = half_right(0.6)
     report = rob.evaluate(net, X, y, attacks=[attacks.FGSM(eps=0.1)])
-    assert "may be chance" not in " ".join(report.notes())
+    assert "may be chance" not in str(report)
 
 
 def test_worse_than_chance_is_chance_too():

@@ -96,7 +96,8 @@ def test_misclassified_inputs_are_not_robust_and_not_asked():
     y[:10] = (y[:10] + 1) % 3
     net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     report = rob.evaluate(net, x, y, attacks=[Fails(), Fails(), Fails(0.2)], batch_size=12)
-    assert sizes == [12, 2, 2, 12, 12, 12, 6, 6, 6]  # each batch, and what is right for each budget
+    # each batch, one input that is checked twice, and what is right for each budget
+    assert sizes == [12, 1, 1, 2, 2, 12, 12, 12, 6, 6, 6]
     expected = torch.cat(
         [torch.zeros(10).bool(), answers(net, noisy(x[10:], (0, 1), "linf", 0.1)) == y[10:]]
     )
@@ -146,7 +147,8 @@ def test_the_report_shows_noise_as_a_row_that_does_not_count(tmp_path):
 
 
 def missed(report):
-    return " ".join(note for note in report.notes() if "withstood every attack" in note)
+    found = (f for f in report.findings if f.name == "noise_beats_gradients")
+    return " ".join(finding.message for finding in found)
 
 
 def test_a_note_says_when_noise_beats_every_attack_of_its_budget():

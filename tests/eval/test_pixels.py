@@ -1,16 +1,21 @@
 """Budgets in l0 pixels: another threat model than the same number of features."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from advkit import attacks
+from advkit.core.attack_options import measured_norm
 from advkit.core.boxes import diameter, format_radius, warn_of_whole_box
 from advkit.core.norms import are_largest, by_position, lp_norm
 from advkit.core.randomness import salt_and_pepper, sample_keys
 from advkit.eval import evaluate, robust_accuracy
 from advkit.eval.budgets import distinct_budgets, format_budget
+from advkit.eval.findings.kinds import KINDS, make_finding
 from advkit.eval.noise import noisy
+from advkit.eval.robustness.own_findings import budget_arguments
 
 BOUNDS = (0.0, 1.0)
 
@@ -76,9 +81,9 @@ def test_a_budget_of_all_pixels_is_reported():
     y = net(x).argmax(1)
     with pytest.warns(UserWarning, match="The ball of l0 16 pixels holds every input"):
         found = evaluate(net, x, y, attacks=[attacks.SparsePGD(eps=16, unit="pixel", steps=1)])
-    assert any(note.startswith("The ball of l0 16 pixels") for note in found.notes())
+    assert "The ball of l0 16 pixels holds every input" in str(found.findings)
     found = evaluate(net, x, y, attacks=[attacks.SparsePGD(eps=16, steps=1)])
-    assert not any(note.startswith("The ball") for note in found.notes())
+    assert "The ball" not in str(found.findings)
     with pytest.warns(UserWarning, match="eps is a number of positions across channels"):
         warn_of_whole_box(torch.tensor([2.0, 16.0]), "l0_pixel", x[:2], BOUNDS)
 
@@ -127,3 +132,16 @@ def test_the_largest_entries_are_selected_by_their_sign_too():
     assert mask.tolist() == [[False, True, False, False], [True, False, True, False]]
     assert not are_largest(v, torch.zeros(2)).any()
     assert are_largest(v, torch.full((2,), 9.0)).all()
+
+
+def test_remedies_in_l0_are_code_that_runs():
+    pixels = budget_arguments("l0_pixel", 24)
+    assert pixels == "eps=24, norm='l0', unit='pixel'"
+    for name in KINDS.keys() - {"budget_holds_every_input"}:  # an example in linf
+        code = make_finding(name, "high", "message", budget=pixels).code
+        for call in re.findall(r"attacks\.(?:SparsePGD|SparseRS|Suite)\([^()]*\)", code):
+            assert measured_norm(eval(call, {"attacks": attacks})) == "l0_pixel"
+        assert "attacks.PGD" not in code
+        assert "attacks.Square" not in code
+    features = make_finding("no_gradient", "high", "message", budget=budget_arguments("l0", 3))
+    assert features.code.endswith("attacks.SparseRS(eps=3, max_queries=5000)")

@@ -109,14 +109,15 @@ def test_an_evaluation_goes_on_and_names_the_inputs(tally, name, dtype):
             )
             assert report.not_finite.tolist() == [False, False, True, False]
             assert report.clean.tolist() == [True, True, False, True]
-            assert any("infinite logits for 1 input (number 2)" in n for n in report.notes())
+            messages = [finding.message for finding in report.findings]
+            assert any("infinite logits for 1 input (number 2)" in m for m in messages)
             written = report.to_dict()
             assert written["inputs_not_finite"] == [2]
             (outcome,) = report.outcomes
             assert not (outcome.not_finite & outcome.success).any()
             rows = outcome.not_finite.nonzero().flatten().tolist()
             assert written["attacks"][0]["inputs_not_finite"] == rows
-            noted = any("for which the model returned NaN or infinite" in n for n in report.notes())
+            noted = any("for which the model returned NaN or infinite" in m for m in messages)
             assert noted == bool(rows)
 
 

@@ -27,6 +27,7 @@ from advkit.attacks.jsma import JSMA
 from advkit.attacks.lbfgs import LBFGS
 from advkit.attacks.minimum_norm import MinimumNorm
 from advkit.attacks.pgd import PGD
+from advkit.attacks.probes import probes
 from advkit.attacks.random_noise import RandomNoise
 from advkit.attacks.sigma_zero import SigmaZero
 from advkit.attacks.sparse_pgd import SparsePGD
@@ -67,4 +68,5 @@ __all__ = [
     "Substitute",
     "Suite",
     "Transfer",
+    "probes",
 ]

@@ -37,6 +37,7 @@ class SparsePGD(BudgetAttack):
     - The first run begins at the clean input, not at a random point. Its first step sets the
       positions of largest gain to the bounds, where the gain is the gradient times the distance to
       the bound, summed over channels. On a model with a linear margin this is the optimum.
+      A sample whose gradient is zero at the clean input moves to a random point.
     - After a quarter of the steps, each step begins at the strongest iterate and swaps some of its
       positions. Those that contribute little to a linear model leave, and those of large gain
       enter, both with random noise. The number of swaps falls from half of the positions to one. On

@@ -150,7 +150,7 @@ class Suite(StagedAttack):
 
     A robust sample takes about 200 passes with `"fast"` if it is far from the boundary, up to 2,500
     near it, and 5,000 more if gradients mislead. With `"thorough"` it takes about 7,500 (in l0 up
-    to 12,500), and 15,000 more if gradients mislead. "Suite" in docs/results.md has the figures
+    to 11,500), and 15,000 more if gradients mislead. "Suite" in docs/results.md has the figures
     next to AutoAttack. A model without gradients is attacked by the Square or SparseRS stages
     alone, with a warning.
 

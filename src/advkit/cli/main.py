@@ -11,12 +11,14 @@ from typing import Any, NoReturn, get_args
 
 import advkit
 from advkit.cli.defaults import (
-    BENCH_DIGITS_L2,
     BENCH_DIGITS_LINF,
     BENCH_LIMIT,
     CHUNK_SIZE,
+    DIAGNOSE_DIGITS_EPS,
     EVALUATE_DIGITS_EPS,
     NORMS,
+    PROBE_NORMS,
+    ROLES,
     SUITES,
 )
 from advkit.cli.errors import (
@@ -28,61 +30,18 @@ from advkit.cli.errors import (
     one_line,
     reason,
 )
+from advkit.cli.help_texts import (
+    BENCH_DESCRIPTION,
+    BENCH_EXAMPLES,
+    DIAGNOSE_DESCRIPTION,
+    DIAGNOSE_EXAMPLES,
+    EVALUATE_EXAMPLES,
+    MERGE_DESCRIPTION,
+)
 from advkit.cli.numbers import count, integer, number, shard
 from advkit.cli.outputs import Outputs
 from advkit.cli.printing import warn
 from advkit.core.layouts import ImageMode, Layout
-
-_EVALUATE_EXAMPLES = """\
-examples:
-  advkit evaluate
-      train a small net on scikit-learn's digits, attack it in all ways, write advkit-report/
-  advkit evaluate --model nets.py:make_net --weights net.pt --data test.npz --suite --eps 8/255
-      the recommended evaluation of your own net; --suite thorough is the one for a paper
-  advkit evaluate --model nets.py:make_net --data test.npz --attack Suite:norm=l2,eps=0.5
-      the same in l2; `advkit attacks` lists all attacks and parameters
-  advkit evaluate --model nets.py:make_net --data test.npz --suite --attack FGSM --eps 2/255
-      the recommended evaluation next to a weaker attack
-  advkit evaluate --model nets.py:make_net --data test.npz --attack DeepFool --attack FAB:norm=linf
-      the distance of the nearest adversarial examples; minimum-norm attacks take no --eps
-  advkit evaluate --model nets.py:make_net --data test.npz --attack all --eps 8/255 --limit 100
-      every attack on the first 100 images
-  advkit evaluate --model nets.py:make_net --data images/ --suite --eps 4/255 --store store
-      a long evaluation that resumes when the same command is run again
-  torchrun --nproc-per-node 8 -m advkit evaluate --device cuda --store store ...
-      eight processes, each with a GPU and a share of the images; advkit merge store ends it
-"""
-
-_MERGE = """\
-Make the report of `advkit evaluate --store DIR` from its store, without the net and the images.
-The report is the one of a single process, whatever the number of processes that filled the store.
-"""
-
-_BENCH = """\
-Compare attacks on a net by attack success rate and by cost in passes. Each attack is run on the
-images that the net labels correctly. One pass is a forward and backward pass of the same batch,
-timed in the same run, just before and after the attack: a slow machine affects both. Attacks are
-ranked in groups with the same goal: within a norm and a budget, or the nearest adversarial example
-in a norm. A * marks the Pareto front: no other attack of the group is as good for fewer passes.
-"""
-
-_BENCH_EXAMPLES = f"""\
-examples:
-  advkit bench
-      attacks of many kinds on a small net for scikit-learn's digits, in about a minute; budgets are
-      {BENCH_DIGITS_LINF} in linf and {BENCH_DIGITS_L2} in l2
-  advkit bench --model nets.py:make_net --weights net.pt --data test.npz --eps 8/255
-      your own net with the default attacks FGSM, BIM, PGD, DeepFool and FAB in linf
-  advkit bench --model nets.py:make_net --data test.npz --eps 0.1 --attack PGD --attack BIM:steps=99
-      two selected attacks; `advkit attacks` lists all attacks
-  advkit bench --model nets.py:make_net --data test.npz --attack DeepFool --attack FAB --limit 500
-      minimum-norm attacks need no --eps
-  advkit bench --model nets.py:make_net --data test.npz --norm l0
-      every minimum-norm attack in l0
-  advkit bench --model nets.py:make_net --data test.npz --eps 8/255 --rounds 9 --out bench.json
-      more precise times, also saved as JSON
-"""
-
 
 _Run = Callable[[argparse.Namespace], int]
 
@@ -160,6 +119,12 @@ def _merge() -> _Run:
     return run
 
 
+def _diagnose() -> _Run:
+    from advkit.cli.diagnose import run
+
+    return run
+
+
 def _bench() -> _Run:
     from advkit.cli.bench import run
 
@@ -191,6 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_evaluate(commands)
     _add_merge(commands)
+    _add_diagnose(commands)
     _add_bench(commands)
     lister = commands.add_parser("attacks", help="list the attacks with their parameters")
     lister.set_defaults(imported=_attacks, traceback=False)
@@ -202,7 +168,7 @@ def _add_evaluate(commands: Any) -> None:
         "evaluate",
         help="attack a net and report how robust it is",
         description="Attack a net and report how robust it is.",
-        epilog=_EVALUATE_EXAMPLES,
+        epilog=EVALUATE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_subject(parser)
@@ -220,7 +186,7 @@ def _add_merge(commands: Any) -> None:
     parser = commands.add_parser(
         "merge",
         help="make the report of an evaluation from its store",
-        description=_MERGE,
+        description=MERGE_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("store", metavar="DIR", help="folder of `advkit evaluate --store DIR`")
@@ -267,8 +233,8 @@ def _add_bench(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
         help="compare attacks on a net by success and cost",
-        description=_BENCH,
-        epilog=_BENCH_EXAMPLES,
+        description=BENCH_DESCRIPTION,
+        epilog=BENCH_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_subject(parser)
@@ -294,6 +260,34 @@ def _add_bench(commands: Any) -> None:
     _add_work(parser)
     add("--out", metavar="FILE.json", help="also save the results to FILE.json (default: not)")
     parser.set_defaults(imported=_bench)
+
+
+def _add_diagnose(commands: Any) -> None:
+    parser = commands.add_parser(
+        "diagnose",
+        help="find reasons to doubt a robust accuracy",
+        description=DIAGNOSE_DESCRIPTION,
+        epilog=DIAGNOSE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_subject(parser)
+    add = parser.add_argument
+    add("--eps", type=number,
+        help="perturbation budget in units of the inputs, such as 8/255 (default without --model: "
+        f"{DIAGNOSE_DIGITS_EPS})")  # fmt: skip
+    add("--norm", choices=PROBE_NORMS, default="linf", help="norm of the budget (default: linf)")
+    add("--suite", nargs="?", choices=tuple(SUITES), const="fast",
+        help="diagnose the figure of Suite: fast, the default, or thorough")  # fmt: skip
+    add("--attack", action="append", metavar="NAME[:key=value,...]",
+        help="attack whose figure is diagnosed, repeatable")  # fmt: skip
+    add("--without", action="append", choices=ROLES, metavar="ROLE",
+        help=f"leave out a probe, repeatable: {', '.join(ROLES)}")  # fmt: skip
+    add("--limit", type=count, default=BENCH_LIMIT, metavar="N",
+        help="use only the first N images; of a folder, N from all classes (default: "
+        f"{BENCH_LIMIT})")  # fmt: skip
+    _add_work(parser)
+    add("--out", metavar="FILE.json", help="also save the diagnosis to FILE.json (default: not)")
+    parser.set_defaults(imported=_diagnose)
 
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,8 @@ def _writable(kind: type[Any]) -> bool:
 
 
 def _every_attack() -> dict[str, type[Any]]:
-    return {name: getattr(attacks, name) for name in attacks.__all__}
+    public = {name: getattr(attacks, name) for name in attacks.__all__}
+    return {name: kind for name, kind in public.items() if isinstance(kind, type)}
 
 
 class _Spec(NamedTuple):

@@ -43,6 +43,13 @@ class AttackResult:
         no_start: bool `(n,)`; the attack failed before its first step. It found no starting point,
             or its queries were used up. Such a failure says nothing about robustness. False by
             default.
+        rejected: bool `(n,)`; the attack failed and the model rejected an iterate, at `x_adv` or
+            during the search. The input may count as robust for this alone. False by default.
+        improving: bool `(n,)`; the attack failed, and in the last tenth of its steps the margin
+            shrank at least half as fast as on average. False by default, and for searches that do
+            not maximize a loss step by step.
+        success_lost: bool `(n,)`; the attack failed at the last iterate, which it returns, but an
+            earlier iterate reached the goal. False by default.
         stage: int64 `(n,)`, of a `Cascade`, `AutoAttack` or `Suite`: number of the attack that
             succeeded, in their order from 0. It is -1 for a failure and for an input that is
             misclassified already. `None` for attacks without stages.
@@ -56,10 +63,13 @@ class AttackResult:
     no_gradient: Tensor
     not_finite: Tensor = None  # type: ignore[assignment]  # set below, for users' own attacks
     no_start: Tensor = None  # type: ignore[assignment]  # set below
+    rejected: Tensor = None  # type: ignore[assignment]  # set below
+    improving: Tensor = None  # type: ignore[assignment]  # set below
+    success_lost: Tensor = None  # type: ignore[assignment]  # set below
     stage: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("not_finite", "no_start"):
+        for name in ("not_finite", "no_start", "rejected", "improving", "success_lost"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, torch.zeros_like(self.success))
 

@@ -10,6 +10,9 @@ from advkit.eval.detection.binary import detection_scores
 from advkit.eval.detection.binary_result import Detection, DetectionScores
 from advkit.eval.detection.multiclass import classification_scores
 from advkit.eval.detection.multiclass_result import ClassificationScores
+from advkit.eval.diagnosis.diagnose import diagnose
+from advkit.eval.diagnosis.diagnosis import Diagnosis
+from advkit.eval.findings.finding import Finding
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.accuracy_curve import AccuracyCurve
 from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
@@ -32,7 +35,9 @@ __all__ = [
     "ComparedAttack",
     "Detection",
     "DetectionScores",
+    "Diagnosis",
     "Examples",
+    "Finding",
     "Group",
     "NearestExamples",
     "NoiseOutcome",
@@ -46,6 +51,7 @@ __all__ = [
     "benchmark",
     "classification_scores",
     "detection_scores",
+    "diagnose",
     "distance_ratio",
     "evaluate",
     "evaluate_stream",

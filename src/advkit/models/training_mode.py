@@ -25,8 +25,13 @@ def one_thread(model: object) -> AbstractContextManager[object]:
     This holds for `TorchClassifier(mode="keep")`, also inside other classifiers. For all other
     models the context does nothing.
     """
+    return _lock if runs_in_training_mode(model) else nullcontext()
+
+
+def runs_in_training_mode(model: object) -> bool:
+    """Return True if `model`, or one that it wraps, runs a module in training mode."""
     parts = (part for part in innermost(model) if isinstance(part, TorchClassifier))
-    return _lock if any(part.runs_in_training_mode for part in parts) else nullcontext()
+    return any(part.runs_in_training_mode for part in parts)
 
 
 @contextmanager

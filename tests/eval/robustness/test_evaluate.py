@@ -558,8 +558,8 @@ def test_what_an_attack_could_not_begin_on_is_in_the_report(x):
     for outcome in report.outcomes:
         assert outcome.no_start.all()
         assert outcome.to_dict()["inputs_without_start"] == 40
-    notes = [note for note in report.notes() if "could not begin on 40 inputs" in note]
-    assert len(notes) == 2
+    found = [f for f in report.findings if "could not begin on 40 inputs" in f.message]
+    assert [finding.name for finding in found] == ["no_start", "no_start"]
     assert "could not begin on 40 inputs" in " ".join(str(report).split())
     assert "could not begin on 40 inputs" in report.to_html()
     clean = rob.evaluate(Sure(), x, y + 1, attacks=[hopeless])

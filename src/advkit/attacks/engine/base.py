@@ -328,6 +328,9 @@ def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
         no_gradient=no_gradient,
         not_finite=not_finite,
         no_start=no_start,
+        rejected=statistics.rejected & failed,
+        improving=statistics.improving & failed,
+        success_lost=statistics.success_lost & failed,
         stage=None if statistics.stage is None else statistics.stage.where(best.success, -1),
     )
 

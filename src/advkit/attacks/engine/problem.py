@@ -233,8 +233,14 @@ class Problem:
         violation = self.goal.violation(logits)
         invalid = violation.isnan()
         if asynchronous(invalid.device) or invalid.any():
-            self.statistics.not_finite[self.rows] |= invalid & ~_rejected(logits)
+            self.record_invalid(invalid, logits, self.rows)
         return violation
+
+    def record_invalid(self, invalid: Tensor, logits: Tensor, rows: Tensor) -> None:
+        """Record the `invalid` `(n,)` samples, those of the `rows`: rejected, or not finite."""
+        rejected = _rejected(logits)
+        self.statistics.rejected[rows[invalid & rejected]] = True
+        self.statistics.not_finite[rows[invalid & ~rejected]] = True
 
     def reaches_goal(self, x_adv: Tensor, rows: Tensor) -> Tensor:
         """Return whether points reach the goal of their samples, in one counted pass.
@@ -250,7 +256,7 @@ class Problem:
         logits = self.statistics.sender(self.model.logits, x_adv, rows)
         violation = self.goal.select(rows).violation(logits)
         self.statistics.forward += torch.bincount(rows, minlength=len(self.x))
-        self.statistics.not_finite[rows[violation.isnan() & ~_rejected(logits)]] = True
+        self.record_invalid(violation.isnan(), logits, rows)
         return violation <= 0
 
     def input_gradient(self, at: Iterate, value: Tensor, *, again: bool = False) -> Tensor:

@@ -14,8 +14,9 @@ from advkit.attacks.engine.sender import Sender
 class RunStatistics:
     """Numbers of passes of each of the `n` inputs of one run, and the obstacles that it met.
 
-    The obstacles are gradients and logits that are not finite, gradients of zero, and searches that
-    could not begin. If a pass of the model may end the run, the best iterates so far are included.
+    The obstacles are gradients and logits that are not finite, gradients of zero, rejections, and
+    searches that could not begin or ended too early. If a pass of the model may end the run, the
+    best iterates so far are included.
     """
 
     def __init__(self, n: int, device: torch.device) -> None:
@@ -26,6 +27,9 @@ class RunStatistics:
         self.no_gradient = torch.zeros(n, dtype=torch.bool, device=device)
         self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start = torch.zeros(n, dtype=torch.bool, device=device)
+        self.rejected = torch.zeros(n, dtype=torch.bool, device=device)
+        self.improving = torch.zeros(n, dtype=torch.bool, device=device)  # in the last steps
+        self.success_lost = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start_reported = False  # a warning has named these samples already
         self.stage: Any = None  # int64 (n,) of a cascade, else None
         self.sender = Sender(n)
@@ -38,3 +42,8 @@ class RunStatistics:
             passes += 1  # all samples, three times as fast as with an index
         else:
             passes[rows] += 1
+
+    def count_step(self, rows: Tensor) -> None:
+        """Count a step of the samples `rows`, and move the progress bar."""
+        self.count(self.steps, rows)
+        self.advance(1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from advkit.attacks.engine.loop import Stop, iterate
 from advkit.attacks.engine.problem import Iterate, Problem
 from advkit.attacks.engine.records import Best
+from advkit.attacks.engine.rows import choose
 from advkit.attacks.engine.runs import strongest_of_runs
 from advkit.attacks.engine.unit_steps import box_width
 from advkit.core.norms import are_largest, by_position, normalize, per_sample
@@ -49,7 +50,7 @@ class State(NamedTuple):
     scores: Tensor  # (n, positions), of the mask, before the sigmoid
     mask: Tensor  # bool (n, positions), of the last iterate
     unchanged: Tensor  # int64 (n,), steps since the mask changed
-    mean: Tensor  # (n, channels, positions), running mean of the normalized gradients
+    exp_avg: Tensor  # (n, channels, positions), running mean of the normalized gradients
     best: Tensor  # (n, channels, positions), strongest iterate
     best_mask: Tensor  # bool (n, positions)
     best_gradient: Tensor  # (n, channels, positions), normalized
@@ -99,28 +100,23 @@ class SparseAscent:
         """Return the first iterates and the state."""
         x = by_position(at_least_float32(problem.x), problem.norm)
         keys = sample_keys(problem.x, problem.model.bounds, self.seed, restart)
-        eps, zero = self.eps[problem.rows], torch.zeros_like(x)
-        scores, mask = zero[:, 0], torch.zeros_like(x[:, 0], dtype=torch.bool)
-        values = x
-        if restart:
-            scores = normal(derived_keys(keys, 0), x.shape[2], x.dtype)
-            lower, width = problem.model.bounds[0], box_width(problem)
-            random = uniform(derived_keys(keys, 1), x[0].numel(), x.dtype)
-            values, mask = lower + width * random.view_as(x), are_largest(scores, eps)
+        zero, no_mask = torch.zeros_like(x), torch.zeros_like(x[:, 0], dtype=torch.bool)
         state = State(
-            eps=eps,
+            eps=self.eps[problem.rows],
             keys=derived_keys(keys, 2),
-            values=values,
-            scores=scores,
-            mask=mask,
+            values=x,
+            scores=zero[:, 0],
+            mask=no_mask,
             unchanged=torch.zeros_like(keys),
-            mean=zero,
+            exp_avg=zero,
             best=x,
-            best_mask=torch.zeros_like(mask),
+            best_mask=no_mask,
             best_gradient=zero,
             violation=torch.full_like(x[:, 0, 0], math.inf),
         )
-        return sparse_iterates(problem, mask, values), state
+        if restart:
+            state = at_random(problem, state)
+        return sparse_iterates(problem, state.mask, state.values), state
 
     def _finished(self, at: Iterate, state: State) -> Tensor:
         """Return a mask `(n,)` of the samples that are done, or may not change at all."""
@@ -188,12 +184,28 @@ def gains(problem: Problem, grad: Tensor) -> tuple[Tensor, Tensor]:
     return (grad * (ends - x)).sum(1) / box_width(problem), ends
 
 
+def at_random(problem: Problem, state: State) -> State:
+    """Return the state with normal scores, and values drawn uniformly from the bounds."""
+    x = by_position(at_least_float32(problem.x), problem.norm)
+    scores = normal(derived_keys(state.keys, -1), x.shape[2], x.dtype)
+    random = uniform(derived_keys(state.keys, -2), x[0].numel(), x.dtype).view_as(x)
+    values = problem.model.bounds[0] + box_width(problem) * random
+    return state._replace(values=values, scores=scores, mask=are_largest(scores, state.eps))
+
+
 def steepest_mask(problem: Problem, state: State, grad: Tensor) -> State:
-    """Return the state with the positions of largest gain at their bounds, the best of linear."""
+    """Return the state with the positions of largest gain at their bounds, the best of linear.
+
+    Where the gradient is zero, as that of a divergence from the clean output, it is random.
+    """
     gain, ends = gains(problem, grad)
     spread = gain.std(1, keepdim=True).nan_to_num(0).clamp_min(LEAST_GAIN)
     scores = (gain - gain.mean(1, keepdim=True)) / spread
-    return state._replace(values=ends, scores=scores, mask=are_largest(gain, state.eps))
+    steepest = state._replace(values=ends, scores=scores, mask=are_largest(gain, state.eps))
+    flat = (grad == 0).flatten(1).all(1)
+    if not flat.any():
+        return steepest
+    return State(*choose(flat, at_random(problem, state), steepest))
 
 
 def recorded(i: int, problem: Problem, at: Iterate, state: State, grad: Tensor) -> State:
@@ -203,9 +215,9 @@ def recorded(i: int, problem: Problem, at: Iterate, state: State, grad: Tensor) 
     """
     better = (at.violation <= state.violation) & state.mask.any(1)
     x_adv = by_position(at_least_float32(at.x_adv), problem.norm)
-    mean = state.mean.lerp(grad, 1 - TUNING.momentum if i else 1.0)
+    exp_avg = state.exp_avg.lerp(grad, 1 - TUNING.momentum if i else 1.0)
     return state._replace(
-        mean=mean,
+        exp_avg=exp_avg,
         best=torch.where(per_sample(better, x_adv), x_adv, state.best),
         best_mask=torch.where(better[:, None], state.mask, state.best_mask),
         best_gradient=torch.where(per_sample(better, grad), grad, state.best_gradient),
@@ -225,15 +237,15 @@ def swapped(i: int, problem: Problem, state: State, progress: float) -> State:
         progress: share of the swaps so far.
     """
     x = by_position(at_least_float32(problem.x), problem.norm)
-    grad, held = (state.best_gradient + state.mean) / 2, state.best_mask
+    grad, changed = (state.best_gradient + state.exp_avg) / 2, state.best_mask
     gain, ends = gains(problem, grad)
     contribution = (grad * (state.best - x)).sum(1) / box_width(problem)
     count = (TUNING.swap_share * (1 - progress) * state.eps.floor()).round().clamp_min(1)
     u = uniform(derived_keys(state.keys, i), x.shape[2], x.dtype)
     noise = -TUNING.noise * torch.log(-torch.log(u))
-    entering = (gain.clamp_min(LEAST_GAIN).log() + noise).masked_fill(held, -math.inf)
-    leaving = (noise - contribution.clamp_min(LEAST_GAIN).log()).masked_fill(~held, -math.inf)
-    count = torch.minimum(count, torch.minimum(held.sum(1), (~held).sum(1)).to(count.dtype))
-    mask = (held & ~are_largest(leaving, count)) | are_largest(entering, count)
-    values = torch.where(held[:, None], state.best, ends)
+    entering = (gain.clamp_min(LEAST_GAIN).log() + noise).masked_fill(changed, -math.inf)
+    leaving = (noise - contribution.clamp_min(LEAST_GAIN).log()).masked_fill(~changed, -math.inf)
+    count = torch.minimum(count, torch.minimum(changed.sum(1), (~changed).sum(1)).to(count.dtype))
+    mask = (changed & ~are_largest(leaving, count)) | are_largest(entering, count)
+    values = torch.where(changed[:, None], state.best, ends)
     return state._replace(mask=mask, values=values)

@@ -157,6 +157,7 @@ class _Tally:
         statistics.forward[rows] += result.queries.forward
         statistics.backward[rows] += result.queries.backward
         statistics.not_finite[rows] |= result.not_finite
+        statistics.rejected[rows] |= result.rejected
         self._differentiated[rows] |= differentiated
         self._usable[rows] |= differentiated & ~result.no_gradient
         self._started[rows] |= ~result.no_start

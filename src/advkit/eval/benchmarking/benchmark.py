@@ -220,7 +220,7 @@ def _run_round(
     bare_seconds = []
     for part in parts:
         before = _bare_seconds(model, part)
-        recorder.update(attack_batches(attack, model, [part], batch_size, pictures=False))
+        recorder.update(attack_batches(attack, model, [part], batch_size, report=False))
         bare_seconds.append(statistics.median([*before, *_bare_seconds(model, part)]))
     return _Round(recorder.compute(), bare_seconds)
 

@@ -14,6 +14,7 @@ from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.streamed_report import StreamedReport
 from advkit.eval.units.descriptions import EvaluationDescription
+from advkit.eval.units.model_checks import COLUMNS, ModelChecks
 from advkit.eval.units.unit_result import UnitResult, noise_column
 
 
@@ -69,4 +70,8 @@ class EvaluationRecorder:
             features=self._facts["features"],
             positions=self._facts.get("positions"),  # unknown to a store of an earlier version
             num_classes=self._facts["num_classes"],
+            checks=ModelChecks(
+                **{name: columns[name] for name in COLUMNS},
+                training_mode=self._facts["training_mode"],
+            ),
         )

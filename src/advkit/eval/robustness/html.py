@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from advkit.core.boxes import format_norm
 from advkit.core.extras import require
 from advkit.eval.accuracy import Rate
+from advkit.eval.findings.finding import Finding
 from advkit.eval.robustness.outcome import NearestExamples
 from advkit.eval.text_tables import Table, format_distance
 
@@ -35,6 +36,8 @@ class Page(NamedTuple):
         inputs: number of inputs that were evaluated.
         about: further facts for the reader, by name.
         headlines: figures to read first.
+        verdict: whether to believe the figures.
+        findings: reasons to doubt them.
         tables: tables of the report.
         notes: sentences below the tables.
         curves: accuracy against eps, `None` without curves.
@@ -47,6 +50,8 @@ class Page(NamedTuple):
     inputs: int
     about: Mapping[str, str]
     headlines: Sequence[Headline]
+    verdict: str
+    findings: Sequence[Finding]
     tables: Sequence[Table]
     notes: Sequence[str]
     curves: Figure | None

@@ -18,6 +18,7 @@ from advkit.eval.units.examples import Examples
 # Relative excess of a distance over a budget that still counts as within it. It allows for rounding
 # in float32, whose relative spacing is 1.2e-7.
 DISTANCE_TOLERANCE = 1e-6
+_FALSE_BY_DEFAULT = ("no_start", "rejected", "improving", "success_lost", "rounded", "undone")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +42,13 @@ class AttackOutcome:
         no_gradient: bool `(n,)`; the attack failed and had no usable gradient.
         not_finite: bool `(n,)`; the attack failed and the model returned NaN or infinite logits.
         no_start: bool `(n,)`; the attack failed because its search could not begin. All false if
-            left out.
+            left out, like the next five.
+        rejected: bool `(n,)`; the attack failed and the model rejected an iterate.
+        improving: bool `(n,)`; the attack failed while its margin still shrank: see `AttackResult`.
+        success_lost: bool `(n,)`; the attack failed at its last iterate, and an earlier one was a
+            success.
+        rounded: bool `(n,)`; a success that was rounded to bytes and evaluated again.
+        undone: bool `(n,)`; a success that the rounding undoes.
         seconds: time of the attack alone.
         examples: a few adversarial examples, `None` if there are none.
     """
@@ -60,11 +67,17 @@ class AttackOutcome:
     not_finite: Tensor
     seconds: float
     examples: Examples | None
-    no_start: Tensor = None  # type: ignore[assignment]  # set below
+    no_start: Tensor = None  # type: ignore[assignment]  # set below, like the next ones
+    rejected: Tensor = None  # type: ignore[assignment]
+    improving: Tensor = None  # type: ignore[assignment]
+    success_lost: Tensor = None  # type: ignore[assignment]
+    rounded: Tensor = None  # type: ignore[assignment]
+    undone: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.no_start is None:
-            object.__setattr__(self, "no_start", torch.zeros_like(self.robust))
+        for name in _FALSE_BY_DEFAULT:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, torch.zeros_like(self.robust))
 
     @property
     def label(self) -> str:
@@ -137,6 +150,12 @@ class AttackOutcome:
             "backward_per_attacked_input": self.mean_of_attacked(self.backward),
             "inputs_without_gradient": int(self.no_gradient.sum()),
             "inputs_without_start": int(self.no_start.sum()),
+            "inputs_rejected": int(self.rejected.sum()),
+            "inputs_improving": int(self.improving.sum()),
+            "inputs_with_success_lost": int(self.success_lost.sum()),
+            "successes_undone_by_rounding": Rate(
+                int(self.undone.sum()), int(self.rounded.sum())
+            ).to_dict(),
             "inputs_not_finite": self.not_finite.nonzero().flatten().tolist(),
             "seconds": self.seconds,
         }

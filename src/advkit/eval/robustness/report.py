@@ -9,19 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from advkit.core import checks
-from advkit.core.boxes import count_sentences, diameter, whole_box_sentence
+from advkit.core.boxes import count_sentences
 from advkit.core.files import save_json, save_text
 from advkit.eval import text_tables
-from advkit.eval.accuracy import Rate, chance_sentence
+from advkit.eval.accuracy import Rate
+from advkit.eval.findings.finding import Finding, format_findings, verdict
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness import figures, html, tables
 from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
-from advkit.eval.robustness.worst_case import Budget, budget_texts, budgets_of, robust_within
+from advkit.eval.robustness.own_findings import own_findings
+from advkit.eval.robustness.worst_case import budget_texts, budgets_of, robust_within
 from advkit.eval.text_tables import format_count
+from advkit.eval.units.model_checks import ModelChecks
 from advkit.eval.versions import versions
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Report:
         features: number of features of an input, `None` if unknown.
         positions: number of positions across channels of an input, `None` if unknown.
         num_classes: number of classes of the model, `None` if unknown.
+        checks: outcome of the checks of the model on a few inputs; `None` without them.
     """
 
     model: str
@@ -59,11 +61,13 @@ class Report:
     features: int | None = None
     positions: int | None = None
     num_classes: int | None = None
+    checks: ModelChecks | None = None
 
     def __str__(self) -> str:
         table = text_tables.format_tables(self.tables())
         notes = text_tables.wrap_notes(self.notes())
-        return "\n".join([*self._heading(), "", *table, "", *notes])
+        found = format_findings(self.findings)
+        return "\n".join([*self._heading(), "", *found, "", *table, "", *notes])
 
     @property
     def clean_accuracy(self) -> Rate:
@@ -121,6 +125,11 @@ class Report:
             groups.setdefault(outcome.norm, []).append(outcome)
         return {norm: NearestExamples.of(group) for norm, group in groups.items()}
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Reasons to doubt the figures that follow from these results, the most severe first."""
+        return own_findings(self)
+
     def tables(self) -> list[text_tables.Table]:
         """Return the tables of budget attacks, with the worst cases, and of minimum-norm attacks.
 
@@ -135,59 +144,15 @@ class Report:
         return shown
 
     def notes(self) -> list[str]:
-        """Return sentences that explain the figures, and warnings about the evaluation."""
+        """Return sentences that explain the figures."""
         n = len(self.clean)
         notes = [
-            *self._notes_on_implausible_figures(),
             *self._notes_on_budgets(),
             *self._notes_on_noise(),
             *self._notes_on_distances(),
         ]
         if self.total is not None and n < self.total:
             notes.append(f"INTERRUPTED: {n:,} of {self.total:,} inputs were evaluated.")
-        for outcome in self.outcomes:
-            no_gradient = int(outcome.no_gradient.sum())
-            if no_gradient:
-                notes.append(
-                    f"{outcome.label} had no usable gradient on "
-                    f"{format_count(no_gradient, 'input')} and failed there: this is not "
-                    "evidence of robustness."
-                )
-            no_start = int(outcome.no_start.sum())
-            if no_start:
-                notes.append(
-                    f"{outcome.label} could not begin on {format_count(no_start, 'input')}, for "
-                    "lack of a starting point or of queries: this is not evidence of robustness."
-                )
-        return [*notes, *self._notes_on_logits()]
-
-    def _notes_on_implausible_figures(self) -> list[str]:
-        """Return warnings of figures that cannot be right: of budgets, and of clean accuracy."""
-        sentences = []
-        for text, budget in budgets_of(self.outcomes).items():
-            size = self.positions if budget.norm == "l0_pixel" else self.features
-            if size is not None and budget.radius.amax() >= diameter(
-                budget.norm, size, self.bounds
-            ):
-                sentences.append(whole_box_sentence(budget.norm, text, self.bounds))
-        if self.num_classes is not None:
-            chance = chance_sentence(self.clean_accuracy, self.num_classes)
-            sentences += [] if chance is None else [chance]
-        return sentences
-
-    def _notes_on_logits(self) -> list[str]:
-        notes = []
-        if self.not_finite.any():
-            notes.append(
-                f"The model returned NaN or infinite logits for {_numbers(self.not_finite)}. They "
-                "count as misclassified and are not attacked."
-            )
-        for outcome in self.outcomes:
-            if outcome.not_finite.any():
-                notes.append(
-                    f"{outcome.label} failed on {_numbers(outcome.not_finite)}, for which the "
-                    "model returned NaN or infinite logits: this is not evidence of robustness."
-                )
         return notes
 
     def _notes_on_budgets(self) -> list[str]:
@@ -210,24 +175,10 @@ class Report:
     def _notes_on_noise(self) -> list[str]:
         if not self.noise:
             return []
-        notes = [
+        return [
             "Random noise is a baseline, not an attack: one random draw within the budget for each "
             "input. It does not count in the worst cases."
         ]
-        for noise in self.noise:
-            robust = robust_within(
-                Budget(noise.norm, torch.full((len(self.clean),), noise.eps, dtype=torch.float64)),
-                self.clean,
-                self.outcomes,
-            )
-            missed = int((robust & ~noise.robust).sum())
-            if missed:
-                notes.append(
-                    f"Random noise of {noise.budget} fooled the model on "
-                    f"{format_count(missed, 'input')} that withstood every attack "
-                    "within that budget: the attacks are too weak, or the gradients are misleading."
-                )
-        return notes
 
     def _notes_on_distances(self) -> list[str]:
         notes = []
@@ -263,6 +214,8 @@ class Report:
             "worst_case_by_budget": {b: rate.to_dict() for b, rate in self.worst_cases.items()},
             "random_noise": {n.budget: n.robust_accuracy.to_dict() for n in self.noise},
             "nearest_by_norm": {norm: n.to_dict() for norm, n in self.nearest.items()},
+            "verdict": verdict(self.findings),
+            "findings": [finding.to_dict() for finding in self.findings],
             "notes": self.notes(),
             "versions": versions(),
         }
@@ -345,6 +298,8 @@ class Report:
             inputs=len(self.clean),
             about=self.about,
             headlines=html.headlines(self.clean_accuracy, self.worst_cases, self.nearest),
+            verdict=verdict(self.findings),
+            findings=self.findings,
             tables=self.tables(),
             notes=self.notes(),
             curves=self.plot(),
@@ -373,8 +328,3 @@ class Report:
             *(f"{name}: {value}" for name, value in self.about.items()),
             f"clean accuracy {self.clean_accuracy}",
         ]
-
-
-def _numbers(inputs: Tensor) -> str:
-    """Return the count of true values in `inputs` `(n,)`, and the numbers of the first of them."""
-    return f"{format_count(int(inputs.sum()), 'input')} (number {checks.indices(inputs)})"

@@ -15,6 +15,7 @@ from advkit.core.protocols import Attack
 from advkit.core.results import AttackResult
 from advkit.eval.accuracy import ClassifiedBatch
 from advkit.eval.budgets import radius_of
+from advkit.eval.units.byte_rounding import check_rounding
 from advkit.eval.units.examples import MAX_EXAMPLES, Examples
 from advkit.eval.units.unit_result import UnitResult
 from advkit.models import Classifier
@@ -34,6 +35,11 @@ _NOT_ATTACKED = {
     "no_gradient": (False, torch.bool),
     "not_finite": (False, torch.bool),
     "no_start": (False, torch.bool),
+    "rejected": (False, torch.bool),
+    "improving": (False, torch.bool),
+    "success_lost": (False, torch.bool),
+    "rounded": (False, torch.bool),
+    "undone": (False, torch.bool),
 }
 
 
@@ -43,7 +49,7 @@ def attack_batches(
     parts: Sequence[ClassifiedBatch],
     batch_size: int,
     *,
-    pictures: bool = True,
+    report: bool = True,
 ) -> UnitResult:
     """Attack the samples of consecutive batches that the model labels correctly.
 
@@ -52,7 +58,8 @@ def attack_batches(
         model: the model.
         parts: the batches, with the results of their clean passes.
         batch_size: the most samples that the attack passes to the model at once.
-        pictures: whether a few successes are kept for pictures.
+        report: whether a report needs a few successes for pictures, and a few of a budget attack
+            rounded to bytes.
 
     Returns:
         The columns of an `AttackOutcome`, and the facts `norm` and `seconds`.
@@ -66,9 +73,12 @@ def attack_batches(
             continue
         with offset_sample_numbers(part.first):
             run = _run(attack, model, part, batch_size)
-            if pictures and Examples.missing(found) and part.first < _SEARCHED_FOR_EXAMPLES:
+            if report and Examples.missing(found) and part.first < _SEARCHED_FOR_EXAMPLES:
                 found += _examples(model, part, run.result)
-        for name, values in _columns(run).items():
+            measured = _columns(run)
+            if report and getattr(attack, "eps", None) is not None:
+                measured |= check_rounding(model, part, run.result)
+        for name, values in measured.items():
             columns[-1][name][part.rows.cpu()] = values
         norm, seconds = run.result.norm, seconds + run.seconds
     return UnitResult(
@@ -120,6 +130,9 @@ def _columns(run: _Run) -> dict[str, Tensor]:
         "no_gradient": result.no_gradient.cpu(),
         "not_finite": result.not_finite.cpu(),
         "no_start": result.no_start.cpu(),
+        "rejected": result.rejected.cpu(),
+        "improving": result.improving.cpu(),
+        "success_lost": result.success_lost.cpu(),
     }
 
 

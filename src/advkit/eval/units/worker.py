@@ -20,10 +20,12 @@ from advkit.eval.budgets import distinct_budgets
 from advkit.eval.noise import robust_to_noise
 from advkit.eval.units.attack_run import attack_batches
 from advkit.eval.units.chunks import Chunk
+from advkit.eval.units.model_checks import COLUMNS, check_batch
 from advkit.eval.units.unit_result import UnitResult, noise_column
 from advkit.eval.units.worker_device import worker_device
 from advkit.eval.versions import numerics, versions
 from advkit.models import as_classifier
+from advkit.models.training_mode import runs_in_training_mode
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,6 +106,8 @@ class Worker:
             "clean": torch.cat([part.correct for part in parts]).cpu(),
             "not_finite": torch.cat([part.not_finite for part in parts]).cpu(),
         }
+        checked = [check_batch(self._classifier, part) for part in parts]
+        columns |= {name: torch.cat([each[name] for each in checked]) for name in COLUMNS}
         for number, budget in enumerate(self._budgets):
             robust = [self._robust_to_noise(part, *budget) for part in parts]
             columns[noise_column(number)] = torch.cat(robust).cpu()
@@ -113,6 +117,7 @@ class Worker:
             "bounds": list(self._classifier.bounds),
             "features": None if x is None else x[0].numel(),
             "positions": None if x is None else positions(x),
+            "training_mode": runs_in_training_mode(self._classifier),
             "num_classes": None if x is None else int(self._classifier.num_classes),
         }
         return UnitResult(columns=columns, facts=facts)
