@@ -69,7 +69,7 @@ def measure(
     attack: Callable[[nn.Module, Tensor, Tensor], Tensor], net: nn.Module, x: Tensor, y: Tensor
 ) -> Outcome:
     """Run an attack, a function to the adversarial inputs, and judge what it returns."""
-    counting = Counting(net)
+    counting = Counting(net).eval()  # torchattacks restores the mode of the outer module
     x_adv = attack(counting, x, y).detach()
     with torch.no_grad():
         fooled = (net(x_adv).argmax(1) != y) & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
@@ -110,7 +110,7 @@ def measure_peers() -> None:
             key = f"{case.name}/{name}"
             for part, values in outcome._asdict().items():
                 found[f"{key}/{part}"] = np.asarray(values)
-            print(
+            print(  # after each peer, since they take long
                 f"{key}: robust {outcome.robust:.2f}, {outcome.queries:.0f} queries, "
                 f"{outcome.pixels.max()} pixels", flush=True,
             )  # fmt: skip
@@ -118,9 +118,11 @@ def measure_peers() -> None:
                 np.savez_compressed(file, allow_pickle=False, **found)
 
 
-def kept(key: str) -> Outcome:
-    """Return what the peer of a key did, from the file."""
+def kept(key: str) -> Outcome | None:
+    """Return what the peer of a key did, from the file; `None` if it has not been run."""
     with np.load(FILE) as file:
+        if f"{key}/fooled" not in file.files:
+            return None
         return Outcome(*(file[f"{key}/{part}"] for part in Outcome._fields))
 
 
@@ -133,8 +135,10 @@ def own(eps: float | Tensor, unit: Unit, queries: int = QUERIES) -> dict[str, An
     }
 
 
-def cell(outcome: Outcome) -> str:
-    """Return robust accuracy and passes of one attack."""
+def cell(outcome: Outcome | None) -> str:
+    """Return robust accuracy and passes of one attack, empty if it has not been run."""
+    if outcome is None:
+        return ""
     backward = f" + {outcome.backward:.0f}" if outcome.backward else ""
     return f"{outcome.robust:.2f} ({outcome.queries:.0f}{backward})"
 
@@ -167,6 +171,8 @@ def print_defaults() -> None:
         net, x, y = load(case)
         for name, most in ((ONE_PIXEL, 110), (PIXLE, 401)):
             peer = kept(f"{case.name}/{name}/defaults")
+            if peer is None:
+                continue
             pixels = torch.from_numpy(peer.pixels)
             outcome = measure(own(pixels, "pixel", most)["SparseRS"], net, x, y)
             size = f"{int(pixels.median())}, {int(pixels.max())}"

@@ -67,10 +67,12 @@ def test_the_seed_reaches_every_random_attack():
 
 
 def test_the_defaults_are_those_of_the_signature():
-    assert attacks.probes(0.1) == attacks.probes(0.1, "linf", bounds=(0.0, 1.0), seed=0)
+    assert attacks.probes(0.1) == attacks.probes(
+        0.1, "linf", unit="feature", bounds=(0.0, 1.0), seed=0
+    )
     assert attacks.probes(0.1) is not attacks.probes(0.1)
     parameters = list(inspect.signature(attacks.probes).parameters)
-    assert parameters == ["eps", "norm", "bounds", "seed", "surrogate"]
+    assert parameters == ["eps", "norm", "unit", "bounds", "seed", "surrogate"]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,8 @@ def test_the_defaults_are_those_of_the_signature():
         ({"eps": float("nan")}, ValueError, "`eps` must be positive"),
         ({"eps": "0.1"}, TypeError, "`eps` must be a number"),
         ({"eps": torch.tensor([0.1])}, TypeError, "`eps` must be a number"),
-        ({"eps": 0.1, "norm": "l0"}, ValueError, "`norm` must be one of"),
+        ({"eps": 0.1, "norm": "l0"}, ValueError, "`eps` must be 0 or a number of features"),
+        ({"eps": 0.1, "unit": "pixel"}, ValueError, "`unit` must be 'feature' with norm 'linf'"),
         ({"eps": 0.1, "norm": "Linf"}, ValueError, "`norm` must be one of"),
         ({"eps": 0.1, "bounds": (1.0, 0.0)}, ValueError, "`bounds`"),
         ({"eps": 0.1, "bounds": 1.0}, TypeError, "`bounds`"),

@@ -318,3 +318,22 @@ def test_a_flat_input_is_left_for_a_random_point():
     result = SparsePGD(eps=1, unit="pixel", steps=30).run(Valley(), x)
     assert result.success.all()
     assert (result.distance == 1).all()
+
+
+def test_swaps_go_on_where_every_step_is_worse_than_the_clean_input():
+    """A gradient of the wrong sign; the clean input has no positions to swap."""
+
+    class Reversed(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.seen = net, []
+
+        def forward(self, x):
+            self.seen.append(x.detach())
+            return self.net(2 * x.detach() - x)
+
+    plane, x = plane_and_inputs((12,), (0.0, 1.0), n=1)
+    x = 0.25 + x / 2
+    net = Reversed(plane)
+    SparsePGD(eps=2, steps=12).run(net, x, torch.ones(1).long())
+    assert [int((v != x).sum()) for v in net.seen[:13]] == [0] + [2] * 12

@@ -1,6 +1,7 @@
 """SparseRS: which positions it changes, what it keeps, and where that leads."""
 
 import math
+from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
@@ -289,9 +290,23 @@ def test_a_budget_of_zero_costs_the_clean_query_and_the_verification():
 
 def test_a_budget_of_all_positions():
     net, x = convnet(), images(4)
-    result = SparseRS(eps=10_000, max_queries=200).run(net, x, answers(net, x))
-    assert result.success.all()
-    assert (result.distance == 36).all()
+    for eps in (36, 1e30):
+        result = SparseRS(eps=eps, max_queries=200).run(net, x, answers(net, x))
+        assert result.success.all()
+        assert (result.distance == 36).all()
+
+
+def test_the_progress_bar_counts_queries(monkeypatch):
+    steps = []
+
+    @contextmanager
+    def bar(name, total, show):
+        steps.append((name, total, show))
+        yield steps.append
+
+    monkeypatch.setattr("advkit.attacks.engine.base.progress_bar", bar)
+    asked(SparseRS(eps=2, max_queries=9, progress=True), inputs((5,)))
+    assert steps == [("SparseRS", 9, True), *[1] * 7]
 
 
 @every_unit

@@ -8,7 +8,7 @@ import pytest
 
 from advkit import attacks
 from advkit.cli import main
-from advkit.cli.defaults import PROBE_NORMS, ROLES
+from advkit.cli.defaults import NORMS, ROLES
 from advkit.cli.main import build_parser
 from advkit.eval.diagnosis import comparisons
 
@@ -104,7 +104,7 @@ def test_the_bounds_reach_the_attack_without_a_budget(folder):
 
 def test_the_options_are_those_of_the_library():
     assert set(ROLES) == set(attacks.probes(0.1)) - {comparisons.REFERENCE}
-    for norm in PROBE_NORMS:
+    for norm in NORMS:
         attacks.probes(1.0, norm)
 
 
@@ -115,6 +115,7 @@ WRONG = [
     (["--attack", "PDG"], "--attack: there is no attack 'PDG', did you mean 'PGD'"),
     (["--norm", "l3"], "argument --norm: invalid choice: 'l3'"),
     (["--without", "many"], "argument --without: invalid choice: 'many'"),
+    (["--unit", "pixel"], "--unit must be given with --norm l0, got --norm linf."),
     (["--eps", "0"], "`eps` must be positive and finite, got 0"),
     (["--limit", "none"], "argument --limit"),
     (["--out", "/dev/null"], "--out: /dev/null must be a regular file .*, got a character device"),
@@ -170,3 +171,11 @@ def test_the_help_explains_itself_and_its_examples_can_be_run(capsys):
     for example in examples:
         build_parser().parse_args(example.split())
     assert max(map(len, shown.splitlines())) <= 110
+
+
+def test_a_budget_in_pixels(folder):
+    given = ["--norm", "l0", "--unit", "pixel", "--eps", "1", "--suite", "--limit", "4"]
+    assert main([*MINE, *CHEAP, *given, "--out", "found.json", "--quiet"]) == 0
+    saved = json.loads((folder / "found.json").read_text())
+    assert saved["probes"]["many_steps"]["norm"] == "l0_pixel"
+    assert saved["robust_accuracy_in_report"]["total"] == 4

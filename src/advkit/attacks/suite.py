@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advkit.attacks.apgd import APGD
-from advkit.attacks.engine.budget import BALLS
+from advkit.attacks.engine.budget import BALLS, check_unit
 from advkit.attacks.engine.stage import PROBE, Stage
 from advkit.attacks.engine.staged import StagedAttack
 from advkit.attacks.fab import FAB
@@ -21,7 +21,7 @@ from advkit.attacks.sparse_rs import SparseRS
 from advkit.attacks.square import Square, SquareFrom
 from advkit.core import checks
 from advkit.core.losses import LossName
-from advkit.core.norms import UNITS, Norm, Unit
+from advkit.core.norms import Norm, Unit
 from advkit.core.protocols import Attack
 
 Effort = Literal["fast", "thorough"]
@@ -196,22 +196,11 @@ class Suite(StagedAttack):
     def __post_init__(self) -> None:
         checks.eps(self.eps)
         checks.one_of("norm", self.norm, (*BALLS, "l0"))
-        self._check_unit()
+        check_unit(self.eps, self.norm, self.unit)
         checks.one_of("effort", self.effort, ("fast", "thorough"))
         checks.one_of("stop", self.stop, ("first", "never", None))
         checks.integer("seed", self.seed)
         checks.boolean("progress", self.progress)
-
-    def _check_unit(self) -> None:
-        """Raise unless `unit` and `eps` suit the norm."""
-        checks.one_of("unit", self.unit, UNITS)
-        if self.norm == "l0":
-            checks.count_eps(self.eps, self.unit)
-        elif self.unit != "feature":
-            raise ValueError(
-                f"`unit` must be 'feature' with norm {self.norm!r}, got {self.unit!r}. Only "
-                "budgets in l0 count pixels: pass norm='l0'."
-            )
 
     def _stages(self, classes: int) -> Sequence[Attack]:
         return [stage.attack for stage in self._plan()]

@@ -11,6 +11,5 @@ BENCH_DIGITS_LINF = 0.15  # budget of `advkit bench` for the digits in linf
 BENCH_DIGITS_L2 = 0.75  # and in l2
 NORMS = ("l0", "l1", "l2", "linf")  # values of `advkit bench --norm`
 DIAGNOSE_DIGITS_EPS = 0.1  # budget of `advkit diagnose` for the digits in linf
-PROBE_NORMS = ("linf", "l2", "l1")  # norms of `attacks.probes`
 # roles of `attacks.probes` that `advkit diagnose --without` takes
 ROLES = ("one_step", "more_steps", "restarts", "scores", "labels", "unbounded")

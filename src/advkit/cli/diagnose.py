@@ -27,6 +27,8 @@ def _run(args: argparse.Namespace) -> int:
     check_combination(args)
     if args.quiet and not args.out:
         raise UsageError("--out must be given with --quiet. Otherwise the result is lost.")
+    if args.unit != "feature" and args.norm != "l0":
+        raise UsageError(f"--unit must be given with --norm l0, got --norm {args.norm}.")
     eps = _eps(args)
     attacks = _attacks(args, eps)
     subject = subject_from(args, bar=shows_bar(args))
@@ -50,8 +52,16 @@ def _eps(args: argparse.Namespace) -> float:
 
 def _attacks(args: argparse.Namespace, eps: float) -> list[Any]:
     """Create the attacks whose figure is diagnosed; none for that of the probes."""
-    specs = [*([SUITES[args.suite]] if args.suite else []), *(args.attack or ())]
+    specs = [*([_suite(args)] if args.suite else []), *(args.attack or ())]
     return attacks_from(specs, (), args.seed, (eps,), args.norm) if specs else []
+
+
+def _suite(args: argparse.Namespace) -> str:
+    """Return the Suite of the arguments in the notation of --attack."""
+    spec = SUITES[args.suite]
+    if args.unit == "feature":
+        return spec
+    return f"{spec}{',' if ':' in spec else ':'}unit={args.unit}"
 
 
 def _diagnosis(
@@ -59,7 +69,7 @@ def _diagnosis(
 ) -> Diagnosis:
     """Evaluate the attacks, if there are any, and diagnose their figure."""
     bounds = tuple(args.bounds or (0.0, 1.0))
-    chosen = probes(eps, args.norm, bounds=bounds, seed=args.seed)
+    chosen = probes(eps, args.norm, unit=args.unit, bounds=bounds, seed=args.seed)
     for role in args.without or ():
         chosen.pop(role, None)
     options: dict[str, Any] = {

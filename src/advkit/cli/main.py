@@ -17,7 +17,6 @@ from advkit.cli.defaults import (
     DIAGNOSE_DIGITS_EPS,
     EVALUATE_DIGITS_EPS,
     NORMS,
-    PROBE_NORMS,
     ROLES,
     SUITES,
 )
@@ -275,7 +274,10 @@ def _add_diagnose(commands: Any) -> None:
     add("--eps", type=number,
         help="perturbation budget in units of the inputs, such as 8/255 (default without --model: "
         f"{DIAGNOSE_DIGITS_EPS})")  # fmt: skip
-    add("--norm", choices=PROBE_NORMS, default="linf", help="norm of the budget (default: linf)")
+    add("--norm", choices=NORMS, default="linf", help="norm of the budget (default: linf)")
+    add("--unit", choices=("feature", "pixel"), default="feature",
+        help="what --eps counts in l0: features, or pixels of all channels (default: "
+        "feature)")  # fmt: skip
     add("--suite", nargs="?", choices=tuple(SUITES), const="fast",
         help="diagnose the figure of Suite: fast, the default, or thorough")  # fmt: skip
     add("--attack", action="append", metavar="NAME[:key=value,...]",

@@ -226,9 +226,9 @@ def test_the_probes_may_undercut_a_report():
 
 def test_findings_of_the_report_are_included():
     report = reported(Fools(end=40, obstacle="success_lost"))
-    weak = Fools(end=40, steps=5)
-    assert names(diagnosis(report, many_steps=weak)) == [("last_iterate_returned", "high")]
-    settled = diagnosis(report, many_steps=Fools(end=40))  # which failed there without an obstacle
+    same = Fools(end=40, obstacle="success_lost")
+    assert names(diagnosis(report, many_steps=same)) == [("last_iterate_returned", "high")]
+    settled = diagnosis(report, many_steps=Fools(end=40))  # which failed in many steps
     assert names(settled) == [("last_iterate_returned", "low")]
 
 

@@ -10,11 +10,10 @@ from advkit.eval.findings.finding import (
     Finding,
     format_finding,
     format_findings,
-    in_order,
     severity_of,
     verdict,
 )
-from advkit.eval.findings.kinds import KINDS, make_finding
+from advkit.eval.findings.kinds import KINDS, in_order, make_finding
 
 
 def finding(severity="high", name="random_model", **changes):
@@ -36,9 +35,13 @@ def test_the_severity_is_the_share_of_the_inputs_that_count_as_robust(affected, 
     assert severity_of(affected, total) == severity
 
 
-def test_the_most_severe_come_first_and_others_keep_their_order():
-    given = [finding(s, name) for s, name in zip(("low", "high", "medium", "high"), "abcd")]  # noqa: B905
-    assert "".join(f.name for f in in_order(given)) == "bdca"
+def test_the_most_severe_come_first_and_causes_before_consequences():
+    given = [
+        finding("low", "training_mode"), finding("high", "steps_run_out"),
+        finding("medium", "no_start"), finding("high", "random_model"),
+    ]  # fmt: skip
+    ordered = ["random_model", "steps_run_out", "no_start", "training_mode"]
+    assert [f.name for f in in_order(given)] == ordered
     assert in_order([]) == ()
 
 

@@ -176,7 +176,7 @@ def test_training_mode_is_in_the_report():
     net, x = convnet().train(), images(8)
     y = answers(net, x)
     made = [attacks.RandomNoise(eps=0.01)]
-    with pytest.warns(InconclusiveWarning, match="it is random"):
+    with pytest.warns(InconclusiveWarning, match="uses the statistics of each batch"):
         kept = rob.evaluate(advkit.TorchClassifier(net, mode="keep"), x, y, attacks=made)
     assert kept.checks.training_mode
     assert not rob.evaluate(net, x, y, attacks=made).checks.training_mode

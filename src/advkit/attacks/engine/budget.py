@@ -14,6 +14,7 @@ from advkit.attacks.engine.problem import Problem
 from advkit.attacks.engine.records import Best
 from advkit.core import checks
 from advkit.core.losses import Loss, LossName, check_loss, dlr_at_target, get_loss
+from advkit.core.norms import UNITS, Norm, Unit
 
 BALLS = ("linf", "l2", "l1")
 
@@ -86,3 +87,15 @@ def check_step_size(step_size: float | None) -> None:
     """Raise unless `step_size` is positive or `None`."""
     if step_size is not None:
         checks.positive("step_size", step_size)
+
+
+def check_unit(eps: float | Tensor, norm: Norm, unit: Unit) -> None:
+    """Raise unless `unit` and `eps` suit the norm."""
+    checks.one_of("unit", unit, UNITS)
+    if norm == "l0":
+        checks.count_eps(eps, unit)
+    elif unit != "feature":
+        raise ValueError(
+            f"`unit` must be 'feature' with norm {norm!r}, got {unit!r}. Only "
+            "budgets in l0 count pixels: pass norm='l0'."
+        )

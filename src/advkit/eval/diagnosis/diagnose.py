@@ -17,12 +17,12 @@ from advkit.eval.accuracy import Rate
 from advkit.eval.budgets import radius_of
 from advkit.eval.diagnosis.comparisons import REFERENCE, ROLES, UNBOUNDED, Figure, compare
 from advkit.eval.diagnosis.diagnosis import Diagnosis
-from advkit.eval.findings.finding import Finding, in_order
-from advkit.eval.findings.kinds import make_finding
+from advkit.eval.findings.finding import Finding
+from advkit.eval.findings.kinds import in_order, make_finding
 from advkit.eval.robustness.evaluate import evaluate
 from advkit.eval.robustness.obstacles import few_classes
 from advkit.eval.robustness.outcome import AttackOutcome
-from advkit.eval.robustness.own_findings import findings_without_rivals
+from advkit.eval.robustness.own_findings import findings_without_comparison
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.rivals import on_rivals
 from advkit.eval.robustness.worst_case import Budget, robust_within
@@ -102,7 +102,7 @@ def diagnose(
     figure = _figure(report, outcomes, first)
     findings = [
         *compare(outcomes, figure),
-        *findings_without_rivals(_joined(reports, report)),
+        *findings_without_comparison(_joined(reports, report)),
         *(on_rivals(report.clean, report.outcomes) if report is not None else ()),
         *_on_left_out(model, probes, left_out, first.num_classes),
     ]
@@ -212,7 +212,11 @@ def _joined(reports: Mapping[str, Report], report: Report | None) -> Report:
     outcomes = list(report.outcomes if report is not None else ())
     for role, found in within.items():
         (outcome,) = found.outcomes
-        outcomes.append(outcome if role == REFERENCE else replace(outcome, no_start=None))
+        outcomes.append(
+            outcome
+            if role == REFERENCE
+            else replace(outcome, no_start=torch.zeros_like(outcome.no_start))
+        )
     noise = {n.budget: n for found in within.values() for n in found.noise}
     return replace(first, outcomes=tuple(outcomes), noise=tuple(noise.values()))
 
@@ -240,6 +244,6 @@ def _on_left_out(
 def _once_each(findings: Iterable[Finding]) -> list[Finding]:
     """Return the most severe finding of each name."""
     found: dict[str, Finding] = {}
-    for finding in in_order(list(findings)):
+    for finding in in_order(findings):
         found.setdefault(finding.name, finding)
     return list(found.values())

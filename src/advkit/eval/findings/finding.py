@@ -52,11 +52,6 @@ def severity_of(affected: int, total: int) -> Severity:
     return "high" if affected >= MUCH * total else "medium"
 
 
-def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Return `findings` by severity, the highest first."""
-    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
-
-
 def format_finding(finding: Finding) -> list[str]:
     """Return the lines of text of a finding."""
     lines = [f"[{finding.severity}] {finding.name}"]

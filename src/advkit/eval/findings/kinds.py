@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from advkit.eval.findings.finding import Finding, Severity
+from advkit.eval.findings.finding import SEVERITIES, Finding, Severity
 
 _SUITE = "attacks.Suite({budget})"
 _THOROUGH = "attacks.Suite({budget}, effort='thorough')"
@@ -23,15 +24,15 @@ class Kind(NamedTuple):
     code: str
 
 
-KINDS = {
-    "random_model": Kind(
-        "Attack the expectation of the model over its random draws, with all steps of the attack.",
-        "model = advkit.Expectation(model, draws=32)\nattacks.PGD({budget}, stop='never')",
-    ),
+KINDS = {  # a cause before its consequences
     "training_mode": Kind(
         "Evaluate the net in the mode in which it is deployed. If it draws random numbers there, "
         "attack its expectation.",
         "model = advkit.TorchClassifier(net, mode='eval')",
+    ),
+    "random_model": Kind(
+        "Attack the expectation of the model over its random draws, with all steps of the attack.",
+        "model = advkit.Expectation(model, draws=32)\nattacks.PGD({budget}, stop='never')",
     ),
     "probabilities": Kind(
         "Declare that the model returns probabilities. Their logarithms are then the logits.",
@@ -130,6 +131,14 @@ KINDS = {
         _THOROUGH,
     ),
 }
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return `findings` by severity, the highest first; a cause comes before its consequences."""
+    kinds = list(KINDS)
+    return tuple(
+        sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.name)))
+    )
 
 
 def make_finding(

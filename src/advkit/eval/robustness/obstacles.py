@@ -154,10 +154,13 @@ def _on_classes(outcome: AttackOutcome, classes: int | None) -> Iterator[Finding
 
 
 def few_classes(label: str, classes: int, budget: str) -> Finding:
-    """Return the finding that the attack `label` uses DLR on a model of few `classes`."""
+    """Return the finding that the attack `label` uses DLR on a model of few `classes`.
+
+    With three classes the loss without a target is defined, but it is constant on a part of them.
+    """
     return make_finding(
         "too_few_classes",
-        "medium",
+        "low" if classes == DLR_CLASSES - 1 else "medium",
         f"{label} uses the DLR loss on a model of {classes} classes. The loss needs 3 classes, and "
         f"{DLR_CLASSES} to aim at one of them. AutoAttack maximizes the margin where it is not "
         "defined, so it is not the published attack.",

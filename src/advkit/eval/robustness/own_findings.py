@@ -11,8 +11,8 @@ from torch import Tensor
 from advkit.core.boxes import diameter, whole_box_sentence
 from advkit.eval.accuracy import Rate, chance_sentence
 from advkit.eval.budgets import budget_arguments
-from advkit.eval.findings.finding import Finding, in_order, severity_of
-from advkit.eval.findings.kinds import make_finding
+from advkit.eval.findings.finding import Finding, severity_of
+from advkit.eval.findings.kinds import in_order, make_finding
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.obstacles import numbered, on_obstacles
 from advkit.eval.robustness.outcome import AttackOutcome
@@ -73,12 +73,12 @@ class Evaluated(Protocol):
 
 def own_findings(results: Evaluated) -> tuple[Finding, ...]:
     """Return the findings about an evaluation, the most severe first."""
-    rivals = on_rivals(results.clean, results.outcomes)
-    return in_order([*findings_without_rivals(results), *rivals])
+    compared = on_rivals(results.clean, results.outcomes)
+    return in_order([*findings_without_comparison(results), *compared])
 
 
-def findings_without_rivals(results: Evaluated) -> list[Finding]:
-    """Return the findings about an evaluation, except those that compare attacks."""
+def findings_without_comparison(results: Evaluated) -> list[Finding]:
+    """Return the findings about the figures, the model, the noise and each attack."""
     found = [*_on_figures(results), *_on_model(results), *_on_noise(results)]
     for outcome in results.outcomes:
         found += on_obstacles(outcome, results.clean, results.outcomes, results.num_classes)
@@ -98,7 +98,7 @@ def _on_figures(results: Evaluated) -> Iterator[Finding]:
         count = int(results.not_finite.sum())
         yield make_finding(
             "not_finite_logits",
-            "medium",
+            severity_of(count, len(results.clean)),
             f"The model returned NaN or infinite logits for {numbered(results.not_finite)}. They "
             "count as misclassified and are not attacked.",
             inputs=count,
