@@ -260,7 +260,7 @@ def faulty_nets(
             ]
         )
         return Faulty(
-            model, eps, "scores_beat_gradients", attacks.PGD(eps=eps), soft, adaptive, soft
+            model, eps, "scores_beat_gradients", attacks.PGD(eps=eps), model, adaptive, soft
         )  # fmt: skip
 
     def distilled(eps: float = 0.05) -> Faulty:

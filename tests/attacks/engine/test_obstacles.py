@@ -39,6 +39,17 @@ class Rejects(nn.Module):
         return self.net(x).masked_fill(beyond, -math.inf)
 
 
+class Replaces(nn.Module):
+    """Rejections become another value."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, logits):
+        return logits.masked_fill(logits == -math.inf, self.value)
+
+
 def linear(n=4):
     """A halfspace that no attack within 0.1 crosses, inputs and labels."""
     return Halfspace(torch.ones(4), b=-9.0), torch.full((n, 4), 0.5), torch.zeros(n).long()
@@ -192,6 +203,18 @@ def test_each_sample_has_its_own_rejections():
     assert result.rejected.tolist() == [True, False, True]
     alone = [bim().run(Rejects(0.55), row[None], torch.zeros(1).long()) for row in x]
     assert [bool(r.rejected) for r in alone] == result.rejected.tolist()
+
+
+@IGNORED
+def test_logits_that_are_not_finite_are_not_a_rejection():
+    """Neither NaN nor plus infinity; only minus infinity for every class is one."""
+    x, y = torch.full((2, 4), 0.5), torch.zeros(2).long()
+    for value in (math.nan, math.inf):
+        net = Rejects(0.55)
+        broken = nn.Sequential(net, Replaces(value))
+        result = attacks.PGD(eps=EPS, steps=STEPS).run(broken, x, y)
+        assert result.not_finite.all()
+        assert not result.rejected.any()
 
 
 def test_a_rejection_before_a_success_does_not_count():

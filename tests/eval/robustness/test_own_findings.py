@@ -310,6 +310,12 @@ def test_an_attack_without_the_obstacle_decides(column, changes, settles):
     assert dict(names(report(met, both)))[OBSTACLES[column][0]] == "high"
 
 
+def test_rejections_are_expected_of_attacks_on_a_detector():
+    for name, severity in (("Adaptive", "low"), ("SelectivePGD", "low"), ("PGD", "high")):
+        met = outcome(20, name=name, rejected=first(28) & ~first(20))
+        assert names(report(met)) == [("rejection_counts_as_robust", severity)]
+
+
 def test_queries_decide_except_about_gradients():
     mask = first(28) & ~first(20)
     for column, (name, _) in OBSTACLES.items():
