@@ -34,7 +34,7 @@ def run(monkeypatch, capsys):
 
 
 def test_all_scripts_are_found():
-    assert len(RUN) == 38
+    assert len(RUN) == 39
     assert {path.stem for path in MODULES} == {
         "auto_attack_figures",
         "black_boxes",
