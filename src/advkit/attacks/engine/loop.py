@@ -19,6 +19,7 @@ from advkit.attacks.engine.rows import select, update_rows
 # A search ends too early for a sample if its progress in this part of the steps, the last ones, is
 # at least this multiple of that on average: see docs/findings/steps_run_out.md.
 LATE_SHARE, STEADY = 0.1, 0.5
+LEAST_DECREASE = 0.01  # of the violation that is left: less is no progress
 FEWEST_STEPS = 5  # that show a trend
 Stop = Literal["first", "never"]
 Keep = Literal["strongest", "last"]
@@ -128,8 +129,12 @@ class _Trend:
             problem.statistics.success_lost[problem.rows] = lost
         if len(self._first):
             first, before = (v[problem.rows] for v in (self._first, self._before))
-            total, late = first - best.violation, before - best.violation
-            steady = (total > 0) & (late >= STEADY * self._share * total)
+            clean = problem.statistics.clean_violation[problem.rows].nan_to_num(posinf=-math.inf)
+            total = torch.maximum(first, clean.to(first.dtype)) - best.violation
+            late = before - best.violation
+            steady = (total > LEAST_DECREASE * best.violation) & (
+                late >= STEADY * self._share * total
+            )
             problem.statistics.improving[problem.rows] = (best.violation > 0) & steady
 
 

@@ -151,6 +151,7 @@ class Problem:
         The record must be empty: it holds the clean inputs, whose distance is 0.
         """
         at = self.forward(self.x, differentiate=False, first=True)
+        self.statistics.clean_violation[self.rows] = at.violation.double()
         rows = at.success.nonzero().flatten()
         clean = (at.x_adv, at.violation, torch.zeros_like(at.violation))
         update_rows(record, rows, tuple(part[rows] for part in clean[: len(record)]))

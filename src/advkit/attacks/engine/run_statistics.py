@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ class RunStatistics:
         self.not_finite = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start = torch.zeros(n, dtype=torch.bool, device=device)
         self.rejected = torch.zeros(n, dtype=torch.bool, device=device)
+        # violations of the clean inputs, inf where none was evaluated by itself
+        self.clean_violation = torch.full((n,), math.inf, dtype=torch.float64, device=device)
         self.improving = torch.zeros(n, dtype=torch.bool, device=device)  # in the last steps
         self.success_lost = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start_reported = False  # a warning has named these samples already
