@@ -234,14 +234,10 @@ class Problem:
         violation = self.goal.violation(logits)
         invalid = violation.isnan()
         if asynchronous(invalid.device) or invalid.any():
-            self.record_invalid(invalid, logits, self.rows)
+            rejected = _rejected(logits)
+            self.statistics.rejected[self.rows] |= invalid & rejected
+            self.statistics.not_finite[self.rows] |= invalid & ~rejected
         return violation
-
-    def record_invalid(self, invalid: Tensor, logits: Tensor, rows: Tensor) -> None:
-        """Record the `invalid` `(n,)` samples, those of the `rows`: rejected, or not finite."""
-        rejected = _rejected(logits)
-        self.statistics.rejected[rows[invalid & rejected]] = True
-        self.statistics.not_finite[rows[invalid & ~rejected]] = True
 
     def reaches_goal(self, x_adv: Tensor, rows: Tensor) -> Tensor:
         """Return whether points reach the goal of their samples, in one counted pass.
@@ -257,7 +253,9 @@ class Problem:
         logits = self.statistics.sender(self.model.logits, x_adv, rows)
         violation = self.goal.select(rows).violation(logits)
         self.statistics.forward += torch.bincount(rows, minlength=len(self.x))
-        self.record_invalid(violation.isnan(), logits, rows)
+        invalid, rejected = violation.isnan(), _rejected(logits)
+        self.statistics.rejected[rows[invalid & rejected]] = True  # a row may come several times
+        self.statistics.not_finite[rows[invalid & ~rejected]] = True
         return violation <= 0
 
     def input_gradient(self, at: Iterate, value: Tensor, *, again: bool = False) -> Tensor:

@@ -9,14 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.core import checks
-from advkit.core.batching import Data
-from advkit.core.boxes import diameter
+from advkit.core import checks, sample_rows
+from advkit.core.attack_options import measured_norm
+from advkit.core.batching import Data, batches
+from advkit.core.checks import look_like_probabilities
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import Rate
-from advkit.eval.budgets import radius_of
-from advkit.eval.diagnosis.comparisons import REFERENCE, ROLES, UNBOUNDED, Figure, compare
+from advkit.eval.budgets import budget_arguments
+from advkit.eval.diagnosis.comparisons import REFERENCE, UNBOUNDED, Figure, compare
 from advkit.eval.diagnosis.diagnosis import Diagnosis
+from advkit.eval.diagnosis.inputs import (
+    another_order,
+    check_data,
+    check_probes,
+    check_report,
+    check_same_budget,
+    check_same_inputs,
+    first_batch_hash,
+)
 from advkit.eval.findings.finding import Finding
 from advkit.eval.findings.kinds import in_order, make_finding
 from advkit.eval.robustness.evaluate import evaluate
@@ -26,8 +36,13 @@ from advkit.eval.robustness.own_findings import findings_without_comparison
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.rivals import on_rivals
 from advkit.eval.robustness.worst_case import Budget, robust_within
+from advkit.eval.text_tables import format_count
 from advkit.models import as_classifier
+from advkit.models.batch_dependence import keeps_batch
 from advkit.models.convert import has_gradients
+from advkit.models.protocols import may_interrupt
+
+_LACKS_OUTPUT = "`model` must have"  # begins the errors of attacks that a model cannot serve
 
 
 def diagnose(
@@ -55,13 +70,15 @@ def diagnose(
 
     Args:
         model: a classifier, or an `nn.Module` with inputs in [0, 1].
-        x: inputs `(n, *features)`, batches `(x, y)` that can be read again, such as a `DataLoader`
-            or a list, or an indexed data set. Some hundred inputs are enough.
+        x: inputs `(n, *features)`, batches `(x, y)` that can be read again in the same order, such
+            as a list or a `DataLoader` that does not shuffle, or an indexed data set. Some hundred
+            inputs are enough.
         y: true labels `(n,)`; `None` if `x` holds the labels.
         probes: attacks by their role, such as those of `attacks.probes(eps, norm)`. The roles are
             `many_steps`, which is the reference, `more_steps`, `restarts`, `one_step`, `scores`,
             `labels`, `transfer` and `unbounded`. A role that is missing is not checked.
-        report: report of an evaluation on the same inputs; `None` for none.
+        report: report of an evaluation on the same inputs, with the budget of `many_steps` or a
+            minimum-norm attack in its norm; `None` for none.
         batch_size: samples passed to the model at once.
         device: device that each batch is moved to; `None` leaves it where it is.
         progress: show the progress of each probe on standard error.
@@ -71,9 +88,10 @@ def diagnose(
         model lacks is left out.
 
     Raises:
-        ValueError: a role is unknown, `probes` is empty, the ball of `unbounded` does not hold
-            every input, the report is on other inputs, or inputs or labels have the wrong shape or
-            range.
+        ValueError: a role is unknown, `many_steps` is missing for a comparison, a probe has another
+            norm, the ball of `unbounded` does not hold every input, `x` comes in another order each
+            time, the report has another budget or other inputs as far as their number and the clean
+            predictions tell, or inputs or labels have the wrong shape or range.
         TypeError: an argument has the wrong type, or no probe can attack the model.
 
     References:
@@ -92,9 +110,9 @@ def diagnose(
         >>> [finding.name for finding in eval.diagnose(net, x, y, probes=probes).findings]
         ['probabilities']
     """
-    _check(x, probes)
-    if UNBOUNDED in probes:
-        _check_unbounded(probes[UNBOUNDED], x, as_classifier(model).bounds)
+    check_data(x)
+    check_probes(probes, x, as_classifier(model).bounds)
+    check_report(report)
     options = {"batch_size": batch_size, "device": device, "progress": progress}
     reports, left_out = _evaluate_each(model, x, y, probes, options)
     first = next(iter(reports.values()))
@@ -104,6 +122,7 @@ def diagnose(
         *compare(outcomes, figure),
         *findings_without_comparison(_joined(reports, report)),
         *(on_rivals(report.clean, report.outcomes) if report is not None else ()),
+        *_on_outputs(model, x, y, batch_size, device),
         *_on_left_out(model, probes, left_out, first.num_classes),
     ]
     return Diagnosis(
@@ -114,37 +133,6 @@ def diagnose(
         left_out=left_out,
         figure=Rate.of(figure.robust) if figure.reported else None,
     )
-
-
-def _check(x: object, probes: object) -> None:
-    """Raise unless `x` can be read again, and `probes` are attacks by their role."""
-    if isinstance(x, Iterator):
-        raise TypeError(
-            f"`x` must be data that can be read again for each probe, got {type(x).__name__}. Pass "
-            "a tensor, a data set, or a list of batches."
-        )
-    if not isinstance(probes, Mapping):
-        raise TypeError(
-            f"`probes` must be a dictionary of attacks by role, got {type(probes).__name__}. Use "
-            "attacks.probes(eps, norm)."
-        )
-    if not probes:
-        raise ValueError("`probes` must hold at least one attack, got none.")
-    for role, attack in probes.items():
-        checks.one_of("a role of probes", role, ROLES)
-        checks.attack(f"probes[{role!r}]", attack)
-
-
-def _check_unbounded(attack: Any, x: Data, bounds: tuple[float, float]) -> None:
-    """Raise unless the ball of `attack` holds every input, as far as the features are known."""
-    features = x[0].numel() if isinstance(x, Tensor) and len(x) else 1
-    limit = diameter(attack.norm, features, bounds)
-    if bool((radius_of(attack) < limit).any()):
-        raise ValueError(
-            f"`probes[{UNBOUNDED!r}]` must have an eps of at least {limit:g}, so that its ball "
-            f"holds every input within the bounds [{bounds[0]:g}, {bounds[1]:g}], got {attack!r}. "
-            "Pass the bounds to attacks.probes."
-        )
 
 
 def _evaluate_each(
@@ -161,12 +149,18 @@ def _evaluate_each(
     reports: dict[str, Report] = {}
     left_out: dict[str, str] = {}
     errors: list[Exception] = []
+    seen: str | None = None
     for role, attack in probes.items():
+        first = first_batch_hash(x, y, options["batch_size"])
+        if seen is not None and first != seen:
+            raise another_order()
+        seen = first
         try:
             with checks.muted(UserWarning):
                 reports[role] = evaluate(model, x, y, attacks=[attack], **options)
         except (TypeError, ValueError) as error:
-            if isinstance(error, ValueError) and not _uses_dlr(attack):
+            lacks_output = isinstance(error, TypeError) and str(error).startswith(_LACKS_OUTPUT)
+            if not lacks_output and not _uses_dlr(attack):
                 raise
             left_out[role] = str(error)
             errors.append(error)
@@ -183,21 +177,13 @@ def _figure(report: Report | None, outcomes: Mapping[str, AttackOutcome], first:
     """Return the figure to diagnose: that of a report, or of the reference among the probes.
 
     Raises:
-        ValueError: the report is on other inputs, or has no attack in the norm of the probes.
+        ValueError: the report is on other inputs, or does not have the budget of the probes.
     """
     reference = outcomes.get(REFERENCE, next(iter(outcomes.values())))
     if report is None:
         return Figure(reference.robust, reported=False)
-    if len(report.clean) != len(first.clean):
-        raise ValueError(
-            f"`report` must be on the same inputs as the probes, {len(first.clean)}, got one on "
-            f"{len(report.clean)}."
-        )
-    if all(outcome.norm != reference.norm for outcome in report.outcomes):
-        raise ValueError(
-            f"`report` must have an attack in the norm of the probes, {reference.norm}, got "
-            f"{', '.join(outcome.label for outcome in report.outcomes)}."
-        )
+    check_same_inputs(report, first)
+    check_same_budget(report, reference)
     budget = Budget(reference.norm, reference.radius)
     return Figure(robust_within(budget, report.clean, report.outcomes), reported=True)
 
@@ -221,6 +207,33 @@ def _joined(reports: Mapping[str, Report], report: Report | None) -> Report:
     return replace(first, outcomes=tuple(outcomes), noise=tuple(noise.values()))
 
 
+def _on_outputs(
+    model: object,
+    x: Data,
+    y: Tensor | None,
+    batch_size: int,
+    device: str | torch.device | None,
+) -> Iterator[Finding]:
+    """Yield a finding if the logits of the first batch look like probabilities.
+
+    A whole batch also shows it for a single output, and for outputs in 16 bits.
+    """
+    classifier = as_classifier(model)
+    if not has_gradients(classifier) or may_interrupt(classifier) or keeps_batch(classifier):
+        return
+    inputs, _, _ = next(batches(x, y, batch_size, device))
+    with torch.no_grad(), sample_rows.numbered(len(inputs), 0):
+        logits = classifier.logits(inputs)
+    if look_like_probabilities(logits):
+        yield make_finding(
+            "probabilities",
+            "high",
+            f"The model returned probabilities instead of logits for the first {len(inputs)} "
+            "inputs.",
+            inputs=len(inputs),
+        )
+
+
 def _on_left_out(
     model: object, probes: Mapping[str, Attack], left_out: Mapping[str, str], classes: int | None
 ) -> Iterator[Finding]:
@@ -230,15 +243,24 @@ def _on_left_out(
     for role in left_out:
         if _uses_dlr(probes[role]) and classes is not None:
             yield few_classes(repr(probes[role]), classes, "")
+    reference = probes.get(REFERENCE)
+    budget = "" if reference is None else _budget_of(reference)
     blocked = [role for role in left_out if not _uses_dlr(probes[role])]
     if blocked:
         yield make_finding(
             "no_gradient",
             "high",
-            f"Torch cannot differentiate the logits of the model, so {len(blocked)} probes could "
-            f"not be run: {', '.join(blocked)}.",
+            "Torch cannot differentiate the logits of the model, so "
+            f"{format_count(len(blocked), 'probe')} could not be run: {', '.join(blocked)}.",
+            budget=budget,
             probes=len(blocked),
         )
+
+
+def _budget_of(attack: Any) -> str:
+    """Return the arguments `eps` and `norm` of the budget of `attack` as code."""
+    eps = getattr(attack, "eps", None)
+    return budget_arguments(measured_norm(attack), eps if isinstance(eps, float | int) else None)
 
 
 def _once_each(findings: Iterable[Finding]) -> list[Finding]:

@@ -62,7 +62,7 @@ KINDS = {  # a cause before its consequences
     ),
     "steps_run_out": Kind(
         "Increase the number of steps until the robust accuracy no longer falls.",
-        "attacks.PGD({budget}, steps=100)",
+        "attacks.PGD({budget}, steps={steps})",
     ),
     "more_steps_help": Kind(
         "Increase the number of steps until the robust accuracy no longer falls.",
@@ -124,7 +124,7 @@ KINDS = {  # a cause before its consequences
     ),
     "budget_holds_every_input": Kind(
         "Choose a budget within which the true label does not change.",
-        "attacks.Suite(eps=8 / 255, norm='linf')",
+        "attacks.Suite({norm}, eps=eps)",
     ),
     "stronger_attack_found": Kind(
         "The robust accuracy of the report is too high. Evaluate with a stronger attack.",
@@ -142,7 +142,13 @@ def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def make_finding(
-    name: str, severity: Severity, message: str, *, budget: str = "", **evidence: float | int | str
+    name: str,
+    severity: Severity,
+    message: str,
+    *,
+    budget: str = "",
+    steps: int = 100,
+    **evidence: float | int | str,
 ) -> Finding:
     """Return a finding of the kind `name`.
 
@@ -151,6 +157,7 @@ def make_finding(
         severity: `"high"`, `"medium"` or `"low"`.
         message: sentences with the numbers.
         budget: arguments `eps` and `norm` for the code of the remedy; empty if they are unknown.
+        steps: number of steps for the code of the remedy.
         **evidence: the numbers.
     """
     kind = KINDS[name]
@@ -160,7 +167,7 @@ def make_finding(
         message=message,
         evidence=evidence,
         remedy=kind.remedy,
-        code=_with_budget(kind.code, budget or "eps=eps, norm=norm"),
+        code=_with_budget(kind.code, budget or "eps=eps, norm=norm").replace("{steps}", str(steps)),
     )
 
 
@@ -172,4 +179,6 @@ def _with_budget(code: str, budget: str) -> str:
             fixed = budget.replace(in_l0, "")
             code = code.replace(f"attacks.{dense}({{budget}}", f"attacks.{sparse}({fixed}")
     norm = next(argument for argument in budget.split(", ") if argument.startswith("norm="))
+    if norm in ("norm='l0'", "norm='l1'"):  # in which HopSkipJump has no form
+        code = code.replace("HopSkipJump({norm}, ", "HopSkipJump(")
     return code.replace("{budget}", budget).replace("{norm}", norm)

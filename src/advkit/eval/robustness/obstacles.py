@@ -27,6 +27,7 @@ MOST_UNDONE, _FEWEST_UNDONE = 0.5, 5
 MANY_QUERIES = 100  # forward passes from which on an attack without gradients is long
 # Attacks that take the detector into account. Rejections are what they try to avoid.
 _AWARE_OF_DETECTOR = ("Adaptive", "FeatureMatching", "JointCarliniWagner", "SelectivePGD")
+FEWEST_STEPS = 100  # of an attack that a remedy names, and four times as many as before
 DLR_CLASSES = 4  # that targeted DLR needs; the untargeted loss is constant on a part of three
 
 
@@ -53,6 +54,7 @@ def on_obstacles(
                 "low" if aware else severity_of(affected, len(robust)),
                 f"{outcome.label} {sentence.format(inputs)}.{_not_in_doubt(affected)}",
                 budget=budget_arguments(outcome.norm, outcome.eps),
+                steps=max(FEWEST_STEPS, 4 * int(outcome.backward.max())),
                 inputs=count,
                 in_doubt=affected,
                 total=len(robust),
@@ -118,7 +120,10 @@ def _settled(
             many = other.backward >= LONG
             if not differentiated:
                 many = many | (other.forward >= MANY_QUERIES)
-            found = other.robust & many & (other.radius >= outcome.radius)
+            withstood = other.robust
+            if other.minimum_norm:  # its nearest example may lie outside the budget
+                withstood = other.attacked & ~other.within(outcome.radius)
+            found = withstood & many & (other.radius >= outcome.radius)
             for mask, _ in _obstacles(other).values():
                 found = found & ~mask
             settled |= found

@@ -112,8 +112,9 @@ def _on_figures(results: Evaluated) -> Iterator[Finding]:
             sentence = whole_box_sentence(budget.norm, text, results.bounds)
             radius = float(budget.radius.amax())
             yield make_finding(
-                "budget_holds_every_input", "high", sentence, eps=radius, largest_distance=limit
-            )
+                "budget_holds_every_input", "high", sentence,
+                budget=budget_arguments(budget.norm, radius), eps=radius, largest_distance=limit,
+            )  # fmt: skip
 
 
 def _on_model(results: Evaluated) -> Iterator[Finding]:
@@ -129,8 +130,9 @@ def _on_model(results: Evaluated) -> Iterator[Finding]:
             "during training.",
         )
     total = int(found.checked.sum())
+    budget = next((budget_arguments(o.norm, o.eps) for o in results.outcomes if o.eps), "")
     for name, mask, most, sentence in (
-        ("random_model", found.random, 0.0, "other logits for {} when it was evaluated again"),
+        ("random_model", found.random, 0.25, "other logits for {} when it was evaluated again"),
         ("probabilities", found.probabilities, 0.5, "probabilities instead of logits for {}"),
         ("scores_are_labels", found.labels, 0.5, "one at the label and zero elsewhere for {}"),
         ("saturated_outputs", found.saturated, 0.5, "logits so far apart for {} that the softmax "
@@ -142,6 +144,7 @@ def _on_model(results: Evaluated) -> Iterator[Finding]:
                 name,
                 "low" if name == "saturated_outputs" else "high",
                 f"The model returned {sentence.format(f'{count} of {total} checked inputs')}.",
+                budget=budget,
                 inputs=count,
                 checked=total,
             )

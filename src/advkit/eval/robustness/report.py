@@ -130,6 +130,11 @@ class Report:
         """Reasons to doubt the figures that follow from these results, the most severe first."""
         return own_findings(self)
 
+    @property
+    def verdict(self) -> str:
+        """Sentence that says whether to believe the figures."""
+        return verdict(self.findings)
+
     def tables(self) -> list[text_tables.Table]:
         """Return the tables of budget attacks, with the worst cases, and of minimum-norm attacks.
 
@@ -214,7 +219,7 @@ class Report:
             "worst_case_by_budget": {b: rate.to_dict() for b, rate in self.worst_cases.items()},
             "random_noise": {n.budget: n.robust_accuracy.to_dict() for n in self.noise},
             "nearest_by_norm": {norm: n.to_dict() for norm, n in self.nearest.items()},
-            "verdict": verdict(self.findings),
+            "verdict": self.verdict,
             "findings": [finding.to_dict() for finding in self.findings],
             "notes": self.notes(),
             "versions": versions(),
@@ -298,7 +303,7 @@ class Report:
             inputs=len(self.clean),
             about=self.about,
             headlines=html.headlines(self.clean_accuracy, self.worst_cases, self.nearest),
-            verdict=verdict(self.findings),
+            verdict=self.verdict,
             findings=self.findings,
             tables=self.tables(),
             notes=self.notes(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from advkit.eval.budgets import budget_arguments
@@ -17,6 +16,10 @@ from advkit.eval.text_tables import format_count
 # Inputs that an attack fools and a stronger one does not, from which on it is one: share, number.
 MANY_BEATEN, _FEWEST_BEATEN = 0.03, 3
 LONG = 10  # backward passes of a failure from which on an attack has many steps
+_ONE_STEP = ("FGSM", "FGM")
+# Forward passes for the clean input, a random start and the verification: an attack with gradients
+# that succeeds at its start needs no backward pass.
+_WITHOUT_SEARCH = 3
 # Findings of attacks without gradients other than those that use scores, by their name.
 _RIVALS_WITHOUT_GRADIENTS = {
     "Transfer": "transfer_beats_gradients",
@@ -28,24 +31,29 @@ def on_rivals(clean: Tensor, outcomes: Sequence[AttackOutcome]) -> Iterator[Find
     """Yield findings about attacks that fooled the model where stronger ones failed.
 
     An attack of one step, one on scores, one on labels and one on a surrogate are compared with all
-    attacks of many steps. Of these, at least one must have the same budget: another one would not
-    search for examples within it.
+    attacks of many steps. Of these, at least one must have the same budget and fail in many steps:
+    another one would not search for examples within it.
+
+    Args:
+        clean: bool `(n,)`; labeled correctly before any attack.
+        outcomes: outcome of each attack.
     """
     texts = dict(zip(map(id, outcomes), budget_texts(outcomes), strict=True))
     for text, budget in budgets_of(outcomes).items():
         same = [o for o in outcomes if o.norm == budget.norm]
-        many = [o for o in same if is_long(o) and not o.minimum_norm]
-        if all(texts[id(outcome)] != text for outcome in many):
+        many = [o for o in same if _kind_of_rival(o) is None and not o.minimum_norm]
+        compared = [o for o in many if is_long(o) and texts[id(o)] == text]
+        if not compared:
             continue
         robust = robust_within(budget, clean, many)
         for outcome in same:
             name = _kind_of_rival(outcome)
-            beaten = robust & (outcome.within(budget.radius) if name else torch.tensor(False))
-            if name and is_much(int(beaten.sum()), len(beaten)):
-                yield _rival_finding(
-                    name, outcome.label, int(beaten.sum()), len(beaten), text,
-                    budget_arguments(budget.norm, many[0].eps),
-                )  # fmt: skip
+            if name is None:
+                continue
+            beaten = int((robust & outcome.within(budget.radius)).sum())
+            if is_much(beaten, len(robust)):
+                arguments = budget_arguments(budget.norm, compared[0].eps)
+                yield _rival_finding(name, outcome.label, beaten, len(robust), text, arguments)
 
 
 def _rival_finding(
@@ -64,14 +72,16 @@ def _rival_finding(
 
 
 def _kind_of_rival(outcome: AttackOutcome) -> str | None:
-    """Return the finding that an attack gives if it beats many gradient steps."""
+    """Return the finding that an attack gives if it beats many gradient steps.
+
+    The number of passes tells little, since an attack of many steps may succeed at its first one.
+    """
     if not outcome.attacked.any() or outcome.name == "RandomNoise":
         return None
-    most = int(outcome.backward.max())
-    if most == 1:
+    if outcome.name in _ONE_STEP or outcome.settings.get("steps") == 1:
         return "one_step_beats_many"
-    if most:
-        return None
+    if outcome.backward.any() or int(outcome.forward.max()) <= _WITHOUT_SEARCH:
+        return _RIVALS_WITHOUT_GRADIENTS.get(outcome.name)
     return _RIVALS_WITHOUT_GRADIENTS.get(outcome.name, "scores_beat_gradients")
 
 

@@ -108,20 +108,18 @@ def _labels_differ(first: Tensor, second: Tensor) -> Tensor:
 def _kinds(logits: Tensor) -> dict[str, Tensor]:
     """Return masks `(n,)` of the rows of `logits` `(n, classes)` that are not plain logits."""
     top = logits.topk(2, dim=1).values
-    labels = _one_hot(logits, top)
+    labels = _one_hot(logits)
     # row by row, since the number of rows depends on the size of the batches
     alike = torch.tensor([look_like_probabilities(row[None]) for row in logits])
-    smallest = torch.finfo(logits.dtype).tiny
+    finfo = torch.finfo(logits.dtype)
+    smallest = math.log(finfo.tiny) + math.log(finfo.eps)  # of the subnormal numbers
     return {
         "probabilities": alike.to(labels.device) & ~labels,
         "labels": labels,
-        "saturated": (top[:, 0] - top[:, 1] > -math.log(smallest)) & top[:, 1].isfinite() & ~labels,
+        "saturated": (top[:, 0] - top[:, 1] > -smallest) & top[:, 1].isfinite() & ~labels,
     }
 
 
-def _one_hot(logits: Tensor, top: Tensor) -> Tensor:
-    """Return a mask `(n,)` of the rows with one value at the label and one elsewhere."""
-    equal_others = top[:, 1] == logits.amin(1)
-    if logits.shape[1] == 2:  # which always have two values
-        equal_others = (top == torch.tensor([1.0, 0.0]).to(top)).all(1)
-    return equal_others & (top[:, 0] > top[:, 1])
+def _one_hot(logits: Tensor) -> Tensor:
+    """Return a mask `(n,)` of the rows that are one at the label and zero elsewhere."""
+    return ((logits == 0) | (logits == 1)).all(1) & (logits.sum(1) == 1)
