@@ -106,7 +106,7 @@ def test_the_last_steps_are_compared_with_the_average(late, improving):
 @pytest.mark.parametrize("steps", [1, FEWEST_STEPS - 1, FEWEST_STEPS, 7, 10, 33, 100])
 def test_few_steps_have_no_trend(steps):
     net, x, y = linear()
-    attack = attacks.BIM(eps=EPS, steps=steps, step_size=EPS / 200)
+    attack = attacks.BIM(eps=EPS, steps=steps, step_size=EPS / (2 * steps))
     assert attack.run(net, x, y).improving.all().item() is (steps >= FEWEST_STEPS)
 
 
@@ -240,3 +240,18 @@ def test_cascades_pass_obstacles_on():
     assert result.rejected.all()
     net, *rest = linear()
     assert attacks.Cascade(attacks=parts).run(net, *rest).improving.shape == (4,)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("steps", [20, 100])
+def test_a_search_that_has_converged_is_not_improving(norm, steps):
+    """In l2 and l1 the steps outside the ball find most of what there is."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    x = torch.rand(50, 1, 8, 8)
+    y = net(x).argmax(1)
+    eps = {"linf": 0.01, "l2": 0.05, "l1": 0.3}[norm]
+    assert not attacks.PGD(eps=eps, norm=norm, steps=steps).run(net, x, y).improving.any()
+    slow = attacks.PGD(eps=eps, norm=norm, steps=steps, step_size=eps / (5 * steps))
+    result = slow.run(net, x, y)
+    assert result.improving.sum() > 0.5 * (~result.success).sum()

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import advkit
 from advkit import attacks
@@ -124,8 +125,9 @@ def test_what_the_reference_fooled_and_the_rival_did_not_is_not_a_finding():
 
 def test_a_rival_counts_within_the_budget_and_in_the_norm():
     many = Fools(end=40)
-    for rival in (Fools(end=60, steps=0, norm="l2"), Fools(end=60, steps=0, eps=0.2)):
-        assert names(diagnosis(many_steps=many, scores=rival)) == []
+    assert names(diagnosis(many_steps=many, scores=Fools(end=60, steps=0, eps=0.2))) == []
+    with pytest.raises(ValueError, match="must have the norm of 'many_steps', linf, got l2"):
+        diagnosis(many_steps=many, scores=Fools(end=60, steps=0, norm="l2"))
     nearest = HopSkipJump(end=60, steps=0, eps=None)  # at a distance of 0.05
     assert names(diagnosis(many_steps=many, labels=nearest)) == [("labels_beat_gradients", "high")]
 
@@ -158,8 +160,9 @@ def test_the_budget_of_the_unbounded_attack_is_not_a_mistake():
     assert found.findings == ()
 
 
-def test_without_the_reference_rivals_are_not_compared():
-    assert diagnosis(scores=Fools(end=60, steps=0), one_step=Fools(end=10, steps=1)).findings == ()
+def test_rivals_are_refused_without_the_reference():
+    with pytest.raises(ValueError, match="`probes` must have the role 'many_steps', with which"):
+        diagnosis(scores=Fools(end=60, steps=0), one_step=Fools(end=10, steps=1))
 
 
 # --- obstacles of the probes ---------------------------------------------------------------------
@@ -239,12 +242,57 @@ def test_a_report_on_other_inputs():
         diagnosis(reported(Fools(end=3), n=50), many_steps=Fools(end=40))
 
 
-def test_a_report_in_another_norm():
-    report = reported(Fools(end=3, norm="l2"), Fools(end=3, norm="l1", eps=None))
-    with pytest.raises(ValueError, match=r"`report` must have an attack in the norm .*, linf, got"):
-        diagnosis(report, many_steps=Fools(end=40))
+def test_a_report_without_the_budget():
+    wanted = "`report` must have the budget of the probes, linf 0.1, or a minimum-norm attack in"
+    for other in ({"norm": "l2"}, {"eps": 0.2}, {"norm": "l1", "eps": None}):
+        with pytest.raises(ValueError, match=wanted):
+            diagnosis(reported(Fools(end=3, **other)), many_steps=Fools(end=40))
     both = reported(Fools(end=3, norm="l2"), Fools(end=40))
     assert diagnosis(both, many_steps=Fools(end=40)).figure == rob.Rate(60, N)
+    nearest = reported(Fools(end=40, eps=None))
+    assert diagnosis(nearest, many_steps=Fools(end=40)).figure == rob.Rate(60, N)
+
+
+def test_other_clean_predictions_and_other_types_of_reports():
+    report = reported(Fools(end=40))
+    other = dataclasses.replace(report, clean=report.clean & (torch.arange(N) > 3))
+    with pytest.raises(ValueError, match="with other clean predictions for 4 of 100 inputs"):
+        diagnosis(other, many_steps=Fools(end=40))
+    with pytest.raises(TypeError, match="`report` must be the report of an evaluation, got str"):
+        diagnosis("report", many_steps=Fools(end=40))
+
+
+def test_data_in_another_order_each_time():
+    net, x = convnet(), images(40)
+    y = answers(net, x)
+    shuffled = DataLoader(TensorDataset(x, y), batch_size=8, shuffle=True)
+    both = {"many_steps": attacks.PGD(eps=0.05, steps=2), "one_step": attacks.FGSM(eps=0.05)}
+    with pytest.raises(ValueError, match="`x` must come in the same order each time"):
+        rob.diagnose(net, shuffled, probes=both)
+    kept = DataLoader(TensorDataset(x, y), batch_size=8)
+    assert set(rob.diagnose(net, kept, probes=both).outcomes) == set(both)
+
+
+def test_a_single_output_in_0_1_is_found_by_the_first_batch():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 1), torch.nn.Sigmoid())
+    x = images(64)
+    y = (net(x) > 0.5).long().flatten()
+    found = rob.diagnose(net, x, y, probes={"many_steps": attacks.PGD(eps=0.001, steps=2)})
+    assert "probabilities" in names_only(found)
+
+
+def test_an_error_of_an_attack_is_not_a_missing_output():
+    class Broken(Fools):
+        def run(self, model, x, y):
+            return None + 1
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        diagnosis(many_steps=Fools(end=40), scores=Broken(end=1))
+
+
+def names_only(found):
+    return [finding.name for finding in found.findings]
 
 
 # --- probes that are left out --------------------------------------------------------------------

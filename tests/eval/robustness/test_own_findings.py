@@ -114,7 +114,7 @@ def test_a_budget_that_holds_every_input(norm, eps, features, fires):
 @pytest.mark.parametrize(
     ("mask", "name", "severity", "enough"),
     [
-        ("random", "random_model", "high", 1),
+        ("random", "random_model", "high", 3),
         ("probabilities", "probabilities", "high", 5),
         ("labels", "scores_are_labels", "high", 5),
         ("saturated", "saturated_outputs", "low", 5),
@@ -198,6 +198,28 @@ def test_what_beats_many_steps_is_within_the_same_budget():
     assert names(report(steps, nearest)) == [("labels_beat_gradients", "high")]
 
 
+def test_an_attack_that_wins_at_its_first_step_has_many_steps():
+    """Its passes are those of one step, or of none if the random start is a success."""
+    slow = outcome(10)
+    for steps in (0, 1):
+        at_once = outcome(N, steps=steps, settings={"eps": 0.1, "steps": 20})
+        assert names(report(slow, at_once)) == []
+        square = outcome(60, name="Square", steps=0)
+        assert names(report(slow, at_once, square)) == []  # nothing withstood the first
+    own = dataclasses.replace(outcome(60, name="Mine", steps=0), forward=torch.full((N,), 50))
+    assert names(report(slow, own)) == [("scores_beat_gradients", "high")]
+    assert names(report(slow, outcome(60, settings={"steps": 1}, steps=1))) == [
+        ("one_step_beats_many", "high")
+    ]
+
+
+def test_the_remedy_has_the_budget_of_the_comparison():
+    smaller, slow = outcome(5, eps=0.01), outcome(10, eps=0.05)
+    square = outcome(60, name="Square", steps=0, eps=0.05)
+    found = [f for f in own_findings(report(smaller, slow, square)) if "linf 0.05" in f.message]
+    assert "eps=0.05" in found[0].code
+
+
 def test_all_attacks_of_many_steps_count_together():
     rival = outcome(20, name="Square", steps=0)
     rest = outcome(first(30) & ~first(10), name="APGD")
@@ -264,6 +286,7 @@ WITHSTOOD = {
     "a smaller ball": ({"eps": 0.05}, "high"),
     "another norm": ({"norm": "l2"}, "high"),
     "few steps": ({"steps": LONG - 1}, "high"),
+    "a nearest example outside": ({"eps": None, "distance": 0.3, "fooled": N}, "low"),
     "the same obstacle": ({"improving": first(28)}, "high"),
     "another obstacle": ({"no_gradient": first(28)}, "high"),
 }
@@ -273,7 +296,13 @@ WITHSTOOD = {
 def test_obstacles_matter_where_no_other_attack_fails_without_one(case):
     given, severity = WITHSTOOD[case]
     met = outcome(20, improving=first(28) & ~first(20))
-    found = own_findings(report(met, outcome(20, name="Suite", **given)))
+    given = dict(given)
+    distance = given.pop("distance", None)
+    other = outcome(given.pop("fooled", 20), name="Suite", **given)
+    if distance is not None:
+        found_at = torch.where(other.success, distance, torch.nan)
+        other = dataclasses.replace(other, distance=found_at)
+    found = own_findings(report(met, other))
     assert next(f.severity for f in found if f.name == "steps_run_out") == severity
 
 

@@ -65,16 +65,16 @@ def kinds(model, x=None):
         ([[0.2, 0.5, 0.4]], []),
         ([[-0.5, 0.5, 1.0]], []),  # which sum to one
         ([[1.0, 0.0, 0.0]], ["labels"]),
-        ([[7.0, -2.0, -2.0]], ["labels"]),
+        ([[7.0, -2.0, -2.0]], []),
         ([[0.0, 0.0, 0.0]], []),
         ([[1.0, 1.0, 0.0]], []),
-        ([[-math.inf, 0.0, -math.inf]], ["labels"]),
+        ([[-math.inf, 0.0, -math.inf]], []),
         ([[0.0, 1.0]], ["labels"]),
         ([[0.0, 3.0]], []),  # two logits always have two values
         ([[0.4, 0.6]], ["probabilities"]),
-        ([[0.0, 90.0, -5.0]], ["saturated"]),
-        ([[0.0, 87.0, -5.0]], []),  # exp(-87) is a normal number of float32
-        ([[0.0, 90.0]], ["saturated"]),
+        ([[0.0, 110.0, -5.0]], ["saturated"]),
+        ([[0.0, 103.0, -5.0]], []),  # exp(-103) is a subnormal number of float32
+        ([[0.0, 110.0]], ["saturated"]),
     ],
 )
 def test_kinds_of_outputs(rows, expected):
@@ -82,9 +82,9 @@ def test_kinds_of_outputs(rows, expected):
 
 
 def test_saturation_depends_on_the_dtype():
-    row = [0.0, 90.0, -5.0]
+    row = [0.0, 110.0, -5.0]
     assert kinds(Outputs(row, dtype=torch.float64), torch.rand(N, 4, dtype=torch.float64)) == []
-    half = Outputs([0.0, 12.0, -5.0], dtype=torch.float16)
+    half = Outputs([0.0, 20.0, -5.0], dtype=torch.float16)
     assert kinds(half, torch.rand(N, 4, dtype=torch.float16)) == ["saturated"]
 
 

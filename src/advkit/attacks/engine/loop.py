@@ -19,7 +19,7 @@ from advkit.attacks.engine.rows import select, update_rows
 # A search ends too early for a sample if its progress in this part of the steps, the last ones, is
 # at least this multiple of that on average: see docs/findings/steps_run_out.md.
 LATE_SHARE, STEADY = 0.1, 0.5
-LEAST_DECREASE = 0.01  # of the violation that is left: less is no progress
+LEAST_DECREASE = 0.01  # of the violation that is left; less does not count
 FEWEST_STEPS = 5  # that show a trend
 Stop = Literal["first", "never"]
 Keep = Literal["strongest", "last"]

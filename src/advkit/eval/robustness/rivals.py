@@ -20,8 +20,10 @@ _ONE_STEP = ("FGSM", "FGM")
 # Forward passes for the clean input, a random start and the verification: an attack with gradients
 # that succeeds at its start needs no backward pass.
 _WITHOUT_SEARCH = 3
-# Findings of attacks without gradients other than those that use scores, by their name.
+# Findings of attacks without gradients, by their name.
 _RIVALS_WITHOUT_GRADIENTS = {
+    "Square": "scores_beat_gradients",
+    "SparseRS": "scores_beat_gradients",
     "Transfer": "transfer_beats_gradients",
     "HopSkipJump": "labels_beat_gradients",
 }
