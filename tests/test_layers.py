@@ -187,7 +187,7 @@ def test_the_packages_of_evaluations_import_those_below_them_alone():
         "units": {"units"},
         "store": {"units", "store"},
         "robustness": {"findings", "units", "store", "robustness"},
-        "diagnosis": {"findings", "robustness", "diagnosis"},
+        "diagnosis": {"findings", "units", "robustness", "diagnosis"},
     }
     for package, allowed in below.items():
         prefix = f"advkit.eval.{package}"

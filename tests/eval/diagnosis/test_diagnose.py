@@ -282,6 +282,18 @@ def test_a_single_output_in_0_1_is_found_by_the_first_batch():
     assert "probabilities" in names_only(found)
 
 
+def test_one_hot_labels_are_not_called_probabilities():
+    class Labels(nn.Module):
+        def forward(self, x):
+            return nn.functional.one_hot(net(x).argmax(1), 3).float() + 0 * x.sum()
+
+    net, x = convnet().eval(), images(64)
+    y = answers(net, x)
+    found = rob.diagnose(Labels(), x, y, probes={"many_steps": attacks.PGD(eps=0.01, steps=2)})
+    assert "scores_are_labels" in names_only(found)
+    assert "probabilities" not in names_only(found)
+
+
 def test_an_error_of_an_attack_is_not_a_missing_output():
     class Broken(Fools):
         def run(self, model, x, y):

@@ -37,6 +37,7 @@ from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.rivals import on_rivals
 from advkit.eval.robustness.worst_case import Budget, robust_within
 from advkit.eval.text_tables import format_count
+from advkit.eval.units.model_checks import are_one_hot
 from advkit.models import as_classifier
 from advkit.models.batch_dependence import keeps_batch
 from advkit.models.convert import has_gradients
@@ -224,7 +225,7 @@ def _on_outputs(
     inputs, _, _ = next(batches(x, y, batch_size, device))
     with torch.no_grad(), sample_rows.numbered(len(inputs), 0):
         logits = classifier.logits(inputs)
-    if look_like_probabilities(logits):
+    if look_like_probabilities(logits) and not are_one_hot(logits).all():
         yield make_finding(
             "probabilities",
             "high",

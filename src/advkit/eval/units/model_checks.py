@@ -108,7 +108,7 @@ def _labels_differ(first: Tensor, second: Tensor) -> Tensor:
 def _kinds(logits: Tensor) -> dict[str, Tensor]:
     """Return masks `(n,)` of the rows of `logits` `(n, classes)` that are not plain logits."""
     top = logits.topk(2, dim=1).values
-    labels = _one_hot(logits)
+    labels = are_one_hot(logits)
     # row by row, since the number of rows depends on the size of the batches
     alike = torch.tensor([look_like_probabilities(row[None]) for row in logits])
     finfo = torch.finfo(logits.dtype)
@@ -120,6 +120,6 @@ def _kinds(logits: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _one_hot(logits: Tensor) -> Tensor:
+def are_one_hot(logits: Tensor) -> Tensor:
     """Return a mask `(n,)` of the rows that are one at the label and zero elsewhere."""
     return ((logits == 0) | (logits == 1)).all(1) & (logits.sum(1) == 1)
