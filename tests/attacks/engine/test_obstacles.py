@@ -255,3 +255,10 @@ def test_a_search_that_has_converged_is_not_improving(norm, steps):
     slow = attacks.PGD(eps=eps, norm=norm, steps=steps, step_size=eps / (5 * steps))
     result = slow.run(net, x, y)
     assert result.improving.sum() > 0.5 * (~result.success).sum()
+
+
+def test_a_decrease_of_less_than_a_hundredth_is_not_progress():
+    net, x, y = linear()
+    for divisor, improving in ((20_000, False), (40, True)):
+        attack = attacks.BIM(eps=EPS, steps=20, step_size=EPS / divisor)
+        assert attack.run(net, x, y).improving.any().item() is improving

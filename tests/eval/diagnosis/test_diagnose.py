@@ -13,6 +13,7 @@ from advkit import attacks
 from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
 from advkit.eval.diagnosis.comparisons import RIVALS, ROLES
+from advkit.eval.diagnosis.inputs import first_batch_hash
 from tests.toys import Halfspace, answers, convnet, images
 
 N = 100
@@ -271,6 +272,29 @@ def test_data_in_another_order_each_time():
         rob.diagnose(net, shuffled, probes=both)
     kept = DataLoader(TensorDataset(x, y), batch_size=8)
     assert set(rob.diagnose(net, kept, probes=both).outcomes) == set(both)
+
+
+def test_the_order_shows_in_labels_too():
+    x = torch.zeros(8, 4)
+    first, second = (first_batch_hash(x, y, 8) for y in (torch.arange(8), torch.arange(8).flip(0)))
+    assert first != second
+    assert first == first_batch_hash(x, torch.arange(8), 8)
+    assert first != first_batch_hash(x + 1, torch.arange(8), 8)
+
+
+def test_one_probe_that_cannot_be_run_is_in_the_singular():
+    class Detached(nn.Module):
+        def forward(self, x):
+            return net(x).detach()
+
+    net, x = convnet().eval(), images(8)
+    probes = {
+        "many_steps": attacks.PGD(eps=0.05, steps=2),
+        "scores": attacks.Square(eps=0.05, max_queries=5),
+    }
+    found = rob.diagnose(Detached(), x, answers(net, x), probes=probes)
+    messages = [finding.message for finding in found.findings if finding.name == "no_gradient"]
+    assert any("so 1 probe could not be run: many_steps." in message for message in messages)
 
 
 def test_a_single_output_in_0_1_is_found_by_the_first_batch():

@@ -306,6 +306,12 @@ def test_obstacles_matter_where_no_other_attack_fails_without_one(case):
     assert next(f.severity for f in found if f.name == "steps_run_out") == severity
 
 
+@pytest.mark.parametrize(("taken", "named"), [(20, 100), (25, 100), (26, 104), (500, 2000)])
+def test_the_remedy_names_more_steps_than_were_taken(taken, named):
+    found = only(report(outcome(20, improving=first(28), steps=taken)))
+    assert f"steps={named})" in found.code
+
+
 def test_queries_settle_what_a_search_without_steps_left_open_but_not_gradients():
     mask = first(28) & ~first(20)
     square = outcome(20, name="Square", steps=0)
