@@ -108,3 +108,17 @@ def test_the_code_of_a_remedy_can_be_typed(name):
     remedy = KINDS[name].remedy
     assert remedy[0].isupper()
     assert remedy.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("norm", "call"),
+    [
+        ("linf", "attacks.HopSkipJump(norm='linf', max_queries=5000)"),
+        ("l1", "attacks.HopSkipJump(max_queries=5000)"),  # which has no form in l1 and l0
+        ("l0", "attacks.HopSkipJump(max_queries=5000)"),
+    ],
+)
+def test_an_attack_on_labels_is_named_in_a_norm_that_it_has(norm, call):
+    code = make_finding("scores_are_labels", "high", "", budget=f"eps=3, norm={norm!r}").code
+    assert code == call
+    eval(code, {"attacks": attacks})
