@@ -185,8 +185,9 @@ def test_the_packages_of_evaluations_import_those_below_them_alone():
     below = {
         "findings": {"findings"},
         "units": {"units"},
-        "store": {"units", "store"},
-        "robustness": {"findings", "units", "store", "robustness"},
+        "evidence": {"units", "evidence"},
+        "store": {"units", "evidence", "store"},
+        "robustness": {"findings", "units", "evidence", "store", "robustness"},
         "diagnosis": {"findings", "units", "robustness", "diagnosis"},
     }
     for package, allowed in below.items():

@@ -55,6 +55,14 @@ def fingerprint(value: object, name: str, *, identity: str | None = None) -> str
         ) from None
 
 
+def fingerprint_if_any(value: object, name: str, *, identity: str | None = None) -> str | None:
+    """Return the `fingerprint` of `value`, `None` for a value that has none."""
+    try:
+        return fingerprint(value, name, identity=identity)
+    except Exception:  # noqa: BLE001 - objects of any kind are evaluated, and may raise anything
+        return None
+
+
 class _Walk:
     """One pass through the parts of a value.
 

@@ -29,6 +29,13 @@ def non_default_fields(obj: object) -> dict[str, object]:
     return {k: _plain(v) for k, v in changed.items()}
 
 
+def all_fields(obj: object) -> dict[str, object]:
+    """Return all hyper-parameters of `obj` by name, as values that can be printed and saved."""
+    if not is_dataclass(obj):
+        return {}
+    return {f.name: _plain(getattr(obj, f.name)) for f in fields(obj) if f.init}
+
+
 def format_call(name: str, given: Mapping[str, object]) -> str:
     """Return `name(key=value, ...)` with floats rounded to four digits."""
     parts = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in given.items())

@@ -53,6 +53,9 @@ class AttackResult:
         stage: int64 `(n,)`, of a `Cascade`, `AutoAttack` or `Suite`: number of the attack that
             succeeded, in their order from 0. It is -1 for a failure and for an input that is
             misclassified already. `None` for attacks without stages.
+        prediction: int64 `(n,)`; label that the model predicts for `x_adv` of a success, an index
+            of its classes, as it was evaluated after the search; -1 for a failure. `None` for
+            attacks that do not tell.
     """
 
     x_adv: Tensor
@@ -67,6 +70,7 @@ class AttackResult:
     improving: Tensor = None  # type: ignore[assignment]  # set below
     success_lost: Tensor = None  # type: ignore[assignment]  # set below
     stage: Tensor | None = None
+    prediction: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("not_finite", "no_start", "rejected", "improving", "success_lost"):

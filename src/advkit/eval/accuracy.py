@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,12 +49,13 @@ class Rate:
         # exactly 0 and 1, which rounding would miss
         return lower if self.count else 0.0, upper if self.count < self.total else 1.0
 
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Return plain values for JSON; the fraction is `None` for a `total` of zero."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, with the 95 % `interval`; no fraction of no inputs."""
         return {
             "value": float(self) if self.total else None,
             "count": self.count,
             "total": self.total,
+            "interval": list(self.interval),
         }
 
     @staticmethod
@@ -134,16 +135,25 @@ class ClassifiedBatch(NamedTuple):
     Attributes:
         x: inputs `(n, *features)`.
         y: labels `(n,)`, indices of the model's classes.
-        correct: bool `(n,)`; labeled correctly.
-        not_finite: bool `(n,)`; the model returned NaN or infinite logits, which is not correct.
+        predicted: int64 `(n,)`; predicted labels, -1 for a rejection and `NOT_FINITE`, which is
+            not correct, for NaN or infinite logits.
         first: number of the first sample in the data.
     """
 
     x: Tensor
     y: Tensor
-    correct: Tensor
-    not_finite: Tensor
+    predicted: Tensor
     first: int
+
+    @property
+    def correct(self) -> Tensor:
+        """Bool `(n,)`; labeled correctly."""
+        return self.predicted == self.y
+
+    @property
+    def not_finite(self) -> Tensor:
+        """Bool `(n,)`; the model returned NaN or infinite logits."""
+        return self.predicted == NOT_FINITE
 
     @property
     def rows(self) -> Tensor:
@@ -187,20 +197,19 @@ def classified_batches(model: Classifier, numbered: NumberedBatches) -> Iterator
         yield batch
 
 
-def classify(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def classify(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Check and classify a batch.
 
     Returns:
-        `x`, `y` as indices of classes, and two masks `(n,)`: of the samples that are labeled
-        correctly, and of those whose logits are not finite.
+        `x`, `y` as indices of classes, and the predicted labels `(n,)`, `NOT_FINITE` where the
+        logits are not finite.
     """
     x, y = _checked(model, x, y)
     if len(x) == 0:
-        none = torch.zeros_like(y, dtype=torch.bool)
-        return x, y, none, none
+        return x, y, y
     predicted = predict_labels(model, x)
     label_checks.labels_within("y", y, model.num_classes)
-    return x, y, predicted == y, predicted == NOT_FINITE
+    return x, y, predicted
 
 
 def classified_again(
@@ -211,13 +220,13 @@ def classified_again(
     Args:
         model: the model.
         numbered: inputs, labels and number of the first sample of each batch.
-        clean: the columns `clean` and `not_finite` `(n,)` of all batches together.
+        clean: the column `prediction` `(n,)` of all batches together.
     """
     found, done = [], 0
     for x, y, first in numbered:
         rows = slice(done, done + len(x))
-        correct, not_finite = (clean[name][rows].to(x.device) for name in ("clean", "not_finite"))
-        found.append(ClassifiedBatch(*_checked(model, x, y), correct, not_finite, first))
+        predicted = clean["prediction"][rows].to(x.device)
+        found.append(ClassifiedBatch(*_checked(model, x, y), predicted, first))
         done += len(x)
     return found
 

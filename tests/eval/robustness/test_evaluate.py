@@ -410,7 +410,7 @@ def test_the_page_shows_the_smallest_budget_with_the_most_examples(net, x, y):
     outcome, examples = showcase(report.outcomes)
     assert outcome.eps == 0.1
     assert len(examples.y) == 6
-    few = Examples(*(v[:3] for v in (examples.x, examples.x_adv, examples.y, examples.predicted)))
+    few = Examples(*(v[:3] for v in vars(examples).values()))
     cut = dataclasses.replace(outcome, examples=few)
     outcome, _ = showcase(dataclasses.replace(report, outcomes=(report.outcomes[0], cut)).outcomes)
     assert outcome.eps == 0.2
@@ -424,14 +424,16 @@ def test_curves_are_in_percent(net, x, y):
 
 
 def test_pictures_are_drawn_from_black_to_white(x):
-    shown = Examples(x[:2] * 255, (1 - x[:2]) * 255, torch.tensor([1, 2]), torch.tensor([0, 0]))
+    shown = Examples(
+        x[:2] * 255, (1 - x[:2]) * 255, torch.tensor([1, 2]), torch.tensor([0, 0]), torch.arange(2)
+    )
     figure = example_grid(shown, (0, 255))
     drawn = [axes.images[0].get_array() for axes in figure.axes]
     torch.testing.assert_close(torch.tensor(drawn[0]).view(6, 6), x[0, 0])
     torch.testing.assert_close(torch.tensor(drawn[2]).view(6, 6), 1 - x[0, 0])
     assert abs(drawn[4] - 0.5).max() == pytest.approx(0.5)
     assert figure.axes[2].get_title() == "true 1\npredicted 0"
-    still = Examples(x[:1], x[:1], torch.tensor([1]), torch.tensor([0]))
+    still = Examples(x[:1], x[:1], torch.tensor([1]), torch.tensor([0]), torch.arange(1))
     assert abs(example_grid(still, (0, 1)).axes[2].images[0].get_array() - 0.5).max() < 1e-6
 
 

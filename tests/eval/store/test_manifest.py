@@ -6,13 +6,15 @@ import json
 import pytest
 
 from advkit import attacks
-from advkit.eval.robustness.evaluation import describe
+from advkit.eval.evidence.provenance import Provenance
+from advkit.eval.robustness.preparation import describe
 from advkit.eval.store.manifest import FORMAT, Manifest
 from advkit.eval.units.chunks import Inputs
 from tests.eval.evaluated import data
 
 SURROUNDINGS = {
     "model": "0" * 64,
+    "weights": "1" * 64,
     "device": "cpu",
     "threads": 1,
     "versions": {"advkit": "0.1", "torch": "2.0"},
@@ -25,7 +27,12 @@ TRIED = (attacks.FGSM(eps=0.1), attacks.DeepFool())
 
 def manifest(surroundings=SURROUNDINGS, hashes=("a", "b"), tried=TRIED, **changed):
     inputs = Inputs(*data(), 10, 20)
-    made = Manifest.of(describe(tried, inputs, {"data": "random"}), surroundings, hashes, inputs)
+    provenance = Provenance(
+        date="2026-01-01", command="advkit evaluate", batch_size=10, attacks=hashes, **surroundings
+    )
+    described = describe(tried, inputs, {"data": "random"}, ["cat", "dog"])
+    made = Manifest.of(described, provenance, inputs)
+    assert made.provenance == provenance
     return dataclasses.replace(made, **changed)
 
 
@@ -38,6 +45,7 @@ def test_it_states_the_evaluation():
     assert made.description.attacks[1].label == "DeepFool()"
     assert made.description.total == 60
     assert made.description.about == {"data": "random"}
+    assert made.description.class_names == ("cat", "dog")
     assert made.description.budgets == made.budgets
 
 

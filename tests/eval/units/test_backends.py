@@ -355,11 +355,13 @@ def test_several_threads_in_forked_workers_are_refused(forks):
 
 def test_threads_of_workers(forks):
     backend = ExecutorBackend(forks, job(Net()), 1)
-    assert backend.surroundings(None)["threads"] == 1
-    assert backend.surroundings(None) == LocalBackend(job(Net())).surroundings(None)
+    assert backend.surroundings(None, required=True)["threads"] == 1
+    assert backend.surroundings(None, required=True) == LocalBackend(job(Net())).surroundings(
+        None, required=True
+    )
     before = torch.get_num_threads()
     with Threads(1) as threads:  # of this process, whose number of threads stays
-        found = ExecutorBackend(threads, job(Net()), before + 1).surroundings(None)
+        found = ExecutorBackend(threads, job(Net()), before + 1).surroundings(None, required=True)
     assert found["threads"] == torch.get_num_threads() == before
 
 

@@ -33,7 +33,7 @@ def check(move, *, threshold=100.3 * LEVEL, success=None, x=None, first=0, n=3 *
     """The check of examples that moved all inputs, of gray level 100, by `move` levels."""
     x = torch.full((n, 2), 100 * LEVEL) if x is None else x
     y, correct = torch.zeros(len(x)).long(), torch.ones(len(x)).bool()
-    part = ClassifiedBatch(x, y, correct, ~correct, first)
+    part = ClassifiedBatch(x, y, y, first)
     ones = torch.ones(len(x)).long()
     result = AttackResult(
         x_adv=x + move * LEVEL, success=correct if success is None else success,

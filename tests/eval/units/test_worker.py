@@ -47,20 +47,27 @@ def test_a_worker_with_a_factory_has_its_own_device(monkeypatch):
         return torch.device("cpu")
 
     monkeypatch.setattr(worker, "worker_device", device)
-    assert Worker(job(model=None, factory=Net, device="cuda")).surroundings(None)["device"] == "cpu"
+    assert (
+        Worker(job(model=None, factory=Net, device="cuda")).surroundings(None, required=True)[
+            "device"
+        ]
+        == "cpu"
+    )
     assert asked == ["cuda"]
-    assert Worker(job(device=torch.device("cpu"))).surroundings(None)["device"] == "cpu"
+    assert (
+        Worker(job(device=torch.device("cpu"))).surroundings(None, required=True)["device"] == "cpu"
+    )
     assert asked == ["cuda"]  # a model stays where it is
 
 
 def test_the_surroundings():
-    found = Worker(job()).surroundings(None)
+    found = Worker(job()).surroundings(None, required=True)
     assert found["device"] == "cpu"
     assert found["threads"] == torch.get_num_threads()
     assert set(found["versions"]) == {"advkit", "python", "torch"}
     assert len(found["model"]) == 64
     again = Worker(job(model=None, factory=Net, device=torch.device("cpu", 0)))
-    assert again.surroundings(None) == found
+    assert again.surroundings(None, required=True) == found
 
 
 def test_the_inputs_are_moved_once_for_each_chunk(monkeypatch):

@@ -240,6 +240,7 @@ class BaseAttack(ABC):
         what is returned. Replacing a failure by the clean input changes the batch, which is then
         evaluated once more.
         """
+        problem.statistics.verified_labels = torch.full_like(problem.rows, -1)
         best = self._verify(problem, record)
         while (sent := problem.statistics.sender.last_sent()) is not None:
             x_adv = best.x_adv
@@ -331,8 +332,14 @@ def _result(problem: Problem, best: Best | Nearest) -> AttackResult:
         rejected=statistics.rejected & failed,
         improving=statistics.improving & failed,
         success_lost=statistics.success_lost & failed,
-        stage=None if statistics.stage is None else statistics.stage.where(best.success, -1),
+        stage=_of_successes(statistics.stage, best.success),
+        prediction=_of_successes(statistics.verified_labels, best.success),
     )
+
+
+def _of_successes(values: Tensor | None, success: Tensor) -> Tensor | None:
+    """Return int64 `values` `(n,)`, -1 for failures; `None` if there are none."""
+    return None if values is None else values.where(success, -1)
 
 
 _NOT_FINITE = (

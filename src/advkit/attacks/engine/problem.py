@@ -230,8 +230,13 @@ class Problem:
         return self.violation_of(self.logits(x_adv))
 
     def violation_of(self, logits: Tensor) -> Tensor:
-        """Return the violation `(n,)` of the goal, and record samples with invalid logits."""
+        """Return the violation `(n,)` of the goal, and record samples with invalid logits.
+
+        During the verification, the predicted labels are recorded too.
+        """
         violation = self.goal.violation(logits)
+        if self.statistics.verified_labels is not None:
+            self.statistics.verified_labels[self.rows] = logits.argmax(1)
         invalid = violation.isnan()
         if asynchronous(invalid.device) or invalid.any():
             rejected = _rejected(logits)

@@ -35,6 +35,7 @@ class RunStatistics:
         self.success_lost = torch.zeros(n, dtype=torch.bool, device=device)
         self.no_start_reported = False  # a warning has named these samples already
         self.stage: Any = None  # int64 (n,) of a cascade, else None
+        self.verified_labels: Any = None  # int64 (n,), `None` before the verification
         self.sender = Sender(n)
         self.best_so_far: Any = None  # a record, or None if the model cannot end the run
         self.advance: Callable[[int], None] = lambda _: None  # moves the progress bar of the run

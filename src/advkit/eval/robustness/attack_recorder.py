@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from advkit.core import checks
 from advkit.core.attack_options import check_length
 from advkit.core.batch_recorder import BatchRecorder
@@ -38,7 +40,7 @@ class AttackRecorder:
 
     def update(self, result: UnitResult) -> None:
         """Record the result of the attack on the next samples."""
-        self._columns.update(result.columns)
+        self._columns.update({**result.columns, "input_seconds": _input_seconds(result)})
         self._seconds += result.facts["seconds"]
         norm = result.facts["norm"] or self._description.norm  # empty if nothing was attacked
         self._description = replace(self._description, norm=norm)
@@ -71,3 +73,10 @@ class AttackRecorder:
             seconds=seconds,
             examples=Examples.join(examples),
         )
+
+
+def _input_seconds(result: UnitResult) -> Tensor:
+    """Return the time of a unit divided by its attacked inputs, float64 `(n,)`."""
+    attacked = result.columns["forward"] > 0
+    share: float = result.facts["seconds"] / max(1, int(attacked.sum()))
+    return attacked.double() * share

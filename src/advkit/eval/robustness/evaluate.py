@@ -17,18 +17,8 @@ from advkit.core.protocols import Attack
 from advkit.eval.accuracy import Rate
 from advkit.eval.budgets import check_one_budget, several_budgets
 from advkit.eval.robustness.attack_recorder import check_attacks
-from advkit.eval.robustness.evaluation import (
-    Evaluation,
-    backend_for,
-    check_budget,
-    check_options,
-    describe,
-    open_store,
-    shard_for,
-)
+from advkit.eval.robustness.preparation import prepare
 from advkit.eval.robustness.report import Report
-from advkit.eval.units.chunks import Inputs
-from advkit.eval.units.worker import Job
 
 _KEPT = "The attribute `report` of the error holds the report on the batches before."
 CHUNK_SIZE = 256  # inputs of a unit of work; two batches of the default size
@@ -76,6 +66,8 @@ def evaluate(
     threads: int = 1,
     identity: str | None = None,
     about: Mapping[str, str] | None = None,
+    class_names: Sequence[str] | None = None,
+    command: str | None = None,
 ) -> Report:
     """Attack a model and report its robust accuracy.
 
@@ -125,6 +117,8 @@ def evaluate(
             such as a remote service. It must change whenever they change.
         about: further facts for the reader of the report, such as the data, by name. A merged
             report has those of the first run.
+        class_names: name of each class, for the page of the report.
+        command: shell command that repeats the evaluation, for `report.json`.
 
     Returns:
         A report that prints as a table, converts to a dict and saves as HTML. That of a shard is on
@@ -153,7 +147,7 @@ def evaluate(
     stream = evaluate_stream(
         model, x, y, attacks=attacks, batch_size=batch_size, device=device, progress=progress,
         store=store, shard=shard, executor=executor, factory=factory, chunk_size=chunk_size,
-        threads=threads, identity=identity, about=about,
+        threads=threads, identity=identity, about=about, class_names=class_names, command=command,
     )  # fmt: skip
     report = None
     with keeping("report", lambda: report, _KEPT):
@@ -180,6 +174,8 @@ def evaluate_stream(
     threads: int = 1,
     identity: str | None = None,
     about: Mapping[str, str] | None = None,
+    class_names: Sequence[str] | None = None,
+    command: str | None = None,
 ) -> Iterator[Report]:
     """Evaluate a model and yield a report on all inputs so far after each chunk.
 
@@ -189,23 +185,9 @@ def evaluate_stream(
     until then it keeps the records of the evaluation in memory. Arguments and errors are those of
     `evaluate`.
     """
-    check_options(model, factory, executor, chunk_size, threads)
-    check_attacks(attacks, number_of_samples(x))
-    own = shard_for(shard, store)
-    check_budget(model, executor, own)
-    inputs = Inputs(x, y, batch_size, 1 if store is None and executor is None else chunk_size)
-    if inputs.total is not None:
-        sample_rows.check_total(inputs.total)
-    if device is None and isinstance(x, Tensor):
-        device = x.device
-    place = None if device is None else torch.device(device)
-    job = Job(
-        model=model, factory=factory, attacks=tuple(attacks), batch_size=batch_size, device=place
-    )
-    described = describe(attacks, inputs, about)
-    backend = backend_for(job, executor, threads)
-    kept = open_store(store, job, backend, inputs, described, identity)
-    evaluation = Evaluation(
-        inputs=inputs, description=described, backend=backend, shard=own, store=kept
-    )
+    evaluation = prepare(
+        model, x, y, attacks=attacks, batch_size=batch_size, device=device, store=store,
+        shard=shard, executor=executor, factory=factory, chunk_size=chunk_size, threads=threads,
+        identity=identity, about=about, class_names=class_names, command=command,
+    )  # fmt: skip
     return sample_rows.within(sample_rows.current_frame(), evaluation.reports(progress=progress))

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from advkit.core import checks
-from advkit.core.fingerprints import fingerprint
 from advkit.core.progress import Status, status_line
-from advkit.core.protocols import Attack
-from advkit.eval.budgets import distinct_budgets
+from advkit.eval.evidence.provenance import Provenance
 from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
-from advkit.eval.store.manifest import Manifest
-from advkit.eval.store.shards import Shard, checked_shard, shard_of_process
+from advkit.eval.store.shards import Shard
 from advkit.eval.store.store import Store
-from advkit.eval.units.backends import Backend, ExecutorBackend, LocalBackend
+from advkit.eval.units.backends import Backend
 from advkit.eval.units.chunks import Inputs
-from advkit.eval.units.descriptions import AttackDescription, EvaluationDescription
+from advkit.eval.units.descriptions import EvaluationDescription
 from advkit.eval.units.schedule import ChunkResults, Schedule
-from advkit.eval.units.worker import Job, Unit
+from advkit.eval.units.worker import Unit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +29,7 @@ class Evaluation:
         backend: where units of work are computed.
         shard: the chunks that this run evaluates.
         store: where results are kept; `None` keeps none.
+        provenance: what the results are computed with.
     """
 
     inputs: Inputs
@@ -42,6 +37,7 @@ class Evaluation:
     backend: Backend
     shard: Shard
     store: Store | None
+    provenance: Provenance
 
     def reports(self, *, progress: bool) -> Iterator[Report]:
         """Yield a report on all inputs so far after each chunk.
@@ -52,7 +48,7 @@ class Evaluation:
             ValueError: there are no inputs at all.
         """
         total = self.inputs.size(self.shard.holds)
-        recorder = EvaluationRecorder(self._own_description(total))
+        recorder = EvaluationRecorder(self._own_description(total), self.provenance)
         label = "evaluate" if self.shard.count == 1 else f"shard {self.shard}"
         with status_line(total, progress, label=label) as status:
             for results in self._results(status):
@@ -117,7 +113,8 @@ class _Progress:
     def record(self, results: ChunkResults) -> None:
         """Show the robust accuracy with the next chunk."""
         assert results.clean is not None  # a chunk is complete
-        robust = results.clean.columns["clean"]
+        columns = results.clean.columns
+        robust = columns["prediction"] == columns["label"]
         for attack, result in zip(self._attacks, results.in_order(), strict=True):
             if not attack.minimum_norm:
                 robust = robust & result.columns["robust"]
@@ -133,103 +130,3 @@ class _Progress:
         if self._inputs and not all(attack.minimum_norm for attack in self._attacks):
             text += f", robust accuracy {self._robust / self._inputs:.1%} so far"
         self._status.update(self._inputs, share=share, text=text.removeprefix(", "))
-
-
-def check_options(
-    model: object,
-    factory: Callable[[], object] | None,
-    executor: Executor | None,
-    chunk_size: int,
-    threads: int,
-) -> None:
-    """Raise unless the options of an evaluation fit each other."""
-    if (model is None) == (factory is None):
-        given = "neither" if model is None else "both"
-        raise TypeError(
-            f"`model` or `factory` must be given, and not both, got {given}. Pass None as the "
-            "model with a factory."
-        )
-    if factory is not None and not callable(factory):
-        raise TypeError(f"`factory` must be a function, got {type(factory).__name__}.")
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise TypeError(
-            "`executor` must be a concurrent.futures.Executor, such as a ProcessPoolExecutor, got "
-            f"{type(executor).__name__}."
-        )
-    checks.integer("chunk_size", chunk_size, at_least=1)
-    checks.integer("threads", threads, at_least=1)
-
-
-def check_budget(model: object, executor: Executor | None, shard: Shard) -> None:
-    """Raise for a query budget that several processes would spend, each all of it."""
-    budget = getattr(model, "max_queries", None)
-    if budget is not None and (executor is not None or shard.count > 1):
-        raise ValueError(
-            f"`model` must have no query budget with a `shard` or an `executor`, got {budget:,} "
-            "queries, all of which each process would spend. Create it without a budget."
-        )
-
-
-def shard_for(shard: tuple[int, int] | None, store: str | Path | None) -> Shard:
-    """Return the shard of this process: the one given, or that of its environment for a store.
-
-    Raises:
-        ValueError: a shard is given without a store.
-    """
-    if shard is None:
-        return Shard(0, 1) if store is None else shard_of_process()
-    found = checked_shard(shard)
-    if store is None and found.count > 1:
-        raise ValueError(
-            f"`store` must be given with `shard`, got None. The shards of {found.count} processes "
-            "meet there."
-        )
-    return found
-
-
-def describe(
-    attacks: Sequence[Attack], inputs: Inputs, about: Mapping[str, str] | None
-) -> EvaluationDescription:
-    """Describe an evaluation for its report."""
-    return EvaluationDescription(
-        attacks=tuple(map(AttackDescription.of, attacks)),
-        budgets=tuple(distinct_budgets(attacks)),
-        total=inputs.total,
-        about=dict(about or {}),
-    )
-
-
-def backend_for(job: Job, executor: Executor | None, threads: int) -> Backend:
-    """Return where the units of a job are computed."""
-    return LocalBackend(job) if executor is None else ExecutorBackend(executor, job, threads)
-
-
-def open_store(
-    folder: str | Path | None,
-    job: Job,
-    backend: Backend,
-    inputs: Inputs,
-    description: EvaluationDescription,
-    identity: str | None,
-) -> Store | None:
-    """Open the store of an evaluation, `None` without a folder.
-
-    Raises:
-        TypeError: a part of the model or of an attack cannot be hashed, without an `identity`.
-        ValueError: the store holds another evaluation.
-        OSError: the store cannot be written.
-    """
-    if folder is None:
-        return None
-    if not isinstance(folder, (str, Path)) or not str(folder):
-        raise TypeError(f"`store` must be the path of a folder, got {folder!r}.")
-    manifest = Manifest.of(
-        description,
-        backend.surroundings(identity),
-        [
-            fingerprint(attack, f"attacks[{number}]", identity=identity)
-            for number, attack in enumerate(job.attacks)
-        ],
-        inputs,
-    )
-    return Store(Path(folder), manifest)

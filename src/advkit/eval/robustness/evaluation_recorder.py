@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.eval.accuracy import Rate, warn_of_chance
+from advkit.eval.accuracy import NOT_FINITE, Rate, warn_of_chance
+from advkit.eval.evidence.evaluated_inputs import EvaluatedInputs
+from advkit.eval.evidence.provenance import Provenance
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.attack_recorder import AttackRecorder
 from advkit.eval.robustness.outcome import AttackOutcome
@@ -24,8 +29,8 @@ class EvaluationRecorder:
     The time to record a chunk does not depend on the number of chunks before it.
     """
 
-    def __init__(self, description: EvaluationDescription) -> None:
-        self._description = description
+    def __init__(self, description: EvaluationDescription, provenance: Provenance) -> None:
+        self._description, self._provenance = description, provenance
         self._attacks = [AttackRecorder(attack) for attack in description.attacks]
         self._clean = BatchRecorder()
         self._facts: dict[str, Any] = {}
@@ -41,7 +46,8 @@ class EvaluationRecorder:
     def warn_of_chance(self) -> None:
         """Warn if the clean accuracy of all chunks so far may be chance."""
         if self._facts.get("num_classes") is not None:
-            clean = Rate.of(self._clean.compute()["clean"])
+            inputs = _inputs(self._clean.compute())
+            clean = Rate.of(inputs.prediction == inputs.label)
             warn_of_chance(clean, self._facts["num_classes"])
 
     def report(self) -> Report:
@@ -55,11 +61,12 @@ class EvaluationRecorder:
     def _report(self, chunks: int, outcomes: Sequence[Callable[[], AttackOutcome]]) -> Report:
         """Build the report on the first `chunks`."""
         columns = self._clean.compute(chunks)
+        inputs = _inputs(columns)
         return Report(
             model=self._facts["model"],
             bounds=tuple(self._facts["bounds"]),
-            clean=columns["clean"],
-            not_finite=columns["not_finite"],
+            clean=inputs.prediction == inputs.label,
+            not_finite=inputs.prediction == NOT_FINITE,
             outcomes=tuple(outcome() for outcome in outcomes),
             noise=tuple(
                 NoiseOutcome(norm=norm, eps=eps, robust=columns[noise_column(number)])
@@ -74,4 +81,12 @@ class EvaluationRecorder:
                 **{name: columns[name] for name in COLUMNS},
                 training_mode=self._facts["training_mode"],
             ),
+            inputs=inputs,
+            provenance=self._provenance,
+            class_names=self._description.class_names,
         )
+
+
+def _inputs(columns: dict[str, Tensor]) -> EvaluatedInputs:
+    """Return the inputs of all chunks from the columns of their clean passes."""
+    return EvaluatedInputs(**{field.name: columns[field.name] for field in fields(EvaluatedInputs)})

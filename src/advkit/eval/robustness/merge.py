@@ -50,7 +50,7 @@ def merge(store: str | Path) -> Report:
         )
     description = manifest.description
     units = _checked_units(folder, description, manifest.chunks)
-    recorder = EvaluationRecorder(description)
+    recorder = EvaluationRecorder(description, manifest.provenance)
     for chunk in range(manifest.chunks):
         names = [units[chunk, attack] for attack in _works(description)]
         clean, *attacked = (_read(folder, manifest, name) for name in names)

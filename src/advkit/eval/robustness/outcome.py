@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,12 @@ from advkit.eval.units.examples import Examples
 # in float32, whose relative spacing is 1.2e-7.
 DISTANCE_TOLERANCE = 1e-6
 _FALSE_BY_DEFAULT = ("no_start", "rejected", "improving", "success_lost", "rounded", "undone")
+_DEFAULTS: dict[str, tuple[float, torch.dtype]] = {
+    **dict.fromkeys(_FALSE_BY_DEFAULT, (False, torch.bool)),
+    "prediction": (-1, torch.int64),
+    "stage": (-1, torch.int64),
+    "input_seconds": (0.0, torch.float64),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +34,7 @@ class AttackOutcome:
     Attributes:
         name: name of the attack.
         settings: hyperparameters of the attack that differ from their defaults.
+        parameters: all hyperparameters of the attack; empty if left out.
         norm: norm of `distance`.
         minimum_norm: true if the attack has no budget and searches for the nearest adversarial
             example at any distance.
@@ -49,6 +56,13 @@ class AttackOutcome:
             success.
         rounded: bool `(n,)`; a success that was rounded to bytes and evaluated again.
         undone: bool `(n,)`; a success that the rounding undoes.
+        prediction: int64 `(n,)`; predicted label of the adversarial example, -1 without one. All -1
+            if left out.
+        stage: int64 `(n,)`; number of the attack inside a `Suite`, `AutoAttack` or `Cascade` that
+            succeeded, -1 without one. All -1 if left out.
+        input_seconds: float64 `(n,)`; time of the unit of work that the input was part of,
+            divided by its attacked inputs; zero for inputs that were not attacked. All zero if left
+            out.
         seconds: time of the attack alone.
         examples: a few adversarial examples, `None` if there are none.
     """
@@ -73,11 +87,16 @@ class AttackOutcome:
     success_lost: Tensor = None  # type: ignore[assignment]
     rounded: Tensor = None  # type: ignore[assignment]
     undone: Tensor = None  # type: ignore[assignment]
+    prediction: Tensor = None  # type: ignore[assignment]
+    stage: Tensor = None  # type: ignore[assignment]
+    input_seconds: Tensor = None  # type: ignore[assignment]
+    parameters: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in _FALSE_BY_DEFAULT:
+        for name, (value, dtype) in _DEFAULTS.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, torch.zeros_like(self.robust))
+                column = torch.full_like(self.robust, value, dtype=dtype)
+                object.__setattr__(self, name, column)
 
     @property
     def label(self) -> str:

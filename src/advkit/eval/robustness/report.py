@@ -15,6 +15,9 @@ from advkit.core.boxes import count_sentences
 from advkit.core.files import save_json, save_text
 from advkit.eval import text_tables
 from advkit.eval.accuracy import Rate
+from advkit.eval.evidence.evaluated_inputs import EvaluatedInputs
+from advkit.eval.evidence.gate import Gate
+from advkit.eval.evidence.provenance import Provenance
 from advkit.eval.findings.finding import Finding, format_findings, verdict
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness import figures, html, tables
@@ -48,6 +51,10 @@ class Report:
         positions: number of positions across channels of an input, `None` if unknown.
         num_classes: number of classes of the model, `None` if unknown.
         checks: outcome of the checks of the model on a few inputs; `None` without them.
+        inputs: numbers, labels, clean predictions and hashes of the inputs; `None` if unknown.
+        provenance: what the evaluation was computed with; `None` if unknown.
+        class_names: name of each class; empty if they are unknown.
+        gates: conditions that the report must meet: see `gate`.
     """
 
     model: str
@@ -62,6 +69,10 @@ class Report:
     positions: int | None = None
     num_classes: int | None = None
     checks: ModelChecks | None = None
+    inputs: EvaluatedInputs | None = None
+    provenance: Provenance | None = None
+    class_names: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
     def __str__(self) -> str:
         table = text_tables.format_tables(self.tables())

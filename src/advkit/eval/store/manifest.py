@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from advkit.eval.evidence.provenance import Provenance
 from advkit.eval.units.chunks import Inputs
 from advkit.eval.units.descriptions import AttackDescription, EvaluationDescription
 
-FORMAT = "advkit store 2"
+FORMAT = "advkit store 3"
 # Entries of the surroundings that two runs of one evaluation share, with their verbs.
 _SETTINGS = {
     "device": "device is",
     "versions": "versions are",
     "numerics": "settings of torch are",
 }
+# Fields of the provenance that the results depend on, apart from the attacks and the batch size.
+_SURROUNDINGS = ("model", "weights", "device", "threads", "versions", "numerics")
 # Numbers that two runs of one evaluation share, by attribute; `None` fits any.
 _NUMBERS = {"inputs": "number of inputs", "batch_size": "batch size", "chunk_size": "chunk size"}
 
@@ -27,7 +30,8 @@ class Manifest:
     """Evaluation whose results a store holds, as plain values.
 
     Attributes:
-        surroundings: hash of the model, device, threads and versions; see `Worker.surroundings`.
+        surroundings: hashes of the model and its weights, device, threads and versions; see
+            `Worker.surroundings`.
         attacks: hash and description of each attack.
         budgets: norm and `eps` of each budget that random noise is drawn for.
         batch_size: samples of a batch.
@@ -35,6 +39,9 @@ class Manifest:
         inputs: number of all inputs; `None` for a stream.
         chunks: number of all chunks; `None` for a stream whose end no run has reached.
         about: further facts for the reader of the report.
+        class_names: name of each class; empty if they are unknown.
+        date: start of the first run.
+        command: shell command of the first run; `None` for one from Python.
     """
 
     surroundings: Mapping[str, Any]
@@ -45,18 +52,17 @@ class Manifest:
     inputs: int | None
     chunks: int | None
     about: Mapping[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    date: str
+    command: str | None
 
     @staticmethod
-    def of(
-        description: EvaluationDescription,
-        surroundings: Mapping[str, object],
-        hashes: Sequence[str],
-        inputs: Inputs,
-    ) -> Manifest:
-        """Return the manifest of an evaluation, with a hash of each attack."""
-        attacks = zip(hashes, description.attacks, strict=True)
+    def of(description: EvaluationDescription, provenance: Provenance, inputs: Inputs) -> Manifest:
+        """Return the manifest of an evaluation."""
+        attacks = zip(provenance.attacks, description.attacks, strict=True)
+        plain = provenance.to_plain()
         return Manifest(
-            surroundings=surroundings,
+            surroundings={name: plain[name] for name in _SURROUNDINGS},
             attacks=tuple({"hash": each, **attack.to_plain()} for each, attack in attacks),
             budgets=description.budgets,
             batch_size=inputs.batch_size,
@@ -64,6 +70,20 @@ class Manifest:
             inputs=inputs.total,
             chunks=inputs.chunk_count,
             about=description.about,
+            class_names=description.class_names,
+            date=provenance.date,
+            command=provenance.command,
+        )
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the evaluation is computed with, and the date and command of the first run."""
+        return Provenance(
+            **self.surroundings,
+            batch_size=self.batch_size,
+            attacks=tuple(attack["hash"] for attack in self.attacks),
+            date=self.date,
+            command=self.command,
         )
 
     @property
@@ -74,6 +94,7 @@ class Manifest:
             budgets=self.budgets,  # type: ignore[arg-type]  # a norm is a string
             total=self.inputs,
             about=self.about,
+            class_names=self.class_names,
         )
 
     def key(self, attack: int | None, chunk: str) -> str:
@@ -103,6 +124,7 @@ class Manifest:
         try:
             values = {name: plain[name] for name in Manifest.__dataclass_fields__}
             values["attacks"] = tuple(values["attacks"])
+            values["class_names"] = tuple(values["class_names"])
             values["budgets"] = tuple((norm, eps) for norm, eps in values["budgets"])
             return Manifest(**values)
         except (KeyError, TypeError, ValueError) as error:

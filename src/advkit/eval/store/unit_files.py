@@ -17,7 +17,7 @@ from advkit.eval.units.examples import Examples
 from advkit.eval.units.unit_result import UnitResult
 
 _NAME = re.compile(r"(\d{6,})-(clean|\d{3,})-([0-9a-f]{32})\.npz")
-_EXAMPLES = ("x", "x_adv", "y", "predicted")
+_EXAMPLES = ("x", "x_adv", "y", "predicted", "index")
 
 
 class UnitName(NamedTuple):
@@ -77,7 +77,7 @@ def read_unit(path: Path, name: UnitName) -> UnitResult:
             raise ValueError("it lacks arrays")
         columns = _with_prefix(arrays, "column ")
         examples = _with_prefix(arrays, "examples ")
-        if header["unit"] != name.file or len({len(each) for each in columns.values()}) != 1:
+        if header["unit"] != name.file or len({each.shape[-1] for each in columns.values()}) != 1:
             raise ValueError("it holds another unit")
         return UnitResult(
             columns=columns,

@@ -211,7 +211,8 @@ def _baselines(
     correct = []
     for name, target in targets.items():
         with error_context("target", name):
-            correct.append(classify(target, x, given_labels(target, y))[2].cpu())
+            _, labels, predicted = classify(target, x, given_labels(target, y))
+            correct.append((predicted == labels).cpu())
     masks = {NO_ATTACK: ~torch.stack(correct)}
     bounds = next(iter(targets.values())).bounds
     for norm, eps in budgets:

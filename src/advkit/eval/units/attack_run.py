@@ -40,6 +40,8 @@ _NOT_ATTACKED = {
     "success_lost": (False, torch.bool),
     "rounded": (False, torch.bool),
     "undone": (False, torch.bool),
+    "prediction": (-1, torch.int64),
+    "stage": (-1, torch.int64),
 }
 
 
@@ -76,6 +78,8 @@ def attack_batches(
             if report and Examples.missing(found) and part.first < _SEARCHED_FOR_EXAMPLES:
                 found += _examples(model, part, run.result)
             measured = _columns(run)
+            if report:
+                measured["prediction"] = _predictions(model, part, run.result)
             if report and getattr(attack, "eps", None) is not None:
                 measured |= check_rounding(model, part, run.result)
         for name, values in measured.items():
@@ -133,7 +137,24 @@ def _columns(run: _Run) -> dict[str, Tensor]:
         "rejected": result.rejected.cpu(),
         "improving": result.improving.cpu(),
         "success_lost": result.success_lost.cpu(),
+        "stage": torch.full_like(success, -1, dtype=torch.int64)
+        if result.stage is None
+        else result.stage.cpu(),
     }
+
+
+def _predictions(model: Classifier, part: ClassifiedBatch, result: AttackResult) -> Tensor:
+    """Return the labels that the model predicts for the successes `(n,)`, -1 for failures.
+
+    An attack of another library may not tell them; these successes are evaluated once more.
+    """
+    if result.prediction is not None:
+        return result.prediction.cpu()
+    predicted = torch.full_like(result.success, -1, dtype=torch.int64)
+    rows = result.success.nonzero().flatten()
+    if len(rows):
+        predicted[rows] = part.predict_attacked(model, result.x_adv, rows).long()
+    return predicted.cpu()
 
 
 def _examples(model: Classifier, part: ClassifiedBatch, result: AttackResult) -> list[Examples]:
@@ -146,5 +167,6 @@ def _examples(model: Classifier, part: ClassifiedBatch, result: AttackResult) ->
     # On the decision boundary, rounding in a batch of another size may change the label.
     misclassified = is_misclassified(predicted, y[candidates]).nonzero().flatten()
     rows = candidates[misclassified]
-    parts = (x[rows], result.x_adv[rows], y[rows], predicted[misclassified])
+    index = part.rows[rows] + part.first
+    parts = (x[rows], result.x_adv[rows], y[rows], predicted[misclassified], index)
     return [Examples(*(part.cpu() for part in parts))] if len(rows) else []

@@ -31,7 +31,7 @@ class Backend(Protocol):
 
     most_in_flight: int
 
-    def surroundings(self, identity: str | None) -> dict[str, object]:
+    def surroundings(self, identity: str | None, *, required: bool) -> dict[str, object]:
         """Return what the results depend on: see `Worker.surroundings`."""
         ...
 
@@ -52,9 +52,9 @@ class LocalBackend:
     def __init__(self, job: Job) -> None:
         self._worker = Worker(job)
 
-    def surroundings(self, identity: str | None) -> dict[str, object]:
+    def surroundings(self, identity: str | None, *, required: bool) -> dict[str, object]:
         """Return what the results depend on: see `Worker.surroundings`."""
-        return self._worker.surroundings(identity)
+        return self._worker.surroundings(identity, required=required)
 
     def submit(self, unit: Unit) -> Future[Any]:
         """Compute a unit of work, and return a future that is done."""
@@ -91,19 +91,18 @@ class ExecutorBackend:
         self._executor = executor
         self.most_in_flight = 2 * worker_count(executor)
         self._package = _Package(secrets.token_hex(8), _pickled(job), threads, _this_process())
-        if job.factory is not None:
-            self.surroundings("")  # without a store, parts that cannot be hashed are not compared
         self._units_with_job = self.most_in_flight
         self._contents: dict[Future[Any], bytes] = {}  # of the units in flight
 
-    def surroundings(self, identity: str | None) -> dict[str, object]:
+    def surroundings(self, identity: str | None, *, required: bool) -> dict[str, object]:
         """Return what the results depend on in one of the workers; all others must have the same.
 
         The settings of torch must be those of this process.
         """
-        future = self._submitted(_surroundings, self._package, identity)
-        found: dict[str, object] = {**_living(future.result), "numerics": numerics()}
-        self._package = self._package._replace(expected=found, identity=identity)
+        package = self._package._replace(identity=identity, hash_required=required)
+        found = _living(self._submitted(_surroundings, package).result)
+        found = {**found, "numerics": numerics()}
+        self._package = package._replace(expected=found)
         return found
 
     def submit(self, unit: Unit) -> Future[Any]:
@@ -196,6 +195,7 @@ class _Package(NamedTuple):
         parent: process that submits the units; see `_this_process`.
         expected: surroundings that each worker must have; `None` compares none.
         identity: text for parts of the model that cannot be hashed; see `Worker.surroundings`.
+        hash_required: whether the hash of the model must be known.
     """
 
     token: str
@@ -204,6 +204,7 @@ class _Package(NamedTuple):
     parent: tuple[str, int]
     expected: Mapping[str, object] | None = None
     identity: str | None = None
+    hash_required: bool = False
 
 
 def _this_process() -> tuple[str, int]:
@@ -286,7 +287,7 @@ def _check_equal(worker: Worker, package: _Package) -> None:
     """
     if package.expected is None or getattr(_local, "checked", None) == package.token:
         return
-    found = worker.surroundings(package.identity)
+    found = worker.surroundings(package.identity, required=package.hash_required)
     names = [name for name, value in package.expected.items() if found[name] != value]
     if names:
         raise RuntimeError(
@@ -297,11 +298,11 @@ def _check_equal(worker: Worker, package: _Package) -> None:
     _local.checked = package.token
 
 
-def _surroundings(package: _Package, identity: str | None) -> dict[str, object]:
+def _surroundings(package: _Package) -> dict[str, object]:
     with _errors_that_return():
         worker = _worker(package)
         assert worker is not None  # the package holds the job
-        return worker.surroundings(identity)
+        return worker.surroundings(package.identity, required=package.hash_required)
 
 
 def _compute(package: _Package, content: bytes) -> tuple[bytes, Caught] | None:

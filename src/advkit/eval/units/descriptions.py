@@ -8,8 +8,16 @@ from numbers import Real
 from typing import Any
 
 from advkit.core.attack_options import measured_norm
-from advkit.core.hyperparameters import format_call, from_plain, non_default_fields, to_plain
+from advkit.core.hyperparameters import (
+    all_fields,
+    format_call,
+    from_plain,
+    non_default_fields,
+    to_plain,
+)
 from advkit.core.norms import Norm
+
+_TYPED = ("settings", "parameters")  # fields whose values JSON cannot hold as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +27,7 @@ class AttackDescription:
     Attributes:
         name: name of the attack.
         settings: hyperparameters that differ from their defaults.
+        parameters: all hyperparameters.
         norm: norm of its distances, empty if only its results tell it.
         minimum_norm: true if the attack has no budget.
         eps: the budget in input units; `None` for a minimum-norm attack, and for a budget attack
@@ -27,6 +36,7 @@ class AttackDescription:
 
     name: str
     settings: dict[str, object]
+    parameters: dict[str, object]
     norm: str
     minimum_norm: bool
     eps: float | None
@@ -43,6 +53,7 @@ class AttackDescription:
         return AttackDescription(
             name=type(attack).__name__,
             settings=non_default_fields(attack),
+            parameters=all_fields(attack),
             norm=measured_norm(attack),
             minimum_norm=eps is None,
             eps=float(eps) if isinstance(eps, Real) else None,
@@ -51,13 +62,13 @@ class AttackDescription:
     def to_plain(self) -> dict[str, Any]:
         """Return plain values for JSON, from which `from_plain` makes an equal description."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "settings": to_plain(self.settings)}
+        return {**values, **{name: to_plain(values[name]) for name in _TYPED}}
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> AttackDescription:
         """Return the description that `to_plain` was called on."""
         values = {field.name: plain[field.name] for field in fields(AttackDescription)}
-        return AttackDescription(**{**values, "settings": from_plain(plain["settings"])})
+        return AttackDescription(**{**values, **{n: from_plain(plain[n]) for n in _TYPED}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +80,11 @@ class EvaluationDescription:
         budgets: norm and `eps` of each budget that random noise is drawn for.
         total: number of inputs, `None` if unknown.
         about: further facts for the reader, by name.
+        class_names: name of each class; empty if they are unknown.
     """
 
     attacks: tuple[AttackDescription, ...]
     budgets: tuple[tuple[Norm, float], ...]
     total: int | None = None
     about: Mapping[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()

@@ -20,12 +20,14 @@ class Examples:
         x_adv: adversarial examples `(k, *features)`.
         y: true labels `(k,)`, which the model predicts for `x`.
         predicted: labels `(k,)` that the model predicts for `x_adv`.
+        index: int64 `(k,)`; numbers of the inputs in the data.
     """
 
     x: Tensor
     x_adv: Tensor
     y: Tensor
     predicted: Tensor
+    index: Tensor
 
     @staticmethod
     def join(parts: Sequence[Examples]) -> Examples | None:
@@ -36,7 +38,7 @@ class Examples:
         if not parts:
             return None
         size = parts[0].x.shape[1:]
-        rows = ((p.x, p.x_adv, p.y, p.predicted) for p in parts if p.x.shape[1:] == size)
+        rows = ((p.x, p.x_adv, p.y, p.predicted, p.index) for p in parts if p.x.shape[1:] == size)
         return Examples(*(torch.cat(column)[:MAX_EXAMPLES] for column in zip(*rows, strict=True)))
 
     @staticmethod

@@ -16,7 +16,7 @@ class UnitResult:
     """Result of one unit of work on `n` inputs.
 
     Attributes:
-        columns: tensors `(n,)` on the CPU, by name.
+        columns: tensors `(n,)` or `(rows, n)` on the CPU, by name.
         facts: plain values for JSON about the unit, by name.
         examples: a few adversarial examples for pictures, `None` without one.
     """

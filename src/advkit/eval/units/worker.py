@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advkit.core.batching import offset_sample_numbers
 from advkit.core.boxes import positions
-from advkit.core.fingerprints import fingerprint
+from advkit.core.fingerprints import fingerprint, fingerprint_if_any
 from advkit.core.norms import Norm
 from advkit.core.protocols import Attack
 from advkit.eval.accuracy import ClassifiedBatch, classified_again, classified_batches
@@ -20,8 +20,10 @@ from advkit.eval.budgets import distinct_budgets
 from advkit.eval.noise import robust_to_noise
 from advkit.eval.units.attack_run import attack_batches
 from advkit.eval.units.chunks import Chunk
+from advkit.eval.units.input_columns import input_columns
 from advkit.eval.units.model_checks import COLUMNS, check_batch
 from advkit.eval.units.unit_result import UnitResult, noise_column
+from advkit.eval.units.weights import hash_of_weights
 from advkit.eval.units.worker_device import worker_device
 from advkit.eval.versions import numerics, versions
 from advkit.models import as_classifier
@@ -73,17 +75,20 @@ class Worker:
         self._budgets = distinct_budgets(job.attacks)
         self._last: tuple[Chunk, list[ClassifiedBatch]] | None = None
 
-    def surroundings(self, identity: str | None) -> dict[str, object]:
+    def surroundings(self, identity: str | None, *, required: bool) -> dict[str, object]:
         """Return what the results depend on apart from inputs and attacks, as plain values.
 
         Args:
             identity: text that stands for parts of the model that cannot be hashed.
+            required: whether the hash of the model must be known; otherwise it may be `None`.
 
         Raises:
             TypeError: a part of the model cannot be hashed, and `identity` is `None`.
         """
+        hash_of = fingerprint if required else fingerprint_if_any
         return {
-            "model": fingerprint(self._classifier, "model", identity=identity),
+            "model": hash_of(self._classifier, "model", identity=identity),
+            "weights": hash_of_weights(self._classifier),
             "device": _device_name(self._device),
             "threads": torch.get_num_threads(),
             "versions": versions(),
@@ -102,10 +107,7 @@ class Worker:
         moved = iter(chunk.to(self._device).batches)
         parts = list(classified_batches(self._classifier, moved))
         self._last = (chunk, parts)
-        columns = {
-            "clean": torch.cat([part.correct for part in parts]).cpu(),
-            "not_finite": torch.cat([part.not_finite for part in parts]).cpu(),
-        }
+        columns = input_columns(parts)
         checked = [check_batch(self._classifier, part) for part in parts]
         columns |= {name: torch.cat([each[name] for each in checked]) for name in COLUMNS}
         for number, budget in enumerate(self._budgets):
