@@ -7,6 +7,27 @@ from torch import nn
 
 from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
+from advkit.eval.accuracy import NOT_FINITE
+from advkit.eval.evidence.evaluated_inputs import EvaluatedInputs
+from advkit.eval.evidence.provenance import Provenance
+
+PROVENANCE = Provenance(
+    date="2026-11-30T12:00:00+00:00", device="cpu", threads=1, batch_size=128,
+    versions={"advkit": "0.1.0", "torch": "2.13.0"}, numerics={}, model="a" * 64,
+    weights="b" * 64, attacks=("c" * 64,),
+)  # fmt: skip
+
+
+def inputs_of(correct, not_finite=None):
+    """Inputs of label 0, of which those in the mask `correct` are predicted so."""
+    n = len(correct)
+    prediction = (~correct).long()
+    if not_finite is not None:
+        prediction[not_finite] = NOT_FINITE
+    return EvaluatedInputs(
+        index=torch.arange(n), label=torch.zeros(n, dtype=torch.int64), prediction=prediction,
+        sha256=torch.arange(n).expand(32, n).to(torch.uint8),
+    )  # fmt: skip
 
 
 class Sure(nn.Module):

@@ -93,7 +93,7 @@ def built(monkeypatch):
     calls = []
 
     def counted(**values):
-        calls.append(len(values["clean"]))
+        calls.append(len(values["inputs"]))
         return Report(**values)
 
     monkeypatch.setattr(evaluation_recorder, "Report", counted)

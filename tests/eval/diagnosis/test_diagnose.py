@@ -13,7 +13,6 @@ from advkit import attacks
 from advkit import eval as rob
 from advkit.core.results import AttackResult, Queries
 from advkit.eval.diagnosis.comparisons import RIVALS, ROLES
-from advkit.eval.diagnosis.inputs import first_batch_hash
 from tests.toys import Halfspace, answers, convnet, images
 
 N = 100
@@ -256,7 +255,9 @@ def test_a_report_without_the_budget():
 
 def test_other_clean_predictions_and_other_types_of_reports():
     report = reported(Fools(end=40))
-    other = dataclasses.replace(report, clean=report.clean & (torch.arange(N) > 3))
+    prediction = torch.where(torch.arange(N) > 3, report.inputs.prediction, 1)
+    inputs = dataclasses.replace(report.inputs, prediction=prediction)
+    other = dataclasses.replace(report, inputs=inputs)
     with pytest.raises(ValueError, match="with other clean predictions for 4 of 100 inputs"):
         diagnosis(other, many_steps=Fools(end=40))
     with pytest.raises(TypeError, match="`report` must be the report of an evaluation, got str"):
@@ -275,11 +276,30 @@ def test_data_in_another_order_each_time():
 
 
 def test_the_order_shows_in_labels_too():
-    x = torch.zeros(8, 4)
-    first, second = (first_batch_hash(x, y, 8) for y in (torch.arange(8), torch.arange(8).flip(0)))
-    assert first != second
-    assert first == first_batch_hash(x, torch.arange(8), 8)
-    assert first != first_batch_hash(x + 1, torch.arange(8), 8)
+    class Turns:
+        """A batch whose labels change at each read."""
+
+        labels = torch.arange(4) % 2
+
+        def __iter__(self):
+            self.labels = (self.labels + 1) % 2
+            yield torch.zeros(4, 1), self.labels
+
+    both = {"many_steps": Fools(end=40), "one_step": Fools(end=30)}
+    with pytest.raises(ValueError, match="`x` must come in the same order each time"):
+        rob.diagnose(Sure(), Turns(), probes=both)
+
+
+def test_a_report_on_other_inputs_of_the_same_number():
+    x, y = data(N)
+    report = reported(Fools(end=40))
+    moved = rob.evaluate(Sure(), x + torch.eye(N, x[0].numel()).view_as(x) / 64, y,
+                         attacks=[Fools(end=40)])  # fmt: skip
+    other = dataclasses.replace(report, inputs=moved.inputs)
+    different = int((report.inputs.sha256 != moved.inputs.sha256).any(0).sum())
+    assert 0 < different <= x[0].numel()
+    with pytest.raises(ValueError, match=f"one with {different} other ones of {N}"):
+        diagnosis(other, many_steps=Fools(end=40))
 
 
 def test_one_probe_that_cannot_be_run_is_in_the_singular():

@@ -68,7 +68,8 @@ def test_accuracy_states_its_denominator(net, x, y):
     assert rate == rob.Rate(30, 40)
     assert float(rate) == 0.75
     assert str(rate) == "75.00 % (30 of 40)"
-    assert rate.to_dict() == {"value": 0.75, "count": 30, "total": 40}
+    interval = list(rate.interval)
+    assert rate.to_dict() == {"value": 0.75, "count": 30, "total": 40, "interval": interval}
     assert rob.Rate(0, 0).to_dict()["value"] is None
     assert rob.accuracy(net, [], None) == rob.Rate(0, 0)
 
@@ -270,7 +271,8 @@ def test_the_digest_depends_on_all_figures_except_times(net, x, y):
     assert dataclasses.replace(report, outcomes=(slower, *rest)).digest == report.digest
     other = dataclasses.replace(first, forward=first.forward + 1)
     assert dataclasses.replace(report, outcomes=(other, *rest)).digest != report.digest
-    assert dataclasses.replace(report, clean=~report.clean).digest != report.digest
+    relabeled = dataclasses.replace(report.inputs, prediction=1 - report.inputs.prediction)
+    assert dataclasses.replace(report, inputs=relabeled).digest != report.digest
 
 
 def test_the_figures_survive_a_page_that_cannot_be_drawn(net, x, y, tmp_path, monkeypatch):
@@ -320,11 +322,8 @@ def test_the_numbers_of_the_dict_are_those_of_the_outcomes(net, x, y):
         assert plain["backward_per_attacked_input"] == outcome.backward[10:].double().mean()
         turned = outcome.median_distance < math.inf
         assert plain["median_distance_of_attacked"] == (outcome.median_distance if turned else None)
-        assert plain["success_rate"] == {
-            "value": plain["success_rate"]["count"] / 30,
-            "count": 30 - outcome.robust_accuracy.count,
-            "total": 30,
-        }
+        fooled = 30 - outcome.robust_accuracy.count
+        assert plain["success_rate"] == rob.Rate(fooled, 30).to_dict()
         assert plain["robust_accuracy"]["count"] == outcome.robust_accuracy.count
     counts = report.outcomes[-1]
     assert counts.mean_of_attacked(counts.backward) == 1

@@ -184,8 +184,9 @@ def test_it_reads_the_manifest_of_the_store(store):
     manifest = read_manifest(store)
     assert (manifest.inputs, manifest.chunks) == (60, 3)
     plain_values = json.loads((store / "store.json").read_text())
-    assert plain_values["format"] == "advkit store 2"
+    assert plain_values["format"] == "advkit store 3"
     assert set(plain_values) == {"format", *(f.name for f in dataclasses.fields(manifest))}
+    assert manifest.provenance.date == plain_values["date"]
 
 
 class Half(nn.Module):

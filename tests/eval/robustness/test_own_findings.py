@@ -15,7 +15,7 @@ from advkit.eval.robustness.own_findings import own_findings
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.rivals import LONG, is_long, is_much
 from advkit.eval.units.model_checks import ModelChecks
-from tests.eval.made_up import Finds, report_on
+from tests.eval.made_up import PROVENANCE, Finds, inputs_of, report_on
 from tests.toys import Halfspace
 
 N = 100
@@ -41,12 +41,12 @@ def outcome(fooled=0, *, name="PGD", n=N, norm="linf", eps=0.1, steps=20, settin
     )  # fmt: skip
 
 
-def report(*outcomes, n=N, **fields):
-    """A report on `n` inputs, all of them labeled correctly."""
-    false = torch.zeros(n, dtype=torch.bool)
+def report(*outcomes, n=N, clean=None, not_finite=None, **fields):
+    """A report on `n` inputs, all of them labeled correctly by default."""
+    correct = torch.ones(n, dtype=torch.bool) if clean is None else clean
     given = {
-        "model": "A net", "bounds": (0.0, 1.0), "clean": ~false, "not_finite": false,
-        "features": 784, "num_classes": 10,
+        "model": "A net", "bounds": (0.0, 1.0), "inputs": inputs_of(correct, not_finite),
+        "provenance": PROVENANCE, "features": 784, "num_classes": 10,
     }  # fmt: skip
     return Report(outcomes=outcomes, **given | fields)
 

@@ -10,6 +10,7 @@ import torch
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.streamed_report import StreamedReport
+from tests.eval.made_up import PROVENANCE, inputs_of
 
 
 def plain():
@@ -22,8 +23,8 @@ def plain():
         not_finite=zeros.bool(),
     )  # fmt: skip
     return Report(
-        model="net", bounds=(0.0, 1.0), clean=torch.tensor([True, False]), outcomes=(outcome,),
-        total=5, about={"data": "two inputs"}, not_finite=torch.tensor([False, False]),
+        model="net", bounds=(0.0, 1.0), inputs=inputs_of(torch.tensor([True, False])),
+        outcomes=(outcome,), provenance=PROVENANCE, total=5, about={"data": "two inputs"},
     )  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def test_nothing_is_built_before_the_first_read(build):
     assert build.calls == 0
     assert report.total == 5  # has a default, which is not this
     assert report.clean_accuracy.count == 1
-    assert report.clean is report.clean
+    assert report.inputs is report.inputs
     assert build.calls == 1
 
 

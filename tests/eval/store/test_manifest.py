@@ -74,7 +74,7 @@ def test_a_missing_value(name):
 
 @pytest.mark.parametrize("plain", [None, [], {}, {"format": "advkit store 0"}])
 def test_another_format(plain):
-    with pytest.raises(ValueError, match="its format is not 'advkit store 2'"):
+    with pytest.raises(ValueError, match="its format is not 'advkit store 3'"):
         Manifest.from_plain(plain)
 
 

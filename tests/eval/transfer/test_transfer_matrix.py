@@ -366,7 +366,7 @@ def test_nothing_fooled_is_no_share(tmp_path):
     assert matrix.tables()[1].rows == [("left (0)", "-", "-", "-")]
     path = matrix.save_json(tmp_path / "matrix.json")
     (source,) = json.loads(path.read_text())["sources"]
-    assert source["transfer_rate"]["left"] == {"value": None, "count": 0, "total": 0}
+    assert source["transfer_rate"]["left"] == rob.Rate(0, 0).to_dict()
     assert [t.get_text() for t in matrix.plot().axes[1].texts].count("-") == 3
 
 
@@ -380,11 +380,11 @@ def test_the_dict_is_plain_and_round_trips(tmp_path):
     right = plain["sources"][1]
     assert right["name"] == "right"
     assert right["attack"] == "FGSM(eps=0.1, stop='never')"
-    assert right["fooled"] == {"value": 0.75, "count": 3, "total": 4}
-    assert right["transfer_rate"]["left"] == {"value": 2 / 3, "count": 2, "total": 3}
-    assert right["error_rate"]["left"] == {"value": 0.5, "count": 2, "total": 4}
+    assert right["fooled"] == rob.Rate(3, 4).to_dict()
+    assert right["transfer_rate"]["left"] == rob.Rate(2, 3).to_dict()
+    assert right["error_rate"]["left"] == rob.Rate(2, 4).to_dict()
     assert (right["forward_per_input"], right["backward_per_input"]) == (2, 1)
-    assert plain["no_attack"]["right"] == {"value": 0.5, "count": 2, "total": 4}
+    assert plain["no_attack"]["right"] == rob.Rate(2, 4).to_dict()
     assert plain["random_noise"].keys() == {"linf 0.1"}
 
 

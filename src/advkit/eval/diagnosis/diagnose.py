@@ -25,7 +25,6 @@ from advkit.eval.diagnosis.inputs import (
     check_report,
     check_same_budget,
     check_same_inputs,
-    first_batch_hash,
 )
 from advkit.eval.findings.finding import Finding
 from advkit.eval.findings.kinds import in_order, make_finding
@@ -91,8 +90,8 @@ def diagnose(
     Raises:
         ValueError: a role is unknown, `many_steps` is missing for a comparison, a probe has another
             norm, the ball of `unbounded` does not hold every input, `x` comes in another order each
-            time, the report has another budget or other inputs as far as their number and the clean
-            predictions tell, or inputs or labels have the wrong shape or range.
+            time, the report has another budget, other inputs or other clean predictions, or
+            inputs or labels have the wrong shape or range.
         TypeError: an argument has the wrong type, or no probe can attack the model.
 
     References:
@@ -150,12 +149,7 @@ def _evaluate_each(
     reports: dict[str, Report] = {}
     left_out: dict[str, str] = {}
     errors: list[Exception] = []
-    seen: str | None = None
     for role, attack in probes.items():
-        first = first_batch_hash(x, y, options["batch_size"])
-        if seen is not None and first != seen:
-            raise another_order()
-        seen = first
         try:
             with checks.muted(UserWarning):
                 reports[role] = evaluate(model, x, y, attacks=[attack], **options)
@@ -165,9 +159,16 @@ def _evaluate_each(
                 raise
             left_out[role] = str(error)
             errors.append(error)
+        _check_same_order(reports)
     if not reports:
         raise errors[0]
     return reports, left_out
+
+
+def _check_same_order(reports: Mapping[str, Report]) -> None:
+    """Raise unless all probes so far were run on the same inputs in the same order."""
+    if len({report.inputs.data_sha256 for report in reports.values()}) > 1:
+        raise another_order()
 
 
 def _uses_dlr(attack: object) -> bool:

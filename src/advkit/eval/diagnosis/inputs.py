@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,15 +10,13 @@ from torch import Tensor
 
 from advkit.core import checks
 from advkit.core.attack_options import measured_norm
-from advkit.core.batching import Data, batches
+from advkit.core.batching import Data
 from advkit.core.boxes import diameter
 from advkit.core.protocols import Attack
 from advkit.eval.budgets import radius_of
 from advkit.eval.diagnosis.comparisons import REFERENCE, ROLES, UNBOUNDED
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.robustness.report import Report
-
-_HASHED = 2**22  # bytes of the first inputs that tell the order
 
 
 def check_data(x: object) -> None:
@@ -86,11 +83,17 @@ def check_report(report: object) -> None:
 
 
 def check_same_inputs(report: Report, probed: Report) -> None:
-    """Raise unless a report is on the inputs of the probes, as far as it tells."""
+    """Raise unless a report is on the inputs of the probes, with the same clean predictions."""
     if len(report.clean) != len(probed.clean):
         raise ValueError(
             f"`report` must be on the same inputs as the probes, {len(probed.clean)}, got one on "
             f"{len(report.clean)}."
+        )
+    others = int((report.inputs.sha256 != probed.inputs.sha256).any(0).sum())
+    if others:
+        raise ValueError(
+            f"`report` must be on the same inputs as the probes, got one with {others} other ones "
+            f"of {len(report.clean)}, or in another order."
         )
     different = int((report.clean != probed.clean).sum())
     if different and not (probed.checks is not None and probed.checks.random.any()):
@@ -112,18 +115,9 @@ def check_same_budget(report: Report, reference: AttackOutcome) -> None:
     )
 
 
-def first_batch_hash(x: Data, y: Tensor | None, batch_size: int) -> str:
-    """Return a hash of the first batch, which differs if the data comes in another order."""
-    found, labels, _ = next(batches(x, y, batch_size), (torch.empty(0), torch.empty(0), 0))
-    flat = found.detach().cpu().contiguous().flatten()[: _HASHED // max(1, found.element_size())]
-    digest = hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if len(flat) else b"")
-    digest.update(str(labels.detach().cpu().tolist()).encode())
-    return digest.hexdigest()
-
-
 def another_order() -> ValueError:
     """Return the error for data that comes in another order each time."""
     return ValueError(
-        "`x` must come in the same order each time it is read, got another first batch for the "
-        "next probe. Create the DataLoader with shuffle=False, and draw no random augmentations."
+        "`x` must come in the same order each time it is read, got other ones for the next probe. "
+        "Create the DataLoader with shuffle=False, and draw no random augmentations."
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from advkit.eval.accuracy import NOT_FINITE
 from advkit.eval.units.input_columns import hash_of_data
 
 
@@ -28,6 +29,16 @@ class EvaluatedInputs:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def correct(self) -> Tensor:
+        """Bool `(n,)`; labeled correctly before any attack."""
+        return self.prediction == self.label
+
+    @property
+    def not_finite(self) -> Tensor:
+        """Bool `(n,)`; NaN or infinite logits before any attack, which is not correct."""
+        return self.prediction == NOT_FINITE
 
     @property
     def data_sha256(self) -> str:

@@ -1,4 +1,4 @@
-"""Provenance of a report: what it was computed with, and the command that repeats it."""
+"""Provenance of a report: hashes, versions and settings, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What an evaluation was computed with, as plain values.
+    """Model, attacks, device, versions and command of an evaluation, as plain values.
 
     Attributes:
         date: start of the evaluation in UTC, such as `"2026-11-30T12:00:00+00:00"`.

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from advkit.core.batch_recorder import BatchRecorder
-from advkit.eval.accuracy import NOT_FINITE, Rate, warn_of_chance
+from advkit.eval.accuracy import Rate, warn_of_chance
 from advkit.eval.evidence.evaluated_inputs import EvaluatedInputs
 from advkit.eval.evidence.provenance import Provenance
 from advkit.eval.noise import NoiseOutcome
@@ -47,8 +47,7 @@ class EvaluationRecorder:
         """Warn if the clean accuracy of all chunks so far may be chance."""
         if self._facts.get("num_classes") is not None:
             inputs = _inputs(self._clean.compute())
-            clean = Rate.of(inputs.prediction == inputs.label)
-            warn_of_chance(clean, self._facts["num_classes"])
+            warn_of_chance(Rate.of(inputs.correct), self._facts["num_classes"])
 
     def report(self) -> Report:
         """Return a report on the chunks so far; later chunks do not change it.
@@ -65,8 +64,6 @@ class EvaluationRecorder:
         return Report(
             model=self._facts["model"],
             bounds=tuple(self._facts["bounds"]),
-            clean=inputs.prediction == inputs.label,
-            not_finite=inputs.prediction == NOT_FINITE,
             outcomes=tuple(outcome() for outcome in outcomes),
             noise=tuple(
                 NoiseOutcome(norm=norm, eps=eps, robust=columns[noise_column(number)])

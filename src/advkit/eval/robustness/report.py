@@ -39,9 +39,9 @@ class Report:
     Attributes:
         model: description of the model.
         bounds: lower and upper bound of its inputs.
-        clean: bool `(n,)`; labeled correctly before any attack.
-        not_finite: bool `(n,)`; NaN or infinite logits before any attack, which is not correct.
+        inputs: numbers, labels, clean predictions and hashes of the inputs.
         outcomes: outcome of each attack, in the order given.
+        provenance: model, attacks, device, versions and command of the evaluation.
         total: number of inputs to evaluate, `None` if unknown; more than `n` if the evaluation was
             interrupted.
         noise: outcome of random noise for each budget of `outcomes` that is the same for all
@@ -51,17 +51,15 @@ class Report:
         positions: number of positions across channels of an input, `None` if unknown.
         num_classes: number of classes of the model, `None` if unknown.
         checks: outcome of the checks of the model on a few inputs; `None` without them.
-        inputs: numbers, labels, clean predictions and hashes of the inputs; `None` if unknown.
-        provenance: what the evaluation was computed with; `None` if unknown.
         class_names: name of each class; empty if they are unknown.
         gates: conditions that the report must meet: see `gate`.
     """
 
     model: str
     bounds: tuple[float, float]
-    clean: Tensor
-    not_finite: Tensor
+    inputs: EvaluatedInputs
     outcomes: tuple[AttackOutcome, ...]
+    provenance: Provenance
     total: int | None = None
     noise: tuple[NoiseOutcome, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
@@ -69,8 +67,6 @@ class Report:
     positions: int | None = None
     num_classes: int | None = None
     checks: ModelChecks | None = None
-    inputs: EvaluatedInputs | None = None
-    provenance: Provenance | None = None
     class_names: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
 
@@ -79,6 +75,16 @@ class Report:
         notes = text_tables.wrap_notes(self.notes())
         found = format_findings(self.findings)
         return "\n".join([*self._heading(), "", *found, "", *table, "", *notes])
+
+    @property
+    def clean(self) -> Tensor:
+        """Bool `(n,)`; labeled correctly before any attack."""
+        return self.inputs.correct
+
+    @property
+    def not_finite(self) -> Tensor:
+        """Bool `(n,)`; NaN or infinite logits before any attack, which is not correct."""
+        return self.inputs.not_finite
 
     @property
     def clean_accuracy(self) -> Rate:

@@ -77,7 +77,7 @@ class Manifest:
 
     @property
     def provenance(self) -> Provenance:
-        """What the evaluation is computed with, and the date and command of the first run."""
+        """Provenance of the evaluation, with the date and the command of its first run."""
         return Provenance(
             **self.surroundings,
             batch_size=self.batch_size,
