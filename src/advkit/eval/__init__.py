@@ -12,10 +12,16 @@ from advkit.eval.detection.multiclass import classification_scores
 from advkit.eval.detection.multiclass_result import ClassificationScores
 from advkit.eval.diagnosis.diagnose import diagnose
 from advkit.eval.diagnosis.diagnosis import Diagnosis
+from advkit.eval.evidence.evaluated_inputs import EvaluatedInputs
+from advkit.eval.evidence.gate import Gate
+from advkit.eval.evidence.provenance import Provenance
+from advkit.eval.evidence.records import Records
+from advkit.eval.evidence.schema import report_schema
 from advkit.eval.findings.finding import Finding
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.accuracy_curve import AccuracyCurve
 from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
+from advkit.eval.robustness.load_report import load_report
 from advkit.eval.robustness.merge import merge
 from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
 from advkit.eval.robustness.report import Report
@@ -36,12 +42,16 @@ __all__ = [
     "Detection",
     "DetectionScores",
     "Diagnosis",
+    "EvaluatedInputs",
     "Examples",
     "Finding",
+    "Gate",
     "Group",
     "NearestExamples",
     "NoiseOutcome",
+    "Provenance",
     "Rate",
+    "Records",
     "Report",
     "Row",
     "SecurityCurves",
@@ -55,8 +65,10 @@ __all__ = [
     "distance_ratio",
     "evaluate",
     "evaluate_stream",
+    "load_report",
     "merge",
     "optimality",
+    "report_schema",
     "robust_accuracy",
     "security_curve",
     "transfer_matrix",

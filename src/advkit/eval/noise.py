@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from advkit.eval.budgets import format_budget
 from advkit.models import Classifier
 from advkit.models.protocols import is_misclassified
 
-_SEED = 0
+SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +43,10 @@ class NoiseOutcome:
         """Share of all inputs that are labeled correctly both without the noise and with it."""
         return Rate.of(self.robust)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: norm, `eps` and the robust accuracy."""
+        return {"norm": self.norm, "eps": self.eps, **self.robust_accuracy.to_dict()}
+
 
 def robust_to_noise(model: Classifier, batch: ClassifiedBatch, norm: Norm, eps: float) -> Tensor:
     """Return a mask `(n,)` of the samples that are correct, and not misclassified with noise."""
@@ -62,5 +67,5 @@ def noisy(x: Tensor, bounds: tuple[float, float], norm: Norm, eps: float) -> Ten
     """
     radius = checks.radii(eps, x)
     if norm in COUNTS:
-        return salt_and_pepper(sample_keys(x, bounds, _SEED), radius, x, bounds, norm)
-    return uniform_noise(x, radius, norm, bounds, _SEED).clamp(*bounds)
+        return salt_and_pepper(sample_keys(x, bounds, SEED), radius, x, bounds, norm)
+    return uniform_noise(x, radius, norm, bounds, SEED).clamp(*bounds)

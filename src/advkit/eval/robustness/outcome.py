@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.core.hyperparameters import format_call
+from advkit.core.hyperparameters import format_call, to_plain
 from advkit.eval.accuracy import Rate
 from advkit.eval.budgets import format_budget
 from advkit.eval.units.examples import Examples
@@ -158,7 +158,8 @@ class AttackOutcome:
         return {
             "attack": self.label,
             "name": self.name,
-            "settings": self.settings,
+            "settings": to_plain(self.settings)["dict"],
+            "parameters": to_plain(self.parameters)["dict"],
             "norm": self.norm,
             "minimum_norm": self.minimum_norm,
             "eps": self.eps,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
+from advkit.core.archives import write_npz
 from advkit.core.boxes import count_sentences
 from advkit.core.files import save_json, save_text
 from advkit.eval import text_tables
@@ -18,18 +18,20 @@ from advkit.eval.accuracy import Rate
 from advkit.eval.evidence.evaluated_inputs import EvaluatedInputs
 from advkit.eval.evidence.gate import Gate
 from advkit.eval.evidence.provenance import Provenance
+from advkit.eval.evidence.records import Records
 from advkit.eval.findings.finding import Finding, format_findings, verdict
 from advkit.eval.noise import NoiseOutcome
-from advkit.eval.robustness import figures, html, tables
+from advkit.eval.robustness import figures, html, plain_report, report_arrays, tables
 from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
 from advkit.eval.robustness.own_findings import own_findings
-from advkit.eval.robustness.worst_case import budget_texts, budgets_of, robust_within
+from advkit.eval.robustness.worst_case import budgets_of, robust_within
 from advkit.eval.text_tables import format_count
 from advkit.eval.units.model_checks import ModelChecks
-from advkit.eval.versions import versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FILES = ("report.json", "records.npz", "report.html")  # of a saved report
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,28 +221,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; an infinite or missing distance is `None`."""
-        return {
-            "model": self.model,
-            "bounds": list(self.bounds),
-            "features": self.features,
-            "num_classes": self.num_classes,
-            "about": dict(self.about),
-            "inputs": len(self.clean),
-            "inputs_wanted": self.total,
-            "inputs_not_finite": self.not_finite.nonzero().flatten().tolist(),
-            "clean_accuracy": self.clean_accuracy.to_dict(),
-            "attacks": [
-                {**outcome.to_dict(), "budget": text or None}
-                for outcome, text in zip(self.outcomes, budget_texts(self.outcomes), strict=True)
-            ],
-            "worst_case_by_budget": {b: rate.to_dict() for b, rate in self.worst_cases.items()},
-            "random_noise": {n.budget: n.robust_accuracy.to_dict() for n in self.noise},
-            "nearest_by_norm": {norm: n.to_dict() for norm, n in self.nearest.items()},
-            "verdict": self.verdict,
-            "findings": [finding.to_dict() for finding in self.findings],
-            "notes": self.notes(),
-            "versions": versions(),
-        }
+        return plain_report.to_plain(self)
 
     def plot(self) -> Figure | None:
         """Plot accuracy against eps, with a panel for each norm and a curve for each attack.
@@ -266,11 +247,11 @@ class Report:
         """
         return self._page(digest=None)
 
-    def save(self, folder: str | Path) -> tuple[Path, Path]:
-        """Write `report.json` and `report.html` to `folder`, and return their paths.
+    def save(self, folder: str | Path) -> tuple[Path, Path, Path]:
+        """Write `report.json`, `records.npz` and `report.html` to `folder`, and return their paths.
 
-        Both files hold the same `digest`, the SHA-256 of all figures except times, so equal
-        evaluations have equal digests. `report.json` is written before the page is drawn, with
+        `load_report` makes the report again from the first two, apart from pictures. All three
+        files hold the same `digest`. `report.json` is written before the page is drawn, with
         `"page": null`, so that its figures are kept if drawing fails. It is written again after the
         page, with the name of the page.
 
@@ -285,32 +266,44 @@ class Report:
         Example:
             >>> import json, tempfile, torch
             >>> from advkit.attacks import FGSM
-            >>> from advkit.eval import evaluate
+            >>> from advkit.eval import evaluate, load_report
             >>> from advkit.models import TorchClassifier
             >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
             >>> x, y = torch.rand(8, 1, 4, 4), torch.arange(8) % 3
             >>> report = evaluate(TorchClassifier(net), x, y, attacks=[FGSM(eps=0.1)])
             >>> with tempfile.TemporaryDirectory() as folder:
-            ...     json_path, html_path = report.save(folder)
+            ...     json_path, _, html_path = report.save(folder)
             ...     saved = json.loads(json_path.read_text())
             ...     page = html_path.read_text()
+            ...     loaded = load_report(folder)
             >>> saved["page"], f"digest: {saved['digest']}" in page
             ('report.html', True)
+            >>> loaded.digest == report.digest
+            True
         """
-        json_path, html_path = (Path(folder) / f"report.{kind}" for kind in ("json", "html"))
-        plain = {**self.to_dict(), "digest": self.digest}
+        json_path, records_path, html_path = (Path(folder) / name for name in FILES)
+        digest = self.digest
+        plain = {**self.to_dict(), "digest": digest}
+        arrays = {"digest": np.array(digest), **report_arrays.arrays_of(self)}
+        write_npz(records_path, arrays)
         save_json(json_path, {**plain, "page": None})
-        save_text(html_path, self._page(self.digest))
+        save_text(html_path, self._page(digest))
         save_json(json_path, {**plain, "page": html_path.name})
-        return json_path, html_path
+        return json_path, records_path, html_path
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all figures of the report except times, in hexadecimal."""
-        plain = self.to_dict()
-        attacks = [{**attack, "seconds": None} for attack in plain["attacks"]]
-        text = json.dumps({**plain, "attacks": attacks}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of all results and hashes, in hexadecimal.
+
+        Reports of equal evaluations have equal digests: date, times, command, device, threads,
+        batch size and gates do not count.
+        """
+        return plain_report.digest_of_plain(self.to_dict())
+
+    @property
+    def records(self) -> Records:
+        """One row for each attack and input: see `Records`."""
+        return report_arrays.records_of(self)
 
     def _page(self, digest: str | None) -> str:
         shown = figures.showcase(self.outcomes)

@@ -1,0 +1,1 @@
+"""Evidence of evaluations: records, threat models, files."""
