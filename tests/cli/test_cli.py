@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -98,13 +97,15 @@ def test_a_net_of_ones_own(folder, capsys):
     assert main([*MINE, "--eps", "8/255", "--eps", "0.1", "--out", "here"]) == 0
     shown = capsys.readouterr()
     assert "Suite(eps=0.03137)" in shown.out
-    assert "saved here/report.json and here/report.html" in shown.out
+    assert "saved here/report.json, here/records.npz and here/report.html" in shown.out
     assert shown.err == ""
     report = json.loads((folder / "here" / "report.json").read_text())
     assert report["inputs"] == 40
     ran = [a["attack"] for a in report["attacks"]]
     assert ran == ["Suite(eps=0.03137)", "Suite(eps=0.1)"]
-    assert sorted(p.name for p in (folder / "here").iterdir()) == ["report.html", "report.json"]
+    assert sorted(p.name for p in (folder / "here").iterdir()) == [
+        "records.npz", "report.html", "report.json",
+    ]  # fmt: skip
 
 
 def ran(folder):
@@ -376,13 +377,13 @@ def test_without_what_the_page_needs_the_rest_is_written(folder, monkeypatch, ca
     assert main([*MINE, "--eps", "0.1"]) == 0
     shown = capsys.readouterr()
     assert shown.err.splitlines()[0] == (
-        "advkit: warning: the report is written as report.json alone. report.html needs "
+        "advkit: warning: the report is written without report.html. report.html needs "
         f"{module}. Install it with: pip install {module} (the extra 'report' of advkit includes "
         "it)."
     )
     assert "worst case, linf 0.1" in shown.out
-    assert shown.out.endswith(f"saved {Path('advkit-report') / 'report.json'}\n")
-    assert [path.name for path in out.iterdir()] == ["report.json"]
+    assert shown.out.endswith("saved advkit-report/report.json and advkit-report/records.npz\n")
+    assert sorted(path.name for path in out.iterdir()) == ["records.npz", "report.json"]
     saved = json.loads((out / "report.json").read_text())
     assert saved["page"] is None
     assert saved["worst_case_by_budget"]["linf 0.1"]["total"] == saved["inputs"]

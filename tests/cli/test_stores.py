@@ -79,7 +79,7 @@ def folder(tmp_path, monkeypatch):
 
 def figures(folder, out="advkit-report"):
     """Return the bytes of report.json without the times."""
-    return re.sub(rb'"seconds": [^,\n]*', b"", (folder / out / "report.json").read_bytes())
+    return re.sub(rb'"(seconds|date)": [^,\n]*', b"", (folder / out / "report.json").read_bytes())
 
 
 def units(folder, store="store"):
@@ -112,7 +112,9 @@ def test_reports_are_equal_however_the_work_is_shared(folder, capsys, computed):
     capsys.readouterr()
     assert main(["merge", "shards", "--out", "merged"]) == 0
     shown = capsys.readouterr()
-    assert shown.out.endswith("saved merged/report.json and merged/report.html\n")
+    assert shown.out.endswith(
+        "saved merged/report.json, merged/records.npz and merged/report.html\n"
+    )
     assert "worst case, linf 0.1" in shown.out
     assert (folder / "merged" / "report.html").stat().st_size
     names = ("plain", "stored", "repeated", "merged")
@@ -431,5 +433,5 @@ class TestMerge:
         monkeypatch.setitem(sys.modules, "jinja2", None)
         assert main(["merge", "store"]) == 0
         shown = capsys.readouterr()
-        assert shown.err.startswith("advkit: warning: the report is written as report.json alone.")
-        assert shown.out.endswith("saved advkit-report/report.json\n")
+        assert shown.err.startswith("advkit: warning: the report is written without report.html.")
+        assert shown.out.endswith("saved advkit-report/report.json and advkit-report/records.npz\n")

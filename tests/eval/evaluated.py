@@ -134,9 +134,12 @@ def with_second_inputs(n=60):
     return data_with_second_inputs(n)
 
 
+OF_THE_RUN = ("date", "command", "threads", "batch_size", "device")
+
+
 def plain(report):
-    """What a report says, without times."""
-    found = report.to_dict()
+    """What a report says, without times and what belongs to the run."""
+    found = {name: value for name, value in report.to_dict().items() if name not in OF_THE_RUN}
     for attack in found["attacks"]:
         attack.pop("seconds")
     return found

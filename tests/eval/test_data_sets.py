@@ -35,7 +35,8 @@ def labels(net):
 
 def without_seconds(value):
     if isinstance(value, dict):
-        return {k: without_seconds(v) for k, v in value.items() if "second" not in k}
+        times = ("seconds", "date")
+        return {k: without_seconds(v) for k, v in value.items() if not k.endswith(times)}
     return [*map(without_seconds, value)] if isinstance(value, list) else value
 
 

@@ -138,8 +138,9 @@ def test_the_report_shows_noise_as_a_row_that_does_not_count(tmp_path):
     assert "Random noise is a baseline" in " ".join(text)
     plain = json.loads(report.save_json(tmp_path / "report.json").read_text())["random_noise"]
     assert plain == {
-        "linf 0.1": noise.robust_accuracy.to_dict(), "l2 0.2": wide.robust_accuracy.to_dict(),
-    }  # fmt: skip
+        "linf 0.1": {"norm": "linf", "eps": 0.1, **noise.robust_accuracy.to_dict()},
+        "l2 0.2": {"norm": "l2", "eps": 0.2, **wide.robust_accuracy.to_dict()},
+    }
     page = report.to_html()
     assert page.count('class="baseline"') == 2
     table = page[page.index("<table>") : page.index("</table>")]

@@ -270,7 +270,7 @@ def test_a_report_is_not_saved_over_special_files(tmp_path, tally):
     pytest.importorskip("matplotlib")
     refuses = tally("a folder, a device, a pipe or a socket is refused and stays")
     report = a_report(torch.rand(8, 4), torch.arange(8) % 2)
-    for name in ("report.json", "report.html"):
+    for name in ("report.json", "records.npz", "report.html"):
         folder = tmp_path / name
         folder.mkdir()
         os.mkfifo(folder / name)

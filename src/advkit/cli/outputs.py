@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 _Stamp = tuple[int, int, int]
@@ -37,7 +38,7 @@ class Outputs:
         if not new:
             return "nothing saved"
         missing = [path for path in self._before if path not in new]
-        return f"saved {_listed(new)}" + (f" but not {_listed(missing)}" if missing else "")
+        return f"saved {listed(new)}" + (f" but not {listed(missing)}" if missing else "")
 
 
 def _stamp(path: Path) -> _Stamp | None:
@@ -49,5 +50,7 @@ def _stamp(path: Path) -> _Stamp | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _listed(paths: list[Path]) -> str:
-    return " and ".join(map(str, paths))
+def listed(paths: Sequence[Path]) -> str:
+    """Return the paths as text: "a", "a and b", or "a, b and c"."""
+    *first, last = map(str, paths)
+    return f"{', '.join(first)} and {last}" if first else last

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from advkit.cli.errors import UsageError, reason
+from advkit.cli.outputs import listed
 from advkit.cli.printing import show, warn
 from advkit.cli.subject import writable, writable_file
 from advkit.core.extras import require
 from advkit.eval import Report
-
-_FILES = ("report.json", "report.html")
+from advkit.eval.robustness.report import FILES
 
 
 def warn_of_missing_extra() -> None:
@@ -20,7 +20,7 @@ def warn_of_missing_extra() -> None:
         for module in ("jinja2", "matplotlib"):
             require(module, extra="report", needed_by="report.html")
     except ImportError as error:
-        warn(f"the report is written as report.json alone. {error}")
+        warn(f"the report is written without report.html. {error}")
 
 
 def check_out(folder: str) -> Path:
@@ -30,7 +30,7 @@ def check_out(folder: str) -> Path:
         UsageError: a report cannot be written to it.
     """
     out = writable(Path(folder))
-    for name in _FILES:
+    for name in FILES:
         writable_file(out / name)
     return out
 
@@ -41,14 +41,14 @@ def deliver(report: Report, out: Path, args: argparse.Namespace) -> None:
     Raises:
         UsageError: the report cannot be saved, or standard output cannot be written.
     """
-    args.outputs.expect(*(out / name for name in _FILES))
+    args.outputs.expect(*(out / name for name in FILES))
     try:
         written = _saved(report, out)
     except OSError as error:
         show(str(report))
         raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
     if not args.quiet:
-        show(f"{report}\n\nsaved {' and '.join(map(str, written))}")
+        show(f"{report}\n\nsaved {listed(written)}")
 
 
 def _saved(report: Report, out: Path) -> tuple[Path, ...]:
@@ -58,6 +58,6 @@ def _saved(report: Report, out: Path) -> tuple[Path, ...]:
     """
     try:
         return report.save(out)
-    except ImportError:  # report.json is written first
-        (out / "report.html").unlink(missing_ok=True)
-        return (out / "report.json",)
+    except ImportError:  # the other files are written first
+        (out / FILES[-1]).unlink(missing_ok=True)
+        return tuple(out / name for name in FILES[:-1])

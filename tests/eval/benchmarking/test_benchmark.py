@@ -588,7 +588,7 @@ def test_json_has_neither_nan_nor_infinity(tmp_path):
     assert read["attacks"][1]["median_distance_of_attacked"] is None
     within, nearest = read["groups"]
     assert within["rows"][0] == {
-        "attack": "A()", "success_rate": {"value": 0.2, "count": 20, "total": 100},
+        "attack": "A()", "success_rate": rob.Rate(20, 100).to_dict(),
         "median_distance": None, "distance_ratio": None, "passes": 2.0, "pareto_front": True,
     }  # fmt: skip
     assert within["rows"][1]["pareto_front"] is False

@@ -208,7 +208,7 @@ def test_what_is_undefined_comes_last_and_is_a_dash(tmp_path):
     assert compared.tables()[0].rows[0] == ("Finds()", "-", "-", "0.00", "inf")
     plain = json.loads(compared.save_json(tmp_path / "found.json").read_text())
     assert plain["attacks"][0] == {
-        "attack": "Finds()", "norm": "l2", "success_rate": {"value": 0.0, "count": 0, "total": 1},
+        "attack": "Finds()", "norm": "l2", "success_rate": rob.Rate(0, 1).to_dict(),
         "median_distance": None, "distance_ratio": None, "optimality": None,
     }  # fmt: skip
     assert plain["criterion"] == "optimality"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """What each attack found for each input, as columns of equal length.
+    """Results of each attack on each input, as columns of equal length.
 
     The rows of the first attack come first, in the order of the inputs.
 

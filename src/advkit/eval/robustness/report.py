@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from advkit.core.archives import write_npz
@@ -221,7 +222,34 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; an infinite or missing distance is `None`."""
-        return plain_report.to_plain(self)
+        run, outcomes = self.provenance, self.outcomes
+        return {
+            "format": plain_report.FORMAT,
+            "advkit": run.versions["advkit"],
+            "model": self.model,
+            "bounds": list(self.bounds),
+            "features": self.features,
+            "positions": self.positions,
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "about": dict(self.about),
+            "inputs": len(self.inputs),
+            "inputs_wanted": self.total,
+            "inputs_not_finite": self.not_finite.nonzero().flatten().tolist(),
+            "checks": self.checks and {"training_mode": self.checks.training_mode},
+            "threat_model": plain_report.threat_model_of(outcomes).to_dict(),
+            "clean_accuracy": self.clean_accuracy.to_dict(),
+            "attacks": plain_report.plain_outcomes(outcomes),
+            "worst_case_by_budget": {b: rate.to_dict() for b, rate in self.worst_cases.items()},
+            "random_noise": {n.budget: n.to_dict() for n in self.noise},
+            "nearest_by_norm": {norm: n.to_dict() for norm, n in self.nearest.items()},
+            "verdict": self.verdict,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "gates": [gate.to_dict() for gate in self.gates],
+            "notes": self.notes(),
+            **plain_report.plain_conditions(run, outcomes),
+            "sha256": plain_report.plain_hashes(run, self.inputs, self._arrays()),
+        }
 
     def plot(self) -> Figure | None:
         """Plot accuracy against eps, with a panel for each norm and a curve for each attack.
@@ -284,7 +312,7 @@ class Report:
         json_path, records_path, html_path = (Path(folder) / name for name in FILES)
         digest = self.digest
         plain = {**self.to_dict(), "digest": digest}
-        arrays = {"digest": np.array(digest), **report_arrays.arrays_of(self)}
+        arrays = {"digest": np.array(digest), **self._arrays()}
         write_npz(records_path, arrays)
         save_json(json_path, {**plain, "page": None})
         save_text(html_path, self._page(digest))
@@ -303,7 +331,10 @@ class Report:
     @property
     def records(self) -> Records:
         """One row for each attack and input: see `Records`."""
-        return report_arrays.records_of(self)
+        return report_arrays.records_of(self.inputs, self.outcomes)
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return report_arrays.arrays_of(self.inputs, self.outcomes, self.noise, self.checks)
 
     def _page(self, digest: str | None) -> str:
         shown = figures.showcase(self.outcomes)

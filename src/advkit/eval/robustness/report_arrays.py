@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ from advkit.eval.evidence.records import Records
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.units.model_checks import COLUMNS, ModelChecks
-
-if TYPE_CHECKING:
-    from advkit.eval.robustness.report import Report
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -43,11 +40,11 @@ _OF_OUTCOME = {
 _OF_INPUTS = ("index", "label", "prediction", "sha256")
 _DERIVED = ("success",)  # from the distance
 _TIMES = ("seconds",)
+_NO_NOISE = torch.zeros(0, 0, dtype=torch.bool)
 
 
-def records_of(report: Report) -> Records:
-    """Return the records of a report."""
-    outcomes, inputs = report.outcomes, report.inputs
+def records_of(inputs: EvaluatedInputs, outcomes: Sequence[AttackOutcome]) -> Records:
+    """Return one row for each attack and input."""
     of_inputs = {
         "index": inputs.index,
         "label": inputs.label,
@@ -70,30 +67,25 @@ def _joined(outcomes: Sequence[AttackOutcome], field: str) -> Tensor:
     return torch.cat([c.double() if c.is_floating_point() else c for c in columns])
 
 
-def arrays_of(report: Report) -> dict[str, npt.NDArray[Any]]:
-    """Return all per-input results of a report: its records, and the arrays of its `n` inputs.
+def arrays_of(
+    inputs: EvaluatedInputs,
+    outcomes: Sequence[AttackOutcome],
+    noise: Sequence[NoiseOutcome],
+    checks: ModelChecks | None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Return all per-input results: the records of all attacks, and arrays of the `n` inputs.
 
     The latter are `input_index`, `input_label` and `input_prediction` int64 `(n,)`, `input_sha256`
     uint8 `(n, 32)`, `noise` bool `(budgets, n)`, and `check_...` bool `(n,)` if there are checks.
     """
     tensors = {
-        **records_of(report).columns,
-        **{f"input_{name}": getattr(report.inputs, name) for name in _OF_INPUTS},
-        "noise": _noise_of(report),
-        **_checks_of(report),
+        **records_of(inputs, outcomes).columns,
+        **{f"input_{name}": getattr(inputs, name) for name in _OF_INPUTS},
+        "noise": torch.stack([each.robust for each in noise]) if noise else _NO_NOISE,
+        **{f"check_{name}": getattr(checks, name) for name in COLUMNS if checks is not None},
     }
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return {**arrays, "input_sha256": np.ascontiguousarray(arrays["input_sha256"].T)}
-
-
-def _noise_of(report: Report) -> Tensor:
-    if not report.noise:
-        return torch.zeros(0, len(report.inputs), dtype=torch.bool)
-    return torch.stack([noise.robust for noise in report.noise])
-
-
-def _checks_of(report: Report) -> dict[str, Tensor]:
-    return {f"check_{c}": getattr(report.checks, c) for c in COLUMNS if report.checks is not None}
 
 
 def hash_of_arrays(arrays: Arrays) -> str:
