@@ -10,6 +10,7 @@ from advkit.cli.defaults import CHUNK_SIZE, EVALUATE_DIGITS_EPS, SUITES
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, exit_status, reason, with_options
 from advkit.cli.printing import show, shows_bar, shows_progress
+from advkit.cli.repeat import repeating_command
 from advkit.cli.reports import check_out, deliver, warn_of_missing_extra
 from advkit.cli.specs import attacks_from
 from advkit.cli.stores import shard_from, shard_line, store_error
@@ -92,6 +93,8 @@ def _evaluate(
             chunk_size=args.chunk_size or CHUNK_SIZE,
             identity=args.identity,
             about=subject.about,
+            class_names=subject.class_names,
+            command=repeating_command(args),
         )
         args.outputs.keep(args.store)
         for report in stream:  # noqa: B007

@@ -192,6 +192,24 @@ def load_folder(
         raise UsageError(f"--data: {with_options(error)}") from error
 
 
+def load_lines(file: str, option: str) -> tuple[str, ...]:
+    """Return the lines of a text file in UTF-8.
+
+    Raises:
+        UsageError: it cannot be read, or a line is empty.
+    """
+    try:
+        lines = tuple(Path(file).read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{option}: cannot read {file}: {reason(error)}") from error
+    if not all(map(str.strip, lines)):
+        empty = 1 + [bool(line.strip()) for line in lines].index(False)
+        raise UsageError(
+            f"{option}: {file} must have a name in each line, got none in line {empty}."
+        )
+    return lines
+
+
 def device_from(name: str) -> torch.device:
     """Return the device with this name; "cuda" is the GPU of the process under `torchrun`.
 

@@ -180,6 +180,9 @@ def _add_evaluate(commands: Any) -> None:
     add_attacks(parser)
     add("--limit", type=count, metavar="N",
         help="attack only the first N images; of a folder, N from all classes")  # fmt: skip
+    add("--class-names", metavar="FILE",
+        help="text file with the name of each class in a line, for the page (default: the names of "
+        "the subfolders of --data)")  # fmt: skip
     add_store(parser)
     add_work(parser)
     add_report_folder(parser)

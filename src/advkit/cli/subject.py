@@ -18,11 +18,13 @@ from advkit.cli.loading import (
     load_data,
     load_factory,
     load_folder,
+    load_lines,
     load_weights,
 )
 from advkit.core import checks, label_checks
 from advkit.core.files import target_of
 from advkit.data import Dataset, ImageFolder, digits
+from advkit.eval.text_tables import format_count
 from advkit.models import Normalize, TorchClassifier, evaluating
 
 
@@ -34,12 +36,14 @@ class Subject(NamedTuple):
         data: the data of the arguments, or the digits.
         device: the device that the batches are moved to.
         about: origin of model and data and the seed, by name, for reports.
+        class_names: names of the classes: lines of a file, or subfolders; empty if unknown.
     """
 
     model: TorchClassifier
     data: Dataset | ImageFolder
     device: torch.device
     about: dict[str, str]
+    class_names: tuple[str, ...]
 
 
 def subject_from(args: argparse.Namespace, *, bar: bool) -> Subject:
@@ -52,7 +56,7 @@ def subject_from(args: argparse.Namespace, *, bar: bool) -> Subject:
     model = _model(args, device, bar=bar)
     data = _data(args)
     _check_together(model, data, device)
-    return Subject(model, data, device, _about(args, data))
+    return Subject(model, data, device, _about(args, data), _class_names(args, model, data))
 
 
 def check_combination(args: argparse.Namespace) -> None:
@@ -141,6 +145,25 @@ def _check_pass(model: TorchClassifier, one: Tensor) -> None:
         raise UsageError(
             f"--model: the forward pass of one input of shape {shape} failed: {reason(error)}"
         ) from error
+
+
+def _class_names(
+    args: argparse.Namespace, model: TorchClassifier, data: Dataset | ImageFolder
+) -> tuple[str, ...]:
+    """Return the lines of the file of `args`, otherwise the names of the subfolders, if any.
+
+    Raises:
+        UsageError: the file does not have one line for each class.
+    """
+    if getattr(args, "class_names", None) is None:  # only some commands have the option
+        return data.classes if isinstance(data, ImageFolder) else ()
+    names = load_lines(args.class_names, "--class-names")
+    if len(names) != model.num_classes:
+        raise UsageError(
+            f"--class-names: {args.class_names} must have one line for each of the "
+            f"{model.num_classes} classes, got {format_count(len(names), 'line')}."
+        )
+    return names
 
 
 def _about(args: argparse.Namespace, data: Dataset | ImageFolder) -> dict[str, str]:
