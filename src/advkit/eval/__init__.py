@@ -24,6 +24,7 @@ from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_ac
 from advkit.eval.robustness.load_report import load_report
 from advkit.eval.robustness.merge import merge
 from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
+from advkit.eval.robustness.redraw import redraw
 from advkit.eval.robustness.report import Report
 from advkit.eval.robustness.security_curve import SecurityCurves, security_curve
 from advkit.eval.transfer.result import TransferMatrix, TransferSource
@@ -68,6 +69,7 @@ __all__ = [
     "load_report",
     "merge",
     "optimality",
+    "redraw",
     "report_schema",
     "robust_accuracy",
     "security_curve",

@@ -430,15 +430,17 @@ def test_curves_are_in_percent(net, x, y):
 
 def test_pictures_are_drawn_from_black_to_white(x):
     shown = Examples(
-        x[:2] * 255, (1 - x[:2]) * 255, torch.tensor([1, 2]), torch.tensor([0, 0]), torch.arange(2)
-    )
+        x[:2] * 255, (1 - x[:2]) * 255, torch.tensor([1, 2]), torch.tensor([0, 0]),
+        torch.arange(2), torch.ones(2),
+    )  # fmt: skip
     figure = example_grid(shown, (0, 255))
     drawn = [axes.images[0].get_array() for axes in figure.axes]
     torch.testing.assert_close(torch.tensor(drawn[0]).view(6, 6), x[0, 0])
     torch.testing.assert_close(torch.tensor(drawn[2]).view(6, 6), 1 - x[0, 0])
     assert abs(drawn[4] - 0.5).max() == pytest.approx(0.5)
     assert figure.axes[2].get_title() == "true 1\npredicted 0"
-    still = Examples(x[:1], x[:1], torch.tensor([1]), torch.tensor([0]), torch.arange(1))
+    one = torch.ones(1)
+    still = Examples(x[:1], x[:1], one, one - 1, torch.arange(1), one)
     assert abs(example_grid(still, (0, 1)).axes[2].images[0].get_array() - 0.5).max() < 1e-6
 
 

@@ -329,20 +329,46 @@ def test_the_pictures_are_those_of_the_least_change():
     assert change[1] == min(change)
 
 
-def test_examples_that_round_to_the_wrong_side_are_not_shown():
-    """A batch of another size may turn an answer at the boundary, as this net does on purpose."""
+def test_a_success_that_the_model_labels_correctly_is_not_shown():
+    """An attack of another library calls every input a success, of which some are none."""
 
-    class Moody(nn.Module):
+    class Half(nn.Module):
         def forward(self, x):
             sure = Sure()(x)
-            fooled = (x.flatten(1)[:, 0] < 0.3) if len(x) < 20 else torch.ones(len(x)).bool()
-            return torch.where(fooled[:, None], sure.flip(1), sure)
+            return torch.where((x.flatten(1)[:, 0] < 0.3)[:, None], sure.flip(1), sure)
 
-    x, y = torch.linspace(0, 0.99, 20).view(20, 1, 1, 1), torch.ones(20).long()
-    shown = rob.evaluate(Moody(), x, y, attacks=[Finds()]).outcomes[0].examples
-    assert torch.equal(shown.x, x[6:12])
-    assert shown.predicted.tolist() == [0] * 6
-    report = rob.evaluate(Moody(), 0.2 * x, y, attacks=[Finds()])
-    assert report.outcomes[0].success_rate == rob.Rate(20, 20)
-    assert report.outcomes[0].examples is None
-    assert report.to_html().count("data:image/png;base64,") == 1
+    @dataclasses.dataclass(frozen=True)
+    class Moves(Finds):
+        def run(self, model, x, y=None, *, target=None):
+            found = super().run(model, x, y)
+            return dataclasses.replace(found, x_adv=x - 0.5)
+
+    x, y = torch.linspace(0.4, 0.99, 20).view(20, 1, 1, 1), torch.zeros(20).long()
+    report = rob.evaluate(Half(), x, y, attacks=[Moves()])
+    (outcome,) = report.outcomes
+    turned = (x.flatten() - 0.5 < 0.3).nonzero().flatten()
+    assert 6 < len(turned) < 20
+    assert outcome.examples.index.equal(turned[:6])
+    assert (outcome.examples.predicted == 1).all()
+    assert outcome.prediction.equal((x.flatten() - 0.5 < 0.3).long())
+    (outcome,) = rob.evaluate(Half(), x[-2:], y[-2:], attacks=[Moves()]).outcomes
+    assert outcome.success_rate == rob.Rate(2, 2)
+    assert outcome.examples is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(Finds):
+    """Tells the label of its adversarial examples, as the attacks of advkit do."""
+
+    def run(self, model, x, y=None, *, target=None):
+        found = super().run(model, x, y)
+        return dataclasses.replace(found, prediction=torch.where(found.success, 1, -1))
+
+
+def test_the_nearest_examples_are_kept():
+    distances = [[0.9], [0.2], [1.0], [0.5], [0.3], [0.7], [0.1], [0.8], [0.4], [0.6]]
+    for batch_size in (1, 3, 10):
+        (outcome,) = report_on(distances, Labels(), wrong=1, batch_size=batch_size).outcomes
+        assert outcome.examples.index.tolist() == [7, 2, 5, 9, 4, 10]
+        wanted = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+        assert outcome.examples.distance.equal(wanted)

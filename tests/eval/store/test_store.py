@@ -544,11 +544,11 @@ class TestRunsThatDoNotBegin:
             evaluate(tmp_path / "store", net=limited(100), shard=(0, 2))
         assert not (tmp_path / "store").exists()
         with pytest.raises(advkit.QueryBudgetExceeded):
-            evaluate(tmp_path / "store", net=limited(500))
+            evaluate(tmp_path / "store", net=limited(400))
         kept = len(files(tmp_path / "store"))
         assert 0 < kept < 12
         with pytest.raises(advkit.QueryBudgetExceeded):
-            evaluate(tmp_path / "store", net=limited(500))
+            evaluate(tmp_path / "store", net=limited(400))
         assert len(files(tmp_path / "store")) > kept
 
     def test_a_chunk_size_is_compared_as_it_is_given(self, tmp_path):

@@ -36,7 +36,7 @@ class AttackRecorder:
         self._description = description
         self._columns = BatchRecorder()
         self._seconds = 0.0
-        self._examples: list[Examples] = []
+        self._examples: Examples | None = None
 
     def update(self, result: UnitResult) -> None:
         """Record the result of the attack on the next samples."""
@@ -44,14 +44,14 @@ class AttackRecorder:
         self._seconds += result.facts["seconds"]
         norm = result.facts["norm"] or self._description.norm  # empty if nothing was attacked
         self._description = replace(self._description, norm=norm)
-        if result.examples is not None and Examples.missing(self._examples):
-            self._examples.append(result.examples)
+        if result.examples is not None:
+            parts = [self._examples, result.examples]
+            self._examples = Examples.nearest([part for part in parts if part is not None])
 
     def outcome_so_far(self) -> Callable[[], AttackOutcome]:
         """Return a function that builds the outcome of the units so far, at any later time."""
-        examples = tuple(self._examples)
         units, seconds = len(self._columns), self._seconds
-        return partial(self._outcome, units, seconds, self._description, examples)
+        return partial(self._outcome, units, seconds, self._description, self._examples)
 
     def compute(self) -> AttackOutcome:
         """Return the outcome of the attack on all samples so far."""
@@ -62,7 +62,7 @@ class AttackRecorder:
         units: int,
         seconds: float,
         description: AttackDescription,
-        examples: Sequence[Examples],
+        examples: Examples | None,
     ) -> AttackOutcome:
         """Return the outcome of the attack in the first `units`."""
         described = {field.name: getattr(description, field.name) for field in fields(description)}
@@ -71,7 +71,7 @@ class AttackRecorder:
             **described,
             **columns,
             seconds=seconds,
-            examples=Examples.join(examples),
+            examples=examples,
         )
 
 

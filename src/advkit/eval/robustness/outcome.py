@@ -64,7 +64,7 @@ class AttackOutcome:
             divided by its attacked inputs; zero for inputs that were not attacked. All zero if left
             out.
         seconds: time of the attack alone.
-        examples: a few adversarial examples, `None` if there are none.
+        examples: a few of the nearest adversarial examples, `None` if there are none.
     """
 
     name: str

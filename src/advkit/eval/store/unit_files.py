@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from advkit.eval.units.examples import Examples
 from advkit.eval.units.unit_result import UnitResult
 
 _NAME = re.compile(r"(\d{6,})-(clean|\d{3,})-([0-9a-f]{32})\.npz")
-_EXAMPLES = ("x", "x_adv", "y", "predicted", "index")
+_EXAMPLES = tuple(field.name for field in fields(Examples))
 
 
 class UnitName(NamedTuple):

@@ -75,11 +75,11 @@ def attack_batches(
             continue
         with offset_sample_numbers(part.first):
             run = _run(attack, model, part, batch_size)
-            if report and Examples.missing(found) and part.first < _SEARCHED_FOR_EXAMPLES:
-                found += _examples(model, part, run.result)
             measured = _columns(run)
             if report:
                 measured["prediction"] = _predictions(model, part, run.result)
+            if report and part.first < _SEARCHED_FOR_EXAMPLES:
+                found += _examples(part, run.result, measured["prediction"])
             if report and getattr(attack, "eps", None) is not None:
                 measured |= check_rounding(model, part, run.result)
         for name, values in measured.items():
@@ -88,7 +88,7 @@ def attack_batches(
     return UnitResult(
         columns={name: torch.cat([each[name] for each in columns]) for name in _NOT_ATTACKED},
         facts={"norm": norm, "seconds": seconds},
-        examples=Examples.join(found),
+        examples=Examples.nearest(found),
     )
 
 
@@ -157,16 +157,23 @@ def _predictions(model: Classifier, part: ClassifiedBatch, result: AttackResult)
     return predicted.cpu()
 
 
-def _examples(model: Classifier, part: ClassifiedBatch, result: AttackResult) -> list[Examples]:
-    """Return the first successes of a batch for pictures, if there are any."""
+def _examples(part: ClassifiedBatch, result: AttackResult, predicted: Tensor) -> list[Examples]:
+    """Return the nearest successes of a batch for pictures, if there are any."""
     x, y = part.attacked
-    candidates = result.success.nonzero().flatten()[: 2 * MAX_EXAMPLES]
-    if not len(candidates):
+    # An attack of another library may call an example a success that is not misclassified.
+    found = result.success.cpu() & is_misclassified(predicted, y.cpu())
+    distance = torch.where(found, result.distance.cpu(), torch.inf)
+    rows = distance.argsort(stable=True)[: min(MAX_EXAMPLES, int(found.sum()))]
+    if not len(rows):
         return []
-    predicted = part.predict_attacked(model, result.x_adv, candidates)
-    # On the decision boundary, rounding in a batch of another size may change the label.
-    misclassified = is_misclassified(predicted, y[candidates]).nonzero().flatten()
-    rows = candidates[misclassified]
-    index = part.rows[rows] + part.first
-    parts = (x[rows], result.x_adv[rows], y[rows], predicted[misclassified], index)
-    return [Examples(*(part.cpu() for part in parts))] if len(rows) else []
+    on_device = rows.to(x.device)
+    return [
+        Examples(
+            x=x[on_device].cpu(),
+            x_adv=result.x_adv[on_device].cpu(),
+            y=y[on_device].cpu(),
+            predicted=predicted[rows],
+            index=part.rows.cpu()[rows] + part.first,
+            distance=distance[rows],
+        )
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Examples:
         y: true labels `(k,)`, which the model predicts for `x`.
         predicted: labels `(k,)` that the model predicts for `x_adv`.
         index: int64 `(k,)`; numbers of the inputs in the data.
+        distance: `(k,)`; distance of each adversarial example from its input.
     """
 
     x: Tensor
@@ -28,20 +29,32 @@ class Examples:
     y: Tensor
     predicted: Tensor
     index: Tensor
+    distance: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
 
     @staticmethod
     def join(parts: Sequence[Examples]) -> Examples | None:
-        """Join the first `MAX_EXAMPLES` of `parts`; `None` for an empty sequence.
+        """Join all examples of `parts` in their order; `None` for an empty sequence.
 
         All pictures have the size of the first one; examples of other sizes are left out.
         """
         if not parts:
             return None
         size = parts[0].x.shape[1:]
-        rows = ((p.x, p.x_adv, p.y, p.predicted, p.index) for p in parts if p.x.shape[1:] == size)
-        return Examples(*(torch.cat(column)[:MAX_EXAMPLES] for column in zip(*rows, strict=True)))
+        rows = (_columns(part) for part in parts if part.x.shape[1:] == size)
+        return Examples(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
     @staticmethod
-    def missing(parts: Sequence[Examples]) -> bool:
-        """Return whether `parts` hold fewer examples than a figure shows."""
-        return sum(len(part.y) for part in parts) < MAX_EXAMPLES
+    def nearest(parts: Sequence[Examples]) -> Examples | None:
+        """Return the `MAX_EXAMPLES` nearest examples of `parts`, the nearest one first."""
+        joined = Examples.join(parts)
+        if joined is None:
+            return None
+        order = joined.distance.argsort(stable=True)[:MAX_EXAMPLES]
+        return Examples(*(column[order] for column in _columns(joined)))
+
+
+def _columns(examples: Examples) -> list[Tensor]:
+    return [getattr(examples, field.name) for field in fields(examples)]
