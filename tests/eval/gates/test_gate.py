@@ -174,7 +174,7 @@ class TestAgainst:
 
     def test_an_interrupted_baseline(self):
         old = dataclasses.replace(fooling(), total=21)
-        said = "^`against` must be a complete report, got one where 20 of 21 inputs were evaluated"
+        said = "^`against` must be a complete report, got an interrupted one: 20 of 21 "
         with pytest.raises(ValueError, match=said):
             rob.gate(fooling(), against=old)
 

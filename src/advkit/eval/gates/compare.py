@@ -30,7 +30,7 @@ from advkit.eval.robustness.worst_case import budgets_of, nearest_distances, rob
 
 
 def compare(old: Report, new: Report) -> Comparison:
-    """Compare two reports on the same inputs: is the new one worse by more than chance explains?
+    """Compare two reports on the same inputs, and test whether the robust accuracy fell.
 
     For each budget of both reports, inputs that are robust in one report alone decide. If chance
     alone decided about them, half would be lost. The p-value of the exact one-sided test of McNemar

@@ -72,7 +72,10 @@ def check_baseline(against: object) -> None:
     check_report("against", against)
     assert isinstance(against, Report)  # checked
     if message := _incomplete(against):
-        raise ValueError(f"`against` must be a complete report, got one where {message}")
+        raise ValueError(
+            f"`against` must be a complete report, got an interrupted one: {message} Evaluate all "
+            "inputs."
+        )
     if not against.worst_cases:
         raise ValueError(
             "`against` must have attacks with a budget, got minimum-norm attacks alone."
