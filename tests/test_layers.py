@@ -189,6 +189,7 @@ def test_the_packages_of_evaluations_import_those_below_them_alone():
         "store": {"units", "evidence", "store"},
         "robustness": {"findings", "units", "evidence", "store", "robustness"},
         "diagnosis": {"findings", "units", "robustness", "diagnosis"},
+        "gates": {"evidence", "robustness", "gates"},
     }
     for package, allowed in below.items():
         prefix = f"advkit.eval.{package}"

@@ -77,7 +77,9 @@ class Report:
         table = text_tables.format_tables(self.tables())
         notes = text_tables.wrap_notes(self.notes())
         found = format_findings(self.findings)
-        return "\n".join([*self._heading(), "", *found, "", *table, "", *notes])
+        gates = text_tables.wrap_notes([str(gate) for gate in self.gates])
+        shown = [*([*gates, ""] if gates else []), *found]
+        return "\n".join([*self._heading(), "", *shown, "", *table, "", *notes])
 
     @property
     def clean(self) -> Tensor:
@@ -88,6 +90,11 @@ class Report:
     def not_finite(self) -> Tensor:
         """Bool `(n,)`; NaN or infinite logits before any attack, which is not correct."""
         return self.inputs.not_finite
+
+    @property
+    def passed(self) -> bool:
+        """True if the report meets all its gates, also if it has none."""
+        return all(gate.passed for gate in self.gates)
 
     @property
     def clean_accuracy(self) -> Rate:
