@@ -23,6 +23,7 @@ ALLOWED = {
     "training": {"core"},
     **{package: {"core", "models", "training"} for package in PACKAGES},
     "data": {"core"},
+    "integrations": {"core", "eval"},
 }
 EXTRAS = {
     *("matplotlib", "jinja2", "tqdm", "safetensors"),
