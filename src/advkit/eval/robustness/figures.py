@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from advkit.core.norms import COUNTS, lp_norm
+from advkit.core.norms import COUNTS
 from advkit.eval.accuracy import Rate
 from advkit.eval.noise import NoiseOutcome
-from advkit.eval.plotting import new_figure, new_panels
+from advkit.eval.plotting import new_panels
 from advkit.eval.robustness.accuracy_curve import AccuracyCurve, shown_limit
 from advkit.eval.robustness.outcome import AttackOutcome
-from advkit.eval.units.examples import Examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Panels in a row: as many as are legible in a page of the HTML report.
+# Panels in a row: as many as are legible on a page.
 MAX_PANELS_ACROSS = 3
 # Characters in a line of a legend: longer lines hide the curves.
 LEGEND_LINE_WIDTH = 34
@@ -67,7 +66,7 @@ def accuracy_curves(
     styles = _styles(sorted({outcome.family for outcome in drawn}))
     for axes, norm in zip(panels, norms, strict=True):
         inside = [o for o in drawn if o.norm == norm]
-        limit = _limit(inside)
+        limit = largest_shown_eps(inside)
         _draw_worst_case(axes, [o for o in outcomes if o.norm == norm], clean, limit)
         _draw_budgets(axes, inside, styles)
         _draw_minimum_norm(axes, inside, clean, limit, styles)
@@ -173,49 +172,8 @@ def _wrapped(label: str) -> str:
     )
 
 
-def _limit(outcomes: list[AttackOutcome]) -> float:
+def largest_shown_eps(outcomes: Sequence[AttackOutcome]) -> float:
     """Return the largest eps to draw: of the budgets, and of 99 % of the adversarial examples."""
     limits = [float(outcome.eps) for outcome in outcomes if outcome.eps is not None]
     found = [outcome.distance[outcome.success] for outcome in outcomes if outcome.minimum_norm]
     return max([*limits, shown_limit(found, SHOWN_QUANTILE)]) or 1.0
-
-
-def showcase(outcomes: Sequence[AttackOutcome]) -> tuple[AttackOutcome, Examples] | None:
-    """Select the attack to show: most examples, and among those the smallest mean change in l2."""
-    candidates = [(o, o.examples) for o in outcomes if o.examples and _are_images(o.examples.x)]
-    return min(candidates, key=lambda s: (-len(s[1].y), _change(s[1])), default=None)
-
-
-def _change(examples: Examples) -> float:
-    """Return the mean l2 distance of the examples from their inputs."""
-    return float(lp_norm(examples.x_adv.double() - examples.x.double(), "l2").mean())
-
-
-def _are_images(x: Tensor) -> bool:
-    return x.ndim == 4 and x.shape[1] in (1, 3)
-
-
-def example_grid(examples: Examples, bounds: tuple[float, float]) -> Figure:
-    """Draw clean inputs, adversarial examples and magnified perturbations, one column for each."""
-    k = len(examples.y)
-    figure = new_figure(1.6 * k + 0.4, 5.4)
-    panels = figure.subplots(3, k, squeeze=False)
-    lower, upper = bounds
-    for j in range(k):
-        x, x_adv = ((v[j] - lower) / (upper - lower) for v in (examples.x, examples.x_adv))
-        delta = x_adv - x
-        factor = 0.5 / float(delta.abs().max().clamp_min(1e-12))
-        y, predicted = int(examples.y[j]), int(examples.predicted[j])
-        _show(panels[0, j], x, f"true {y}\npredicted {y}")
-        _show(panels[1, j], x_adv, f"true {y}\npredicted {predicted}")
-        _show(panels[2, j], 0.5 + factor * delta, f"change x {factor:.3g}")
-    for axes, name in zip(panels[:, 0], ("clean", "adversarial", "perturbation"), strict=True):
-        axes.set_ylabel(name)
-    return figure
-
-
-def _show(axes: Axes, image: Tensor, title: str) -> None:
-    axes.imshow(image.permute(1, 2, 0).float().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
-    axes.set_title(title, fontsize=9)
-    axes.set_xticks([])
-    axes.set_yticks([])

@@ -22,9 +22,11 @@ from advkit.eval.evidence.provenance import Provenance
 from advkit.eval.evidence.records import Records
 from advkit.eval.findings.finding import Finding, format_findings, verdict
 from advkit.eval.noise import NoiseOutcome
-from advkit.eval.robustness import figures, html, plain_report, report_arrays, tables
+from advkit.eval.page import render
+from advkit.eval.robustness import figures, plain_report, report_arrays, tables
 from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
 from advkit.eval.robustness.own_findings import own_findings
+from advkit.eval.robustness.page_content import page_content
 from advkit.eval.robustness.worst_case import budgets_of, robust_within
 from advkit.eval.text_tables import format_count
 from advkit.eval.units.model_checks import ModelChecks
@@ -274,10 +276,12 @@ class Report:
         return figures.accuracy_curves(self.outcomes, self.clean, self.noise)
 
     def to_html(self) -> str:
-        """Return one self-contained page with tables, curves, and pictures of adversarial examples.
+        """Return one self-contained page: threat models, findings, curves, tables and pictures.
+
+        It has no scripts and needs no network.
 
         Raises:
-            ImportError: jinja2 or matplotlib is missing; the message names the extra that installs
+            ImportError: jinja2 or Pillow is missing; the message names the extra that installs
                 it.
         """
         return self._page(digest=None)
@@ -294,7 +298,7 @@ class Report:
             folder: folder to write to, created if missing. Each file is complete at any time.
 
         Raises:
-            ImportError: jinja2 or matplotlib is missing; the message names the extra that installs
+            ImportError: jinja2 or Pillow is missing; the message names the extra that installs
                 it.
             OSError: a file cannot be written.
 
@@ -344,22 +348,7 @@ class Report:
         return report_arrays.arrays_of(self.inputs, self.outcomes, self.noise, self.checks)
 
     def _page(self, digest: str | None) -> str:
-        shown = figures.showcase(self.outcomes)
-        page = html.Page(
-            digest=digest,
-            model=self.model,
-            inputs=len(self.clean),
-            about=self.about,
-            headlines=html.headlines(self.clean_accuracy, self.worst_cases, self.nearest),
-            verdict=self.verdict,
-            findings=self.findings,
-            tables=self.tables(),
-            notes=self.notes(),
-            curves=self.plot(),
-            attack=shown[0].label if shown else "",
-            grid=figures.example_grid(shown[1], self.bounds) if shown else None,
-        )
-        return html.render(page)
+        return render.render(page_content(self, digest))
 
     def save_json(self, path: str | Path) -> Path:
         """Write `to_dict()` to `path`; after an error, no partial file is left."""
@@ -369,7 +358,7 @@ class Report:
         """Write `to_html()` to `path`; after an error, no partial file is left.
 
         Raises:
-            ImportError: jinja2 or matplotlib is missing; the message names the extra that installs
+            ImportError: jinja2 or Pillow is missing; the message names the extra that installs
                 it.
             OSError: the file cannot be written.
         """

@@ -1,0 +1,148 @@
+"""Cards of the page of a report: the answer for each threat model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from advkit.core.boxes import format_norm
+from advkit.eval.accuracy import Rate
+from advkit.eval.evidence.gate import Gate
+from advkit.eval.page.content import AttackGroup, Bar, Card, CardGroup
+from advkit.eval.page.wording import attacker_phrase, interval, norm_meaning, percent, share
+from advkit.eval.robustness.outcome import NearestExamples
+from advkit.eval.robustness.page_budgets import ShownBudget
+
+_MOST_NAMES = 2  # of attacks in a sentence
+
+
+def card_groups(
+    cards: Sequence[tuple[str, Card]],
+) -> tuple[CardGroup, ...]:
+    """Return the cards with their norms, grouped by norm."""
+    groups: dict[str, list[Card]] = {}
+    for norm, card in cards:
+        groups.setdefault(norm, []).append(card)
+    return tuple(
+        CardGroup(title=format_norm(norm), meaning=norm_meaning(norm), cards=tuple(own))
+        for norm, own in groups.items()
+    )
+
+
+def budget_card(
+    number: int,
+    shown: ShownBudget,
+    group: AttackGroup,
+    clean: Rate,
+    bounds: tuple[float, float],
+    gates: Sequence[Gate],
+) -> Card:
+    """Return the card of a budget.
+
+    Args:
+        number: number of the card.
+        shown: the budget.
+        group: results of the attacks within it.
+        clean: clean accuracy.
+        bounds: lower and upper bound of the inputs.
+        gates: conditions on all budgets.
+    """
+    robust = group.worst_case
+    assert robust is not None  # the group has a budget
+    phrase = attacker_phrase(shown.budget.norm, shown.eps, bounds)
+    stay = "stays" if robust.count == 1 else "stay"
+    inputs = "input" if robust.total == 1 else "inputs"
+    noise = (
+        () if group.noise is None else (Bar(name="random noise", rate=group.noise, kind="noise"),)
+    )
+    return Card(
+        id=f"card-{number}",
+        title=shown.title,
+        short=shown.short,
+        headline=percent(robust) if robust.total else "no inputs",
+        caption=f"robust accuracy, 95 % interval {interval(robust)}",
+        bars=(
+            Bar(name="clean accuracy", rate=clean, kind="clean"),
+            *noise,
+            Bar(name="robust accuracy", rate=robust, kind="robust"),
+        ),
+        sentences=(
+            f"Of {robust.total:,} {inputs}, {robust.count:,} {stay} correctly labeled when {phrase}.",
+            _strongest_sentence(group),
+        ),
+        gates=tuple(gate for gate in gates if gate.budget == shown.text),
+    )
+
+
+def _strongest_sentence(group: AttackGroup) -> str:
+    """Return the sentence on the strongest attacks within a budget."""
+    strongest = [row for row in group.rows if row.strongest]
+    robust = group.worst_case
+    if not strongest or robust is None or strongest[0].robust is None:
+        return "No attack with this budget found an adversarial example."
+    shown, more = strongest[:_MOST_NAMES], len(strongest) - _MOST_NAMES
+    names = ", ".join(row.name for row in shown) + (f" and {more} more" if more > 0 else "")
+    alone = strongest[0].robust
+    verb = "Strongest attack" if len(strongest) == 1 else "Strongest attacks, equally"
+    sentence = f"{verb}: {names}, with {share(alone)} left."
+    if robust.count < alone.count:
+        sentence += " Together, the attacks fool more inputs than this attack alone."
+    return sentence
+
+
+def distance_card(
+    number: int, norm: str, nearest: NearestExamples, clean: Rate, group: AttackGroup
+) -> Card:
+    """Return the card of a norm with minimum-norm attacks alone.
+
+    Args:
+        number: number of the card.
+        norm: the norm.
+        nearest: nearest adversarial examples of all attacks in the norm.
+        clean: clean accuracy.
+        group: results of these attacks.
+    """
+    success, title = nearest.success_rate, format_norm(norm)
+    headline, caption, sentence = _distance_words(nearest, title)
+    strongest = [row.name for row in group.rows if row.strongest]
+    return Card(
+        id=f"card-{number}",
+        title=f"{title}, any distance",
+        short="any distance",
+        headline=headline,
+        caption=caption,
+        bars=(
+            Bar(name="clean accuracy", rate=clean, kind="clean"),
+            Bar(name="attacked inputs with an adversarial example", rate=success, kind="success"),
+        ),
+        sentences=(
+            sentence,
+            *([f"Most successes: {', '.join(strongest[:_MOST_NAMES])}."] if strongest else []),
+        ),
+    )
+
+
+def _distance_words(nearest: NearestExamples, norm: str) -> tuple[str, str, str]:
+    """Return headline, caption and sentence on the median distance."""
+    median, success = nearest.median_distance, nearest.success_rate
+    if median is None:
+        return "no inputs", "no input was attacked", "No input is labeled correctly without attack."
+    found = f"{success.count:,} of {success.total:,} attacked inputs"
+    if math.isinf(median):
+        return (
+            "More than half of the inputs have no adversarial example found",
+            f"attack success rate {percent(success)}",
+            f"The attacks found an adversarial example for {found}. The median distance is unknown.",
+        )
+    return (
+        f"{median:.3g}",
+        f"median distance in {norm}",
+        f"At least half of the attacked inputs have an adversarial example within an {norm} distance "
+        f"of {median:.3g}. The attacks found one for {found}.",
+    )
+
+
+def general_gates(gates: Sequence[Gate], budgets: Sequence[ShownBudget]) -> tuple[Gate, ...]:
+    """Return the gates that do not belong to the card of a budget."""
+    known = {shown.text for shown in budgets}
+    return tuple(gate for gate in gates if gate.budget not in known)
