@@ -188,7 +188,8 @@ def test_the_packages_of_evaluations_import_those_below_them_alone():
         "units": {"units"},
         "evidence": {"units", "evidence"},
         "store": {"units", "evidence", "store"},
-        "robustness": {"findings", "units", "evidence", "store", "robustness"},
+        "page": {"findings", "evidence", "page"},
+        "robustness": {"findings", "units", "evidence", "page", "store", "robustness"},
         "diagnosis": {"findings", "units", "robustness", "diagnosis"},
         "gates": {"evidence", "robustness", "gates"},
     }

@@ -23,7 +23,7 @@ from advkit.cli.main import build_parser
 from advkit.cli.numbers import number
 from advkit.cli.specs import attacks_from, known_attacks, unwritable_attacks
 
-for package in ("jinja2", "matplotlib", "safetensors", "tqdm"):
+for package in ("jinja2", "PIL", "safetensors", "tqdm"):
     pytest.importorskip(package)
 
 NETS = """
@@ -366,7 +366,7 @@ def test_an_interrupt_before_the_first_batch_says_so(folder, capsys):
     assert not list(folder.glob("**/report.*"))
 
 
-@pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
+@pytest.mark.parametrize("module", ["jinja2", "PIL"])
 def test_without_what_the_page_needs_the_rest_is_written(folder, monkeypatch, capsys, module):
     for name in [*sys.modules, module]:
         if name.split(".")[0] == module:

@@ -16,8 +16,9 @@ import torch
 
 from advkit import attacks
 from advkit.core import files
+from advkit.core.archives import read_npz
 from advkit.eval import evaluate
-from advkit.eval.robustness import html
+from advkit.eval.page import render
 
 PAGE = "<title>Robustness of {model}</title>\n<p>digest: {digest}\n" + 9_999 * "text\n" + "</html>"
 
@@ -25,8 +26,8 @@ PAGE = "<title>Robustness of {model}</title>\n<p>digest: {digest}\n" + 9_999 * "
 def main(folder):
     """Print the states of all kills, and that of a call which was not killed."""
     net, x, y = torch.nn.Linear(4, 2), torch.rand(8, 4), torch.arange(8) % 2
-    attack = attacks.FGSM(eps=torch.full((8,), 0.1))  # has no curves, which take long to draw
-    html.render = lambda page: PAGE.format(**page._asdict())
+    attack = attacks.FGSM(eps=0.1)
+    render.render = lambda page: PAGE.format(model=page.model, digest=page.digest)
     report = evaluate(net, x, y, attacks=[attack])
     old, new = (replace(report, model=name) for name in ("old", "new"))
     states = []
@@ -63,7 +64,7 @@ def killer(line):
 
 
 def state_of(folder):
-    """What the two files of a folder say."""
+    """What the files of a folder say."""
     found = json.loads((folder / "report.json").read_text())
     page = (folder / "report.html").read_bytes()
     return {
@@ -73,6 +74,7 @@ def state_of(folder):
         "model of the page": re.search("<title>Robustness of (.*)</title>", page.decode())[1],
         "page is named": found["page"] == "report.html",
         "page is whole": page.endswith(b"text\n</html>"),
+        "digest of the records": str(read_npz(folder / "records.npz")["digest"]),
     }
 
 

@@ -117,6 +117,8 @@ def test_a_kill_while_a_report_is_saved(tally, tmp_path):
     for line, state in enumerate(states):
         with promise.trial(line):
             assert state["page is whole"]
+            if state["digest"] != state["digest of the records"]:  # load_report refuses them
+                assert not (state["page is named"] and state["model"] == "new")
             fits = state["digest"] == state["digest of the page"]
             assert fits or not state["page is named"]
     seen = {(s["model"], s["model of the page"], s["page is named"]) for s in states}
@@ -267,7 +269,7 @@ def test_links_and_special_files(tmp_path, tally, monkeypatch):
 
 def test_a_report_is_not_saved_over_special_files(tmp_path, tally):
     pytest.importorskip("jinja2")
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("PIL")
     refuses = tally("a folder, a device, a pipe or a socket is refused and stays")
     report = a_report(torch.rand(8, 4), torch.arange(8) % 2)
     for name in ("report.json", "records.npz", "report.html"):

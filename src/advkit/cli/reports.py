@@ -19,7 +19,7 @@ from advkit.eval.robustness.report import FILES
 def warn_of_missing_extra() -> None:
     """Warn before the work if the page cannot be drawn after it."""
     try:
-        for module in ("jinja2", "matplotlib"):
+        for module in ("jinja2", "PIL"):
             require(module, extra="report", needed_by="report.html")
     except ImportError as error:
         warn(f"the report is written without report.html. {error}")

@@ -54,7 +54,10 @@ def pictures_of(example: Example) -> ExamplePictures:
     clean, adversarial = (_image(v, example.bounds) for v in (example.x, example.x_adv))
     height, width = example.x.shape[1:]
     colors = diverging_colors(_strongest(delta), scale)
-    return ExamplePictures(*map(_data_url, (clean, adversarial, colors)), scale, width, height)
+    return ExamplePictures(
+        clean=_data_url(clean), adversarial=_data_url(adversarial), change=_data_url(colors),
+        scale=scale, width=width, height=height,
+    )  # fmt: skip
 
 
 def diverging_colors(change: Tensor, scale: float) -> Bytes:
@@ -67,7 +70,8 @@ def diverging_colors(change: Tensor, scale: float) -> Bytes:
     share = (change / scale if scale else change).numpy()[..., None]
     end = np.where(share < 0, np.array(DECREASE), np.array(INCREASE))
     colors = np.array(NO_CHANGE) + np.abs(share) * (end - np.array(NO_CHANGE))
-    return colors.round().astype(np.uint8)
+    pixels: Bytes = colors.round().astype(np.uint8)
+    return pixels
 
 
 def _strongest(delta: Tensor) -> Tensor:
@@ -88,8 +92,8 @@ def _image(x: Tensor, bounds: tuple[float, float]) -> Bytes:
     size = _reduced(x.shape[1:])
     if size != x.shape[1:]:
         share = F.adaptive_avg_pool2d(share, size)
-    pixels = (255 * share).round().to(torch.uint8).permute(1, 2, 0)
-    return pixels.squeeze(2).numpy()
+    pixels: Bytes = (255 * share).round().to(torch.uint8).permute(1, 2, 0).squeeze(2).numpy()
+    return pixels
 
 
 def _reduced(size: torch.Size) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from advkit.core.boxes import format_norm
 from advkit.eval.accuracy import Rate
@@ -67,7 +67,8 @@ def budget_card(
             Bar(name="robust accuracy", rate=robust, kind="robust"),
         ),
         sentences=(
-            f"Of {robust.total:,} {inputs}, {robust.count:,} {stay} correctly labeled when {phrase}.",
+            f"Of {robust.total:,} {inputs}, {robust.count:,} {stay} correctly labeled when "
+            f"{phrase}.",
             _strongest_sentence(group),
         ),
         gates=tuple(gate for gate in gates if gate.budget == shown.text),
@@ -132,13 +133,14 @@ def _distance_words(nearest: NearestExamples, norm: str) -> tuple[str, str, str]
         return (
             "More than half of the inputs have no adversarial example found",
             f"attack success rate {percent(success)}",
-            f"The attacks found an adversarial example for {found}. The median distance is unknown.",
+            f"The attacks found an adversarial example for {found}. The median distance is "
+            "unknown.",
         )
     return (
         f"{median:.3g}",
         f"median distance in {norm}",
-        f"At least half of the attacked inputs have an adversarial example within an {norm} distance "
-        f"of {median:.3g}. The attacks found one for {found}.",
+        f"At least half of the attacked inputs have an adversarial example within an {norm} "
+        f"distance of {median:.3g}. The attacks found one for {found}.",
     )
 
 

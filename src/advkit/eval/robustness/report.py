@@ -281,8 +281,7 @@ class Report:
         It has no scripts and needs no network.
 
         Raises:
-            ImportError: jinja2 or Pillow is missing; the message names the extra that installs
-                it.
+            ImportError: jinja2 or Pillow is missing; the message names the extra that installs it.
         """
         return self._page(digest=None)
 
@@ -298,8 +297,7 @@ class Report:
             folder: folder to write to, created if missing. Each file is complete at any time.
 
         Raises:
-            ImportError: jinja2 or Pillow is missing; the message names the extra that installs
-                it.
+            ImportError: jinja2 or Pillow is missing; the message names the extra that installs it.
             OSError: a file cannot be written.
 
         Example:
@@ -358,8 +356,7 @@ class Report:
         """Write `to_html()` to `path`; after an error, no partial file is left.
 
         Raises:
-            ImportError: jinja2 or Pillow is missing; the message names the extra that installs
-                it.
+            ImportError: jinja2 or Pillow is missing; the message names the extra that installs it.
             OSError: the file cannot be written.
         """
         return save_text(path, self.to_html())
