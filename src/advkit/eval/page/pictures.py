@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from advkit.core.extras import require
 from advkit.eval.page.content import Example
 
-MAX_SIDE = 96  # pixels of a picture; larger images are reduced
+MAX_SIDE = 72  # pixels of a picture; larger images are reduced
 # Colors of the largest decrease, of no change and of the largest increase: orange, white and blue,
 # which color-blind readers can tell apart.
 DECREASE, NO_CHANGE, INCREASE = (179, 88, 6), (255, 255, 255), (33, 102, 172)
