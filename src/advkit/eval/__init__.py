@@ -23,6 +23,7 @@ from advkit.eval.gates.comparison import Comparison, DistanceComparison, RateCom
 from advkit.eval.gates.gate import gate
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.accuracy_curve import AccuracyCurve
+from advkit.eval.robustness.callbacks import Callback, ChunkRecord
 from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
 from advkit.eval.robustness.load_report import load_report
 from advkit.eval.robustness.merge import merge
@@ -41,6 +42,8 @@ __all__ = [
     "AttackOutcome",
     "BarePass",
     "Benchmark",
+    "Callback",
+    "ChunkRecord",
     "ClassificationScores",
     "ComparedAttack",
     "Comparison",

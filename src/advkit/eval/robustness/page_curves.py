@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -45,34 +46,61 @@ def panels(
     found = []
     for number, norm in enumerate(dict.fromkeys(outcome.norm for outcome in drawn)):
         inside = [o for o in drawn if o.norm == norm]
-        limit = largest_shown_eps(inside)
         same = [b for b in budgets if b.budget.norm == norm]
-        marked = {b.eps: float(worst_cases[b.text]) for b in same if b.eps is not None}
-        noises = {n.eps: float(n.robust_accuracy) for n in noise if n.norm == norm}
-        envelope = AccuracyCurve.of(WORST_CASE, [o for o in outcomes if o.norm == norm], clean)
-        lines = tuple(_lines(inside, clean, variants))
-        unit = _unit(marked, bounds)
-        ticks = _ticks(norm, limit, unit)
-        columns = list(marked) or [eps for eps, _ in ticks[1:]]
-        known = [_line(WORST_CASE, marked)] if marked else [_stepped(WORST_CASE, "", envelope)]
-        rows = [*known, *lines, *([_line("random noise", noises)] if noises else [])]
-        found.append(
-            Panel(
-                id=f"panel-{number}",
-                title=format_norm(norm),
-                axis=axis_title(norm, "input units" if unit == 1 else f"1/{LEVELS}"),
-                ticks=ticks,
-                limit=limit,
-                clean=float(Rate.of(clean)),
-                envelope=_stepped(WORST_CASE, "", envelope),
-                lines=lines,
-                budgets=tuple(marked.items()),
-                noise=tuple(sorted(noises.items())),
-                columns=tuple(radius_text(eps, bounds) for eps in columns),
-                rows=tuple((row.name, _cells(row, columns, len(clean))) for row in rows),
-            )
+        curve = AccuracyCurve.of(WORST_CASE, [o for o in outcomes if o.norm == norm], clean)
+        curves = _Curves(
+            worst_case=_stepped(WORST_CASE, "", curve),
+            lines=tuple(_lines(inside, clean, variants)),
+            marked={b.eps: float(worst_cases[b.text]) for b in same if b.eps is not None},
+            noise={n.eps: float(n.robust_accuracy) for n in noise if n.norm == norm},
+            clean=Rate.of(clean),
         )
+        found.append(_panel(f"panel-{number}", norm, curves, largest_shown_eps(inside), bounds))
     return found
+
+
+class _Curves(NamedTuple):
+    """Curves of one norm.
+
+    Attributes:
+        worst_case: worst case over all attacks, at every eps.
+        lines: one for each attack.
+        marked: worst case at each evaluated eps.
+        noise: accuracy under random noise at each eps.
+        clean: accuracy without an attack.
+    """
+
+    worst_case: Line
+    lines: tuple[Line, ...]
+    marked: dict[float, float]
+    noise: dict[float, float]
+    clean: Rate
+
+
+def _panel(
+    name: str, norm: str, curves: _Curves, limit: float, bounds: tuple[float, float]
+) -> Panel:
+    """Return the panel of a norm, which shows eps up to `limit`."""
+    marked, noise = curves.marked, curves.noise
+    unit = _unit(marked, bounds)
+    ticks = _ticks(norm, limit, unit)
+    columns = list(marked) or [eps for eps, _ in ticks[1:]]
+    known = _line(WORST_CASE, marked) if marked else curves.worst_case
+    rows = [known, *curves.lines, *([_line("random noise", noise)] if noise else [])]
+    return Panel(
+        id=name,
+        title=format_norm(norm),
+        axis=axis_title(norm, "input units" if unit == 1 else f"1/{LEVELS}"),
+        ticks=ticks,
+        limit=limit,
+        clean=float(curves.clean),
+        envelope=curves.worst_case,
+        lines=curves.lines,
+        budgets=tuple(marked.items()),
+        noise=tuple(sorted(noise.items())),
+        columns=tuple(radius_text(eps, bounds) for eps in columns),
+        rows=tuple((row.name, _cells(row, columns, curves.clean.total)) for row in rows),
+    )
 
 
 def _variants(outcomes: Sequence[AttackOutcome]) -> dict[str, int]:
