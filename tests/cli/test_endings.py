@@ -16,7 +16,7 @@ from advkit.cli import main
 from advkit.cli.errors import exit_status
 from advkit.data import digits
 
-for package in ("jinja2", "matplotlib", "tqdm"):  # what `advkit evaluate` needs
+for package in ("jinja2", "PIL", "tqdm"):  # what `advkit evaluate` needs
     pytest.importorskip(package)
 
 NETS = """

@@ -10,7 +10,7 @@ import pytest
 from advkit import data
 from advkit.cli import main
 
-for package in ("jinja2", "matplotlib", "tqdm"):
+for package in ("jinja2", "PIL", "tqdm"):
     pytest.importorskip(package)
 Image = pytest.importorskip("PIL.Image")
 

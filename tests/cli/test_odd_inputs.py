@@ -13,7 +13,7 @@ from advkit.cli import main
 from advkit.cli.errors import UsageError, one_line, reason
 from advkit.cli.specs import attacks_from
 
-for package in ("jinja2", "matplotlib", "tqdm"):
+for package in ("jinja2", "PIL", "tqdm"):
     pytest.importorskip(package)
 
 IMPORTS = "import sys, argparse, asyncio, torch\nfrom torch import nn\n"

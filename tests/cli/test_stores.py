@@ -21,7 +21,7 @@ from advkit.cli.loading import device_from
 from advkit.cli.numbers import shard
 from advkit.eval.units.backends import LocalBackend
 
-for package in ("jinja2", "matplotlib"):  # what `advkit evaluate` needs
+for package in ("jinja2", "PIL"):  # what `advkit evaluate` needs
     pytest.importorskip(package)
 
 NETS = """

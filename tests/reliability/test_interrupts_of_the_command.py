@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-for package in ("jinja2", "matplotlib", "tqdm"):  # what the command needs
+for package in ("jinja2", "PIL", "tqdm"):  # what the command needs
     pytest.importorskip(package)
 
 pytestmark = pytest.mark.slow("runs the command again and again")

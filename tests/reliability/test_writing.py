@@ -112,6 +112,7 @@ def test_a_kill_at_any_moment(tmp_path, tally):
 def test_a_kill_while_a_report_is_saved(tally, tmp_path):
     """Another process forks one that is killed for each line of the writing; see report_kills."""
     promise = tally("report.json tells whether report.html is of its run after a kill")
+    belongs = tally("a report is loaded from files of one run only")
     run = [sys.executable, "-m", "tests.reliability.report_kills", tmp_path]
     states = json.loads(subprocess.run(run, check=True, capture_output=True).stdout)
     for line, state in enumerate(states):
@@ -119,11 +120,14 @@ def test_a_kill_while_a_report_is_saved(tally, tmp_path):
             assert state["page is whole"]
             fits = state["digest"] == state["digest of the page"]
             assert fits or not state["page is named"]
+        with belongs.trial(line):
+            assert state["loads"] == (state["digest"] == state["digest of the records"])
     seen = {(s["model"], s["model of the page"], s["page is named"]) for s in states}
     assert seen == {
         ("old", "old", True), ("new", "old", False), ("new", "new", False), ("new", "new", True)
     }  # fmt: skip
     assert len({s["digest"] for s in states}) == 2
+    assert {s["loads"] for s in states} == {True, False}
 
 
 class Disk:
@@ -267,7 +271,7 @@ def test_links_and_special_files(tmp_path, tally, monkeypatch):
 
 def test_a_report_is_not_saved_over_special_files(tmp_path, tally):
     pytest.importorskip("jinja2")
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("PIL")
     refuses = tally("a folder, a device, a pipe or a socket is refused and stays")
     report = a_report(torch.rand(8, 4), torch.arange(8) % 2)
     for name in ("report.json", "records.npz", "report.html"):

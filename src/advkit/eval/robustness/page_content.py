@@ -23,7 +23,7 @@ from advkit.eval.page.content import (
     Repetition,
 )
 from advkit.eval.page.wording import share
-from advkit.eval.robustness.outcome import NearestExamples
+from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
 from advkit.eval.robustness.own_findings import Evaluated
 from advkit.eval.robustness.page_budgets import ShownBudget, shown_budgets
 from advkit.eval.robustness.page_cards import budget_card, card_groups, distance_card, general_gates
@@ -54,13 +54,13 @@ class Shown(Evaluated, Protocol):
         ...
 
     @property
-    def inputs(self) -> EvaluatedInputs | None:
-        """Labels and hashes of the inputs, `None` if unknown."""
+    def inputs(self) -> EvaluatedInputs:
+        """Labels and hashes of the inputs."""
         ...
 
     @property
-    def provenance(self) -> Provenance | None:
-        """Software, settings and hashes of the evaluation, `None` if unknown."""
+    def provenance(self) -> Provenance:
+        """Software, settings and hashes of the evaluation."""
         ...
 
     @property
@@ -138,11 +138,12 @@ def page_content(results: Shown, digest: str | None) -> PageContent:
 
 
 def _facts(results: Shown) -> tuple[Named, ...]:
-    facts = [("inputs", f"{len(results.clean):,}")]
-    facts.append(("clean accuracy", share(Rate.of(results.clean))))
-    if results.provenance is not None:
-        facts.append(("date", results.provenance.date[:10]))
-    return (*facts, *results.about.items())
+    return (
+        ("inputs", f"{len(results.clean):,}"),
+        ("clean accuracy", share(Rate.of(results.clean))),
+        ("date", results.provenance.date[:10]),
+        *results.about.items(),
+    )
 
 
 def _interrupted(results: Shown) -> str:
@@ -174,8 +175,8 @@ def _card_groups(
 
 
 def _class_table(results: Shown, budgets: Sequence[ShownBudget]) -> ClassTable | None:
-    """Return the figures of each class; `None` without labels."""
-    if results.inputs is None or not len(results.inputs):
+    """Return the figures of each class; `None` without inputs."""
+    if not len(results.inputs):
         return None
     robust: dict[str, Tensor] = {
         b.title: robust_within(b.budget, results.clean, results.outcomes) for b in budgets
@@ -186,21 +187,23 @@ def _class_table(results: Shown, budgets: Sequence[ShownBudget]) -> ClassTable |
 
 
 def _repetition(results: Shown) -> Repetition:
-    found = results.provenance
-    hashes = [None] * len(results.outcomes) if found is None else found.attacks
-    attacks = tuple(
-        AttackSettings(
-            name=outcome.label,
-            parameters=tuple(
-                (k, str(v)) for k, v in (outcome.parameters or outcome.settings).items()
-            ),
-            sha256=sha256,
-        )
-        for outcome, sha256 in zip(results.outcomes, hashes, strict=True)
+    run = results.provenance
+    attacks = (
+        _attack_settings(outcome, sha256)
+        for outcome, sha256 in zip(results.outcomes, run.attacks, strict=True)
     )
-    command = None if found is None else found.command
-    facts = (*(_environment(found) if found else ()), *_data(results))
-    return Repetition(command=command, facts=facts, attacks=attacks)
+    facts = (*_environment(run), *_data(results))
+    return Repetition(command=run.command, facts=facts, attacks=tuple(attacks))
+
+
+def _attack_settings(outcome: AttackOutcome, sha256: str | None) -> AttackSettings:
+    """Return all parameters of an attack; those that differ from the defaults if others are lost.
+
+    Attacks that are not dataclasses have no parameters.
+    """
+    known = outcome.parameters or outcome.settings
+    parameters = tuple((name, str(value)) for name, value in known.items())
+    return AttackSettings(name=outcome.label, parameters=parameters, sha256=sha256)
 
 
 def _environment(found: Provenance) -> tuple[Named, ...]:
@@ -220,7 +223,7 @@ def _environment(found: Provenance) -> tuple[Named, ...]:
 def _data(results: Shown) -> tuple[Named, ...]:
     """Return facts on the data."""
     lower, upper = results.bounds
-    bounds = (("bounds of the inputs", f"[{lower:g}, {upper:g}]"),)
-    if results.inputs is None or not len(results.inputs):
-        return bounds
-    return (*bounds, ("SHA-256 of the data", results.inputs.data_sha256))
+    return (
+        ("bounds of the inputs", f"[{lower:g}, {upper:g}]"),
+        ("SHA-256 of the data", results.inputs.data_sha256),
+    )

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from advkit.core.boxes import format_norm
-from advkit.core.norms import COUNTS, ORDER, lp_norm
 from advkit.eval.page.content import Example, ExampleGroup
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.robustness.page_tables import class_name
@@ -29,7 +28,7 @@ def example_groups(
     """
     nearest: dict[str, dict[int, tuple[float, Example]]] = {}
     for outcome in outcomes:
-        inputs = nearest.setdefault(_measured(outcome.norm), {})
+        inputs = nearest.setdefault(outcome.norm, {})
         for distance, example in _examples(outcome, bounds, names):
             if example.number not in inputs or distance < inputs[example.number][0]:
                 inputs[example.number] = (distance, example)
@@ -47,11 +46,6 @@ def _first(measured: Iterable[tuple[float, Example]], most: int) -> tuple[Exampl
     return tuple(example for _, example in ranked[:most])
 
 
-def _measured(norm: str) -> str:
-    """Return the norm in which examples are compared: l2 in place of a norm of another package."""
-    return norm if norm in (*ORDER, *COUNTS) else "l2"
-
-
 def _examples(
     outcome: AttackOutcome, bounds: tuple[float, float], names: Sequence[str]
 ) -> Iterator[tuple[float, Example]]:
@@ -59,16 +53,14 @@ def _examples(
     kept = outcome.examples
     if kept is None or not _are_images(kept.x):
         return
-    norm = _measured(outcome.norm)
-    distances = lp_norm(kept.x_adv.double() - kept.x.double(), norm).tolist()
-    for row, distance in enumerate(distances):
+    for row, distance in enumerate(kept.distance.tolist()):
         yield (
             distance,
             Example(
                 number=int(kept.index[row]),
                 true=class_name(int(kept.y[row]), names),
                 predicted=class_name(int(kept.predicted[row]), names),
-                distance=f"{format_norm(norm)} distance {distance:.3g}",
+                distance=f"{format_norm(outcome.norm)} distance {distance:.3g}",
                 attack=outcome.label,
                 x=kept.x[row],
                 x_adv=kept.x_adv[row],
