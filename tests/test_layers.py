@@ -23,6 +23,7 @@ ALLOWED = {
     "training": {"core"},
     **{package: {"core", "models", "training"} for package in PACKAGES},
     "data": {"core"},
+    "integrations": {"core", "eval"},
 }
 EXTRAS = {
     *("matplotlib", "jinja2", "tqdm", "safetensors"),
@@ -186,10 +187,11 @@ def test_the_packages_of_evaluations_import_those_below_them_alone():
         "findings": {"findings"},
         "units": {"units"},
         "evidence": {"units", "evidence"},
-        "page": {"findings", "evidence", "page"},
         "store": {"units", "evidence", "store"},
+        "page": {"findings", "evidence", "page"},
         "robustness": {"findings", "units", "evidence", "page", "store", "robustness"},
         "diagnosis": {"findings", "units", "robustness", "diagnosis"},
+        "gates": {"evidence", "robustness", "gates"},
     }
     for package, allowed in below.items():
         prefix = f"advkit.eval.{package}"

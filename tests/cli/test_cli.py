@@ -23,7 +23,7 @@ from advkit.cli.main import build_parser
 from advkit.cli.numbers import number
 from advkit.cli.specs import attacks_from, known_attacks, unwritable_attacks
 
-for package in ("jinja2", "matplotlib", "PIL", "safetensors", "tqdm"):
+for package in ("jinja2", "PIL", "safetensors", "tqdm"):
     pytest.importorskip(package)
 
 NETS = """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
+GATE_FAILED = 1
 BAD_INPUT = 2  # or a file that cannot be written
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 BROKEN_PIPE = 141  # as a shell reports a process that SIGPIPE has ended
 _SIGINT = 2
 
 # Arguments of functions that are options, too.
-_OPTIONS = r"`(bounds|layout|mean|std|eps|store|shard)`"
+_OPTIONS = r"`(bounds|layout|mean|std|eps|store|shard|fail_under|against)`"
 # Arguments with values in messages, and the options for them.
 _VALUES = {"shard=(number, count)": "--shard I/N", "identity='...'": "--identity TEXT"}
 _MAX_LENGTH = 1200  # of a message, in characters; more come from the user's text or other code
@@ -51,4 +52,4 @@ def with_options(error: Exception | str) -> str:
     text = str(error)
     for argument, option in _VALUES.items():
         text = text.replace(argument, option)
-    return re.sub(_OPTIONS, r"--\1", text)
+    return re.sub(_OPTIONS, lambda found: f"--{found[1].replace('_', '-')}", text)

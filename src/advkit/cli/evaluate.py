@@ -9,6 +9,7 @@ from typing import Any
 from advkit.cli.defaults import CHUNK_SIZE, EVALUATE_DIGITS_EPS, SUITES
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, exit_status, reason, with_options
+from advkit.cli.gates import gating_from, no_gates
 from advkit.cli.printing import show, shows_bar, shows_progress
 from advkit.cli.repeat import repeating_command
 from advkit.cli.reports import check_out, deliver, warn_of_missing_extra
@@ -16,6 +17,7 @@ from advkit.cli.specs import attacks_from
 from advkit.cli.stores import shard_from, shard_line, store_error
 from advkit.cli.subject import Subject, check_combination, subject_from
 from advkit.eval import Report, evaluate_stream
+from advkit.eval.budgets import distinct_budgets, format_budget
 from advkit.eval.store.shards import Shard
 
 _DIGITS_ATTACKS = (
@@ -52,19 +54,23 @@ def _run(args: argparse.Namespace) -> int:
     alone = shard.count == 1  # the reports of several shards would overwrite each other
     if alone:
         warn_of_missing_extra()
+    else:
+        no_gates(args)
     attacks = _attacks(args)
+    gating = gating_from(args, [format_budget(*budget) for budget in distinct_budgets(attacks)])
     subject = subject_from(args, bar=shows_bar(args))
     out = check_out(args.out) if alone else None
     report, error = _evaluate(subject, attacks, args, shard)
+    status = 0
     if report is not None and out is not None:
-        deliver(report, out, args)
+        status = deliver(report, out, gating, args)
     elif report is not None and not args.quiet:
         show(shard_line(shard, report, len(subject.data), args.store))
     if isinstance(error, KeyboardInterrupt) and report is not None:
         return exit_status(error)
     if error is not None:
         raise error
-    return 0
+    return status
 
 
 def _attacks(args: argparse.Namespace) -> list[Any]:

@@ -20,6 +20,9 @@ examples:
       every attack on the first 100 images
   advkit evaluate --model nets.py:make_net --data images/ --suite --eps 4/255 --store store
       a long evaluation that resumes when the same command is run again
+  advkit evaluate --model nets.py:make_net --data test.npz --eps 8/255 --fail-under 0.45
+      end with status 1 if less than 45 % of the images withstand the attacks; --against old-report/
+      compares with an older report
   torchrun --nproc-per-node 8 -m advkit evaluate --device cuda --store store ...
       eight processes, each with a GPU and a share of the images; advkit merge store ends it
 """
@@ -27,6 +30,12 @@ examples:
 MERGE_DESCRIPTION = """\
 Make the report of `advkit evaluate --store DIR` from its store, without the net and the images.
 The report is the one of a single process, whatever the number of processes that filled the store.
+"""
+
+COMPARE_DESCRIPTION = """\
+Compare two reports on the same images, image by image: which ones are no longer robust, and whether
+they are more than chance explains (exact one-sided test of McNemar at 5 %, adjusted by Holm for
+several budgets). The exit status is then 1. Reports on other images are refused.
 """
 
 BENCH_DESCRIPTION = """\

@@ -30,6 +30,7 @@ from advkit.cli.errors import (
 from advkit.cli.help_texts import (
     BENCH_DESCRIPTION,
     BENCH_EXAMPLES,
+    COMPARE_DESCRIPTION,
     DIAGNOSE_DESCRIPTION,
     DIAGNOSE_EXAMPLES,
     EVALUATE_EXAMPLES,
@@ -38,6 +39,7 @@ from advkit.cli.help_texts import (
 from advkit.cli.numbers import count, number
 from advkit.cli.options import (
     add_attacks,
+    add_gates,
     add_messages,
     add_report_folder,
     add_store,
@@ -60,8 +62,9 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return the exit status.
 
-    It is 0, 2 for bad input or a file that cannot be written, 70 for an unexpected error, 141 for a
-    closed pipe, and 128 plus the number of a signal: 129, 130 or 143.
+    It is 0, 1 if a gate failed or a compared report is worse, 2 for bad input or a file that cannot
+    be written, 70 for an unexpected error, 141 for a closed pipe, and 128 plus the number of a
+    signal: 129, 130 or 143.
     """
     return command(argv)()
 
@@ -123,6 +126,12 @@ def _merge() -> _Run:
     return run
 
 
+def _compare() -> _Run:
+    from advkit.cli.compare import run
+
+    return run
+
+
 def _diagnose() -> _Run:
     from advkit.cli.diagnose import run
 
@@ -160,6 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_evaluate(commands)
     _add_merge(commands)
+    _add_compare(commands)
     _add_diagnose(commands)
     _add_bench(commands)
     lister = commands.add_parser("attacks", help="list the attacks with their parameters")
@@ -186,6 +196,7 @@ def _add_evaluate(commands: Any) -> None:
     add_store(parser)
     add_work(parser)
     add_report_folder(parser)
+    add_gates(parser)
     parser.set_defaults(imported=_evaluate)
 
 
@@ -198,8 +209,24 @@ def _add_merge(commands: Any) -> None:
     )
     parser.add_argument("store", metavar="DIR", help="folder of `advkit evaluate --store DIR`")
     add_report_folder(parser)
+    add_gates(parser)
     add_messages(parser)
     parser.set_defaults(imported=_merge)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="tell whether a net has become less robust",
+        description=COMPARE_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("old", metavar="OLD", help="folder of the report before the change")
+    add("new", metavar="NEW", help="folder of the report after it, on the same images")
+    add("--out", metavar="FILE.json", help="also save the comparison to FILE.json (default: not)")
+    add_messages(parser)
+    parser.set_defaults(imported=_compare)
 
 
 def _add_bench(commands: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from advkit.cli.errors import UsageError, reason
+from advkit.cli.gates import gating_from
 from advkit.cli.reports import check_out, deliver, warn_of_missing_extra
 from advkit.cli.stores import store_error
 from advkit.eval import Report, merge
@@ -14,8 +15,8 @@ def run(args: argparse.Namespace) -> int:
     """Make the report of the store of `args`, write and print it, and return the exit status."""
     warn_of_missing_extra()
     report = _merged(args.store)
-    deliver(report, check_out(args.out), args)
-    return 0
+    gating = gating_from(args, list(report.worst_cases))
+    return deliver(report, check_out(args.out), gating, args)
 
 
 def _merged(store: str) -> Report:

@@ -51,6 +51,27 @@ def count(text: str) -> int:
     return value
 
 
+def least_accuracy(text: str) -> tuple[str, float]:
+    """Parse a robust accuracy to reach, such as `0.45` or `linf 8/255=0.45`.
+
+    Returns:
+        The budget, empty if it is left out, and the share.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else.
+    """
+    budget, _, share = text.rpartition("=")
+    try:
+        value = number(share.strip())
+    except argparse.ArgumentTypeError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a share in [0, 1] such as 0.45, or BUDGET=SHARE, got {text!r}"
+        )
+    return budget.strip(), value
+
+
 def shard(text: str) -> tuple[int, int]:
     """Parse the number of a shard and the number of shards, such as `0/4`.
 

@@ -6,7 +6,7 @@ import argparse
 from typing import get_args
 
 from advkit.cli.defaults import CHUNK_SIZE, EVALUATE_DIGITS_EPS, SUITES
-from advkit.cli.numbers import count, integer, number, shard
+from advkit.cli.numbers import count, integer, least_accuracy, number, shard
 from advkit.core.layouts import ImageMode, Layout
 
 
@@ -97,7 +97,25 @@ def add_work(parser: argparse.ArgumentParser) -> None:
 def add_report_folder(parser: argparse.ArgumentParser) -> None:
     """Add the argument for the folder of the report."""
     parser.add_argument("--out", default="advkit-report", metavar="DIR",
-        help="folder for report.json and report.html (default: advkit-report)")  # fmt: skip
+        help="folder for report.json, records.npz and report.html (default: "
+        "advkit-report)")  # fmt: skip
+
+
+def add_gates(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for the conditions that the report must meet."""
+    add = parser.add_argument
+    add("--fail-under", action="append", type=least_accuracy, metavar="[BUDGET=]SHARE",
+        help="end with status 1 if the robust accuracy under all attacks is below SHARE, such as "
+        '0.45 for the only budget, or "linf 8/255=0.45", repeatable (default: none)')  # fmt: skip
+    add("--against", metavar="DIR",
+        help="folder of an older report on the same images: end with status 1 if the robust "
+        "accuracy in a common budget fell by more than chance explains (default: "
+        "none)")  # fmt: skip
+    add("--junit", metavar="FILE",
+        help="also write the gates as a JUnit file for build servers (default: not)")  # fmt: skip
+    add("--markdown", metavar="FILE",
+        help="also write a summary in Markdown; it is appended to $GITHUB_STEP_SUMMARY if FILE is "
+        "that file (default: not)")  # fmt: skip
 
 
 def add_messages(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from advkit.cli.errors import UsageError, reason
+from advkit.cli.errors import GATE_FAILED, UsageError, one_line, reason
+from advkit.cli.gates import Gating, gated, write_files
 from advkit.cli.outputs import listed
 from advkit.cli.printing import show, warn
 from advkit.cli.subject import writable, writable_file
@@ -36,20 +38,32 @@ def check_out(folder: str) -> Path:
     return out
 
 
-def deliver(report: Report, out: Path, args: argparse.Namespace) -> None:
-    """Save the report, then print it; a report that cannot be saved is printed in any case.
+def deliver(report: Report, out: Path, gating: Gating, args: argparse.Namespace) -> int:
+    """Save the report and the files about its gates, print it, and return the exit status.
+
+    A report that cannot be saved is printed in any case. The status is 1 if a gate failed, with a
+    line on standard error that says why.
 
     Raises:
-        UsageError: the report cannot be saved, or standard output cannot be written.
+        UsageError: a file or standard output cannot be written, or a gate cannot be tested.
     """
-    args.outputs.expect(*(out / name for name in FILES))
+    report, failure = gated(report, gating)
+    args.outputs.expect(*(out / name for name in FILES), *gating.files)
     try:
         written = _saved(report, out)
     except OSError as error:
         show(str(report))
         raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
+    write_files(report, gating)
     if not args.quiet:
-        show(f"{report}\n\nsaved {listed(written)}")
+        show(f"{report}\n\nsaved {listed([*written, *gating.files])}")
+    if failure is not None:
+        raise failure
+    for gate in report.gates:
+        if not gate.passed:
+            line = one_line(f"{gate.name}: {gate.message}")
+            print(f"advkit {args.command}: gate failed: {line}", file=sys.stderr)  # noqa: T201
+    return 0 if report.passed else GATE_FAILED
 
 
 def _saved(report: Report, out: Path) -> tuple[Path, ...]:

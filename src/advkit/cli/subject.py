@@ -173,7 +173,7 @@ def _about(args: argparse.Namespace, data: Dataset | ImageFolder) -> dict[str, s
     return {**about, "seed": str(args.seed)}
 
 
-def writable(folder: Path) -> Path:
+def writable(folder: Path, option: str = "--out") -> Path:
     """Create and return `folder`, so that a wrong path fails before the work.
 
     Raises:
@@ -184,13 +184,13 @@ def writable(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):  # without a name, so that a kill leaves no file
             pass
     except FileExistsError as error:
-        raise UsageError(f"--out: cannot write to {folder}: it is not a folder.") from error
+        raise UsageError(f"{option}: cannot write to {folder}: it is not a folder.") from error
     except (OSError, ValueError) as error:  # of a path with a null byte
-        raise UsageError(f"--out: cannot write to {folder}: {reason(error)}") from error
+        raise UsageError(f"{option}: cannot write to {folder}: {reason(error)}") from error
     return folder
 
 
-def writable_file(path: Path) -> Path:
+def writable_file(path: Path, option: str = "--out") -> Path:
     """Create the folder of `path` and return `path`, a regular file or a file to create.
 
     Raises:
@@ -199,6 +199,6 @@ def writable_file(path: Path) -> Path:
     try:
         target = target_of(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--out: {error}") from error
-    writable(target.parent)
+        raise UsageError(f"{option}: {error}") from error
+    writable(target.parent, option)
     return path

@@ -18,8 +18,12 @@ from advkit.eval.evidence.provenance import Provenance
 from advkit.eval.evidence.records import Records
 from advkit.eval.evidence.schema import report_schema
 from advkit.eval.findings.finding import Finding
+from advkit.eval.gates.compare import compare
+from advkit.eval.gates.comparison import Comparison, DistanceComparison, RateComparison
+from advkit.eval.gates.gate import gate
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.accuracy_curve import AccuracyCurve
+from advkit.eval.robustness.callbacks import Callback, ChunkRecord
 from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
 from advkit.eval.robustness.load_report import load_report
 from advkit.eval.robustness.merge import merge
@@ -38,11 +42,15 @@ __all__ = [
     "AttackOutcome",
     "BarePass",
     "Benchmark",
+    "Callback",
+    "ChunkRecord",
     "ClassificationScores",
     "ComparedAttack",
+    "Comparison",
     "Detection",
     "DetectionScores",
     "Diagnosis",
+    "DistanceComparison",
     "EvaluatedInputs",
     "Examples",
     "Finding",
@@ -52,6 +60,7 @@ __all__ = [
     "NoiseOutcome",
     "Provenance",
     "Rate",
+    "RateComparison",
     "Records",
     "Report",
     "Row",
@@ -61,11 +70,13 @@ __all__ = [
     "accuracy",
     "benchmark",
     "classification_scores",
+    "compare",
     "detection_scores",
     "diagnose",
     "distance_ratio",
     "evaluate",
     "evaluate_stream",
+    "gate",
     "load_report",
     "merge",
     "optimality",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any, get_args
@@ -14,6 +15,8 @@ from advkit.core.attack_options import measured_norm
 from advkit.core.boxes import format_norm, format_radius
 from advkit.core.norms import Norm
 
+_BUDGET = re.compile(r"(l0|l1|l2|linf)\s+(\S+)(\s+pixels)?", re.IGNORECASE)
+
 
 def format_budget(norm: str, eps: float | None) -> str:
     """Format a budget as tables name it, for example "linf 0.1" or "l0 24 pixels".
@@ -23,6 +26,43 @@ def format_budget(norm: str, eps: float | None) -> str:
     if eps is None:
         return f"{format_norm(norm)}, one budget for each input"
     return format_radius(norm, eps)
+
+
+def parse_budget(text: str) -> tuple[Norm, float]:
+    """Parse a budget as a user writes it, such as "linf 8/255", "Linf 0.1" or "l0 24 pixels".
+
+    Returns:
+        Norm and `eps`; the norm of "l0 24 pixels" is `"l0_pixel"`.
+
+    Raises:
+        ValueError: the text is not a norm and a number of at least 0.
+
+    Example:
+        >>> parse_budget("Linf 8/255") == ("linf", 8 / 255)
+        True
+        >>> format_budget(*parse_budget("l0 24 pixels"))
+        'l0 24 pixels'
+    """
+    match = _BUDGET.fullmatch(text.strip())
+    norm, eps = "", math.nan
+    if match is not None:
+        norm, eps = match[1].lower() + "_pixel" * bool(match[3]), _number(match[2])
+    known = dict(zip(norms := get_args(Norm), norms, strict=True))
+    if norm not in known or not 0 <= eps < math.inf:
+        raise ValueError(
+            f"`budget` must be a norm and a number, such as 'linf 8/255' or 'l0 24 pixels', got "
+            f"{text!r}."
+        )
+    return known[norm], eps
+
+
+def _number(text: str) -> float:
+    """Return the value of a number or a fraction, NaN for another text."""
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        return math.nan
 
 
 def budget_arguments(norm: str, eps: float | None) -> str:

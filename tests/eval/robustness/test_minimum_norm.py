@@ -178,7 +178,7 @@ def test_without_budgets_there_is_no_worst_case():
         report.worst_case  # noqa: B018
     assert "The attacks have no budget" in " ".join(report.notes())
     assert "worst case" not in str(report)
-    few = "More than half of the inputs have no adversarial example"
+    few = "More than half of the inputs have no known adversarial example"
     assert cards_of(report) == [("l2, any distance", few), ("l1, any distance", few)]
 
 

@@ -12,13 +12,16 @@ class Gate(NamedTuple):
         name: the condition, such as `"linf 0.1 at least 45 %"`.
         budget: the budget that it is about, such as `"linf 0.1"`; empty for the whole report.
         passed: whether the report meets it.
-        message: sentence with the figures.
+        message: sentence with the figures, which follows a colon and begins in lower case.
     """
 
     name: str
     budget: str
     passed: bool
     message: str
+
+    def __str__(self) -> str:
+        return f"{'PASSED' if self.passed else 'FAILED'}  {self.name}: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from advkit.core.extras import require
 from advkit.eval.page.content import Example
 
-MAX_SIDE = 96  # pixels of a picture; larger images are reduced
+MAX_SIDE = 72  # pixels of a picture; larger images are reduced
 # Colors of the largest decrease, of no change and of the largest increase: orange, white and blue,
 # which color-blind readers can tell apart.
 DECREASE, NO_CHANGE, INCREASE = (179, 88, 6), (255, 255, 255), (33, 102, 172)
@@ -96,8 +96,8 @@ def _image(x: Tensor, bounds: tuple[float, float]) -> Bytes:
     size = _reduced(x.shape[1:])
     if size != x.shape[1:]:
         share = F.adaptive_avg_pool2d(share, size)
-    pixels = (255 * share).round().to(torch.uint8).permute(1, 2, 0)
-    return pixels.squeeze(2).numpy()
+    pixels: Bytes = (255 * share).round().to(torch.uint8).permute(1, 2, 0).squeeze(2).numpy()
+    return pixels
 
 
 def _reduced(size: torch.Size) -> tuple[int, int]:

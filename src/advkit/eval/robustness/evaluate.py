@@ -17,6 +17,7 @@ from advkit.core.protocols import Attack
 from advkit.eval.accuracy import Rate
 from advkit.eval.budgets import check_one_budget, several_budgets
 from advkit.eval.robustness.attack_recorder import check_attacks
+from advkit.eval.robustness.callbacks import CallbackLike
 from advkit.eval.robustness.preparation import prepare
 from advkit.eval.robustness.report import Report
 
@@ -68,6 +69,7 @@ def evaluate(
     about: Mapping[str, str] | None = None,
     class_names: Sequence[str] | None = None,
     command: str | None = None,
+    callbacks: Sequence[CallbackLike] = (),
 ) -> Report:
     """Attack a model and report its robust accuracy.
 
@@ -119,6 +121,9 @@ def evaluate(
             report has those of the first run.
         class_names: name of each class, for the page of the report.
         command: shell command that repeats the evaluation, for `report.json`.
+        callbacks: objects that are told the results so far after each chunk, and the report at the
+            end: see `Callback`. If one raises an error, the evaluation ends with it, and the store
+            keeps its units.
 
     Returns:
         A report that prints as a table, converts to a dict and saves as HTML. That of a shard is on
@@ -148,6 +153,7 @@ def evaluate(
         model, x, y, attacks=attacks, batch_size=batch_size, device=device, progress=progress,
         store=store, shard=shard, executor=executor, factory=factory, chunk_size=chunk_size,
         threads=threads, identity=identity, about=about, class_names=class_names, command=command,
+        callbacks=callbacks,
     )  # fmt: skip
     report = None
     with keeping("report", lambda: report, _KEPT):
@@ -176,6 +182,7 @@ def evaluate_stream(
     about: Mapping[str, str] | None = None,
     class_names: Sequence[str] | None = None,
     command: str | None = None,
+    callbacks: Sequence[CallbackLike] = (),
 ) -> Iterator[Report]:
     """Evaluate a model and yield a report on all inputs so far after each chunk.
 
@@ -189,5 +196,6 @@ def evaluate_stream(
         model, x, y, attacks=attacks, batch_size=batch_size, device=device, store=store,
         shard=shard, executor=executor, factory=factory, chunk_size=chunk_size, threads=threads,
         identity=identity, about=about, class_names=class_names, command=command,
+        callbacks=callbacks,
     )  # fmt: skip
     return sample_rows.within(sample_rows.current_frame(), evaluation.reports(progress=progress))

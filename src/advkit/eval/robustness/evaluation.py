@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from advkit.core.progress import Status, status_line
 from advkit.eval.evidence.provenance import Provenance
+from advkit.eval.robustness.callbacks import CallbackLike, RunningResults
 from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
 from advkit.eval.store.shards import Shard
@@ -30,6 +31,7 @@ class Evaluation:
         shard: the chunks that this run evaluates.
         store: where results are kept; `None` keeps none.
         provenance: what the results are computed with.
+        callbacks: objects that are told the results so far, and the report.
     """
 
     inputs: Inputs
@@ -38,6 +40,7 @@ class Evaluation:
     shard: Shard
     store: Store | None
     provenance: Provenance
+    callbacks: Sequence[CallbackLike] = ()
 
     def reports(self, *, progress: bool) -> Iterator[Report]:
         """Yield a report on all inputs so far after each chunk.
@@ -49,15 +52,22 @@ class Evaluation:
         """
         total = self.inputs.size(self.shard.holds)
         recorder = EvaluationRecorder(self._own_description(total), self.provenance)
+        running = RunningResults(self.description.attacks, total)
         label = "evaluate" if self.shard.count == 1 else f"shard {self.shard}"
         with status_line(total, progress, label=label) as status:
             for results in self._results(status):
                 assert results.clean is not None  # a chunk is complete
                 recorder.update(results.clean, results.in_order())
+                if self.callbacks:
+                    record = running.update(results.clean, results.in_order())
+                    for callback in self.callbacks:
+                        callback.on_chunk(record)
                 yield recorder.report()
         if self.inputs.total == 0:
             raise ValueError("`x` must hold at least one sample, got none.")
         recorder.warn_of_chance()
+        for callback in self.callbacks:
+            callback.on_report(recorder.report())
 
     def _results(self, status: Status) -> Iterator[ChunkResults]:
         """Yield the results of each chunk of the shard, and show the progress."""

@@ -145,7 +145,7 @@ def _distance_words(nearest: NearestExamples, norm: str) -> tuple[str, str, str]
     found = f"{success.count:,} of {success.total:,} attacked inputs"
     if math.isinf(median):
         return (
-            "More than half of the inputs have no adversarial example",
+            "More than half of the inputs have no known adversarial example",
             f"attack success rate {percent(success)}, 95 % interval {interval(success)}",
             f"The attacks found an adversarial example for {found}. The median distance is not "
             "known, because more than half of them have none.",

@@ -79,7 +79,9 @@ class Report:
         table = text_tables.format_tables(self.tables())
         notes = text_tables.wrap_notes(self.notes())
         found = format_findings(self.findings)
-        return "\n".join([*self._heading(), "", *found, "", *table, "", *notes])
+        gates = text_tables.wrap_notes([str(gate) for gate in self.gates])
+        shown = [*([*gates, ""] if gates else []), *found]
+        return "\n".join([*self._heading(), "", *shown, "", *table, "", *notes])
 
     @property
     def clean(self) -> Tensor:
@@ -90,6 +92,11 @@ class Report:
     def not_finite(self) -> Tensor:
         """Bool `(n,)`; NaN or infinite logits before any attack, which is not correct."""
         return self.inputs.not_finite
+
+    @property
+    def passed(self) -> bool:
+        """True if the report meets all its gates, also if it has none."""
+        return all(gate.passed for gate in self.gates)
 
     @property
     def clean_accuracy(self) -> Rate:
@@ -274,8 +281,7 @@ class Report:
         It has no scripts and needs no network.
 
         Raises:
-            ImportError: jinja2 or Pillow is missing; the message names the extra that installs
-                it.
+            ImportError: jinja2 or Pillow is missing; the message names the extra that installs it.
         """
         return self._page(digest=None)
 
@@ -291,8 +297,7 @@ class Report:
             folder: folder to write to, created if missing. Each file is complete at any time.
 
         Raises:
-            ImportError: jinja2 or Pillow is missing; the message names the extra that installs
-                it.
+            ImportError: jinja2 or Pillow is missing; the message names the extra that installs it.
             OSError: a file cannot be written.
 
         Example:
@@ -351,8 +356,7 @@ class Report:
         """Write `to_html()` to `path`; after an error, no partial file is left.
 
         Raises:
-            ImportError: jinja2 or Pillow is missing; the message names the extra that installs
-                it.
+            ImportError: jinja2 or Pillow is missing; the message names the extra that installs it.
             OSError: the file cannot be written.
         """
         return save_text(path, self.to_html())

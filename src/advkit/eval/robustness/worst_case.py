@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,18 +42,24 @@ def budget_texts(outcomes: Sequence[AttackOutcome]) -> list[str]:
 
     The second of several budgets with one `eps` for each input gets a number, and so on.
     """
+    return numbered_budgets(
+        ("" if o.minimum_norm else o.budget, o.eps is None and o.radius.numpy().tobytes())
+        for o in outcomes
+    )
+
+
+def numbered_budgets(budgets: Iterable[tuple[str, Hashable]]) -> list[str]:
+    """Return texts of budgets in which unequal budgets with one `eps` for each input differ.
+
+    Args:
+        budgets: text of each budget, and a value that is equal for equal radii.
+    """
     texts: list[str] = []
-    distinct: dict[str, list[Tensor]] = {}  # radii for each input
-    for outcome in outcomes:
-        if outcome.minimum_norm or outcome.eps is not None:
-            texts.append(outcome.budget)
-            continue
-        known = distinct.setdefault(outcome.norm, [])
-        same = [i for i, radius in enumerate(known) if torch.equal(radius, outcome.radius)]
-        if not same:
-            known.append(outcome.radius)
-        number = 1 + (same[0] if same else len(known) - 1)
-        texts.append(outcome.budget if number == 1 else f"{outcome.budget} ({number})")
+    distinct: dict[str, dict[Hashable, int]] = {}  # numbers of the radii of each text
+    for text, radii in budgets:
+        known = distinct.setdefault(text, {})
+        number = known.setdefault(radii, len(known) + 1)
+        texts.append(text if number == 1 or not text else f"{text} ({number})")
     return texts
 
 

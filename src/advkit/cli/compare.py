@@ -1,0 +1,41 @@
+"""`advkit compare`: whether a net has become less robust, from two reports."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from advkit.cli.errors import GATE_FAILED, UsageError, reason
+from advkit.cli.gates import loaded
+from advkit.cli.outputs import listed
+from advkit.cli.printing import show
+from advkit.cli.subject import writable_file
+from advkit.eval import Comparison, compare
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare the reports of `args`, print the comparison, and return the exit status."""
+    out = None if args.out is None else writable_file(Path(args.out))
+    comparison = _compared(args)
+    if out is not None:
+        args.outputs.expect(out)
+        _save(comparison, out)
+    if not args.quiet:
+        saved = "" if out is None else f"\n\nsaved {listed([out])}"
+        show(f"{comparison}{saved}")
+    return GATE_FAILED if comparison.worse else 0
+
+
+def _compared(args: argparse.Namespace) -> Comparison:
+    old, new = loaded(args.old, "OLD"), loaded(args.new, "NEW")
+    try:
+        return compare(old, new)
+    except ValueError as error:
+        raise UsageError(str(error).replace("`old`", "OLD").replace("`new`", "NEW")) from error
+
+
+def _save(comparison: Comparison, out: Path) -> None:
+    try:
+        comparison.save_json(out)
+    except OSError as error:
+        raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
