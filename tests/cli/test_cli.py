@@ -366,8 +366,10 @@ def test_an_interrupt_before_the_first_batch_says_so(folder, capsys):
     assert not list(folder.glob("**/report.*"))
 
 
-@pytest.mark.parametrize("module", ["jinja2", "PIL"])
-def test_without_what_the_page_needs_the_rest_is_written(folder, monkeypatch, capsys, module):
+@pytest.mark.parametrize(("module", "package"), [("jinja2", "jinja2"), ("PIL", "pillow")])
+def test_without_what_the_page_needs_the_rest_is_written(
+    folder, monkeypatch, capsys, module, package
+):
     for name in [*sys.modules, module]:
         if name.split(".")[0] == module:
             monkeypatch.setitem(sys.modules, name, None)
@@ -378,7 +380,7 @@ def test_without_what_the_page_needs_the_rest_is_written(folder, monkeypatch, ca
     shown = capsys.readouterr()
     assert shown.err.splitlines()[0] == (
         "advkit: warning: the report is written without report.html. report.html needs "
-        f"{module}. Install it with: pip install {module} (the extra 'report' of advkit includes "
+        f"{package}. Install it with: pip install {package} (the extra 'report' of advkit includes "
         "it)."
     )
     assert "worst case, linf 0.1" in shown.out

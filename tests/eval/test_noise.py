@@ -1,6 +1,7 @@
 """Random noise beside the attacks: what is drawn, and what a report says of it."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -141,6 +142,12 @@ def test_the_report_shows_noise_as_a_row_that_does_not_count(tmp_path):
         "linf 0.1": {"norm": "linf", "eps": 0.1, **noise.robust_accuracy.to_dict()},
         "l2 0.2": {"norm": "l2", "eps": 0.2, **wide.robust_accuracy.to_dict()},
     }
+    page = report.to_html()
+    assert page.count('class="baseline"') == 2
+    table = page[page.index('id="budget-table"') :]
+    table = table[: table.index("</table>")]
+    for before, after in itertools.pairwise(("linf 0.1<", "random noise", "worst case", "l2 0.2<")):
+        assert table.index(before) < table.index(after)
 
 
 def missed(report):

@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 import jinja2  # noqa: F401 - a fork need not import it
-import matplotlib  # noqa: F401
 import numpy as np
+import PIL.Image  # noqa: F401
 import tqdm  # noqa: F401
 
 import advkit.__main__

@@ -1,6 +1,6 @@
 """Saves a report over another one, and is killed at every fifth line of the writing.
 
-Run with the path of a folder; prints the state of the two files after each kill, as JSON.
+Run with the path of a folder; prints the state of its files after each kill, as JSON.
 """
 
 import itertools
@@ -12,12 +12,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from advkit import attacks
 from advkit.core import files
-from advkit.core.archives import read_npz
-from advkit.eval import evaluate
+from advkit.eval import evaluate, load_report
 from advkit.eval.page import render
 
 PAGE = "<title>Robustness of {model}</title>\n<p>digest: {digest}\n" + 9_999 * "text\n" + "</html>"
@@ -26,7 +26,7 @@ PAGE = "<title>Robustness of {model}</title>\n<p>digest: {digest}\n" + 9_999 * "
 def main(folder):
     """Print the states of all kills, and that of a call which was not killed."""
     net, x, y = torch.nn.Linear(4, 2), torch.rand(8, 4), torch.arange(8) % 2
-    attack = attacks.FGSM(eps=0.1)
+    attack = attacks.FGSM(eps=torch.full((8,), 0.1))
     render.render = lambda page: PAGE.format(model=page.model, digest=page.digest)
     report = evaluate(net, x, y, attacks=[attack])
     old, new = (replace(report, model=name) for name in ("old", "new"))
@@ -69,13 +69,25 @@ def state_of(folder):
     page = (folder / "report.html").read_bytes()
     return {
         "digest": found["digest"],
+        "digest of the records": str(np.load(folder / "records.npz")["digest"]),
+        "loads": loads(folder),
         "digest of the page": re.search(r"digest: (\w+)", page.decode())[1],
         "model": found["model"],
         "model of the page": re.search("<title>Robustness of (.*)</title>", page.decode())[1],
         "page is named": found["page"] == "report.html",
         "page is whole": page.endswith(b"text\n</html>"),
-        "digest of the records": str(read_npz(folder / "records.npz")["digest"]),
     }
+
+
+def loads(folder):
+    """Whether the report is made again from its files."""
+    try:
+        load_report(folder)
+    except ValueError as error:
+        if "digest" not in str(error):
+            raise
+        return False
+    return True
 
 
 if __name__ == "__main__":

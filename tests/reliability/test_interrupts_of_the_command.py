@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-for package in ("jinja2", "matplotlib", "tqdm"):  # what the command needs
+for package in ("jinja2", "PIL", "tqdm"):  # what the command needs
     pytest.importorskip(package)
 
 pytestmark = pytest.mark.slow("runs the command again and again")
@@ -104,8 +104,8 @@ def claimed(text):
     """Files that a message says are saved; `None` if it says nothing of files."""
     if "nothing saved" in text:
         return []
-    found = re.search(r"saved (\S+)(?: and (\S+))?", text)
-    return found and sorted(Path(name).name for name in found.groups() if name)
+    found = re.search(r"saved (.+?)(?: but not .+)?$", text, re.MULTILINE)
+    return found and sorted(Path(name).name for name in re.split(", | and ", found[1]))
 
 
 def check(run):

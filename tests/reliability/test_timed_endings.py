@@ -63,7 +63,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    for package in ("jinja2", "matplotlib", "tqdm"):
+    for package in ("jinja2", "PIL", "tqdm"):
         pytest.importorskip(package)
     path = tmp_path_factory.mktemp("timed")
     (path / "nets.py").write_text(NETS)

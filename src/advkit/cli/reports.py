@@ -13,13 +13,14 @@ from advkit.cli.printing import show, warn
 from advkit.cli.subject import writable, writable_file
 from advkit.core.extras import require
 from advkit.eval import Report
+from advkit.eval.page.render import NEEDED
 from advkit.eval.robustness.report import FILES
 
 
 def warn_of_missing_extra() -> None:
     """Warn before the work if the page cannot be drawn after it."""
     try:
-        for module in ("jinja2", "PIL"):
+        for module in NEEDED:
             require(module, extra="report", needed_by="report.html")
     except ImportError as error:
         warn(f"the report is written without report.html. {error}")

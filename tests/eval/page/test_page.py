@@ -144,7 +144,7 @@ class TestCards:
         page = read(report_on([[0.5], [1.0], [1.0]], Finds()).to_html())
         (card,) = page.all("article", class_="card")
         assert card.all("p", class_="figure")[0].text == (
-            "More than half of the inputs have no adversarial example found"
+            "More than half of the inputs have no known adversarial example"
         )
         assert "1 of 3 attacked inputs" in card.text
         for element in page.all("section", id="summary"):

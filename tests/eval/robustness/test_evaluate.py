@@ -241,6 +241,20 @@ def test_lines_join_measured_points_of_one_attack_only(net, x, y):
     assert rob.evaluate(net, x, y, attacks=[each]).plot() is None
 
 
+def test_the_page_holds_table_curves_and_pictures(net, x, y, tmp_path):
+    report = report_of(net, x, y)
+    html = report.save_html(tmp_path / "report.html").read_text()
+    table = html[html.index('id="budget-table"') : html.index('id="cost-table"')]
+    table = table[: table.index("</table>")]
+    # a heading of all, and of each budget its title, noise and worst case
+    assert table.count("<tr") == 1 + 3 * len(report.worst_cases) + len(report.outcomes)
+    assert html.count('<svg class="panel"') == 2
+    assert html.count("data:image/png;base64,") % 3 == 0
+    assert "http" not in html
+    for outcome in report.outcomes:
+        assert outcome.label.replace("'", "&#39;") in html
+
+
 def test_saved_files_tell_that_they_belong_together(net, x, y, tmp_path):
     report = report_of(net, x, y)
     json_path, _, html_path = report.save(tmp_path / "deep")
@@ -286,6 +300,15 @@ def test_examples_are_what_they_say(net, x, y):
         assert torch.equal(model.predict(shown.x), shown.y)
         assert torch.equal(model.predict(shown.x_adv), shown.predicted)
         assert (shown.predicted != shown.y).all()
+
+
+def test_tables_have_no_pictures(x):
+    rows = nn.Sequential(nn.Linear(4, 2))
+    data = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
+    report = rob.evaluate(rows, data, answers(rows, data), attacks=[attacks.FGSM(eps=0.9)])
+    page = report.to_html()
+    assert "data:image" not in page
+    assert 'id="examples"' not in page
 
 
 def test_missing_extras_are_named(net, x, y, monkeypatch):
@@ -395,6 +418,20 @@ def test_curves_are_in_percent(net, x, y):
     assert dict(map(tuple, lines["PGD"])) == shares
 
 
+def test_colour_images_are_images():
+    rows = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    data = torch.rand(9, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    report = rob.evaluate(rows, data, answers(rows, data), attacks=[attacks.FGSM(eps=0.9)])
+    (examples,) = [o.examples for o in report.outcomes]
+    assert report.to_html().count("data:image/png;base64,") == 3 * len(examples) > 0
+
+
+def test_words_of_the_user_are_escaped_in_the_page(net, x, y):
+    report = rob.evaluate(net, x, y, attacks=[Fools(0, 1)])
+    report = dataclasses.replace(report, about={"data": "<script>alert(1)</script>"})
+    assert "<script>" not in report.to_html()
+
+
 def test_eps_of_the_wrong_length_is_refused(net, x, y):
     for n in (39, 41):
         attack = attacks.FGSM(eps=torch.ones(n))
@@ -426,6 +463,11 @@ def test_families_leave_out_budget_and_norm(net, x, y):
     outcome = rob.evaluate(net, x, y, attacks=[attack]).outcomes[0]
     assert outcome.family == "PGD(steps=3)"
     assert outcome.label == "PGD(norm='l2', eps=0.1, steps=3)"
+
+
+def test_the_page_marks_the_worst_cases(net, x, y):
+    report = report_of(net, x, y)
+    assert report.to_html().count('class="worst"') == len(report.worst_cases) == 3
 
 
 def test_errors_say_which_batch_they_count_in(net, x, y):

@@ -10,6 +10,8 @@ from torch import nn
 
 from advkit import attacks
 from advkit import eval as rob
+from advkit.core.norms import lp_norm
+from advkit.eval.robustness.page_content import page_content
 from advkit.eval.text_tables import format_rate
 from tests.eval.made_up import Finds, Sure, report_on
 from tests.toys import Halfspace, answers, convnet, images
@@ -163,6 +165,12 @@ def test_budgets_of_each_sample_bound_what_counts():
     }  # fmt: skip
 
 
+def cards_of(report):
+    """Title and headline of each card of the page."""
+    groups = page_content(report, None).groups
+    return [(card.title, card.headline) for group in groups for card in group.cards]
+
+
 def test_without_budgets_there_is_no_worst_case():
     report = report_on([[0.1, 1.0], [1.0, 0.9], [1.0, 1.0]], Finds(0), Finds(1, norm="l1"))
     assert report.worst_cases == {}
@@ -170,6 +178,8 @@ def test_without_budgets_there_is_no_worst_case():
         report.worst_case  # noqa: B018
     assert "The attacks have no budget" in " ".join(report.notes())
     assert "worst case" not in str(report)
+    few = "More than half of the inputs have no known adversarial example"
+    assert cards_of(report) == [("l2, any distance", few), ("l1, any distance", few)]
 
 
 def test_the_nearest_over_all_attacks_of_a_norm():
@@ -184,6 +194,7 @@ def test_the_nearest_over_all_attacks_of_a_norm():
     plain = report.to_dict()["nearest_by_norm"]
     assert list(plain) == ["l2", "linf"]
     assert plain["l2"]["median_distance_of_attacked"] == pytest.approx(0.2)
+    assert cards_of(report) == [("linf 0.5", "50 %"), ("l2, any distance", "0.2")]
 
 
 def test_two_tables_with_a_heading_each():
@@ -202,12 +213,21 @@ def test_two_tables_with_a_heading_each():
     text = str(report).splitlines()
     assert [line for line in text if "attacks: " in line] == [budgets.title, minimum.title]
     assert sum(set(line) == {"-"} for line in text) == 3  # under two headings, over the worst cases
+    page = report.to_html()
+    titles = [page.index(f'id="{name}-table"') for name in ("budget", "distance", "cost")]
+    assert titles == sorted(titles)
+    assert "Finds(eps=0.25)" in page[titles[0] : titles[1]]
+    assert "4 of 5" in page[titles[1] : titles[2]]
 
 
 def test_a_kind_without_attacks_has_no_table():
-    for attack, title in ((Finds(), "Minimum-norm attacks"), (Finds(eps=0.5), "Budget attacks")):
+    for attack, title, absent in (
+        (Finds(), "Minimum-norm attacks", "budget-table"),
+        (Finds(eps=0.5), "Budget attacks", "distance-table"),
+    ):
         report = report_on(ROW, attack)
         assert [table.title.partition(":")[0] for table in report.tables()] == [title]
+        assert absent not in report.to_html()
 
 
 def test_long_names_are_broken_and_columns_stay_in_line():
@@ -298,6 +318,22 @@ def test_long_names_leave_room_for_the_curves():
     _, label, *_ = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
     assert max(map(len, label.splitlines())) <= 40
     assert " ".join(label.split()) == named.family
+
+
+def test_each_picture_is_of_the_least_change_of_its_input():
+    net, x = convnet(), images(20)
+    made = [attacks.FGM(eps=3.0), attacks.DeepFool(), attacks.FGSM(eps=0.3)]
+    report = rob.evaluate(net, x, answers(net, x), attacks=made)
+    groups = {group.title: group.examples for group in page_content(report, None).examples}
+    assert list(groups) == ["l2", "linf"]
+    least = {}
+    for outcome in report.outcomes[:2]:
+        shown = outcome.examples
+        for number, distance in zip(shown.index.tolist(), shown.distance.tolist(), strict=True):
+            least[number] = min(distance, least.get(number, distance))
+    changes = [float(lp_norm((e.x_adv - e.x)[None], "l2")) for e in groups["l2"]]
+    assert changes == pytest.approx(sorted(least.values())[: len(changes)])
+    assert changes == pytest.approx([least[example.number] for example in groups["l2"]])
 
 
 def test_a_success_that_the_model_labels_correctly_is_not_shown():

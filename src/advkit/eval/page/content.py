@@ -284,7 +284,7 @@ class PageContent:
         costs: cost of each attack.
         notes: sentences that explain the figures.
         examples: pictures of adversarial examples, by norm.
-        classes: figures of each class; `None` if the labels are unknown.
+        classes: figures of each class; `None` without inputs.
         repetition: what it takes to repeat the evaluation.
     """
 

@@ -55,9 +55,13 @@ def pictures_of(example: Example) -> ExamplePictures:
     height, width = example.x.shape[1:]
     colors = diverging_colors(_strongest(delta), scale)
     return ExamplePictures(
-        clean=_data_url(clean), adversarial=_data_url(adversarial), change=_data_url(colors),
-        scale=scale, width=width, height=height,
-    )  # fmt: skip
+        clean=_data_url(clean),
+        adversarial=_data_url(adversarial),
+        change=_data_url(colors),
+        scale=scale,
+        width=width,
+        height=height,
+    )
 
 
 def diverging_colors(change: Tensor, scale: float) -> Bytes:
@@ -70,8 +74,8 @@ def diverging_colors(change: Tensor, scale: float) -> Bytes:
     share = (change / scale if scale else change).numpy()[..., None]
     end = np.where(share < 0, np.array(DECREASE), np.array(INCREASE))
     colors = np.array(NO_CHANGE) + np.abs(share) * (end - np.array(NO_CHANGE))
-    pixels: Bytes = colors.round().astype(np.uint8)
-    return pixels
+    rounded: Bytes = colors.round().astype(np.uint8)
+    return rounded
 
 
 def _strongest(delta: Tensor) -> Tensor:

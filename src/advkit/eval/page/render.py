@@ -9,6 +9,8 @@ from advkit.eval.page import curves, wording
 from advkit.eval.page.content import CardGroup, Line, PageContent
 from advkit.eval.page.pictures import pictures_of
 
+# Modules of the extra `report` that a page needs.
+NEEDED = ("jinja2", "PIL.Image")
 # Cards from which on the page begins with a line for each norm.
 _MANY_CARDS = 4
 
@@ -17,10 +19,9 @@ def render(page: PageContent) -> str:
     """Render the page with its style, curves and pictures embedded.
 
     Raises:
-        ImportError: jinja2 is missing, or Pillow for a page with pictures; the message names the
-            extra that installs it.
+        ImportError: jinja2 or Pillow is missing; the message names the extra that installs it.
     """
-    jinja2 = require("jinja2", extra="report", needed_by="HTML")
+    jinja2, _ = (require(module, extra="report", needed_by="HTML") for module in NEEDED)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("advkit.eval.page"),
         autoescape=True,

@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from advkit.core.boxes import format_norm
 from advkit.eval.accuracy import Rate
 from advkit.eval.evidence.gate import Gate
-from advkit.eval.page.content import AttackGroup, Bar, Card, CardGroup
+from advkit.eval.page.content import AttackGroup, AttackRow, Bar, Card, CardGroup
 from advkit.eval.page.wording import attacker_phrase, interval, norm_meaning, percent, share
 from advkit.eval.robustness.outcome import NearestExamples
 from advkit.eval.robustness.page_budgets import ShownBudget
+from advkit.eval.text_tables import format_count
 
 _MOST_NAMES = 2  # of attacks in a sentence
 
 
-def card_groups(
-    cards: Sequence[tuple[str, Card]],
-) -> tuple[CardGroup, ...]:
+def card_groups(cards: Sequence[tuple[str, Card]]) -> tuple[CardGroup, ...]:
     """Return the cards with their norms, grouped by norm."""
     groups: dict[str, list[Card]] = {}
     for norm, card in cards:
@@ -49,46 +48,61 @@ def budget_card(
     """
     robust = group.worst_case
     assert robust is not None  # the group has a budget
-    phrase = attacker_phrase(shown.budget.norm, shown.eps, bounds)
-    stay = "stays" if robust.count == 1 else "stay"
-    inputs = "input" if robust.total == 1 else "inputs"
-    noise = (
-        () if group.noise is None else (Bar(name="random noise", rate=group.noise, kind="noise"),)
-    )
     return Card(
         id=f"card-{number}",
         title=shown.title,
         short=shown.short,
         headline=percent(robust) if robust.total else "no inputs",
         caption=f"robust accuracy, 95 % interval {interval(robust)}",
-        bars=(
-            Bar(name="clean accuracy", rate=clean, kind="clean"),
-            *noise,
-            Bar(name="robust accuracy", rate=robust, kind="robust"),
-        ),
+        bars=_bars(clean, group.noise, robust),
         sentences=(
-            f"Of {robust.total:,} {inputs}, {robust.count:,} {stay} correctly labeled when "
-            f"{phrase}.",
+            _meaning(robust, attacker_phrase(shown.budget.norm, shown.eps, bounds)),
             _strongest_sentence(group),
         ),
         gates=tuple(gate for gate in gates if gate.budget == shown.text),
     )
 
 
+def _bars(clean: Rate, noise: Rate | None, robust: Rate) -> tuple[Bar, ...]:
+    baseline = () if noise is None else (Bar(name="random noise", rate=noise, kind="noise"),)
+    return (
+        Bar(name="clean accuracy", rate=clean, kind="clean"),
+        *baseline,
+        Bar(name="robust accuracy", rate=robust, kind="robust"),
+    )
+
+
+def _meaning(robust: Rate, phrase: str) -> str:
+    """Return the sentence that says what the robust accuracy is; `phrase` names the attacker."""
+    stay = "stays" if robust.count == 1 else "stay"
+    inputs = format_count(robust.total, "input")
+    return f"Of {inputs}, {robust.count:,} {stay} correctly labeled when {phrase}."
+
+
 def _strongest_sentence(group: AttackGroup) -> str:
     """Return the sentence on the strongest attacks within a budget."""
     strongest = [row for row in group.rows if row.strongest]
-    robust = group.worst_case
-    if not strongest or robust is None or strongest[0].robust is None:
+    if not any(row.success.total for row in group.rows):
+        return "No input was attacked, because none is labeled correctly."
+    if not strongest:
         return "No attack with this budget found an adversarial example."
-    shown, more = strongest[:_MOST_NAMES], len(strongest) - _MOST_NAMES
-    names = ", ".join(row.name for row in shown) + (f" and {more} more" if more > 0 else "")
-    alone = strongest[0].robust
-    verb = "Strongest attack" if len(strongest) == 1 else "Strongest attacks, equally"
-    sentence = f"{verb}: {names}, with {share(alone)} left."
+    alone, robust = strongest[0].robust, group.worst_case
+    assert alone is not None  # the group has a budget
+    assert robust is not None
+    one = len(strongest) == 1
+    subject = "Strongest attack" if one else "Strongest attacks, equally"
+    sentence = f"{subject}: {_names(strongest)}, with {share(alone)} left."
     if robust.count < alone.count:
-        sentence += " Together, the attacks fool more inputs than this attack alone."
+        others = "this attack" if one else "each of them"
+        sentence += f" All attacks in the norm together fool more inputs than {others} alone."
     return sentence
+
+
+def _names(rows: Sequence[AttackRow]) -> str:
+    """Return the names of the first attacks, and the number of the others."""
+    names = ", ".join(row.name for row in rows[:_MOST_NAMES])
+    more = len(rows) - _MOST_NAMES
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def distance_card(
@@ -105,7 +119,7 @@ def distance_card(
     """
     success, title = nearest.success_rate, format_norm(norm)
     headline, caption, sentence = _distance_words(nearest, title)
-    strongest = [row.name for row in group.rows if row.strongest]
+    strongest = [row for row in group.rows if row.strongest]
     return Card(
         id=f"card-{number}",
         title=f"{title}, any distance",
@@ -118,7 +132,7 @@ def distance_card(
         ),
         sentences=(
             sentence,
-            *([f"Most successes: {', '.join(strongest[:_MOST_NAMES])}."] if strongest else []),
+            *([f"Most successes: {_names(strongest)}."] if strongest else []),
         ),
     )
 
@@ -131,10 +145,10 @@ def _distance_words(nearest: NearestExamples, norm: str) -> tuple[str, str, str]
     found = f"{success.count:,} of {success.total:,} attacked inputs"
     if math.isinf(median):
         return (
-            "More than half of the inputs have no adversarial example found",
-            f"attack success rate {percent(success)}",
-            f"The attacks found an adversarial example for {found}. The median distance is "
-            "unknown.",
+            "More than half of the inputs have no known adversarial example",
+            f"attack success rate {percent(success)}, 95 % interval {interval(success)}",
+            f"The attacks found an adversarial example for {found}. The median distance is not "
+            "known, because more than half of them have none.",
         )
     return (
         f"{median:.3g}",

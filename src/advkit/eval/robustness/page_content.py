@@ -23,7 +23,7 @@ from advkit.eval.page.content import (
     Repetition,
 )
 from advkit.eval.page.wording import share
-from advkit.eval.robustness.outcome import NearestExamples
+from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
 from advkit.eval.robustness.own_findings import Evaluated
 from advkit.eval.robustness.page_budgets import ShownBudget, shown_budgets
 from advkit.eval.robustness.page_cards import budget_card, card_groups, distance_card, general_gates
@@ -188,16 +188,22 @@ def _class_table(results: Shown, budgets: Sequence[ShownBudget]) -> ClassTable |
 
 def _repetition(results: Shown) -> Repetition:
     run = results.provenance
-    attacks = tuple(
-        AttackSettings(
-            name=outcome.label,
-            parameters=tuple((k, str(v)) for k, v in outcome.parameters.items()),
-            sha256=sha256,
-        )
+    attacks = (
+        _attack_settings(outcome, sha256)
         for outcome, sha256 in zip(results.outcomes, run.attacks, strict=True)
     )
     facts = (*_environment(run), *_data(results))
-    return Repetition(command=run.command, facts=facts, attacks=attacks)
+    return Repetition(command=run.command, facts=facts, attacks=tuple(attacks))
+
+
+def _attack_settings(outcome: AttackOutcome, sha256: str | None) -> AttackSettings:
+    """Return all parameters of an attack; those that differ from the defaults if others are lost.
+
+    Attacks that are not dataclasses have no parameters.
+    """
+    known = outcome.parameters or outcome.settings
+    parameters = tuple((name, str(value)) for name, value in known.items())
+    return AttackSettings(name=outcome.label, parameters=parameters, sha256=sha256)
 
 
 def _environment(found: Provenance) -> tuple[Named, ...]:

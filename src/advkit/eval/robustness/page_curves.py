@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -47,60 +47,59 @@ def panels(
     for number, norm in enumerate(dict.fromkeys(outcome.norm for outcome in drawn)):
         inside = [o for o in drawn if o.norm == norm]
         same = [b for b in budgets if b.budget.norm == norm]
-        curve = AccuracyCurve.of(WORST_CASE, [o for o in outcomes if o.norm == norm], clean)
-        curves = _Curves(
-            worst_case=_stepped(WORST_CASE, "", curve),
-            lines=tuple(_lines(inside, clean, variants)),
-            marked={b.eps: float(worst_cases[b.text]) for b in same if b.eps is not None},
-            noise={n.eps: float(n.robust_accuracy) for n in noise if n.norm == norm},
+        measured = _Measured(
+            norm=norm,
             clean=Rate.of(clean),
+            limit=largest_shown_eps(inside),
+            envelope=AccuracyCurve.of(WORST_CASE, [o for o in outcomes if o.norm == norm], clean),
+            lines=tuple(_lines(inside, clean, variants)),
+            budgets={b.eps: float(worst_cases[b.text]) for b in same if b.eps is not None},
+            noise={n.eps: float(n.robust_accuracy) for n in noise if n.norm == norm},
         )
-        found.append(_panel(f"panel-{number}", norm, curves, largest_shown_eps(inside), bounds))
+        found.append(_panel(f"panel-{number}", measured, bounds))
     return found
 
 
-class _Curves(NamedTuple):
-    """Curves of one norm.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Measured:
+    """Accuracies in one norm, by eps: see `Panel`."""
 
-    Attributes:
-        worst_case: worst case over all attacks, at every eps.
-        lines: one for each attack.
-        marked: worst case at each evaluated eps.
-        noise: accuracy under random noise at each eps.
-        clean: accuracy without an attack.
-    """
-
-    worst_case: Line
-    lines: tuple[Line, ...]
-    marked: dict[float, float]
-    noise: dict[float, float]
+    norm: str
     clean: Rate
+    limit: float
+    envelope: AccuracyCurve
+    lines: tuple[Line, ...]
+    budgets: dict[float, float]
+    noise: dict[float, float]
 
 
-def _panel(
-    name: str, norm: str, curves: _Curves, limit: float, bounds: tuple[float, float]
-) -> Panel:
-    """Return the panel of a norm, which shows eps up to `limit`."""
-    marked, noise = curves.marked, curves.noise
-    unit = _unit(marked, bounds)
-    ticks = _ticks(norm, limit, unit)
-    columns = list(marked) or [eps for eps, _ in ticks[1:]]
-    known = _line(WORST_CASE, marked) if marked else curves.worst_case
-    rows = [known, *curves.lines, *([_line("random noise", noise)] if noise else [])]
+def _panel(identifier: str, measured: _Measured, bounds: tuple[float, float]) -> Panel:
+    unit = _unit(measured.budgets, bounds)
+    ticks = _ticks(measured.norm, measured.limit, unit)
+    columns = list(measured.budgets) or [eps for eps, _ in ticks[1:]]
+    envelope = _stepped(WORST_CASE, "", measured.envelope)
+    inputs = measured.clean.total
     return Panel(
-        id=name,
-        title=format_norm(norm),
-        axis=axis_title(norm, "input units" if unit == 1 else f"1/{LEVELS}"),
+        id=identifier,
+        title=format_norm(measured.norm),
+        axis=axis_title(measured.norm, "input units" if unit == 1 else f"1/{LEVELS}"),
         ticks=ticks,
-        limit=limit,
-        clean=float(curves.clean),
-        envelope=curves.worst_case,
-        lines=curves.lines,
-        budgets=tuple(marked.items()),
-        noise=tuple(sorted(noise.items())),
+        limit=measured.limit,
+        clean=float(measured.clean),
+        envelope=envelope,
+        lines=measured.lines,
+        budgets=tuple(measured.budgets.items()),
+        noise=tuple(sorted(measured.noise.items())),
         columns=tuple(radius_text(eps, bounds) for eps in columns),
-        rows=tuple((row.name, _cells(row, columns, curves.clean.total)) for row in rows),
+        rows=tuple((row.name, _cells(row, columns, inputs)) for row in _rows(measured, envelope)),
     )
+
+
+def _rows(measured: _Measured, envelope: Line) -> list[Line]:
+    """Return the lines of the table, the worst case first."""
+    worst = _line(WORST_CASE, measured.budgets) if measured.budgets else envelope
+    noise = [_line("random noise", measured.noise)] if measured.noise else []
+    return [worst, *measured.lines, *noise]
 
 
 def _variants(outcomes: Sequence[AttackOutcome]) -> dict[str, int]:

@@ -112,7 +112,7 @@ def class_table(
         names: names of the classes, empty if unknown.
     """
     rows = []
-    for number in torch.unique(label).tolist():
+    for number in sorted(set(label.tolist())):
         own = label == number
         confused = _most_frequent([o.prediction[o.success & own] for o in outcomes])
         rows.append(
