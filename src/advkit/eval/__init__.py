@@ -15,6 +15,7 @@ from advkit.eval.diagnosis.diagnosis import Diagnosis
 from advkit.eval.findings.finding import Finding
 from advkit.eval.noise import NoiseOutcome
 from advkit.eval.robustness.accuracy_curve import AccuracyCurve
+from advkit.eval.robustness.callbacks import Callback, ChunkRecord
 from advkit.eval.robustness.evaluate import evaluate, evaluate_stream, robust_accuracy
 from advkit.eval.robustness.merge import merge
 from advkit.eval.robustness.outcome import AttackOutcome, NearestExamples
@@ -31,6 +32,8 @@ __all__ = [
     "AttackOutcome",
     "BarePass",
     "Benchmark",
+    "Callback",
+    "ChunkRecord",
     "ClassificationScores",
     "ComparedAttack",
     "Detection",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,18 +42,32 @@ def budget_texts(outcomes: Sequence[AttackOutcome]) -> list[str]:
 
     The second of several budgets with one `eps` for each input gets a number, and so on.
     """
+    return numbered_texts(
+        outcomes, lambda a, b: torch.equal(outcomes[a].radius, outcomes[b].radius)
+    )
+
+
+def numbered_texts(
+    outcomes: Sequence[AttackOutcome], equal_radii: Callable[[int, int], bool]
+) -> list[str]:
+    """Return the text of the budget of each outcome, as `budget_texts`, without their radii.
+
+    Args:
+        outcomes: outcome of each attack.
+        equal_radii: returns whether the outcomes of two numbers have the same radii.
+    """
     texts: list[str] = []
-    distinct: dict[str, list[Tensor]] = {}  # radii for each input
-    for outcome in outcomes:
+    distinct: dict[str, list[int]] = {}  # outcomes with one eps for each input, by norm
+    for number, outcome in enumerate(outcomes):
         if outcome.minimum_norm or outcome.eps is not None:
             texts.append(outcome.budget)
             continue
         known = distinct.setdefault(outcome.norm, [])
-        same = [i for i, radius in enumerate(known) if torch.equal(radius, outcome.radius)]
+        same = [place for place, other in enumerate(known) if equal_radii(other, number)]
         if not same:
-            known.append(outcome.radius)
-        number = 1 + (same[0] if same else len(known) - 1)
-        texts.append(outcome.budget if number == 1 else f"{outcome.budget} ({number})")
+            known.append(number)
+        place = same[0] if same else len(known) - 1
+        texts.append(f"{outcome.budget} ({place + 1})" if place else outcome.budget)
     return texts
 
 
