@@ -119,6 +119,15 @@ def test_rates_of_several_budgets(made):
         check_last(record, report)
 
 
+def test_budgets_of_equal_text_share_the_greatest_radius():
+    x = torch.tensor([[0.30000035, 0.9], [0.9, 0.9]])  # within the second radius alone
+    made = [Finds(eps=0.3), Finds(eps=0.3000004)]
+    keeps = Keeps()
+    report = rob.evaluate(Sure(), x, torch.zeros(2).long(), attacks=made, callbacks=[keeps])
+    assert keeps.records[-1].worst_cases == {"l2 0.3": rob.Rate(1, 2)}
+    check_last(keeps.records[-1], report)
+
+
 def test_a_norm_that_only_results_tell():
     @dataclasses.dataclass(frozen=True)
     class Unnamed:
