@@ -23,11 +23,13 @@ ALLOWED = {
     "training": {"core"},
     **{package: {"core", "models", "training"} for package in PACKAGES},
     "data": {"core"},
+    "integrations": {"core", "eval"},
 }
 EXTRAS = {
     *("matplotlib", "jinja2", "tqdm", "safetensors"),
     *("onnx", "onnxruntime", "lightgbm", "xgboost"),
     *("PIL", "skimage", "lightning"),
+    *("mlflow", "tensorboard", "wandb"),
     *("foolbox", "torchattacks", "art"),
 }
 MOST_LINES = 400  # of a file

@@ -72,7 +72,7 @@ def report_params(report: Report) -> dict[str, str]:
         "evaluation/model": report.model,
         "evaluation/bounds": str(report.bounds),
         "evaluation/inputs": str(len(report.clean)),
-        **{f"evaluation/{slug(name)}": value for name, value in report.about.items()},
+        **{f"about/{slug(name)}": value for name, value in report.about.items()},
     }
     for group, outcome in _by_group(report):
         found[f"{group}/attack"] = outcome.label

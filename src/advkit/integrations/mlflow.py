@@ -66,24 +66,33 @@ class MLflow(Tracker):
         self._mlflow = require("mlflow", extra="mlflow", needed_by="MLflow")
         if artifacts:
             require_report("MLflow(artifacts=True)")
-        self._artifacts, self._uri = artifacts, tracking_uri
-        self._experiment, self._run_name = experiment, run_name
+        self._client = self._mlflow.MlflowClient(tracking_uri)  # raises for a malformed address
+        self._experiment, self._run_name = experiment or EXPERIMENT, run_name
+        self._joins_active_run = not any((tracking_uri, experiment, run_name))
+        self._folder = f"{prefix}report" if artifacts else None
 
     def _begin(self) -> Run:
-        named = (self._uri, self._experiment, self._run_name)
-        active = None if any(named) else self._mlflow.active_run()
-        client = self._mlflow.MlflowClient(self._uri)
-        folder = f"{self._prefix}report" if self._artifacts else None
+        client, active = self._client, None
+        if self._joins_active_run:
+            active = self._mlflow.active_run()
         if active is not None:
-            return _MLflowRun(self._mlflow.entities, client, active.info.run_id, False, folder)
-        name = self._experiment or EXPERIMENT
-        known = client.get_experiment_by_name(name)
-        number = client.create_experiment(name) if known is None else known.experiment_id
-        run = client.create_run(number, run_name=self._run_name)
-        return _MLflowRun(self._mlflow.entities, client, run.info.run_id, True, folder)
+            client = self._mlflow.MlflowClient()  # of the address that is set by now
+        return _MLflowRun(
+            entities=self._mlflow.entities,
+            client=client,
+            run_id=(active or self._own_run()).info.run_id,
+            owned=active is None,
+            folder=self._folder,
+        )
+
+    def _own_run(self) -> Any:
+        """Create a run, which does not become the active one."""
+        known = self._client.get_experiment_by_name(self._experiment)
+        number = known.experiment_id if known else self._client.create_experiment(self._experiment)
+        return self._client.create_run(number, run_name=self._run_name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _MLflowRun:
     """A run of MLflow.
 

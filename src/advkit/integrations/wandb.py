@@ -31,8 +31,8 @@ class WandB(Tracker):
         project: name of the project; `None` is `"advkit"`.
         name: name of the run; `None` leaves it to Weights & Biases.
         mode: `"offline"` or `"online"`, for a run of its own.
-        folder: folder in which `wandb` is created for the files of the run; `None` is the current
-            folder.
+        folder: folder in which `wandb` is created for the files of the run; `None` leaves it to
+            Weights & Biases, which takes the current folder.
         artifacts: save the report in the folder `report` of the files of the run, which needs the
             extra `report`.
         prefix: text before all names and the folder.
@@ -111,9 +111,10 @@ class _WandBRun:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log metrics by name at a number of inputs."""
         axis = f"{self.prefix}inputs"  # steps belong to the run, which may be that of the caller
-        for name in metrics.keys() - self.defined:
-            self.run.define_metric(name, step_metric=axis)
-            self.defined.add(name)
+        for name in metrics:
+            if name not in self.defined:
+                self.run.define_metric(name, step_metric=axis)
+        self.defined.update(metrics)
         self.run.log({**metrics, axis: step})
 
     def log_facts(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
