@@ -40,6 +40,7 @@ def test_chunks_can_be_read_before_the_report(tmp_path):
     evaluate_in_vain(tracker)
     found = events(tmp_path)
     assert [event.step for event in found.Scalars("clean_accuracy")] == [20, 40]
+    assert [event.step for event in found.Scalars("seconds")] == [20, 40]  # written last
 
 
 @pytest.mark.parametrize("folder", [None, 3, ""])

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from advkit.core.extras import require
 from advkit.eval import Report
 from advkit.integrations.tracker import Run, Tracker, require_report
 
 EXPERIMENT = "advkit"
-_MOST_AT_ONCE = 100  # parameters or tags in one request to MLflow
-Item = TypeVar("Item")
 
 
 class MLflow(Tracker):
@@ -66,30 +63,30 @@ class MLflow(Tracker):
         self._mlflow = require("mlflow", extra="mlflow", needed_by="MLflow")
         if artifacts:
             require_report("MLflow(artifacts=True)")
-        self._client = self._mlflow.MlflowClient(tracking_uri)  # raises for a malformed address
-        self._experiment, self._run_name = experiment or EXPERIMENT, run_name
+        if tracking_uri is not None:
+            self._mlflow.MlflowClient(tracking_uri)  # raises for an address of an unknown kind
+        self._uri, self._run_name = tracking_uri, run_name
+        self._experiment = experiment or EXPERIMENT
         self._joins_active_run = not any((tracking_uri, experiment, run_name))
         self._folder = f"{prefix}report" if artifacts else None
 
     def _begin(self) -> Run:
-        client, active = self._client, None
-        if self._joins_active_run:
-            active = self._mlflow.active_run()
-        if active is not None:
-            client = self._mlflow.MlflowClient()  # of the address that is set by now
+        client = self._mlflow.MlflowClient(self._uri)
+        active = self._mlflow.active_run() if self._joins_active_run else None
+        run = self._own_run(client) if active is None else active
         return _MLflowRun(
             entities=self._mlflow.entities,
             client=client,
-            run_id=(active or self._own_run()).info.run_id,
+            run_id=run.info.run_id,
             owned=active is None,
             folder=self._folder,
         )
 
-    def _own_run(self) -> Any:
+    def _own_run(self, client: Any) -> Any:
         """Create a run, which does not become the active one."""
-        known = self._client.get_experiment_by_name(self._experiment)
-        number = known.experiment_id if known else self._client.create_experiment(self._experiment)
-        return self._client.create_run(number, run_name=self._run_name)
+        known = client.get_experiment_by_name(self._experiment)
+        number = known.experiment_id if known else client.create_experiment(self._experiment)
+        return client.create_run(number, run_name=self._run_name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +110,16 @@ class _MLflowRun:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log metrics by name at a number of inputs."""
         now = int(time.time() * 1000)
-        made = (self.entities.Metric(name, value, now, step) for name, value in metrics.items())
-        for part in _parts(made):
-            self.client.log_batch(self.run_id, metrics=part)
+        made = [self.entities.Metric(name, value, now, step) for name, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=made)  # in as many requests as MLflow needs
 
     def log_facts(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Log parameters and tags by name."""
-        for part in _parts(self.entities.Param(*item) for item in params.items()):
-            self.client.log_batch(self.run_id, params=part)
-        for part in _parts(self.entities.RunTag(*item) for item in tags.items()):
-            self.client.log_batch(self.run_id, tags=part)
+        self.client.log_batch(
+            self.run_id,
+            params=[self.entities.Param(*item) for item in params.items()],
+            tags=[self.entities.RunTag(*item) for item in tags.items()],
+        )
 
     def log_report(self, report: Report) -> None:
         """Save a report among the artifacts."""
@@ -135,9 +132,3 @@ class _MLflowRun:
         """End the run, unless it belongs to the caller."""
         if self.owned:
             self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
-
-
-def _parts(items: Iterator[Item]) -> Iterator[list[Item]]:
-    """Yield lists of as many items as MLflow accepts at once."""
-    while part := list(islice(items, _MOST_AT_ONCE)):
-        yield part

@@ -77,14 +77,11 @@ class WandB(Tracker):
 
     def _own_run(self) -> Any:
         """Begin a run next to the active one, which stays active."""
-        folder = None if self._folder is None else Path(self._folder)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)  # otherwise wandb takes a temporary folder
         return self._wandb.init(
             project=self._project or PROJECT,
             name=self._name,
             mode=self._mode,
-            dir=folder,
+            dir=self._folder,
             reinit="create_new",
             settings=self._wandb.Settings(console="off", silent=True),
         )
