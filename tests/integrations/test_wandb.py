@@ -3,6 +3,9 @@
 import gc
 import json
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from tests.integrations.evaluations import evaluate, evaluate_in_vain
 
 wandb = pytest.importorskip("wandb", reason="needs the extra wandb")
 
+ROOT = Path(__file__).parents[2]
 BLOCK = 32 * 1024  # bytes; no piece of a record crosses the end of a block
 
 
@@ -106,14 +110,6 @@ def test_the_files_of_an_evaluation(tmp_path, proxy, monkeypatch):
     assert not proxy.was_called()
 
 
-def test_an_evaluation_without_a_report_has_failed(tmp_path):
-    evaluate_in_vain(WandB(folder=tmp_path, artifacts=False))
-    gc.collect()
-    found = records(tmp_path)
-    assert exit_codes(found) == [1]
-    assert [row["inputs"] for row in history(found)] == [20, 40]
-
-
 def test_an_active_run_is_used_and_stays_open(tmp_path):
     with active_run(tmp_path) as run:
         run.log({"loss": 1.0}, step=70)  # behind the numbers of inputs
@@ -145,3 +141,17 @@ def test_a_named_run_is_not_the_active_one(tmp_path):
 def test_other_modes_are_refused(mode):
     with pytest.raises(ValueError, match="`mode` must be one of 'offline', 'online'"):
         WandB(mode=mode)
+
+
+def test_a_run_without_a_report_has_failed_when_python_exits(tmp_path):
+    code = (
+        "from advkit.integrations.wandb import WandB\n"
+        "from tests.integrations.evaluations import evaluate_in_vain\n"
+        f"tracker = WandB(folder={str(tmp_path)!r}, artifacts=False)\n"
+        "evaluate_in_vain(tracker)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert b"Error" not in done.stderr
+    found = records(tmp_path)
+    assert exit_codes(found) == [1]
+    assert [row["inputs"] for row in history(found)] == [20, 40]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import weakref
 from abc import ABC, abstractmethod
@@ -58,7 +59,7 @@ class Tracker(Callback, ABC):
             )
         self._prefix = prefix
         self._run: Run | None = None
-        self._fail: weakref.finalize[Any, Any] | None = None  # ends the run, at the latest at exit
+        self._fail: weakref.finalize[Any, Any] | None = None  # ends the run as failed, once
         self._logged: dict[str, float] = {}  # metrics of the last chunk
 
     @abstractmethod
@@ -91,12 +92,14 @@ class Tracker(Callback, ABC):
         if self._run is None:
             self._run = self._begin()
             self._fail = weakref.finalize(self, self._run.finish, failed=True)
+            atexit.register(self._fail)  # now, to precede the package, which ends its runs too
         return self._run
 
     def _forget(self) -> None:
         """Leave the run to others, so that the next evaluation begins a new one."""
         if self._fail is not None:
             self._fail.detach()
+            atexit.unregister(self._fail)
         self._run, self._fail, self._logged = None, None, {}
 
     def _named(self, values: Mapping[str, Value]) -> dict[str, Value]:
