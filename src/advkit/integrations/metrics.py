@@ -1,109 +1,167 @@
-"""Figures and settings of an evaluation under names that every tracker takes."""
+"""Flat metrics, parameters and tags of evaluations, with names that all trackers accept.
+
+A name consists of ASCII letters, digits, `_`, `-`, `.` and `/`. Any other run of characters becomes
+one `_`, so that the budget "linf 0.1" is `robust_accuracy/linf_0.1`. The ends of a 95 % interval
+are `robust_accuracy/linf_0.1_low` and `..._high`. They are not in a group of their own, since a
+tracker that stores metrics in files cannot have a file and a folder with the same name.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from advkit.eval import ChunkRecord, Rate, Report
+from advkit.eval import AttackOutcome, ChunkRecord, Rate, Report
 
-# Names of MLflow may have these characters alone; those of other trackers may have more.
-_FORBIDDEN = re.compile(r"[^\w\-. /]")
-MOST_CHARACTERS = 6000  # of the value of a parameter, the limit of MLflow
+MAX_NAME = 250  # characters of a name in MLflow
+MAX_VALUE = 6000  # characters of a parameter in MLflow
+_FOREIGN = re.compile(r"[^A-Za-z0-9_.\-]+")
 
 
-def metrics_of_chunk(record: ChunkRecord) -> dict[str, float]:
-    """Return the figures after a chunk, by name.
+def chunk_metrics(record: ChunkRecord) -> dict[str, float]:
+    """Return the metrics of an evaluation after a chunk, by name.
+
+    A rate of no inputs is left out.
 
     Example:
         >>> from advkit.eval import ChunkRecord, Rate
         >>> record = ChunkRecord(
-        ...     chunk=1, inputs=8, total=16, clean_accuracy=Rate(8, 8),
-        ...     robust_accuracy={"linf 0.1": Rate(6, 8)}, forward=80, backward=40, seconds=0.5,
+        ...     chunk=0, chunk_inputs=100, inputs=100, total=1000, clean_accuracy=Rate(90, 100),
+        ...     worst_cases={"linf 0.1": Rate(45, 100)}, forward=1800, backward=900, seconds=2.5,
         ... )
-        >>> metrics_of_chunk(record)["robust_accuracy/linf_0.1"]
-        0.75
+        >>> chunk_metrics(record)["robust_accuracy/linf_0.1"]
+        0.45
     """
-    return _finite(
-        {
-            "inputs": record.inputs,
-            **_accuracies(record.clean_accuracy, record.robust_accuracy),
-            "forward": record.forward,
-            "backward": record.backward,
-            "seconds": record.seconds,
-        }
-    )
-
-
-def metrics_of_report(report: Report) -> dict[str, float]:
-    """Return the figures of a report, by name; infinite and missing ones are left out.
-
-    They are those of the last chunk, the ends of the 95 % intervals, and
-
-    - `random_noise/BUDGET`: accuracy under random noise,
-    - `median_distance/NORM` and `success_rate/NORM`: of the minimum-norm attacks of a norm,
-    - `passed`: 1 if the report meets all its gates, otherwise 0.
-    """
-    found = _accuracies(report.clean_accuracy, report.worst_cases)
-    for name, rate in _rates(report.clean_accuracy, report.worst_cases).items():
-        found[f"{name}/low"], found[f"{name}/high"] = rate.interval
-    for noise in report.noise:
-        found[f"random_noise/{_name(noise.budget)}"] = float(noise.robust_accuracy)
-    for norm, nearest in report.nearest.items():
-        found[f"success_rate/{_name(norm)}"] = float(nearest.success_rate)
-        median = nearest.median_distance
-        found[f"median_distance/{_name(norm)}"] = math.inf if median is None else median
-    costs = {
-        "inputs": len(report.inputs),
-        "forward": sum(int(outcome.forward.sum()) for outcome in report.outcomes),
-        "backward": sum(int(outcome.backward.sum()) for outcome in report.outcomes),
-        "seconds": sum(outcome.seconds for outcome in report.outcomes),
-        "passed": int(report.passed),
+    attacked = record.clean_accuracy.count
+    return {
+        **_accuracies(record.clean_accuracy, record.worst_cases),
+        **_per_attacked_input(record.forward, record.backward, attacked),
+        "seconds": record.seconds,
     }
-    return _finite({**found, **costs})
 
 
-def params_of_report(report: Report) -> dict[str, str]:
-    """Return what a report was computed with as text, by name.
+def report_metrics(report: Report) -> dict[str, float]:
+    """Return the metrics of a complete evaluation, by name.
 
-    A value of more than 6,000 characters, the limit of MLflow, is cut and ends with an ellipsis.
+    They hold those of its last chunk, except `seconds`, which a report does not know. A rate of no
+    inputs, and a median distance that is infinite, are left out.
+    """
+    forward, backward = (
+        sum(int(getattr(outcome, passes).sum()) for outcome in report.outcomes)
+        for passes in ("forward", "backward")
+    )
+    found = {
+        **_accuracies(report.clean_accuracy, report.worst_cases),
+        **_per_attacked_input(forward, backward, report.clean_accuracy.count),
+        "attack_seconds": sum(outcome.seconds for outcome in report.outcomes),
+    }
+    for noise in report.noise:
+        found |= _rate(f"random_noise/{slug(noise.budget)}", noise.robust_accuracy)
+    for norm, nearest in report.nearest.items():
+        found |= _rate(f"success_rate/{slug(norm)}", nearest.success_rate)
+        found |= _finite(f"median_distance/{slug(norm)}", nearest.median_distance)
+    for group, outcome in _by_group(report):
+        found |= _attack_metrics(group, outcome)
+    return found
+
+
+def report_params(report: Report) -> dict[str, str]:
+    """Return what a report is about: model, data, and all hyperparameters of the attacks."""
+    found = {
+        "evaluation/model": report.model,
+        "evaluation/bounds": str(report.bounds),
+        "evaluation/inputs": str(len(report.clean)),
+        **{f"about/{slug(name)}": value for name, value in report.about.items()},
+    }
+    for group, outcome in _by_group(report):
+        found[f"{group}/attack"] = outcome.label
+        parameters = outcome.parameters.items()
+        found |= {f"{group}/{slug(name)}": str(value) for name, value in parameters}
+    return {name: shortened(value) for name, value in found.items()}
+
+
+def report_tags(report: Report) -> dict[str, str]:
+    """Return what a report is worth and where it comes from: verdict, digest, hashes, versions.
+
+    What is unknown is left out.
     """
     run = report.provenance
-    values: dict[str, Any] = {
-        "model": report.model,
-        **{f"about/{_name(name)}": value for name, value in report.about.items()},
-        **{f"attack/{number}": outcome.label for number, outcome in enumerate(report.outcomes)},
-        **{f"version/{name}": version for name, version in run.versions.items()},
-        "device": run.device,
-        "batch_size": run.batch_size,
-        "command": run.command,
+    found: dict[str, str | None] = {
+        "verdict": report.verdict,
+        "digest": report.digest,
+        "sha256/data": report.inputs.data_sha256,
         "sha256/model": run.model,
         "sha256/weights": run.weights,
-        "sha256/data": report.inputs.data_sha256,
-        "digest": report.digest,
+        "date": run.date,
+        "device": run.device,
+        "batch_size": str(run.batch_size),
+        "command": run.command,
     }
-    return {name: _cut(str(value)) for name, value in values.items() if value is not None}
+    for (group, _), digest in zip(_by_group(report), run.attacks, strict=True):
+        found[f"sha256/{group}"] = digest
+    found |= {f"version/{slug(name)}": version for name, version in run.versions.items()}
+    return {name: shortened(value) for name, value in found.items() if value is not None}
+
+
+def slug(text: str) -> str:
+    """Return `text` as a part of a name.
+
+    Example:
+        >>> slug("linf 0.1"), slug("l2, one budget for each input (2)")
+        ('linf_0.1', 'l2_one_budget_for_each_input_2')
+    """
+    return _FOREIGN.sub("_", text).strip("_")[: MAX_NAME // 3]
+
+
+def shortened(value: str) -> str:
+    """Return `value`, cut to the `MAX_VALUE` characters of MLflow with a note of its length."""
+    if len(value) <= MAX_VALUE:
+        return value
+    note = f" ... [cut, {len(value):,} characters in all]"
+    return value[: MAX_VALUE - len(note)] + note
+
+
+def _by_group(report: Report) -> Iterator[tuple[str, AttackOutcome]]:
+    """Yield each attack with the group of its names, such as `attack/0_PGD`."""
+    for number, outcome in enumerate(report.outcomes):
+        yield f"attack/{number}_{slug(outcome.name)}", outcome
 
 
 def _accuracies(clean: Rate, worst_cases: Mapping[str, Rate]) -> dict[str, float]:
-    return {name: float(rate) for name, rate in _rates(clean, worst_cases).items()}
+    found = _rate("clean_accuracy", clean)
+    for budget, rate in worst_cases.items():
+        found |= _rate(f"robust_accuracy/{slug(budget)}", rate)
+    return found
 
 
-def _rates(clean: Rate, worst_cases: Mapping[str, Rate]) -> dict[str, Rate]:
-    robust = {f"robust_accuracy/{_name(text)}": rate for text, rate in worst_cases.items()}
-    return {"clean_accuracy": clean, **robust}
+def _attack_metrics(group: str, outcome: AttackOutcome) -> dict[str, float]:
+    robust = (
+        {} if outcome.minimum_norm else _rate(f"{group}/robust_accuracy", outcome.robust_accuracy)
+    )
+    return {
+        **robust,
+        **_rate(f"{group}/success_rate", outcome.success_rate),
+        **_finite(f"{group}/median_distance", outcome.median_distance),
+        **_finite(f"{group}/forward", outcome.mean_of_attacked(outcome.forward)),
+        **_finite(f"{group}/backward", outcome.mean_of_attacked(outcome.backward)),
+        f"{group}/seconds": outcome.seconds,
+    }
 
 
-def _name(text: str) -> str:
-    """Return a text as part of a name, such as "linf_0.1" for "linf 0.1"."""
-    return _FORBIDDEN.sub("", text).replace(" ", "_")
+def _per_attacked_input(forward: int, backward: int, attacked: int) -> dict[str, float]:
+    """Return the passes of all attacks for each attacked input."""
+    if not attacked:
+        return {}
+    return {"forward": forward / attacked, "backward": backward / attacked}
 
 
-def _finite(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+def _rate(name: str, rate: Rate) -> dict[str, float]:
+    if not rate.total:
+        return {}
+    low, high = rate.interval
+    return {name: float(rate), f"{name}_low": low, f"{name}_high": high}
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
+def _finite(name: str, value: float | None) -> dict[str, float]:
+    return {} if value is None or not math.isfinite(value) else {name: value}

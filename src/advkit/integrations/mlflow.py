@@ -1,47 +1,53 @@
-"""Evaluations in MLflow."""
+"""Tracker for MLflow."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from advkit.core.extras import require
-from advkit.eval import ChunkRecord, Report
-from advkit.integrations.metrics import metrics_of_chunk, metrics_of_report, params_of_report
+from advkit.eval import Report
+from advkit.integrations.tracker import Run, Tracker, require_report
 
-_MOST_METRICS = 1000  # of a request, the limit of MLflow
+EXPERIMENT = "advkit"
 
 
-class MLflow:
-    """Callback of `evaluate` that logs to MLflow.
+class MLflow(Tracker):
+    """A tracker that logs each evaluation to a run of MLflow.
 
-    The metrics of each chunk are kept, and logged with the report at the end, in a run that begins
-    and ends there. An evaluation that is killed therefore leaves no run that seems to be running;
-    with a `store`, the resumed one logs all chunks. Inside an active run of yours, the evaluation
-    is logged to that run, which stays open.
+    Metrics are logged after each chunk, with the number of inputs so far as the step, because an
+    evaluation that is worth a tracker takes hours. Parameters, tags and the report follow at the
+    end: see `docs/trackers.md` for their names. A run of its own ends as FINISHED with the report.
+    An evaluation that stops before ends it as FAILED, at the latest when Python exits. A process
+    that is killed leaves it as RUNNING, like any run of MLflow.
 
-    The run has the metrics and parameters of `advkit.integrations.metrics`, with the number of
-    inputs as the step, and the files of the report as artifacts in the folder `advkit`.
+    If `tracking_uri`, `experiment` and `run_name` are left out and the caller has an active run,
+    the evaluation is logged to that run, which stays open. MLflow refuses a parameter with another
+    value: give each of several evaluations in one run its `prefix`.
 
     Args:
-        tracking_uri: where MLflow stores runs, such as `"sqlite:///mlflow.db"`; `None` for its
-            default.
-        experiment: name of the experiment, created if missing; `None` for the active one.
-        run_name: name of the run; `None` lets MLflow choose one. An active run keeps its name.
-        artifacts: whether the files of the report are logged, which needs the extra `report`.
+        tracking_uri: address of the server, or of a database such as `"sqlite:///mlflow.db"`;
+            `None` takes that of MLflow.
+        experiment: name of the experiment, created if missing; `None` is `"advkit"`.
+        run_name: name of the run; `None` leaves it to MLflow.
+        artifacts: save the report in the folder `report` of the run, which needs the extra
+            `report`.
+        prefix: text before all names and the folder.
 
     Raises:
-        ImportError: MLflow is missing; the message names the extra that installs it.
+        ImportError: mlflow, or a package of the extra `report`, is missing.
+        ValueError: `prefix` has characters that not all trackers accept.
 
     Example:
-        >>> from advkit import eval
+        >>> from advkit import attacks, eval
         >>> from advkit.integrations.mlflow import MLflow
-        >>> tracker = MLflow(tracking_uri="sqlite:///mlflow.db")  # doctest: +SKIP
-        >>> report = eval.evaluate(model, x, y, attacks=attacks, callbacks=[tracker])
-        ... # doctest: +SKIP
+        >>> def tracked(net, x, y):
+        ...     tracker = MLflow(tracking_uri="sqlite:///mlflow.db", run_name="baseline")
+        ...     suite = [attacks.Suite(eps=8 / 255)]
+        ...     return eval.evaluate(net, x, y, attacks=suite, callbacks=[tracker])
     """
 
     def __init__(
@@ -51,69 +57,78 @@ class MLflow:
         experiment: str | None = None,
         run_name: str | None = None,
         artifacts: bool = True,
+        prefix: str = "",
     ) -> None:
+        super().__init__(prefix)
         self._mlflow = require("mlflow", extra="mlflow", needed_by="MLflow")
-        self._tracking_uri, self._experiment = tracking_uri, experiment
-        self._run_name, self._artifacts = run_name, artifacts
-        self._chunks: list[tuple[ChunkRecord, int]] = []  # with the time in milliseconds
+        if artifacts:
+            require_report("MLflow(artifacts=True)")
+        if tracking_uri is not None:
+            self._mlflow.MlflowClient(tracking_uri)  # raises for an address of an unknown kind
+        self._uri, self._run_name = tracking_uri, run_name
+        self._experiment = experiment or EXPERIMENT
+        self._joins_active_run = not any((tracking_uri, experiment, run_name))
+        self._folder = f"{prefix}report" if artifacts else None
 
-    def on_chunk(self, record: ChunkRecord) -> None:
-        """Keep the metrics of a chunk."""
-        self._chunks.append((record, int(time.time() * 1000)))
-
-    def on_report(self, report: Report) -> None:
-        """Log the metrics of all chunks, and the report."""
-        if self._mlflow.active_run() is not None:
-            self._log(report)
-            return
-        with self._tracking():
-            number = self._experiment_id()
-            with self._mlflow.start_run(run_name=self._run_name, experiment_id=number):
-                self._log(report)
-
-    @contextmanager
-    def _tracking(self) -> Iterator[None]:
-        """Store runs at the URI of this callback inside the block."""
-        before = self._mlflow.get_tracking_uri()
-        try:
-            if self._tracking_uri is not None:
-                self._mlflow.set_tracking_uri(self._tracking_uri)
-            yield
-        finally:
-            self._mlflow.set_tracking_uri(before)
-
-    def _experiment_id(self) -> str | None:
-        """Return the identifier of the experiment, created if missing; `None` for the default."""
-        if self._experiment is None:
-            return None
-        known = self._mlflow.get_experiment_by_name(self._experiment)
-        found: str = (
-            self._mlflow.create_experiment(self._experiment)
-            if known is None
-            else known.experiment_id
+    def _begin(self) -> Run:
+        client = self._mlflow.MlflowClient(self._uri)
+        active = self._mlflow.active_run() if self._joins_active_run else None
+        run = self._own_run(client) if active is None else active
+        return _MLflowRun(
+            entities=self._mlflow.entities,
+            client=client,
+            run_id=run.info.run_id,
+            owned=active is None,
+            folder=self._folder,
         )
-        return found
 
-    def _log(self, report: Report) -> None:
-        self._mlflow.log_params(params_of_report(report))
-        self._log_chunks()
-        self._mlflow.log_metrics(metrics_of_report(report), step=len(report.inputs))
-        self._mlflow.set_tag("advkit.verdict", report.verdict)
-        if self._artifacts:
-            with tempfile.TemporaryDirectory() as folder:
-                report.save(folder)
-                self._mlflow.log_artifacts(folder, artifact_path="advkit")
+    def _own_run(self, client: Any) -> Any:
+        """Create a run, which does not become the active one."""
+        known = client.get_experiment_by_name(self._experiment)
+        number = known.experiment_id if known else client.create_experiment(self._experiment)
+        return client.create_run(number, run_name=self._run_name)
 
-    def _log_chunks(self) -> None:
-        """Log the metrics of all chunks in few requests."""
-        metric: Any = require("mlflow.entities", extra="mlflow", needed_by="MLflow").Metric
-        chunks, self._chunks = self._chunks, []
-        metrics = [
-            metric(name, value, at, record.inputs)
-            for record, at in chunks
-            for name, value in metrics_of_chunk(record).items()
-        ]
-        run = self._mlflow.active_run().info.run_id
-        for first in range(0, len(metrics), _MOST_METRICS):
-            part = metrics[first : first + _MOST_METRICS]
-            self._mlflow.MlflowClient().log_batch(run, metrics=part)
+
+@dataclass(frozen=True, kw_only=True)
+class _MLflowRun:
+    """A run of MLflow.
+
+    Attributes:
+        entities: the module with the classes of metrics, parameters and tags.
+        client: client of its server.
+        run_id: its identifier.
+        owned: whether it ends with the evaluation.
+        folder: folder of the report among its artifacts; `None` saves no report.
+    """
+
+    entities: Any
+    client: Any
+    run_id: str
+    owned: bool
+    folder: str | None
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics by name at a number of inputs."""
+        now = int(time.time() * 1000)
+        made = [self.entities.Metric(name, value, now, step) for name, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=made)  # in as many requests as MLflow needs
+
+    def log_facts(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Log parameters and tags by name."""
+        self.client.log_batch(
+            self.run_id,
+            params=[self.entities.Param(*item) for item in params.items()],
+            tags=[self.entities.RunTag(*item) for item in tags.items()],
+        )
+
+    def log_report(self, report: Report) -> None:
+        """Save a report among the artifacts."""
+        if self.folder is not None:
+            with tempfile.TemporaryDirectory() as saved:
+                report.save(saved)
+                self.client.log_artifacts(self.run_id, saved, self.folder)
+
+    def finish(self, *, failed: bool) -> None:
+        """End the run, unless it belongs to the caller."""
+        if self.owned:
+            self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")

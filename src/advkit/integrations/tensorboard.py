@@ -1,60 +1,90 @@
-"""Evaluations in TensorBoard."""
+"""Tracker for TensorBoard."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advkit.core.extras import require
-from advkit.eval import ChunkRecord, Report
-from advkit.integrations.markdown import format_markdown
-from advkit.integrations.metrics import metrics_of_chunk, metrics_of_report, params_of_report
+from advkit.eval import Report
+from advkit.integrations.tracker import Run, Tracker
 
 
-class TensorBoard:
-    """Callback of `evaluate` that writes an event file for TensorBoard.
+class TensorBoard(Tracker):
+    """A tracker that writes each evaluation to a file of events for TensorBoard.
 
-    Scalars are those of `advkit.integrations.metrics`, with the number of inputs as the step. They
-    are written after each chunk. The report is a text, as `format_markdown` writes it, and so is
-    each parameter.
+    Metrics are written after each chunk, with the number of inputs so far as the step, and can be
+    read while the evaluation runs. The report follows at the end as text, with tables of its
+    parameters and tags: see `docs/trackers.md` for their names. Use one folder for each evaluation;
+    TensorBoard shows the folders inside `logdir` as runs.
 
     Args:
-        folder: folder of the event file, created if missing.
+        folder: folder of the run, created if missing.
 
     Raises:
-        ImportError: tensorboard is missing; the message names the extra that installs it.
+        TypeError: `folder` is not a path.
+        ImportError: tensorboard is missing.
 
     Example:
-        >>> from advkit import eval
+        >>> from advkit import attacks, eval
         >>> from advkit.integrations.tensorboard import TensorBoard
-        >>> tracker = TensorBoard("runs/net")  # doctest: +SKIP
-        >>> report = eval.evaluate(model, x, y, attacks=attacks, callbacks=[tracker])
-        ... # doctest: +SKIP
+        >>> def tracked(net, x, y):
+        ...     suite = [attacks.Suite(eps=8 / 255)]
+        ...     tracker = TensorBoard("runs/baseline")
+        ...     return eval.evaluate(net, x, y, attacks=suite, callbacks=[tracker])
     """
 
     def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        if not isinstance(folder, (str, Path)) or not str(folder):
+            raise TypeError(f"`folder` must be the path of a folder, got {folder!r}.")
         require("tensorboard", extra="tensorboard", needed_by="TensorBoard")
         self._folder = Path(folder)
-        self._writer: Any = None
 
-    def on_chunk(self, record: ChunkRecord) -> None:
-        """Write the figures so far."""
-        self._write(metrics_of_chunk(record), record.inputs)
-        self._writer.flush()
+    def _begin(self) -> Run:
+        from torch.utils.tensorboard import SummaryWriter
 
-    def on_report(self, report: Report) -> None:
-        """Write the figures and the text of the report, and close the event file."""
-        self._write(metrics_of_report(report), len(report.inputs))
-        self._writer.add_text("advkit/report", format_markdown(report))
-        for name, value in params_of_report(report).items():
-            self._writer.add_text(f"advkit/{name}", value)
-        self._writer.close()
-        self._writer = None
+        return _EventFile(SummaryWriter(str(self._folder)))
 
-    def _write(self, metrics: dict[str, float], step: int) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder))
+@dataclass(frozen=True)
+class _EventFile:
+    """A file of events.
+
+    Attributes:
+        writer: the `SummaryWriter` of the file.
+    """
+
+    writer: Any
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Write metrics by name at a number of inputs."""
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def log_facts(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Write parameters and tags as tables."""
+        self.writer.add_text("parameters", _table(params))
+        self.writer.add_text("tags", _table(tags))
+
+    def log_report(self, report: Report) -> None:
+        """Write a report as text."""
+        self.writer.add_text("report", textwrap.indent(str(report), "    "))
+
+    def finish(self, *, failed: bool) -> None:
+        """Close the file."""
+        self.writer.close()
+
+
+def _table(values: Mapping[str, str]) -> str:
+    """Return a table in Markdown of values by name."""
+    rows = (f"| {name} | {_cell(value)} |" for name, value in values.items())
+    return "\n".join(["| name | value |", "| --- | --- |", *rows])
+
+
+def _cell(value: str) -> str:
+    return " ".join(value.replace("|", "\\|").split())
