@@ -123,7 +123,7 @@ def distance_card(
     return Card(
         id=f"card-{number}",
         title=f"{title}, any distance",
-        short="any distance",
+        short="median distance",
         headline=headline,
         caption=caption,
         bars=(
@@ -132,7 +132,7 @@ def distance_card(
         ),
         sentences=(
             sentence,
-            *([f"Most successes: {_names(strongest)}."] if strongest else []),
+            *([f"Strongest: {_names(strongest)}."] if strongest else []),
         ),
     )
 
