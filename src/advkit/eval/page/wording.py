@@ -15,9 +15,9 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 _MEANINGS = {
     "linf": "Every feature may change by up to the budget.",
     "l2": "The Euclidean length of the change is limited.",
-    "l1": "The sum of the absolute changes of all features is limited.",
-    "l0": "The number of changed features is limited, not the size of their change.",
-    "l0_pixel": "The number of changed pixels is limited, not the size of their change.",
+    "l1": "The sum of all absolute changes is limited.",
+    "l0": "The number of changed features is limited.",
+    "l0_pixel": "The number of changed pixels is limited.",
 }
 
 
@@ -137,7 +137,7 @@ GLOSSARY = (
      "no attack in the norm found an adversarial example within the budget."),
     ("95 % interval", "Wilson interval. The inputs are a sample: with other inputs from the same "
      "source the rate would differ. The interval holds the rate on the whole source in about 95 "
-     "of 100 such samples. It does not cover attacks that are too weak. The thin line across a bar "
+     "of 100 such samples. It does not cover attacks that are too weak. The thin line below a bar "
      "shows it."),
     ("Random noise", "A baseline, not an attack: one random change within the budget for each "
      "input. An attack that is not stronger than noise says little."),
