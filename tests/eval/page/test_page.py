@@ -118,6 +118,18 @@ class TestCards:
         (banner,) = page.all("p", class_="gates")
         assert banner.text.endswith("Gates: 1 passed, 1 failed.")
 
+    def test_gates_name_a_budget_as_its_card_does(self):
+        gate = rob.Gate("linf 0.0313725 at least 50 %", "linf 0.0313725", False, "It is 40 %.")
+        page = read(made_up(outcome("PGD", "linf", 8 / 255, first(12)), gates=(gate,)).to_html())
+        (shown,) = cards(page)["linf 8/255"].all("p", class_="gate")
+        assert shown.text == "✗ Failed: linf 8/255 at least 50 % It is 40 %."
+
+    def test_a_line_below_the_bar_spans_the_interval(self, page, report):
+        for budget, rate in report.worst_cases.items():
+            (line,) = cards(page)[budget].all("path", class_="whisker")
+            ends = [float(end) for end in re.findall(r"[MH]([\d.]+)", line.attributes["d"])]
+            assert ends == pytest.approx([100 * end for end in rate.interval], abs=0.01)
+
     def test_a_gate_of_the_whole_report(self, report):
         gate = rob.Gate("evidence", "", False, "It is incomplete.")
         page = read(dataclasses.replace(report, gates=(gate,)).to_html())
@@ -285,13 +297,31 @@ class TestCurves:
     def test_the_envelope_is_the_worst_case_at_each_budget(self, page, report):
         panel = self.panels(page)["linf"].all("svg")[0]
         dots = panel.all(None, class_="envelope-dot")
-        assert len(dots) == 2
+        places = [(float(dot.attributes["cx"]), float(dot.attributes["cy"])) for dot in dots]
+        line = panel.all("path", class_="envelope")[0].attributes["d"]
+        corners = [tuple(map(float, corner.split())) for corner in line[1:].split("L")]
+        grid = [
+            re.findall(r"[\d.]+", path.attributes["d"]) for path in panel.all("path", class_="grid")
+        ]
+        bottom, top = float(grid[0][1]), float(grid[-1][1])  # of 0 and 100 %
+        for place, eps in zip(places, (0.02, 0.1), strict=True):
+            rate = report.worst_cases[f"linf {eps}"]
+            assert (bottom - place[1]) / (bottom - top) == pytest.approx(float(rate), abs=0.003)
+            passed = [y for x, y in corners if x <= place[0]]
+            assert passed[-1] == place[1]
         table = page.all("details")[0].all("table")[0]
         worst = table.all("tbody")[0].all("tr")[0]
         cells = [cell.text for cell in worst.all("td")]
         assert worst.all("th")[0].text == "worst case"
         rates = [report.worst_cases[f"linf {eps}"] for eps in (0.02, 0.1)]
         assert cells == [f"{100 * float(rate):.0f} %" for rate in rates]
+
+    def test_labels_of_the_axis_stay_inside(self):
+        page = read(made_up(outcome("PGD", "linf", 0.00125, first(4))).to_html())
+        (panel,) = self.panels(page).values()
+        labels = [text for text in panel.all("text") if re.fullmatch(r"[\d.]+", text.text)]
+        for label in labels:
+            assert float(label.attributes["x"]) + 3.9 * len(label.text) < 320
 
     def test_each_budget_is_marked(self, page):
         panels = self.panels(page).values()
