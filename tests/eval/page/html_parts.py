@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-VOID = {"img", "meta", "br", "link", "input", "hr"}
+VOID = {"img", "meta", "br", "link", "input", "hr", "wbr"}
 
 
 @dataclass

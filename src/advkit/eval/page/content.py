@@ -133,8 +133,8 @@ class AttackRow:
 
     Attributes:
         name: call that creates the attack.
-        strongest: whether no other attack of the group has a lower robust accuracy, or a higher
-            success rate. Several attacks may be the strongest.
+        strongest: True if no other attack of the group has a lower robust accuracy or, without a
+            budget, a smaller median distance. Several attacks may be the strongest.
         robust: robust accuracy under the attack alone; `None` in a group without a budget.
         success: attack success rate.
         distance: median distance as text.

@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 320, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 44  # margins around the plot
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # accuracies with a grid line
 _RADIUS = 4.0  # of a marker
+_HALF_CHARACTER = 4.0  # at least half of the width of a character of a label
 _MARKERS = {  # paths around (0, 0)
     "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "square": "M-3.5-3.5h7v7h-7z",
@@ -114,7 +115,8 @@ class _Plot:
         for eps, label in self._panel.ticks:
             x, bottom = self.x(eps), HEIGHT - _BOTTOM
             ET.SubElement(self.svg, "path", {"class": "tick", "d": f"M{x} {bottom}v4"})
-            self._text(x, bottom + 17, label, "middle")
+            inside = min(x, WIDTH - _HALF_CHARACTER * len(label))
+            self._text(inside, bottom + 17, label, "middle")
         self._text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 7, self._panel.axis, "middle")
         middle = (_TOP + HEIGHT - _BOTTOM) / 2
         rotated = self._text(11, middle, "accuracy in %", "middle")

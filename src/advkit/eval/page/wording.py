@@ -11,36 +11,39 @@ from advkit.eval.accuracy import Rate
 LEVELS = 255
 _LONG = 4  # significant digits of a number that a fraction replaces
 _MISSING = "-"
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 _MEANINGS = {
-    "linf": "linf: every feature may change by up to the budget.",
-    "l2": "l2: the Euclidean length of the change is limited.",
-    "l1": "l1: the sum of the absolute changes of all features is limited.",
-    "l0": "l0: the number of changed features is limited, not the size of their change.",
-    "l0_pixel": "l0 pixels: the number of changed pixels is limited, not the size of their change.",
+    "linf": "Every feature may change by up to the budget.",
+    "l2": "The Euclidean length of the change is limited.",
+    "l1": "The sum of all absolute changes is limited.",
+    "l0": "The number of changed features is limited.",
+    "l0_pixel": "The number of changed pixels is limited.",
 }
 
 
 def percent(rate: Rate) -> str:
-    """Format a rate in percent with as many digits as its total supports, `-` for no inputs.
+    r"""Format a rate in percent with as many digits as its total supports, `-` for no inputs.
+
+    A no-break space keeps the number and its sign on one line.
 
     Example:
         >>> percent(Rate(45, 100)), percent(Rate(451, 1000)), percent(Rate(1, 3))
-        ('45 %', '45.1 %', '33 %')
+        ('45\xa0%', '45.1\xa0%', '33\xa0%')
     """
     return _percent(float(rate), rate.total) if rate.total else _MISSING
 
 
 def interval(rate: Rate) -> str:
-    """Format the 95 % interval of a rate, `-` for no inputs.
+    r"""Format the 95 % interval of a rate, `-` for no inputs.
 
     Example:
         >>> interval(Rate(45, 100))
-        '36 to 55 %'
+        '36 to 55\xa0%'
     """
     if not rate.total:
         return _MISSING
     lower, upper = (_percent(end, rate.total) for end in rate.interval)
-    return f"{lower.removesuffix(' %')} to {upper}"
+    return f"{lower.removesuffix(f'{_NO_BREAK}%')} to {upper}"
 
 
 def share(rate: Rate) -> str:
@@ -50,7 +53,7 @@ def share(rate: Rate) -> str:
 
 def _percent(value: float, total: int) -> str:
     digits = min(2, max(0, math.ceil(math.log10(total)) - 2))
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.{digits}f}{_NO_BREAK}%"
 
 
 def levels(eps: float, bounds: tuple[float, float]) -> int | None:
@@ -87,25 +90,26 @@ def budget_title(norm: str, eps: float, bounds: tuple[float, float]) -> str:
 
 def norm_meaning(norm: str) -> str:
     """Return a sentence that says what a budget in `norm` limits."""
-    return _MEANINGS.get(norm, f"{norm}: the distance to the input is limited.")
+    return _MEANINGS.get(norm, "The distance to the input is limited.")
 
 
 def attacker_phrase(norm: str, eps: float | None, bounds: tuple[float, float]) -> str:
-    """Return what an attacker may do within a budget; `None` is one `eps` for each input.
+    r"""Return what an attacker may do within a budget; `None` is one `eps` for each input.
 
     Example:
         >>> attacker_phrase("linf", 0.1, (0, 1))
-        'an attacker may change every feature by up to 0.1, for features in [0, 1]'
+        'an attacker may change every feature by up to 0.1, for features in [0,\xa01]'
     """
     size = "a budget that belongs to the input" if eps is None else radius_text(eps, bounds)
     lower, upper = bounds
-    box = f"for features in [{lower:g}, {upper:g}]"
+    values = f"[{lower:g},{_NO_BREAK}{upper:g}]"
+    box = f"for features in {values}"
     phrases = {
         "linf": f"change every feature by up to {size}, {box}",
         "l2": f"move the input by a Euclidean distance of up to {size}, {box}",
         "l1": f"change the features by up to {size} in total, {box}",
-        "l0": f"change up to {size} features to any value in [{lower:g}, {upper:g}]",
-        "l0_pixel": f"change up to {size} pixels to any values in [{lower:g}, {upper:g}]",
+        "l0": f"change up to {size} features to any value in {values}",
+        "l0_pixel": f"change up to {size} pixels to any values in {values}",
     }
     if eps is None:
         limited = f"change the input within {size}, measured in {format_norm(norm)}"
@@ -133,7 +137,8 @@ GLOSSARY = (
      "no attack in the norm found an adversarial example within the budget."),
     ("95 % interval", "Wilson interval. The inputs are a sample: with other inputs from the same "
      "source the rate would differ. The interval holds the rate on the whole source in about 95 "
-     "of 100 such samples. It does not cover attacks that are too weak."),
+     "of 100 such samples. It does not cover attacks that are too weak. The thin line below a bar "
+     "shows it."),
     ("Random noise", "A baseline, not an attack: one random change within the budget for each "
      "input. An attack that is not stronger than noise says little."),
     ("Attack success rate", "Share of the attacked inputs, those that are labeled correctly before "

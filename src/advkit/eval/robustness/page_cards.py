@@ -59,8 +59,14 @@ def budget_card(
             _meaning(robust, attacker_phrase(shown.budget.norm, shown.eps, bounds)),
             _strongest_sentence(group),
         ),
-        gates=tuple(gate for gate in gates if gate.budget == shown.text),
+        gates=tuple(_retitled(gate, shown) for gate in gates if gate.budget == shown.text),
     )
+
+
+def _retitled(gate: Gate, shown: ShownBudget) -> Gate:
+    """Return the gate with the budget named as on the page."""
+    name, message = (text.replace(shown.text, shown.title) for text in (gate.name, gate.message))
+    return gate._replace(name=name, message=message)
 
 
 def _bars(clean: Rate, noise: Rate | None, robust: Rate) -> tuple[Bar, ...]:
@@ -123,7 +129,7 @@ def distance_card(
     return Card(
         id=f"card-{number}",
         title=f"{title}, any distance",
-        short="any distance",
+        short="median distance",
         headline=headline,
         caption=caption,
         bars=(
@@ -132,7 +138,7 @@ def distance_card(
         ),
         sentences=(
             sentence,
-            *([f"Most successes: {_names(strongest)}."] if strongest else []),
+            *([f"Strongest: {_names(strongest)}."] if strongest else []),
         ),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -45,21 +46,37 @@ def budget_group(
             row = _row(outcome, Rate.of(robust), success)
             rows.append(replace(row, name=f"{row.name}, minimum-norm"))
     return AttackGroup(
-        title=shown.title, rows=_with_strongest(rows), noise=noise, worst_case=worst_case
+        title=shown.title, rows=_with_most_successes(rows), noise=noise, worst_case=worst_case
     )
 
 
 def distance_groups(outcomes: Sequence[AttackOutcome]) -> list[AttackGroup]:
     """Return the results of the minimum-norm attacks of `outcomes`, by norm."""
-    groups: dict[str, list[AttackRow]] = {}
+    groups: dict[str, list[AttackOutcome]] = {}
     for outcome in outcomes:
         if outcome.minimum_norm:
-            row = _row(outcome, None, outcome.success_rate)
-            groups.setdefault(outcome.norm, []).append(row)
+            groups.setdefault(outcome.norm, []).append(outcome)
     return [
-        AttackGroup(title=format_norm(norm), rows=_with_strongest(rows))
-        for norm, rows in groups.items()
+        AttackGroup(title=format_norm(norm), rows=_distance_rows(own))
+        for norm, own in groups.items()
     ]
+
+
+def _distance_rows(outcomes: Sequence[AttackOutcome]) -> tuple[AttackRow, ...]:
+    """Return a row for each outcome; the strongest has the smallest median, then most successes."""
+    strengths = [_strength(outcome) for outcome in outcomes]
+    return tuple(
+        replace(
+            _row(outcome, None, outcome.success_rate),
+            strongest=bool(outcome.success_rate.count) and strength == max(strengths),
+        )
+        for outcome, strength in zip(outcomes, strengths, strict=True)
+    )
+
+
+def _strength(outcome: AttackOutcome) -> tuple[float, int]:
+    median = outcome.median_distance
+    return -math.inf if median is None else -median, outcome.success_rate.count
 
 
 def _row(outcome: AttackOutcome, robust: Rate | None, success: Rate) -> AttackRow:
@@ -69,8 +86,8 @@ def _row(outcome: AttackOutcome, robust: Rate | None, success: Rate) -> AttackRo
     )
 
 
-def _with_strongest(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:
-    """Mark the rows with the most successes; none without a success."""
+def _with_most_successes(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:
+    """Mark the rows with the most successes as the strongest; none without a success."""
     most = max(row.success.count for row in rows)
     return tuple(replace(row, strongest=row.success.count == most > 0) for row in rows)
 
