@@ -30,7 +30,7 @@ class Bar:
 
     @property
     def strong(self) -> bool:
-        """Whether the bar has the color of a result, and an interval."""
+        """True for a bar with the color of a result, and an interval."""
         return self.kind in ("robust", "success")
 
 

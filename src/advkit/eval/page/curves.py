@@ -119,8 +119,8 @@ class _Plot:
             self._text(inside, bottom + 17, label, "middle")
         self._text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 7, self._panel.axis, "middle")
         middle = (_TOP + HEIGHT - _BOTTOM) / 2
-        turned = self._text(11, middle, "accuracy in %", "middle")
-        turned.set("transform", f"rotate(-90 11 {middle})")
+        rotated = self._text(11, middle, "accuracy in %", "middle")
+        rotated.set("transform", f"rotate(-90 11 {middle})")
 
     def _text(self, x: float, y: float, text: str, anchor: str) -> ET.Element:
         place = {"x": str(x), "y": str(y), "text-anchor": anchor}
