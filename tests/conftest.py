@@ -15,7 +15,10 @@ from advkit.data import load_npz
 torch.set_num_threads(1)
 
 DATA = Path(os.environ.get("ADVKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-OPTIONAL = {"matplotlib", "jinja2", "tqdm", "safetensors", "onnx", "onnxruntime"}
+OPTIONAL = {
+    *("matplotlib", "jinja2", "tqdm", "safetensors", "onnx", "onnxruntime"),
+    *("mlflow", "tensorboard", "wandb"),
+}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -24,7 +27,7 @@ def pytest_runtest_call():
     try:
         return (yield)
     except ImportError as error:
-        named = re.search(r"needs (\w+): pip install", str(error))  # the message of `require`
+        named = re.search(r"needs (\w+)\. Install it", str(error))  # the message of `require`
         package = named[1] if named else (error.name or "").partition(".")[0]
         if package in OPTIONAL and find_spec(package) is None:
             pytest.skip(f"needs {package}, which is optional")

@@ -28,7 +28,8 @@ ALLOWED = {
 EXTRAS = {
     *("matplotlib", "jinja2", "tqdm", "safetensors"),
     *("onnx", "onnxruntime", "lightgbm", "xgboost"),
-    *("PIL", "skimage", "lightning"),
+    *("PIL", "skimage", "lightning", "pandas", "pyarrow"),
+    *("mlflow", "tensorboard", "wandb"),
     *("foolbox", "torchattacks", "art"),
 }
 MOST_LINES = 400  # of a file

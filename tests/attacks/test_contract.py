@@ -83,6 +83,8 @@ def keeps_its_word(attack, model, x, y, result):
     assert (result.x_adv >= lower).all()
     assert (result.x_adv <= upper).all()
     assert torch.equal(result.success, model.predict(result.x_adv) != y)
+    wanted = model.predict(result.x_adv).where(result.success, -1)
+    assert torch.equal(result.prediction, wanted)
     distance = lp_norm((result.x_adv - x).double(), measured_norm(attack))
     torch.testing.assert_close(result.distance.double(), distance, rtol=1e-2, atol=slack)
     if attack in MINIMUM_NORM:
@@ -147,6 +149,7 @@ class TestResult:
         result = stronger(attack).run(net, x, y, target=target)
         predicted = answers(net, result.x_adv)
         assert torch.equal(result.success, predicted == target)
+        assert torch.equal(result.prediction, predicted.where(result.success, -1))
         assert result.success.any()
         assert torch.equal(attack(net, x, target=target), attack(net, x, y, target=target))
 

@@ -167,6 +167,24 @@ class TestAgainst:
             error = capsys.readouterr().err
             assert error.startswith("advkit evaluate: error: --against must be the folder of a sav")
 
+    def test_another_number_of_images_fails_before_the_work(self, folder, capsys, monkeypatch):
+        evaluate("--out", "old", "--limit", "39")
+        monkeypatch.setattr(attacks.FGSM, "run", None)
+        assert evaluate("--against", "old") == 2
+        assert capsys.readouterr().err == (
+            "advkit evaluate: error: --against must be a report on the same images, 40, got one on "
+            "39.\n"
+        )
+
+    @pytest.mark.parametrize("name", ["advkit-report", "advkit-report/report.json"])
+    def test_the_baseline_is_not_replaced(self, folder, capsys, name):
+        evaluate()
+        before = (folder / "advkit-report" / "report.json").read_bytes()
+        assert evaluate("--against", name, net="missing") == 2
+        said = "--out must be another folder than that of --against, got advkit-report for both."
+        assert said in capsys.readouterr().err
+        assert (folder / "advkit-report" / "report.json").read_bytes() == before
+
     def test_no_common_budget(self, folder, capsys):
         evaluate("--out", "old")
         other = ["--attack", "FGSM", "--eps", "0.2"]
@@ -247,10 +265,13 @@ class TestCompare:
         budget = found["robust_accuracy_by_budget"]["linf 0.1"]
         assert budget["lost"] == (old & ~new).nonzero().flatten().tolist()
         assert budget["gained"] == (new & ~old).nonzero().flatten().tolist()
-        shown = capsys.readouterr().out
-        assert "Verdict: worse." in " ".join(shown.split())
-        assert shown.endswith("saved found.json\n")
+        shown = capsys.readouterr()
+        assert "Verdict: worse." in " ".join(shown.out.split())
+        assert shown.out.endswith("saved found.json\n")
+        assert shown.err.startswith("advkit compare: worse. The robust accuracy fell by more than")
+        assert shown.err.count("\n") == 1
         assert main(["compare", "new", "old", "--quiet"]) == 0
+        assert capsys.readouterr() == ("", "")
 
     def test_other_data_is_refused(self, folder, capsys):
         evaluate("--out", "old")

@@ -70,3 +70,13 @@ def test_a_callback(report, tmp_path):
     assert not list(tmp_path.iterdir())
     callback.on_report(report)
     assert read(tmp_path / "junit.xml")
+
+
+def test_distances_are_information(tmp_path):
+    nearest = report_on([[0.1], [0.2], [0.7], [0.9]], Finds(norm="l2"))
+    _, suite = read(save_junit(nearest, tmp_path / "junit.xml"))
+    (case,) = suite.findall("testcase")
+    assert (case.get("name"), case.findtext("system-out")) == (
+        "nearest in l2",
+        "median distance 0.2",
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from advkit.cli.errors import GATE_FAILED, UsageError, reason
+from advkit.cli.errors import GATE_FAILED, UsageError, one_line, reason
 from advkit.cli.gates import loaded
 from advkit.cli.outputs import listed
 from advkit.cli.printing import show
@@ -23,7 +24,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         saved = "" if out is None else f"\n\nsaved {listed([out])}"
         show(f"{comparison}{saved}")
-    return GATE_FAILED if comparison.worse else 0
+    if not comparison.worse:
+        return 0
+    line = one_line(comparison.verdict.removeprefix("Verdict: "))
+    print(f"advkit compare: {line}", file=sys.stderr)  # noqa: T201
+    return GATE_FAILED
 
 
 def _compared(args: argparse.Namespace) -> Comparison:

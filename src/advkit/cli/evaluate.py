@@ -9,7 +9,7 @@ from typing import Any
 from advkit.cli.defaults import CHUNK_SIZE, EVALUATE_DIGITS_EPS, SUITES
 from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, exit_status, reason, with_options
-from advkit.cli.gates import gating_from, no_gates
+from advkit.cli.gates import check_number, gating_from, no_gates
 from advkit.cli.printing import show, shows_bar, shows_progress
 from advkit.cli.repeat import repeating_command
 from advkit.cli.reports import check_out, deliver, warn_of_missing_extra
@@ -59,6 +59,7 @@ def _run(args: argparse.Namespace) -> int:
     attacks = _attacks(args)
     gating = gating_from(args, [format_budget(*budget) for budget in distinct_budgets(attacks)])
     subject = subject_from(args, bar=shows_bar(args))
+    check_number(gating, len(subject.data))
     out = check_out(args.out) if alone else None
     report, error = _evaluate(subject, attacks, args, shard)
     status = 0

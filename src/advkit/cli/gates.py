@@ -59,12 +59,21 @@ def gating_from(args: argparse.Namespace, budgets: Sequence[str]) -> Gating:
         )
     if fail_under is not None:
         _named(thresholds, fail_under, budgets)
-    against = None if args.against is None else loaded(args.against, "--against")
-    if against is not None:
-        _named(check_baseline, against)
-        if not set(budgets) & set(against.worst_cases):
-            raise UsageError(with_options(no_common_budget(against.worst_cases, budgets)))
+    against = None if args.against is None else _baseline(args, budgets)
     return Gating(fail_under, against, _file(args, "junit"), _file(args, "markdown"))
+
+
+def check_number(gating: Gating, inputs: int) -> None:
+    """Raise if the older report is on another number of images than will be evaluated.
+
+    Raises:
+        UsageError: it is.
+    """
+    if gating.against is not None and len(gating.against.inputs) != inputs:
+        raise UsageError(
+            f"--against must be a report on the same images, {inputs:,}, got one on "
+            f"{len(gating.against.inputs):,}."
+        )
 
 
 def no_gates(args: argparse.Namespace) -> None:
@@ -130,6 +139,26 @@ def loaded(folder: str, argument: str) -> Report:
         text = str(error)
         named = text.replace("`path`", argument) if "`path`" in text else f"{argument}: {text}"
         raise UsageError(named) from error
+
+
+def _baseline(args: argparse.Namespace, budgets: Sequence[str]) -> Report:
+    """Load the older report and check it.
+
+    Raises:
+        UsageError: it cannot be loaded, is not complete, has none of the `budgets`, or would be
+            replaced by the new report, so that the next run compares with a worse one.
+    """
+    report = loaded(args.against, "--against")
+    folder = args.against if os.path.isdir(args.against) else os.path.dirname(args.against)
+    if os.path.realpath(folder) == os.path.realpath(args.out):
+        raise UsageError(
+            f"--out must be another folder than that of --against, got {args.out} for both. "
+            "Otherwise the new report replaces the older one, also if it is worse."
+        )
+    _named(check_baseline, report)
+    if not set(budgets) & set(report.worst_cases):
+        raise UsageError(with_options(no_common_budget(report.worst_cases, budgets)))
+    return report
 
 
 def _named(check: Callable[..., object], *values: object) -> None:

@@ -1,1 +1,1 @@
-"""Layer 3: reports for other tools."""
+"""Layer 3: evaluations in trackers and test reports, each module behind its own import."""

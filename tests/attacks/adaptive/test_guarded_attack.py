@@ -140,6 +140,7 @@ def test_success_is_what_the_guard_says_of_x_adv(x, y, start_images, k):
     result = attack.run(guard, x, y)
     answered = guard.predict(result.x_adv)
     assert torch.equal(result.success, (answered != y) & (answered != REJECTED))
+    assert torch.equal(result.prediction, answered.where(result.success, -1))
     torch.testing.assert_close(result.distance, lp_norm(result.x_adv - x, attack.norm))
     assert (result.x_adv >= 0).all()
     assert (result.x_adv <= 1).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -42,8 +42,7 @@ class AttackRecorder:
         """Record the result of the attack on the next samples."""
         self._columns.update({**result.columns, "input_seconds": _input_seconds(result)})
         self._seconds += result.facts["seconds"]
-        norm = result.facts["norm"] or self._description.norm  # empty if nothing was attacked
-        self._description = replace(self._description, norm=norm)
+        self._description = with_norm(self._description, result)
         if result.examples is not None:
             parts = [self._examples, result.examples]
             self._examples = Examples.nearest([part for part in parts if part is not None])
@@ -65,14 +64,24 @@ class AttackRecorder:
         examples: Examples | None,
     ) -> AttackOutcome:
         """Return the outcome of the attack in the first `units`."""
-        described = {field.name: getattr(description, field.name) for field in fields(description)}
-        columns: dict[str, Any] = self._columns.compute(units)
-        return AttackOutcome(
-            **described,
-            **columns,
-            seconds=seconds,
-            examples=examples,
-        )
+        columns = self._columns.compute(units)
+        return outcome_of(description, columns, seconds, examples)
+
+
+def with_norm(description: AttackDescription, result: UnitResult) -> AttackDescription:
+    """Return a description with the norm of a result, which is empty if nothing was attacked."""
+    return replace(description, norm=result.facts["norm"] or description.norm)
+
+
+def outcome_of(
+    description: AttackDescription,
+    columns: Mapping[str, Any],
+    seconds: float,
+    examples: Examples | None = None,
+) -> AttackOutcome:
+    """Return the outcome of an attack from the columns `(n,)` of its inputs."""
+    described = {field.name: getattr(description, field.name) for field in fields(description)}
+    return AttackOutcome(**described, **columns, seconds=seconds, examples=examples)
 
 
 def _input_seconds(result: UnitResult) -> Tensor:

@@ -17,7 +17,7 @@ from advkit.core.protocols import Attack
 from advkit.eval.accuracy import Rate
 from advkit.eval.budgets import check_one_budget, several_budgets
 from advkit.eval.robustness.attack_recorder import check_attacks
-from advkit.eval.robustness.callbacks import CallbackLike
+from advkit.eval.robustness.callbacks import Callback
 from advkit.eval.robustness.preparation import prepare
 from advkit.eval.robustness.report import Report
 
@@ -69,7 +69,7 @@ def evaluate(
     about: Mapping[str, str] | None = None,
     class_names: Sequence[str] | None = None,
     command: str | None = None,
-    callbacks: Sequence[CallbackLike] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Report:
     """Attack a model and report its robust accuracy.
 
@@ -121,9 +121,8 @@ def evaluate(
             report has those of the first run.
         class_names: name of each class, for the page of the report.
         command: shell command that repeats the evaluation, for `report.json`.
-        callbacks: objects that are told the results so far after each chunk, and the report at the
-            end: see `Callback`. If one raises an error, the evaluation ends with it, and the store
-            keeps its units.
+        callbacks: objects that are called after each chunk and with the complete report, such as
+            the trackers of `advkit.integrations`: see `Callback`. They do not change the report.
 
     Returns:
         A report that prints as a table, converts to a dict and saves as HTML. That of a shard is on
@@ -133,8 +132,9 @@ def evaluate(
     Raises:
         ValueError: inputs or labels of the wrong shape or range, no attack, a shard without a
             store, or a store of another evaluation.
-        TypeError: inputs, labels, attacks or model of the wrong type, both `model` and `factory` or
-            none of them, a model that cannot be hashed for the store or pickled for the executor.
+        TypeError: inputs, labels, attacks, callbacks or model of the wrong type, both `model` and
+            `factory` or none of them, a model that cannot be hashed for the store or pickled for
+            the executor.
         OSError: the store cannot be written. Its units are kept.
         RuntimeError: a worker of the executor has ended. The units in the store are kept.
 
@@ -182,15 +182,16 @@ def evaluate_stream(
     about: Mapping[str, str] | None = None,
     class_names: Sequence[str] | None = None,
     command: str | None = None,
-    callbacks: Sequence[CallbackLike] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Iterator[Report]:
     """Evaluate a model and yield a report on all inputs so far after each chunk.
 
     Without `store` and `executor` a chunk is a batch. If you stop early, for example by an
     interrupt, you keep a report in which every attack was run on the same inputs. Later chunks do
     not change a report. It is built when it is first read, so that unread reports cost nothing;
-    until then it keeps the records of the evaluation in memory. Arguments and errors are those of
-    `evaluate`.
+    until then it keeps the records of the evaluation in memory. Callbacks get a chunk when the next
+    report is requested, and the complete report when the stream is exhausted. Arguments and errors
+    are those of `evaluate`.
     """
     evaluation = prepare(
         model, x, y, attacks=attacks, batch_size=batch_size, device=device, store=store,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from advkit.core.progress import Status, status_line
 from advkit.eval.evidence.provenance import Provenance
-from advkit.eval.robustness.callbacks import CallbackLike, RunningResults
+from advkit.eval.robustness.callbacks import Callback, Notifier
 from advkit.eval.robustness.evaluation_recorder import EvaluationRecorder
 from advkit.eval.robustness.report import Report
 from advkit.eval.store.shards import Shard
@@ -31,7 +32,7 @@ class Evaluation:
         shard: the chunks that this run evaluates.
         store: where results are kept; `None` keeps none.
         provenance: what the results are computed with.
-        callbacks: objects that are told the results so far, and the report.
+        callbacks: objects that are called after each chunk and at the end.
     """
 
     inputs: Inputs
@@ -40,36 +41,36 @@ class Evaluation:
     shard: Shard
     store: Store | None
     provenance: Provenance
-    callbacks: Sequence[CallbackLike] = ()
+    callbacks: Sequence[Callback]
 
     def reports(self, *, progress: bool) -> Iterator[Report]:
         """Yield a report on all inputs so far after each chunk.
 
-        A shard without a chunk yields one report on no inputs.
+        A shard without a chunk yields one report on no inputs. The callbacks get a chunk after its
+        report was yielded, so that an error in one of them does not lose the chunk.
 
         Raises:
             ValueError: there are no inputs at all.
         """
         total = self.inputs.size(self.shard.holds)
         recorder = EvaluationRecorder(self._own_description(total), self.provenance)
-        running = RunningResults(self.description.attacks, total)
+        notifier = Notifier(self.callbacks, self.description.attacks, total)
         label = "evaluate" if self.shard.count == 1 else f"shard {self.shard}"
-        with status_line(total, progress, label=label) as status:
-            for results in self._results(status):
+        with (
+            status_line(total, progress, label=label) as status,
+            closing(self._results(status)) as chunks,  # an error in a callback stops the workers
+        ):
+            for results in chunks:
                 assert results.clean is not None  # a chunk is complete
                 recorder.update(results.clean, results.in_order())
-                if self.callbacks:
-                    record = running.update(results.clean, results.in_order())
-                    for callback in self.callbacks:
-                        callback.on_chunk(record)
-                yield recorder.report()
+                yield (report := recorder.report())
+                notifier.chunk(results)
         if self.inputs.total == 0:
             raise ValueError("`x` must hold at least one sample, got none.")
         recorder.warn_of_chance()
-        for callback in self.callbacks:
-            callback.on_report(recorder.report())
+        notifier.report(report)
 
-    def _results(self, status: Status) -> Iterator[ChunkResults]:
+    def _results(self, status: Status) -> Generator[ChunkResults, None, None]:
         """Yield the results of each chunk of the shard, and show the progress."""
         shown = _Progress(status, self.description, self.inputs.count(self.shard.holds))
         attacks = len(self.description.attacks)

@@ -17,7 +17,7 @@ from advkit.core.protocols import Attack
 from advkit.eval.budgets import distinct_budgets
 from advkit.eval.evidence.provenance import Provenance, now
 from advkit.eval.robustness.attack_recorder import check_attacks
-from advkit.eval.robustness.callbacks import CallbackLike, check_callbacks
+from advkit.eval.robustness.callbacks import Callback, check_callbacks
 from advkit.eval.robustness.evaluation import Evaluation
 from advkit.eval.store.manifest import Manifest
 from advkit.eval.store.shards import Shard, checked_shard, shard_of_process
@@ -46,12 +46,12 @@ def prepare(
     about: Mapping[str, str] | None,
     class_names: Sequence[str] | None,
     command: str | None,
-    callbacks: Sequence[CallbackLike],
+    callbacks: Sequence[Callback],
 ) -> Evaluation:
     """Check the arguments of `evaluate` and prepare its run; errors are those of `evaluate`."""
     _check_options(model, factory, executor, chunk_size, threads)
-    check_callbacks(callbacks)
     check_attacks(attacks, number_of_samples(x))
+    check_callbacks(callbacks)
     own = _shard_for(shard, store)
     _check_budget(model, executor, own)
     inputs = Inputs(x, y, batch_size, 1 if store is None and executor is None else chunk_size)

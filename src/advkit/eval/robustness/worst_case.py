@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,24 +42,32 @@ def budget_texts(outcomes: Sequence[AttackOutcome]) -> list[str]:
 
     The second of several budgets with one `eps` for each input gets a number, and so on.
     """
-    return numbered_budgets(
-        ("" if o.minimum_norm else o.budget, o.eps is None and o.radius.numpy().tobytes())
-        for o in outcomes
+    return numbered_texts(
+        outcomes, lambda a, b: torch.equal(outcomes[a].radius, outcomes[b].radius)
     )
 
 
-def numbered_budgets(budgets: Iterable[tuple[str, Hashable]]) -> list[str]:
-    """Return texts of budgets in which unequal budgets with one `eps` for each input differ.
+def numbered_texts(
+    outcomes: Sequence[AttackOutcome], equal_radii: Callable[[int, int], bool]
+) -> list[str]:
+    """Return the text of the budget of each outcome, as `budget_texts`, without their radii.
 
     Args:
-        budgets: text of each budget, and a value that is equal for equal radii.
+        outcomes: outcome of each attack.
+        equal_radii: returns whether the outcomes of two numbers have the same radii.
     """
     texts: list[str] = []
-    distinct: dict[str, dict[Hashable, int]] = {}  # numbers of the radii of each text
-    for text, radii in budgets:
-        known = distinct.setdefault(text, {})
-        number = known.setdefault(radii, len(known) + 1)
-        texts.append(text if number == 1 or not text else f"{text} ({number})")
+    distinct: dict[str, list[int]] = {}  # outcomes with one eps for each input, by norm
+    for number, outcome in enumerate(outcomes):
+        if outcome.minimum_norm or outcome.eps is not None:
+            texts.append(outcome.budget)
+            continue
+        known = distinct.setdefault(outcome.norm, [])
+        same = [place for place, other in enumerate(known) if equal_radii(other, number)]
+        if not same:
+            known.append(number)
+        place = same[0] if same else len(known) - 1
+        texts.append(f"{outcome.budget} ({place + 1})" if place else outcome.budget)
     return texts
 
 

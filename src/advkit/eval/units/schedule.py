@@ -32,11 +32,13 @@ class ChunkResults:
     """Results of a chunk so far.
 
     Attributes:
+        number: number of the chunk in the data, from 0.
         size: number of inputs.
         clean: result of the clean passes, `None` before it is known.
         attacked: results of the attacks, by their number.
     """
 
+    number: int
     size: int
     clean: UnitResult | None = None
     attacked: dict[int, UnitResult] = field(default_factory=dict)
@@ -100,7 +102,7 @@ class Schedule:
         chunk = next(source, None)
         if chunk is None:
             return False
-        waiting.append(ChunkResults(len(chunk)))
+        waiting.append(ChunkResults(chunk.number, len(chunk)))
         self._begin(Unit(chunk), waiting[-1])
         return True
 
