@@ -162,6 +162,12 @@ class TestCards:
         for element in page.all("section", id="summary"):
             assert "inf" not in element.text.split()
 
+    def test_a_large_median_has_no_exponent(self):
+        page = read(made_up(outcome("A", "l0", None, first(20), distance=12345.0)).to_html())
+        (card,) = page.all("article", class_="card")
+        assert card.all("p", class_="figure")[0].text == "12,345"
+        assert "within an l0 distance of 12,345" in card.text
+
     def test_the_strongest_attack(self):
         weak, strong = outcome("FGSM", "linf", 0.1, first(3)), outcome("PGD", "linf", 0.1, first(8))
         text = read(made_up(weak, strong).to_html()).all("article", class_="card")[0].text

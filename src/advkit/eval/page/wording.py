@@ -11,6 +11,7 @@ from advkit.eval.accuracy import Rate
 LEVELS = 255
 _LONG = 4  # significant digits of a number that a fraction replaces
 _MISSING = "-"
+_LARGE = 1000  # from which on three digits would need an exponent
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _MEANINGS = {
     "linf": "Every feature may change by up to the budget.",
@@ -54,6 +55,16 @@ def share(rate: Rate) -> str:
 def _percent(value: float, total: int) -> str:
     digits = min(2, max(0, math.ceil(math.log10(total)) - 2))
     return f"{100 * value:.{digits}f}{_NO_BREAK}%"
+
+
+def distance_text(distance: float) -> str:
+    """Format a distance to three digits, and a large one, such as a count, to whole numbers.
+
+    Example:
+        >>> distance_text(0.12345), distance_text(24.0), distance_text(12345.0)
+        ('0.123', '24', '12,345')
+    """
+    return f"{distance:.3g}" if distance < _LARGE else f"{distance:,.0f}"
 
 
 def levels(eps: float, bounds: tuple[float, float]) -> int | None:

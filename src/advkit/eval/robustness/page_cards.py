@@ -9,7 +9,14 @@ from advkit.core.boxes import format_norm
 from advkit.eval.accuracy import Rate
 from advkit.eval.evidence.gate import Gate
 from advkit.eval.page.content import AttackGroup, AttackRow, Bar, Card, CardGroup
-from advkit.eval.page.wording import attacker_phrase, interval, norm_meaning, percent, share
+from advkit.eval.page.wording import (
+    attacker_phrase,
+    distance_text,
+    interval,
+    norm_meaning,
+    percent,
+    share,
+)
 from advkit.eval.robustness.outcome import NearestExamples
 from advkit.eval.robustness.page_budgets import ShownBudget
 from advkit.eval.text_tables import format_count
@@ -157,10 +164,10 @@ def _distance_words(nearest: NearestExamples, norm: str) -> tuple[str, str, str]
             "known, because more than half of them have none.",
         )
     return (
-        f"{median:.3g}",
+        distance_text(median),
         f"median distance in {norm}",
         f"At least half of the attacked inputs have an adversarial example within an {norm} "
-        f"distance of {median:.3g}. The attacks found one for {found}.",
+        f"distance of {distance_text(median)}. The attacks found one for {found}.",
     )
 
 

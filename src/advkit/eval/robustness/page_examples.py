@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advkit.core.boxes import format_norm
 from advkit.eval.page.content import Example, ExampleGroup
+from advkit.eval.page.wording import distance_text
 from advkit.eval.robustness.outcome import AttackOutcome
 from advkit.eval.robustness.page_tables import class_name
 from advkit.eval.units.examples import MAX_EXAMPLES
@@ -60,7 +61,7 @@ def _examples(
                 number=int(kept.index[row]),
                 true=class_name(int(kept.y[row]), names),
                 predicted=class_name(int(kept.predicted[row]), names),
-                distance=f"{format_norm(outcome.norm)} distance {distance:.3g}",
+                distance=f"{format_norm(outcome.norm)} distance {distance_text(distance)}",
                 attack=outcome.label,
                 x=kept.x[row],
                 x_adv=kept.x_adv[row],

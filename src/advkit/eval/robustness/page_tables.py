@@ -109,7 +109,7 @@ def costs(outcomes: Sequence[AttackOutcome], budgets: Sequence[ShownBudget]) -> 
 
 def class_name(number: int, names: Sequence[str]) -> str:
     """Return the name of a class, such as "class 3" without `names`."""
-    return names[number] if number < len(names) else f"class {number}"
+    return names[number] if 0 <= number < len(names) else f"class {number}"
 
 
 def class_table(
