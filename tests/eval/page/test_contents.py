@@ -16,6 +16,7 @@ from advkit.eval.page.line_styles import line_style
 from advkit.eval.page.pictures import DECREASE, INCREASE, MAX_SIDE, pictures_of
 from advkit.eval.page.render import render
 from advkit.eval.robustness.page_content import page_content
+from advkit.eval.robustness.page_tables import class_name
 from tests.eval.made_up import inputs_of
 from tests.eval.page.html_parts import Element, read
 from tests.eval.page.test_page import first, made_up, outcome, pixels
@@ -94,6 +95,7 @@ class TestTables:
         assert contents(unknown, class_names=names).classes.rows[0].confused == "dog"
         none = dataclasses.replace(unknown, prediction=-success.long())
         assert contents(none, class_names=names).classes.rows[0].confused == ""
+        assert [class_name(k, names) for k in (-1, 1, 2)] == ["class -1", "dog", "class 2"]
 
 
 class TestExamples:
