@@ -313,3 +313,65 @@ def test_the_weight_decides(folder):
     evaluate()
     x = torch.from_numpy(np.load("data.npz")["images"]).flatten()
     assert robust().count == int(((x - 0.5).abs() > 0.1).sum())
+
+
+class TestNothingIsOverwritten:
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (["--junit", "new/report.json"], "--junit must be another file than that of --out"),
+            (
+                ["--markdown", "new/records.npz"],
+                "--markdown must be another file",
+            ),
+            (["--junit", "old/report.json"], "--junit must be another file than that of --against"),
+            (["--junit", "data.npz"], "--junit must be another file than that of --data"),
+            (["--junit", "./nets.py"], "--junit must be another file than that of --model"),
+            (
+                ["--markdown", "store/units/x"],
+                "another file than that of the store",
+            ),
+            (
+                ["--junit", "a", "--markdown", "./a"],
+                "another file than that of --junit",
+            ),
+        ],
+    )
+    def test_a_file_that_must_stay(self, folder, capsys, options, says):
+        evaluate("--out", "old")
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        given = ["--out", "new", "--against", "old", "--store", "store", *options]
+        assert evaluate(*given) == 2
+        assert says in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in before} == before
+
+    def test_a_comparison_over_a_report(self, folder, capsys):
+        evaluate("--out", "old")
+        before = (folder / "old" / "report.json").read_bytes()
+        assert main(["compare", "old", "old", "--out", "old/report.json"]) == 2
+        assert "--out must be another file than that of" in capsys.readouterr().err
+        assert (folder / "old" / "report.json").read_bytes() == before
+
+
+def test_a_file_that_fails_late_hides_nothing(folder, capsys, monkeypatch):
+    def fails(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("advkit.cli.gates.save_junit", fails)
+    options = ["--fail-under", "0.99", "--junit", "junit.xml", "--markdown", "summary.md"]
+    line = ["evaluate", "--model", "nets.py:make", "--data", "data.npz", *FGSM, *options]
+    assert main(line) == 2
+    shown = capsys.readouterr()
+    assert "worst case" in shown.out
+    assert shown.out.endswith("report.html and summary.md\n")
+    first, second = shown.err.splitlines()
+    assert first.startswith("advkit evaluate: gate failed: linf 0.1 at least 99 %")
+    assert second.startswith("advkit evaluate: error: --junit: cannot write to junit.xml")
+
+
+def test_budgets_that_are_equal_to_six_digits_are_one(folder):
+    both = ["--attack", "FGSM", "--eps", "0.1", "--eps", "0.10000001"]
+    assert evaluate("--fail-under", "0.5", attack=both) == 0
+    report = rob.load_report("advkit-report")
+    assert [noise.eps for noise in report.noise] == [0.10000001]
+    assert list(report.worst_cases) == ["linf 0.1"]

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from advkit.cli.errors import GATE_FAILED, UsageError, one_line, reason
-from advkit.cli.gates import loaded
-from advkit.cli.outputs import listed
+from advkit.cli.gates import files_of, loaded
+from advkit.cli.outputs import check_apart, listed
 from advkit.cli.printing import show
 from advkit.cli.subject import writable_file
 from advkit.eval import Comparison, compare
@@ -16,7 +16,10 @@ from advkit.eval import Comparison, compare
 
 def run(args: argparse.Namespace) -> int:
     """Compare the reports of `args`, print the comparison, and return the exit status."""
-    out = None if args.out is None else writable_file(Path(args.out))
+    out = None if args.out is None else Path(args.out)
+    if out is not None:
+        check_apart([("--out", out)], [*files_of(args.old, "OLD"), *files_of(args.new, "NEW")])
+        writable_file(out)
     comparison = _compared(args)
     if out is not None:
         args.outputs.expect(out)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from advkit.cli.errors import UsageError, reason, with_options
+from advkit.cli.outputs import check_apart
 from advkit.cli.subject import writable_file
 from advkit.eval import Report, gate, load_report
 from advkit.eval.gates.gate import check_baseline, no_common_budget
 from advkit.eval.gates.thresholds import thresholds
+from advkit.eval.robustness.report import FILES
 from advkit.integrations.junit import save_junit
 from advkit.integrations.markdown import save_markdown
 
-_OPTIONS = ("fail_under", "against", "junit", "markdown")
+_FILES = ("junit", "markdown")
+_OPTIONS = ("fail_under", "against", *_FILES)
+_INPUTS = ("model", "weights", "data", "class_names")  # options with files that are read
 
 
 class Gating(NamedTuple):
@@ -60,7 +64,27 @@ def gating_from(args: argparse.Namespace, budgets: Sequence[str]) -> Gating:
     if fail_under is not None:
         _named(thresholds, fail_under, budgets)
     against = None if args.against is None else _baseline(args, budgets)
+    new = [(f"--{name}", Path(path)) for name in _FILES if (path := getattr(args, name))]
+    check_apart(new, _files_to_keep(args), args.store)
     return Gating(fail_under, against, _file(args, "junit"), _file(args, "markdown"))
+
+
+def _files_to_keep(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+    """Yield option and path of each file of the report, the older report, the net and the data."""
+    yield from (("--out", Path(args.out) / name) for name in FILES)
+    if args.against is not None:
+        yield from files_of(args.against, "--against")
+    for name in _INPUTS:
+        path = getattr(args, name, None)  # advkit merge has none of them
+        if path is not None:
+            file = path.rpartition(":")[0] if name == "model" else path
+            yield f"--{name.replace('_', '-')}", Path(file)
+
+
+def files_of(report: str, argument: str) -> Iterator[tuple[str, Path]]:
+    """Yield the argument and the path of each file of a saved report."""
+    folder = Path(report) if os.path.isdir(report) else Path(report).parent
+    yield from ((argument, folder / name) for name in FILES)
 
 
 def check_number(gating: Gating, inputs: int) -> None:
@@ -107,24 +131,20 @@ def gated(report: Report, gating: Gating) -> tuple[Report, UsageError | None]:
     return report, failure
 
 
-def write_files(report: Report, gating: Gating) -> None:
-    """Write the files of the gates.
-
-    Raises:
-        UsageError: one cannot be written. The others are.
-    """
+def write_files(report: Report, gating: Gating) -> tuple[list[Path], UsageError | None]:
+    """Write the files of the gates; return those written, and the error of one that cannot be."""
+    written: list[Path] = []
     failure: UsageError | None = None
     for option, path in (("--junit", gating.junit), ("--markdown", gating.markdown)):
         try:
             if path is not None and option == "--junit":
-                save_junit(report, path)
+                written.append(save_junit(report, path))
             elif path is not None:
-                save_markdown(report, path, append=_is_step_summary(path))
+                written.append(save_markdown(report, path, append=_is_step_summary(path)))
         except (OSError, ValueError) as error:
             failure = UsageError(f"{option}: cannot write to {path}: {reason(error)}")
             failure.__cause__ = error
-    if failure is not None:
-        raise failure
+    return written, failure
 
 
 def loaded(folder: str, argument: str) -> Report:

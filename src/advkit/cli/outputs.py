@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from advkit.cli.errors import UsageError
 
 _Stamp = tuple[int, int, int]
 
@@ -39,6 +42,29 @@ class Outputs:
             return "nothing saved"
         missing = [path for path in self._before if path not in new]
         return f"saved {listed(new)}" + (f" but not {listed(missing)}" if missing else "")
+
+
+def check_apart(
+    new: Iterable[tuple[str, Path]], read: Iterable[tuple[str, Path]], store: str | None = None
+) -> None:
+    """Raise if a file to write is one that is read, belongs to the store, or is written twice.
+
+    Args:
+        new: option and path of each file to write.
+        read: option and path of each file that must stay.
+        store: folder of the store, `None` for none.
+
+    Raises:
+        UsageError: the file would be lost.
+    """
+    known = {os.path.realpath(path): option for option, path in read}
+    for option, path in new:
+        real = os.path.realpath(path)
+        inside = store is not None and Path(real).is_relative_to(os.path.realpath(store))
+        other = "the store" if inside else known.get(real)
+        if other is not None:
+            raise UsageError(f"{option} must be another file than that of {other}, got {path}.")
+        known[real] = option
 
 
 def _stamp(path: Path) -> _Stamp | None:

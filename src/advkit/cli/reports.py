@@ -54,15 +54,16 @@ def deliver(report: Report, out: Path, gating: Gating, args: argparse.Namespace)
     except OSError as error:
         show(str(report))
         raise UsageError(f"--out: cannot write to {out}: {reason(error)}") from error
-    write_files(report, gating)
+    more, unwritten = write_files(report, gating)
     if not args.quiet:
-        show(f"{report}\n\nsaved {listed([*written, *gating.files])}")
-    if failure is not None:
-        raise failure
+        show(f"{report}\n\nsaved {listed([*written, *more])}")
     for gate in report.gates:
         if not gate.passed:
             line = one_line(f"{gate.name}: {gate.message}")
             print(f"advkit {args.command}: gate failed: {line}", file=sys.stderr)  # noqa: T201
+    for late in (failure, unwritten):
+        if late is not None:
+            raise late
     return 0 if report.passed else GATE_FAILED
 
 

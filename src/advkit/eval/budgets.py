@@ -74,15 +74,19 @@ def budget_arguments(norm: str, eps: float | None) -> str:
 
 
 def distinct_budgets(attacks: Iterable[Any]) -> list[tuple[Norm, float]]:
-    """Return norm and `eps` of the `attacks` with one budget for all inputs, each pair once."""
+    """Return norm and `eps` of the `attacks` with one budget for all inputs, each budget once.
+
+    Budgets with the same text, which are equal to six digits, are one with the greater `eps`.
+    """
     pairs = ((measured_norm(attack), getattr(attack, "eps", None)) for attack in attacks)
     known = dict(zip(norms := get_args(Norm), norms, strict=True))
-    distinct = {
-        (known[norm], float(eps)): None
-        for norm, eps in pairs
-        if norm in known and isinstance(eps, Real)
-    }
-    return list(distinct)
+    distinct: dict[str, tuple[Norm, float]] = {}
+    for norm, eps in pairs:
+        if norm in known and isinstance(eps, Real):
+            text = format_budget(norm, float(eps))
+            _, same = distinct.get(text, (norm, float(eps)))
+            distinct[text] = known[norm], max(same, float(eps))
+    return list(distinct.values())
 
 
 def check_one_budget(attacks: Iterable[Any]) -> None:
