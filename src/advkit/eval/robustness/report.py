@@ -319,8 +319,8 @@ class Report:
             True
         """
         json_path, records_path, html_path = (Path(folder) / name for name in FILES)
-        digest = self.digest
-        plain = {**self.to_dict(), "digest": digest}
+        plain = self.to_dict()
+        plain["digest"] = digest = plain_report.digest_of_plain(plain)
         arrays = {"digest": np.array(digest), **self._arrays()}
         write_npz(records_path, arrays)
         save_json(json_path, {**plain, "page": None})
