@@ -41,7 +41,7 @@ class Card:
     Attributes:
         id: identifier of the card, unique within the page.
         title: the threat model, such as `"linf 8/255"`.
-        short: the threat model within its norm, such as `"8/255"`.
+        short: name of the figure within its norm, such as `"8/255"` or `"median distance"`.
         headline: the figure in large type, or a few words in place of it.
         caption: the meaning of the figure, with its interval.
         bars: rates next to each other.
