@@ -83,6 +83,12 @@ def test_the_digest_of_a_tensor_can_be_computed_by_hand(dtype):
     assert digest_of({"x": tensor}) == digest_of({"x": tensor.contiguous()})
 
 
+def test_empty_arrays_of_numpy_have_the_digest_of_empty_tensors():
+    for shape in [(0,), (0, 32), (3, 0)]:
+        empty = torch.zeros(shape, dtype=torch.int64)
+        assert digest_of_tensor(torch.from_numpy(empty.numpy())) == digest_of_tensor(empty)
+
+
 def test_other_shapes_dtypes_and_values_have_other_digests():
     x = torch.arange(4.0)
     tensors = [x, x[None], x.view(2, 2), x.double(), x.bfloat16(), x + 1, -x]

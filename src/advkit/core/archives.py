@@ -97,7 +97,8 @@ def digest_of_tensor(tensor: Tensor) -> str:
 
 def _hashed_bytes(tensor: Tensor) -> bytes:
     plain = tensor.detach().cpu().resolve_neg().contiguous()
-    values = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+    # An empty tensor from NumPy has strides of zero, which a view of bytes refuses.
+    values = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
     return f"{plain.dtype} {tuple(plain.shape)}\n".encode() + values
 
 

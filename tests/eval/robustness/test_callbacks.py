@@ -283,9 +283,11 @@ class TestStoresAndWorkers:
 
     def test_a_shard_without_a_chunk_has_a_report_alone(self, tmp_path):
         keeps = Keeps()
-        report = evaluate(keeps, store=tmp_path, chunk_size=16, shard=(5, 6))
+        report = evaluate(keeps, store=tmp_path / "store", chunk_size=16, shard=(5, 6))
         assert keeps.records == []
         assert keeps.reports == [report]
+        report.save(tmp_path / "report")
+        assert rob.load_report(tmp_path / "report").digest == report.digest
 
 
 def test_seconds_are_those_since_the_start(monkeypatch):
