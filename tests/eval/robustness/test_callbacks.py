@@ -200,6 +200,15 @@ class TestErrors:
             evaluate(Duck(number="report"))
         assert len(caught.value.report.clean) == 60
 
+    def test_a_stream_has_yielded_the_report_before_an_error(self):
+        stream = rob.evaluate_stream(
+            Net(), *data(), attacks=several(), batch_size=16, callbacks=[Duck(number=1)]
+        )
+        reports = []
+        with pytest.raises(LookupError):
+            reports.extend(stream)
+        assert [len(report.clean) for report in reports] == [16, 32]
+
     def test_units_in_flight_are_kept(self, tmp_path):
         pool = Shuffled()
         with pytest.raises(LookupError):

@@ -54,8 +54,9 @@ class Callback:
       tracker gets the whole curve.
     - A shard has the chunks and the report of the shard.
     - After an error or an interrupt `on_report` is not called.
-    - An error in a callback ends the evaluation. Its attribute `report` holds the report on all
-      chunks so far, that of this call included, and a store keeps its units.
+    - An error in a callback ends the evaluation. From `evaluate`, its attribute `report` holds the
+      report on all chunks so far, that of this call included; `evaluate_stream` has yielded that
+      report before. A store keeps its units.
 
     Example:
         >>> import torch
