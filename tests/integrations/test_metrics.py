@@ -89,6 +89,24 @@ def test_names_are_valid_and_none_is_a_group_of_others(report):
     assert "robust_accuracy/linf_one_budget_for_each_input" in names
 
 
+def test_facts_of_any_name_are_kept_apart(report):
+    about = {"a b": "1", "a,b": "2", "a_b_2": "3", "ü": "4", "..": "5", "": "6"}
+    params = metrics.report_params(dataclasses.replace(report, about=about))
+    found = {name: value for name, value in params.items() if name.startswith("about/")}
+    assert found == {
+        "about/a_b": "1", "about/a_b_2": "2", "about/a_b_2_2": "3",
+        "about/_": "4", "about/__2": "5", "about/__3": "6",
+    }  # fmt: skip
+
+
+def test_the_report_of_no_inputs_is_logged_without_rates(tmp_path):
+    given = {"store": tmp_path, "chunk_size": 20, "shard": (5, 6), "about": {"data": "none"}}
+    calls = []
+    evaluate(Logs(calls), **given)
+    assert kinds(calls) == ["begin", "metrics", "facts", "report", "finished"]
+    assert all(name.endswith("seconds") for name in calls[1][2])
+
+
 def test_long_names_are_cut():
     assert len(metrics.slug("a" * 500)) + len("attack/99_") <= metrics.MAX_NAME / 2
 

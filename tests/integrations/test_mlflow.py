@@ -64,7 +64,7 @@ def active(uri):
 
 def test_a_run_holds_the_evaluation(own, client, proxy):
     make, runs = own
-    report = evaluate(make(run_name="baseline"))
+    report = evaluate(make(run_name="baseline"), about={"ü": "1", "..": "2"})
     (run,) = runs()
     expected = metrics.report_metrics(report)
     assert run.info.status == "FINISHED"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 
 from advkit.eval import AttackOutcome, ChunkRecord, Rate, Report
 
@@ -72,7 +73,7 @@ def report_params(report: Report) -> dict[str, str]:
         "evaluation/model": report.model,
         "evaluation/bounds": str(report.bounds),
         "evaluation/inputs": str(len(report.clean)),
-        **{f"about/{slug(name)}": value for name, value in report.about.items()},
+        **{f"about/{part}": report.about[name] for name, part in _slugs(report.about).items()},
     }
     for group, outcome in _by_group(report):
         found[f"{group}/attack"] = outcome.label
@@ -105,13 +106,14 @@ def report_tags(report: Report) -> dict[str, str]:
 
 
 def slug(text: str) -> str:
-    """Return `text` as a part of a name.
+    """Return `text` as a part of a name, which is `_` if no character is left.
 
     Example:
         >>> slug("linf 0.1"), slug("l2, one budget for each input (2)")
         ('linf_0.1', 'l2_one_budget_for_each_input_2')
     """
-    return _FOREIGN.sub("_", text).strip("_")[: MAX_NAME // 3]
+    part = _FOREIGN.sub("_", text).strip("_")[: MAX_NAME // 3]
+    return part if part.strip(".") else "_"  # MLflow takes dots alone for a path
 
 
 def shortened(value: str) -> str:
@@ -120,6 +122,18 @@ def shortened(value: str) -> str:
         return value
     note = f" ... [cut, {len(value):,} characters in all]"
     return value[: MAX_VALUE - len(note)] + note
+
+
+def _slugs(texts: Iterable[str]) -> dict[str, str]:
+    """Return the slug of each text; one that an earlier text has gets a number."""
+    found: dict[str, str] = {}
+    for text in texts:
+        base = part = slug(text)
+        numbers = count(2)
+        while part in found.values():
+            part = f"{base}_{next(numbers)}"
+        found[text] = part
+    return found
 
 
 def _by_group(report: Report) -> Iterator[tuple[str, AttackOutcome]]:
