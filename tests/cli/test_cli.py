@@ -593,7 +593,7 @@ def test_the_examples_of_the_help_can_be_run(capsys):
         main(["evaluate", "--help"])
     shown = capsys.readouterr().out
     examples = re.findall(r"^  advkit (evaluate.*)$", shown, re.M)
-    assert len(examples) == 7
+    assert len(examples) == 8
     for example in examples:
         args = build_parser().parse_args(example.split())
         attacks_from(args.attack or ["FGSM"], args.eps or [], seed=0, default_eps=[0.1])

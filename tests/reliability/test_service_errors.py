@@ -202,7 +202,7 @@ def test_a_substitute_is_as_far_as_it_got(x):
 
 def test_an_evaluation_keeps_the_reports_before(x, y):
     reports = []
-    model = service(60)
+    model = service(40)
     attack = attacks.Square(eps=0.3, max_queries=9)
     stream = evaluate_stream(model, x, y, attacks=[attack], batch_size=2)
     with pytest.raises(AttackInterrupted):

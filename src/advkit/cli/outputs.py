@@ -57,14 +57,22 @@ def check_apart(
     Raises:
         UsageError: the file would be lost.
     """
-    known = {os.path.realpath(path): option for option, path in read}
+    known = {_real(path): option for option, path in read}
     for option, path in new:
-        real = os.path.realpath(path)
-        inside = store is not None and Path(real).is_relative_to(os.path.realpath(store))
+        real = _real(path)
+        inside = store is not None and Path(real).is_relative_to(_real(store))
         other = "the store" if inside else known.get(real)
         if other is not None:
             raise UsageError(f"{option} must be another file than that of {other}, got {path}.")
         known[real] = option
+
+
+def _real(path: str | Path) -> str:
+    """Return a path with its links resolved; one that cannot exist is returned as it is."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # of a null byte, which the check of its own option reports
+        return str(path)
 
 
 def _stamp(path: Path) -> _Stamp | None:
