@@ -135,7 +135,7 @@ def test_noise_and_examples_of_an_evaluation_are_labelled_in_the_whole_batch(net
     report = rob.evaluate(model, x, y, attacks=[attacks.FGSM(eps=0.3)], batch_size=9)
     with_noise = torch.cat([x[:1], noisy(x[1:], (0, 1), "linf", 0.3)])
     assert torch.equal((asked(net, with_noise) == y)[1:], report.noise[0].robust[1:])
-    x_adv = torch.cat([x[:1], net.batches[-3][1:]])  # noise is sent last, after the examples
+    x_adv = torch.cat([x[:1], net.batches[-2][1:]])  # noise is sent last, after the verification
     found, labels = report.outcomes[0].examples, asked(net, x_adv)
     for example, answer in zip(found.x_adv, found.predicted, strict=True):
         assert labels[(x_adv == example).all(1).nonzero().flatten()] == answer
