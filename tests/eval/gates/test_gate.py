@@ -193,7 +193,7 @@ class TestEvidence:
     def test_no_inputs_pass_no_gate(self):
         (gate,) = rob.gate(fooling(n=0), fail_under=0.0).gates
         assert not gate.passed
-        assert gate.message == "no input was evaluated; there is no evidence."
+        assert gate.message == "no input was evaluated."
 
     def test_a_report_of_a_stream(self):
         net = torch.nn.Linear(2, 2)

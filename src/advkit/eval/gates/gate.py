@@ -33,7 +33,7 @@ def gate(
         A report that is equal except for its `gates`.
 
     Raises:
-        ValueError: there is no condition, a share is outside [0, 1], a budget is unknown, or
+        ValueError: neither condition is given, a share is outside [0, 1], a budget is unknown, or
             `against` is interrupted, is on other inputs, or has no budget in common with `report`.
         TypeError: an argument has the wrong type.
 
@@ -87,7 +87,7 @@ def _incomplete(report: Report) -> str:
     n = len(report.inputs)
     if report.total is not None and n < report.total:
         return f"{n:,} of {report.total:,} inputs were evaluated; the evidence is incomplete."
-    return "" if n else "no input was evaluated; there is no evidence."
+    return "" if n else "no input was evaluated."
 
 
 def _at_least(report: Report, budget: str, share: float) -> Gate:
