@@ -353,6 +353,17 @@ class TestNothingIsOverwritten:
         assert (folder / "old" / "report.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("command", ["bench", "diagnose"])
+@pytest.mark.parametrize("name", ["nets.py", "./data.npz", "net.pt"])
+def test_results_are_not_written_over_inputs(folder, capsys, command, name):
+    torch.save({"at": torch.tensor(0.5)}, "net.pt")
+    before = (folder / name).read_bytes()
+    line = [command, "--model", "nets.py:make", "--weights", "net.pt", "--data", "data.npz"]
+    assert main([*line, "--eps", "0.1", "--out", name]) == 2
+    assert "--out must be another file than that of --" in capsys.readouterr().err
+    assert (folder / name).read_bytes() == before
+
+
 def test_a_file_that_fails_late_hides_nothing(folder, capsys, monkeypatch):
     def fails(*_, **__):
         raise OSError("disk full")

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import re
+import sys
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from advkit.core import extras
 from advkit.integrations import metrics
 from advkit.integrations.mlflow import MLflow
 from advkit.integrations.tensorboard import TensorBoard
-from advkit.integrations.tracker import Tracker
+from advkit.integrations.tracker import Tracker, require_report
 from advkit.integrations.wandb import WandB
 from tests.eval.evaluated import Net, data
 from tests.eval.made_up import Finds, Sure, report_on
@@ -254,3 +255,14 @@ def test_results_do_not_depend_on_a_tracker():
     tracked = rob.evaluate(Net(), *data(), **given, callbacks=[Logs([])])
     assert tracked.digest == plainly.digest
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("module", ["jinja2", "PIL.Image"])
+def test_what_a_saved_report_needs_is_asked_for_at_once(monkeypatch, module):
+    require_report("a tracker")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match="a tracker needs (jinja2|pillow). Install it"):
+        require_report("a tracker")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    require_report("a tracker")  # only `Report.plot` needs it

@@ -13,7 +13,7 @@ from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, exit_status, reason
 from advkit.cli.printing import show, shows_bar
 from advkit.cli.specs import attacks_from, budget_attacks, minimum_norm_attacks
-from advkit.cli.subject import Subject, check_combination, subject_from, writable_file
+from advkit.cli.subject import Subject, check_combination, result_file, subject_from
 from advkit.eval import Benchmark, benchmark
 
 _DIGITS_ATTACKS = (
@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
     attacks = _attacks(args)
     bar = shows_bar(args)
     subject = subject_from(args, bar=bar)
-    out = writable_file(Path(args.out)) if args.out else None
+    out = result_file(args)
     result, error = _benchmark(subject, attacks, args, bar=bar)
     if result is not None:
         if out is not None:

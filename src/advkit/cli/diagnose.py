@@ -13,7 +13,7 @@ from advkit.cli.demo import one_thread
 from advkit.cli.errors import UsageError, reason
 from advkit.cli.printing import show, shows_bar, shows_progress
 from advkit.cli.specs import attacks_from
-from advkit.cli.subject import Subject, check_combination, subject_from, writable_file
+from advkit.cli.subject import Subject, check_combination, result_file, subject_from
 from advkit.eval import Diagnosis, Report, diagnose, evaluate
 
 
@@ -32,7 +32,7 @@ def _run(args: argparse.Namespace) -> int:
     eps = _eps(args)
     attacks = _attacks(args, eps)
     subject = subject_from(args, bar=shows_bar(args))
-    out = writable_file(Path(args.out)) if args.out else None
+    out = result_file(args)
     try:
         result = _diagnosis(subject, attacks, eps, args)
     except (Exception, SystemExit) as error:  # the user's code may raise anything

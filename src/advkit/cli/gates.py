@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from advkit.cli.errors import UsageError, reason, with_options
 from advkit.cli.outputs import check_apart
-from advkit.cli.subject import writable_file
+from advkit.cli.subject import input_files, writable_file
 from advkit.eval import Report, gate, load_report
 from advkit.eval.gates.gate import check_baseline, no_common_budget
 from advkit.eval.gates.thresholds import thresholds
@@ -20,7 +20,6 @@ from advkit.integrations.markdown import save_markdown
 
 _FILES = ("junit", "markdown")
 _OPTIONS = ("fail_under", "against", *_FILES)
-_INPUTS = ("model", "weights", "data", "class_names")  # options with files that are read
 
 
 class Gating(NamedTuple):
@@ -70,15 +69,11 @@ def gating_from(args: argparse.Namespace, budgets: Sequence[str]) -> Gating:
 
 
 def _files_to_keep(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """Yield option and path of each file of the report, the older report, the net and the data."""
+    """Yield option and path of each file of the report, the older report and the inputs."""
     yield from (("--out", Path(args.out) / name) for name in FILES)
     if args.against is not None:
         yield from files_of(args.against, "--against")
-    for name in _INPUTS:
-        path = getattr(args, name, None)  # advkit merge has none of them
-        if path is not None:
-            file = path.rpartition(":")[0] if name == "model" else path
-            yield f"--{name.replace('_', '-')}", Path(file)
+    yield from input_files(args)
 
 
 def files_of(report: str, argument: str) -> Iterator[tuple[str, Path]]:

@@ -21,11 +21,14 @@ from advkit.cli.loading import (
     load_lines,
     load_weights,
 )
+from advkit.cli.outputs import check_apart
 from advkit.core import checks, label_checks
 from advkit.core.files import target_of
 from advkit.data import Dataset, ImageFolder, digits
 from advkit.eval.text_tables import format_count
 from advkit.models import Normalize, TorchClassifier, evaluating
+
+_FILES = ("model", "weights", "data", "class_names")  # options with files that are read
 
 
 class Subject(NamedTuple):
@@ -171,6 +174,29 @@ def _about(args: argparse.Namespace, data: Dataset | ImageFolder) -> dict[str, s
     if args.model:
         about["net"] = args.model + (f" with {args.weights}" if args.weights else "")
     return {**about, "seed": str(args.seed)}
+
+
+def input_files(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """Return option and path of each file that a command reads; only some have each option."""
+    found = []
+    for name in _FILES:
+        path = getattr(args, name, None)
+        if path is not None:
+            file = path.rpartition(":")[0] if name == "model" else path
+            found.append((f"--{name.replace('_', '-')}", Path(file)))
+    return found
+
+
+def result_file(args: argparse.Namespace) -> Path | None:
+    """Return the file of --out, so that a wrong path fails before the work; `None` for none.
+
+    Raises:
+        UsageError: it cannot be written, or is a file that the command reads.
+    """
+    if not args.out:
+        return None
+    check_apart([("--out", Path(args.out))], input_files(args))
+    return writable_file(Path(args.out))
 
 
 def writable(folder: Path, option: str = "--out") -> Path:

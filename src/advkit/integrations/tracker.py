@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from advkit.core.extras import require
 from advkit.eval import Callback, ChunkRecord, Report
+from advkit.eval.page.render import NEEDED
 from advkit.integrations.metrics import chunk_metrics, report_metrics, report_params, report_tags
 
 Value = TypeVar("Value")
@@ -110,7 +111,7 @@ def require_report(needed_by: str) -> None:
     """Raise unless the packages that save a report are installed.
 
     Raises:
-        ImportError: jinja2 or matplotlib is missing; the message names the extra that installs it.
+        ImportError: jinja2 or Pillow is missing; the message names the extra that installs it.
     """
-    require("jinja2", extra="report", needed_by=needed_by)
-    require("matplotlib.figure", extra="report", needed_by=needed_by)
+    for module in NEEDED:
+        require(module, extra="report", needed_by=needed_by)
